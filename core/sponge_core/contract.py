@@ -1,0 +1,92 @@
+"""The messages between a server and the operator: what a server reports, and what it is told to apply.
+
+Both sides import these models and never each other. Plain data with validation; knows nothing of HTTP or of who sends it.
+Times are seconds on the server's monotonic clock unless a name ends in `_ms`; CPU is integer millicores.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+__all__ = [
+    "OUTCOMES",
+    "ApplyAck",
+    "ApplyRequest",
+    "FrontierPoint",
+    "LaneState",
+    "Outcome",
+    "StateSnapshot",
+]
+
+Outcome = Literal["in_time", "late", "shed", "expired", "cancelled", "error"]
+"""What became of a request: answered before or after its deadline; refused at admission; dropped from the queue when its
+deadline could not be met any more; its client left; the model or the server failed."""
+
+OUTCOMES: tuple[Outcome, ...] = ("in_time", "late", "shed", "expired", "cancelled", "error")
+
+
+class _Message(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class FrontierPoint(_Message):
+    """What the projection expects of one size: the misses among the requests that are not lost already."""
+
+    cores_milli: int = Field(ge=1)
+    batch_cap: int = Field(ge=1)
+    misses: float = Field(ge=0)
+
+
+class LaneState(_Message):
+    lane: int
+    threads: int = Field(ge=0, description="threads of the running batch; 0 when idle")
+    batch: int = Field(ge=0)
+    busy_for_s: float = Field(ge=0)
+
+
+class StateSnapshot(_Message):
+    """`GET /control/v1/state`: one consistent view of a server, with the frontier that it projected itself."""
+
+    version: int = Field(ge=0, description="grows with every snapshot; pass it as `since` to wait for a newer one")
+    applied_version: int = Field(ge=0, description="the newest ApplyRequest.version in force; 0 when none was applied")
+    now_s: float
+    ready: bool
+    draining: bool
+    model: str
+    cores_milli: int = Field(ge=1, description="CPU limit in force, read from the server's own cgroup (or the applied one)")
+    cpu_quota_milli: int | None = Field(description="the cgroup's quota; None when unlimited")
+    thread_budget: int = Field(ge=1)
+    threads_running: int = Field(ge=0)
+    batch_cap: int = Field(ge=1)
+    lanes: list[LaneState]
+    queue_length: int = Field(ge=0)
+    queue_slack_s: list[float] = Field(description="slack of the queued requests at 0, 25, 50, 75, 100 %; empty when idle")
+    uploads_in_flight: int = Field(ge=0)
+    arrival_rate_rps: float = Field(ge=0)
+    remaining_slo_s: list[float] = Field(description="recent remaining SLO on arrival at 1, 10, 25, 50, 75, 99 %")
+    outcomes: dict[Outcome, int] = Field(description="counts since the server started")
+    latency_p99_s: float | None = Field(description="over the last 10 s, from the client's send time; None when idle")
+    throttled_s: float = Field(ge=0, description="cgroup throttled time since the start")
+    prediction_ratio: float = Field(gt=0, description="measured / predicted batch time, smoothed")
+    idle_for_s: float = Field(ge=0)
+    urgent: bool = Field(description="a miss is projected at the size in force and a larger one would avoid it")
+    frontier: list[FrontierPoint] = Field(description="ascending in cores; empty until a profile is known")
+
+
+class ApplyRequest(_Message):
+    """`POST /control/v1/apply`: the size and the batch cap to run with from now on."""
+
+    version: int = Field(ge=1, description="must be greater than the one in force, else 409")
+    cores_milli: int = Field(ge=1)
+    batch_cap: int = Field(ge=1)
+
+
+class ApplyAck(_Message):
+    version: int
+    cores_milli: int
+    thread_budget: int
+    batch_cap: int
+    now_s: float
+    waited_s: float = Field(description="how long running batches took to fit the smaller budget; 0 when growing")

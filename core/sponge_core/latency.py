@@ -1,0 +1,46 @@
+"""The latency model l(b, k): how long a batch of b takes on k threads.
+
+Form of the paper (EuroMLSys 2024, eq. 1) with its cores read as threads. A pure value: fitting is the profiles' job,
+correcting it online the server's (through `scaled`).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+__all__ = ["LatencyModel"]
+
+FLOOR_S = 1e-4
+"""No batch is predicted faster than this: the published fits have a negative epsilon and cross zero outside their grid."""
+
+
+@dataclass(frozen=True, slots=True)
+class LatencyModel:
+    """l(b, k) = gamma*b/k + delta*b + epsilon/k + eta, all coefficients in seconds.
+
+    gamma is the parallel part per item, delta the serial part per item, epsilon and eta the fixed parallel and serial
+    parts. `interference` is the fraction by which each further running lane slows every lane (0.02 = 2 %);
+    `error` the relative error to allow for (a quantile of measured / predicted - 1).
+    """
+
+    gamma: float
+    delta: float
+    epsilon: float
+    eta: float
+    interference: float = 0.0
+    error: float = 0.0
+
+    def latency(self, batch: int, threads: int) -> float:
+        """Seconds for a batch of `batch` >= 1 on `threads` >= 1 dedicated threads with no other lane running."""
+        value = self.gamma * batch / threads + self.delta * batch + self.epsilon / threads + self.eta
+        return value if value > FLOOR_S else FLOOR_S
+
+    def throughput(self, batch: int, threads: int) -> float:
+        """Items per second of one lane that always runs full batches: h(b, k) = b / l(b, k)."""
+        return batch / self.latency(batch, threads)
+
+    def scaled(self, ratio: float) -> LatencyModel:
+        """The same shape, `ratio` times slower: how online correction and speed differences of machines enter."""
+        return replace(
+            self, gamma=self.gamma * ratio, delta=self.delta * ratio, epsilon=self.epsilon * ratio, eta=self.eta * ratio
+        )
