@@ -55,14 +55,18 @@ class StateSnapshot(_Message):
     ready: bool
     draining: bool
     model: str
-    cores_milli: int = Field(ge=1, description="CPU limit in force, read from the server's own cgroup (or the applied one)")
+    cores_milli: int = Field(
+        ge=1, description="CPU limit in force, read from the server's own cgroup (or the applied one)"
+    )
     cpu_quota_milli: int | None = Field(description="the cgroup's quota; None when unlimited")
     thread_budget: int = Field(ge=1)
     threads_running: int = Field(ge=0)
     batch_cap: int = Field(ge=1)
     lanes: list[LaneState]
     queue_length: int = Field(ge=0)
-    queue_slack_s: list[float] = Field(description="slack of the queued requests at 0, 25, 50, 75, 100 %; empty when idle")
+    queue_slack_s: list[float] = Field(
+        description="slack of the queued requests at 0, 25, 50, 75, 100 %; empty when idle"
+    )
     uploads_in_flight: int = Field(ge=0)
     arrival_rate_rps: float = Field(ge=0)
     remaining_slo_s: list[float] = Field(description="recent remaining SLO on arrival at 1, 10, 25, 50, 75, 99 %")

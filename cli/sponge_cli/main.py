@@ -1,0 +1,75 @@
+"""Entry point of the `sponge` command: finds the subcommand, maps errors to exit codes.
+
+Subcommands load on demand, so `sponge plan` never pays for torch or kopf. A SpongeError becomes one line on stderr and exit
+code 2; an interrupt becomes 130; anything else is a bug and keeps its traceback.
+"""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from importlib.metadata import version
+
+import click
+
+from sponge_core.errors import SpongeError
+
+__all__ = ["main"]
+
+SUBCOMMANDS = {
+    "serve": "Serve a model; every request by its own deadline.",
+    "operator": "Run the Kubernetes operator.",
+    "profile": "Measure how long batches take on how many threads.",
+    "plan": "Ask a planner for cores and batch size.",
+    "load": "Send an open-loop load with deadlines.",
+    "cluster": "Start and stop a local Kubernetes.",
+    "demo": "The whole of it on this machine: live page, table, report.",
+}
+
+
+class _LazyGroup(click.Group):
+    """Lists the subcommands without importing them."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
+        return list(SUBCOMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 - click's signature
+        if cmd_name not in SUBCOMMANDS:
+            return None
+        module = importlib.import_module(f"sponge_cli.{cmd_name}")
+        command: click.Command = module.command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - click's signature
+        with formatter.section("Commands"):
+            formatter.write_dl(list(SUBCOMMANDS.items()))
+
+
+@click.group(
+    cls=_LazyGroup,
+    context_settings={"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "SPONGE"},
+    epilog="Every command has --help with an example. Errors that you can repair exit with 2 and say how.",
+)
+@click.version_option(version("sponge-serving"), prog_name="sponge")
+def cli() -> None:
+    """Sponge keeps every inference request inside its own deadline with the fewest CPU cores."""
+
+
+def main() -> None:
+    """Runs the command line and exits."""
+    try:
+        code = cli(standalone_mode=False)
+    except SpongeError as error:
+        click.echo(f"sponge: {error}", err=True)
+        code = 2
+    except click.ClickException as error:
+        error.show()
+        code = error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("sponge: interrupted", err=True)
+        code = 130
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+if __name__ == "__main__":
+    main()
