@@ -1,6 +1,6 @@
 """The latency model l(b, k): how long a batch of b takes on k threads.
 
-Form of the paper (EuroMLSys 2024, eq. 1) with its cores read as threads. A pure value: fitting is the profiles' job,
+Form of the paper (EuroMLSys 2024, section 3) with its cores read as threads. A pure value: fitting is the profiles' job,
 correcting it online the server's (through `scaled`).
 """
 
@@ -19,7 +19,7 @@ class LatencyModel:
     """l(b, k) = gamma*b/k + delta*b + epsilon/k + eta, all coefficients in seconds.
 
     gamma is the parallel part per item, delta the serial part per item, epsilon and eta the fixed parallel and serial
-    parts. `interference` is the fraction by which each further running lane slows every lane (0.02 = 2 %);
+    parts. `interference` is the fraction by which each further running lane slows a lane (0.02 = 2 %);
     `error` the relative error to allow for (a quantile of measured / predicted - 1).
     """
 
@@ -38,6 +38,20 @@ class LatencyModel:
     def throughput(self, batch: int, threads: int) -> float:
         """Items per second of one lane that always runs full batches: h(b, k) = b / l(b, k)."""
         return batch / self.latency(batch, threads)
+
+    def largest_batch(self, room_s: float, threads: int, limit: int) -> int:
+        """The largest batch <= `limit` that takes at most `room_s` seconds on `threads` threads; 0 if none does."""
+        if self.latency(1, threads) > room_s:
+            return 0
+        per_item = self.gamma / threads + self.delta
+        if per_item <= 0:
+            return limit
+        batch = int((room_s - self.epsilon / threads - self.eta) / per_item)
+        return limit if batch > limit else max(1, batch)
+
+    def slowdown(self, others: int) -> float:
+        """Factor on a batch's time when `others` more lanes run beside it."""
+        return 1.0 + self.interference * others
 
     def scaled(self, ratio: float) -> LatencyModel:
         """The same shape, `ratio` times slower: how online correction and speed differences of machines enter."""

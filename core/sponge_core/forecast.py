@@ -1,0 +1,85 @@
+"""What is about to arrive: the recent rate with a stochastic margin, and the recent distribution of remaining SLO.
+
+Fed with every arrival on the caller's clock; draws nothing at random, so a plan can be replayed.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from dataclasses import dataclass
+
+__all__ = ["Arrival", "Forecaster"]
+
+GOLDEN = (math.sqrt(5.0) - 1.0) / 2.0
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Arrival:
+    """A request to come: when it can be queued, and when its answer is due."""
+
+    at: float
+    deadline: float
+
+
+class Forecaster:
+    """Keeps the arrivals of the last `window_s` seconds.
+
+    The margin is `sigmas` standard deviations of a Poisson count over the horizon: n + sigmas*sqrt(n) arrivals are expected
+    where n is the mean.
+    """
+
+    def __init__(self, window_s: float = 5.0, sigmas: float = 1.0, recent_s: float = 2.0) -> None:
+        self._window_s = window_s
+        self._recent_s = recent_s
+        self._sigmas = sigmas
+        self._seen: deque[tuple[float, float]] = deque()
+        self._started: float | None = None
+
+    def observe(self, now: float, remaining_slo_s: float) -> None:
+        """A request arrived at `now` with so much of its SLO left (<= 0: lost on the way)."""
+        if self._started is None:
+            self._started = now
+        self._seen.append((now, remaining_slo_s))
+        self._forget(now)
+
+    def rate(self, now: float) -> float:
+        """Arrivals per second: the larger of the window's mean and that of its recent part, so that a rise counts at once."""
+        self._forget(now)
+        if self._started is None or not self._seen:
+            return 0.0
+        lived = max(now - self._started, 0.25)
+        mean = len(self._seen) / min(self._window_s, lived)
+        span = min(self._recent_s, lived)
+        recent = sum(1 for at, _ in self._seen if at > now - span) / span
+        # The short window is noisy: one standard deviation is taken off before it may overrule the long one.
+        return max(mean, recent - math.sqrt(recent / span))
+
+    def remaining_quantiles(self, now: float, at: tuple[float, ...]) -> list[float]:
+        """Quantiles in 0..1 of the remaining SLO on arrival over the recent window; empty when nothing arrived."""
+        values = self._recent(now)
+        return [values[min(len(values) - 1, int(q * len(values)))] for q in at] if values else []
+
+    def forecast(self, now: float, horizon_s: float) -> list[Arrival]:
+        """Arrivals over (now, now + horizon_s], evenly spaced, their remaining SLO spread like the recent ones'."""
+        mean = self.rate(now) * horizon_s
+        values = self._recent(now)
+        if mean <= 0 or not values:
+            return []
+        count = round(mean + self._sigmas * math.sqrt(mean))
+        arrivals = []
+        for i in range(count):
+            # A golden-ratio walk visits the quantiles evenly in every stretch of arrivals: no tight cluster by chance.
+            quantile = ((i + 0.5) * GOLDEN) % 1.0
+            at = now + (i + 0.5) * horizon_s / count
+            arrivals.append(Arrival(at, at + values[int(quantile * len(values))]))
+        return arrivals
+
+    def _recent(self, now: float) -> list[float]:
+        self._forget(now)
+        recent = [left for at, left in self._seen if at > now - self._recent_s and left > 0]
+        return sorted(recent or [left for _, left in self._seen if left > 0])
+
+    def _forget(self, now: float) -> None:
+        while self._seen and self._seen[0][0] <= now - self._window_s:
+            self._seen.popleft()

@@ -1,0 +1,230 @@
+"""The default planner: replays the dispatch rule into the near future for each size that matters.
+
+Two halves. The projection runs in the server, next to the queue, and yields the frontier: how many misses each size would
+have. The decision runs in the operator: grow at once, shrink only to what was needed over a short look-back. Both are pure;
+neither knows HTTP, Kubernetes or a clock.
+"""
+
+from __future__ import annotations
+
+from bisect import insort
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sponge_core.batching import Limits, fastest_s, plan_step
+from sponge_core.contract import FrontierPoint
+from sponge_core.forecast import Arrival
+from sponge_core.latency import LatencyModel
+from sponge_core.running import Running, RunningSet, speed_of, thread_budget
+
+__all__ = ["Frontier", "Plan", "Situation", "SizeDecider", "project", "project_frontier"]
+
+
+@dataclass(frozen=True, slots=True)
+class Situation:
+    """What a projection starts from, all on one clock.
+
+    Attributes:
+        queued: deadlines of the waiting requests, ascending.
+        running: the batches that run now.
+        arrivals: uploads in flight and forecast arrivals, ascending in `at`.
+        cores: the quota in force.
+        resize_s: how long a change of the quota takes from now until it is in force.
+    """
+
+    now: float
+    queued: Sequence[float]
+    running: Sequence[Running]
+    arrivals: Sequence[Arrival]
+    cores: float
+    resize_s: float
+
+
+@dataclass(frozen=True, slots=True)
+class Frontier:
+    """The sizes that were tried, ascending in cores, and whether the one in force is about to miss without need."""
+
+    points: tuple[FrontierPoint, ...]
+    urgent: bool
+
+
+def project(situation: Situation, cores: float, model: LatencyModel, limits: Limits) -> int:
+    """Misses if the quota becomes `cores`: requests that the dispatch rule loses or that end late.
+
+    What is late or lost whatever is done now does not count. After the last arrival the queue is served to its end.
+    """
+    now = situation.now
+    in_force = situation.cores
+    # A smaller quota waits for the running batches to fit it, a larger one for the actuation.
+    switch_at = now + situation.resize_s if cores != in_force else now
+    fastest = fastest_s(model, cores)
+    best_case = fastest_s(model, limits.max_cores)
+    own_limits = Limits(limits.batch_cap, max(limits.lanes, thread_budget(cores)), cores)
+
+    waiting = [deadline for deadline in situation.queued if deadline >= now + best_case]
+    running = RunningSet(in_force, now)
+    due: dict[int, float] = {}
+    speed = speed_of(in_force, sum(batch.threads for batch in situation.running))
+    for key, batch in enumerate(situation.running):
+        running.start(key, batch.threads, batch.left_s, batch.deadline, now)
+        doomed = now + batch.left_s / speed > batch.deadline
+        due[key] = float("inf") if doomed else batch.deadline
+    if switch_at <= now:
+        running.set_cores(cores, now)
+
+    misses = 0
+    next_key = len(due)
+    arrivals = situation.arrivals
+    position, count = 0, len(situation.arrivals)
+    time = now
+    while True:
+        if waiting:
+            # Before a larger quota is in force, the rule sees the present one; nothing is lost for that reason alone.
+            step = plan_step(
+                time, waiting, running.snapshot(time), running.cores, model, own_limits, fastest
+            )
+            misses += step.lost
+            if step.lost or step.launches:
+                taken = step.lost
+                kept: list[float] = []
+                for launch in step.launches:
+                    kept += waiting[taken : launch.first]
+                    due[next_key] = waiting[launch.first]
+                    running.start(next_key, launch.threads, launch.work_s, waiting[launch.first], time)
+                    next_key += 1
+                    taken = launch.first + launch.batch
+                waiting = kept + waiting[taken:]
+        # On to the next event: the resize, an arrival, or the end of a batch.
+        finish = running.next_finish(time)
+        upcoming = finish[1] if finish else float("inf")
+        if position < count and arrivals[position].at < upcoming:
+            upcoming = arrivals[position].at
+        if time < switch_at < upcoming:
+            upcoming = switch_at
+        if upcoming == float("inf"):
+            return misses + len(waiting)
+        time = max(time, upcoming)
+        if finish and finish[1] <= time:
+            running.finish(finish[0], time)
+            if time > due.pop(finish[0]) + 1e-9:
+                misses += 1
+        if running.cores != cores and time >= switch_at and running.threads <= thread_budget(cores):
+            running.set_cores(cores, time)
+        while position < count and arrivals[position].at <= time:
+            if arrivals[position].deadline >= arrivals[position].at + best_case:
+                insort(waiting, arrivals[position].deadline)
+            position += 1
+
+
+def project_frontier(
+    situation: Situation, candidates_milli: Sequence[int], model: LatencyModel, limits: Limits
+) -> Frontier:
+    """Finds the smallest candidate without a miss, starting from the size in force.
+
+    Args:
+        candidates_milli: sizes allowed, ascending, not empty.
+        limits: `max_cores` is the largest that a plan may give.
+
+    Returns:
+        Every size that was tried; among them the smallest without a miss if there is one, and always the largest if not.
+        Where even the largest misses, its batch cap is the one with the fewest misses.
+    """
+    tried: dict[int, FrontierPoint] = {}
+
+    def misses(index: int) -> float:
+        milli = candidates_milli[index]
+        if milli not in tried:
+            lost = project(situation, milli / 1000, model, limits)
+            tried[milli] = FrontierPoint(cores_milli=milli, batch_cap=limits.batch_cap, misses=lost)
+        return tried[milli].misses
+
+    in_force = round(situation.cores * 1000)
+    last = len(candidates_milli) - 1
+    here = min(range(last + 1), key=lambda i: abs(candidates_milli[i] - in_force))
+    if misses(here) == 0:
+        # Down by doubling steps while nothing is missed, then bisect the last gap.
+        good, stride = here, 1
+        bad = -1
+        while good > 0:
+            probe = max(0, good - stride)
+            if misses(probe) == 0:
+                good, stride = probe, stride * 2
+            else:
+                bad = probe
+                break
+    else:
+        bad, stride = here, 1
+        good = last + 1
+        while bad < last:
+            probe = min(last, bad + stride)
+            if misses(probe) == 0:
+                good = probe
+                break
+            bad, stride = probe, stride * 2
+    while good - bad > 1 and good <= last:
+        middle = (good + bad) // 2
+        if misses(middle) == 0:
+            good = middle
+        else:
+            bad = middle
+    if good > last:
+        largest = candidates_milli[last]
+        tried[largest] = _best_cap(situation, tried[largest], model, limits)
+    points = tuple(tried[milli] for milli in sorted(tried))
+    present = tried[candidates_milli[here]].misses
+    urgent = any(point.cores_milli > in_force and point.misses < present for point in points)
+    return Frontier(points, urgent)
+
+
+def _best_cap(situation: Situation, point: FrontierPoint, model: LatencyModel, limits: Limits) -> FrontierPoint:
+    """In overload, halving the batch cap may save requests: the cap with the fewest misses, the larger one on ties."""
+    best, cap = point, limits.batch_cap // 2
+    while cap >= 1:
+        narrower = Limits(cap, limits.lanes, limits.max_cores)
+        lost = project(situation, point.cores_milli / 1000, model, narrower)
+        if lost < best.misses:
+            best = FrontierPoint(cores_milli=point.cores_milli, batch_cap=cap, misses=lost)
+        cap //= 2
+    return best
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A decision of size: what to run with, and why."""
+
+    cores_milli: int
+    batch_cap: int
+    feasible: bool  # no miss is projected at this size
+    reason: str
+
+
+class SizeDecider:
+    """Grows at once; shrinks only to the largest size that was needed over the look-back.
+
+    Resizing is cheap but not free (each is an API write and two kubelet events), so a need that lasts shorter than
+    `look_back_s` never causes a shrink.
+    """
+
+    def __init__(self, look_back_s: float = 1.0) -> None:
+        self._look_back_s = look_back_s
+        self._needs: deque[tuple[float, int]] = deque()
+
+    def decide(self, now: float, current_milli: int, points: Sequence[FrontierPoint]) -> Plan:
+        """The plan for now, from a frontier (ascending, not empty) and the needs of the recent past."""
+        fewest = min(point.misses for point in points)
+        needed = next(point for point in points if point.misses == fewest)
+        if not self._needs:
+            # Fresh, or taken over: what is there counts as needed until the look-back has passed.
+            self._needs.append((now, current_milli))
+        self._needs.append((now, needed.cores_milli))
+        while self._needs[0][0] < now - self._look_back_s:
+            self._needs.popleft()
+        feasible = fewest == 0
+        if needed.cores_milli >= current_milli:
+            grows = needed.cores_milli > current_milli
+            reason = ("grow" if grows else "hold") if feasible else "overload"
+            return Plan(needed.cores_milli, needed.batch_cap, feasible, reason)
+        target = min(current_milli, max(milli for _, milli in self._needs))
+        reason = "shrink" if target < current_milli else "hold"
+        return Plan(target, needed.batch_cap, feasible, reason)
