@@ -17,6 +17,7 @@ __all__ = [
     "FrontierPoint",
     "LaneState",
     "Outcome",
+    "SizeRange",
     "StateSnapshot",
 ]
 
@@ -79,12 +80,23 @@ class StateSnapshot(_Message):
     frontier: list[FrontierPoint] = Field(description="ascending in cores; empty until a profile is known")
 
 
+class SizeRange(_Message):
+    """The sizes that a plan may give: `min_milli` plus whole steps, up to `max_milli`."""
+
+    min_milli: int = Field(ge=1)
+    max_milli: int = Field(ge=1)
+    step_milli: int = Field(ge=1)
+
+
 class ApplyRequest(_Message):
     """`POST /control/v1/apply`: the size and the batch cap to run with from now on."""
 
     version: int = Field(ge=1, description="must be greater than the one in force, else 409")
     cores_milli: int = Field(ge=1)
     batch_cap: int = Field(ge=1)
+    sizes: SizeRange | None = Field(
+        default=None, description="project and admit for these sizes from now on (a new range, a full node); None: as before"
+    )
 
 
 class ApplyAck(_Message):
