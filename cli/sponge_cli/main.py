@@ -1,7 +1,7 @@
 """Entry point of the `sponge` command: finds the subcommand, maps errors to exit codes.
 
-Subcommands load on demand, so `sponge plan` never pays for torch or kopf. A SpongeError becomes one line on stderr and exit
-code 2; an interrupt becomes 130; anything else is a bug and keeps its traceback.
+Subcommands load on demand, so `sponge plan` never pays for torch or kopf. A SpongeError becomes one line on stderr and
+exit code 2; an interrupt becomes 130; anything else is a bug and keeps its traceback.
 """
 
 from __future__ import annotations
@@ -30,17 +30,17 @@ SUBCOMMANDS = {
 class _LazyGroup(click.Group):
     """Lists the subcommands without importing them."""
 
-    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
+    def list_commands(self, ctx: click.Context) -> list[str]:
         return list(SUBCOMMANDS)
 
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 - click's signature
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in SUBCOMMANDS:
             return None
         module = importlib.import_module(f"sponge_cli.{cmd_name}")
         command: click.Command = module.command
         return command
 
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 - click's signature
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl(list(SUBCOMMANDS.items()))
 

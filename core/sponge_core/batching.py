@@ -3,8 +3,8 @@
 A pure function of the queue, the running batches, the cores and the latency model. Knows nothing of sockets, torch or
 Kubernetes, and never reads a clock: the server calls it with the loop's time, an experiment with virtual time.
 
-`plan_step` is the rule itself on bare deadlines; `decide` dresses it with requests for the server, and the planner's projection
-replays it thousands of times a second without building any.
+`plan_step` is the rule itself on bare deadlines; `decide` dresses it with requests for the server, and the planner's
+projection replays it thousands of times a second without building any.
 """
 
 from __future__ import annotations
@@ -84,9 +84,7 @@ class Step(NamedTuple):
 def fastest_s(model: LatencyModel, cores: float) -> float:
     """The least time in which one request can be answered alone on `cores` cores, seconds."""
     budget = thread_budget(cores)
-    return min(
-        model.latency(1, k) / speed_of(cores, k) + stall_of(speed_of(cores, k)) for k in range(1, budget + 1)
-    )
+    return min(model.latency(1, k) / speed_of(cores, k) + stall_of(speed_of(cores, k)) for k in range(1, budget + 1))
 
 
 def decide(
@@ -109,9 +107,7 @@ def decide(
             Launch(tuple(requests[launch.first : launch.first + launch.batch]), launch.threads, launch.work_s)
             for launch in step.launches
         ),
-        tuple(
-            Shed(r, "hopeless" if r.deadline - r.arrival < fastest else "expired") for r in requests[: step.lost]
-        ),
+        tuple(Shed(r, "hopeless" if r.deadline - r.arrival < fastest else "expired") for r in requests[: step.lost]),
         step.wake_at,
     )
 
@@ -128,10 +124,11 @@ def plan_step(
     """The dispatch rule on ascending `deadlines`.
 
     1. What cannot finish even alone on the most cores (`fastest` seconds, see `fastest_s`) is lost.
-    2. For the earliest surviving deadline, of all (b, k) that fit the free threads and end in time, the one with the fewest
-       core-seconds per request, k*l(b, k)/b, starts now (ties: the larger b).
-    3. If none fits what is free but one will when running batches end, threads are held for it; later requests may backfill
-       only where that cannot delay it.
+    2. For the earliest surviving deadline, of all (b, k) that fit the free threads and end in time, the one with the
+       fewest core-seconds per request, k*l(b, k)/b, starts now (ties: the larger b).
+    3. If none fits what is free but one will when running batches end, threads are held for it; later requests may
+       backfill only what it leaves free then. (A batch that ends before then is no case of its own: with a gap that
+       long the held request itself would have fitted.)
     4. If none fits at these cores at all, it waits for the plan to grow, and later requests pass it.
     """
     launches: list[StepLaunch] = []
@@ -146,27 +143,27 @@ def plan_step(
     used = sum(batch.threads for batch in active)
     budget = thread_budget(cores)
     free, lanes = budget - used, limits.lanes - len(active)
-    hold: _Hold | None = None
+    spare: int | None = None  # once threads are held: those free then that the held request does not need
     first_waiting: int | None = None
     index = first_alive
     while index < total and free > 0 and lanes > 0:
         slack = deadlines[index] - now
         most = min(total - index, limits.batch_cap)
-        choice = _cheapest(slack, most, free, used, active, now, cores, model, hold)
+        choice = _cheapest(slack, most, free if spare is None else min(free, spare), used, active, now, cores, model)
         if choice is not None:
             launches.append(StepLaunch(index, choice.batch, choice.threads, choice.work_s))
             active.append(Running(choice.threads, choice.work_s, deadlines[index]))
             used += choice.threads
             free -= choice.threads
             lanes -= 1
-            if hold is not None and not choice.ends_before_hold:
-                hold = _Hold(hold.at, hold.spare - choice.threads)
+            if spare is not None:
+                spare -= choice.threads
             index += choice.batch
             continue
         if first_waiting is None:
             first_waiting = index
-        if hold is None:
-            hold = _hold_for(slack, active, budget, now, cores, model)
+        if spare is None:
+            spare = _spare_beside(slack, active, budget, cores, model)
         index += 1
     if first_waiting is None and index < total:
         first_waiting = index
@@ -179,12 +176,6 @@ class _Choice(NamedTuple):
     batch: int
     threads: int
     work_s: float
-    ends_before_hold: bool
-
-
-class _Hold(NamedTuple):
-    at: float  # seconds from now when the held request starts
-    spare: int  # threads free then that it does not need
 
 
 def _cheapest(
@@ -196,7 +187,6 @@ def _cheapest(
     now: float,
     cores: float,
     model: LatencyModel,
-    hold: _Hold | None,
 ) -> _Choice | None:
     """The (b, k) with the fewest core-seconds per request that ends within `slack`, or None."""
     best: _Choice | None = None
@@ -205,12 +195,7 @@ def _cheapest(
     for threads in range(1, free + 1):
         speed = speed_of(cores, used + threads)
         stall = CFS_PERIOD_S * (1.0 - speed)
-        before_hold = False
-        room = slack
-        if hold is not None and threads > hold.spare:
-            room = min(slack, hold.at)
-            before_hold = True
-        batch = model.largest_batch((room - stall) * speed / margin, threads, most)
+        batch = model.largest_batch((slack - stall) * speed / margin, threads, most)
         if batch == 0 or (used + threads > cores and not _tolerable(active, used, threads, now, cores)):
             continue
         work = model.latency(batch, threads)
@@ -219,7 +204,7 @@ def _cheapest(
         if alone * threads < cost:  # only with a negative fixed part, as in the published fits
             batch, work, cost = 1, alone, alone * threads
         if cost < best_cost - 1e-12 or (cost < best_cost + 1e-12 and best is not None and batch > best.batch):
-            best, best_cost = _Choice(batch, threads, work * model.slowdown(len(active)), before_hold), cost
+            best, best_cost = _Choice(batch, threads, work * model.slowdown(len(active))), cost
     return best
 
 
@@ -233,21 +218,21 @@ def _tolerable(active: Sequence[Running], used: int, more: int, now: float, core
     return True
 
 
-def _hold_for(
-    slack: float, active: Sequence[Running], budget: int, now: float, cores: float, model: LatencyModel
-) -> _Hold | None:
-    """When running batches end early enough for a request with `slack`: the first such moment, else None."""
-    free = budget - sum(batch.threads for batch in active)
-    speed = speed_of(cores, budget - free)
-    left = sorted(active, key=lambda batch: batch.left_s)
-    for ended, batch in enumerate(left, start=1):
+def _spare_beside(
+    slack: float, active: Sequence[Running], budget: int, cores: float, model: LatencyModel
+) -> int | None:
+    """Threads left over at the first moment when ended batches let a request with `slack` start; None: it never can."""
+    used = sum(batch.threads for batch in active)
+    speed = speed_of(cores, used)
+    by_end = sorted(active, key=lambda batch: batch.left_s)
+    for ended, batch in enumerate(by_end, start=1):
         at = batch.left_s / speed
         if at >= slack:
             return None
-        free += batch.threads
-        margin = (1.0 + model.error) * model.slowdown(len(left) - ended)
-        for threads in range(1, free + 1):
-            then = speed_of(cores, budget - free + threads)
+        used -= batch.threads
+        margin = (1.0 + model.error) * model.slowdown(len(by_end) - ended)
+        for threads in range(1, budget - used + 1):
+            then = speed_of(cores, used + threads)
             if at + model.latency(1, threads) * margin / then + stall_of(then) <= slack:
-                return _Hold(at, free - threads)
+                return budget - used - threads
     return None

@@ -25,8 +25,8 @@ class Arrival:
 class Forecaster:
     """Keeps the arrivals of the last `window_s` seconds.
 
-    The margin is `sigmas` standard deviations of a Poisson count over the horizon: n + sigmas*sqrt(n) arrivals are expected
-    where n is the mean.
+    The margin is `sigmas` standard deviations of a Poisson count over the horizon: n + sigmas*sqrt(n) arrivals are
+    expected where n is the mean.
     """
 
     def __init__(self, window_s: float = 5.0, sigmas: float = 1.0, recent_s: float = 2.0) -> None:
@@ -44,7 +44,8 @@ class Forecaster:
         self._forget(now)
 
     def rate(self, now: float) -> float:
-        """Arrivals per second: the larger of the window's mean and that of its recent part, so that a rise counts at once."""
+        """Arrivals per second: the larger of the window's mean and that of its recent part, so that a rise counts at
+        once."""
         self._forget(now)
         if self._started is None or not self._seen:
             return 0.0

@@ -1,7 +1,7 @@
 """The latency model l(b, k): how long a batch of b takes on k threads.
 
-Form of the paper (EuroMLSys 2024, section 3) with its cores read as threads. A pure value: fitting is the profiles' job,
-correcting it online the server's (through `scaled`).
+Form of the paper (EuroMLSys 2024, section 3) with its cores read as threads. A pure value: fitting is the profiles'
+job, correcting it online the server's (through `scaled`).
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ from dataclasses import dataclass, replace
 __all__ = ["LatencyModel"]
 
 FLOOR_S = 1e-4
-"""No batch is predicted faster than this: the published fits have a negative epsilon and cross zero outside their grid."""
+"""No batch is predicted faster than this: the published fits have a negative epsilon and cross zero outside their
+grid."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,10 +45,10 @@ class LatencyModel:
         if self.latency(1, threads) > room_s:
             return 0
         per_item = self.gamma / threads + self.delta
-        if per_item <= 0:
+        room_for_items = room_s - self.epsilon / threads - self.eta
+        if per_item * limit <= room_for_items:
             return limit
-        batch = int((room_s - self.epsilon / threads - self.eta) / per_item)
-        return limit if batch > limit else max(1, batch)
+        return max(1, int(room_for_items / per_item))
 
     def slowdown(self, others: int) -> float:
         """Factor on a batch's time when `others` more lanes run beside it."""

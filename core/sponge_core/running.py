@@ -1,8 +1,8 @@
 """The batches that run now, and how much of each is left, when they share a CPU quota.
 
-With c cores of quota and n > c threads running, the kernel's bandwidth control lets every thread run c/n of the time: batches
-slow each other down. This module keeps the account of that, so that a predicted finish stays true when a batch starts beside
-others or the quota changes. Knows nothing of requests or of lanes.
+With c cores of quota and n > c threads running, the kernel's bandwidth control lets every thread run c/n of the time:
+batches slow each other down. This module keeps the account of that, so that a predicted finish stays true when a batch
+starts beside others or the quota changes. Knows nothing of requests or of lanes.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The default planner: replays the dispatch rule into the near future for each size that matters.
 
-Two halves. The projection runs in the server, next to the queue, and yields the frontier: how many misses each size would
-have. The decision runs in the operator: grow at once, shrink only to what was needed over a short look-back. Both are pure;
-neither knows HTTP, Kubernetes or a clock.
+Two halves. The projection runs in the server, next to the queue, and yields the frontier: how many misses each size
+would have. The decision runs in the operator: grow at once, shrink only to what was needed over a short look-back.
+Both are pure; neither knows HTTP, Kubernetes or a clock.
 """
 
 from __future__ import annotations
@@ -81,9 +81,7 @@ def project(situation: Situation, cores: float, model: LatencyModel, limits: Lim
     while True:
         if waiting:
             # Before a larger quota is in force, the rule sees the present one; nothing is lost for that reason alone.
-            step = plan_step(
-                time, waiting, running.snapshot(time), running.cores, model, own_limits, fastest
-            )
+            step = plan_step(time, waiting, running.snapshot(time), running.cores, model, own_limits, fastest)
             misses += step.lost
             if step.lost or step.launches:
                 taken = step.lost
@@ -127,8 +125,8 @@ def project_frontier(
         limits: `max_cores` is the largest that a plan may give.
 
     Returns:
-        Every size that was tried; among them the smallest without a miss if there is one, and always the largest if not.
-        Where even the largest misses, its batch cap is the one with the fewest misses.
+        Every size that was tried; among them the smallest without a miss if there is one, and always the largest if
+        not. Where even the largest misses, its batch cap is the one with the fewest misses.
     """
     tried: dict[int, FrontierPoint] = {}
 
