@@ -1,0 +1,238 @@
+"""CPU limits by the kernel's own means: find, read, create and set cgroup quotas, on cgroup v1 and v2.
+
+The server reads and watches its own; measuring and the local demo create theirs. CPU is integer millicores, as at the
+Kubernetes API. Knows nothing of processes beyond their ids.
+"""
+
+from __future__ import annotations
+
+import errno
+import math
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from sponge_core.errors import SpongeError
+
+__all__ = ["Cgroup", "CgroupError", "CpuStat", "own_cpu_cgroup", "read_cpu_stat", "read_quota_milli"]
+
+_PERIOD_US = 100_000  # the kernel's default, which the kubelet keeps
+_MIN_QUOTA_US = 1_000  # the kernel refuses less
+_REMOVE_DEADLINE_S = 2.0  # killed processes leave a cgroup a moment after they are reaped
+
+
+class CgroupError(SpongeError):
+    """The kernel's CPU control is not there, or not for us."""
+
+
+@dataclass(frozen=True, slots=True)
+class CpuStat:
+    """Counters since the cgroup exists; all zero where it never had a quota."""
+
+    periods: int
+    throttled_periods: int
+    throttled_s: float
+
+
+def own_cpu_cgroup(proc: Path = Path("/proc")) -> Path | None:
+    """The directory of the cgroup that limits this process's CPU; None where no CPU controller is mounted.
+
+    In a container on cgroup v1 the path in /proc/self/cgroup is the host's and need not exist under the container's
+    mount, which then shows the container's own cgroup as its root.
+
+    Args:
+        proc: where procfs is mounted.
+    """
+    lines, mounts = _lines(proc / "self" / "cgroup"), _lines(proc / "self" / "mountinfo")
+    for line in lines:
+        number, controllers, path = line.split(":", 2)
+        version_1 = "cpu" in controllers.split(",")
+        if not version_1 and (number != "0" or controllers):
+            continue
+        found = _mount_point(mounts, version_1)
+        # A v2 hierarchy beside v1 controllers (hybrid) has no CPU controller: not the one that limits us.
+        if found is None or not (version_1 or _has_cpu(found[0])):
+            continue
+        point, shown = found
+        below = path.removeprefix(shown) if shown != "/" else path
+        directory = point / below.lstrip("/")
+        return directory if ".." not in directory.parts and directory.is_dir() else point
+    return None
+
+
+def read_quota_milli(path: Path) -> int | None:
+    """The CPU limit in force in `path`: the least of its own quota and its ancestors'; None when unlimited.
+
+    A file that vanished (the cgroup is being removed) counts as unlimited.
+    """
+    limits = []
+    directory = path
+    while _is_cgroup(directory):
+        quota = _own_quota_milli(directory)
+        if quota is not None:
+            limits.append(quota)
+        directory = directory.parent
+    return min(limits, default=None)
+
+
+def read_cpu_stat(path: Path) -> CpuStat:
+    """Throttling of a cgroup; zeros where the kernel keeps none. Raises OSError when `path` is gone."""
+    fields = dict(line.split(None, 1) for line in (path / "cpu.stat").read_text(encoding="ascii").splitlines() if line)
+    throttled_s = int(fields["throttled_usec"]) / 1e6 if "throttled_usec" in fields else None
+    if throttled_s is None:
+        throttled_s = int(fields.get("throttled_time", 0)) / 1e9
+    return CpuStat(int(fields.get("nr_periods", 0)), int(fields.get("nr_throttled", 0)), throttled_s)
+
+
+class Cgroup:
+    """A cgroup of our own, below the root of the CPU controller; made by `create`, ended by `remove`."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @classmethod
+    def create(cls, name: str, cores: float | None = None, root: Path | None = None) -> Cgroup:
+        """Makes the cgroup `name`, limited to `cores` > 0 (None: unlimited). One that exists already is taken over.
+
+        Args:
+            root: parent directory; the CPU controller's mount point by default.
+
+        Raises:
+            CgroupError: no CPU controller, or no right to use it.
+        """
+        parent = root or _controller_root()
+        group = cls(parent / name)
+        try:
+            if (parent / "cgroup.subtree_control").is_file():
+                (parent / "cgroup.subtree_control").write_text("+cpu")
+            group.path.mkdir(exist_ok=True)
+        except OSError as error:
+            raise _refused(error, f"create the cgroup {group.path}") from None
+        try:
+            group.set_quota_milli(None if cores is None else round(cores * 1000))
+        except CgroupError:
+            group.path.rmdir()
+            raise
+        return group
+
+    def set_quota_milli(self, milli: int | None) -> None:
+        """Limits the cgroup from now on; None lifts the limit. Raises CgroupError when the kernel refuses."""
+        quota = None if milli is None else max(_MIN_QUOTA_US, math.ceil(milli * _PERIOD_US / 1000))
+        try:
+            if (self.path / "cpu.max").exists():
+                (self.path / "cpu.max").write_text(f"{'max' if quota is None else quota} {_PERIOD_US}")
+            else:
+                (self.path / "cpu.cfs_period_us").write_text(str(_PERIOD_US))
+                (self.path / "cpu.cfs_quota_us").write_text(str(-1 if quota is None else quota))
+        except OSError as error:
+            if error.errno == errno.EINVAL:
+                raise CgroupError(
+                    f"a limit of {milli}m is above that of the cgroup around {self.path}: ask for less"
+                ) from None
+            raise _refused(error, f"limit the cgroup {self.path}") from None
+
+    def quota_milli(self) -> int | None:
+        """The limit in force, ancestors included; None when unlimited."""
+        return read_quota_milli(self.path)
+
+    def add_pid(self, pid: int) -> None:
+        """Moves a process (with all its threads; its later children follow). Raises CgroupError."""
+        try:
+            (self.path / "cgroup.procs").write_text(str(pid))
+        except OSError as error:
+            raise _refused(error, f"move process {pid} into {self.path}") from None
+
+    def pids(self) -> list[int]:
+        """Processes in it now."""
+        return [int(line) for line in (self.path / "cgroup.procs").read_text(encoding="ascii").split()]
+
+    def cpu_stat(self) -> CpuStat:
+        """Its throttling so far."""
+        return read_cpu_stat(self.path)
+
+    def remove(self) -> None:
+        """Removes it; processes still in it are moved to the parent first. Gone already is fine. Raises CgroupError."""
+        end = time.monotonic() + _REMOVE_DEADLINE_S
+        while True:
+            try:
+                for pid in self.pids():
+                    _move(pid, self.path.parent)
+                self.path.rmdir()
+            except FileNotFoundError:
+                return
+            except OSError as error:
+                if error.errno == errno.EBUSY and time.monotonic() < end:
+                    time.sleep(0.01)
+                    continue
+                raise _refused(error, f"remove the cgroup {self.path}") from None
+            else:
+                return
+
+
+def _move(pid: int, directory: Path) -> None:
+    try:
+        (directory / "cgroup.procs").write_text(str(pid))
+    except ProcessLookupError:
+        return  # ended on its own
+
+
+def _controller_root() -> Path:
+    mounts = _lines(Path("/proc/self/mountinfo"))
+    for version_1 in (True, False):
+        found = _mount_point(mounts, version_1)
+        if found is not None and (version_1 or _has_cpu(found[0])):
+            return found[0]
+    raise CgroupError("no cgroup CPU controller is mounted here: a CPU limit needs a Linux host that has one")
+
+
+def _lines(path: Path) -> list[str]:
+    try:
+        return path.read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return []
+
+
+def _mount_point(mountinfo: list[str], version_1: bool) -> tuple[Path, str] | None:
+    """Where the CPU controller (v1) or the unified hierarchy (v2) is mounted, and which directory of it that shows."""
+    for line in mountinfo:
+        head, _, tail = line.partition(" - ")
+        fields, after = head.split(), tail.split()
+        if len(fields) < 5 or len(after) < 3:
+            continue
+        kind, options = after[0], after[2].split(",")
+        if (version_1 and kind == "cgroup" and "cpu" in options) or (not version_1 and kind == "cgroup2"):
+            return Path(fields[4]), fields[3]
+    return None
+
+
+def _has_cpu(root: Path) -> bool:
+    try:
+        return "cpu" in (root / "cgroup.controllers").read_text(encoding="ascii").split()
+    except OSError:
+        return False
+
+
+def _is_cgroup(directory: Path) -> bool:
+    return (directory / "cgroup.procs").exists()
+
+
+def _own_quota_milli(directory: Path) -> int | None:
+    try:
+        if (directory / "cpu.max").exists():
+            quota, period = (directory / "cpu.max").read_text(encoding="ascii").split()
+        elif (directory / "cpu.cfs_quota_us").exists():
+            quota = (directory / "cpu.cfs_quota_us").read_text(encoding="ascii").strip()
+            period = (directory / "cpu.cfs_period_us").read_text(encoding="ascii").strip()
+        else:
+            return None  # the root of v2 has no quota
+    except OSError:
+        return None
+    if quota == "max" or int(quota) < 0:
+        return None
+    return max(1, round(int(quota) * 1000 / int(period)))
+
+
+def _refused(error: OSError, action: str) -> CgroupError:
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return CgroupError(f"may not {action}: it takes root and a writable /sys/fs/cgroup")
+    return CgroupError(f"cannot {action}: {error.strerror}")
