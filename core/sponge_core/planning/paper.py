@@ -58,7 +58,7 @@ class PaperPlanner:
         second_ms = {(c, b): math.ceil(rate / b) * math.floor(latency_ms[c, b] + 1e-9) for c, b in grid}
 
         program = pulp.LpProblem("sponge", pulp.LpMinimize)
-        chosen = pulp.LpVariable.dicts("x", grid, cat=pulp.LpBinary)
+        chosen = program.add_variable_dicts("x", grid, cat=pulp.LpBinary)
         # Fewest cores first; among equals the smaller batch, whose weight stays below one core in sum.
         program += pulp.lpSum(chosen[c, b] * (c + b / (self._max_batch + 1)) for c, b in grid)
         program += pulp.lpSum(chosen.values()) == 1

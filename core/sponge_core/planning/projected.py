@@ -7,10 +7,12 @@ Both are pure; neither knows HTTP, Kubernetes or a clock.
 
 from __future__ import annotations
 
+import math
 from bisect import insort
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from sponge_core.batching import Limits, fastest_s, plan_step
 from sponge_core.contract import FrontierPoint
@@ -18,7 +20,7 @@ from sponge_core.forecast import Arrival
 from sponge_core.latency import LatencyModel
 from sponge_core.running import Running, RunningSet, speed_of, thread_budget
 
-__all__ = ["Frontier", "Plan", "Situation", "SizeDecider", "project", "project_frontier"]
+__all__ = ["Frontier", "Plan", "Projection", "Situation", "SizeDecider", "plan_steady", "project", "project_frontier"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,8 +51,16 @@ class Frontier:
     urgent: bool
 
 
-def project(situation: Situation, cores: float, model: LatencyModel, limits: Limits) -> int:
-    """Misses if the quota becomes `cores`: requests that the dispatch rule loses or that end late.
+class Projection(NamedTuple):
+    """What a replay saw."""
+
+    misses: int
+    largest_batch: int  # 0 when nothing was launched
+    longest_s: float  # longest predicted batch at full speed
+
+
+def project(situation: Situation, cores: float, model: LatencyModel, limits: Limits) -> Projection:
+    """Replays the dispatch rule as if the quota became `cores`; counts what it loses or ends late.
 
     What is late or lost whatever is done now does not count. After the last arrival the queue is served to its end.
     """
@@ -73,7 +83,8 @@ def project(situation: Situation, cores: float, model: LatencyModel, limits: Lim
     if switch_at <= now:
         running.set_cores(cores, now)
 
-    misses = 0
+    misses = largest = 0
+    longest_s = 0.0
     next_key = len(due)
     arrivals = situation.arrivals
     position, count = 0, len(situation.arrivals)
@@ -91,6 +102,7 @@ def project(situation: Situation, cores: float, model: LatencyModel, limits: Lim
                     due[next_key] = waiting[launch.first]
                     running.start(next_key, launch.threads, launch.work_s, waiting[launch.first], time)
                     next_key += 1
+                    largest, longest_s = max(largest, launch.batch), max(longest_s, launch.work_s)
                     taken = launch.first + launch.batch
                 waiting = kept + waiting[taken:]
         # On to the next event: the resize, an arrival, or the end of a batch.
@@ -101,7 +113,7 @@ def project(situation: Situation, cores: float, model: LatencyModel, limits: Lim
         if time < switch_at < upcoming:
             upcoming = switch_at
         if upcoming == float("inf"):
-            return misses + len(waiting)
+            return Projection(misses + len(waiting), largest, longest_s)
         time = max(time, upcoming)
         if finish and finish[1] <= time:
             running.finish(finish[0], time)
@@ -133,7 +145,7 @@ def project_frontier(
     def misses(index: int) -> float:
         milli = candidates_milli[index]
         if milli not in tried:
-            lost = project(situation, milli / 1000, model, limits)
+            lost = project(situation, milli / 1000, model, limits).misses
             tried[milli] = FrontierPoint(cores_milli=milli, batch_cap=limits.batch_cap, misses=lost)
         return tried[milli].misses
 
@@ -180,11 +192,36 @@ def _best_cap(situation: Situation, point: FrontierPoint, model: LatencyModel, l
     best, cap = point, limits.batch_cap // 2
     while cap >= 1:
         narrower = Limits(cap, limits.lanes, limits.max_cores)
-        lost = project(situation, point.cores_milli / 1000, model, narrower)
+        lost = project(situation, point.cores_milli / 1000, model, narrower).misses
         if lost < best.misses:
             best = FrontierPoint(cores_milli=point.cores_milli, batch_cap=cap, misses=lost)
         cap //= 2
     return best
+
+
+def plan_steady(
+    rate: float, remaining_slo_s: float, sizes_milli: Sequence[int], model: LatencyModel, max_batch: int
+) -> tuple[int, Projection] | None:
+    """The smallest size, in millicores, that serves a steady `rate` with `remaining_slo_s` left on arrival; None: none
+    does.
+
+    An answer before anything runs: `rate` plus one standard deviation arrives evenly over three SLOs, at least three
+    seconds.
+    """
+    horizon_s = max(3.0, 3 * remaining_slo_s)
+    mean = rate * horizon_s
+    count = math.ceil(mean + math.sqrt(mean))
+    times = [i * horizon_s / count for i in range(count)]
+    arrivals = [Arrival(at, at + remaining_slo_s) for at in times]
+    for milli in sizes_milli:
+        cores = milli / 1000
+        limits = Limits(max_batch, thread_budget(cores), sizes_milli[-1] / 1000)
+        if remaining_slo_s < fastest_s(model, cores):
+            continue
+        projection = project(Situation(0.0, (), (), arrivals, cores, 0.0), cores, model, limits)
+        if projection.misses == 0:
+            return milli, projection
+    return None
 
 
 @dataclass(frozen=True, slots=True)
