@@ -80,7 +80,7 @@ def project(situation: Situation, cores: float, model: LatencyModel, limits: Lim
         running.start(key, batch.threads, batch.left_s, batch.deadline, now)
         doomed = now + batch.left_s / speed > batch.deadline
         due[key] = float("inf") if doomed else batch.deadline
-    if switch_at <= now:
+    if switch_at <= now and running.threads <= thread_budget(cores):
         running.set_cores(cores, now)
 
     misses = largest = 0
@@ -205,19 +205,21 @@ def plan_steady(
     """The smallest size, in millicores, that serves a steady `rate` with `remaining_slo_s` left on arrival; None: none
     does.
 
-    An answer before anything runs: `rate` plus one standard deviation arrives evenly over three SLOs, at least three
-    seconds.
+    An answer before anything runs. The queue must not grow for ever (the paper's h(b, c) >= lambda, with one thread a
+    batch, which is the most that a core can do), and `rate` plus one standard deviation, arriving evenly, must be met
+    for ten SLOs.
     """
-    horizon_s = max(3.0, 3 * remaining_slo_s)
+    horizon_s = 10 * remaining_slo_s
     mean = rate * horizon_s
     count = math.ceil(mean + math.sqrt(mean))
     times = [i * horizon_s / count for i in range(count)]
     arrivals = [Arrival(at, at + remaining_slo_s) for at in times]
+    most_per_core = max(model.throughput(batch, 1) for batch in range(1, max_batch + 1))
     for milli in sizes_milli:
         cores = milli / 1000
-        limits = Limits(max_batch, thread_budget(cores), sizes_milli[-1] / 1000)
-        if remaining_slo_s < fastest_s(model, cores):
+        if rate > cores * most_per_core or remaining_slo_s < fastest_s(model, cores):
             continue
+        limits = Limits(max_batch, thread_budget(cores), sizes_milli[-1] / 1000)
         projection = project(Situation(0.0, (), (), arrivals, cores, 0.0), cores, model, limits)
         if projection.misses == 0:
             return milli, projection
