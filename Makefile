@@ -1,0 +1,65 @@
+# Everything a newcomer needs, each target with all its set-up. `make help` lists them.
+
+PYTHON ?= python3
+BACKEND ?= auto
+UV_VERSION := $(shell sed -n 's/^uv==//p' constraints.txt)
+PACKAGES := core profiles model_server operator simulator client cluster cli
+BIN := .venv/bin
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check lint types imports unit e2e bench format setup browser down clean
+
+help: ## List the targets.
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+
+demo: setup ## The main job on this machine: live page, table against static cores, report (BACKEND=local: no Kubernetes).
+	$(BIN)/sponge demo --backend $(BACKEND)
+
+test: setup browser check unit e2e ## Lint, types, import contracts, unit, property, contract, browser and end-to-end tests.
+
+check: lint types imports ## Lint, types and import contracts only.
+
+lint: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: setup
+	$(BIN)/mypy $(PACKAGES) bench
+
+imports: setup
+	$(BIN)/lint-imports
+
+unit: setup ## Tests that need no cluster.
+	$(BIN)/pytest -m "not e2e"
+
+e2e: setup ## Tests on a real local Kubernetes.
+	$(BIN)/pytest -m e2e
+
+bench: setup ## Every figure that the README claims.
+	$(BIN)/python -m bench
+
+format: setup ## Format the code.
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+setup: .venv/installed ## The virtual environment, with pinned versions.
+
+.venv/installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+		{ echo "Python 3.11 or newer is needed; point PYTHON at one: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 2; }
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet uv==$(UV_VERSION)
+	$(BIN)/uv pip install --python $(BIN)/python --constraint constraints.txt --editable '.[server,operator,demo,dev]'
+	touch $@
+
+# The browser tests drive the demo's page in a real Chromium.
+browser:
+	@command -v chromium chromium-browser google-chrome >/dev/null || \
+		{ test "$$(id -u)" = 0 && command -v apt-get >/dev/null && apt-get update -qq && apt-get install -y -qq chromium >/dev/null; } || \
+		{ echo "Chromium is needed for the browser tests: install the package chromium" >&2; exit 2; }
+
+down: ## Stop the local cluster, if one runs.
+	@test ! -x $(BIN)/sponge || $(BIN)/sponge cluster down
+
+clean: down ## Remove the virtual environment and all output.
+	rm -rf .venv out .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
