@@ -1,7 +1,7 @@
 """The messages between a server and the operator: what a server reports, and what it is told to apply.
 
-Both sides import these models and never each other. Plain data with validation; knows nothing of HTTP or of who sends it.
-Times are seconds on the server's monotonic clock unless a name ends in `_ms`; CPU is integer millicores.
+Both sides import these models and never each other. Plain data with validation; knows nothing of HTTP or of who sends
+it. Times are seconds on the server's monotonic clock unless a name ends in `_ms`; CPU is integer millicores.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ __all__ = [
 ]
 
 Outcome = Literal["in_time", "late", "shed", "expired", "cancelled", "error"]
-"""What became of a request: answered before or after its deadline; refused at admission; dropped from the queue when its
-deadline could not be met any more; its client left; the model or the server failed."""
+"""What became of a request: answered before or after its deadline; refused at admission; dropped from the queue when
+its deadline could not be met any more; its client left; the model or the server failed."""
 
 OUTCOMES: tuple[Outcome, ...] = ("in_time", "late", "shed", "expired", "cancelled", "error")
 
@@ -95,7 +95,8 @@ class ApplyRequest(_Message):
     cores_milli: int = Field(ge=1)
     batch_cap: int = Field(ge=1)
     sizes: SizeRange | None = Field(
-        default=None, description="project and admit for these sizes from now on (a new range, a full node); None: as before"
+        default=None,
+        description="project and admit for these sizes from now on (a new range, a full node); None: as before",
     )
 
 
