@@ -1,0 +1,1 @@
+"""Reproducible experiments: every figure that the README claims, each by one script."""
