@@ -90,7 +90,8 @@ def project(situation: Situation, cores: float, model: LatencyModel, limits: Lim
     position, count = 0, len(situation.arrivals)
     time = now
     while True:
-        if waiting:
+        # While no thread is free nothing can start, and what is lost meanwhile is still found lost later.
+        if waiting and running.threads < thread_budget(running.cores):
             # Before a larger quota is in force, the rule sees the present one; nothing is lost for that reason alone.
             step = plan_step(time, waiting, running.snapshot(time), running.cores, model, own_limits, fastest)
             misses += step.lost

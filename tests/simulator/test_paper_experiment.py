@@ -1,0 +1,22 @@
+"""The experiment script on the synthetic uplink: fast enough to run with every change, strict enough to notice."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+
+def test_ours_keeps_the_deadlines_with_a_quarter_of_the_paper_s_cores() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "bench.paper_experiment", "--seeds", "1", "--trace", "synthetic", "--json"],
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=True,
+    )
+    ours, paper = json.loads(done.stdout)["policies"]
+    assert ours["sent"] == paper["sent"] == ours["in_time"] + ours["late"] + ours["shed"]
+    assert ours["violations"] <= 0.0005
+    assert ours["mean_cores"] <= 3.2
+    assert ours["mean_cores"] < paper["mean_cores"] / 3.5
