@@ -1,0 +1,129 @@
+"""`sponge cluster`: starts, stops and shows the local Kubernetes. All the work is in sponge_cluster."""
+
+from __future__ import annotations
+
+import json
+from typing import Literal
+
+import click
+
+__all__ = ["command"]
+
+_name = click.option("--name", default="sponge", show_default=True, help="Which cluster.")
+_json = click.option("--json", "as_json", is_flag=True, help="Print JSON on stdout.")
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+def command() -> None:
+    """Start and stop a local Kubernetes for demos and tests.
+
+    Where a Docker engine answers and kind is installed, the cluster is a kind cluster. Otherwise it is native: a real
+    one-node Kubernetes as plain processes of this machine (needs root and, the first time, Go and some minutes to
+    build it). `up` says which of the two it chose, and why.
+
+    \b
+    Example:
+      sponge cluster up
+      export KUBECONFIG=$(sponge cluster kubeconfig)
+      kubectl get nodes
+      sponge cluster down
+    """
+
+
+@command.command()
+@_name
+@_json
+@click.option(
+    "--backend",
+    type=click.Choice(["auto", "native", "kind"]),
+    default="auto",
+    show_default=True,
+    help="auto: kind where a Docker engine answers and kind is installed, else native.",
+)
+def up(name: str, as_json: bool, backend: Literal["auto", "native", "kind"]) -> None:
+    """Start the cluster, or find that it runs already.
+
+    Prints the path of its kubeconfig. What is left of a cluster that crashed is taken away first.
+
+    \b
+    Example:
+      sponge cluster up --backend native
+    """
+    from sponge_cluster import ConsoleProgress, status
+    from sponge_cluster import up as start
+
+    cluster = start(name, backend, ConsoleProgress())
+    if as_json:
+        click.echo(json.dumps(status(name).to_json(), indent=2))
+    else:
+        click.echo(cluster.kubeconfig)
+
+
+@command.command()
+@_name
+@_json
+def down(name: str, as_json: bool) -> None:
+    """Stop the cluster and take away all that it made.
+
+    \b
+    Example:
+      sponge cluster down
+    """
+    from sponge_cluster import ConsoleProgress
+    from sponge_cluster import down as stop
+
+    existed = stop(name, ConsoleProgress())
+    if as_json:
+        click.echo(json.dumps({"name": name, "existed": existed}))
+    elif not existed:
+        click.echo(f"no cluster '{name}' runs")
+
+
+@command.command()
+@_name
+@_json
+def status(name: str, as_json: bool) -> None:
+    """Show what runs; exits with 1 where the cluster is not ready.
+
+    \b
+    Example:
+      sponge cluster status --json
+    """
+    from sponge_cluster import status as look
+
+    found = look(name)
+    if as_json:
+        click.echo(json.dumps(found.to_json(), indent=2))
+    else:
+        click.echo(f"{found.name}: {found.state}{', Ready' if found.ready else ''}")
+        versions = ", ".join(f"{part} {version}" for part, version in (found.versions or {}).items())
+        facts = {
+            "backend": found.backend,
+            "versions": versions,
+            "node": found.node,
+            "server": found.server,
+            "kubeconfig": found.kubeconfig,
+        }
+        for label, value in facts.items():
+            if value:
+                click.echo(f"  {label:<11}{value}")
+        for process in found.processes:
+            click.echo(f"  {process.name:<24}pid {process.pid}{'' if process.running else '  (dead)'}")
+    if not found.ready:
+        click.get_current_context().exit(1)
+
+
+@command.command()
+@_name
+@click.option("--raw", is_flag=True, help="Print the file's content instead of its path.")
+def kubeconfig(name: str, raw: bool) -> None:
+    """Print the path of the cluster's kubeconfig.
+
+    \b
+    Example:
+      export KUBECONFIG=$(sponge cluster kubeconfig)
+    """
+    from sponge_cluster import connect
+
+    path = connect(name).kubeconfig
+    click.echo(path.read_text() if raw else path, nl=not raw)

@@ -1,0 +1,11 @@
+"""The one error of this package: something about the local cluster that a person can repair."""
+
+from __future__ import annotations
+
+from sponge_core.errors import SpongeError
+
+__all__ = ["ClusterError"]
+
+
+class ClusterError(SpongeError):
+    """The local cluster cannot be started, stopped or reached; the message says what to do."""

@@ -1,0 +1,89 @@
+"""What the node's parts leave behind outside the run folder, or mounted inside it: found by our own marks, taken away.
+
+Paths here are constants of Kubernetes, libcni and containerd that no setting moves. Everything may be called again,
+and on a machine where nothing is left.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+
+from sponge_cluster.errors import ClusterError
+from sponge_cluster.processes import check
+
+__all__ = ["foreign_daemon", "mounts_below", "remove_outside", "remove_run_folder", "shim_sockets", "unmount_below"]
+
+_CNI_CACHE = Path("/var/lib/cni/results")
+_CONTAINER_LOGS = Path("/var/log/containers")
+_DEVICE_PLUGINS = Path("/var/lib/kubelet/device-plugins")
+
+
+def foreign_daemon(name: str, namespace: str, ours: Iterable[int]) -> int | None:
+    """The pid of a process of that name which shares our namespace (net, mnt, ...) and is not among `ours`."""
+    known, here = set(ours), Path(f"/proc/self/ns/{namespace}").stat().st_ino
+    for folder in Path("/proc").iterdir():
+        if folder.name.isdigit() and int(folder.name) not in known:
+            with contextlib.suppress(OSError):  # it may end while we look
+                if (folder / "comm").read_text().strip() == name and (folder / "ns" / namespace).stat().st_ino == here:
+                    return int(folder.name)
+    return None
+
+
+def mounts_below(folder: Path, mountinfo: str) -> list[Path]:
+    """The mount points at or below a folder in a /proc/self/mountinfo text, the last mounted first."""
+    points = [_unescape(line.split()[4]) for line in mountinfo.splitlines() if line]
+    return [Path(point) for point in reversed(points) if Path(point).is_relative_to(folder)]
+
+
+def _unescape(field: str) -> str:
+    return re.sub(r"\\([0-7]{3})", lambda octal: chr(int(octal[1], 8)), field)
+
+
+def _present_mounts(folder: Path) -> list[Path]:
+    return mounts_below(folder, Path("/proc/self/mountinfo").read_text())
+
+
+def unmount_below(folder: Path) -> None:
+    """Unmounts everything below the folder; what is still in use goes as soon as it is free."""
+    for point in _present_mounts(folder):
+        # A mount may have gone with another one, or with the process that held it.
+        with contextlib.suppress(ClusterError):
+            check(["umount", "--lazy", str(point)])
+
+
+def shim_sockets(run: Path) -> list[Path]:
+    """The sockets of the container shims, which are outside the run folder; each shim's own folder names its socket."""
+    tasks = run / "containerd" / "state" / "io.containerd.runtime.v2.task"
+    return [Path(file.read_text().strip().removeprefix("unix://")) for file in tasks.glob("*/*/address")]
+
+
+def remove_outside(run: Path, network: str, sockets: Iterable[Path]) -> None:
+    """Removes shim sockets, CNI cache entries of our network, log links into the run folder, the kubelet's socket."""
+    for socket in sockets:
+        socket.unlink(missing_ok=True)
+    for entry in _CNI_CACHE.glob(f"{network}-*"):
+        entry.unlink(missing_ok=True)
+    for link in _CONTAINER_LOGS.glob("*.log"):
+        if link.is_symlink() and link.readlink().is_relative_to(run):
+            link.unlink(missing_ok=True)
+    for file in ("kubelet.sock", "kubelet_internal_checkpoint"):
+        (_DEVICE_PLUGINS / file).unlink(missing_ok=True)
+    for folder in (_CNI_CACHE, _CONTAINER_LOGS, _DEVICE_PLUGINS, _DEVICE_PLUGINS.parent):
+        with contextlib.suppress(OSError):  # absent, or somebody else's things are in it
+            folder.rmdir()
+
+
+def remove_run_folder(run: Path) -> None:
+    """Deletes the run folder.
+
+    Raises:
+        ClusterError: something is still mounted in it. Deleting would then reach into what is mounted: a pod's
+        hostPath, say.
+    """
+    if still := _present_mounts(run):
+        raise ClusterError(f"{still[0]} is still mounted; unmount it and run `sponge cluster down` again")
+    shutil.rmtree(run, ignore_errors=False)
