@@ -50,6 +50,8 @@ def containerd_config(layout: Layout, *, pause_image: str, cni_bin: str) -> str:
         # By default they would be mounted below /var/run/netns, beside everybody else's.
         "netns_mounts_under_state_dir": True,
     }
+    # By default its state would be below /run/containerd, beside that of any other containerd.
+    runc = {"SystemdCgroup": False, "Root": str(state / "runc")}
     tables: list[tuple[str, dict[str, Any]]] = [
         (
             "",
@@ -69,7 +71,7 @@ def containerd_config(layout: Layout, *, pause_image: str, cni_bin: str) -> str:
         ('plugins."io.containerd.grpc.v1.cri"', cri),
         ('plugins."io.containerd.grpc.v1.cri".containerd', {"snapshotter": "overlayfs"}),
         ('plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc', {"runtime_type": "io.containerd.runc.v2"}),
-        ('plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc.options', {"SystemdCgroup": False}),
+        ('plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc.options', runc),
         ('plugins."io.containerd.grpc.v1.cri".cni', {"bin_dir": cni_bin, "conf_dir": str(layout.config / "cni")}),
     ]
     return "\n".join(_toml_table(name, values) for name, values in tables)

@@ -95,7 +95,7 @@ def write_archive(target: Path, images: Iterable[Image]) -> None:
             digest = hashlib.sha256(layer).hexdigest()
             config = json.dumps(
                 {
-                    "architecture": _ARCHITECTURES[platform.machine()],
+                    "architecture": _ARCHITECTURES.get(platform.machine(), platform.machine()),
                     "os": "linux",
                     "config": {
                         "Entrypoint": list(image.entrypoint),

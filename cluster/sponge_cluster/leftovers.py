@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from sponge_cluster.errors import ClusterError
-from sponge_cluster.processes import check
+from sponge_cluster.processes import check, identify
 
 __all__ = ["foreign_daemon", "mounts_below", "remove_outside", "remove_run_folder", "shim_sockets", "unmount_below"]
 
@@ -26,10 +26,13 @@ def foreign_daemon(name: str, namespace: str, ours: Iterable[int]) -> int | None
     """The pid of a process of that name which shares our namespace (net, mnt, ...) and is not among `ours`."""
     known, here = set(ours), Path(f"/proc/self/ns/{namespace}").stat().st_ino
     for folder in Path("/proc").iterdir():
-        if folder.name.isdigit() and int(folder.name) not in known:
-            with contextlib.suppress(OSError):  # it may end while we look
-                if (folder / "comm").read_text().strip() == name and (folder / "ns" / namespace).stat().st_ino == here:
-                    return int(folder.name)
+        if not folder.name.isdigit() or int(folder.name) in known:
+            continue
+        with contextlib.suppress(OSError):  # it may end while we look
+            named = (folder / "comm").read_text().strip() == name
+            # A dead one that nobody has reaped yet still has its name and its namespaces.
+            if named and identify(int(folder.name)) and (folder / "ns" / namespace).stat().st_ino == here:
+                return int(folder.name)
     return None
 
 
@@ -65,14 +68,17 @@ def remove_outside(run: Path, network: str, sockets: Iterable[Path]) -> None:
     """Removes shim sockets, CNI cache entries of our network, log links into the run folder, the kubelet's socket."""
     for socket in sockets:
         socket.unlink(missing_ok=True)
-    for entry in _CNI_CACHE.glob(f"{network}-*"):
-        entry.unlink(missing_ok=True)
+    for entry in _CNI_CACHE.glob(f"{network}-*-eth0"):
+        # Each pod has a second entry, for its loopback, under a name that all containerds share.
+        pod = entry.name.removeprefix(f"{network}-").removesuffix("-eth0")
+        entry.with_name(f"cni-loopback-{pod}-lo").unlink(missing_ok=True)
+        entry.unlink()
     for link in _CONTAINER_LOGS.glob("*.log"):
         if link.is_symlink() and link.readlink().is_relative_to(run):
             link.unlink(missing_ok=True)
     for file in ("kubelet.sock", "kubelet_internal_checkpoint"):
         (_DEVICE_PLUGINS / file).unlink(missing_ok=True)
-    for folder in (_CNI_CACHE, _CONTAINER_LOGS, _DEVICE_PLUGINS, _DEVICE_PLUGINS.parent):
+    for folder in (_CNI_CACHE, _CNI_CACHE.parent, _CONTAINER_LOGS, _DEVICE_PLUGINS, _DEVICE_PLUGINS.parent):
         with contextlib.suppress(OSError):  # absent, or somebody else's things are in it
             folder.rmdir()
 

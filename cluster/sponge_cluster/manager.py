@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+import time
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -21,6 +22,8 @@ from sponge_cluster.records import read_record
 __all__ = ["DEFAULT_NAME", "choose", "connect", "down", "status", "up"]
 
 DEFAULT_NAME = "sponge"
+
+_PATIENCE_S = 30.0
 
 _BACKENDS: Mapping[BackendName, type[Backend]] = {"native": NativeBackend, "kind": KindBackend}
 
@@ -69,19 +72,27 @@ def up(
     folder(name)  # a bad name is refused before anything is made
     with _lock(name, progress):
         made_by = _made_by(name)
-        if made_by is not None:
-            found = _BACKENDS[made_by]().status(name)
-            if found.ready:
-                if backend not in ("auto", made_by):
-                    raise ClusterError(f"cluster '{name}' runs on {made_by}; run `sponge cluster down` first")
-                progress.say(f"cluster '{name}' runs already ({made_by})")
-                return _BACKENDS[made_by]().connect(name)
+        if made_by is not None and _works(_BACKENDS[made_by](), name):
+            if backend not in ("auto", made_by):
+                raise ClusterError(f"cluster '{name}' runs on {made_by}; run `sponge cluster down` first")
+            progress.say(f"cluster '{name}' runs already ({made_by})")
+            return _BACKENDS[made_by]().connect(name)
         chosen, why = choose(backend, docker=_docker_answers(), kind=shutil.which("kind") is not None)
         if made_by not in (None, chosen):
             # What is left of a broken one can only be removed by the backend that made it.
             _backend_of(name).down(name, progress)
         progress.say(f"starting cluster '{name}' on backend {chosen}: {why}")
         return _BACKENDS[chosen]().up(name, progress)
+
+
+def _works(backend: Backend, name: str) -> bool:
+    """Whether the cluster is Ready; one whose parts all run gets time, as a busy machine may only be slow to answer."""
+    until = time.monotonic() + _PATIENCE_S
+    while not (found := backend.status(name)).ready:
+        if found.state != "running" or time.monotonic() > until:
+            return False
+        time.sleep(0.2)
+    return True
 
 
 def down(name: str = DEFAULT_NAME, progress: Progress = SilentProgress()) -> bool:

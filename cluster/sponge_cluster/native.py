@@ -51,18 +51,16 @@ class NativeBackend:
 
         begun = time.monotonic()
         layout = new_layout(name, network.routes())
-        mounts = host_mounts()
         record = {
             "backend": self.name,
             "layout": layout.to_json(),
             "sysctls": network.read_sysctls(),
-            "mounts": mounts,
             "clients": {client: str(programs[client]) for client in binaries.CLIENTS},
             "versions": binaries.versions(),
         }
         write_record(layout.run, record)
         try:
-            _Start(layout, programs, system, progress).run(mounts)
+            _Start(layout, programs, system, progress).run()
         except BaseException as error:
             kept = _keep_logs(layout) if isinstance(error, ClusterError) else None
             progress.say("failed; taking everything away again")
@@ -87,7 +85,7 @@ class NativeBackend:
             kubectl=Path(record["clients"]["kubectl"]),
             helm=Path(record["clients"]["helm"]),
             node=layout.node,
-            host_mounts=tuple(record["mounts"]),
+            host_mounts=host_mounts(),
         )
 
     def down(self, name: str, progress: Progress) -> None:
@@ -103,7 +101,7 @@ class NativeBackend:
             stop([processes[n] for n in names if n in processes], grace_s)
 
         # First whoever would start something anew, then the pods, then what served them.
-        end(["kube-scheduler", "kube-controller-manager", "kubelet", "kube-proxy"], grace_s=5.0)
+        end(["kube-scheduler", "kube-controller-manager", "kubelet", "kube-proxy"], grace_s=3.0)
         _end_members(group, "kubepods", grace_s=3.0)
         end(["kube-apiserver"], grace_s=2.0)
         end(["etcd", "containerd"], grace_s=3.0)
@@ -186,7 +184,7 @@ class _Start:
         self._components = components(layout, programs | {"containerd": system.containerd})
         self._processes: dict[str, ProcessId] = {}
 
-    def run(self, mounts: Sequence[str]) -> None:
+    def run(self) -> None:
         layout = self._layout
         self._write_files()
         network.write_sysctls(network.SYSCTLS)
@@ -196,7 +194,7 @@ class _Start:
 
         for name in ("etcd", "containerd", "kube-apiserver"):
             self._spawn(name)
-        self._import_images(mounts)
+        self._import_images()
         api = Api(layout.server, layout.pki)
         wait_until(api.ready, "the API server's start", timeout_s=_START_S, guard=self._check_daemons)
         self._progress.say("API server is ready")
@@ -240,11 +238,13 @@ class _Start:
         layout.kubeconfig.touch(mode=0o600)
         layout.kubeconfig.write_text(config.kubeconfig(layout, "admin", embed=True))
 
-    def _import_images(self, mounts: Sequence[str]) -> None:
+    def _import_images(self) -> None:
         layout, system = self._layout, self._system
         archive = layout.run / "images.tar"
         applets = check([str(system.busybox), "--list"]).split()
-        images.write_archive(archive, [images.busybox_image(system.busybox, applets), images.python_image(mounts)])
+        images.write_archive(
+            archive, [images.busybox_image(system.busybox, applets), images.python_image(host_mounts())]
+        )
         ctr = [str(system.ctr), "--address", str(layout.containerd_socket), "--namespace", "k8s.io"]
         wait_until(layout.containerd_socket.exists, "containerd's start", timeout_s=_START_S, guard=self._check_daemons)
         check([*ctr, "images", "import", str(archive)])
