@@ -1,0 +1,98 @@
+"""`sponge operator`: options to settings, then the operator. Imports kopf only when called."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import click
+
+from sponge_core.errors import SpongeError
+
+__all__ = ["command"]
+
+EXAMPLE = """
+\b
+Examples:
+  sponge operator run --server-image registry.example.com/sponge-server:0.1.0
+  KUBECONFIG=~/.kube/config sponge operator run --namespace team-a --decision-log decisions.jsonl
+
+Every option can be set in the environment: SPONGE_OPERATOR_RUN_SERVER_IMAGE=..., and so on.
+"""
+
+
+@click.group()
+def command() -> None:
+    """Run the Kubernetes operator."""
+
+
+@command.command(epilog=EXAMPLE)
+@click.option(
+    "--namespace",
+    "namespaces",
+    multiple=True,
+    metavar="NAME",
+    help="Serve only this namespace; repeat.  [default: all]",
+)
+@click.option("--server-image", default="sponge-server:latest", show_default=True, help="Image of the model server.")
+@click.option(
+    "--server-template",
+    type=click.Path(path_type=Path),
+    help="YAML file with a partial pod template, merged under each service's own.",
+)
+@click.option("--metrics-port", default=9091, show_default=True, help="For Prometheus; 0 for none.")
+@click.option("--health-port", default=9092, show_default=True, help="For /healthz; 0 for none.")
+@click.option(
+    "--decision-log", type=click.Path(path_type=Path), help="Append each decision to this file, one JSON object a line."
+)
+@click.option(
+    "--log-level",
+    type=click.Choice(["debug", "info", "warning", "error"]),
+    default="info",
+    show_default=True,
+    help="Logs go to stderr.",
+)
+def run(
+    namespaces: tuple[str, ...],
+    server_image: str,
+    server_template: Path | None,
+    metrics_port: int,
+    health_port: int,
+    decision_log: Path | None,
+    log_level: str,
+) -> None:
+    """Run the operator until a signal comes.
+
+    Connects with the pod's ServiceAccount, or with KUBECONFIG outside of a cluster. Runs one at a time.
+    """
+    from sponge_operator.main import run as run_operator
+    from sponge_operator.settings import OperatorSettings
+
+    settings = OperatorSettings(
+        namespaces=namespaces,
+        server_image=server_image,
+        server_template=_template(server_template) if server_template is not None else {},
+        metrics_port=metrics_port,
+        health_port=health_port,
+        decision_log=decision_log,
+    )
+    logging.basicConfig(level=log_level.upper(), format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    if log_level == "info":
+        # kopf tells of each connection and handler at this level; what the operator does, its own logger tells.
+        logging.getLogger("kopf").setLevel(logging.WARNING)
+    run_operator(settings)
+
+
+def _template(path: Path) -> dict[str, Any]:
+    import yaml
+
+    try:
+        template = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise SpongeError(f"--server-template {path}: {error.strerror}") from None
+    except yaml.YAMLError as error:
+        raise SpongeError(f"--server-template {path}: not YAML: {str(error).splitlines()[0]}") from None
+    if not isinstance(template, dict) or not set(template) <= {"metadata", "spec"}:
+        raise SpongeError(f"--server-template {path}: write a partial pod template, with metadata and spec at the top")
+    return template

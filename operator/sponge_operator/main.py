@@ -1,0 +1,91 @@
+# mypy: disable-error-code="untyped-decorator"
+"""The operator's handlers: only what kopf has to know. Everything that is done is done in `services`.
+
+Built on a daemon a service instead of change handlers: the daemon compares what is with what should be, so kopf keeps
+no annotations of its own on the objects, and a restarted operator needs no memory.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import kopf
+
+from sponge_core.errors import SpongeError
+from sponge_operator.builders.manifests import SERVICE_LABEL
+from sponge_operator.models import GROUP, PLURAL, VERSION
+from sponge_operator.services.context import EventType
+from sponge_operator.services.operator import Operator
+from sponge_operator.settings import OperatorSettings
+
+__all__ = ["run"]
+
+EXIT_S = 5.0
+"""For a service's loop to end, the restoring of sizes included."""
+
+
+def run(settings: OperatorSettings) -> None:
+    """Runs the operator until a signal comes."""
+    kopf.run(
+        registry=_handlers(Operator(settings)),
+        standalone=True,
+        clusterwide=not settings.namespaces,
+        namespaces=settings.namespaces,
+        liveness_endpoint=f"http://0.0.0.0:{settings.health_port}/healthz" if settings.health_port else None,
+    )
+
+
+def _handlers(operator: Operator) -> kopf.OperatorRegistry:
+    registry = kopf.OperatorRegistry()
+
+    @kopf.on.login(registry=registry)
+    def login(**arguments: Any) -> kopf.ConnectionInfo | None:
+        return kopf.login_with_service_account(**arguments) or kopf.login_with_kubeconfig(**arguments)
+
+    @kopf.on.startup(registry=registry)
+    async def start(settings: kopf.OperatorSettings, **_: Any) -> None:
+        settings.watching.label_selectors["", "v1", "pods"] = SERVICE_LABEL
+        settings.watching.label_selectors["apps", "v1", "deployments"] = SERVICE_LABEL
+        settings.persistence.finalizer = f"{GROUP}/restore-size"
+        settings.persistence.progress_storage = kopf.AnnotationsProgressStorage(prefix=f"operator.{GROUP}")
+        settings.persistence.diffbase_storage = kopf.AnnotationsDiffBaseStorage(prefix=f"operator.{GROUP}")
+        settings.posting.reporting_component = "sponge-operator"
+        settings.posting.event_name_prefix = "sponge-"
+        settings.background.instant_exit_timeout = EXIT_S
+        settings.process.ultimate_exiting_timeout = 4 * EXIT_S
+        try:
+            await operator.start()
+        except SpongeError as error:
+            raise kopf.PermanentError(str(error)) from error
+
+    @kopf.on.cleanup(registry=registry)
+    async def stop(**_: Any) -> None:
+        await operator.stop()
+
+    @kopf.daemon(GROUP, VERSION, PLURAL, registry=registry, cancellation_timeout=EXIT_S, backoff=EXIT_S)
+    async def service(body: kopf.Body, stopped: kopf.DaemonStopped, **_: Any) -> None:
+        def post(kind: EventType, reason: str, message: str) -> None:
+            kopf.event(body, type=kind, reason=reason, message=message)
+
+        async def deleted() -> bool:
+            await stopped.wait()
+            return kopf.DaemonStoppingReason.RESOURCE_DELETED in (stopped.reason or ())
+
+        try:
+            await operator.run_service(body, post, deleted)
+        except SpongeError as error:
+            raise kopf.TemporaryError(str(error), delay=30) from error
+
+    @kopf.on.event(GROUP, VERSION, PLURAL, registry=registry)
+    def service_seen(namespace: str, name: str, **_: Any) -> None:
+        operator.service_seen(namespace, name)
+
+    @kopf.on.event("", "v1", "pods", labels={SERVICE_LABEL: kopf.PRESENT}, registry=registry)
+    def pod_seen(event: kopf.RawEvent, **_: Any) -> None:
+        operator.pod_seen(event["object"], gone=event["type"] == "DELETED")
+
+    @kopf.on.event("apps", "v1", "deployments", labels={SERVICE_LABEL: kopf.PRESENT}, registry=registry)
+    def deployment_seen(event: kopf.RawEvent, **_: Any) -> None:
+        operator.deployment_seen(event["object"], gone=event["type"] == "DELETED")
+
+    return registry

@@ -1,0 +1,58 @@
+"""What is known of one pod at a moment: made by its driver, read by the status. Plain data."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sponge_core.contract import StateSnapshot
+from sponge_operator.decision import Wish
+
+__all__ = ["Blocked", "LastDecision", "PodReport"]
+
+
+@dataclass(frozen=True, slots=True)
+class Blocked:
+    """Why a pod does not get the size that it should have; `reason` is machine-readable."""
+
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class LastDecision:
+    """The newest decision of a pod that changed something, or would have."""
+
+    time: float  # epoch seconds
+    from_milli: int
+    to_milli: int
+    batch_cap: int
+    reason: str
+    applied: bool
+
+
+@dataclass(frozen=True, slots=True)
+class PodReport:
+    """None where nothing is known yet.
+
+    Attributes:
+        reachable: the server's newest state is there and fresh.
+        trouble: why it is not; empty if it is.
+        seen_at: monotonic seconds of the newest state.
+        actuated_milli: CPU that the container has.
+    """
+
+    name: str
+    reachable: bool = False
+    trouble: str = "no answer from the server yet"
+    seen_at: float | None = None
+    snapshot: StateSnapshot | None = None
+    wish: Wish | None = None
+    actuated_milli: int | None = None
+    in_flight: bool = False
+    blocked: Blocked | None = None
+    last: LastDecision | None = None
+
+    @property
+    def ready(self) -> bool:
+        """The server takes requests."""
+        return self.reachable and self.snapshot is not None and self.snapshot.ready and not self.snapshot.draining
