@@ -150,11 +150,13 @@ def _left_over(name: str) -> bool:
 def _refuse_strangers(name: str) -> None:
     """Raises where this machine already has something that a native cluster would disturb, or be disturbed by."""
     for daemon, namespace in (("kube-proxy", "net"), ("kubelet", "mnt")):
-        if pid := leftovers.foreign_daemon(daemon, namespace, ()):
-            raise ClusterError(
-                f"another {daemon} runs on this machine (pid {pid}), and two would undo each other's work:"
-                " stop that cluster first (`sponge cluster down --name ...` if it is one of ours)"
-            )
+        if (pid := leftovers.foreign_daemon(daemon, namespace, ())) is None:
+            continue
+        ours = [run.name for run in clusters_folder().iterdir() if pid in {p.pid for p in read_processes(run).values()}]
+        cure = f"it is cluster '{ours[0]}': `sponge cluster down --name {ours[0]}`" if ours else "stop that cluster"
+        raise ClusterError(
+            f"another {daemon} (pid {pid}) runs on this machine, and two would undo each other's work; {cure} first"
+        )
     if Path(f"/sys/class/net/{bridge_name(name)}").exists():
         raise ClusterError(f"a network interface {bridge_name(name)} exists already; choose another --name")
 
@@ -242,9 +244,8 @@ class _Start:
         layout, system = self._layout, self._system
         archive = layout.run / "images.tar"
         applets = check([str(system.busybox), "--list"]).split()
-        images.write_archive(
-            archive, [images.busybox_image(system.busybox, applets), images.python_image(host_mounts())]
-        )
+        made = images.busybox_image(system.busybox, applets), images.python_image(host_mounts())
+        images.write_archive(archive, made)
         ctr = [str(system.ctr), "--address", str(layout.containerd_socket), "--namespace", "k8s.io"]
         wait_until(layout.containerd_socket.exists, "containerd's start", timeout_s=_START_S, guard=self._check_daemons)
         check([*ctr, "images", "import", str(archive)])
