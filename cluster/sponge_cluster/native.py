@@ -152,7 +152,8 @@ def _refuse_strangers(name: str) -> None:
     for daemon, namespace in (("kube-proxy", "net"), ("kubelet", "mnt")):
         if (pid := leftovers.foreign_daemon(daemon, namespace, ())) is None:
             continue
-        ours = [run.name for run in clusters_folder().iterdir() if pid in {p.pid for p in read_processes(run).values()}]
+        runs = (run for run in clusters_folder().iterdir() if run.is_dir())
+        ours = [run.name for run in runs if pid in {p.pid for p in read_processes(run).values()}]
         cure = f"it is cluster '{ours[0]}': `sponge cluster down --name {ours[0]}`" if ours else "stop that cluster"
         raise ClusterError(
             f"another {daemon} (pid {pid}) runs on this machine, and two would undo each other's work; {cure} first"
