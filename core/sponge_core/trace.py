@@ -14,7 +14,6 @@ from datetime import datetime
 from itertools import accumulate
 
 import numpy as np
-from scipy.signal import lfilter
 
 from sponge_core.errors import TraceError
 
@@ -162,7 +161,7 @@ def synthetic_4g(duration_s: int, seed: int) -> BandwidthTrace:
     rng = np.random.default_rng(seed)
     noise = rng.standard_normal(duration_s)
     noise[1:] *= math.sqrt(1.0 - _4G_AUTOREGRESSION**2)
-    series = lfilter([1.0], [1.0, -_4G_AUTOREGRESSION], noise)
+    series = list(accumulate(noise.tolist(), lambda before, new: _4G_AUTOREGRESSION * before + new))
     ranks = np.argsort(np.argsort(series)) / max(1, duration_s - 1)
     rates = np.interp(ranks, _4G_QUANTILES, _4G_MBIT_PER_S) * _BYTES_PER_S_PER_MBIT
     return BandwidthTrace(f"synthetic 4G (seed {seed})", tuple(rates.tolist()), (1.0,) * duration_s)

@@ -1,0 +1,128 @@
+"""A small asyncio client: asks a model, by a deadline.
+
+For programs that send a few requests and want the answers. The load generator has its own connections, whose sends are
+timed more finely than aiohttp's.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self
+
+import aiohttp
+
+from sponge_client.errors import ExpiredError, InferenceError, ServerError, ShedError, UnreachableError
+from sponge_client.oip import ModelMetadata, Output, Tensor, decode, encode
+
+__all__ = ["InferResult", "SpongeClient", "deadline_headers"]
+
+
+def deadline_headers(sent_at: float, slo_s: float) -> dict[str, str]:
+    """What tells a server when an answer is due: sent at `sent_at` epoch seconds, due `slo_s` later."""
+    return {"x-sponge-sent-at": f"{sent_at:.6f}", "x-sponge-slo-ms": f"{slo_s * 1000:.3f}"}
+
+
+@dataclass(frozen=True, slots=True)
+class InferResult:
+    """An answer: its outputs by name, how long it took from `sent_at`, and the server's own account of that time."""
+
+    outputs: dict[str, Output]
+    latency_s: float
+    server_timing: str
+
+
+class SpongeClient:
+    """Connections to one server; an async context manager.
+
+    Args:
+        url: address of the data port, e.g. `http://127.0.0.1:8080`.
+    """
+
+    def __init__(self, url: str) -> None:
+        self._url = url.rstrip("/")
+        self._session: aiohttp.ClientSession | None = None
+
+    async def __aenter__(self) -> Self:
+        self._session = aiohttp.ClientSession()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._session is not None:
+            await self._session.close()
+
+    async def metadata(self, model: str) -> ModelMetadata:
+        """What the model takes. Raises UnreachableError, or ServerError when there is no such model."""
+        status, _, body = await self._exchange("GET", f"/v2/models/{model}", timeout_s=10.0)
+        if status == 404:
+            raise ServerError(f"{self._url} has no model {model!r}; give --model as the server was started with")
+        if status != 200:
+            raise ServerError(f"{self._url}/v2/models/{model} answers {status}: {_detail(body)}")
+        try:
+            return ModelMetadata.parse(json.loads(body))
+        except ValueError:
+            raise ServerError(
+                f"{self._url}/v2/models/{model} does not answer with JSON: is it a model server?"
+            ) from None
+
+    async def ready(self, model: str) -> bool:
+        """Whether the model takes requests now. Raises UnreachableError."""
+        status, _, _ = await self._exchange("GET", f"/v2/models/{model}/ready", timeout_s=10.0)
+        return status == 200
+
+    async def infer(
+        self, model: str, inputs: Sequence[Tensor], slo_s: float, sent_at: float | None = None
+    ) -> InferResult:
+        """Asks the model and waits for the answer, at most twice as long as the deadline allows.
+
+        Args:
+            slo_s: seconds from the send time until the answer is due.
+            sent_at: epoch seconds when the caller's own wait began; now by default.
+
+        Raises:
+            ShedError: refused at once, the deadline cannot be met.
+            ExpiredError: the deadline could not be met any more after waiting.
+            InferenceError: any other refusal, with the server's reason.
+            UnreachableError: no server there, or it went away.
+        """
+        sent_at = time.time() if sent_at is None else sent_at
+        body = encode(inputs)
+        headers = {**body.headers, **deadline_headers(sent_at, slo_s)}
+        status, answer_headers, answer = await self._exchange(
+            "POST", f"/v2/models/{model}/infer", timeout_s=2 * slo_s, headers=headers, data=body.data
+        )
+        if status != 200:
+            kind = {503: ShedError, 504: ExpiredError}.get(status, InferenceError)
+            raise kind(status, _detail(answer))
+        latency_s = time.time() - sent_at
+        return InferResult(decode(answer_headers, answer), latency_s, answer_headers.get("Server-Timing", ""))
+
+    async def _exchange(
+        self, method: str, path: str, timeout_s: float, **arguments: Any
+    ) -> tuple[int, dict[str, str], bytes]:
+        if self._session is None:
+            raise RuntimeError("use SpongeClient as an async context manager")
+        timeout = aiohttp.ClientTimeout(total=timeout_s)
+        try:
+            async with self._session.request(method, self._url + path, timeout=timeout, **arguments) as response:
+                return response.status, dict(response.headers), await response.read()
+        except TimeoutError:
+            raise UnreachableError(f"{self._url} has not answered within {timeout_s:g} s") from None
+        except (aiohttp.ClientError, ValueError) as error:
+            raise UnreachableError(
+                f"cannot reach {self._url} ({error}): start a server with 'sponge serve', or correct the address"
+            ) from None
+
+
+def _detail(body: bytes) -> str:
+    """The reason in a problem+json or OIP error body, else the body's beginning."""
+    try:
+        document = json.loads(body)
+        return str(document.get("detail") or document.get("error") or document)
+    except (ValueError, AttributeError):
+        return body[:200].decode(errors="replace")

@@ -1,0 +1,97 @@
+"""What became of every request, and the figures of a run; pure.
+
+The client's own account: a late answer is late whatever the server says of it, and each request sent has one outcome.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from sponge_core.contract import OUTCOMES, Outcome
+
+__all__ = ["Record", "Summary", "outcome_of", "summarise"]
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One request, all times in seconds.
+
+    Attributes:
+        at_s: when it was due to be sent, after the start of the run.
+        lag_s: how much later its first byte really left.
+        payload_bytes: size of its body.
+        upload_s: what the network charged for that; 0 where none was replayed.
+        latency_s: from the intended send to the last byte of the answer, or until there was none to come.
+        status: of HTTP; 0 when none came.
+        server_timing: the server's own account of the time, as it sent it.
+    """
+
+    index: int
+    at_s: float
+    lag_s: float
+    payload_bytes: int
+    upload_s: float
+    slo_s: float
+    outcome: Outcome
+    status: int
+    latency_s: float
+    server_timing: str = ""
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+@dataclass(frozen=True, slots=True)
+class Summary:
+    """A run in numbers. Percentiles are of answered requests (in time or late), None when there was none."""
+
+    sent: int
+    in_time: int
+    late: int
+    shed: int
+    expired: int
+    cancelled: int
+    error: int
+    goodput_rps: float
+    attainment: float  # in time / sent; 1 when nothing was sent
+    p50_ms: float | None
+    p99_ms: float | None
+    sender_lag_p99_ms: float | None
+
+    def as_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+
+def outcome_of(status: int, latency_s: float, slo_s: float) -> Outcome:
+    """The outcome of a request that got a complete response of HTTP `status`."""
+    if status == 200:
+        return "in_time" if latency_s <= slo_s else "late"
+    if status == 503:
+        return "shed"
+    return "expired" if status == 504 else "error"
+
+
+def summarise(records: Sequence[Record], duration_s: float) -> Summary:
+    """The figures of a run whose sending took `duration_s` > 0 seconds."""
+    counts = dict.fromkeys(OUTCOMES, 0)
+    for record in records:
+        counts[record.outcome] += 1
+    answered = [record.latency_s for record in records if record.status == 200]
+    lags = [record.lag_s for record in records]
+    return Summary(
+        sent=len(records),
+        **counts,
+        goodput_rps=round(counts["in_time"] / duration_s, 3),
+        attainment=counts["in_time"] / len(records) if records else 1.0,
+        p50_ms=_percentile_ms(answered, 50),
+        p99_ms=_percentile_ms(answered, 99),
+        sender_lag_p99_ms=_percentile_ms(lags, 99),
+    )
+
+
+def _percentile_ms(values_s: Sequence[float], percent: float) -> float | None:
+    return round(float(np.percentile(values_s, percent)) * 1000, 3) if values_s else None

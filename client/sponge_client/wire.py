@@ -1,0 +1,248 @@
+"""HTTP/1.1 connections that write when told to, to the fraction of a millisecond.
+
+Why not aiohttp: on two busy cores a request through it leaves 2 ms late at the 99th percentile and costs 2 ms of CPU;
+a plain protocol leaves 0.3 ms late and costs a third, which a load generator beside the server under test must. Knows
+requests and responses as bytes, nothing of inference, schedules or bandwidth.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import select
+import selectors
+import socket
+import ssl
+from collections import deque
+from urllib.parse import urlsplit
+
+from sponge_client.errors import LoadError
+
+__all__ = ["Address", "Connection", "ConnectionPool", "ResponseReader", "precise_loop"]
+
+IDLE_LIMIT_S = 2.0
+"""An idle connection is reused for so long; servers close theirs after 5 s or more (uvicorn's default), and a request
+that meets such a close would count as an error of the server's."""
+
+HEAD_LIMIT = 64 * 1024
+
+
+class _PreciseSelector(selectors.DefaultSelector):
+    """Wakes when asked: epoll counts in whole milliseconds, rounded up, which alone would be the lag we must not have.
+
+    The epoll descriptor is itself selectable, with a timeout in microseconds.
+    """
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        if timeout is not None and timeout > 0:
+            select.select([self.fileno()], [], [], timeout)
+            timeout = 0
+        return super().select(timeout)
+
+
+def precise_loop() -> asyncio.AbstractEventLoop:
+    """An event loop whose timers are late by some ten microseconds rather than by up to a millisecond."""
+    return asyncio.SelectorEventLoop(_PreciseSelector())
+
+
+class Address:
+    """Where a server listens, from its URL. Raises LoadError when the URL has no http(s) scheme or host."""
+
+    def __init__(self, url: str) -> None:
+        parts = urlsplit(url)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise LoadError(f"--url {url}: give an address such as http://127.0.0.1:8080")
+        self.host = parts.hostname
+        self.port = parts.port or (443 if parts.scheme == "https" else 80)
+        self.path = parts.path.rstrip("/")
+        self.tls = ssl.create_default_context() if parts.scheme == "https" else None
+
+    @property
+    def host_header(self) -> str:
+        host = f"[{self.host}]" if ":" in self.host else self.host
+        return f"{host}:{self.port}"
+
+
+class ResponseReader:
+    """Reads one response from bytes as they come; keeps its status and headers (lower-case names), drops its body."""
+
+    def __init__(self) -> None:
+        self.status = 0
+        self.headers: dict[str, str] = {}
+        self.done = False
+        self.keep_alive = False
+        self._buffer = bytearray()
+        self._left: int | None = None  # bytes still due of the body, or of the chunk; None: until the connection closes
+        self._chunked = False
+
+    def feed(self, data: bytes) -> None:
+        """Takes the next bytes. Raises ValueError when they are no HTTP/1.1 response, or go beyond its end."""
+        if self.done:
+            raise ValueError("bytes after the end of the response")
+        self._buffer += data
+        while not self.done and (self._body() if self.status >= 200 else self._head()):
+            pass
+
+    def end(self) -> None:
+        """The connection was closed: completes a response of unknown length. Raises ValueError when it was cut off."""
+        if not self.done and (self.status < 200 or self._left is not None or self._chunked):
+            raise ValueError("the connection closed before the response was complete")
+        self.done, self.keep_alive = True, False
+
+    def _head(self) -> bool:
+        end = self._buffer.find(b"\r\n\r\n")
+        if end < 0:
+            if len(self._buffer) > HEAD_LIMIT:
+                raise ValueError("no end of the response's headers")
+            return False
+        lines = self._buffer[:end].decode("latin-1").split("\r\n")
+        del self._buffer[: end + 4]
+        version, _, rest = lines[0].partition(" ")
+        if not version.startswith("HTTP/1.") or not rest[:3].isdigit():
+            raise ValueError(f"not an HTTP/1.1 response: {lines[0][:80]!r}")
+        status = int(rest[:3])
+        if status < 200:
+            return True  # an interim response, such as 100 Continue
+        fields = (line.partition(":") for line in lines[1:])
+        self.headers = {name.strip().lower(): value.strip() for name, _, value in fields}
+        self.status = status
+        self._chunked = self.headers.get("transfer-encoding", "").lower() == "chunked"
+        length = self.headers.get("content-length")
+        if not self._chunked:
+            self._left = 0 if status in (204, 304) else int(length) if length is not None else None
+        self.keep_alive = version == "HTTP/1.1" and self.headers.get("connection", "").lower() != "close"
+        return True
+
+    def _body(self) -> bool:
+        if self._chunked and self._left is None:
+            return self._chunk_size()
+        if self._left is None:
+            self._buffer.clear()
+            return False
+        taken = min(self._left, len(self._buffer))
+        del self._buffer[:taken]
+        self._left -= taken
+        if self._left:
+            return False
+        if self._chunked:
+            self._left = None
+        else:
+            self.done = True
+            if self._buffer:
+                raise ValueError("bytes after the end of the response")
+        return True
+
+    def _chunk_size(self) -> bool:
+        end = self._buffer.find(b"\r\n")
+        if end < 0:
+            return False
+        size = int(self._buffer[:end].split(b";")[0], 16)
+        if size == 0:
+            # No trailers are expected: an empty line ends the response.
+            if len(self._buffer) < end + 4:
+                return False
+            self.done = True
+            return False
+        del self._buffer[: end + 2]
+        self._left = size + 2
+        return True
+
+
+class Connection(asyncio.Protocol):
+    """One connection, one request at a time."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._transport: asyncio.Transport | None = None
+        self._reader = ResponseReader()
+        self._answer: asyncio.Future[ResponseReader] | None = None
+        self.idle_since = loop.time()
+
+    @property
+    def open(self) -> bool:
+        return self._transport is not None and not self._transport.is_closing()
+
+    def begin(self, data: bytes) -> asyncio.Future[ResponseReader]:
+        """Sends the first bytes of a request. The future gives the complete response, or ConnectionError."""
+        self._reader = ResponseReader()
+        self._answer = self._loop.create_future()
+        # Nobody may wait for it any more when the run is cut short.
+        self._answer.add_done_callback(lambda future: future.cancelled() or future.exception())
+        self.write(data)
+        return self._answer
+
+    def write(self, data: bytes | memoryview) -> None:
+        """More of the request. Never waits: what the socket does not take is kept, as a full uplink would."""
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.write(data)
+
+    def close(self) -> None:
+        if self._transport is not None:
+            self._transport.abort()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            self._reader.feed(data)
+        except ValueError as error:
+            self._fail(error)
+            return
+        if self._reader.done and self._answer is not None and not self._answer.done():
+            self._answer.set_result(self._reader)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._transport = None
+        if self._answer is not None and not self._answer.done():
+            try:
+                self._reader.end()
+            except ValueError as cut_off:
+                self._fail(error or cut_off)
+            else:
+                self._answer.set_result(self._reader)
+
+    def _fail(self, error: Exception) -> None:
+        if self._answer is not None and not self._answer.done():
+            self._answer.set_exception(ConnectionError(str(error)))
+        self.close()
+
+
+class ConnectionPool:
+    """Open connections to one address; as many as are needed at once."""
+
+    def __init__(self, address: Address) -> None:
+        self._address = address
+        self._idle: deque[Connection] = deque()
+        self._all: set[Connection] = set()
+
+    async def take(self) -> Connection:
+        """The connection used last, or a new one. Raises OSError when the server takes none."""
+        loop = asyncio.get_running_loop()
+        while self._idle:
+            connection = self._idle.pop()
+            if connection.open and loop.time() - connection.idle_since < IDLE_LIMIT_S:
+                return connection
+            self._drop(connection)
+        _, connection = await loop.create_connection(
+            lambda: Connection(loop), self._address.host, self._address.port, ssl=self._address.tls
+        )
+        self._all.add(connection)
+        return connection
+
+    def give_back(self, connection: Connection, reusable: bool) -> None:
+        """Ends the use of a connection. `reusable`: its request was sent whole, and answered with keep-alive."""
+        if reusable and connection.open:
+            connection.idle_since = asyncio.get_running_loop().time()
+            self._idle.append(connection)
+        else:
+            self._drop(connection)
+
+    def close(self) -> None:
+        for connection in list(self._all):
+            self._drop(connection)
+
+    def _drop(self, connection: Connection) -> None:
+        connection.close()
+        self._all.discard(connection)
