@@ -146,7 +146,9 @@ class ModelInfo:
             if tensor.datatype != spec.datatype:
                 raise ItemError(f"input {spec.name} has datatype {tensor.datatype}, the model takes {spec.datatype}")
             row = tensor.shape[1:]
-            fits = len(row) == len(spec.shape) and all(w in (-1, d) for w, d in zip(spec.shape, row, strict=True))
+            fits = len(row) == len(spec.shape) and all(
+                d >= 1 and w in (-1, d) for w, d in zip(spec.shape, row, strict=True)
+            )
             if not fits:
                 raise ItemError(
                     f"input {spec.name} has shape {list(tensor.shape)}, the model takes {[-1, *spec.shape]}"

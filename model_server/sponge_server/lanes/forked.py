@@ -1,0 +1,200 @@
+"""The lanes of one model as processes forked from a warm zygote; whatever ends by itself is replaced.
+
+The server's process stays free of torch and shares no GIL with inference. A lane that crashes, hangs or runs out of
+memory takes nothing with it, and its replacement is there in some tenths of a second. Should the zygote itself end, its
+lanes end with it and all are started anew.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import socket
+from collections.abc import Callable, Sequence
+
+from sponge_server.lanes.examples import example_item
+from sponge_server.lanes.forked_lane import ForkedLane
+from sponge_server.lanes.interface import LaneCrashed, LaneError, ModelError, ModelInfo, Progress
+from sponge_server.lanes.zygote_client import ZygoteClient, read_message
+
+__all__ = ["ForkedLanes"]
+
+_log = logging.getLogger("sponge.lanes")
+
+_START_TIMEOUT_S = 120.0  # of one lane; a fork takes 0.1 s on a free core, much longer on a sliver of one
+_BACKOFF_S = (0.0, 0.1, 0.5, 2.0, 5.0)  # before the n-th attempt in a row; the last one repeats
+
+
+class ForkedLanes:
+    """Implements `interface.LanePool`."""
+
+    def __init__(self, name: str, source: str, max_batch: int) -> None:
+        """Starts nothing yet.
+
+        Args:
+            name: the model's name at the API.
+            source: see `models.source`.
+            max_batch: most rows of a batch, >= 1.
+        """
+        self._name = name
+        self._source = source
+        self._max_batch = max_batch
+        self._info: ModelInfo | None = None
+        self._zygote: ZygoteClient | None = None
+        self._zygote_changed = asyncio.Condition()
+        self._minding: asyncio.Task[None] | None = None
+        self._lanes: list[ForkedLane] = []
+        self._replacing: dict[int, asyncio.Task[None]] = {}
+        self._listeners: list[Callable[[], None]] = []
+        self._scaling = asyncio.Lock()
+        self._closing = False
+
+    @property
+    def info(self) -> ModelInfo:
+        if self._info is None:
+            raise LaneError(f"model {self._name} is not loaded yet: start the lanes first")
+        return self._info
+
+    @property
+    def lanes(self) -> Sequence[ForkedLane]:
+        return tuple(self._lanes)
+
+    @property
+    def pids(self) -> list[int]:
+        """Every process of the pool that runs: the zygote first, then the lanes."""
+        zygote = [] if self._zygote is None else [self._zygote.pid]
+        return zygote + [lane.pid for lane in self._lanes if lane.pid is not None]
+
+    def add_listener(self, callback: Callable[[], None]) -> None:
+        self._listeners.append(callback)
+
+    async def start(self, lanes: int) -> None:
+        """See `interface.LanePool.start`."""
+        self._zygote, reader, self._info = await ZygoteClient.start(self._name, self._source, self._max_batch)
+        self._minding = asyncio.create_task(self._mind_zygote(reader), name="zygote")
+        await self.scale(lanes)
+
+    async def scale(self, lanes: int) -> None:
+        """See `interface.LanePool.scale`. Raises LaneError when a new lane does not start."""
+        if lanes < 1:
+            raise LaneError(f"{lanes} lanes asked for: a model needs at least 1")
+        async with self._scaling:
+            extra, self._lanes = self._lanes[lanes:], self._lanes[:lanes]
+            if extra:
+                self._tell_listeners()
+            for lane in extra:
+                await self._stop_replacing(lane)
+                await lane.retire()
+            while len(self._lanes) < lanes:
+                lane = ForkedLane(len(self._lanes), self.info, self._on_lane_change, self._kill)
+                try:
+                    await self._fork(lane)
+                except BaseException:
+                    await lane.close()
+                    raise
+                self._lanes.append(lane)
+                self._tell_listeners()
+
+    async def warm_up(self, batches: Sequence[int], threads: Sequence[int], progress: Progress | None = None) -> None:
+        """See `interface.LanePool.warm_up`."""
+        steps = [(lane, batch, k) for lane in self.lanes for k in threads for batch in batches]
+        for done, (lane, batch, k) in enumerate(steps, start=1):
+            result = await lane.run([example_item(self.info, batch)], k)
+            if isinstance(result.outputs[0], Exception):
+                raise ModelError(f"model {self._name} fails on a made-up batch of {batch}: {result.outputs[0]}")
+            if progress is not None:
+                progress(done, len(steps))
+
+    async def close(self) -> None:
+        """See `interface.LanePool.close`."""
+        self._closing = True
+        lanes, self._lanes = self._lanes, []
+        for lane in lanes:
+            await self._stop_replacing(lane)
+            await lane.close()
+        if self._minding is not None:
+            self._minding.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._minding
+            self._minding = None
+        if self._zygote is not None:
+            await self._zygote.close()
+            self._zygote = None
+
+    async def _mind_zygote(self, reader: asyncio.StreamReader) -> None:
+        """Listens to the zygote, and starts another one when it ends."""
+        while True:
+            while (message := await read_message(reader)) is not None:
+                if not self._closing:
+                    _log.warning("lane.ended lane=%s pid=%s how=%s", message["ended"], message["pid"], message["how"])
+            ended, self._zygote = self._zygote, None
+            if ended is not None:
+                _log.error("zygote.ended pid=%s", ended.pid)
+                await ended.close()
+            attempt = 0
+            while self._zygote is None:
+                await asyncio.sleep(_backoff_s(attempt))
+                attempt += 1
+                try:
+                    self._zygote, reader, _ = await ZygoteClient.start(self._name, self._source, self._max_batch)
+                except (LaneError, ModelError) as error:
+                    _log.error("zygote.not_started attempt=%d error=%s", attempt, error)
+            async with self._zygote_changed:
+                self._zygote_changed.notify_all()
+
+    async def _fork(self, lane: ForkedLane) -> None:
+        """Gives the lane a fresh process. Raises LaneCrashed, LaneError when that does not start."""
+        async with self._zygote_changed:
+            await self._zygote_changed.wait_for(lambda: self._zygote is not None)
+        assert self._zygote is not None
+        ours, theirs = socket.socketpair()
+        with theirs:
+            try:
+                self._zygote.fork(lane.id, [theirs.fileno(), lane.inputs.fd, lane.outputs.fd])
+            except LaneError:
+                ours.close()
+                raise
+        try:
+            async with asyncio.timeout(_START_TIMEOUT_S):
+                await lane.connect(*await asyncio.open_unix_connection(sock=ours))
+        except TimeoutError:
+            self._kill(lane)
+            raise LaneCrashed(f"lane {lane.id} did not start within {_START_TIMEOUT_S:g} s") from None
+
+    async def _replace(self, lane: ForkedLane) -> None:
+        attempt = lane.crashes - 1
+        try:
+            while not lane.healthy:
+                await asyncio.sleep(_backoff_s(attempt))
+                attempt += 1
+                try:
+                    await self._fork(lane)
+                except LaneError as error:
+                    _log.error("lane.not_started lane=%d attempt=%d error=%s", lane.id, attempt, error)
+        finally:
+            del self._replacing[lane.id]
+
+    async def _stop_replacing(self, lane: ForkedLane) -> None:
+        task = self._replacing.get(lane.id)
+        if task is not None:
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+
+    def _on_lane_change(self, lane: ForkedLane) -> None:
+        if not lane.healthy and lane in self._lanes and lane.id not in self._replacing:
+            self._replacing[lane.id] = asyncio.create_task(self._replace(lane), name=f"replace-lane-{lane.id}")
+        self._tell_listeners()
+
+    def _kill(self, lane: ForkedLane) -> None:
+        if self._zygote is not None:
+            self._zygote.kill(lane.id)
+
+    def _tell_listeners(self) -> None:
+        for callback in self._listeners:
+            callback()
+
+
+def _backoff_s(attempt: int) -> float:
+    return _BACKOFF_S[min(max(attempt, 0), len(_BACKOFF_S) - 1)]

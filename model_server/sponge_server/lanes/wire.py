@@ -1,0 +1,102 @@
+"""What crosses between the server, the zygote and the lanes: small messages by socket, tensors in shared memory.
+
+Memory is an anonymous memfd: it has no name to leave behind, is not bound to the size of /dev/shm (64 MB in a
+container), and goes with the last process that holds it. Knows nothing of models; free of torch.
+"""
+
+from __future__ import annotations
+
+import json
+import mmap
+import os
+import socket
+import struct
+from typing import Any
+
+__all__ = ["HEADER", "SharedMemory", "aligned", "pack", "receive", "send"]
+
+HEADER = struct.Struct("<I")
+_ALIGN = 64  # a cache line, and enough for any vector load
+_PAGE = mmap.PAGESIZE
+
+Message = dict[str, Any]
+
+
+def aligned(offset: int) -> int:
+    """The next offset, from `offset` up, where a tensor may start."""
+    return -(-offset // _ALIGN) * _ALIGN
+
+
+def pack(message: Message) -> bytes:
+    """A message as it goes over the socket: its length, then JSON."""
+    body = json.dumps(message, separators=(",", ":")).encode()
+    return HEADER.pack(len(body)) + body
+
+
+def send(sock: socket.socket, message: Message, fds: list[int] | None = None) -> None:
+    """Sends a message, with file descriptors if any. Raises OSError when the other side is gone."""
+    data = pack(message)
+    if fds:
+        sent = socket.send_fds(sock, [data], fds)
+        sock.sendall(data[sent:])
+    else:
+        sock.sendall(data)
+
+
+def receive(sock: socket.socket, max_fds: int = 0) -> tuple[Message, list[int]] | None:
+    """Blocks for a message and the descriptors that came with it; None when the other side is gone."""
+    header, fds, _, _ = (
+        socket.recv_fds(sock, HEADER.size, max_fds) if max_fds else (sock.recv(HEADER.size), [], 0, None)
+    )
+    header += _exactly(sock, HEADER.size - len(header)) if header else b""
+    if len(header) < HEADER.size:
+        return None
+    (length,) = HEADER.unpack(header)
+    body = _exactly(sock, length)
+    if len(body) < length:
+        return None
+    message: Message = json.loads(body)
+    return message, list(fds)
+
+
+def _exactly(sock: socket.socket, size: int) -> bytes:
+    parts = bytearray()
+    while len(parts) < size:
+        part = sock.recv(size - len(parts))
+        if not part:
+            break
+        parts += part
+    return bytes(parts)
+
+
+class SharedMemory:
+    """A memfd mapped into this process. One side writes it, and only that side grows it; the other follows by `fit`."""
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+        self.size = os.fstat(fd).st_size
+        self.map = mmap.mmap(fd, self.size)
+
+    @classmethod
+    def create(cls, name: str, size: int) -> SharedMemory:
+        """A new one of at least `size` bytes. Pages cost memory only once they are written."""
+        fd = os.memfd_create(name, os.MFD_CLOEXEC)
+        os.ftruncate(fd, max(_PAGE, -(-size // _PAGE) * _PAGE))
+        return cls(fd)
+
+    def grow(self, size: int) -> None:
+        """Makes it at least `size` bytes, half as much again at least, so that growth stays rare."""
+        if size > self.size:
+            os.ftruncate(self.fd, -(-max(size, self.size * 3 // 2) // _PAGE) * _PAGE)
+            self.fit()
+
+    def fit(self) -> None:
+        """Maps what the other side has grown it to. Views of the old mapping stay valid until they are dropped."""
+        size = os.fstat(self.fd).st_size
+        if size != self.size:
+            self.map = mmap.mmap(self.fd, size)
+            self.size = size
+
+    def close(self) -> None:
+        """Gives up the descriptor; the mapping goes with its last view."""
+        os.close(self.fd)

@@ -1,0 +1,131 @@
+"""`file:///path/model.pt2`: a `torch.export` program with a dynamic batch dimension.
+
+A file `model.pt2.json` beside it may name inputs, outputs and labels and say how images become the input.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from sponge_server.lanes.interface import ModelError, TensorSpec
+from sponge_server.models.images import ImageTransform
+from sponge_server.models.loaded import TORCH_DTYPE, LoadedModel
+from sponge_server.models.source import Source
+
+__all__ = ["Sidecar", "SidecarImage", "load", "load_file", "sidecar_path"]
+
+_UNBOUNDED = 2**31
+
+_OIP = {dtype: name for name, dtype in TORCH_DTYPE.items()}
+
+
+class SidecarImage(BaseModel):
+    """See `ImageTransform`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    mode: Literal["RGB", "L"]
+    resize: int | None = None
+    crop: tuple[int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+
+
+class Sidecar(BaseModel):
+    """What a .pt2 file does not say itself. `accuracy` is for people."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    inputs: tuple[str, ...] | None = None
+    outputs: tuple[str, ...] | None = None
+    labels: tuple[str, ...] | None = None
+    image: SidecarImage | None = None
+    accuracy: float | None = None
+
+
+def load(source: Source) -> LoadedModel:
+    """Raises ModelError when the file is missing, no such program, or made for one fixed batch size."""
+    source.only()
+    return load_file(Path(source.target))
+
+
+def sidecar_path(path: Path) -> Path:
+    """Where the description of the model at `path` lies."""
+    return path.with_name(path.name + ".json")
+
+
+def load_file(path: Path) -> LoadedModel:
+    """Loads `path` with its sidecar. Raises ModelError."""
+    if not path.is_file():
+        raise ModelError(f"no model file '{path}'; write file:///absolute/path/model.pt2")
+    sidecar = _read_sidecar(sidecar_path(path))
+    try:
+        program = torch.export.load(path)
+    except Exception as error:  # noqa: BLE001 - the loader raises anything for a file that is not one
+        raise ModelError(
+            f"'{path}' is no torch.export program ({_line(error)}): save it with torch.export.save"
+        ) from None
+    inputs, most = _inputs(path, program, sidecar)
+    image = None if sidecar.image is None else ImageTransform(**sidecar.image.model_dump())
+    if image is not None and (len(inputs) != 1 or len(inputs[0].shape) != 3 or inputs[0].datatype != "FP32"):
+        raise ModelError(
+            f"'{sidecar_path(path)}': image needs a model with one FP32 input of channels x height x width"
+        )
+    return LoadedModel(
+        forward=program.module(),
+        inputs=inputs,
+        platform="pytorch_export",
+        output_names=sidecar.outputs,
+        labels=sidecar.labels,
+        image=image,
+        max_batch=most,
+    )
+
+
+def _inputs(path: Path, program: Any, sidecar: Sidecar) -> tuple[tuple[TensorSpec, ...], int | None]:
+    wanted = set(program.graph_signature.user_inputs)
+    values = [(n.name, n.meta["val"]) for n in program.graph.nodes if n.op == "placeholder" and n.name in wanted]
+    names = sidecar.inputs or tuple(name for name, _ in values)
+    if len(names) != len(values):
+        raise ModelError(f"'{sidecar_path(path)}' names {len(names)} inputs, the program has {len(values)}")
+    specs, most = [], None
+    for name, (_, value) in zip(names, values, strict=True):
+        if not isinstance(value, torch.Tensor) or value.ndim < 1 or value.dtype not in _OIP:
+            raise ModelError(
+                f"'{path}': input {name} is not a tensor with a batch dimension of a type that can be sent"
+            )
+        batch = value.shape[0]
+        if isinstance(batch, int):
+            raise ModelError(
+                f"'{path}' was exported for batches of exactly {batch}: export it with "
+                'dynamic_shapes={"' + name + '": {0: torch.export.Dim("batch", min=1)}}'
+            )
+        upper = _upper(program, batch)
+        most = upper if most is None or (upper is not None and upper < most) else most
+        shape = tuple(int(d) if isinstance(d, int) else -1 for d in value.shape[1:])
+        specs.append(TensorSpec(name, _OIP[value.dtype], shape))
+    return tuple(specs), most
+
+
+def _upper(program: Any, batch: torch.SymInt) -> int | None:
+    allowed = program.range_constraints.get(batch.node.expr)
+    # No bound is a symbolic infinity, which compares but does not convert.
+    return int(allowed.upper) if allowed is not None and bool(allowed.upper < _UNBOUNDED) else None
+
+
+def _read_sidecar(path: Path) -> Sidecar:
+    if not path.is_file():
+        return Sidecar()
+    try:
+        return Sidecar.model_validate_json(path.read_bytes())
+    except ValidationError as invalid:
+        error = invalid.errors(include_url=False)[0]
+        where = ".".join(str(part) for part in error["loc"])
+        raise ModelError(f"'{path}': {where} {error['msg']}".replace(":  ", ": ")) from None
+
+
+def _line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0][:200]

@@ -1,0 +1,30 @@
+"""`python://package.module:factory`: a model of your own; `factory()` returns a `LoadedModel`.
+
+The module is imported in the zygote, so it must not start threads.
+"""
+
+from __future__ import annotations
+
+import importlib
+
+from sponge_server.lanes.interface import ModelError
+from sponge_server.models.loaded import LoadedModel
+from sponge_server.models.source import Source
+
+__all__ = ["load"]
+
+
+def load(source: Source) -> LoadedModel:
+    """Raises ModelError when there is no such factory or it returns something else."""
+    source.only()
+    module_name, _, function = source.target.partition(":")
+    try:
+        factory = getattr(importlib.import_module(module_name), function)
+    except (ImportError, ValueError, AttributeError) as error:
+        raise ModelError(f"model source '{source.url}': {error}; write python://package.module:factory") from None
+    loaded = factory()
+    if not isinstance(loaded, LoadedModel):
+        raise ModelError(
+            f"model source '{source.url}': {function}() gave {type(loaded).__name__}, wanted a LoadedModel"
+        )
+    return loaded

@@ -1,0 +1,75 @@
+"""What a model source hands over: a callable with the shapes it takes, and how images become its input.
+
+Only the zygote and the lanes import this module; it pulls in torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from sponge_server.lanes.interface import ItemError, TensorSpec
+from sponge_server.models.images import ImageTransform
+
+__all__ = ["TORCH_DTYPE", "LoadedModel"]
+
+TORCH_DTYPE: dict[str, torch.dtype] = {
+    "BOOL": torch.bool,
+    "UINT8": torch.uint8,
+    "INT8": torch.int8,
+    "INT16": torch.int16,
+    "INT32": torch.int32,
+    "INT64": torch.int64,
+    "FP16": torch.float16,
+    "BF16": torch.bfloat16,
+    "FP32": torch.float32,
+    "FP64": torch.float64,
+}
+"""Open Inference Protocol datatype -> torch's."""
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedModel:
+    """A model ready to run in evaluation mode.
+
+    Attributes:
+        forward: takes one tensor an input, in the order of `inputs`, and gives a tensor, or a tuple, list or mapping of
+            tensors, each with the batch as its first dimension.
+        output_names: in order; None: those of the mapping, or output, output_1, ...
+        image: how encoded images become the only input; None when the model takes no images.
+        channels_last: feed 4-dimensional inputs in that memory format.
+        max_batch: most rows that the model itself can take; None: any.
+    """
+
+    forward: Callable[..., Any]
+    inputs: tuple[TensorSpec, ...]
+    platform: str
+    output_names: tuple[str, ...] | None = None
+    labels: tuple[str, ...] | None = None
+    image: ImageTransform | None = None
+    channels_last: bool = False
+    warning: str | None = None
+    max_batch: int | None = None
+
+    def run(self, inputs: list[torch.Tensor]) -> list[tuple[str, torch.Tensor]]:
+        """Named outputs of one batch. Raises ItemError when the model gives something else than rows of tensors."""
+        with torch.inference_mode():
+            given = self.forward(*inputs)
+        if isinstance(given, Mapping):
+            names, tensors = tuple(str(name) for name in given), list(given.values())
+        else:
+            tensors = list(given) if isinstance(given, tuple | list) else [given]
+            names = tuple(f"output_{i}" if i else "output" for i in range(len(tensors)))
+        if self.output_names is not None:
+            names = self.output_names
+        if len(names) != len(tensors):
+            raise ItemError(f"the model gave {len(tensors)} outputs, its description names {len(names)}")
+        rows = inputs[0].shape[0]
+        for name, tensor in zip(names, tensors, strict=True):
+            if not isinstance(tensor, torch.Tensor) or tensor.ndim < 1 or tensor.shape[0] != rows:
+                shape = list(tensor.shape) if isinstance(tensor, torch.Tensor) else type(tensor).__name__
+                raise ItemError(f"the model's {name} is {shape} for {rows} rows: its first dimension must be the batch")
+        return list(zip(names, tensors, strict=True))

@@ -1,0 +1,260 @@
+"""The pool against real processes and real torch: batches, bad items, crashes, hangs, scaling, orphans."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import struct
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+from sponge_server.lanes.forked import ForkedLanes
+from sponge_server.lanes.interface import (
+    Item,
+    ItemError,
+    LaneCrashed,
+    LaneError,
+    LaneResult,
+    ModelError,
+    Tensor,
+    TensorSpec,
+)
+
+pytestmark = [pytest.mark.torch, pytest.mark.asyncio(loop_scope="module")]
+
+HERE = Path(__file__).parent
+FAIL, HANG, DIE = 1.0, 2.0, 3.0  # see lane_models.Moody
+DEADLINE_S = 60.0
+
+
+async def until(condition: Callable[[], bool]) -> None:
+    async with asyncio.timeout(DEADLINE_S):
+        while not condition():  # noqa: ASYNC110 - what is waited for is another process
+            await asyncio.sleep(0.005)
+
+
+def item(*rows: tuple[float, ...]) -> Item:
+    data = b"".join(struct.pack(f"<{len(row)}f", *row) for row in rows)
+    return Item((Tensor("x", "FP32", (len(rows), len(rows[0])), data),))
+
+
+def doubled(outputs: tuple[Tensor, ...] | ItemError) -> list[float]:
+    assert not isinstance(outputs, ItemError), outputs
+    assert outputs[0].name == "doubled"
+    return list(struct.unpack(f"<{len(outputs[0].data) // 4}f", outputs[0].data))
+
+
+def batch_sizes(result: LaneResult) -> list[tuple[int, ...]]:
+    """How many rows ran together, as each item saw it."""
+    return [() if isinstance(o, ItemError) else struct.unpack(f"<{o[1].shape[0]}q", o[1].data) for o in result.outputs]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _importable() -> None:
+    path = os.environ.get("PYTHONPATH", "")
+    os.environ["PYTHONPATH"] = f"{HERE}:{path}" if path else str(HERE)
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def pool() -> AsyncIterator[ForkedLanes]:
+    pool = ForkedLanes("moody", "python://lane_models:moody", max_batch=8)
+    await pool.start(2)
+    yield pool
+    await pool.close()
+
+
+async def test_the_info_tells_what_the_model_gives(pool: ForkedLanes) -> None:
+    assert pool.info.outputs == (TensorSpec("doubled", "FP32", (16,)), TensorSpec("rows", "INT64", ()))
+    assert pool.info.platform == "test"
+
+
+async def test_items_of_several_rows_share_one_batch(pool: ForkedLanes) -> None:
+    result = await pool.lanes[0].run([item((5.0, 6.0)), item((7.0, 8.0), (9.0, 10.0))], threads=1)
+    assert [doubled(o) for o in result.outputs] == [[10.0, 12.0], [14.0, 16.0, 18.0, 20.0]]
+    assert batch_sizes(result) == [(3,), (3, 3)]
+    assert result.batch_s > 0
+    assert result.cpu_s > 0
+
+
+async def test_threads_are_read_back_from_torch(pool: ForkedLanes) -> None:
+    assert [(await pool.lanes[0].run([item((5.0, 6.0))], threads)).threads for threads in (2, 1, 2)] == [2, 1, 2]
+
+
+async def test_one_bad_item_fails_alone_and_the_others_see_their_own_input(pool: ForkedLanes) -> None:
+    result = await pool.lanes[0].run([item((5.0, 6.0)), item((FAIL, 0.0)), item((7.0, 8.0))], threads=1)
+    assert doubled(result.outputs[0]) == [10.0, 12.0]
+    assert doubled(result.outputs[2]) == [14.0, 16.0]
+    assert str(result.outputs[1]) == "the model failed on this request: a row asked for it"
+
+
+async def test_an_item_that_does_not_fit_never_reaches_the_model(pool: ForkedLanes) -> None:
+    wrong = Item((Tensor("y", "FP32", (1, 1), b"1234"),))
+    result = await pool.lanes[0].run([wrong, item((5.0,))], threads=1)
+    assert "needs exactly the inputs x" in str(result.outputs[0])
+    assert doubled(result.outputs[1]) == [10.0]
+    assert isinstance((await pool.lanes[0].run([wrong], threads=1)).outputs[0], ItemError)
+
+
+async def test_rows_of_different_sizes_run_apart(pool: ForkedLanes) -> None:
+    result = await pool.lanes[0].run([item((5.0,)), item((6.0, 7.0)), item((8.0,))], threads=1)
+    assert [doubled(o) for o in result.outputs] == [[10.0], [12.0, 14.0], [16.0]]
+    assert batch_sizes(result) == [(2,), (1,), (2,)]
+
+
+async def test_memory_grows_with_what_is_sent(pool: ForkedLanes) -> None:
+    many = tuple(float(i % 7 + 4) for i in range(300_000))
+    result = await pool.lanes[0].run([item(many)], threads=1)
+    assert doubled(result.outputs[0]) == [2 * v for v in many]
+
+
+@pytest.mark.parametrize(("items", "threads"), [([], 1), ([item(*[(5.0,)] * 8), item((5.0,))], 1), ([item((5.0,))], 0)])
+async def test_impossible_batches_are_refused(pool: ForkedLanes, items: list[Item], threads: int) -> None:
+    with pytest.raises(LaneError):
+        await pool.lanes[0].run(items, threads)
+
+
+async def test_batches_of_one_lane_wait_for_each_other(pool: ForkedLanes) -> None:
+    lane = pool.lanes[0]
+    results = await asyncio.gather(*(lane.run([item((float(i + 4),))], threads=1) for i in range(10)))
+    assert [doubled(r.outputs[0]) for r in results] == [[2.0 * (i + 4)] for i in range(10)]
+
+
+@pytest.mark.parametrize("sign", [signal.SIGKILL, signal.SIGTERM])
+async def test_a_killed_lane_fails_its_batch_and_is_replaced(pool: ForkedLanes, sign: signal.Signals) -> None:
+    changes: list[bool] = []
+    first, second = pool.lanes
+    pool.add_listener(lambda: changes.append(first.healthy))
+    dead, other = first.pid, second.pid
+    assert dead is not None
+    running = asyncio.create_task(first.run([item((HANG,))], threads=1))
+    await until(lambda: first.busy)
+    os.kill(dead, sign)
+    with pytest.raises(LaneCrashed, match="lane 0 died"):
+        await running
+    assert not first.busy
+    with pytest.raises(LaneCrashed, match="being replaced"):
+        await first.run([item((5.0,))], threads=1)
+    await until(lambda: first.healthy)
+    assert first.pid not in (None, dead)
+    assert second.pid == other
+    assert changes[:2] == [False, True]
+    assert doubled((await first.run([item((5.0,))], threads=2)).outputs[0]) == [10.0]
+
+
+async def test_a_model_that_crashes_takes_only_its_own_lane(pool: ForkedLanes) -> None:
+    first, second = pool.lanes
+    with pytest.raises(LaneCrashed):
+        await first.run([item((DIE,))], threads=1)
+    assert doubled((await second.run([item((5.0,))], threads=1)).outputs[0]) == [10.0]
+    await until(lambda: first.healthy)
+
+
+async def test_a_hung_lane_is_killed_by_the_watchdog(pool: ForkedLanes) -> None:
+    lane = pool.lanes[1]
+    with pytest.raises(LaneCrashed, match=r"hung for 0\.2 s"):
+        await lane.run([item((HANG,))], threads=1, timeout_s=0.2)
+    await until(lambda: lane.healthy)
+    assert doubled((await lane.run([item((5.0,))], threads=1, timeout_s=DEADLINE_S)).outputs[0]) == [10.0]
+
+
+async def test_cancelling_the_caller_does_not_stop_the_batch(pool: ForkedLanes) -> None:
+    lane = pool.lanes[0]
+    running = asyncio.create_task(lane.run([item((HANG,))], threads=1, timeout_s=0.3))
+    await until(lambda: lane.busy)
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    assert lane.busy
+    await until(lambda: not lane.busy and lane.healthy)  # the watchdog still holds
+
+
+async def test_lanes_come_and_go(pool: ForkedLanes) -> None:
+    await pool.scale(3)
+    assert [lane.id for lane in pool.lanes] == [0, 1, 2]
+    pid = pool.lanes[2].pid
+    assert pid is not None
+    last = asyncio.create_task(pool.lanes[2].run([item((5.0,))], threads=1))
+    await asyncio.sleep(0)
+    await pool.scale(2)
+    assert doubled((await last).outputs[0]) == [10.0]
+    assert len(pool.lanes) == 2
+    await until(lambda: not Path(f"/proc/{pid}").exists())
+
+
+async def test_warm_up_runs_every_size_on_every_lane(pool: ForkedLanes) -> None:
+    steps: list[tuple[int, int]] = []
+    await pool.warm_up([1, 8], [1, 2], lambda done, total: steps.append((done, total)))
+    assert steps == [(i, 8) for i in range(1, 9)]
+
+
+async def test_a_lost_zygote_is_started_again_with_all_lanes(pool: ForkedLanes) -> None:
+    before = pool.pids
+    os.kill(before[0], signal.SIGKILL)
+    await until(lambda: not any(lane.healthy for lane in pool.lanes))
+    await until(lambda: all(lane.healthy for lane in pool.lanes))
+    assert not set(before) & set(pool.pids)
+    assert doubled((await pool.lanes[1].run([item((5.0,))], threads=1)).outputs[0]) == [10.0]
+
+
+async def test_closing_ends_every_process_even_a_hung_one() -> None:
+    pool = ForkedLanes("moody", "python://lane_models:moody", max_batch=2)
+    await pool.start(2)
+    pids = pool.pids
+    running = asyncio.create_task(pool.lanes[0].run([item((HANG,))], threads=1))
+    await until(lambda: pool.lanes[0].busy)
+    await pool.close()
+    with pytest.raises(LaneCrashed):
+        await running
+    await until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids))
+    await pool.close()
+
+
+@pytest.mark.parametrize(
+    ("source", "message"),
+    [
+        ("python://lane_models:deadly", "kills its process on a made-up input .killed by SIGABRT"),
+        ("python://lane_models:threaded", "started 1 threads"),
+        ("python://lane_models:bounded", "at most 4 rows: use --max-batch 4"),
+        ("python://lane_models:wrong_rows", "first dimension must be the batch"),
+        ("python://lane_models:nothing", "no attribute 'nothing'; write python://"),
+        ("file:///nowhere/m.pt2", "no model file '/nowhere/m.pt2'"),
+    ],
+)
+async def test_a_model_that_cannot_serve_says_why(source: str, message: str) -> None:
+    pool = ForkedLanes("m", source, max_batch=8)
+    with pytest.raises(ModelError, match=message):
+        await pool.start(1)
+    assert pool.pids == []
+    await pool.close()
+
+
+ORPHANS = """
+import asyncio
+from sponge_server.lanes.forked import ForkedLanes
+from test_lanes_forked import HANG, item
+async def main():
+    pool = ForkedLanes("m", "python://lane_models:moody", 2)
+    await pool.start(2)
+    running = asyncio.create_task(pool.lanes[0].run([item((HANG,))], 1))
+    await asyncio.sleep(0)
+    print(*pool.pids, flush=True)
+    await running
+asyncio.run(main())
+"""
+
+
+async def test_nothing_outlives_a_killed_server() -> None:
+    server = subprocess.Popen([sys.executable, "-c", ORPHANS], stdout=subprocess.PIPE, text=True)  # noqa: ASYNC220
+    assert server.stdout is not None
+    pids = [int(pid) for pid in server.stdout.readline().split()]
+    assert len(pids) == 3
+    server.kill()
+    server.wait()
+    server.stdout.close()
+    await until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids))

@@ -1,0 +1,52 @@
+"""Messages and memory that two processes share."""
+
+from __future__ import annotations
+
+import os
+import socket
+
+from sponge_server.lanes.wire import SharedMemory, aligned, receive, send
+
+
+def test_messages_keep_their_bounds_and_bring_descriptors_along() -> None:
+    left, right = socket.socketpair()
+    with left, right:
+        read, write = os.pipe()
+        send(left, {"a": 1})
+        send(left, {"b": "ü"}, [write])
+        assert receive(right, 3) == ({"a": 1}, [])
+        message, fds = receive(right, 3) or ({}, [])
+        assert message == {"b": "ü"}
+        os.write(fds[0], b"x")
+        assert os.read(read, 1) == b"x"
+        for fd in (read, write, *fds):
+            os.close(fd)
+        left.close()
+        assert receive(right) is None
+
+
+def test_a_message_cut_short_counts_as_gone() -> None:
+    left, right = socket.socketpair()
+    with left, right:
+        left.sendall(b"\xff\0\0\0{")
+        left.close()
+        assert receive(right) is None
+
+
+def test_the_other_side_follows_growth_and_old_views_stay_valid() -> None:
+    mine = SharedMemory.create("test", 10)
+    theirs = SharedMemory(os.dup(mine.fd))
+    mine.map[:3] = b"abc"
+    view = memoryview(theirs.map)[:3]
+    mine.grow(mine.size + 1)
+    mine.map[-1:] = b"z"
+    theirs.fit()
+    assert theirs.size == mine.size
+    assert theirs.map[-1:] == b"z"
+    assert bytes(view) == theirs.map[:3] == b"abc"
+    mine.close()
+    theirs.close()
+
+
+def test_aligned() -> None:
+    assert [aligned(n) for n in (0, 1, 64, 65)] == [0, 64, 64, 128]
