@@ -16,7 +16,7 @@ from typing import Any, Self
 import aiohttp
 
 from sponge_client.errors import ExpiredError, InferenceError, ServerError, ShedError, UnreachableError
-from sponge_client.oip import ModelMetadata, Output, Tensor, decode, encode
+from sponge_client.oip import InferBody, ModelMetadata, Output, Tensor, decode, encode
 
 __all__ = ["InferResult", "SpongeClient", "deadline_headers"]
 
@@ -90,8 +90,11 @@ class SpongeClient:
             InferenceError: any other refusal, with the server's reason.
             UnreachableError: no server there, or it went away.
         """
+        return await self.infer_body(model, encode(inputs), slo_s, sent_at)
+
+    async def infer_body(self, model: str, body: InferBody, slo_s: float, sent_at: float | None = None) -> InferResult:
+        """`infer` for a request that is encoded already."""
         sent_at = time.time() if sent_at is None else sent_at
-        body = encode(inputs)
         headers = {**body.headers, **deadline_headers(sent_at, slo_s)}
         status, answer_headers, answer = await self._exchange(
             "POST", f"/v2/models/{model}/infer", timeout_s=2 * slo_s, headers=headers, data=body.data

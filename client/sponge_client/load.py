@@ -15,15 +15,19 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from sponge_client.client import SpongeClient, deadline_headers
+from sponge_client.errors import InferenceError
 from sponge_client.oip import InferBody
 from sponge_client.outcomes import Record, outcome_of
-from sponge_client.payloads import make_bodies
+from sponge_client.payloads import image_bodies, tensor_bodies
 from sponge_client.schedule import Schedule, Shot, make_schedule
 from sponge_client.wire import Address, Connection, ConnectionPool, ResponseReader
 from sponge_core.contract import Outcome
 from sponge_core.trace import BandwidthTrace
 
 __all__ = ["LoadRun", "LoadSpec", "prepare"]
+
+PROBE_SLO_S = 20.0
+REFUSED_AS_UNFIT = (400, 415, 422)
 
 CONNECT_AHEAD_S = 0.05
 """A connection is opened so long before its request is due: the handshake is not the server's latency."""
@@ -59,19 +63,35 @@ class LoadSpec:
 
 
 async def prepare(spec: LoadSpec, on_record: Callable[[Record], None] = lambda _: None) -> LoadRun:
-    """Asks the server what the model takes, and makes bodies and schedule: all that a run needs before its start.
+    """All that a run needs before its start: the schedule, and bodies that the server was seen to answer.
 
     Raises:
         UnreachableError: no server at the URL.
-        ServerError: it has no such model.
+        ServerError: it has no such model, or refuses every request that could be made for it.
         LoadError: the URL or the payload cannot be.
     """
     Address(spec.url)
     async with SpongeClient(spec.url) as client:
-        metadata = await client.metadata(spec.model)
-    bodies = make_bodies(metadata, spec.payload_bytes, spec.seed)
+        bodies = await _accepted_bodies(client, spec)
     schedule = make_schedule(spec.arrivals, spec.duration_s, spec.slo_s, len(bodies), spec.seed)
     return LoadRun(spec.url, spec.model, schedule, bodies, spec.bandwidth, spec.timeout_s, on_record)
+
+
+async def _accepted_bodies(client: SpongeClient, spec: LoadSpec) -> list[InferBody]:
+    """Photographs if the server takes them, else tensors; decided by asking, as the protocol has no word for it."""
+    metadata = await client.metadata(spec.model)
+    if metadata.image_like:
+        bodies = image_bodies(metadata, spec.payload_bytes)
+        try:
+            await client.infer_body(spec.model, bodies[0], PROBE_SLO_S)
+        except InferenceError as refused:
+            if refused.status not in REFUSED_AS_UNFIT:
+                raise
+        else:
+            return bodies
+    bodies = tensor_bodies(metadata, spec.payload_bytes, spec.seed)
+    await client.infer_body(spec.model, bodies[0], PROBE_SLO_S)
+    return bodies
 
 
 class LoadRun:

@@ -43,11 +43,17 @@ class TensorSpec:
 
 @dataclass(frozen=True, slots=True)
 class ModelMetadata:
-    """`GET /v2/models/NAME`. `accepts_images`: the first input may be given as encoded images of datatype BYTES."""
+    """`GET /v2/models/NAME`: what the model takes; the first dimension of each shape is the batch."""
 
     name: str
     inputs: tuple[TensorSpec, ...]
-    accepts_images: bool
+
+    @property
+    def image_like(self) -> bool:
+        """One input of three channels or of bytes: the server may well take encoded images for it."""
+        first = self.inputs[0]
+        pixels = len(first.shape) == 4 and first.shape[1] == 3
+        return len(self.inputs) == 1 and (first.datatype == "BYTES" or pixels)
 
     @classmethod
     def parse(cls, document: object) -> ModelMetadata:
@@ -55,11 +61,12 @@ class ModelMetadata:
         try:
             body: Any = document
             inputs = tuple(TensorSpec(i["name"], i["datatype"], tuple(map(int, i["shape"]))) for i in body["inputs"])
-            images = bool(body.get("parameters", {}).get("accepts_images", False))
-            first = inputs[0].datatype
-            return cls(body["name"], inputs, images or first == "BYTES")
-        except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
+            name = str(body["name"])
+        except (KeyError, TypeError, ValueError) as error:
             raise ServerError(f"the server's model metadata cannot be read: {error!r}") from None
+        if not inputs:
+            raise ServerError(f"model {name} declares no inputs")
+        return cls(name, inputs)
 
 
 @dataclass(frozen=True, slots=True)

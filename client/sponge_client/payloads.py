@@ -14,7 +14,7 @@ import numpy as np
 from sponge_client.errors import LoadError
 from sponge_client.oip import NUMPY_TYPES, InferBody, ModelMetadata, Tensor, TensorSpec, encode
 
-__all__ = ["make_bodies"]
+__all__ = ["image_bodies", "tensor_bodies"]
 
 IMAGE_SIDE = 256
 """Pixels: what image models take after their own resizing, so that decoding stays a small part of the work."""
@@ -26,17 +26,24 @@ FREE_SIDE = 224
 """For a dimension that the model leaves open in an image-shaped input; 1 elsewhere."""
 
 
-def make_bodies(model: ModelMetadata, payload_bytes: int | None, seed: int) -> list[InferBody]:
-    """A few different request bodies for `model`, one row each.
+def image_bodies(model: ModelMetadata, payload_bytes: int | None) -> list[InferBody]:
+    """Requests with one photograph each.
 
     Args:
         payload_bytes: size of each body; images are padded behind their end, which decoders skip. None: as it comes.
 
     Raises:
-        LoadError: the size cannot be met, or the libraries for images are missing.
+        LoadError: the size is too small, or the libraries for images are missing.
     """
-    if model.accepts_images:
-        return [_image_body(model, photograph, payload_bytes) for photograph in _photographs()]
+    return [_image_body(model, photograph, payload_bytes) for photograph in _photographs()]
+
+
+def tensor_bodies(model: ModelMetadata, payload_bytes: int | None, seed: int) -> list[InferBody]:
+    """Requests with one row of random values each.
+
+    Raises:
+        LoadError: `payload_bytes` is not the size that a row has, or an input holds no numbers.
+    """
     rng = np.random.default_rng(seed)
     bodies = [encode([_random(spec, rng) for spec in model.inputs]) for _ in range(RANDOM_BODIES)]
     size = len(bodies[0].data)

@@ -31,22 +31,30 @@ class Received:
 
 @dataclass
 class Reply:
-    """What to send back; `early` before the body is read, `cut` closes the connection in the middle."""
+    """What to send back; `cut` closes the connection in the middle."""
 
     status: int = 200
-    body: bytes = b"{}"
+    body: bytes = b'{"outputs": []}'
     delay_s: float = 0.0
     chunked: bool = False
-    early: bool = False
     cut: bool = False
     close: bool = False
 
 
 class OipServer:
-    """Listens on a free loopback port while in its context."""
+    """Listens on a free loopback port while in its context.
 
-    def __init__(self, reply: Callable[[Received], Reply] = lambda _: Reply(), metadata: object = METADATA) -> None:
+    `reply` says how a request is answered once its body is in, `early` how each is before that.
+    """
+
+    def __init__(
+        self,
+        reply: Callable[[Received], Reply] = lambda _: Reply(),
+        metadata: object = METADATA,
+        early: Reply | None = None,
+    ) -> None:
         self._reply = reply
+        self._early = early
         self._metadata = metadata
         self.received: list[Received] = []
         self.connections = 0
@@ -96,11 +104,11 @@ class OipServer:
         self.received.append(request)
         async with self._came:
             self._came.notify_all()
-        reply = self._reply(request)
-        if reply.early:
-            await self._send(writer, reply)
+        if self._early is not None:
+            await self._send(writer, self._early)
             return False
         await self._read(reader, request, int(headers["content-length"]), loop.time)
+        reply = self._reply(request)
         await asyncio.sleep(reply.delay_s)
         await self._send(writer, reply)
         return not (reply.cut or reply.close)

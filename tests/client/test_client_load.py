@@ -7,7 +7,7 @@ import itertools
 import time
 
 import pytest
-from oip_server import OipServer, Reply
+from oip_server import METADATA, OipServer, Received, Reply
 
 from sponge_client.errors import LoadError, ServerError, UnreachableError
 from sponge_client.load import LoadRun, LoadSpec, prepare
@@ -90,7 +90,7 @@ async def test_an_upload_takes_what_the_link_gives_and_headers_go_first() -> Non
 
 async def test_an_early_answer_ends_the_upload() -> None:
     link = BandwidthTrace("slow", (10_000.0,), (1.0,))
-    async with OipServer(lambda _: Reply(503, early=True)) as server:
+    async with OipServer(early=Reply(503)) as server:
         load = await run(server, schedule(0.0, 0.1, slo_s=5.0), timeout_s=5.0, link=link)
     assert [record.outcome for record in load.records] == ["shed", "shed"]
     assert max(record.latency_s for record in load.records) < 1.0
@@ -142,13 +142,29 @@ async def test_prepare_asks_the_server_what_the_model_takes() -> None:
         load = await prepare(spec(server.url))
         await load.run()
     assert load.counts == {"in_time": 2}
-    assert b'"name":"x"' in server.received[0].body
+    assert all(b'"name":"x"' in request.body for request in server.received)
+
+
+@pytest.mark.parametrize(("takes_images", "datatype"), [(True, b"BYTES"), (False, b"FP32")])
+async def test_prepare_finds_out_by_a_request_whether_images_are_taken(takes_images: bool, datatype: bytes) -> None:
+    def reply(request: Received) -> Reply:
+        return Reply(200 if takes_images or b"FP32" in request.body else 422)
+
+    pixels = {**METADATA, "inputs": [{"name": "x", "datatype": "FP32", "shape": [-1, 3, 8, 8]}]}
+    async with OipServer(reply, pixels) as server:
+        load = await prepare(spec(server.url))
+        await load.run()
+    assert load.counts == {"in_time": 2}
+    assert all(datatype in request.body for request in server.received[-3:])
 
 
 async def test_prepare_says_what_is_wrong() -> None:
     async with OipServer() as server:
         with pytest.raises(ServerError, match="has no model 'other'"):
             await prepare(spec(server.url, "other"))
+    async with OipServer(lambda _: Reply(400, b'{"detail": "no such input"}')) as server:
+        with pytest.raises(ServerError, match="no such input"):
+            await prepare(spec(server.url))
     with pytest.raises(UnreachableError, match=r"cannot reach .*: start a server with 'sponge serve'"):
         await prepare(spec(server.url))
     with pytest.raises(LoadError, match="give an address"):

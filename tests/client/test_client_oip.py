@@ -7,11 +7,11 @@ import pytest
 
 from sponge_client.errors import LoadError, ServerError
 from sponge_client.oip import ModelMetadata, Tensor, TensorSpec, decode, encode
-from sponge_client.payloads import make_bodies
+from sponge_client.payloads import image_bodies, tensor_bodies
 from sponge_server import oip as server_oip
 
-IMAGE_MODEL = ModelMetadata("m", (TensorSpec("image", "BYTES", (-1,)),), accepts_images=True)
-TENSOR_MODEL = ModelMetadata("m", (TensorSpec("x", "FP32", (-1, 3, -1, 8)), TensorSpec("n", "INT64", (-1,))), False)
+IMAGE_MODEL = ModelMetadata("m", (TensorSpec("image", "BYTES", (-1,)),))
+TENSOR_MODEL = ModelMetadata("m", (TensorSpec("x", "FP32", (-1, 3, -1, 8)), TensorSpec("n", "INT64", (-1,))))
 
 
 def test_the_server_reads_what_the_client_writes() -> None:
@@ -40,16 +40,31 @@ def test_an_unreadable_answer_is_an_error_of_the_server(body: bytes) -> None:
 
 def test_metadata() -> None:
     document = {"name": "m", "inputs": [{"name": "x", "datatype": "FP32", "shape": [-1, 3]}]}
-    assert ModelMetadata.parse(document) == ModelMetadata("m", (TensorSpec("x", "FP32", (-1, 3)),), False)
+    assert ModelMetadata.parse(document) == ModelMetadata("m", (TensorSpec("x", "FP32", (-1, 3)),))
     with pytest.raises(ServerError, match="metadata cannot be read"):
         ModelMetadata.parse({"error": "no"})
+    with pytest.raises(ServerError, match="declares no inputs"):
+        ModelMetadata.parse({"name": "m", "inputs": []})
+
+
+@pytest.mark.parametrize(
+    ("specs", "image_like"),
+    [
+        ([("x", "FP32", (-1, 3, 224, 224))], True),
+        ([("x", "BYTES", (-1,))], True),
+        ([("x", "FP32", (-1, 1, 8, 8))], False),
+        ([("x", "FP32", (-1, 3, 8, 8)), ("y", "FP32", (-1, 3, 8, 8))], False),
+    ],
+)
+def test_what_looks_like_an_image(specs: list[tuple[str, str, tuple[int, ...]]], image_like: bool) -> None:
+    assert ModelMetadata("m", tuple(TensorSpec(*spec) for spec in specs)).image_like is image_like
 
 
 def test_tensor_bodies_match_the_declared_inputs_and_the_seed() -> None:
-    bodies = make_bodies(TENSOR_MODEL, None, seed=1)
+    bodies = tensor_bodies(TENSOR_MODEL, None, seed=1)
     request = server_oip.decode(bodies[0].data, bodies[0].header_length)
     assert [(tensor.name, tensor.shape) for tensor in request.tensors] == [("x", (1, 3, 224, 8)), ("n", (1,))]
-    assert bodies == make_bodies(TENSOR_MODEL, None, seed=1) != make_bodies(TENSOR_MODEL, None, seed=2)
+    assert bodies == tensor_bodies(TENSOR_MODEL, None, seed=1) != tensor_bodies(TENSOR_MODEL, None, seed=2)
 
 
 def test_image_bodies_are_photographs_that_still_decode_when_padded() -> None:
@@ -58,7 +73,7 @@ def test_image_bodies_are_photographs_that_still_decode_when_padded() -> None:
     from PIL import Image
 
     for size in (None, 9_999, 100_000, 100_001, 303_600):
-        bodies = make_bodies(IMAGE_MODEL, size, seed=1)
+        bodies = image_bodies(IMAGE_MODEL, size)
         assert len({body.data for body in bodies}) == len(bodies) == 4
         for body in bodies:
             assert size is None or len(body.data) == size
@@ -66,7 +81,8 @@ def test_image_bodies_are_photographs_that_still_decode_when_padded() -> None:
             assert Image.open(io.BytesIO(strings.values[0])).convert("RGB").size == (256, 256)
 
 
-@pytest.mark.parametrize(("model", "size"), [(TENSOR_MODEL, 100), (IMAGE_MODEL, 100)])
-def test_a_size_that_cannot_be_met_is_refused_with_the_one_that_can(model: ModelMetadata, size: int) -> None:
-    with pytest.raises(LoadError, match=r"--payload-bytes 100: .* bytes"):
-        make_bodies(model, size, seed=1)
+def test_a_size_that_cannot_be_met_is_refused_with_the_one_that_can() -> None:
+    with pytest.raises(LoadError, match=r"--payload-bytes 100: .* needs at least \d+ bytes"):
+        image_bodies(IMAGE_MODEL, 100)
+    with pytest.raises(LoadError, match=r"--payload-bytes 100: .* leave the option out or give \d+"):
+        tensor_bodies(TENSOR_MODEL, 100, seed=1)
