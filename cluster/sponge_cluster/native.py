@@ -63,7 +63,7 @@ class NativeBackend:
             _Start(layout, programs, system, progress).run()
         except BaseException as error:
             kept = _keep_logs(layout) if isinstance(error, ClusterError) else None
-            progress.say("failed; taking everything away again")
+            progress.say("stopping; everything is taken away again")
             self.down(name, progress)
             if isinstance(error, ClusterError):
                 raise ClusterError(f"{error}; the logs are kept in {kept}") from error
@@ -158,7 +158,7 @@ def _refuse_strangers(name: str) -> None:
         raise ClusterError(
             f"another {daemon} (pid {pid}) runs on this machine, and two would undo each other's work; {cure} first"
         )
-    if Path(f"/sys/class/net/{bridge_name(name)}").exists():
+    if network.has_interface(bridge_name(name)):
         raise ClusterError(f"a network interface {bridge_name(name)} exists already; choose another --name")
 
 

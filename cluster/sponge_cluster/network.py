@@ -19,6 +19,7 @@ from sponge_cluster.processes import check
 __all__ = [
     "SYSCTLS",
     "create_bridge",
+    "has_interface",
     "read_sysctls",
     "removal_script",
     "remove_bridge",
@@ -49,6 +50,11 @@ def routes() -> list[str]:
     return [route["dst"] for route in listed if route["dst"][0].isdigit()]
 
 
+def has_interface(name: str) -> bool:
+    """Whether a network interface of that name exists. Asked by `ip`: /sys may show another network namespace's."""
+    return _holds("ip", "link", "show", "dev", name)
+
+
 def create_bridge(layout: Layout) -> None:
     """Makes the bridge with the host's address on it, and lets forwarded packets of the pods through."""
     length = layout.pod_cidr.split("/")[1]
@@ -69,7 +75,7 @@ def remove_bridge(bridge: str) -> None:
     for direction in ("-i", "-o"):
         if _holds("iptables", "-w", "-C", "FORWARD", *_forward_rule(bridge, direction)):
             _run("iptables", "-w", "-D", "FORWARD", *_forward_rule(bridge, direction))
-    if not Path(f"/sys/class/net/{bridge}").exists():
+    if not has_interface(bridge):
         return
     for port in json.loads(_run("ip", "-j", "link", "show", "master", bridge)):
         # A pod's network namespace may be going at this moment, and takes its end with it.

@@ -1,0 +1,79 @@
+"""Names, address ranges and ports: what is refused, and what moves out of the way."""
+
+from __future__ import annotations
+
+import socket
+from pathlib import Path
+
+import pytest
+
+from sponge_cluster.errors import ClusterError
+from sponge_cluster.layout import Layout, check_name, choose_cidrs, folder, free_port, new_layout
+
+
+@pytest.mark.parametrize("name", ["sponge", "a", "my-test-2", "abcdefghijkl"])
+def test_good_names(name: str) -> None:
+    assert check_name(name) == name
+
+
+@pytest.mark.parametrize("name", ["", "Sponge", "2fast", "a_b", "a-", "-a", "../up", "abcdefghijklm", "a\n"])
+def test_bad_names_say_what_is_allowed(name: str) -> None:
+    with pytest.raises(ClusterError, match="use 1 to 12 lower-case letters"):
+        check_name(name)
+
+
+def test_a_name_fits_an_interface() -> None:
+    assert len(_layout("abcdefghijkl").bridge) == 15
+
+
+@pytest.mark.parametrize(
+    ("routes", "pods", "services"),
+    [
+        ([], "10.244.0.0/24", "10.96.0.0/24"),
+        (["192.168.1.0/24", "0.0.0.0/0"], "10.244.0.0/24", "10.96.0.0/24"),
+        (["10.244.0.0/16"], "10.245.0.0/24", "10.96.0.0/24"),
+        (["10.244.0.7", "10.96.0.0/12"], "10.245.0.0/24", "10.112.0.0/24"),
+    ],
+)
+def test_ranges_avoid_what_is_routed(routes: list[str], pods: str, services: str) -> None:
+    assert choose_cidrs(routes) == (pods, services)
+
+
+def test_no_range_left_is_an_error() -> None:
+    with pytest.raises(ClusterError, match="no address range is free"):
+        choose_cidrs(["10.0.0.0/8"])
+
+
+def test_a_taken_port_is_not_handed_out() -> None:
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = taken.getsockname()[1]
+        assert free_port(port) not in (0, port)
+
+
+def test_addresses_follow_from_the_ranges() -> None:
+    layout = _layout("sponge")
+    assert (layout.gateway, layout.api_service) == ("10.244.0.1", "10.96.0.1")
+    assert layout.server == "https://10.244.0.1:6443"
+
+
+def test_a_layout_survives_json() -> None:
+    layout = _layout("sponge")
+    assert Layout.from_json(layout.to_json()) == layout
+
+
+def test_the_run_folder_is_in_the_state_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    assert folder("sponge") == tmp_path / "sponge" / "cluster" / "sponge"
+    assert new_layout("sponge", []).run == folder("sponge")
+
+
+def test_a_path_too_long_for_sockets_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", "/" + "x" * 80)
+    with pytest.raises(ClusterError, match="set XDG_STATE_HOME to a shorter folder"):
+        folder("sponge")
+
+
+def _layout(name: str) -> Layout:
+    return Layout(name, Path("/run/x"), "10.244.0.0/24", "10.96.0.0/24", 6443, 1, 2, 3, 4)

@@ -1,0 +1,166 @@
+"""Which backend is taken and why, what kind is asked to do, and what is known of a cluster that does not run."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from click.testing import CliRunner
+
+import sponge_cluster
+from sponge_cli.cluster import command
+from sponge_cluster import ClusterError, Status, connect, down, python_pod, status
+from sponge_cluster.api import node_is_ready
+from sponge_cluster.kind import create_command, delete_command, kind_config, load_command
+from sponge_cluster.manager import choose
+from sponge_cluster.pythonpods import host_mounts, outermost
+from sponge_cluster.records import read_processes, read_record, write_record
+
+
+@pytest.fixture(autouse=True)
+def state_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("requested", "docker", "kind", "chosen", "why"),
+    [
+        ("auto", True, True, "kind", "a Docker engine answers and kind is installed"),
+        ("auto", True, False, "native", "there is no `kind` program"),
+        ("auto", False, True, "native", "no Docker engine answers"),
+        ("auto", False, False, "native", "no Docker engine answers"),
+        ("native", True, True, "native", "as asked"),
+        ("kind", True, True, "kind", "as asked"),
+    ],
+)
+def test_the_backend_and_the_reason(requested: Any, docker: bool, kind: bool, chosen: str, why: str) -> None:
+    assert choose(requested, docker=docker, kind=kind) == (chosen, why)
+
+
+@pytest.mark.parametrize(("docker", "kind", "lack"), [(False, True, "no Docker engine"), (True, False, "no `kind`")])
+def test_kind_that_cannot_work_is_refused(docker: bool, kind: bool, lack: str) -> None:
+    with pytest.raises(ClusterError, match=lack):
+        choose("kind", docker=docker, kind=kind)
+
+
+def test_the_kind_node_has_the_host_beside_its_own_folders() -> None:
+    document = yaml.safe_load(kind_config(["/usr", "/opt/python"]))
+    assert document["apiVersion"] == "kind.x-k8s.io/v1alpha4"
+    (node,) = document["nodes"]
+    assert node["extraMounts"] == [
+        {"hostPath": "/usr", "containerPath": "/host/usr", "readOnly": True},
+        {"hostPath": "/opt/python", "containerPath": "/host/opt/python", "readOnly": True},
+    ]
+
+
+def test_kind_never_writes_to_the_users_own_kubeconfig() -> None:
+    run = Path("/state/dev")
+    for argv in (create_command("dev", run), delete_command("dev", run)):
+        assert argv[argv.index("--kubeconfig") + 1] == "/state/dev/kubeconfig"
+        assert argv[argv.index("--name") + 1] == "dev"
+    assert create_command("dev", run)[:3] == ["kind", "create", "cluster"]
+    assert load_command("dev", run / "a.tar") == ["kind", "load", "image-archive", "/state/dev/a.tar", "--name", "dev"]
+
+
+@pytest.mark.parametrize(
+    ("paths", "kept"),
+    [
+        (["/usr", "/usr/local", "/lib"], ("/lib", "/usr")),
+        (["/a/b", "/a", "/ab"], ("/a", "/ab")),
+        (["/x", "/x"], ("/x",)),
+        (["/a-b", "/a", "/a/c"], ("/a", "/a-b")),
+    ],
+)
+def test_a_folder_inside_another_needs_no_mount(paths: list[str], kept: tuple[str, ...]) -> None:
+    assert outermost(paths) == kept
+
+
+def test_this_environment_is_below_the_mounts() -> None:
+    mounts = host_mounts()
+    for needed in (sponge_cluster.__file__, json.__file__, yaml.__file__):
+        assert any(Path(needed).resolve().is_relative_to(mount) for mount in mounts)
+
+
+@pytest.mark.parametrize("host_root", ["", "/host"])
+def test_a_python_pod_mounts_read_only_at_the_same_paths(host_root: str) -> None:
+    template = python_pod(["/usr", "/opt/python"], host_root).template("server")
+    (container,) = template["spec"]["containers"]
+    assert container["name"] == "server"
+    assert container["imagePullPolicy"] == "Never"
+    assert container["command"][1:] == ["-m", "sponge_cli.main"]
+    assert [m["mountPath"] for m in container["volumeMounts"]] == ["/usr", "/opt/python"]
+    assert all(m["readOnly"] for m in container["volumeMounts"])
+    assert [v["hostPath"]["path"] for v in template["spec"]["volumes"]] == [
+        f"{host_root}/usr",
+        f"{host_root}/opt/python",
+    ]
+    assert [m["name"] for m in container["volumeMounts"]] == [v["name"] for v in template["spec"]["volumes"]]
+
+
+def _node(ready: str, taints: list[str]) -> dict[str, Any]:
+    conditions = [{"type": "MemoryPressure", "status": "False"}, {"type": "Ready", "status": ready}]
+    return {"status": {"conditions": conditions}, "spec": {"taints": [{"key": key} for key in taints]}}
+
+
+@pytest.mark.parametrize(
+    ("node", "ready"),
+    [
+        (_node("True", []), True),
+        (_node("True", ["node.kubernetes.io/not-ready"]), False),
+        (_node("True", ["somebody/else"]), True),
+        (_node("Unknown", []), False),
+        ({}, False),
+    ],
+)
+def test_a_node_is_ready_when_pods_can_go_there(node: dict[str, Any], ready: bool) -> None:
+    assert node_is_ready(node) is ready
+
+
+def test_a_cluster_that_was_never_started_is_stopped() -> None:
+    assert status("nobody") == Status("nobody", "stopped", ready=False)
+    assert down("nobody") is False
+    with pytest.raises(ClusterError, match="start it with `sponge cluster up --name nobody`"):
+        connect("nobody")
+
+
+def test_a_record_that_was_cut_short_counts_as_none(state_home: Path) -> None:
+    write_record(state_home / "run", {"backend": "native"})
+    assert read_record(state_home / "run") == {"backend": "native"}
+    (state_home / "run" / "cluster.json").write_text('{"backend": ')
+    assert read_record(state_home / "run") is None
+    assert read_processes(state_home / "run") == {}
+
+
+def test_the_native_cluster_needs_root(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.geteuid", lambda: 1000)
+    with pytest.raises(ClusterError, match=r"needs root .*: use sudo, or install Docker and kind"):
+        sponge_cluster.up("nobody", "native")
+
+
+def test_status_answers_programs_and_exit_codes() -> None:
+    result = CliRunner().invoke(command, ["status", "--name", "nobody", "--json"])
+    assert result.exit_code == 1
+    assert json.loads(result.stdout)["state"] == "stopped"
+
+
+def test_down_with_nothing_to_stop_is_fine() -> None:
+    result = CliRunner().invoke(command, ["down", "--name", "nobody"])
+    assert (result.exit_code, result.stdout) == (0, "no cluster 'nobody' runs\n")
+
+
+@pytest.mark.parametrize("subcommand", ["up", "down", "status", "kubeconfig"])
+def test_help_has_an_example_and_bad_names_are_refused(subcommand: str) -> None:
+    shown = CliRunner().invoke(command, [subcommand, "--help"])
+    assert shown.exit_code == 0
+    assert "Example:" in shown.stdout
+    refused = CliRunner().invoke(command, [subcommand, "--name", "Bad Name"])
+    assert isinstance(refused.exception, ClusterError)
+
+
+def test_what_the_package_exports() -> None:
+    assert all(hasattr(sponge_cluster, name) for name in sponge_cluster.__all__)
+    assert {"Cluster", "up", "down", "status", "connect", "python_pod"} <= set(sponge_cluster.__all__)

@@ -1,0 +1,58 @@
+"""The real cluster that end-to-end tests share: the one that runs already, else one of their own for the session.
+
+SPONGE_KEEP_CLUSTER=1 leaves it running at the end, for a quick next run.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+import sponge_cluster
+from sponge_cluster import Cluster, ConsoleProgress
+
+Kubectl = Callable[..., str]
+
+
+@pytest.fixture(scope="session")
+def cluster() -> Iterator[Cluster]:
+    """A Ready cluster under the default name."""
+    ran_before = sponge_cluster.status().state != "stopped"
+    yield sponge_cluster.up(progress=ConsoleProgress())
+    if not ran_before and not os.environ.get("SPONGE_KEEP_CLUSTER"):
+        sponge_cluster.down(progress=ConsoleProgress())
+
+
+@pytest.fixture(scope="session")
+def kubectl(cluster: Cluster) -> Kubectl:
+    """Runs kubectl against the cluster and returns what it printed; `document` is applied from stdin."""
+
+    def run(*args: str, document: dict[str, Any] | None = None) -> str:
+        text = None if document is None else json.dumps(document)
+        done = subprocess.run(
+            [str(cluster.kubectl), "--kubeconfig", str(cluster.kubeconfig), *args],
+            input=text,
+            capture_output=True,
+            text=True,
+            timeout=120,
+            check=False,
+        )
+        assert done.returncode == 0, f"kubectl {' '.join(args)}: {done.stderr}"
+        return done.stdout
+
+    return run
+
+
+@pytest.fixture
+def namespace(kubectl: Kubectl, request: pytest.FixtureRequest) -> Iterator[str]:
+    """A namespace of the test's own, ready for pods, and deleted (without waiting) at the end."""
+    name = "e2e-" + "".join(c if c.isalnum() else "-" for c in request.node.name.lower())[:50].strip("-")
+    kubectl("create", "namespace", name)
+    kubectl("wait", "--for=create", "serviceaccount/default", "-n", name, "--timeout=30s")
+    yield name
+    kubectl("delete", "namespace", name, "--wait=false")
