@@ -65,6 +65,7 @@ def command(
     arrivals: str,
     slo_ms: float,
     bandwidth: str,
+    bandwidth_from_s: float,
     payload_bytes: int | None,
     seed: int,
     timeout_s: float,
@@ -81,13 +82,14 @@ def command(
     from sponge_client.traces import load_arrivals, load_bandwidth
     from sponge_client.wire import precise_loop
 
+    link = load_bandwidth(bandwidth, seed, os.environ)
     spec = LoadSpec(
         url=url,
         model=model,
         arrivals=load_arrivals(arrivals, rate, duration_s, seed),
         duration_s=duration_s,
         slo_s=slo_ms / 1000,
-        bandwidth=load_bandwidth(bandwidth, seed, os.environ),
+        bandwidth=link.starting_at(bandwidth_from_s) if link else None,
         payload_bytes=payload_bytes,
         seed=seed,
         timeout_s=timeout_s,

@@ -75,6 +75,19 @@ class BandwidthTrace:
         """Seconds until the trace starts over."""
         return self._ends_s[-1]
 
+    def starting_at(self, offset_s: float) -> BandwidthTrace:
+        """The same trace from `offset_s` >= 0 on; what was before that comes last."""
+        offset_s %= self.duration_s
+        index = bisect_right(self._ends_s, offset_s)
+        passed_s = offset_s - (self._ends_s[index] - self.durations_s[index])
+        rates = self.bytes_per_s[index:] + self.bytes_per_s[:index]
+        durations = [*self.durations_s[index:], *self.durations_s[:index]]
+        if passed_s > 0:
+            durations[0] -= passed_s
+            durations.append(passed_s)
+            rates += rates[:1]
+        return BandwidthTrace(self.name, rates, tuple(durations))
+
     def bandwidth_at(self, at_s: float) -> float:
         """Bytes per second at `at_s` >= 0 seconds after the start."""
         return self.bytes_per_s[bisect_right(self._ends_s, at_s % self.duration_s)]

@@ -91,6 +91,16 @@ def test_bandwidth_at_starts_over() -> None:
     assert [trace.bandwidth_at(t) for t in (0.0, 0.99, 1.0, 1.49, 1.5, 2.6)] == [10, 10, 20, 20, 10, 20]
 
 
+@pytest.mark.parametrize("offset_s", [0.0, 0.3, 1.0, 1.2, 1.5, 4.4])
+def test_starting_later_is_the_same_trace_shifted(offset_s: float) -> None:
+    trace = BandwidthTrace("three", (10.0, 20.0, 40.0), (1.0, 0.5, 0.25))
+    shifted = trace.starting_at(offset_s)
+    assert shifted.duration_s == pytest.approx(trace.duration_s)
+    for at_s in (0.013, 0.417, 0.951, 1.337, 1.609, 2.311):  # never on an edge
+        assert shifted.bandwidth_at(at_s) == trace.bandwidth_at(at_s + offset_s)
+        assert shifted.upload_s(at_s, 25) == pytest.approx(trace.upload_s(at_s + offset_s, 25))
+
+
 @pytest.mark.parametrize(
     ("rates", "durations"), [((), ()), ((1.0,), ()), ((0.0,), (1.0,)), ((1.0,), (0.0,)), ((-1.0, 1.0), (1.0, 1.0))]
 )
