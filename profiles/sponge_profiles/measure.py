@@ -1,0 +1,203 @@
+"""Times batches over a grid of sizes and threads, and makes a profile of them.
+
+Whoever calls hands in a function that runs one batch on a real lane; this module decides what to run, how often, which
+clock counts, and stops in time. Knows nothing of lanes, torch or cgroups.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import platform
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from sponge_core.errors import ProfileError
+from sponge_profiles.profile import GridPoint, Profile
+
+__all__ = [
+    "BatchTime",
+    "RunBatch",
+    "Samples",
+    "grid_points",
+    "machine_name",
+    "measure_grid",
+    "measure_interference",
+    "quick_profile",
+]
+
+_QUICK_ROUNDS = 20
+_QUICK_PERCENTILE: Literal[95] = 95
+
+
+@dataclass(frozen=True, slots=True)
+class BatchTime:
+    """One batch: wall seconds, and CPU seconds of all threads that worked on it."""
+
+    wall_s: float
+    cpu_s: float
+
+
+RunBatch = Callable[[int, int], Awaitable[BatchTime]]
+"""Runs one batch of (batch, threads) on a free lane; may be called for several lanes at once."""
+
+Samples = Mapping[tuple[int, int], Sequence[BatchTime]]
+"""What was measured by (batch, threads)."""
+
+
+async def measure_grid(
+    run_batch: RunBatch,
+    grid: Sequence[tuple[int, int]],
+    rounds: int,
+    budget_s: float = float("inf"),
+    progress: Callable[[], None] = lambda: None,
+    clock: Callable[[], float] = time.monotonic,
+) -> Samples:
+    """Runs the grid over and over, so that a noisy moment falls on every size alike.
+
+    A first round is for warming up and does not count, unless the budget ends with it; a size that the budget never
+    reached is missing from the result.
+
+    Args:
+        grid: (batch, threads) in the order to run; cheapest first where the budget is tight.
+        rounds: counted rounds, >= 1.
+        budget_s: start no batch after this many seconds.
+        progress: called after every batch, (rounds + 1) * len(grid) times if the budget allows.
+    """
+    warm: dict[tuple[int, int], list[BatchTime]] = {}
+    counted: dict[tuple[int, int], list[BatchTime]] = {}
+    start = clock()
+    for number in range(rounds + 1):
+        into = counted if number else warm
+        for batch, threads in grid:
+            if (batch, threads) != grid[0] and clock() - start >= budget_s:
+                break
+            into.setdefault((batch, threads), []).append(await run_batch(batch, threads))
+            progress()
+        if clock() - start >= budget_s:
+            break
+    return warm | counted
+
+
+async def measure_interference(
+    run_batch: RunBatch, alone: Samples, batches: Sequence[int], lanes: int, rounds: int
+) -> float:
+    """The fraction by which each further lane slows every lane, all on one thread each; at least 0.
+
+    Args:
+        alone: what the same batches took with no other lane running.
+        lanes: how many run side by side, >= 2; the CPU limit must have a core for each.
+    """
+    slowdowns = []
+    for batch in batches:
+        if (batch, 1) not in alone:
+            continue
+        beside: list[float] = []
+        for _ in range(rounds):
+            times = await asyncio.gather(*(run_batch(batch, 1) for _ in range(lanes)))
+            beside += [t.wall_s for t in times]
+        single = float(np.median([t.wall_s for t in alone[batch, 1]]))
+        slowdowns.append((float(np.median(beside)) / single - 1.0) / (lanes - 1))
+    return max(0.0, float(np.median(slowdowns))) if slowdowns else 0.0
+
+
+def grid_points(samples: Samples, seconds: Callable[[BatchTime], float]) -> list[GridPoint]:
+    """Percentiles by size. `seconds` picks the clock that counts."""
+    points = []
+    for (batch, threads), times in samples.items():
+        p50, p95, p99 = np.quantile([seconds(t) for t in times], (0.5, 0.95, 0.99)) * 1e3
+        points.append(
+            GridPoint(
+                batch=batch,
+                threads=threads,
+                p50_ms=round(float(p50), 4),
+                p95_ms=round(float(p95), 4),
+                p99_ms=round(float(p99), 4),
+                n=len(times),
+            )
+        )
+    return sorted(points, key=lambda p: (p.batch, p.threads))
+
+
+async def quick_profile(
+    run_batch: RunBatch,
+    batches: Sequence[int],
+    threads: Sequence[int],
+    quota_cores: float,
+    budget_s: float,
+    *,
+    model: str,
+    lanes: int = 1,
+    clock: Callable[[], float] = time.monotonic,
+) -> Profile:
+    """A profile measured in a serving process while it warms up, under whatever CPU limit it has.
+
+    One-thread times are CPU times: under a fractional quota the wall clock counts the throttling too, which the
+    scheduler accounts for on its own. More threads are measured by the wall, and only where the quota has a core for
+    each; without any, their gain is assumed (`fitting.DEFAULT_PARALLEL_SHARE`).
+
+    Args:
+        batches: sizes to measure, each >= 1.
+        threads: thread counts to measure; 1 is added when it is missing.
+        quota_cores: the CPU limit in force (the machine's CPUs when unlimited), > 0.
+        budget_s: start no batch of the grid after this many seconds.
+        lanes: lanes that `run_batch` can use at once; with two and cores for both, their interference is measured.
+
+    Raises:
+        ProfileError: no batches to measure, or times that no model explains.
+    """
+    if not batches:
+        raise ProfileError("no batch sizes to measure; give at least one")
+    sizes = sorted(set(batches))
+    counts = [1] + [k for k in sorted(set(threads)) if 1 < k <= quota_cores]
+    samples = await measure_grid(
+        run_batch, [(b, k) for k in counts for b in sizes], _QUICK_ROUNDS, budget_s, clock=clock
+    )
+    points = [
+        *grid_points({key: t for key, t in samples.items() if key[1] == 1}, lambda t: t.cpu_s),
+        *grid_points({key: t for key, t in samples.items() if key[1] > 1}, lambda t: t.wall_s),
+    ]
+    interference = 0.0
+    if lanes >= 2 and quota_cores >= 2:
+        side_by_side = min(lanes, int(quota_cores))
+        interference = await measure_interference(run_batch, samples, sizes[:1], side_by_side, rounds=5)
+    return Profile.from_points(
+        _never_faster(points),
+        name=f"{model}-auto",
+        model=model,
+        source=f"measured at start under a limit of {quota_cores:g} cores; one-thread times are CPU times",
+        machine=machine_name(),
+        percentile=_QUICK_PERCENTILE,
+        interference=interference,
+        max_batch=sizes[-1],
+    )
+
+
+def machine_name() -> str:
+    """The processor and how many CPUs of it this process may use."""
+    name = platform.processor() or platform.machine()
+    try:
+        for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
+            if line.startswith("model name"):
+                name = line.split(":", 1)[1].strip()
+                break
+    except OSError:
+        pass
+    return f"{name}, {len(os.sched_getaffinity(0))} CPUs"
+
+
+def _never_faster(points: Sequence[GridPoint]) -> list[GridPoint]:
+    """Lifts a larger batch to the time of a smaller one: nobody is there to measure again when a server starts."""
+    lifted = []
+    floor: dict[int, dict[str, float]] = {}
+    for point in sorted(points, key=lambda p: (p.threads, p.batch)):
+        least = floor.setdefault(point.threads, {})
+        for field in ("p50_ms", "p95_ms", "p99_ms"):
+            least[field] = max(least.get(field, 0.0), getattr(point, field))
+        lifted.append(point.model_copy(update=dict(least)))
+    return lifted

@@ -1,0 +1,182 @@
+"""Profiles: the shipped ones, what a file may say, and that the fit recovers what it should."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sponge_core.errors import ProfileError
+from sponge_core.latency import LatencyModel
+from sponge_profiles.fitting import Point, fit, judge
+from sponge_profiles.profile import GridPoint, Profile, load_profile, profile_names
+
+GRID = [(b, k) for b in (1, 2, 4, 8) for k in (1, 2, 4)]
+
+
+def valid() -> dict[str, Any]:
+    points = [GridPoint(batch=b, threads=k, p95_ms=10 * b / k + 3) for b, k in GRID]
+    profile = Profile.from_points(points, name="t", model="T", source="test", machine="test", percentile=95)
+    data: dict[str, Any] = yaml.safe_load(profile.to_yaml())
+    return data
+
+
+@pytest.mark.parametrize("name", profile_names())
+def test_every_shipped_profile_states_its_own_error(name: str) -> None:
+    profile = load_profile(name)
+    quality = profile.quality()
+    assert profile.name == name
+    assert profile.mape_percent == pytest.approx(quality.mape_percent, abs=0.02)
+    assert profile.r2 == pytest.approx(quality.r2, abs=2e-4)
+    assert profile.error.p90 == pytest.approx(quality.error_p90, abs=2e-4)
+
+
+@pytest.mark.parametrize("name", [n for n in profile_names() if load_profile(n).origin != "published"])
+def test_every_fit_of_ours_can_be_repeated_from_its_points(name: str) -> None:
+    profile = load_profile(name)
+    again = Profile.from_points(
+        profile.points,
+        name=profile.name,
+        model=profile.model,
+        source=profile.source,
+        machine=profile.machine,
+        percentile=profile.percentile,
+        origin="fitted" if profile.origin == "fitted" else "measured",
+        interference=profile.interference,
+        max_batch=profile.max_batch,
+    )
+    assert again.coefficients_ms.model_dump() == pytest.approx(profile.coefficients_ms.model_dump(), rel=1e-3, abs=1e-3)
+
+
+def test_the_published_fits_meet_their_tables_as_published() -> None:
+    paper = load_profile("yolov5s-paper")
+    assert (paper.r2, paper.mape_percent) == (0.9947, pytest.approx(5.6, abs=0.05))
+    assert paper.latency_model().epsilon == pytest.approx(-0.0508415)
+
+
+@pytest.mark.parametrize("name", ["yolov5s", "resnet18"])
+def test_our_fit_is_physical_and_closer_in_relative_terms(name: str) -> None:
+    ours, paper = load_profile(name), load_profile(f"{name}-paper")
+    assert min(ours.coefficients_ms.model_dump().values()) >= 0
+    assert ours.mape_percent is not None
+    assert paper.mape_percent is not None
+    assert ours.mape_percent < paper.mape_percent
+
+
+def test_an_unknown_name_lists_the_known(tmp_path: Path) -> None:
+    with pytest.raises(ProfileError, match=r"no profile 'nope' .*resnet18, .*yolov5s-paper, or measure one"):
+        load_profile("nope")
+    with pytest.raises(ProfileError, match="Is a directory"):
+        load_profile(str(tmp_path))
+
+
+def test_written_and_read_again(tmp_path: Path) -> None:
+    profile = load_profile("resnet18")
+    profile.save(tmp_path / "p.yaml")
+    assert load_profile(str(tmp_path / "p.yaml")) == profile
+    (tmp_path / "p.json").write_text(profile.model_dump_json())
+    assert load_profile(str(tmp_path / "p.json")) == profile
+    with pytest.raises(ProfileError, match="cannot write"):
+        profile.save(tmp_path / "missing" / "p.yaml")
+
+
+def change(**fields: Any) -> dict[str, Any]:
+    return valid() | fields
+
+
+def without(field: str) -> dict[str, Any]:
+    return {k: v for k, v in valid().items() if k != field}
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        ([], "must be a YAML mapping"),
+        (without("machine"), "profile 'x.yaml': machine is missing"),
+        (change(colour="red"), "colour Extra inputs"),
+        (change(percentile=90), "percentile Input should be 50, 95 or 99"),
+        (change(points=[]), "points"),
+        (change(points=[{"batch": 1, "threads": 1, "p95_ms": -3.0}]), r"points\.0\.p95_ms .*greater than 0"),
+        (change(points=[{"batch": 1, "threads": 1, "p50_ms": 3.0}]), "no p95_ms, which percentile: 95 needs"),
+        (change(points=[{"batch": 1, "threads": 1, "p95_ms": 3.0}] * 2), "same batch and threads"),
+        (
+            change(coefficients_ms={"gamma": 1.0, "delta": -1.0, "epsilon": 0.0, "eta": 0.0}),
+            "coefficient delta is negative",
+        ),
+        (
+            change(points=[{"batch": b, "threads": 2, "p95_ms": t} for b, t in ((2, 13.0), (4, 11.1))]),
+            r"l\(4, 2\) is 11\.1 ms but l\(2, 2\) is 13 ms: a larger batch cannot be faster; measure again",
+        ),
+    ],
+)
+def test_a_wrong_file_says_what_and_where(tmp_path: Path, data: object, message: str) -> None:
+    path = tmp_path / "x.yaml"
+    path.write_text(yaml.safe_dump(data))
+    with pytest.raises(ProfileError, match=message):
+        load_profile(str(path))
+
+
+@pytest.mark.parametrize(
+    ("data", "message"), [(b"a: [", "not valid YAML in line"), (b"\xff\xfe\x00", "not a text file|not valid YAML")]
+)
+def test_a_file_that_is_no_yaml(tmp_path: Path, data: bytes, message: str) -> None:
+    (tmp_path / "x").write_bytes(data)
+    with pytest.raises(ProfileError, match=message):
+        load_profile(str(tmp_path / "x"))
+
+
+coefficients = st.floats(0.5, 200.0)
+
+
+@settings(max_examples=40, deadline=None)
+@given(coefficients, coefficients, coefficients, coefficients)
+def test_the_fit_recovers_an_exact_model(gamma: float, delta: float, epsilon: float, eta: float) -> None:
+    true = LatencyModel(gamma / 1e3, delta / 1e3, epsilon / 1e3, eta / 1e3)
+    result = fit([Point(b, k, true.latency(b, k)) for b, k in GRID])
+    for b, k in GRID:
+        assert result.model.latency(b, k) == pytest.approx(true.latency(b, k), rel=1e-3)
+    assert result.mape_percent < 0.1
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.lists(st.floats(0.5, 2.0), min_size=len(GRID), max_size=len(GRID)))
+def test_whatever_was_measured_the_fit_is_physical(noise: list[float]) -> None:
+    model = fit([Point(b, k, n * (0.02 * b / k + 0.003)) for (b, k), n in zip(GRID, noise, strict=True)]).model
+    assert min(model.gamma, model.delta, model.epsilon, model.eta) >= 0
+    for b, k in GRID:
+        assert model.latency(b, k) <= model.latency(b + 1, k)
+        assert model.latency(b, k + 1) <= model.latency(b, k)
+
+
+def test_one_bad_point_does_not_bend_the_rest() -> None:
+    true = LatencyModel(0.020, 0.004, 0.006, 0.002)
+    points = [Point(b, k, true.latency(b, k) * (3.0 if (b, k) == (4, 2) else 1.0)) for b, k in GRID]
+    model = fit(points).model
+    assert model.latency(4, 2) == pytest.approx(true.latency(4, 2), rel=0.08)
+    assert model.latency(8, 4) == pytest.approx(true.latency(8, 4), rel=0.08)
+
+
+def test_one_thread_count_is_split_by_the_assumed_share() -> None:
+    model = fit([Point(b, 1, 0.01 * b + 0.002) for b in (1, 2, 4)], parallel_share=0.75).model
+    assert model.latency(4, 1) == pytest.approx(0.042, rel=1e-3)
+    assert model.latency(4, 4) == pytest.approx(0.042 * (0.25 + 0.75 / 4), rel=1e-3)
+
+
+def test_one_batch_size_is_all_per_item() -> None:
+    model = fit([Point(4, k, 0.08 / k + 0.008) for k in (1, 2)]).model
+    assert model.latency(8, 2) == pytest.approx(2 * 0.048, rel=1e-3)
+
+
+@pytest.mark.parametrize("points", [[], [Point(1, 1, 0.0)], [Point(1, 1, float("nan"))]])
+def test_nothing_to_fit(points: list[Point]) -> None:
+    with pytest.raises(ProfileError):
+        fit(points)
+
+
+def test_the_error_to_allow_for_is_never_negative() -> None:
+    slow = LatencyModel(1.0, 0.0, 0.0, 0.0)
+    assert judge(slow, [Point(1, 1, 0.5), Point(2, 1, 1.0)]).model.error == 0.0
