@@ -11,6 +11,8 @@ from dataclasses import dataclass
 
 __all__ = ["Arrival", "Forecaster"]
 
+BIN_S = 0.25
+
 GOLDEN = (math.sqrt(5.0) - 1.0) / 2.0
 
 
@@ -29,7 +31,7 @@ class Forecaster:
     expected where n is the mean.
     """
 
-    def __init__(self, window_s: float = 5.0, sigmas: float = 1.0, recent_s: float = 2.0) -> None:
+    def __init__(self, window_s: float = 5.0, sigmas: float = 0.5, recent_s: float = 2.0) -> None:
         self._window_s = window_s
         self._recent_s = recent_s
         self._sigmas = sigmas
@@ -44,8 +46,7 @@ class Forecaster:
         self._forget(now)
 
     def rate(self, now: float) -> float:
-        """Arrivals per second: the larger of the window's mean and that of its recent part, so that a rise counts at
-        once."""
+        """Arrivals per second: the window's mean, or that of its recent part where that is significantly higher."""
         self._forget(now)
         if self._started is None or not self._seen:
             return 0.0
@@ -53,8 +54,17 @@ class Forecaster:
         mean = len(self._seen) / min(self._window_s, lived)
         span = min(self._recent_s, lived)
         recent = sum(1 for at, _ in self._seen if at > now - span) / span
-        # The short window is noisy: one standard deviation is taken off before it may overrule the long one.
-        return max(mean, recent - math.sqrt(recent / span))
+        # A rise counts at once, but only by what exceeds its own standard error; arrivals in bursts make that larger.
+        return max(mean, recent - math.sqrt(recent * self._dispersion(now) / span))
+
+    def _dispersion(self, now: float) -> float:
+        """Variance over mean of the counts in short bins: 1 for Poisson arrivals, more for bursts; at least 1."""
+        bins = round(min(self._window_s, max(now - (self._started or now), BIN_S)) / BIN_S)
+        counts = [0] * bins
+        for at, _ in self._seen:
+            counts[min(bins - 1, int((now - at) / BIN_S))] += 1
+        mean = len(self._seen) / bins
+        return max(1.0, sum((count - mean) ** 2 for count in counts) / bins / mean)
 
     def remaining_quantiles(self, now: float, at: tuple[float, ...]) -> list[float]:
         """Quantiles in 0..1 of the remaining SLO on arrival over the recent window; empty when nothing arrived."""

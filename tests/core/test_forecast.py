@@ -23,10 +23,10 @@ def test_nothing_seen_nothing_expected() -> None:
     assert forecaster.remaining_quantiles(1.0, (0.5,)) == []
 
 
-def test_a_steady_rate_is_found_and_one_standard_deviation_added() -> None:
+def test_a_steady_rate_is_found_and_half_a_standard_deviation_added() -> None:
     forecaster = fed(20, 10)
     assert forecaster.rate(10.0) == pytest.approx(20, rel=0.06)
-    assert len(forecaster.forecast(10.0, 1.0)) == pytest.approx(20 + 20**0.5, abs=1.5)
+    assert len(forecaster.forecast(10.0, 1.0)) == pytest.approx(20 + 0.5 * 20**0.5, abs=1.5)
 
 
 def test_a_rise_counts_before_the_long_window_has_seen_it() -> None:
@@ -34,6 +34,16 @@ def test_a_rise_counts_before_the_long_window_has_seen_it() -> None:
     for i in range(80):
         forecaster.observe(10 + i / 40, 0.8)
     assert forecaster.rate(12.0) > 30
+
+
+def test_bursts_at_a_steady_rate_are_no_rise() -> None:
+    forecaster = Forecaster()
+    for second in range(10):
+        for _ in range(20):
+            forecaster.observe(second + 0.5, 0.8)
+    # Two seconds may hold two bursts or three; three are no reason to expect 30/s.
+    assert forecaster.rate(9.6) == pytest.approx(20, rel=0.15)
+    assert forecaster.rate(10.4) == pytest.approx(20, rel=0.15)
 
 
 def test_the_forecast_carries_the_distribution_not_the_minimum() -> None:
