@@ -29,7 +29,7 @@ __all__ = [
     "new_layout",
 ]
 
-_SOCKET_PATH_MAX = 107  # bytes of sockaddr_un.sun_path, less the final zero
+_SOCKET_PATH_MAX = 104  # bytes; containerd's own limit, a little below the kernel's
 _PREFERRED_API_PORT = 6443
 
 
@@ -154,8 +154,8 @@ def folder(name: str) -> Path:
         ClusterError: the name is malformed, or the path is too long for a socket in it.
     """
     run = clusters_folder() / check_name(name)
-    # The longest socket below it: containerd's ttrpc twin.
-    if len(os.fsencode(run / "containerd.sock.ttrpc")) > _SOCKET_PATH_MAX:
+    longest_socket = run / "kubelet" / "pod-resources" / "kubelet.sock"
+    if len(os.fsencode(longest_socket)) > _SOCKET_PATH_MAX:
         raise ClusterError(f"{run} is too long a path for sockets; set XDG_STATE_HOME to a shorter folder")
     return run
 

@@ -63,9 +63,9 @@ def test_a_layout_survives_json() -> None:
     assert Layout.from_json(layout.to_json()) == layout
 
 
-def test_the_run_folder_is_in_the_state_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setenv("XDG_STATE_HOME", str(tmp_path))
-    assert folder("sponge") == tmp_path / "sponge" / "cluster" / "sponge"
+def test_the_run_folder_is_in_the_state_home(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_STATE_HOME", "/state")
+    assert folder("sponge") == Path("/state/sponge/cluster/sponge")
     assert new_layout("sponge", []).run == folder("sponge")
 
 

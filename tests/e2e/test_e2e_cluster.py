@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +16,8 @@ from typing import Any
 import pytest
 
 import sponge_cluster
-from sponge_cluster import BUSYBOX_IMAGE, Cluster
+from sponge_cluster import BUSYBOX_IMAGE, Cluster, ConsoleProgress
+from sponge_cluster.binaries import ensure
 
 pytestmark = pytest.mark.e2e
 
@@ -157,13 +159,19 @@ grep "$XDG_STATE_HOME" /proc/self/mountinfo || true
 
 
 @pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("unshare"), reason="needs root and Linux namespaces")
-def test_a_crashed_cluster_is_replaced_and_down_leaves_nothing(cluster: Cluster, tmp_path: Path) -> None:
+def test_a_crashed_cluster_is_replaced_and_down_leaves_nothing() -> None:
+    # Not pytest's folder: sockets live in it, and their paths must be short.
+    with tempfile.TemporaryDirectory(prefix="sponge-") as folder:
+        _live(Path(folder))
+
+
+def _live(tmp_path: Path) -> None:
     victim = _pod("victim", {"image": BUSYBOX_IMAGE, "command": ["/bin/sleep", "1000"]})
     (tmp_path / "pod.json").write_text(json.dumps(victim))
     environment = os.environ | {
         "XDG_STATE_HOME": str(tmp_path),
         "PYTHON": sys.executable,
-        "KUBECTL": str(cluster.kubectl),
+        "KUBECTL": str(ensure(["kubectl"], ConsoleProgress())["kubectl"]),
     }
     done = subprocess.run(
         ["unshare", "--mount", "--net", "sh", "-c", LIFE],
