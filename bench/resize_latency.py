@@ -1,0 +1,157 @@
+"""From the resize patch to the changed CPU quota of the running container, on a real kubelet.
+
+Starts one pod on the local cluster (which is started if need be), resizes it to and fro with the operator's own call,
+and watches the quota in the kernel's cgroup file and the pod's status.
+
+    python -m bench.resize_latency --resizes 60
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from sponge_cluster import BUSYBOX_IMAGE, Cluster, ConsoleProgress, up
+from sponge_cluster.containers import container_cgroup
+from sponge_core.errors import SpongeError
+from sponge_operator.quantities import parse_cpu_milli
+from sponge_operator.storage.kube import Kube
+from sponge_profiles.cgroup import read_quota_milli
+
+NAMESPACE = "default"
+POD = "bench-resize"
+SIZES_MILLI = (250, 500, 750, 1000)
+PATIENCE_S = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Percentiles:
+    """Of one duration over all resizes, in ms."""
+
+    p50: float
+    p90: float
+    p99: float
+    max: float
+
+    @classmethod
+    def of(cls, seconds: list[float]) -> Percentiles:
+        return cls(*(round(float(x) * 1000, 2) for x in np.percentile(seconds, (50, 90, 99, 100))))
+
+
+def manifest() -> dict[str, Any]:
+    """A pod that does nothing, with Guaranteed QoS and CPU that may change in place."""
+    resources = {"cpu": f"{SIZES_MILLI[-1]}m", "memory": "32Mi"}
+    container = {
+        "name": "main",
+        "image": BUSYBOX_IMAGE,
+        "imagePullPolicy": "Never",
+        "command": ["sleep", "3600"],
+        "resources": {"requests": resources, "limits": resources},
+        "resizePolicy": [{"resourceName": "cpu", "restartPolicy": "NotRequired"}],
+    }
+    spec = {"containers": [container], "terminationGracePeriodSeconds": 0}
+    return {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": POD, "namespace": NAMESPACE}, "spec": spec}
+
+
+def kubectl(cluster: Cluster, *arguments: str, text: str | None = None) -> None:
+    """Runs kubectl against the cluster; raises CalledProcessError with its message when it fails."""
+    command = [str(cluster.kubectl), "--kubeconfig", str(cluster.kubeconfig), *arguments]
+    subprocess.run(command, input=text, check=True, text=True, capture_output=True, timeout=90)
+
+
+async def wait_for(done: Callable[[], bool], pause_s: float) -> float:
+    """Seconds until `done`; raises TimeoutError."""
+    began = time.perf_counter()
+    while not done():
+        if time.perf_counter() - began > PATIENCE_S:
+            raise TimeoutError(f"not done after {PATIENCE_S:.0f} s")
+        await asyncio.sleep(pause_s)
+    return time.perf_counter() - began
+
+
+async def measure(kube: Kube, resizes: int, pause_s: float) -> dict[str, list[float]]:
+    """Durations in seconds: of the patch call, until the quota changed, until the status says so."""
+    pod = await kube.get("Pod", NAMESPACE, POD)
+    if pod is None:
+        raise RuntimeError(f"pod {POD} has disappeared")
+    status = pod["status"]["containerStatuses"][0]
+    cgroup = container_cgroup(pod["metadata"]["uid"], status["containerID"])
+    found: dict[str, list[float]] = {"patch call": [], "quota changed": [], "status says so": []}
+    for number in track(range(resizes), description="resizing", console=Console(stderr=True), transient=True):
+        target = SIZES_MILLI[number % len(SIZES_MILLI)]
+        began = time.perf_counter()
+        patched = asyncio.create_task(kube.resize(pod, "main", target))
+        patched.add_done_callback(lambda _: found["patch call"].append(time.perf_counter() - began))  # noqa: B023 - awaited below
+        await wait_for(lambda: read_quota_milli(cgroup) == target, 0.0005)  # noqa: B023 - awaited here
+        found["quota changed"].append(time.perf_counter() - began)
+        await patched
+        while True:
+            now = await kube.get("Pod", NAMESPACE, POD) or {}
+            container = now["status"]["containerStatuses"][0]
+            if parse_cpu_milli(container["resources"]["limits"]["cpu"]) == target:
+                break
+            if time.perf_counter() - began > PATIENCE_S:
+                raise TimeoutError(f"the status does not say {target}m after {PATIENCE_S:.0f} s")
+            await asyncio.sleep(0.002)
+        found["status says so"].append(time.perf_counter() - began)
+        if (container["containerID"], container["restartCount"]) != (status["containerID"], 0):
+            raise RuntimeError("the container was restarted: this is no resize in place")
+        await asyncio.sleep(pause_s)
+    return found
+
+
+async def run(resizes: int, pause_s: float) -> dict[str, list[float]]:
+    """Makes the pod, measures, removes the pod."""
+    cluster = await asyncio.to_thread(up, progress=ConsoleProgress())
+    os.environ["KUBECONFIG"] = str(cluster.kubeconfig)
+    await asyncio.to_thread(kubectl, cluster, "apply", "-f", "-", text=json.dumps(manifest()))
+    try:
+        await asyncio.to_thread(kubectl, cluster, "wait", "--for=condition=Ready", f"pod/{POD}", "--timeout=60s")
+        async with Kube() as kube:
+            return await measure(kube, resizes, pause_s)
+    finally:
+        await asyncio.to_thread(kubectl, cluster, "delete", "pod", POD, "--ignore-not-found")
+
+
+def main() -> None:
+    """Measures and prints a table or JSON."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--resizes", type=int, default=60)
+    parser.add_argument("--pause-s", type=float, default=0.2, help="between two resizes (default 0.2)")
+    parser.add_argument("--json", action="store_true")
+    parser.add_argument("--samples", type=Path, help="also write every quota delay, in seconds, one a line")
+    options = parser.parse_args()
+    try:
+        found = asyncio.run(run(options.resizes, options.pause_s))
+    except SpongeError as error:
+        sys.exit(f"resize_latency: {error}")
+    if options.samples:
+        options.samples.write_text("".join(f"{seconds:.6f}\n" for seconds in found["quota changed"]))
+    rows = {name: Percentiles.of(seconds) for name, seconds in found.items()}
+    if options.json:
+        print(json.dumps({"resizes": options.resizes} | {name: asdict(row) for name, row in rows.items()}))
+        return
+    table = Table(title=f"{options.resizes} resizes in place, 0 restarts; ms after the patch was sent")
+    for column in ("until", "p50", "p90", "p99", "max"):
+        table.add_column(column, justify="left" if column == "until" else "right")
+    for name, row in rows.items():
+        table.add_row(name, *(f"{value:.1f}" for value in asdict(row).values()))
+    Console().print(table)
+
+
+if __name__ == "__main__":
+    main()
