@@ -97,5 +97,5 @@ def find_programs() -> SystemPrograms:
     containerd, ctr = shutil.which("containerd", path=_PATH), shutil.which("ctr", path=_PATH)
     cni_bin, busybox = _cni_bin(), static_busybox()
     if not (containerd and ctr and cni_bin and busybox):
-        raise ClusterError(f"missing on this machine: {' '.join(missing_packages())}; run: apt-get install ...")
+        raise ClusterError(f"missing on this machine; run: apt-get install {' '.join(missing_packages())}")
     return SystemPrograms(Path(containerd), Path(ctr), cni_bin, busybox)
