@@ -68,9 +68,11 @@ def manifest() -> dict[str, Any]:
 
 
 def kubectl(cluster: Cluster, *arguments: str, text: str | None = None) -> None:
-    """Runs kubectl against the cluster; raises CalledProcessError with its message when it fails."""
+    """Runs kubectl against the cluster; raises SpongeError with its message when it fails."""
     command = [str(cluster.kubectl), "--kubeconfig", str(cluster.kubeconfig), *arguments]
-    subprocess.run(command, input=text, check=True, text=True, capture_output=True, timeout=90)
+    done = subprocess.run(command, input=text, check=False, text=True, capture_output=True, timeout=90)
+    if done.returncode != 0:
+        raise SpongeError(f"kubectl {' '.join(arguments)}: {done.stderr.strip()}")
 
 
 async def wait_for(done: Callable[[], bool], pause_s: float) -> float:
