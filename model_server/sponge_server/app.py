@@ -1,0 +1,204 @@
+"""The server put together: from settings to ready to drained. The only module that knows all the parts.
+
+Order of life: listen, load the model, warm the lanes up, take a profile, be ready, serve until told to stop, drain,
+end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import time
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+from sponge_server.api import data_app
+from sponge_server.applying import Applier
+from sponge_server.control import Control, control_app
+from sponge_server.cores import Cores
+from sponge_server.dataplane import DataPlane
+from sponge_server.deadlines import SloPolicy
+from sponge_server.engine import Engine
+from sponge_server.heartbeat import Heartbeat
+from sponge_server.http_server import HttpServer, listen
+from sponge_server.lanes.interface import LanePool
+from sponge_server.logs import event
+from sponge_server.metrics import Metrics
+from sponge_server.planning import Planner
+from sponge_server.preparing import Prepared, prepare
+from sponge_server.rest import InferEndpoint
+from sponge_server.scheduler import Scheduler
+from sponge_server.settings import ServerSettings
+from sponge_server.state import StateBoard
+from sponge_server.status import Status
+from sponge_server.uploads import Uploads
+
+__all__ = ["Server"]
+
+log = logging.getLogger(__name__)
+
+DRAIN_POLL_S = 0.01
+
+
+class Server:
+    """One model behind two ports. `run` is its whole life."""
+
+    def __init__(
+        self,
+        settings: ServerSettings,
+        pool: LanePool,
+        announce: Callable[[str], None],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`announce` gets the one line that says where the server can be reached, once it is ready."""
+        self._settings = settings
+        self._pool = pool
+        self._announce = announce
+        self._clock = clock
+        self._status = Status()
+        self._metrics = Metrics()
+        self._uploads = Uploads()
+        self._plane = DataPlane(settings.model_name, self._status)
+        self._control = Control(self._status, self._metrics, settings.control_token)
+        self._cores = Cores(settings.cores)
+        self._stop = asyncio.Event()
+        self._heartbeat: Heartbeat | None = None
+
+    async def run(self) -> None:
+        """Serves until SIGTERM or SIGINT. Raises SpongeError when it cannot start."""
+        settings = self._settings
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop.set)
+        data_socket = listen(settings.host, settings.http_port, "--http-port")
+        control_socket = listen(settings.host, settings.control_port, "--control-port")
+        data = HttpServer(data_app(self._plane, self._endpoint()), data_socket)
+        control = HttpServer(control_app(self._control), control_socket)
+        beat: asyncio.Task[None] | None = None
+        try:
+            # The ports answer before the model is loaded: health is known from the first moment, readiness comes later.
+            await control.start()
+            await data.start()
+            prepared = await self._unless_stopped(prepare(settings, self._pool, self._cores, self._status))
+            if prepared is not None:
+                engine, heartbeat = self._assemble(prepared)
+                beat = loop.create_task(heartbeat.run())
+                self._status.phase = "ready"
+                self._announce(
+                    f"sponge: serving {settings.model_name} at http://{settings.host}:{data.port} "
+                    f"(control at http://{settings.host}:{control.port}), {self._cores.in_force:g} cores, "
+                    f"{len(self._pool.lanes)} lanes, profile {prepared.profile_name}"
+                )
+                await self._stop.wait()
+                await self._drain(engine)
+        finally:
+            if beat is not None:
+                beat.cancel()
+            await data.stop()
+            await control.stop()
+            await self._pool.close()
+
+    def _endpoint(self) -> InferEndpoint:
+        settings = self._settings
+        return InferEndpoint(
+            self._plane,
+            self._uploads,
+            self._metrics,
+            SloPolicy(settings.slo_s, settings.slo_classes),
+            max_body_bytes=settings.max_body_bytes,
+            max_json_bytes=settings.max_json_bytes,
+            clock=self._clock,
+            wall_clock=time.time,
+            on_upload=self._on_upload,
+        )
+
+    def _on_upload(self) -> None:
+        if self._heartbeat is not None:
+            self._heartbeat.request_soon(0.0)
+
+    def _assemble(self, prepared: Prepared) -> tuple[Engine, Heartbeat]:
+        settings, metrics, clock, max_batch = self._settings, self._metrics, self._clock, prepared.max_batch
+        scheduler = Scheduler(prepared.profile, self._cores.in_force, max_batch, settings.max_cores, clock())
+        planner = Planner(
+            scheduler,
+            self._uploads,
+            metrics,
+            sizes_milli=settings.candidates_milli,
+            max_batch=max_batch,
+            resize_s=settings.resize_s,
+            lanes=lambda: len(self._pool.lanes),
+            clock=clock,
+            request_soon=lambda delay_s: heartbeat.request_soon(delay_s),
+        )
+        engine = Engine(
+            self._pool,
+            scheduler,
+            metrics,
+            model_name=settings.model_name,
+            max_queue_bytes=settings.max_queue_bytes,
+            clock=clock,
+            observer=planner,
+        )
+        board = StateBoard(
+            model_name=settings.model_name,
+            status=self._status,
+            engine=engine,
+            pool=self._pool,
+            planner=planner,
+            cores=self._cores,
+            uploads=self._uploads,
+            clock=clock,
+        )
+        heartbeat = Heartbeat(self._cores, planner, board, metrics, clock)
+        self._control.board = board
+        self._control.applier = Applier(
+            board=board,
+            engine=engine,
+            cores=self._cores,
+            planner=planner,
+            pool=self._pool,
+            metrics=metrics,
+            max_batch=max_batch,
+            max_lanes=settings.max_lanes,
+            clock=clock,
+        )
+        self._control.refresh = lambda: self._refresh(scheduler)
+        self._heartbeat = heartbeat
+        self._cores.listen(engine.set_cores)
+        self._plane.attach(self._pool.info, engine)
+        return engine, heartbeat
+
+    def _refresh(self, scheduler: Scheduler) -> None:
+        """Gauges that are read off when somebody looks."""
+        metrics, cores = self._metrics, self._cores
+        quota = cores.quota_milli
+        metrics.quota.set(cores.in_force if quota is None else quota / 1000)
+        metrics.thread_budget.set(scheduler.budget)
+        metrics.batch_cap.set(scheduler.batch_cap)
+        metrics.uploads.set(len(self._uploads))
+        metrics.set_throttled(cores.throttled_s)
+
+    async def _unless_stopped(self, work: Coroutine[Any, Any, Prepared]) -> Prepared | None:
+        """The result of `work`, or None when the server was told to stop before it was done."""
+        task = asyncio.get_running_loop().create_task(work)
+        stopped = asyncio.get_running_loop().create_task(self._stop.wait())
+        try:
+            await asyncio.wait((task, stopped), return_when=asyncio.FIRST_COMPLETED)
+            return task.result() if task.done() else None
+        finally:
+            for pending in (task, stopped):
+                pending.cancel()
+
+    async def _drain(self, engine: Engine) -> None:
+        """Takes no new requests, and answers those that were accepted, for at most `drain_s`."""
+        self._status.phase = "draining"
+        if self._control.board is not None:
+            self._control.board.publish(news=True)
+        event(log, "drain.begin", requests=engine.jobs, uploads=len(self._uploads))
+        end = self._clock() + self._settings.drain_s
+        # Polled, for it is once in a life and counts in two places.
+        while (engine.jobs or len(self._uploads)) and self._clock() < end:  # noqa: ASYNC110
+            await asyncio.sleep(DRAIN_POLL_S)
+        event(log, "drain.end", unanswered=engine.jobs)
+        engine.give_up()

@@ -1,0 +1,78 @@
+"""The cores in force: what was applied, but never more than the quota of the server's own cgroup.
+
+Knows the cgroup as a place to read from, and nothing of who changes it. Polled: a file event would need a watch on
+every ancestor, and a poll costs some tens of microseconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from sponge_core.running import thread_budget
+from sponge_profiles.cgroup import own_cpu_cgroup, read_cpu_stat, read_quota_milli
+
+__all__ = ["Cores"]
+
+
+class Cores:
+    """Merges the applied size with the quota, and tells a listener whenever the result differs."""
+
+    def __init__(self, applied: float, cgroup: Path | None = None) -> None:
+        """`cgroup`: where to read the quota; by default the cgroup of this process."""
+        self._cgroup = cgroup or own_cpu_cgroup()
+        self._listener: Callable[[float], None] | None = None
+        self._applied = applied
+        self._quota_milli: int | None = None
+        self._in_force = applied
+        self._throttled_from = self._read_throttled()
+        self._throttled = self._throttled_from
+        self.poll()
+
+    @property
+    def in_force(self) -> float:
+        return self._in_force
+
+    @property
+    def budget(self) -> int:
+        """Threads that may run at once."""
+        return thread_budget(self._in_force)
+
+    @property
+    def quota_milli(self) -> int | None:
+        """The cgroup's quota at the last poll; None when there is none."""
+        return self._quota_milli
+
+    @property
+    def throttled_s(self) -> float:
+        """Seconds that the cgroup was throttled since this object exists, at the last poll."""
+        return self._throttled - self._throttled_from
+
+    def listen(self, listener: Callable[[float], None]) -> None:
+        """`listener` gets the cores in force from now on, now and at every change."""
+        self._listener = listener
+        listener(self._in_force)
+
+    def apply(self, cores: float) -> None:
+        """The operator's size. Takes effect at once, as far as the quota allows."""
+        self._applied = cores
+        self.poll()
+
+    def poll(self) -> None:
+        """Reads the quota again."""
+        if self._cgroup is not None:
+            self._quota_milli = read_quota_milli(self._cgroup)
+            self._throttled = self._read_throttled()
+        quota = float("inf") if self._quota_milli is None else self._quota_milli / 1000
+        in_force = min(self._applied, quota)
+        if in_force != self._in_force:
+            self._in_force = in_force
+            if self._listener is not None:
+                self._listener(in_force)
+
+    def _read_throttled(self) -> float:
+        try:
+            return read_cpu_stat(self._cgroup).throttled_s if self._cgroup is not None else 0.0
+        except OSError:
+            # The root of a hierarchy keeps no statistics, and a cgroup may be moved away under a running process.
+            return 0.0

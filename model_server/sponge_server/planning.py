@@ -1,0 +1,119 @@
+"""The planner's half that lives next to the queue: projects the near future and keeps the frontier fresh.
+
+The only module that knows the core's forecast and projection. Decides when a projection is worth its cost, never what
+to do about it: that is the operator's half.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+
+from sponge_core.contract import FrontierPoint
+from sponge_core.forecast import Forecaster
+from sponge_core.planning.projected import Situation, project_frontier
+from sponge_server.metrics import Metrics
+from sponge_server.scheduler import Scheduler
+from sponge_server.uploads import Uploads
+
+__all__ = ["QUANTILES", "Planner"]
+
+INTERVAL_S = 0.1
+"""Between projections while requests come in, on a whole core."""
+
+SHORTEST_GAP_S = 0.02
+"""Between projections that an event asked for: a burst is seen this soon."""
+
+LONGEST_GAP_S = 1.0
+
+COST_SHARE = 0.05
+"""Projections use at most this share of the CPU in force."""
+
+HORIZON_S = 1.0
+"""How far ahead arrivals are forecast; the queue is then played to its end."""
+
+QUANTILES = (0.01, 0.10, 0.25, 0.50, 0.75, 0.99)
+
+
+class Planner:
+    """Keeps the frontier. `project` when `due`; `request_soon` is told how long to wait for an early one."""
+
+    def __init__(
+        self,
+        scheduler: Scheduler,
+        uploads: Uploads,
+        metrics: Metrics,
+        *,
+        sizes_milli: Sequence[int],
+        max_batch: int,
+        resize_s: float,
+        lanes: Callable[[], int],
+        clock: Callable[[], float],
+        request_soon: Callable[[float], None],
+    ) -> None:
+        self.frontier: list[FrontierPoint] = []
+        self.urgent = False
+        self._scheduler = scheduler
+        self._uploads = uploads
+        self._metrics = metrics
+        self._sizes = tuple(sizes_milli)
+        self._max_batch = max_batch
+        self._resize_s = resize_s
+        self._lanes = lanes
+        self._clock = clock
+        self._request_soon = request_soon
+        self._forecaster = Forecaster()
+        self._cost_s = 0.0
+        self._last = -LONGEST_GAP_S
+
+    def set_sizes(self, sizes_milli: Sequence[int]) -> None:
+        """The sizes that a plan may give from now on, ascending, not empty."""
+        self._sizes = tuple(sizes_milli)
+
+    def arrived(self, now: float, remaining_slo_s: float, rows: int) -> None:
+        for _ in range(rows):
+            self._forecaster.observe(now, remaining_slo_s)
+
+    def waiting(self) -> None:
+        """Something came in that may not be met: project before the next interval ends."""
+        self._request_soon(max(0.0, self._last + self._gap(SHORTEST_GAP_S) - self._clock()))
+
+    def rate(self, now: float) -> float:
+        """Arrivals per second, in rows."""
+        return self._forecaster.rate(now)
+
+    def remaining_slo_s(self, now: float) -> list[float]:
+        """Recent remaining SLO on arrival at `QUANTILES`; empty when nothing arrived."""
+        return self._forecaster.remaining_quantiles(now, QUANTILES)
+
+    def due(self, now: float) -> bool:
+        return now - self._last >= self._gap(INTERVAL_S) - 1e-3
+
+    def project(self, now: float) -> None:
+        """Renews `frontier` and `urgent`."""
+        self._last = now
+        scheduler = self._scheduler
+        running, uploads = scheduler.running(now), self._uploads.arrivals(now)
+        if not (running or uploads or len(scheduler.queue) or self._forecaster.rate(now)):
+            self.urgent = False
+            self.frontier = [FrontierPoint(cores_milli=self._sizes[0], batch_cap=self._max_batch, misses=0)]
+            self._cost_s = 0.0
+            return
+        began = time.thread_time()
+        situation = Situation(
+            now=now,
+            queued=[request.deadline for request in scheduler.queue],
+            running=running,
+            arrivals=sorted([*uploads, *self._forecaster.forecast(now, HORIZON_S)]),
+            cores=scheduler.cores,
+            resize_s=self._resize_s,
+        )
+        limits = scheduler.limits(max(1, self._lanes()), self._max_batch)
+        found = project_frontier(situation, self._sizes, scheduler.model, limits)
+        self.frontier, self.urgent = list(found.points), found.urgent
+        self._cost_s = time.thread_time() - began
+        self._metrics.projection.observe(self._cost_s)
+
+    def _gap(self, shortest_s: float) -> float:
+        cores = min(1.0, self._scheduler.cores)
+        return min(LONGEST_GAP_S, max(shortest_s / cores, self._cost_s / (COST_SHARE * cores)))

@@ -1,0 +1,111 @@
+"""From a model source to a server that can promise deadlines: load, warm up, take a profile.
+
+The only module that knows where profiles come from. Knows nothing of HTTP.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+from dataclasses import dataclass
+
+from sponge_core.latency import LatencyModel
+from sponge_core.running import thread_budget
+from sponge_profiles.measure import BatchTime, quick_profile
+from sponge_profiles.profile import Profile, load_profile
+from sponge_server.cores import Cores
+from sponge_server.lanes.examples import example_item
+from sponge_server.lanes.interface import LanePool
+from sponge_server.logs import event
+from sponge_server.models.source import parse
+from sponge_server.settings import ServerSettings
+from sponge_server.status import Status
+
+__all__ = ["Prepared", "prepare"]
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """What preparing found out. `max_batch` is the smaller of what was asked for and what the model takes."""
+
+    profile: LatencyModel
+    profile_name: str
+    max_batch: int
+
+
+async def prepare(settings: ServerSettings, pool: LanePool, cores: Cores, status: Status) -> Prepared:
+    """Loads the model, warms every lane up and finds out how long its batches take.
+
+    Raises:
+        ModelError: the model cannot be loaded or fails on a made-up batch.
+        ProfileError: the profile is neither shipped nor a file, or does not make sense.
+        LaneError: a lane was lost meanwhile.
+    """
+    # Found out before the model is loaded: a misspelt name should not cost a minute.
+    parse(settings.model_source)
+    profile = None if settings.profile == "auto" else load_profile(settings.profile)
+    began = time.monotonic()
+    await pool.start(settings.lanes)
+    event(log, "model.loaded", source=settings.model_source, lanes=settings.lanes, took_s=time.monotonic() - began)
+    info = pool.info
+    if info.warning is not None:
+        event(log, "model.warning", logging.WARNING, text=info.warning)
+    max_batch = min(settings.max_batch, info.max_batch)
+    threads = range(1, thread_budget(settings.max_cores) + 1)
+    status.phase = "warming"
+    await _warm_up(pool, range(1, max_batch + 1), threads, settings.warm_up_s)
+    if profile is None:
+        profile = await _measure(settings, pool, cores, max_batch, threads)
+    model = profile.latency_model()
+    event(
+        log,
+        "profile.taken",
+        profile=profile.name,
+        alone_ms=model.latency(1, 1) * 1000,
+        full_ms=model.latency(max_batch, 1) * 1000,
+        error=model.error,
+        interference=model.interference,
+    )
+    return Prepared(model, profile.name, max_batch)
+
+
+async def _warm_up(pool: LanePool, batches: range, threads: range, limit_s: float) -> None:
+    """Runs every pair that can be used, as far as the time allows; the rest pays for itself on first use."""
+    began = time.monotonic()
+    try:
+        async with asyncio.timeout(limit_s):
+            # The extremes first, on every lane: with many sizes the time may not suffice for all.
+            await pool.warm_up(sorted({batches[0], batches[-1]}), sorted({threads[0], threads[-1]}))
+            await pool.warm_up(batches, threads)
+    except TimeoutError:
+        event(log, "warm_up.cut_short", logging.WARNING, limit_s=limit_s)
+    else:
+        event(log, "warm_up.done", took_s=time.monotonic() - began)
+
+
+async def _measure(settings: ServerSettings, pool: LanePool, cores: Cores, max_batch: int, threads: range) -> Profile:
+    """A profile from the lanes themselves, under whatever limit this process has."""
+    item = example_item(pool.info, 1)
+
+    async def run_batch(batch: int, threads: int) -> BatchTime:
+        lane = next(lane for lane in pool.lanes if lane.healthy and not lane.busy)
+        began = time.monotonic()
+        result = await lane.run([item] * batch, threads)
+        return BatchTime(time.monotonic() - began, result.cpu_s)
+
+    quota_milli = cores.quota_milli
+    machine = float(len(os.sched_getaffinity(0)))
+    sizes = {1, max_batch, *(size for size in (2, 4, 8, 16, 32) if size < max_batch)}
+    return await quick_profile(
+        run_batch,
+        sorted(sizes),
+        threads,
+        machine if quota_milli is None else min(machine, quota_milli / 1000),
+        settings.profile_s,
+        model=settings.model_name,
+        lanes=len(pool.lanes),
+    )

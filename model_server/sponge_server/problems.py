@@ -1,0 +1,55 @@
+"""Errors on the wire: problem+json documents (RFC 9457), one exception for all of them.
+
+Knows HTTP status codes and nothing of queues or models. The extra member `error` repeats the detail because Open
+Inference Protocol clients look for it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import orjson
+
+__all__ = ["PROBLEM_TYPE", "ProblemError"]
+
+PROBLEM_TYPE = "application/problem+json"
+
+TITLES = {
+    400: "Bad request",
+    401: "Token required",
+    403: "Control is off",
+    404: "Not found",
+    405: "Method not allowed",
+    409: "Conflict",
+    413: "Body too large",
+    415: "Unsupported media type",
+    422: "Cannot be processed",
+    500: "The model failed",
+    503: "Not now",
+    504: "Deadline cannot be met",
+}
+
+
+class ProblemError(Exception):
+    """An answer that is an error; raised anywhere in a handler, rendered at its edge.
+
+    `slug` names the kind of problem for programs; `detail` tells a person what is wrong and what to do.
+    """
+
+    def __init__(self, status: int, slug: str, detail: str, headers: Sequence[tuple[bytes, bytes]] = ()) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.slug = slug
+        self.detail = detail
+        self.headers = tuple(headers)
+
+    def body(self) -> bytes:
+        return orjson.dumps(
+            {
+                "type": f"urn:sponge:problem:{self.slug}",
+                "title": TITLES.get(self.status, "Error"),
+                "status": self.status,
+                "detail": self.detail,
+                "error": self.detail,
+            }
+        )

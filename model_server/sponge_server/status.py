@@ -1,0 +1,32 @@
+"""Which phase of its life the server is in; what readiness and admission follow. Plain state, no behaviour."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+__all__ = ["Phase", "Status"]
+
+Phase = Literal["loading", "warming", "ready", "draining"]
+
+EXPLAINED: dict[Phase, str] = {
+    "loading": "the model is being loaded",
+    "warming": "the lanes are warming up",
+    "ready": "ready",
+    "draining": "the server is shutting down",
+}
+
+
+@dataclass(slots=True)
+class Status:
+    """The phase, shared by everyone who answers for the server."""
+
+    phase: Phase = "loading"
+
+    @property
+    def ready(self) -> bool:
+        return self.phase == "ready"
+
+    @property
+    def text(self) -> str:
+        return EXPLAINED[self.phase]

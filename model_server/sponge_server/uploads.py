@@ -1,0 +1,55 @@
+"""Requests whose headers are in and whose body is still coming: arrivals that are certain, only their time is not.
+
+Pure books; knows nothing of sockets. The planner counts them, so a burst is seen from its first bytes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from sponge_core.forecast import Arrival
+
+__all__ = ["Upload", "Uploads"]
+
+TRUSTED_AFTER_S = 0.005
+"""Before, the rate of an upload says more about packet boundaries than about the link."""
+
+
+@dataclass(eq=False, slots=True)
+class Upload:
+    """One body on its way. `total` is the announced length, None when it was not announced."""
+
+    started: float
+    deadline: float
+    total: int | None
+    received: int = 0
+
+
+class Uploads:
+    """The uploads in flight of one server."""
+
+    def __init__(self) -> None:
+        self._uploads: set[Upload] = set()
+
+    def __len__(self) -> int:
+        return len(self._uploads)
+
+    def begin(self, now: float, deadline: float, total: int | None) -> Upload:
+        upload = Upload(now, deadline, total)
+        self._uploads.add(upload)
+        return upload
+
+    def end(self, upload: Upload) -> None:
+        """The body is complete, or was given up."""
+        self._uploads.discard(upload)
+
+    def arrivals(self, now: float) -> list[Arrival]:
+        """When each may be queued if its link keeps its pace; one that cannot be told is taken to be here at once."""
+        return [Arrival(now + _left_s(upload, now), upload.deadline) for upload in self._uploads]
+
+
+def _left_s(upload: Upload, now: float) -> float:
+    elapsed = now - upload.started
+    if upload.total is None or upload.received == 0 or elapsed < TRUSTED_AFTER_S:
+        return 0.0
+    return elapsed * max(0, upload.total - upload.received) / upload.received

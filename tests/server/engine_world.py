@@ -1,0 +1,90 @@
+"""An engine on fake lanes in virtual time, with the books that tests look at."""
+
+from __future__ import annotations
+
+import asyncio
+import struct
+from collections.abc import Coroutine
+from dataclasses import dataclass, field
+from typing import Any
+
+from virtual_time import FakePool, VirtualLoop
+
+from sponge_core.latency import LatencyModel
+from sponge_server.deadlines import Due
+from sponge_server.engine import Engine, Job
+from sponge_server.lanes.interface import Item, Tensor
+from sponge_server.metrics import Metrics
+from sponge_server.scheduler import Scheduler
+
+MODEL = LatencyModel(gamma=0.04, delta=0.005, epsilon=0.0, eta=0.005)
+"""l(1, 1) = 50 ms, l(1, 2) = 30 ms, l(2, 1) = 95 ms."""
+
+
+@dataclass
+class Watcher:
+    """Counts what the planner would be told."""
+
+    arrivals: list[tuple[float, float, int]] = field(default_factory=list)
+    waits: int = 0
+
+    def arrived(self, now: float, remaining_slo_s: float, rows: int) -> None:
+        self.arrivals.append((now, remaining_slo_s, rows))
+
+    def waiting(self) -> None:
+        self.waits += 1
+
+
+class World:
+    def __init__(
+        self,
+        loop: VirtualLoop,
+        lanes: int = 2,
+        cores: float = 2.0,
+        max_cores: float | None = None,
+        batch_cap: int = 8,
+        max_queue_bytes: int = 1 << 20,
+    ) -> None:
+        self.loop = loop
+        self.pool = FakePool(lanes, MODEL)
+        self.scheduler = Scheduler(MODEL, cores, batch_cap, max_cores or cores, loop.time())
+        self.metrics = Metrics()
+        self.watcher = Watcher()
+        self.engine = Engine(
+            self.pool,
+            self.scheduler,
+            self.metrics,
+            model_name="fake",
+            max_queue_bytes=max_queue_bytes,
+            clock=loop.time,
+            observer=self.watcher,
+        )
+
+    def submit(
+        self, slo_s: float = 1.0, rows: int = 1, sent_ago_s: float = 0.0, items: list[Item] | None = None
+    ) -> Job:
+        due = Due(self.loop.time() - sent_ago_s, slo_s, "default", "absent", 7)
+        return self.engine.submit(items or [item(float(n)) for n in range(rows)], due, 100)
+
+    async def outcome(self, job: Job) -> Any:
+        """The answer, or the error that the client gets."""
+        return (await asyncio.gather(job.future, return_exceptions=True))[0]
+
+    async def at(self, when: float, what: Coroutine[Any, Any, Any]) -> Any:
+        await asyncio.sleep(when - self.loop.time())
+        return await what
+
+    def ran(self) -> list[tuple[float, int, int]]:
+        """(start, rows, threads) of every batch, in order of start."""
+        return sorted(run for lane in self.pool.lanes for run in lane.ran)
+
+    def counted(self) -> dict[str, int]:
+        return {outcome: count for outcome, count in self.engine.outcomes.items() if count}
+
+
+def item(value: float = 1.0) -> Item:
+    return Item((Tensor("x", "FP32", (1, 1), struct.pack("<f", value)),))
+
+
+def bad_item() -> Item:
+    return Item(images=(b"no image",))

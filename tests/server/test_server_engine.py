@@ -1,0 +1,317 @@
+"""The engine on fake lanes in virtual time: what runs when, on how many threads, and what becomes of every request."""
+
+from __future__ import annotations
+
+import asyncio
+import struct
+
+import pytest
+from engine_world import World, bad_item, item
+from virtual_time import VirtualLoop, run_virtual
+
+from sponge_server.answers import Answer, ClientGoneError, ExpiredError, FailedError, RejectedError, ShedError
+
+
+def close(value: float) -> object:
+    return pytest.approx(value, abs=2e-3)  # timers count in milliseconds
+
+
+def test_one_request_is_answered_with_its_timing() -> None:
+    async def scenario(loop: VirtualLoop) -> None:
+        world = World(loop)
+        answer = await world.outcome(world.submit(slo_s=1.0, sent_ago_s=0.2))
+        assert isinstance(answer, Answer)
+        assert answer.outputs[0].data == struct.pack("<f", 0.0)
+        assert answer.timing.network_s == close(0.2)
+        assert answer.timing.queue_s == close(0.0)
+        assert answer.timing.infer_s == close(0.05)
+        assert world.counted() == {"in_time": 1}
+        assert world.ran() == [(0.0, 1, 1)]
+
+    run_virtual(scenario)
+
+
+def test_a_tight_deadline_gets_more_threads_than_a_loose_one() -> None:
+    async def scenario(loop: VirtualLoop) -> None:
+        world = World(loop)
+        await world.outcome(world.submit(slo_s=0.04))
+        await world.outcome(world.submit(slo_s=1.0))
+        assert [(rows, threads) for _, rows, threads in world.ran()] == [(1, 2), (1, 1)]
+
+    run_virtual(scenario)
+
+
+def test_batches_are_bound_late() -> None:
+    """Requests that come while every thread is busy are batched when one becomes free, not before."""
+
+    async def scenario(loop: VirtualLoop) -> None:
+        world = World(loop, lanes=1, cores=1.0)
+        first = world.submit()
+        await asyncio.sleep(0.01)
+        rest = [world.submit() for _ in range(3)]
+        assert len(world.scheduler.queue) == 3
+        await asyncio.gather(*(job.future for job in (first, *rest)))
+        assert world.ran() == [(0.0, 1, 1), (close(0.05), 3, 1)]
+        assert world.watcher.waits > 0
+
+    run_virtual(scenario)
+
+
+def test_the_earliest_deadline_goes_first() -> None:
+    async def scenario(loop: VirtualLoop) -> None:
+        world = World(loop, lanes=1, cores=1.0, batch_cap=1)
+        done: list[str] = []
+        jobs = {"first": world.submit(), "loose": world.submit(slo_s=2.0), "tight": world.submit(slo_s=0.5)}
+        for name, job in jobs.items():
+            job.future.add_done_callback(lambda _, name=name: done.append(name))
+        await asyncio.gather(*(job.future for job in jobs.values()))
+        assert done == ["tight", "first", "loose"]
+
+    run_virtual(scenario)
+
+
+def test_hopeless_on_arrival_is_shed_at_once() -> None:
+    async def scenario(loop: VirtualLoop) -> None:
+        world = World(loop)
+        error = await world.outcome(world.submit(slo_s=0.02))
+        assert isinstance(error, ShedError)
+        assert loop.time() == close(0.0)
+        assert world.counted() == {"shed": 1}
+        assert world.ran() == []
+
+    run_virtual(scenario)
+
+
+def test_lost_while_waiting_expires_when_it_is_lost_not_after_its_deadline() -> None:
+    async def scenario(loop: VirtualLoop) -> None:
+        world = World(loop, lanes=1, cores=1.0, batch_cap=1)
+        blocker = world.submit()
+        world.pool.lanes[0].slowness = 10.0
+        await asyncio.sleep(0.001)
+        error = await world.outcome(world.submit(slo_s=0.2))
+        assert isinstance(error, ExpiredError)
+        assert loop.time() == close(0.151)
+        await blocker.future
+        assert world.counted() == {"expired": 1, "in_time": 1}
+
+    run_virtual(scenario)
+
+
+def test_a_client_that_leaves_frees_its_place_before_compute() -> None:
+    async def scenario(loop: VirtualLoop) -> None:
+        world = World(loop, lanes=1, cores=1.0)
+        first, second = world.submit(), None
+        await asyncio.sleep(0.01)
+        second = world.submit()
+        world.engine.cancel(second)
+        assert isinstance(await world.outcome(second), ClientGoneError)
+        assert len(world.scheduler.queue) == 0
+        await first.future
+        await asyncio.sleep(1.0)
+        assert len(world.ran()) == 1
+        assert world.counted() == {"cancelled": 1, "in_time": 1}
+
+    run_virtual(scenario)
+
+
+def test_a_client_that_leaves_while_its_batch_runs_disturbs_nobody() -> None:
+    async def scenario(loop: VirtualLoop) -> None:
+        world = World(loop, lanes=1, cores=1.0)
+        gone, stays = world.submit(), world.submit()
+        await asyncio.sleep(0.01)
+        world.engine.cancel(gone)
+        assert isinstance(await world.outcome(stays), Answer)
+        assert world.ran() == [(0.0, 2, 1)]
+        assert world.engine.jobs == 0
+        assert world.scheduler.threads_running == 0
+
+    run_virtual(scenario)
+
+
+@pytest.mark.parametrize("fault", ["crash", "hang"])
+def test_a_lost_lane_is_survived_by_one_retry(fault: str) -> None:
+    async def scenario(loop: VirtualLoop) -> None:
+        world = World(loop)
+        world.pool.lanes[0].faults = [fault]
+        answer = await world.outcome(world.submit(slo_s=30.0))
+        assert isinstance(answer, Answer)
+        assert len(world.ran()) == 2
+        assert world.counted() == {"in_time": 1}
+        assert world.scheduler.ratio == pytest.approx(1.0)
+
+    run_virtual(scenario)
+
+
+def test_a_lane_lost_twice_fails_its_requests_only() -> None:
+    async def scenario(loop: VirtualLoop) -> None:
+        world = World(loop, lanes=1, cores=1.0)
+        world.pool.lanes[0].faults = ["crash", "crash"]
+        error = await world.outcome(world.submit())
+        assert isinstance(error, FailedError)
+        assert isinstance(await world.outcome(world.submit()), Answer)
+        assert world.counted() == {"error": 1, "in_time": 1}
+
+    run_virtual(scenario)
+
+
+def test_a_lost_lane_without_time_for_a_retry_is_an_error() -> None:
+    async def scenario(loop: VirtualLoop) -> None:
+        world = World(loop, lanes=1, cores=1.0)
+        world.pool.lanes[0].faults = ["crash"]
+        error = await world.outcome(world.submit(slo_s=0.07))
+        assert isinstance(error, FailedError)
+        assert world.counted() == {"error": 1}
+        assert len(world.ran()) == 1
+
+    run_virtual(scenario)
+
+
+def test_an_unforeseen_exception_of_a_lane_leaves_no_request_unanswered(caplog: pytest.LogCaptureFixture) -> None:
+    async def scenario(loop: VirtualLoop) -> None:
+        world = World(loop, lanes=1, cores=1.0)
+        world.pool.lanes[0].faults = ["bug"]
+        assert isinstance(await world.outcome(world.submit()), FailedError)
+        assert isinstance(await world.outcome(world.submit()), Answer)
+        assert world.scheduler.threads_running == 0
+
+    run_virtual(scenario)
+    assert "lane.bug" in caplog.text
+
+
+def test_one_bad_item_fails_alone() -> None:
+    async def scenario(loop: VirtualLoop) -> None:
+        world = World(loop, lanes=1, cores=1.0)
+        bad, good = world.submit(items=[bad_item()]), world.submit()
+        assert isinstance(await world.outcome(bad), RejectedError)
+        assert isinstance(await world.outcome(good), Answer)
+        assert world.ran() == [(0.0, 2, 1)]
+
+    run_virtual(scenario)
+
+
+def test_rows_of_one_request_come_back_together_in_order() -> None:
+    async def scenario(loop: VirtualLoop) -> None:
+        world = World(loop, batch_cap=2)
+        answer = await world.outcome(world.submit(rows=5))
+        assert isinstance(answer, Answer)
+        assert answer.outputs[0].shape == (5, 1)
+        assert struct.unpack("<5f", answer.outputs[0].data) == (0.0, 1.0, 2.0, 3.0, 4.0)
+        assert sum(rows for _, rows, _ in world.ran()) == 5
+        assert world.counted() == {"in_time": 1}
+
+    run_virtual(scenario)
+
+
+def test_one_bad_row_fails_its_request_once_and_drops_its_other_rows() -> None:
+    async def scenario(loop: VirtualLoop) -> None:
+        world = World(loop, lanes=1, cores=1.0, batch_cap=1)
+        job = world.submit(items=[item(), bad_item(), item()])
+        error = await world.outcome(job)
+        assert isinstance(error, RejectedError)
+        assert "row 1" in str(error)
+        await asyncio.sleep(1.0)
+        assert len(world.ran()) == 2
+        assert world.engine.jobs == 0
+
+    run_virtual(scenario)
+
+
+def test_no_healthy_lane_means_waiting_then_expiring() -> None:
+    async def scenario(loop: VirtualLoop) -> None:
+        world = World(loop, lanes=1, cores=1.0)
+        lane = world.pool.lanes[0]
+        lane.healthy = False
+        lost = world.submit(slo_s=0.3)
+        patient = world.submit(slo_s=2.0)
+        assert isinstance(await world.outcome(lost), ExpiredError)
+        lane.healthy = True
+        world.pool.changed()
+        assert isinstance(await world.outcome(patient), Answer)
+
+    run_virtual(scenario)
+
+
+def test_bodies_beyond_the_memory_bound_are_shed() -> None:
+    async def scenario(loop: VirtualLoop) -> None:
+        world = World(loop, max_queue_bytes=250)
+        first, second = world.submit(), world.submit()
+        with pytest.raises(ShedError):
+            world.submit()
+        await asyncio.gather(first.future, second.future)
+        assert isinstance(await world.outcome(world.submit()), Answer)
+        assert world.counted() == {"in_time": 3, "shed": 1}
+
+    run_virtual(scenario)
+
+
+def test_fewer_cores_bind_new_batches_at_once_and_fit_when_running_ones_end() -> None:
+    async def scenario(loop: VirtualLoop) -> None:
+        world = World(loop)
+        jobs = [world.submit(slo_s=2.0)]
+        await asyncio.sleep(0.001)
+        jobs.append(world.submit(slo_s=2.0))
+        await asyncio.sleep(0.001)
+        assert world.scheduler.threads_running == 2
+        world.engine.set_cores(1.0)
+        jobs += [world.submit(slo_s=2.0) for _ in range(2)]
+        await world.engine.fits(1.0)
+        assert world.scheduler.threads_running <= 1
+        assert loop.time() == close(0.05)
+        await asyncio.gather(*(job.future for job in jobs))
+        busiest = max(
+            sum(threads for start, rows, threads in world.ran() if start <= at < start + 0.05)
+            for at in (0.06, 0.09, 0.12)
+        )
+        assert busiest <= 1
+
+    run_virtual(scenario)
+
+
+def test_more_cores_count_at_once() -> None:
+    async def scenario(loop: VirtualLoop) -> None:
+        world = World(loop, cores=1.0, max_cores=2.0, batch_cap=1)
+        jobs = [world.submit() for _ in range(2)]
+        await asyncio.sleep(0.01)
+        assert world.scheduler.threads_running == 1
+        world.engine.set_cores(2.0)
+        await asyncio.gather(*(job.future for job in jobs))
+        assert [start for start, _, _ in world.ran()] == [0.0, close(0.01)]
+
+    run_virtual(scenario)
+
+
+def test_giving_up_answers_everybody() -> None:
+    async def scenario(loop: VirtualLoop) -> None:
+        world = World(loop, lanes=1, cores=1.0)
+        jobs = [world.submit() for _ in range(3)]
+        await asyncio.sleep(0.001)
+        world.engine.give_up()
+        for job in jobs:
+            assert isinstance(await world.outcome(job), FailedError)
+        assert world.engine.jobs == 0
+        await asyncio.sleep(1.0)
+
+    run_virtual(scenario)
+
+
+def test_every_request_has_exactly_one_outcome_under_overload_with_crashes() -> None:
+    async def scenario(loop: VirtualLoop) -> None:
+        world = World(loop)
+        world.pool.lanes[0].faults = ["", "crash", "", "bug"]
+        jobs = []
+        for number in range(400):
+            jobs.append(world.submit(slo_s=0.1 + 0.1 * (number % 7)))
+            if number % 11 == 5:
+                world.engine.cancel(jobs[number - 3])
+            await asyncio.sleep(0.004)
+        await asyncio.gather(*(job.future for job in jobs), return_exceptions=True)
+        await asyncio.sleep(1.0)
+        assert sum(world.engine.outcomes.values()) == 400
+        assert world.engine.outcomes["in_time"] > 60
+        assert world.engine.outcomes["late"] == 0
+        assert world.engine.outcomes["expired"] > 0
+        assert world.engine.jobs == 0
+        assert len(world.scheduler.queue) == 0
+        assert world.scheduler.threads_running == 0
+
+    run_virtual(scenario)

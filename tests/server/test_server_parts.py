@@ -1,0 +1,134 @@
+"""The small parts: settings, uploads, recent latencies, cores and quota, problems."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+
+from sponge_core.running import thread_budget
+from sponge_server.cores import Cores
+from sponge_server.problems import ProblemError
+from sponge_server.recent import RecentLatencies
+from sponge_server.settings import ServerSettings, SettingsError, sizes_milli
+from sponge_server.uploads import Uploads
+
+
+def settings(**changes: Any) -> ServerSettings:
+    return ServerSettings(model_name="m", model_source="digits://", **changes)
+
+
+@pytest.mark.parametrize(
+    ("changes", "sizes"),
+    [
+        ({}, (1000, 2000)),
+        ({"min_cores": 2.0}, (2000,)),
+        ({"min_cores": 0.5, "step_cores": 0.5}, (500, 1000, 1500, 2000)),
+        ({"min_cores": 0.5, "step_cores": 1.0}, (500, 1500, 2000)),
+        ({"min_cores": 0.125, "cores": 0.125, "max_cores": 0.25, "step_cores": 0.125}, (125, 250)),
+    ],
+)
+def test_the_sizes_of_the_frontier(changes: dict[str, Any], sizes: tuple[int, ...]) -> None:
+    assert settings(**changes).candidates_milli == sizes
+
+
+def test_a_range_below_its_minimum_leaves_the_largest_size() -> None:
+    assert sizes_milli(2000, 1000, 500) == (1000,)
+
+
+@pytest.mark.parametrize(
+    ("changes", "option"),
+    [
+        ({"cores": 3.0}, "--max-cores"),
+        ({"min_cores": 0.0}, "--min-cores"),
+        ({"min_cores": 4.0}, "--min-cores"),
+        ({"step_cores": 0.0}, "--step-cores"),
+        ({"max_batch": 0}, "--max-batch"),
+        ({"slo_s": 0.0}, "--slo-ms"),
+        ({"slo_classes": {"gold": -1.0}}, "--slo-class gold"),
+    ],
+)
+def test_settings_that_cannot_work_name_the_option(changes: dict[str, Any], option: str) -> None:
+    with pytest.raises(SettingsError, match=option):
+        settings(**changes)
+
+
+@pytest.mark.parametrize(("cores", "lanes"), [(0.5, 1), (2.0, 2), (2.5, 3), (64.0, 16)])
+def test_one_lane_for_every_thread_that_the_largest_size_can_run(cores: float, lanes: int) -> None:
+    assert settings(cores=cores, min_cores=cores, max_cores=cores).lanes == lanes
+
+
+def test_an_upload_is_an_arrival_at_the_pace_of_its_link() -> None:
+    uploads = Uploads()
+    known = uploads.begin(10.0, deadline=11.0, total=1000)
+    uploads.begin(10.1, deadline=12.0, total=None)
+    known.received = 250
+    first, second = sorted(uploads.arrivals(10.1))
+    assert (first.at, first.deadline) == (10.1, 12.0)
+    assert (second.at, second.deadline) == (pytest.approx(10.4), 11.0)
+    uploads.end(known)
+    assert len(uploads) == 1
+
+
+def test_recent_latencies_forget() -> None:
+    recent = RecentLatencies(window_s=10.0)
+    assert recent.quantile(0.0, 0.99) is None
+    for number in range(100):
+        recent.add(number * 0.1, float(number))
+    assert recent.quantile(9.9, 0.99) == 98.0
+    assert recent.quantile(9.9, 0.5) == 49.0
+    assert recent.quantile(19.85, 0.99) == 99.0
+    assert recent.quantile(30.0, 0.99) is None
+
+
+def cgroup(directory: Path, quota_us: int) -> Path:
+    (directory / "cgroup.procs").write_text("")
+    (directory / "cpu.max").write_text(f"{'max' if quota_us < 0 else quota_us} 100000")
+    (directory / "cpu.stat").write_text("nr_periods 0\nnr_throttled 0\nthrottled_usec 5000000\n")
+    return directory
+
+
+@pytest.mark.parametrize(
+    ("applied", "quota_us", "in_force"), [(2.0, -1, 2.0), (2.0, 50_000, 0.5), (0.25, 50_000, 0.25), (2.0, 150_000, 1.5)]
+)
+def test_the_smaller_of_applied_size_and_quota_is_in_force(
+    tmp_path: Path, applied: float, quota_us: int, in_force: float
+) -> None:
+    assert Cores(applied, cgroup(tmp_path, quota_us)).in_force == in_force
+
+
+def test_a_quota_that_anyone_changes_is_followed(tmp_path: Path) -> None:
+    cores = Cores(2.0, cgroup(tmp_path, -1))
+    heard: list[float] = []
+    cores.listen(heard.append)
+    cgroup(tmp_path, 50_000)
+    cores.poll()
+    assert thread_budget(cores.in_force) == 1
+    cores.poll()
+    cores.apply(0.25)
+    cores.apply(2.0)
+    cgroup(tmp_path, 300_000)
+    cores.poll()
+    assert heard == [2.0, 0.5, 0.25, 0.5, 2.0]
+    assert cores.quota_milli == 3000
+
+
+def test_throttling_counts_from_the_start_of_the_server(tmp_path: Path) -> None:
+    cores = Cores(2.0, cgroup(tmp_path, 50_000))
+    assert cores.throttled_s == 0.0
+    (tmp_path / "cpu.stat").write_text("nr_periods 9\nnr_throttled 3\nthrottled_usec 7500000\n")
+    cores.poll()
+    assert cores.throttled_s == 2.5
+
+
+def test_a_problem_says_it_in_the_words_of_the_standard_and_of_the_protocol() -> None:
+    document = orjson.loads(ProblemError(503, "shed", "too late").body())
+    assert document == {
+        "type": "urn:sponge:problem:shed",
+        "title": "Not now",
+        "status": 503,
+        "detail": "too late",
+        "error": "too late",
+    }

@@ -1,0 +1,140 @@
+"""The scheduler's books and the online correction, in virtual time without any loop."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sponge_core.latency import LatencyModel
+from sponge_core.queueing import Request
+from sponge_server.correction import HIGHEST, LOWEST, Correction
+from sponge_server.scheduler import Scheduler
+
+MODEL = LatencyModel(gamma=0.04, delta=0.005, epsilon=0.0, eta=0.005)
+
+
+def scheduler(cores: float = 1.0) -> Scheduler:
+    return Scheduler(MODEL, cores, 8, cores, 0.0)
+
+
+def add(books: Scheduler, number: int, now: float, slo_s: float = 10.0) -> None:
+    books.add(Request(number, now, now + slo_s))
+
+
+def test_a_batch_that_took_what_was_predicted_teaches_nothing() -> None:
+    books = scheduler()
+    add(books, 1, 0.0)
+    (batch,) = books.turn(0.0, 1).batches
+    assert books.finish(batch.key, batch.work_s, batch.work_s) == pytest.approx(1.0)
+    assert books.ratio == pytest.approx(1.0)
+
+
+def test_slow_batches_are_believed_soon_and_fast_ones_late() -> None:
+    slow, fast = Correction(), Correction()
+    for _ in range(5):
+        slow.observe(0.1, 0.15)
+        fast.observe(0.1, 0.05)
+    assert slow.ratio > 1.3
+    assert fast.ratio > 0.85
+
+
+@given(st.lists(st.floats(min_value=1e-6, max_value=1e3), max_size=60))
+def test_the_correction_stays_in_its_bounds(measured: list[float]) -> None:
+    correction = Correction()
+    for seconds in measured:
+        correction.observe(0.1, seconds)
+        assert LOWEST <= correction.ratio <= HIGHEST
+
+
+def test_one_stall_is_no_trend() -> None:
+    correction = Correction()
+    correction.observe(0.05, 5.0)
+    assert correction.ratio <= 1.2
+
+
+def test_a_correction_changes_what_is_predicted_next() -> None:
+    books = scheduler()
+    for number in range(20):
+        add(books, number, float(number))
+        (batch,) = books.turn(float(number), 1).batches
+        books.finish(batch.key, number + 2 * MODEL.latency(1, 1), 0.0)
+    assert books.model.latency(1, 1) == pytest.approx(2 * MODEL.latency(1, 1), rel=0.1)
+
+
+def test_sharing_the_quota_is_not_mistaken_for_a_slow_model() -> None:
+    """Two threads on one and a half cores run at three quarters of full speed; the fluid account knows that."""
+    books = Scheduler(MODEL, 1.5, 8, 1.5, 0.0)
+    add(books, 1, 0.0)
+    (first,) = books.turn(0.0, 2).batches
+    add(books, 2, 0.0)
+    (second,) = books.turn(0.0, 1).batches
+    assert books.threads_running == 2
+    alone = MODEL.latency(1, 1)
+    for batch in (first, second):
+        # The kernel may throttle a short batch not at all or for half of its time; CPU time tells the truth.
+        assert books.finish(batch.key, alone * 2.5, alone) == pytest.approx(1.0)
+    assert books.ratio == pytest.approx(1.0)
+
+
+def test_an_abandoned_batch_teaches_nothing_and_frees_its_threads() -> None:
+    books = scheduler()
+    add(books, 1, 0.0)
+    (batch,) = books.turn(0.0, 1).batches
+    books.abandon(batch.key, 60.0)
+    assert (books.ratio, books.threads_running, books.batches_running) == (1.0, 0, 0)
+
+
+def test_withdrawing_twice_is_told_apart() -> None:
+    books = scheduler()
+    add(books, 1, 0.0)
+    assert books.withdraw(1)
+    assert not books.withdraw(1)
+
+
+def test_without_lanes_nothing_starts_and_overdue_requests_are_let_go() -> None:
+    books = scheduler()
+    add(books, 1, 0.0, slo_s=0.2)
+    add(books, 2, 0.0, slo_s=0.5)
+    turn = books.turn(0.3, 0)
+    assert [shed.request.id for shed in turn.sheds] == [1]
+    assert (turn.batches, turn.wake_at) == ((), 0.5)
+
+
+def test_a_larger_plan_admits_what_the_present_size_cannot_meet() -> None:
+    books = scheduler(1.0)
+    books.set_max_cores(4.0)
+    add(books, 1, 0.0, slo_s=0.03)
+    turn = books.turn(0.0, 1)
+    assert (turn.batches, turn.sheds) == ((), ())
+    books.set_cores(4.0, 0.001)
+    (batch,) = books.turn(0.001, 1).batches
+    assert batch.threads > 1
+
+
+@given(
+    st.lists(
+        st.tuples(st.floats(0.0, 0.05), st.floats(0.01, 1.0), st.sampled_from(["add", "end", "cores"])), max_size=40
+    ),
+    st.sampled_from([0.5, 1.0, 2.0, 3.5]),
+)
+def test_threads_never_exceed_the_budget_of_the_cores_in_force(
+    events: list[tuple[float, float, str]], cores: float
+) -> None:
+    books = Scheduler(MODEL, cores, 4, 4.0, 0.0)
+    now, running = 0.0, []
+    for number, (gap, slo_s, kind) in enumerate(events):
+        now += gap
+        if kind == "add":
+            add(books, number, now, slo_s)
+        elif kind == "end" and running:
+            batch = running.pop(0)
+            books.finish(batch.key, now, 0.01)
+        elif kind == "cores":
+            books.set_cores([0.5, 1.0, 2.0, 3.5][number % 4], now)
+        before = books.threads_running
+        started = books.turn(now, 4 - len(running)).batches
+        running += started
+        assert len(running) <= 4
+        assert books.threads_running == sum(batch.threads for batch in running)
+        assert books.threads_running <= max(before, books.budget)
