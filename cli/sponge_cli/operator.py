@@ -80,8 +80,24 @@ def run(
     logging.basicConfig(level=log_level.upper(), format="%(asctime)s %(levelname)s %(name)s %(message)s")
     if log_level == "info":
         # kopf tells of each connection and handler at this level; what the operator does, its own logger tells.
-        logging.getLogger("kopf").setLevel(logging.WARNING)
+        for noisy in ("kopf", "aiohttp.access"):
+            logging.getLogger(noisy).setLevel(logging.WARNING)
     run_operator(settings)
+
+
+@command.command(epilog="Example: sponge cluster up && sponge operator install")
+@click.option("--cluster", default="sponge", show_default=True, help="Which local cluster.")
+def install(cluster: str) -> None:
+    """Install the operator into the local cluster by Helm.
+
+    Its pods, and those of every SpongeService, run this machine's Python environment: no images to build. For any other
+    cluster: helm install sponge deploy/helm/sponge --namespace sponge-system --create-namespace
+    """
+    from sponge_cli.operator_install import NAMESPACE, install_operator
+    from sponge_cluster import connect
+
+    install_operator(connect(cluster))
+    click.echo(f"The operator runs in namespace {NAMESPACE}.")
 
 
 def _template(path: Path) -> dict[str, Any]:

@@ -7,6 +7,8 @@ no annotations of its own on the objects, and a restarted operator needs no memo
 
 from __future__ import annotations
 
+import dataclasses
+import os
 from typing import Any
 
 import kopf
@@ -19,6 +21,8 @@ from sponge_operator.services.operator import Operator
 from sponge_operator.settings import OperatorSettings
 
 __all__ = ["run"]
+
+API_HOST, API_PORT = "KUBERNETES_SERVICE_HOST", "KUBERNETES_SERVICE_PORT"
 
 EXIT_S = 5.0
 """For a service's loop to end, the restoring of sizes included."""
@@ -40,7 +44,14 @@ def _handlers(operator: Operator) -> kopf.OperatorRegistry:
 
     @kopf.on.login(registry=registry)
     def login(**arguments: Any) -> kopf.ConnectionInfo | None:
-        return kopf.login_with_service_account(**arguments) or kopf.login_with_kubeconfig(**arguments)
+        in_cluster = kopf.login_with_service_account(**arguments)
+        if in_cluster is None or API_HOST not in os.environ:
+            return kopf.login_with_kubeconfig(**arguments)
+        # By address, so that a cluster whose DNS is down, or has none, is served all the same.
+        host, port = os.environ[API_HOST], os.environ[API_PORT]
+        return dataclasses.replace(
+            in_cluster, server=f"https://[{host}]:{port}" if ":" in host else f"https://{host}:{port}"
+        )
 
     @kopf.on.startup(registry=registry)
     async def start(settings: kopf.OperatorSettings, **_: Any) -> None:

@@ -285,20 +285,22 @@ def remember(memory: Memory, action: Action | LowerCeiling | StayQuiet, now: flo
             return memory
 
 
-def refused(status: int, body: Mapping[str, Any], actual_milli: int) -> LowerCeiling | StayQuiet:
+def refused(status: int, body: Mapping[str, Any], asked_milli: int, has_milli: int) -> LowerCeiling | StayQuiet:
     """What follows from an API server's refusal of a resize.
 
     Args:
         status: HTTP status of the answer; 0 when none came.
         body: the Status object of the answer.
-        actual_milli: what the container has, which is always possible.
+        asked_milli: the size that was refused.
+        has_milli: what the container has, which is always possible.
     """
     causes = ((body.get("details") or {}).get("causes")) or ()
     message = body.get("message") or ""
     if status == 403 and any(cause.get("reason") == "NodeCapacity" for cause in causes):
         match = _REQUESTED_ALLOCATABLE.search(message)
-        return LowerCeiling(max(actual_milli, int(match[2]) if match else actual_milli), INFEASIBLE_S, message)
+        room = int(match[2]) if match else has_milli
+        return LowerCeiling(room if has_milli < room < asked_milli else has_milli, INFEASIBLE_S, message)
     if status == 403 and "exceeded quota" in message:
-        return LowerCeiling(actual_milli, CEILING_S, message)
+        return LowerCeiling(has_milli, CEILING_S, message)
     # Overload and restarts of the API server pass soon; RBAC, a LimitRange or an admission webhook do not.
     return StayQuiet(1.0 if status in (0, 429) or status >= 500 else REFUSED_S, message)

@@ -130,7 +130,7 @@ class Actuator:
         try:
             await self._send(action.milli)
         except ApiError as error:
-            return self._refused(error, before)
+            return self._refused(error, action.milli, before)
         seen = await self._actuated(action.milli, began + context.settings.actuate_timeout_s)
         took = context.clock() - began
         pod = self._pod_name()
@@ -166,13 +166,13 @@ class Actuator:
         await self._actuated(action.milli, context.clock() + context.settings.actuate_timeout_s)
         return Result(action.outcome)
 
-    def _refused(self, error: ApiError, observed: resize.Observed) -> Result:
+    def _refused(self, error: ApiError, asked: int, observed: resize.Observed) -> Result:
         context = self._context
         if error.status == 404 or (error.status == 422 and "metadata.uid" in str(error)):
             # The pod has gone, or another one of its name is there: the watch will say so.
             return Result()
         context.metrics.resizes.labels("rejected").inc()
-        consequence = resize.refused(error.status, error.body, resize.actual_milli(observed) or 0)
+        consequence = resize.refused(error.status, error.body, asked, resize.actual_milli(observed) or 0)
         self._memory = resize.remember(self._memory, consequence, context.clock())
         causes = (error.body.get("details") or {}).get("causes") or ()
         reason = next((str(cause["reason"]) for cause in causes if cause.get("reason")), None)

@@ -54,6 +54,7 @@ class PodDriver:
         self._decider = PodDecider(service().spec.planner.look_back)
         self._look_back_s = service().spec.planner.look_back
         self._since = 0
+        self._again = False
         self._accounted_at: float | None = None
         self.actuator = Actuator(context, events, uid, token)
         self._token = token
@@ -65,9 +66,8 @@ class PodDriver:
         while True:
             began = context.clock()
             try:
-                snapshot = await context.control.state(
-                    self.actuator.base_url(), self._token, self._since, context.settings.poll_s
-                )
+                wait_s = 0.0 if self._again else context.settings.poll_s
+                snapshot = await context.control.state(self.actuator.base_url(), self._token, self._since, wait_s)
                 self._since = snapshot.version
                 gap = await self._look(snapshot)
             except ServerError as error:
@@ -100,6 +100,8 @@ class PodDriver:
         self._seen(self.actuator.observe(wish.cores_milli if result.outcome == "actuated" else None))
         if result.outcome is not None:
             self._record(service, snapshot, current, wish, result, applied=True)
+        # What was refused is decided anew at once, under what was learnt from the refusal.
+        self._again = result.outcome in ("deferred", "infeasible", "rejected", "error")
         return BLOCKED_GAP_S if snapshot.urgent and result.outcome != "actuated" else SHORTEST_GAP_S
 
     def _decide(

@@ -1,0 +1,72 @@
+"""Installs the Helm chart into the local cluster, with pods that run this machine's own Python environment.
+
+A real cluster needs only `helm install` and two images; here the images are replaced by mounts of the host, so that the
+operator and the servers in the pods are the source tree that is being worked on.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from sponge_cluster import Cluster, PythonPod
+from sponge_core.errors import SpongeError
+
+__all__ = ["CHART", "NAMESPACE", "RELEASE", "install_operator", "local_values"]
+
+CHART = Path(__file__).resolve().parents[2] / "deploy" / "helm" / "sponge"
+NAMESPACE = "sponge-system"
+RELEASE = "sponge"
+
+HOST_USER: dict[str, Any] = {"runAsNonRoot": False, "runAsUser": 0, "runAsGroup": 0}
+"""The environment on the host belongs to root, who runs a native cluster, and may be closed to everyone else."""
+
+
+def local_values(pod: PythonPod) -> dict[str, Any]:
+    """Values of the chart for pods made of `pod`."""
+    repository, _, tag = pod.image.rpartition(":")
+    server = pod.template("server")
+    server["spec"]["securityContext"] = dict(HOST_USER)
+    return {
+        "image": {"repository": repository, "tag": tag, "pullPolicy": pod.image_pull_policy},
+        "command": list(pod.command),
+        "volumes": list(pod.volumes),
+        "volumeMounts": list(pod.volume_mounts),
+        "podSecurityContext": dict(HOST_USER),
+        "server": {"image": pod.image, "template": server},
+    }
+
+
+def install_operator(cluster: Cluster, values: Mapping[str, Any] | None = None, timeout_s: int = 180) -> None:
+    """Installs or upgrades the CRD and the operator, and waits until it is ready.
+
+    Args:
+        values: more values for the chart, over the local ones.
+
+    Raises:
+        SpongeError: there is no chart beside this installation, or the cluster did not take it.
+    """
+    if not CHART.is_dir():
+        raise SpongeError(f"no chart at {CHART}; run from a source tree of Sponge")
+    environment = {**os.environ, "KUBECONFIG": str(cluster.kubeconfig)}
+    # Helm installs a CRD once and never changes it, but here the source tree changes.
+    _run([str(cluster.kubectl), "apply", "--server-side", "--force-conflicts", "-f", str(CHART / "crds")], environment)
+    _run(
+        [
+            *(str(cluster.helm), "upgrade", RELEASE, str(CHART), "--install", "--skip-crds"),
+            *("--namespace", NAMESPACE, "--create-namespace", "--wait", "--timeout", f"{timeout_s}s"),
+            *("--values", "-"),
+        ],
+        environment,
+        json.dumps({**local_values(cluster.python_pod()), **(values or {})}),
+    )
+
+
+def _run(command: list[str], environment: Mapping[str, str], stdin: str | None = None) -> None:
+    done = subprocess.run(command, env=dict(environment), input=stdin, capture_output=True, text=True, check=False)
+    if done.returncode != 0:
+        raise SpongeError(f"{Path(command[0]).name} {command[1]} failed: {(done.stderr or done.stdout).strip()}")

@@ -1,0 +1,61 @@
+{{- define "sponge.name" -}}
+{{- if contains .Chart.Name .Release.Name -}}{{ .Release.Name | trunc 50 | trimSuffix "-" }}
+{{- else -}}{{ printf "%s-%s" .Release.Name .Chart.Name | trunc 50 | trimSuffix "-" }}{{- end -}}
+{{- end -}}
+
+{{- define "sponge.serviceAccount" -}}
+{{ .Values.serviceAccount.name | default (printf "%s-operator" (include "sponge.name" .)) }}
+{{- end -}}
+
+{{- define "sponge.selector" -}}
+app.kubernetes.io/name: sponge-operator
+app.kubernetes.io/instance: {{ .Release.Name }}
+{{- end -}}
+
+{{- define "sponge.labels" -}}
+{{ include "sponge.selector" . }}
+app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
+{{- end -}}
+
+{{- /* What the operator needs in the namespaces that it serves. */ -}}
+{{- define "sponge.rules" -}}
+# Its own objects. The patch carries kopf's finalizer; children name their owner, which the owner's finalizers guard.
+- apiGroups: [serving.sponge.dev]
+  resources: [spongeservices]
+  verbs: [get, list, watch, patch]
+- apiGroups: [serving.sponge.dev]
+  resources: [spongeservices/status]
+  verbs: [patch]
+- apiGroups: [serving.sponge.dev]
+  resources: [spongeservices/finalizers]
+  verbs: [update]
+# Children: made and changed by server-side apply, removed by the garbage collector.
+- apiGroups: [apps]
+  resources: [deployments]
+  verbs: [get, list, watch, create, patch]
+- apiGroups: [""]
+  resources: [services]
+  verbs: [create, patch]
+- apiGroups: [""]
+  resources: [secrets, configmaps]
+  verbs: [get, create, patch]
+# Pods are watched, and changed in one way only.
+- apiGroups: [""]
+  resources: [pods]
+  verbs: [get, list, watch]
+- apiGroups: [""]
+  resources: [pods/resize]
+  verbs: [patch]
+- apiGroups: [""]
+  resources: [events]
+  verbs: [create]
+# To report other autoscalers on the same pods.
+- apiGroups: [autoscaling]
+  resources: [horizontalpodautoscalers]
+  verbs: [list]
+- apiGroups: [autoscaling.k8s.io]
+  resources: [verticalpodautoscalers]
+  verbs: [list]
+{{- end -}}

@@ -1,0 +1,293 @@
+"""One pod, its kubelet and its server, as the operator sees them, in virtual time.
+
+Doubles stand at the edges only (the API server and the control port); everything between them is the operator's own code.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import copy
+from collections.abc import Mapping
+from typing import Any, cast
+
+from prometheus_client import CollectorRegistry
+
+from sponge_core.contract import ApplyAck, ApplyRequest, FrontierPoint, StateSnapshot
+from sponge_operator.decision import ResizeBudget
+from sponge_operator.journal import Entry, Journal
+from sponge_operator.metrics import Metrics
+from sponge_operator.models import SpongeService, parse_service
+from sponge_operator.quantities import cpu_quantity, parse_cpu_milli
+from sponge_operator.services.context import Context, Events
+from sponge_operator.services.driver import PodDriver
+from sponge_operator.settings import OperatorSettings
+from sponge_operator.storage.kube import ApiError, Kube
+from sponge_operator.storage.pods import PodCache
+from sponge_operator.storage.server import ControlClient, ServerError, StaleVersionError
+
+KUBELET_S = 0.022
+STATUS_S = 0.02
+
+
+class Diary(Journal):
+    """Keeps the entries for the test to read."""
+
+    def __init__(self) -> None:
+        super().__init__(None)
+        self.entries: list[Entry] = []
+
+    def write(self, entry: Entry) -> None:
+        self.entries.append(entry)
+
+
+class World:
+    """A pod of `start` millicores on a node with `room` for it, whose server needs `need` millicores.
+
+    Attributes:
+        calls: what reached the API server and the control port, in order: ("patch", milli), ("apply", milli, cap).
+        alive: the kubelet acts on resizes.
+        allocatable: the node's CPU, above which the API server refuses.
+        refusal: what the API server answers to a resize instead of taking it.
+        reachable: the server answers.
+        stalled: the server does not acknowledge.
+    """
+
+    def __init__(self, start: int = 500, room: int = 16_000, **spec: Any) -> None:
+        self.loop = asyncio.get_running_loop()
+        self.calls: list[tuple[Any, ...]] = []
+        self.times: list[float] = []
+        self.need = start
+        self.urgent_need: int | None = None
+        self.room = room
+        self.quota = start
+        self.alive = True
+        self.refusal: ApiError | None = None
+        self.allocatable = 16_000
+        self.reachable = True
+        self.stalled = False
+        self.version = 0
+        self.applied: ApplyRequest | None = None
+        self.events: list[tuple[str, str, str]] = []
+        self.news = asyncio.Event()
+        self.body: dict[str, Any] = {
+            "metadata": {"name": "digits", "namespace": "team-a", "uid": "s1", "generation": 1},
+            "spec": {
+                "model": {"name": "digits", "source": "digits://"},
+                "slo": {"latency": "300ms"},
+                "cpu": {"min": "250m", "max": "1500m", "step": "125m"},
+                **spec,
+            },
+        }
+        self.pods = PodCache(on_change=lambda _: self._pod_changed())
+        self.diary = Diary()
+        self.context = Context(
+            settings=OperatorSettings(),
+            kube=cast(Kube, _ApiServer(self)),
+            control=cast(ControlClient, _ControlPort(self)),
+            pods=self.pods,
+            metrics=Metrics(CollectorRegistry()),
+            journal=self.diary,
+            budget=ResizeBudget(100.0),
+            clock=self.loop.time,
+            wall=lambda: 1_000_000.0 + self.loop.time(),
+        )
+        self.driver: PodDriver | None = None
+        self.pod = _pod(start)
+        self.pods.update(self.pod)
+        events = Events(lambda *event: self.events.append(event), self.loop.time)
+        self.driver = PodDriver(self.context, events, self.service, "p1", "digits-1", "token", lambda: None)
+
+    def service(self) -> SpongeService:
+        return parse_service(self.body)
+
+    def annotate(self, **annotations: str) -> None:
+        self.body["metadata"]["annotations"] = annotations
+
+    def change(self, need: int, *, urgent: bool = True) -> None:
+        """The load changes; an urgent need answers the long poll."""
+        self.need = need
+        if urgent:
+            self.news.set()
+
+    async def run(self, seconds: float) -> None:
+        """Drives the pod for so long."""
+        assert self.driver is not None
+        task = asyncio.create_task(self.driver.run())
+        await asyncio.wait({task}, timeout=seconds)
+        if task.done():
+            task.result()
+        task.cancel()
+        await asyncio.wait({task})
+
+    def patches(self) -> list[int]:
+        return [call[1] for call in self.calls if call[0] == "patch"]
+
+    def outcomes(self) -> dict[str, int]:
+        samples = next(iter(self.context.metrics.resizes.collect())).samples
+        return {s.labels["outcome"]: int(s.value) for s in samples if s.name.endswith("_total") and s.value}
+
+    def snapshot(self) -> StateSnapshot:
+        self.version += 1
+        in_force = min(self.quota, self.applied.cores_milli if self.applied else self.quota)
+        cpu = self.service().spec.cpu
+        most = self.applied.sizes.max_milli if self.applied and self.applied.sizes else cpu.max
+        sizes = [milli for milli in range(cpu.min, most + 1, cpu.step)]
+        urgent = in_force < self.need and in_force < most
+        return StateSnapshot(
+            version=self.version,
+            applied_version=self.applied.version if self.applied else 0,
+            now_s=self.loop.time(),
+            ready=True,
+            draining=False,
+            model="digits",
+            cores_milli=in_force,
+            cpu_quota_milli=self.quota,
+            thread_budget=1,
+            threads_running=0,
+            batch_cap=self.applied.batch_cap if self.applied else 8,
+            lanes=[],
+            queue_length=0,
+            queue_slack_s=[],
+            uploads_in_flight=0,
+            arrival_rate_rps=1.0,
+            remaining_slo_s=[],
+            outcomes={"in_time": 1},
+            latency_p99_s=0.1,
+            throttled_s=0.0,
+            prediction_ratio=1.0,
+            idle_for_s=0.0,
+            urgent=urgent,
+            frontier=[
+                FrontierPoint(cores_milli=milli, batch_cap=8, misses=max(0, self.need - milli) / 100) for milli in sizes
+            ],
+        )
+
+    def record(self, *call: Any) -> None:
+        self.calls.append(call)
+        self.times.append(self.loop.time())
+
+    async def kubelet(self, pod: dict[str, Any]) -> None:
+        """Carries out what the spec of `pod` asks for."""
+        await asyncio.sleep(KUBELET_S)
+        if not self.alive or self.pod["metadata"]["generation"] != pod["metadata"]["generation"]:
+            return
+        wanted = parse_cpu_milli(pod["spec"]["containers"][0]["resources"]["limits"]["cpu"])
+        conditions = []
+        if wanted <= self.room:
+            self.quota = wanted
+        else:
+            message = f"Node didn't have enough resource: cpu, requested: {wanted}, used: {16_000 - self.room}, capacity: 16000"
+            conditions = [
+                {
+                    "type": "PodResizePending",
+                    "status": "True",
+                    "reason": "Deferred",
+                    "message": message,
+                    "observedGeneration": pod["metadata"]["generation"],
+                }
+            ]
+        await asyncio.sleep(STATUS_S)
+        status = self.pod["status"]
+        status["observedGeneration"] = pod["metadata"]["generation"]
+        status["conditions"] = conditions
+        status["containerStatuses"][0]["resources"]["limits"]["cpu"] = cpu_quantity(self.quota)
+        self.touch()
+
+    def touch(self) -> None:
+        """The watch reports the pod as it is now."""
+        self.pod["metadata"]["resourceVersion"] = str(int(self.pod["metadata"]["resourceVersion"]) + 1)
+        self.pods.update(copy.deepcopy(self.pod))
+
+    def _pod_changed(self) -> None:
+        if self.driver is not None:
+            self.driver.actuator.changed.set()
+
+
+class _ApiServer:
+    def __init__(self, world: World) -> None:
+        self._world = world
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def resize(self, pod: Mapping[str, Any], container: str, milli: int) -> dict[str, Any]:
+        world = self._world
+        world.record("patch", milli)
+        assert pod["metadata"]["uid"] == world.pod["metadata"]["uid"]
+        if world.refusal is not None:
+            raise world.refusal
+        if milli > world.allocatable:
+            cpu = f"cpu, requested: {milli}, allocatable: {world.allocatable}"
+            body = {"details": {"causes": [{"reason": "NodeCapacity"}]}}
+            raise ApiError(403, {"message": f"node didn't have enough allocatable resources: {cpu}", **body})
+        await asyncio.sleep(0.008)
+        metadata, resources = world.pod["metadata"], world.pod["spec"]["containers"][0]["resources"]
+        if resources["limits"]["cpu"] != cpu_quantity(milli):
+            metadata["generation"] += 1
+            resources["limits"]["cpu"] = resources["requests"]["cpu"] = cpu_quantity(milli)
+            metadata["resourceVersion"] = str(int(metadata["resourceVersion"]) + 1)
+            task = asyncio.create_task(world.kubelet(copy.deepcopy(world.pod)))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+        return copy.deepcopy(world.pod)
+
+
+class _ControlPort:
+    def __init__(self, world: World) -> None:
+        self._world = world
+
+    async def state(self, base_url: str, token: str, since: int = 0, wait_s: float = 0.0) -> StateSnapshot:
+        world = self._world
+        assert token == "token"
+        if wait_s:
+            try:
+                await asyncio.wait_for(world.news.wait(), wait_s)
+            except TimeoutError:
+                pass
+            world.news.clear()
+        if not world.reachable:
+            raise ServerError("connection refused")
+        return world.snapshot()
+
+    async def apply(self, base_url: str, token: str, request: ApplyRequest, timeout_s: float) -> ApplyAck:
+        world = self._world
+        if world.stalled:
+            await asyncio.sleep(timeout_s)
+            raise ServerError(f"did not answer within {timeout_s} s")
+        if world.applied is not None and request.version <= world.applied.version:
+            raise StaleVersionError("stale")
+        world.record("apply", request.cores_milli, request.sizes.max_milli if request.sizes else None)
+        world.applied = request
+        return ApplyAck(
+            version=request.version,
+            cores_milli=request.cores_milli,
+            thread_budget=1,
+            batch_cap=request.batch_cap,
+            now_s=world.loop.time(),
+            waited_s=0.0,
+        )
+
+
+def _pod(milli: int) -> dict[str, Any]:
+    resources = {
+        "limits": {"cpu": cpu_quantity(milli), "memory": "1Gi"},
+        "requests": {"cpu": cpu_quantity(milli), "memory": "1Gi"},
+    }
+    return {
+        "metadata": {
+            "name": "digits-1",
+            "namespace": "team-a",
+            "uid": "p1",
+            "generation": 1,
+            "resourceVersion": "1",
+            "labels": {"serving.sponge.dev/service": "digits"},
+        },
+        "spec": {"containers": [{"name": "server", "resources": resources}]},
+        "status": {
+            "phase": "Running",
+            "podIP": "10.0.0.1",
+            "observedGeneration": 1,
+            "conditions": [],
+            "containerStatuses": [
+                {"name": "server", "state": {"running": {}}, "resources": copy.deepcopy(resources)}
+            ],
+        },
+    }

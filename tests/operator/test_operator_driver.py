@@ -1,0 +1,243 @@
+"""One pod driven through bursts, full nodes, deaf servers and dead kubelets, in virtual time."""
+
+from __future__ import annotations
+
+import pytest
+from operator_world import KUBELET_S, World
+from virtual_time import VirtualLoop, run_virtual
+
+from sponge_operator.storage.kube import ApiError
+
+
+def test_a_burst_is_answered_at_once_and_in_order() -> None:
+    async def scenario(loop: VirtualLoop) -> None:
+        world = World(start=500)
+        await world.run(3.0)
+        assert world.calls == [("apply", 500, 1500)]
+        burst = loop.time()
+        loop.call_later(0.3, world.change, 1250)
+        await world.run(1.0)
+        # Quota first, then the thread budget, which is told when the quota is in force.
+        assert world.calls[1:] == [("patch", 1250), ("apply", 1250, 1500)]
+        assert world.times[1] == pytest.approx(burst + 0.3, abs=2e-3)
+        assert world.times[2] - world.times[1] < 0.008 + KUBELET_S + 0.02
+        assert world.outcomes() == {"actuated": 1}
+        entry = world.diary.entries[-1]
+        assert (entry.from_milli, entry.to_milli, entry.reason, entry.outcome) == (500, 1250, "grow", "actuated")
+        assert entry.urgent
+        assert entry.took_s == pytest.approx(world.times[2] - world.times[1], abs=5e-3)
+
+    run_virtual(scenario)
+
+
+def test_a_shrink_waits_for_the_look_back_and_tells_the_server_first() -> None:
+    async def scenario(loop: VirtualLoop) -> None:
+        world = World(start=1000)
+        await world.run(2.0)
+        world.change(250, urgent=False)
+        before = len(world.calls)
+        shrunk = loop.time()
+        await world.run(4.0)
+        assert world.calls[before:] == [("apply", 250, 1500), ("patch", 250)]
+        assert world.times[before] >= shrunk + 1.0 - 1.0  # the look-back counts from the newest need, one poll before
+        assert world.quota == 250
+
+    run_virtual(scenario)
+
+
+def test_an_idle_service_costs_one_look_a_second() -> None:
+    async def scenario(_: VirtualLoop) -> None:
+        world = World(start=250)
+        await world.run(60.0)
+        assert world.version <= 62
+        assert world.patches() == []
+
+    run_virtual(scenario)
+
+
+def test_a_full_node_is_taken_at_its_word_for_a_while() -> None:
+    async def scenario(loop: VirtualLoop) -> None:
+        world = World(start=500, room=1100)
+        await world.run(2.0)
+        world.change(1500)
+        await world.run(5.0)
+        # Asked for all, took it back, then took what the node said it has, and told the server what it may count on.
+        assert world.patches() == [1500, 500, 1000]
+        assert world.calls[-1] == ("apply", 1000, 1000)
+        assert world.outcomes() == {"deferred": 1, "actuated": 1}
+        assert world.driver is not None
+        blocked = world.driver.report.blocked
+        assert blocked is not None
+        assert blocked.reason == "Deferred"
+        assert [event[1] for event in world.events] == ["ResizeDeferred"]
+        # The node has room again: after a while it is asked again.
+        world.room = 16_000
+        await world.run(31.0)
+        assert world.quota == 1500
+        assert world.driver.report.blocked is None
+
+    run_virtual(scenario)
+
+
+def test_a_node_that_is_too_small_lowers_the_ceiling() -> None:
+    async def scenario(_: VirtualLoop) -> None:
+        world = World(start=500)
+        world.allocatable = 1300
+        world.change(1500)
+        await world.run(0.9)
+        assert world.patches() == [1500, 1250]
+        assert world.quota == 1250
+        assert world.driver is not None
+        assert world.driver.report.blocked is not None
+        assert world.driver.report.blocked.reason == "NodeCapacity"
+
+    run_virtual(scenario)
+
+
+def test_a_refusal_that_no_size_cures_is_not_repeated_at_every_look() -> None:
+    async def scenario(_: VirtualLoop) -> None:
+        world = World(start=500)
+        world.refusal = ApiError(403, {"message": "cannot patch", "reason": "Forbidden"})
+        world.change(1500)
+        await world.run(25.0)
+        assert len(world.patches()) == 3
+        assert world.outcomes() == {"rejected": 3}
+        assert [event[1] for event in world.events] == ["ResizeForbidden"]
+
+    run_virtual(scenario)
+
+
+def test_nothing_is_decided_on_an_old_state() -> None:
+    async def scenario(_: VirtualLoop) -> None:
+        world = World(start=1000)
+        await world.run(2.0)
+        world.reachable = False
+        world.change(250)
+        await world.run(30.0)
+        assert world.patches() == []
+        assert world.driver is not None
+        assert not world.driver.report.reachable
+        assert world.driver.report.trouble == "connection refused"
+        world.reachable = True
+        await world.run(5.0)
+        assert world.quota == 250
+
+    run_virtual(scenario)
+
+
+def test_a_server_that_does_not_acknowledge_keeps_its_quota() -> None:
+    async def scenario(_: VirtualLoop) -> None:
+        world = World(start=1000)
+        await world.run(2.0)
+        world.stalled = True
+        world.change(250)
+        await world.run(10.0)
+        assert world.patches() == []
+        world.stalled = False
+        await world.run(5.0)
+        assert world.patches() == [250]
+
+    run_virtual(scenario)
+
+
+@pytest.mark.parametrize("mode", ["Recommend", "paused"])
+def test_only_says_what_it_would_do(mode: str) -> None:
+    async def scenario(_: VirtualLoop) -> None:
+        world = World(start=500, mode="Recommend" if mode == "Recommend" else "Auto")
+        if mode == "paused":
+            world.annotate(**{"serving.sponge.dev/paused": "true"})
+        world.change(1500)
+        await world.run(10.0)
+        assert world.calls == []
+        assert [(e.to_milli, e.outcome) for e in world.diary.entries] == [
+            (1500, "recommended" if mode == "Recommend" else "paused")
+        ]
+        assert world.driver is not None
+        assert world.driver.report.last is not None
+        assert not world.driver.report.last.applied
+
+    run_virtual(scenario)
+
+
+def test_a_kubelet_that_sleeps_is_woken_by_another_size() -> None:
+    async def scenario(_: VirtualLoop) -> None:
+        world = World(start=500)
+        await world.run(1.5)
+        world.alive = False
+        world.change(1500)
+        await world.run(2.5)
+        assert world.patches() == [1500]
+        assert world.outcomes() == {"timeout": 1}
+        # It restarts, and calls the generation observed without having looked at the size.
+        world.pod["status"]["observedGeneration"] = world.pod["metadata"]["generation"]
+        world.touch()
+        world.alive = True
+        await world.run(5.0)
+        assert world.patches() == [1500, 1499, 1500]
+        assert world.quota == 1500
+        assert world.driver is not None
+        assert world.driver.report.blocked is None
+
+    run_virtual(scenario)
+
+
+def test_a_restarted_server_is_told_again() -> None:
+    async def scenario(_: VirtualLoop) -> None:
+        world = World(start=500)
+        await world.run(1.5)
+        world.applied = None
+        await world.run(1.5)
+        assert world.calls == [("apply", 500, 1500)] * 2
+
+    run_virtual(scenario)
+
+
+def test_a_new_range_reaches_the_running_server() -> None:
+    async def scenario(_: VirtualLoop) -> None:
+        world = World(start=500)
+        await world.run(1.5)
+        world.body["spec"]["cpu"] = {"min": "500m", "max": "4", "step": "500m"}
+        await world.run(1.5)
+        assert world.calls[-1] == ("apply", 500, 4000)
+        world.change(3500)
+        await world.run(1.0)
+        assert world.quota == 3500
+
+    run_virtual(scenario)
+
+
+def test_an_operator_that_takes_over_leaves_a_resize_under_way_alone() -> None:
+    async def scenario(_: VirtualLoop) -> None:
+        world = World(start=500)
+        world.pod["metadata"]["generation"] += 1
+        world.pod["spec"]["containers"][0]["resources"]["limits"]["cpu"] = "750m"
+        world.touch()
+        world.change(750)
+        await world.run(1.0)
+        assert world.patches() == []
+
+    run_virtual(scenario)
+
+
+def test_restoring_asks_for_the_size_of_the_start() -> None:
+    async def scenario(_: VirtualLoop) -> None:
+        world = World(start=500)
+        assert world.driver is not None
+        await world.driver.actuator.restore(500)
+        assert world.patches() == []
+        await world.driver.actuator.restore(1000)
+        assert world.patches() == [1000]
+        world.refusal = ApiError(404, {"message": "gone"})
+        await world.driver.actuator.restore(750)
+
+    run_virtual(scenario)
+
+
+def test_saved_core_seconds_are_counted_against_the_largest_size() -> None:
+    async def scenario(_: VirtualLoop) -> None:
+        world = World(start=500)
+        await world.run(20.0)
+        sample = next(iter(world.context.metrics.saved.collect())).samples[0]
+        assert sample.value == pytest.approx(19.0, abs=1.5)  # (1.5 - 0.5) cores
+
+    run_virtual(scenario)

@@ -1,0 +1,103 @@
+"""The children of a SpongeService: a folder a case in data/manifests, and the rules that no case may break."""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from sponge_operator.builders.manifests import (
+    build_config_map,
+    build_deployment,
+    build_secret,
+    build_service,
+    startup_milli,
+    token_of,
+)
+from sponge_operator.models import SpongeService, parse_service
+
+CASES = sorted((Path(__file__).parent / "data" / "manifests").iterdir())
+PLAIN = Path(__file__).parent / "data" / "manifests" / "plain" / "service.yaml"
+
+
+def service_with(**spec: Any) -> SpongeService:
+    body = yaml.safe_load(PLAIN.read_text())
+    body["spec"].update(spec)
+    return parse_service(body)
+
+
+def deployment_of(service: SpongeService, startup: int = 1000) -> dict[str, Any]:
+    return build_deployment(service, startup, "sponge-server:1", {})
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_case(case: Path) -> None:
+    service = parse_service(yaml.safe_load((case / "service.yaml").read_text()))
+    template_file = case / "server-template.yaml"
+    template = yaml.safe_load(template_file.read_text()) if template_file.exists() else {}
+    before = copy.deepcopy(template)
+    built = [
+        build_config_map(service),
+        build_secret(service, "s3cret"),
+        build_deployment(service, startup_milli(service.spec, None), "sponge-server:1", template),
+        build_service(service),
+    ]
+    assert built == list(yaml.safe_load_all((case / "expected.yaml").read_text()))
+    assert template == before, "the operator's template is shared by all services"
+
+
+def test_token_survives_the_secret() -> None:
+    assert token_of(build_secret(service_with(), "a token")) == "a token"
+
+
+def test_a_new_range_does_not_roll_the_pods() -> None:
+    narrow = service_with(cpu={"min": "500m", "max": "2", "step": "500m"})
+    wide = service_with(cpu={"min": "250m", "max": "8", "step": "250m"})
+    running = deployment_of(narrow, startup_milli(narrow.spec, None))
+    changed = deployment_of(wide, startup_milli(wide.spec, running))
+    assert changed["spec"]["template"] == running["spec"]["template"]
+    assert build_config_map(wide)["data"] == {"min-cores": "0.25", "max-cores": "8", "step-cores": "0.25"}
+
+
+@pytest.mark.parametrize(
+    ("cpu", "expected"),
+    [
+        ({"min": "250m", "max": "8", "step": "250m"}, 1000),
+        ({"min": "2", "max": "8"}, 2000),
+        ({"min": "250m", "max": "750m", "step": "250m"}, 750),
+        ({"min": "250m", "max": "8", "step": "250m", "startup": "4"}, 4000),
+    ],
+)
+def test_new_pods_start_with_a_core_inside_the_range(cpu: dict[str, str], expected: int) -> None:
+    assert startup_milli(service_with(cpu=cpu).spec, None) == expected
+
+
+def test_a_size_that_left_the_range_is_given_up() -> None:
+    running = deployment_of(service_with(), 1000)
+    assert startup_milli(service_with(cpu={"min": "2", "max": "4"}).spec, running) == 2000
+
+
+def test_another_model_rolls_the_pods() -> None:
+    other = service_with(model={"name": "digits", "source": "file:///models/digits.pt2"})
+    assert deployment_of(other)["spec"]["template"] != deployment_of(service_with())["spec"]["template"]
+
+
+def test_another_inline_profile_rolls_the_pods() -> None:
+    first, second = (service_with(profile={"from": "auto", "inline": {"gamma": gamma}}) for gamma in (1, 2))
+    assert deployment_of(first)["spec"]["template"] != deployment_of(second)["spec"]["template"]
+
+
+def test_no_template_takes_away_what_the_operator_works_by() -> None:
+    hostile = {
+        "metadata": {"labels": {"serving.sponge.dev/service": "other"}},
+        "spec": {"containers": [{"name": "server", "resources": {"limits": {"cpu": "9"}}, "resizePolicy": []}]},
+    }
+    template = build_deployment(service_with(), 1000, "image", hostile)["spec"]["template"]
+    container = template["spec"]["containers"][0]
+    assert template["metadata"]["labels"]["serving.sponge.dev/service"] == "digits"
+    assert container["resources"]["limits"] == container["resources"]["requests"]
+    assert container["resources"]["limits"]["cpu"] == "1"
+    assert {p["restartPolicy"] for p in container["resizePolicy"]} == {"NotRequired"}

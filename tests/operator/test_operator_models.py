@@ -1,0 +1,109 @@
+"""SpongeService as data, and the quantities in it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sponge_core.errors import SpongeError
+from sponge_operator.models import CpuRange, parse_service
+from sponge_operator.quantities import cores_text, cpu_quantity, parse_bytes, parse_cpu_milli, parse_time_s
+
+
+def body(**spec: Any) -> dict[str, Any]:
+    return {
+        "metadata": {"name": "digits", "namespace": "team-a", "uid": "1", "generation": 2},
+        "spec": {
+            "model": {"name": "digits", "source": "digits://"},
+            "slo": {"latency": "300ms"},
+            "cpu": {"min": "250m", "max": 2, "step": "250m"},
+            **spec,
+        },
+    }
+
+
+def test_defaults_and_quantities() -> None:
+    service = parse_service(body())
+    assert service.key == "team-a/digits"
+    assert (service.spec.cpu.min, service.spec.cpu.max, service.spec.cpu.step) == (250, 2000, 250)
+    assert service.spec.cpu.startup is None
+    assert service.spec.slo.latency == 0.3
+    assert (service.spec.memory.base, service.spec.memory.per_batch_item) == (2**30, 2**24)
+    assert service.spec.mode == "Auto"
+    assert not service.paused
+
+
+def test_names_of_the_manifest() -> None:
+    spec = parse_service(
+        body(
+            memory={"base": "1Gi", "perBatchItem": "1Mi"},
+            profile={"configMap": {"name": "p"}},
+            planner={"lookBack": "2500ms"},
+            slo={"latency": "1s", "target": 99.9, "classes": [{"name": "gold", "latency": "150ms"}]},
+        )
+    ).spec
+    assert spec.memory.per_batch_item == 2**20
+    assert spec.profile.config_map is not None
+    assert (spec.profile.config_map.name, spec.profile.config_map.key) == ("p", "profile.yaml")
+    assert spec.planner.look_back == 2.5
+    assert spec.slo.classes[0].latency == 0.15
+
+
+@pytest.mark.parametrize(("value", "paused"), [("true", True), ("false", False), ("", False)])
+def test_pause_annotation(value: str, paused: bool) -> None:
+    manifest = body()
+    manifest["metadata"]["annotations"] = {"serving.sponge.dev/paused": value}
+    assert parse_service(manifest).paused is paused
+
+
+def test_an_unreadable_spec_names_the_field_and_the_fix() -> None:
+    with pytest.raises(SpongeError, match=r"team-a/digits: spec\.cpu\.min: .*'a lot' is not a .*; apply the CRD"):
+        parse_service(body(cpu={"min": "a lot", "max": 2}))
+
+
+@pytest.mark.parametrize(
+    ("text", "milli"),
+    [("250m", 250), ("1", 1000), (2, 2000), ("1.5", 1500), ("0.1", 100), ("2000m", 2000), ("1e3m", 1000), ("1u", 1)],
+)
+def test_cpu(text: str | int, milli: int) -> None:
+    assert parse_cpu_milli(text) == milli
+
+
+@pytest.mark.parametrize("text", ["", "one", "1.2.3", "-1", "5Xi", "m"])
+def test_not_a_quantity(text: str) -> None:
+    with pytest.raises(SpongeError, match="write for example 250m"):
+        parse_cpu_milli(text)
+
+
+@pytest.mark.parametrize(("text", "expected"), [("1Gi", 2**30), ("16Mi", 2**24), (1024, 1024), ("1k", 1000)])
+def test_bytes(text: str | int, expected: int) -> None:
+    assert parse_bytes(text) == expected
+
+
+@pytest.mark.parametrize(("text", "expected"), [("500ms", 0.5), ("1.5s", 1.5), ("0ms", 0.0)])
+def test_time(text: str, expected: float) -> None:
+    assert parse_time_s(text) == expected
+
+
+@pytest.mark.parametrize("text", ["1m", "5", "", "1 s"])
+def test_not_a_time(text: str) -> None:
+    with pytest.raises(SpongeError, match="write for example 500ms"):
+        parse_time_s(text)
+
+
+@given(st.integers(1, 10**6))
+def test_cpu_is_written_as_it_is_read(milli: int) -> None:
+    assert parse_cpu_milli(cpu_quantity(milli)) == milli
+    assert parse_cpu_milli(cores_text(milli)) == milli
+
+
+@given(st.integers(10, 4000), st.integers(1, 1000), st.integers(0, 50), st.integers(0, 100_000))
+def test_the_grid_stays_in_the_range(low: int, step: int, steps: int, milli: int) -> None:
+    cpu = CpuRange(min=f"{low}m", max=f"{low + steps * step}m", step=f"{step}m")
+    size = cpu.on_grid(milli)
+    assert cpu.min <= size <= cpu.max
+    assert (size - cpu.min) % cpu.step == 0
+    assert size <= max(milli, cpu.min)
