@@ -29,6 +29,7 @@ __all__ = [
     "measure_grid",
     "measure_interference",
     "quick_profile",
+    "waiting_share",
 ]
 
 _QUICK_ROUNDS = 20
@@ -104,6 +105,17 @@ async def measure_interference(
         single = float(np.median([t.wall_s for t in alone[batch, 1]]))
         slowdowns.append((float(np.median(beside)) / single - 1.0) / (lanes - 1))
     return max(0.0, float(np.median(slowdowns))) if slowdowns else 0.0
+
+
+def waiting_share(samples: Samples) -> float:
+    """The share of their time, 0 to 1, for which batches on one thread did not run but waited for a CPU.
+
+    A batch computes from start to end, so this is the neighbours' doing: what was measured is theirs as much as the
+    model's. 0 when nothing ran on one thread.
+    """
+    times = [time for (_, threads), many in samples.items() if threads == 1 for time in many]
+    wall_s = sum(time.wall_s for time in times)
+    return max(0.0, 1.0 - sum(time.cpu_s for time in times) / wall_s) if wall_s else 0.0
 
 
 def grid_points(samples: Samples, seconds: Callable[[BatchTime], float]) -> list[GridPoint]:
