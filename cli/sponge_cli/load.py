@@ -47,6 +47,9 @@ PROGRESS_S = 0.5
     help="The link of each upload; 4g is the recorded trace where there is one, else synthetic.",
 )
 @click.option(
+    "--bandwidth-from-s", type=click.FloatRange(0), default=0.0, show_default=True, help="Replay the link from there."
+)
+@click.option(
     "--payload-bytes", type=click.IntRange(1), help="Size of each body; as the model's requests come if absent."
 )
 @click.option("--seed", type=int, default=1, show_default=True, help="The same seed sends the same load.")

@@ -33,6 +33,7 @@ async def load(*arguments: str) -> tuple[int | None, str, str]:
 async def test_the_figures_as_json_and_the_timeline(tmp_path: Path) -> None:
     timeline = tmp_path / "timeline.jsonl"
     options = ["--model", "tiny", "--rate", "40", "--duration-s", "1", "--bandwidth", "synthetic", "--json"]
+    options += ["--bandwidth-from-s", "30"]
     async with OipServer() as server:
         code, out, err = await load("--url", server.url, *options, "--timeline", str(timeline))
     assert (code, err) == (0, "")
