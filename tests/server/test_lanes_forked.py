@@ -193,6 +193,15 @@ async def test_warm_up_runs_every_size_on_every_lane(pool: ForkedLanes) -> None:
     assert steps == [(i, 8) for i in range(1, 9)]
 
 
+async def test_a_warm_up_cut_short_leaves_idle_lanes(pool: ForkedLanes) -> None:
+    warming = asyncio.create_task(pool.warm_up([8] * 1000, [1]))
+    await until(lambda: pool.lanes[0].busy)
+    warming.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await warming
+    assert not any(lane.busy for lane in pool.lanes)
+
+
 async def test_a_lost_zygote_is_started_again_with_all_lanes(pool: ForkedLanes) -> None:
     before = pool.pids
     os.kill(before[0], signal.SIGKILL)

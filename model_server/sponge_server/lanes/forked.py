@@ -100,7 +100,11 @@ class ForkedLanes:
         """See `interface.LanePool.warm_up`."""
         steps = [(lane, batch, k) for lane in self.lanes for k in threads for batch in batches]
         for done, (lane, batch, k) in enumerate(steps, start=1):
-            result = await lane.run([example_item(self.info, batch)], k)
+            try:
+                result = await lane.run([example_item(self.info, batch)], k)
+            except asyncio.CancelledError:
+                await lane.settled()  # whoever ran out of patience finds idle lanes
+                raise
             if isinstance(result.outputs[0], Exception):
                 raise ModelError(f"model {self._name} fails on a made-up batch of {batch}: {result.outputs[0]}")
             if progress is not None:

@@ -102,8 +102,7 @@ class ForkedLane:
         if not batch.sent:
             outputs = tuple(batch.refused[index] for index in range(len(items)))
             return LaneResult(outputs, batch_s=0.0, cpu_s=0.0, threads=threads)
-        while self._batch is not None:
-            await asyncio.wait([self._batch.done])
+        await self.settled()
         if not self._healthy or self._writer is None:
             raise LaneCrashed(f"lane {self._id} is being replaced")
         described = self._put([items[index] for index in batch.sent])
@@ -116,9 +115,13 @@ class ForkedLane:
 
     async def retire(self) -> None:
         """Waits for the running batch, then lets the process end."""
+        await self.settled()
+        await self.close()
+
+    async def settled(self) -> None:
+        """Returns when no batch runs."""
         while self._batch is not None:
             await asyncio.wait([self._batch.done])
-        await self.close()
 
     async def close(self) -> None:
         """Ends the lane now; a running batch fails."""

@@ -246,7 +246,10 @@ class LanePool(Protocol):
         ...
 
     async def warm_up(self, batches: Sequence[int], threads: Sequence[int], progress: Progress | None = None) -> None:
-        """Runs every (batch, threads) once on every lane, so that no request pays for first-time set-up."""
+        """Runs every (batch, threads) once on every lane, so that no request pays for first-time set-up.
+
+        Cancelled, it ends with the batch that runs then and leaves the lanes idle.
+        """
         ...
 
     async def close(self) -> None:
