@@ -103,7 +103,7 @@ class SpongeClient:
             kind = {503: ShedError, 504: ExpiredError}.get(status, InferenceError)
             raise kind(status, _detail(answer))
         latency_s = time.time() - sent_at
-        return InferResult(decode(answer_headers, answer), latency_s, answer_headers.get("Server-Timing", ""))
+        return InferResult(decode(answer_headers, answer), latency_s, answer_headers.get("server-timing", ""))
 
     async def _exchange(
         self, method: str, path: str, timeout_s: float, **arguments: Any
@@ -113,7 +113,8 @@ class SpongeClient:
         timeout = aiohttp.ClientTimeout(total=timeout_s)
         try:
             async with self._session.request(method, self._url + path, timeout=timeout, **arguments) as response:
-                return response.status, dict(response.headers), await response.read()
+                headers = {name.lower(): value for name, value in response.headers.items()}
+                return response.status, headers, await response.read()
         except TimeoutError:
             raise UnreachableError(f"{self._url} has not answered within {timeout_s:g} s") from None
         except (aiohttp.ClientError, ValueError) as error:

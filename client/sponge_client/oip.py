@@ -123,11 +123,14 @@ def encode(inputs: Sequence[Tensor], total_bytes: int = 0) -> InferBody:
 def decode(headers: Mapping[str, str], body: bytes) -> dict[str, Output]:
     """The outputs of an answer by name.
 
+    Args:
+        headers: names in lower case.
+
     Raises:
         ServerError: the body is not an answer of the protocol, or holds a datatype that numpy lacks.
     """
     try:
-        length = int(headers.get(HEADER_LENGTH, len(body)))
+        length = int(headers.get(HEADER_LENGTH.lower(), len(body)))
         outputs: dict[str, Output] = {}
         offset = length
         for entry in json.loads(body[:length])["outputs"]:
@@ -140,6 +143,8 @@ def decode(headers: Mapping[str, str], body: bytes) -> dict[str, Output]:
                 values = np.frombuffer(body, dtype, math.prod(shape), offset)
                 offset += size
             outputs[entry["name"]] = values.reshape(shape)
+    except UnicodeDecodeError:
+        raise ServerError("the server's answer cannot be read: its JSON part is no text") from None
     except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise ServerError(f"the server's answer cannot be read: {error!r}") from None
+        raise ServerError(f"the server's answer cannot be read: {str(error)[:100]}") from None
     return outputs

@@ -39,6 +39,7 @@ class Reply:
     chunked: bool = False
     cut: bool = False
     close: bool = False
+    headers: str = ""
 
 
 class OipServer:
@@ -127,7 +128,7 @@ class OipServer:
         if reply.cut:
             writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\nonly this")
             return
-        head = f"HTTP/1.1 {reply.status} X\r\nserver-timing: queue;dur=1.5\r\n"
+        head = f"HTTP/1.1 {reply.status} X\r\nserver-timing: queue;dur=1.5\r\n{reply.headers}"
         if reply.close:
             head += "connection: close\r\n"
         if reply.chunked:

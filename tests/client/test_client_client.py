@@ -51,3 +51,13 @@ async def test_an_answer_that_does_not_come_is_not_waited_for_longer_than_twice_
     async with OipServer(lambda _: Reply(delay_s=30)) as server, SpongeClient(server.url) as client:
         with pytest.raises(UnreachableError, match=r"has not answered within 0\.1 s"):
             await client.infer("tiny", [INPUT], slo_s=0.05)
+
+
+async def test_an_answer_in_binary_from_a_server_that_writes_header_names_in_lower_case() -> None:
+    head = json.dumps(
+        {"outputs": [{"name": "y", "datatype": "UINT8", "shape": [3], "parameters": {"binary_data_size": 3}}]}
+    )
+    reply = Reply(body=head.encode() + b"\xff\x00\x07", headers=f"inference-header-content-length: {len(head)}\r\n")
+    async with OipServer(lambda _: reply) as server, SpongeClient(server.url) as client:
+        result = await client.infer("tiny", [INPUT], slo_s=1.0)
+    assert result.outputs["y"].tolist() == [255, 0, 7]

@@ -28,7 +28,7 @@ def test_the_server_reads_what_the_client_writes() -> None:
 def test_the_client_reads_what_the_server_writes(binary: bool) -> None:
     outputs = [server_oip.Tensor("y", "FP32", (1, 2), np.array([0.5, 2.0], "<f4").tobytes())]
     content, length = server_oip.encode("m", "1", server_oip.InferRequest(binary=binary), outputs)
-    headers = {} if length is None else {"Inference-Header-Content-Length": str(length)}
+    headers = {} if length is None else {"inference-header-content-length": str(length)}
     assert decode(headers, content)["y"].tolist() == [[0.5, 2.0]]
 
 
