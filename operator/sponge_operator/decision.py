@@ -7,7 +7,7 @@ knows nothing of Kubernetes.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sponge_core.contract import FrontierPoint, SizeRange
 from sponge_core.planning.projected import SizeDecider
@@ -27,7 +27,7 @@ class Wish:
 
 
 def sizes_under(cpu: CpuRange, ceiling_milli: int | None) -> SizeRange:
-    """The range that may be planned for, when the node has no more than the ceiling."""
+    """The range that may be planned for, when the node has no more than the ceiling; never less than `cpu.min`."""
     largest = cpu.max if ceiling_milli is None else cpu.on_grid(ceiling_milli)
     return SizeRange(min_milli=cpu.min, max_milli=largest, step_milli=cpu.step)
 
@@ -39,7 +39,13 @@ class PodDecider:
         self._decider = SizeDecider(look_back_s)
 
     def decide(
-        self, now: float, current_milli: int, batch_cap: int, frontier: Sequence[FrontierPoint], sizes: SizeRange
+        self,
+        now: float,
+        current_milli: int,
+        batch_cap: int,
+        frontier: Sequence[FrontierPoint],
+        sizes: SizeRange,
+        ceiling_milli: int | None = None,
     ) -> Wish:
         """The wish for now.
 
@@ -48,7 +54,17 @@ class PodDecider:
             batch_cap: the cap in force, kept where the server projects nothing.
             frontier: as the server sent it; empty until it knows its profile.
             sizes: what the pod may have.
+            ceiling_milli: what the node is believed to have for it; only binds where that is less than `sizes` allow.
         """
+        wish = self._choose(now, current_milli, batch_cap, frontier, sizes)
+        if ceiling_milli is not None and wish.cores_milli > max(ceiling_milli, current_milli):
+            # The node has not even the smallest size: what the pod has is the best there is.
+            return replace(wish, cores_milli=current_milli, feasible=False, reason="ceiling")
+        return wish
+
+    def _choose(
+        self, now: float, current_milli: int, batch_cap: int, frontier: Sequence[FrontierPoint], sizes: SizeRange
+    ) -> Wish:
         bounded = _within(sizes, current_milli)
         if not frontier:
             # Without a projection every size is a guess: keep the present one.

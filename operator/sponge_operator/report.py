@@ -39,6 +39,7 @@ class PodReport:
         trouble: why it is not; empty if it is.
         seen_at: monotonic seconds of the newest state.
         actuated_milli: CPU that the container has.
+        in_service: the pod's own condition Ready, so the Service sends requests to it.
     """
 
     name: str
@@ -49,10 +50,17 @@ class PodReport:
     wish: Wish | None = None
     actuated_milli: int | None = None
     in_flight: bool = False
+    in_service: bool = False
     blocked: Blocked | None = None
     last: LastDecision | None = None
 
     @property
     def ready(self) -> bool:
-        """The server takes requests."""
-        return self.reachable and self.snapshot is not None and self.snapshot.ready and not self.snapshot.draining
+        """The server takes requests, and gets them."""
+        return (
+            self.in_service
+            and self.reachable
+            and self.snapshot is not None
+            and self.snapshot.ready
+            and not self.snapshot.draining
+        )

@@ -22,10 +22,8 @@ class OperatorSettings:
         health_port: for /healthz; 0 for none.
         decision_log: JSON lines, one per decision that changed something; None for none.
         poll_s: how long a server may hold back its state when nothing is urgent.
-        stale_s: age from which a state is not to be decided on.
         actuate_timeout_s: how long one resize is waited for before the loop goes on and looks again.
-        apply_timeout_s: how long running batches may take to fit a smaller budget before the quota shrinks all the
-            same.
+        apply_timeout_s: how long a server may take until its running batches fit a smaller budget; the quota waits.
         status_interval_s: shortest time between two writes of a status whose figures alone changed.
         resync_s: how often children are applied again without a cause.
         resizes_per_s: cluster-wide rate of shrinks; growing has the whole of the burst for itself.
@@ -38,7 +36,6 @@ class OperatorSettings:
     health_port: int = 9092
     decision_log: Path | None = None
     poll_s: float = 1.0
-    stale_s: float = 3.0
     actuate_timeout_s: float = 2.0
     apply_timeout_s: float = 2.0
     status_interval_s: float = 2.0

@@ -1,11 +1,12 @@
 """One pod, its kubelet and its server, as the operator sees them, in virtual time.
 
-Doubles stand at the edges only (the API server and the control port); everything between them is the operator's own code.
+Doubles stand at the edges only (the API server and the control port); all between them is the operator's own code.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import copy
 from collections.abc import Mapping
 from typing import Any, cast
@@ -131,7 +132,7 @@ class World:
         in_force = min(self.quota, self.applied.cores_milli if self.applied else self.quota)
         cpu = self.service().spec.cpu
         most = self.applied.sizes.max_milli if self.applied and self.applied.sizes else cpu.max
-        sizes = [milli for milli in range(cpu.min, most + 1, cpu.step)]
+        sizes = range(cpu.min, most + 1, cpu.step)
         urgent = in_force < self.need and in_force < most
         return StateSnapshot(
             version=self.version,
@@ -176,13 +177,13 @@ class World:
         if wanted <= self.room:
             self.quota = wanted
         else:
-            message = f"Node didn't have enough resource: cpu, requested: {wanted}, used: {16_000 - self.room}, capacity: 16000"
+            sums = f"requested: {wanted}, used: {16_000 - self.room}, capacity: 16000"
             conditions = [
                 {
                     "type": "PodResizePending",
                     "status": "True",
                     "reason": "Deferred",
-                    "message": message,
+                    "message": f"Node didn't have enough resource: cpu, {sums}",
                     "observedGeneration": pod["metadata"]["generation"],
                 }
             ]
@@ -238,10 +239,8 @@ class _ControlPort:
         world = self._world
         assert token == "token"
         if wait_s:
-            try:
+            with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(world.news.wait(), wait_s)
-            except TimeoutError:
-                pass
             world.news.clear()
         if not world.reachable:
             raise ServerError("connection refused")
@@ -286,8 +285,6 @@ def _pod(milli: int) -> dict[str, Any]:
             "podIP": "10.0.0.1",
             "observedGeneration": 1,
             "conditions": [],
-            "containerStatuses": [
-                {"name": "server", "state": {"running": {}}, "resources": copy.deepcopy(resources)}
-            ],
+            "containerStatuses": [{"name": "server", "state": {"running": {}}, "resources": copy.deepcopy(resources)}],
         },
     }

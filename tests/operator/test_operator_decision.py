@@ -41,9 +41,7 @@ def frontier(*points: tuple[int, float], cap: int = 8) -> list[FrontierPoint]:
         ),
     ],
 )
-def test_decision(
-    current: int, points: list[FrontierPoint], sizes: SizeRange, expected: tuple[int, bool, str]
-) -> None:
+def test_decision(current: int, points: list[FrontierPoint], sizes: SizeRange, expected: tuple[int, bool, str]) -> None:
     wish = PodDecider(1.0).decide(10.0, current, 8, points, sizes)
     assert (wish.cores_milli, wish.feasible, wish.reason) == expected
 
@@ -68,7 +66,7 @@ def test_never_outside_of_what_the_pod_may_have(current: int, points: dict[int, 
 
 @pytest.mark.parametrize(("ceiling", "largest"), [(None, 1500), (2000, 1500), (1100, 1000), (900, 875), (100, 250)])
 def test_a_ceiling_is_brought_onto_the_grid(ceiling: int | None, largest: int) -> None:
-    cpu = CpuRange(min="250m", max="1500m", step="125m")
+    cpu = CpuRange.model_validate({"min": "250m", "max": "1500m", "step": "125m"})
     assert sizes_under(cpu, ceiling) == SizeRange(min_milli=250, max_milli=largest, step_milli=125)
 
 

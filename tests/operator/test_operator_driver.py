@@ -94,6 +94,20 @@ def test_a_node_that_is_too_small_lowers_the_ceiling() -> None:
     run_virtual(scenario)
 
 
+def test_a_node_without_even_the_smallest_size_is_not_asked_over_and_over() -> None:
+    async def scenario(_: VirtualLoop) -> None:
+        world = World(start=500, room=600)
+        await world.run(1.5)
+        world.body["spec"]["cpu"] = {"min": "1", "max": "2", "step": "500m"}
+        await world.run(20.0)
+        assert world.patches() == [1000, 500]
+        assert world.driver is not None
+        assert world.driver.report.wish is not None
+        assert world.driver.report.wish.reason == "ceiling"
+
+    run_virtual(scenario)
+
+
 def test_a_refusal_that_no_size_cures_is_not_repeated_at_every_look() -> None:
     async def scenario(_: VirtualLoop) -> None:
         world = World(start=500)

@@ -88,8 +88,9 @@ class PodDriver:
             self.actuator.note(observed)
             self._seen(observed)
             return BLOCKED_GAP_S
-        sizes = sizes_under(service.spec.cpu, self.actuator.ceiling_milli())
-        wish = self._decide(service, snapshot, current, sizes, began)
+        ceiling = self.actuator.ceiling_milli()
+        sizes = sizes_under(service.spec.cpu, ceiling)
+        wish = self._decide(service, snapshot, current, sizes, ceiling)
         if service.spec.mode != "Auto" or service.paused:
             self._seen(observed)
             outcome = "paused" if service.paused else "recommended"
@@ -105,13 +106,14 @@ class PodDriver:
         return BLOCKED_GAP_S if snapshot.urgent and result.outcome != "actuated" else SHORTEST_GAP_S
 
     def _decide(
-        self, service: SpongeService, snapshot: StateSnapshot, current: int, sizes: SizeRange, now: float
+        self, service: SpongeService, snapshot: StateSnapshot, current: int, sizes: SizeRange, ceiling: int | None
     ) -> Wish:
+        now = self._context.clock()
         look_back_s = service.spec.planner.look_back
         if look_back_s != self._look_back_s:
             self._look_back_s, self._decider = look_back_s, PodDecider(look_back_s)
         with self._context.metrics.plan.labels("projected").time():
-            wish = self._decider.decide(now, current, snapshot.batch_cap, snapshot.frontier, sizes)
+            wish = self._decider.decide(now, current, snapshot.batch_cap, snapshot.frontier, sizes, ceiling)
         self.report = replace(self.report, wish=wish)
         self._context.metrics.desired.labels(*self._labels(service)).set(wish.cores_milli / 1000)
         return wish
@@ -133,9 +135,10 @@ class PodDriver:
             before,
             actuated_milli=resize.actual_milli(observed),
             in_flight=isinstance(observed, resize.InFlight),
+            in_service=self.actuator.in_service(),
             blocked=self.actuator.blocked,
         )
-        if before.blocked != self.report.blocked or before.actuated_milli != self.report.actuated_milli:
+        if (before.blocked, before.in_service) != (self.report.blocked, self.report.in_service):
             self._on_news()
 
     def _unreachable(self, trouble: str) -> None:

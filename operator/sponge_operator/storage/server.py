@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from types import TracebackType
 
 import aiohttp
@@ -75,12 +76,19 @@ class ControlClient:
                 method, url, data=body, headers=headers, timeout=aiohttp.ClientTimeout(total=timeout_s)
             ) as response:
                 text = await response.read()
-                if response.status == 409:
-                    raise StaleVersionError(f"{url} answers 409: {text.decode(errors='replace')[:200]}")
                 if response.status != 200:
-                    raise ServerError(f"{url} answers {response.status}: {text.decode(errors='replace')[:200]}")
+                    kind = StaleVersionError if response.status == 409 else ServerError
+                    raise kind(f"HTTP {response.status}: {_detail(text)}")
                 return text
         except TimeoutError:
             raise ServerError(f"{url} did not answer within {timeout_s:g} s") from None
         except aiohttp.ClientError as error:
             raise ServerError(f"{url}: {error}") from None
+
+
+def _detail(body: bytes) -> str:
+    """What a problem+json says, or the first characters of anything else."""
+    try:
+        return str(json.loads(body)["detail"])
+    except (ValueError, KeyError, TypeError):
+        return body.decode(errors="replace")[:100]

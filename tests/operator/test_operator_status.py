@@ -1,0 +1,191 @@
+"""The status that a set of pod reports makes."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from test_operator_models import body
+
+from sponge_core.contract import FrontierPoint, StateSnapshot
+from sponge_operator.decision import Wish
+from sponge_operator.models import parse_service
+from sponge_operator.report import Blocked, LastDecision, PodReport
+from sponge_operator.status import Attainment, Situation, build_status, substance
+
+NOW = 1_767_225_600.0  # 2026-01-01T00:00:00Z
+
+
+def snapshot(**changes: Any) -> StateSnapshot:
+    values: dict[str, Any] = {
+        "version": 1,
+        "applied_version": 1,
+        "now_s": 0.0,
+        "ready": True,
+        "draining": False,
+        "model": "digits",
+        "cores_milli": 500,
+        "cpu_quota_milli": 500,
+        "thread_budget": 1,
+        "threads_running": 0,
+        "batch_cap": 8,
+        "lanes": [],
+        "queue_length": 0,
+        "queue_slack_s": [],
+        "uploads_in_flight": 0,
+        "arrival_rate_rps": 0.0,
+        "remaining_slo_s": [],
+        "outcomes": {},
+        "latency_p99_s": 0.1234,
+        "throttled_s": 0.0,
+        "prediction_ratio": 1.0,
+        "idle_for_s": 0.0,
+        "urgent": False,
+        "frontier": [FrontierPoint(cores_milli=500, batch_cap=8, misses=0)],
+    }
+    return StateSnapshot.model_validate({**values, **changes})
+
+
+def report(name: str = "digits-1", **changes: Any) -> PodReport:
+    values: dict[str, Any] = {
+        "reachable": True,
+        "trouble": "",
+        "seen_at": 0.0,
+        "snapshot": snapshot(),
+        "wish": Wish(500, 8, True, "hold"),
+        "actuated_milli": 500,
+        "in_service": True,
+    }
+    return PodReport(name, **{**values, **changes})
+
+
+def status(
+    *reports: PodReport, attainment: float | None = 99.987, before: dict[str, Any] | None = None, **changes: Any
+) -> dict[str, Any]:
+    manifest = body(**changes.pop("spec", {}))
+    manifest["metadata"]["annotations"] = changes.pop("annotations", {})
+    values: dict[str, Any] = {
+        "service": parse_service(manifest),
+        "reports": reports,
+        "attainment": attainment,
+        "trouble": None,
+        "missing_profile": None,
+        "conflict": None,
+        "now": NOW,
+        **changes,
+    }
+    return build_status(Situation(**values), before or {})
+
+
+def verdicts(made: dict[str, Any]) -> dict[str, tuple[str, str]]:
+    return {condition["type"]: (condition["status"], condition["reason"]) for condition in made["conditions"]}
+
+
+def test_two_pods_at_work() -> None:
+    last = LastDecision(NOW - 60, 250, 1000, 4, "grow", applied=True)
+    second = report("digits-2", actuated_milli=1000, wish=Wish(1250, 4, True, "grow"), in_flight=True, last=last)
+    made = status(report(), second, spec={"replicas": {"min": 2, "max": 2}})
+    assert {key: made[key] for key in ("cores", "desiredCores", "batch", "replicas", "attainment", "p99")} == {
+        "cores": "1.5",
+        "desiredCores": "1.75",
+        "batch": 8,
+        "replicas": 2,
+        "attainment": "99.98",
+        "p99": "123ms",
+    }
+    assert made["pods"][1] == {
+        "name": "digits-2",
+        "reason": "grow",
+        "cores": "1.25",
+        "actuatedCores": "1",
+        "batch": 8,
+    }
+    assert made["lastDecision"] == {
+        "time": "2025-12-31T23:59:00Z",
+        "pod": "digits-2",
+        "from": "0.25",
+        "to": "1",
+        "batch": 4,
+        "reason": "grow",
+        "applied": True,
+    }
+    assert verdicts(made) == {
+        "Ready": ("True", "PodsReady"),
+        "ProfileReady": ("True", "ProfileKnown"),
+        "Planning": ("True", "Auto"),
+        "Resizing": ("True", "InFlight"),
+        "ResizeBlocked": ("False", "NothingBlocked"),
+        "SLOAttained": ("True", "Attained"),
+        "Conflict": ("False", "None"),
+    }
+
+
+@pytest.mark.parametrize(
+    ("condition", "expected", "reports", "changes"),
+    [
+        ("Ready", ("False", "NoPods"), [], {}),
+        ("Ready", ("False", "PodsNotReady"), [report(reachable=False, trouble="refused")], {}),
+        ("Ready", ("False", "PodsNotReady"), [report(in_service=False)], {}),
+        ("Ready", ("False", "ApplyFailed"), [report()], {"trouble": ("ApplyFailed", "forbidden")}),
+        ("ProfileReady", ("Unknown", "NoPods"), [], {}),
+        ("ProfileReady", ("False", "NoFrontier"), [report(snapshot=snapshot(frontier=[]))], {}),
+        ("ProfileReady", ("False", "ReferenceMissing"), [report()], {"missing_profile": "no ConfigMap"}),
+        ("Planning", ("False", "StaleState"), [report(reachable=False, trouble="refused")], {}),
+        ("Planning", ("False", "Off"), [], {"spec": {"mode": "Off"}}),
+        ("Planning", ("True", "Recommend"), [report()], {"spec": {"mode": "Recommend"}}),
+        ("Planning", ("False", "Paused"), [report()], {"annotations": {"serving.sponge.dev/paused": "true"}}),
+        ("ResizeBlocked", ("True", "Deferred"), [report(blocked=Blocked("Deferred", "no room"))], {}),
+        ("SLOAttained", ("False", "Missed"), [report()], {"attainment": 98.9}),
+        ("SLOAttained", ("Unknown", "NoTraffic"), [report()], {"attainment": None}),
+        ("Conflict", ("True", "OtherAutoscaler"), [report()], {"conflict": "an HPA"}),
+    ],
+)
+def test_condition(
+    condition: str, expected: tuple[str, str], reports: list[PodReport], changes: dict[str, Any]
+) -> None:
+    assert verdicts(status(*reports, **changes))[condition] == expected
+
+
+def test_a_transition_has_its_time_and_what_stays_keeps_its_own() -> None:
+    before = status(report(), now=NOW - 100)
+    after = status(report(reachable=False, trouble="refused"), before=before)
+    times = {condition["type"]: condition["lastTransitionTime"] for condition in after["conditions"]}
+    assert times["Planning"] == "2026-01-01T00:00:00Z"
+    assert times["Conflict"] == "2025-12-31T23:58:20Z"
+
+
+def test_the_last_decision_survives_its_pod() -> None:
+    before = status(report(last=LastDecision(NOW, 250, 500, 8, "grow", applied=True)))
+    assert status(before=before)["lastDecision"] == before["lastDecision"]
+
+
+def test_figures_alone_may_wait() -> None:
+    calm = status(report())
+    assert substance(status(report(actuated_milli=750), attainment=99.5)) == substance(calm)
+    assert substance(status(report(in_flight=True))) != substance(calm)
+
+
+def test_attainment_counts_the_last_minute() -> None:
+    attainment = Attainment(window_s=60.0)
+    assert attainment.percent() is None
+    attainment.observe(0.0, "a", {"in_time": 1000, "late": 1000})  # before anybody looked
+    assert attainment.percent() is None
+    attainment.observe(10.0, "a", {"in_time": 1090, "late": 1010})
+    attainment.observe(10.0, "b", {"in_time": 0})
+    assert attainment.percent() == 90.0
+    attainment.observe(20.0, "b", {"in_time": 100})
+    assert attainment.percent() == 95.0
+    attainment.observe(75.0, "a", {"in_time": 1090, "late": 1010})
+    attainment.observe(75.0, "b", {"in_time": 100})
+    assert attainment.percent() == 100.0
+    attainment.observe(85.0, "b", {"in_time": 100})
+    assert attainment.percent() is None
+
+
+def test_attainment_of_a_pod_that_restarted() -> None:
+    attainment = Attainment()
+    attainment.observe(0.0, "a", {"in_time": 500})
+    attainment.observe(1.0, "a", {"in_time": 3, "shed": 1})
+    assert attainment.percent() == 75.0
+    attainment.forget("a")
+    assert attainment.percent() is None
