@@ -50,6 +50,13 @@ def test_a_resize_takes_time_and_may_come_too_late() -> None:
     assert misses(situation(queued=(0.075,), resize_s=0.03), 2.0) == 1
 
 
+def test_what_runs_beside_the_batches_is_charged() -> None:
+    # l(1,1) = 110 ms. With a fifth of the core gone it takes 110/0.8 ms, and up to 20 ms of throttling.
+    alone = Situation(0.0, (0.13,), (), (), 1.0, 0.0)
+    beside = Situation(0.0, (0.13,), (), (), 1.0, 0.0, overhead=0.2)
+    assert (misses(alone, 1.0), misses(beside, 1.0), misses(beside, 2.0)) == (0, 1, 0)
+
+
 def test_what_is_lost_on_any_size_does_not_count() -> None:
     assert misses(situation(queued=(0.001,)), 1.0) == 0
 

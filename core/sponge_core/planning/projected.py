@@ -23,6 +23,10 @@ from sponge_core.running import Running, RunningSet, speed_of, thread_budget
 __all__ = ["Frontier", "Plan", "Projection", "Situation", "SizeDecider", "plan_steady", "project", "project_frontier"]
 
 
+LEAST_CORES = 0.01
+"""The smallest quota that the kubelet sets is 1 ms in 100 ms."""
+
+
 @dataclass(frozen=True, slots=True)
 class Situation:
     """What a projection starts from, all on one clock.
@@ -33,6 +37,7 @@ class Situation:
         arrivals: uploads in flight and forecast arrivals, ascending in `at`.
         cores: the quota in force.
         resize_s: how long a change of the quota takes from now until it is in force.
+        overhead: cores of the quota that are used beside the batches (by HTTP, by planning), whatever its size.
     """
 
     now: float
@@ -41,6 +46,11 @@ class Situation:
     arrivals: Sequence[Arrival]
     cores: float
     resize_s: float
+    overhead: float = 0.0
+
+    def net(self, cores: float) -> float:
+        """What a quota of `cores` leaves for batches."""
+        return max(cores - self.overhead, LEAST_CORES)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,11 +75,11 @@ def project(situation: Situation, cores: float, model: LatencyModel, limits: Lim
     What is late or lost whatever is done now does not count. After the last arrival the queue is served to its end.
     """
     now = situation.now
-    in_force = situation.cores
+    cores, in_force = situation.net(cores), situation.net(situation.cores)
     # A smaller quota waits for the running batches to fit it, a larger one for the actuation.
     switch_at = now + situation.resize_s if cores != in_force else now
     fastest = fastest_s(model, cores)
-    best_case = fastest_s(model, limits.max_cores)
+    best_case = fastest_s(model, situation.net(limits.max_cores))
     own_limits = Limits(limits.batch_cap, max(limits.lanes, thread_budget(cores)), cores)
 
     waiting = [deadline for deadline in situation.queued if deadline >= now + best_case]
