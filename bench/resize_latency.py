@@ -11,7 +11,6 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
-import os
 import subprocess
 import sys
 import time
@@ -119,11 +118,10 @@ async def measure(kube: Kube, resizes: int, pause_s: float) -> dict[str, list[fl
 async def run(resizes: int, pause_s: float) -> dict[str, list[float]]:
     """Makes the pod, measures, removes the pod."""
     cluster = await asyncio.to_thread(up, progress=ConsoleProgress())
-    os.environ["KUBECONFIG"] = str(cluster.kubeconfig)
     await asyncio.to_thread(kubectl, cluster, "apply", "-f", "-", text=json.dumps(manifest()))
     try:
         await asyncio.to_thread(kubectl, cluster, "wait", "--for=condition=Ready", f"pod/{POD}", "--timeout=60s")
-        async with Kube() as kube:
+        async with Kube(cluster.kubeconfig) as kube:
             return await measure(kube, resizes, pause_s)
     finally:
         await asyncio.to_thread(kubectl, cluster, "delete", "pod", POD, "--ignore-not-found")

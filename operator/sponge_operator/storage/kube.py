@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping
+from pathlib import Path
 from types import TracebackType
 from typing import Any
 
@@ -51,19 +52,21 @@ class ApiError(Exception):
 class Kube:
     """A connection to the API server; use as an async context manager.
 
-    Credentials are those of the pod's ServiceAccount, or of the kubeconfig file outside of a cluster.
+    Credentials are those of the pod's ServiceAccount, or outside of a cluster those of `kubeconfig` (None: where
+    kubectl looks).
     """
 
-    def __init__(self) -> None:
+    def __init__(self, kubeconfig: Path | None = None) -> None:
+        self._kubeconfig = str(kubeconfig) if kubeconfig else None
         self._client: client.ApiClient | None = None
 
     async def __aenter__(self) -> Kube:
         configuration = client.Configuration()
         try:
-            if os.environ.get("KUBERNETES_SERVICE_HOST"):
+            if self._kubeconfig is None and os.environ.get("KUBERNETES_SERVICE_HOST"):
                 config.load_incluster_config(client_configuration=configuration)
             else:
-                await config.load_kube_config(client_configuration=configuration)
+                await config.load_kube_config(self._kubeconfig, client_configuration=configuration)
         except config.ConfigException as error:
             raise SpongeError(
                 f"no Kubernetes cluster to connect to: {error}; set KUBECONFIG to the file of your cluster"
