@@ -227,9 +227,14 @@ def _print_table(profile: Profile, console: Console) -> None:
         measured = point.at(profile.percentile) or 0.0
         fitted = model.latency(point.batch, point.threads) * 1e3
         shown = [f"{value:.2f}" if value else "-" for value in (point.p50_ms, point.p95_ms, point.p99_ms)]
-        table.add_row(
-            str(point.batch), str(point.threads), *shown, f"{fitted:.2f}", f"{(measured / fitted - 1) * 100:+.0f} %"
+        wasted = any(
+            other.batch == point.batch
+            and other.threads < point.threads
+            and (other.at(profile.percentile) or measured) < measured
+            for other in profile.points
         )
+        off = "no gain" if wasted else f"{(measured / fitted - 1) * 100:+.0f} %"
+        table.add_row(str(point.batch), str(point.threads), *shown, f"{fitted:.2f}", off)
     console.print(table)
     c = profile.coefficients_ms
     console.print(

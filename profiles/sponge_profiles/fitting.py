@@ -3,6 +3,9 @@
 Pure arithmetic on points. Non-negative, because a negative part makes a model that predicts no time at all outside its
 grid; relative, because a millisecond matters more to a batch of one than to a batch of sixteen; robust, because one
 point measured beside a noisy neighbour must not bend the rest.
+
+Small models get slower with more threads, which the formula cannot say and no scheduler needs to know: such a point
+counts as what the best smaller number of threads takes. The fit then promises no gain, and the threads are not given.
 """
 
 from __future__ import annotations
@@ -17,7 +20,7 @@ from scipy.optimize import least_squares, nnls
 from sponge_core.errors import ProfileError
 from sponge_core.latency import LatencyModel
 
-__all__ = ["DEFAULT_PARALLEL_SHARE", "Fit", "Point", "fit", "judge"]
+__all__ = ["DEFAULT_PARALLEL_SHARE", "Fit", "Point", "best_within_threads", "fit", "judge"]
 
 DEFAULT_PARALLEL_SHARE = 0.8
 """Share of a batch's one-thread time that more threads divide, assumed where only one thread count could be measured.
@@ -63,6 +66,7 @@ def fit(points: Sequence[Point], parallel_share: float = DEFAULT_PARALLEL_SHARE)
     for point in points:
         if not point.latency_s > 0:
             raise ProfileError(f"l({point.batch}, {point.threads}) is {point.latency_s * 1e3:g} ms: must be above 0")
+    points = best_within_threads(points)
     expand = _identifiable(points, parallel_share)
     measured = np.array([p.latency_s for p in points])
     # Rows divided by the measured value: the residual of a point is its relative error.
@@ -82,6 +86,7 @@ def fit(points: Sequence[Point], parallel_share: float = DEFAULT_PARALLEL_SHARE)
 
 def judge(model: LatencyModel, points: Sequence[Point]) -> Fit:
     """How well `model`, whatever made it, meets the points; its `error` becomes the 90 % quantile of the error."""
+    points = best_within_threads(points)
     measured = np.array([p.latency_s for p in points])
     predicted = np.array([model.latency(p.batch, p.threads) for p in points])
     error = measured / predicted - 1.0
@@ -97,6 +102,14 @@ def judge(model: LatencyModel, points: Sequence[Point]) -> Fit:
         error_p90=p90,
         error_max=worst,
     )
+
+
+def best_within_threads(points: Sequence[Point]) -> list[Point]:
+    """Every point with the least time that its batch takes on as many threads or fewer."""
+    return [
+        Point(p.batch, p.threads, min(q.latency_s for q in points if q.batch == p.batch and q.threads <= p.threads))
+        for p in points
+    ]
 
 
 def _design(points: Sequence[Point]) -> _Array:

@@ -160,6 +160,15 @@ def test_one_bad_point_does_not_bend_the_rest() -> None:
     assert model.latency(8, 4) == pytest.approx(true.latency(8, 4), rel=0.08)
 
 
+def test_threads_that_only_slow_down_are_promised_nothing() -> None:
+    alone = {b: 0.003 * b + 0.005 for b in (1, 2, 4, 8)}
+    points = [Point(b, k, t * (1 if k == 1 else 1.3)) for b, t in alone.items() for k in (1, 2, 4)]
+    result = fit(points)
+    assert (result.model.gamma, result.model.epsilon) == (0, 0)
+    assert result.model.latency(4, 4) == pytest.approx(alone[4], rel=1e-3)
+    assert result.model.error == 0
+
+
 def test_one_thread_count_is_split_by_the_assumed_share() -> None:
     model = fit([Point(b, 1, 0.01 * b + 0.002) for b in (1, 2, 4)], parallel_share=0.75).model
     assert model.latency(4, 1) == pytest.approx(0.042, rel=1e-3)
