@@ -111,8 +111,10 @@ def data_app(plane: DataPlane, infer: InferEndpoint) -> FastAPI:
         plane.serving()
         return ModelReady(name=model, ready=True)
 
-    for path in (INFER, INFER_VERSION):
-        app.router.routes.append(Route(path, infer, methods=["POST"], include_in_schema=False))
+    # In front: a request is matched against the routes one after the other.
+    app.router.routes[:0] = [
+        Route(path, infer, methods=["POST"], include_in_schema=False) for path in (INFER, INFER_VERSION)
+    ]
     _describe_infer(app)
     return app
 

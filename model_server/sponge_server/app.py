@@ -15,6 +15,7 @@ from typing import Any
 
 from sponge_server.api import data_app
 from sponge_server.applying import Applier
+from sponge_server.books import Books
 from sponge_server.control import Control, control_app
 from sponge_server.cores import Cores
 from sponge_server.dataplane import DataPlane
@@ -32,7 +33,7 @@ from sponge_server.scheduler import Scheduler
 from sponge_server.settings import ServerSettings
 from sponge_server.state import StateBoard
 from sponge_server.status import Status
-from sponge_server.uploads import Uploads
+from sponge_server.uploads import BodyMemory, Uploads
 
 __all__ = ["Server"]
 
@@ -106,6 +107,7 @@ class Server:
             self._uploads,
             self._metrics,
             SloPolicy(settings.slo_s, settings.slo_classes),
+            BodyMemory(settings.max_queue_bytes),
             max_body_bytes=settings.max_body_bytes,
             max_json_bytes=settings.max_json_bytes,
             clock=self._clock,
@@ -134,9 +136,7 @@ class Server:
         engine = Engine(
             self._pool,
             scheduler,
-            metrics,
-            model_name=settings.model_name,
-            max_queue_bytes=settings.max_queue_bytes,
+            Books(metrics, settings.model_name),
             clock=clock,
             observer=planner,
         )
@@ -183,12 +183,13 @@ class Server:
         """The result of `work`, or None when the server was told to stop before it was done."""
         task = asyncio.get_running_loop().create_task(work)
         stopped = asyncio.get_running_loop().create_task(self._stop.wait())
-        try:
-            await asyncio.wait((task, stopped), return_when=asyncio.FIRST_COMPLETED)
-            return task.result() if task.done() else None
-        finally:
-            for pending in (task, stopped):
-                pending.cancel()
+        await asyncio.wait((task, stopped), return_when=asyncio.FIRST_COMPLETED)
+        stopped.cancel()
+        if task.done():
+            return task.result()
+        task.cancel()
+        await asyncio.wait((task,))
+        return None
 
     async def _drain(self, engine: Engine) -> None:
         """Takes no new requests, and answers those that were accepted, for at most `drain_s`."""

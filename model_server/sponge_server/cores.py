@@ -25,8 +25,7 @@ class Cores:
         self._applied = applied
         self._quota_milli: int | None = None
         self._in_force = applied
-        self._throttled_from = self._read_throttled()
-        self._throttled = self._throttled_from
+        self._throttled_before_s = self._read_throttled_s()
         self.poll()
 
     @property
@@ -45,8 +44,8 @@ class Cores:
 
     @property
     def throttled_s(self) -> float:
-        """Seconds that the cgroup was throttled since this object exists, at the last poll."""
-        return self._throttled - self._throttled_from
+        """Seconds that the cgroup was throttled since this object exists; read when asked for."""
+        return self._read_throttled_s() - self._throttled_before_s
 
     def listen(self, listener: Callable[[float], None]) -> None:
         """`listener` gets the cores in force from now on, now and at every change."""
@@ -62,7 +61,6 @@ class Cores:
         """Reads the quota again."""
         if self._cgroup is not None:
             self._quota_milli = read_quota_milli(self._cgroup)
-            self._throttled = self._read_throttled()
         quota = float("inf") if self._quota_milli is None else self._quota_milli / 1000
         in_force = min(self._applied, quota)
         if in_force != self._in_force:
@@ -70,7 +68,7 @@ class Cores:
             if self._listener is not None:
                 self._listener(in_force)
 
-    def _read_throttled(self) -> float:
+    def _read_throttled_s(self) -> float:
         try:
             return read_cpu_stat(self._cgroup).throttled_s if self._cgroup is not None else 0.0
         except OSError:

@@ -1,15 +1,24 @@
 """How much slower or faster the model runs here than its profile says, learnt from finished batches.
 
-Pure. Slow to trust (a fast batch moves it little), quick to distrust (a slow one moves it much), and bounded, because a
-prediction that is too high costs cores but one that is too low costs deadlines.
+Pure. Slow to trust (a gain is believed after some twenty batches), quick to distrust (most of a loss within five), and
+bounded. Noise alone moves it neither way: what the latency varies by is in the profile's error already, and counting it
+twice would refuse requests that could be met.
 """
 
 from __future__ import annotations
 
+import math
+
 __all__ = ["Correction"]
 
-TRUST, DISTRUST = 0.05, 0.2
-"""Weight of a sample below and above the present ratio: about 20 batches to believe a gain, 5 to believe a loss."""
+SLOW, FAST = 0.05, 0.25
+"""Weights of a sample in the two averages."""
+
+FAST_NOISE = math.sqrt(FAST / (2.0 - FAST)) * math.sqrt(math.pi / 2.0)
+"""Standard deviation of the fast average over the mean absolute deviation of its samples (normal, independent)."""
+
+SIGMAS = 2.0
+"""The fast average counts as far as it exceeds its own noise by this much."""
 
 LOWEST, HIGHEST = 0.5, 3.0
 """Outside of this the profile is not of this model or machine, and scaling it would be guesswork."""
@@ -22,6 +31,9 @@ class Correction:
     """The smoothed ratio of measured to predicted work."""
 
     def __init__(self) -> None:
+        self._mean = 1.0
+        self._recent = 1.0
+        self._spread = 0.1
         self._ratio = 1.0
 
     @property
@@ -32,6 +44,9 @@ class Correction:
         """Learns from one batch, predicted by the uncorrected profile; returns this batch's own ratio."""
         sample = measured_s / predicted_s
         clipped = min(max(sample, self._ratio / STEP), self._ratio * STEP)
-        weight = DISTRUST if clipped > self._ratio else TRUST
-        self._ratio = min(max(self._ratio + weight * (clipped - self._ratio), LOWEST), HIGHEST)
+        self._spread += SLOW * (abs(clipped - self._recent) - self._spread)
+        self._mean += SLOW * (clipped - self._mean)
+        self._recent += FAST * (clipped - self._recent)
+        ratio = max(self._mean, self._recent - SIGMAS * FAST_NOISE * self._spread)
+        self._ratio = min(max(ratio, LOWEST), HIGHEST)
         return sample

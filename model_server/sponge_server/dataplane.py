@@ -58,26 +58,17 @@ class DataPlane:
             raise self._not_ready()
         return self.info, self.engine
 
-    def submit(self, request: InferRequest, due: Due, size: int) -> Job:
-        """Queues a request.
-
-        Args:
-            size: bytes of its body.
-
-        Raises:
-            ProblemError: it does not fit the model, or there is no room.
-        """
+    def submit(self, request: InferRequest, due: Due) -> Job:
+        """Queues a request. Raises ProblemError when it does not fit the model."""
         # A request whose body was still coming when the server began to drain was accepted before: it is served.
         if self.info is None or self.engine is None:
             raise self._not_ready()
         info, engine = self.info, self.engine
         try:
             rows = self._rows(request, info)
-            return engine.submit(rows, due, size)
         except ItemError as error:
             raise ProblemError(422, "does-not-fit-model", str(error)) from None
-        except RequestError as error:
-            raise problem_of(error) from None
+        return engine.submit(rows, due)
 
     def encode(self, request: InferRequest, answer: Answer) -> tuple[bytes, int | None]:
         """The body of the response and the length of its JSON part if binary tensors follow it."""

@@ -16,7 +16,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from sponge_core.contract import OUTCOMES, Outcome
+from sponge_core.contract import Outcome
 from sponge_core.latency import LatencyModel
 from sponge_core.queueing import Request
 from sponge_core.running import thread_budget
@@ -30,12 +30,11 @@ from sponge_server.answers import (
     ShedError,
     Timing,
 )
+from sponge_server.books import Books
 from sponge_server.deadlines import Due
 from sponge_server.lanes.interface import Item, ItemError, Lane, LaneError, LanePool, LaneResult, Tensor
 from sponge_server.logs import event
-from sponge_server.metrics import Metrics
-from sponge_server.recent import RecentLatencies
-from sponge_server.scheduler import Batch, Scheduler, Turn
+from sponge_server.scheduler import Batch, Scheduler
 
 __all__ = ["Engine", "Job", "Observer"]
 
@@ -57,7 +56,6 @@ class Job:
 
     due: Due
     arrival: float
-    size: int
     future: asyncio.Future[Answer]
     ids: range
     rows: list[tuple[Tensor, ...] | None]
@@ -90,25 +88,18 @@ class Engine:
         self,
         pool: LanePool,
         scheduler: Scheduler,
-        metrics: Metrics,
+        books: Books,
         *,
-        model_name: str,
-        max_queue_bytes: int,
         clock: Callable[[], float],
         observer: Observer,
     ) -> None:
         self.scheduler = scheduler
-        self.outcomes: dict[Outcome, int] = dict.fromkeys(OUTCOMES, 0)
-        self.latencies = RecentLatencies()
+        self.books = books
         self.last_activity = clock()
         self._pool = pool
-        self._metrics = metrics
-        self._model_name = model_name
-        self._max_bytes = max_queue_bytes
         self._clock = clock
         self._observer = observer
         self._next_id = 0
-        self._bytes = 0
         self._jobs: set[Job] = set()
         self._waiting: dict[int, _Row] = {}
         self._batches: dict[int, tuple[Batch, Lane]] = {}
@@ -128,27 +119,15 @@ class Engine:
         """The batch on each lane that runs one, by lane id."""
         return {lane.id: batch for batch, lane in self._batches.values()}
 
-    def submit(self, rows: Sequence[Item], due: Due, size: int) -> Job:
-        """Accepts a request: it waits from now on.
-
-        Args:
-            rows: its rows, one item each, at least one.
-            size: bytes that it keeps in memory.
-
-        Raises:
-            ShedError: the bodies held already fill the memory set aside for them.
-        """
+    def submit(self, rows: Sequence[Item], due: Due) -> Job:
+        """Accepts a request of at least one row: it waits from now on."""
         now = self._clock()
         self.last_activity = now
-        if self._bytes + size > self._max_bytes:
-            self._count(due, "shed")
-            raise ShedError("the server holds as many request bodies as it may: slow down, then try again")
         ids = range(self._next_id, self._next_id + len(rows))
         self._next_id = ids.stop
         future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-        job = Job(due, now, size, future, ids, [None] * len(rows), len(rows))
+        job = Job(due, now, future, ids, [None] * len(rows), len(rows))
         self._jobs.add(job)
-        self._bytes += size
         for row_id, item in zip(ids, rows, strict=True):
             self._waiting[row_id] = (job, item)
             self.scheduler.add(Request(row_id, now, due.deadline, due.sent, due.slo_class))
@@ -163,9 +142,9 @@ class Engine:
             self.poke()
 
     def count_lost(self, due: Due, outcome: Outcome) -> None:
-        """A request that never got as far as the queue: its client left, or its deadline passed, during the upload."""
+        """A request that never got as far as the queue: shed unread, or lost during its upload."""
         self.last_activity = self._clock()
-        self._count(due, outcome)
+        self.books.ended(due.slo_class, outcome)
 
     def set_profile(self, profile: LatencyModel) -> None:
         self.scheduler.set_profile(profile)
@@ -212,26 +191,15 @@ class Engine:
         idle = [lane for lane in self._pool.lanes if lane.healthy and not lane.busy and lane.id not in taken]
         turn = self.scheduler.turn(now, len(idle))
         for batch, lane in zip(turn.batches, idle[: len(turn.batches)], strict=True):
-            self._launch(batch, lane, now)
+            self._launch(batch, lane)
         for shed in turn.sheds:
             self._shed(shed.request.id, shed.reason)
-        self._account(turn)
+        self.books.turned(
+            turn, len(self.scheduler.queue), self.scheduler.threads_running, self.scheduler.batches_running
+        )
         self._arm(turn.wake_at, now)
         if len(self.scheduler.queue):
             self._observer.waiting()
-
-    def _account(self, turn: Turn) -> None:
-        waiting = len(self.scheduler.queue)
-        metrics = self._metrics
-        metrics.queue_length.set(waiting)
-        metrics.threads_running.set(self.scheduler.threads_running)
-        metrics.lanes_running.set(self.scheduler.batches_running)
-        if turn.batches:
-            metrics.dispatch.labels("launch").inc(len(turn.batches))
-        for shed in turn.sheds:
-            metrics.dispatch.labels("shed" if shed.reason == "hopeless" else "expire").inc()
-        if waiting:
-            metrics.dispatch.labels("wait").inc()
 
     def _arm(self, wake_at: float | None, now: float) -> None:
         if self._timer is not None:
@@ -241,13 +209,10 @@ class Engine:
             delay = max(wake_at - now, SHORTEST_TIMER_S)
             self._timer = asyncio.get_running_loop().call_later(delay, self.poke)
 
-    def _launch(self, batch: Batch, lane: Lane, now: float) -> None:
+    def _launch(self, batch: Batch, lane: Lane) -> None:
         self._batches[batch.key] = (batch, lane)
         rows = [self._waiting.pop(request.id) for request in batch.requests]
-        queue, slack = self._metrics.queue.labels(self._model_name), self._metrics.slack.labels(self._model_name)
-        for request in batch.requests:
-            queue.observe(now - request.arrival)
-            slack.observe(request.deadline - now)
+        self.books.dispatched(batch)
         task = asyncio.get_running_loop().create_task(self._run(batch, rows, lane))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -286,11 +251,7 @@ class Engine:
             self.scheduler.abandon(batch.key, now)
             return
         ratio = self.scheduler.finish(batch.key, now, result.cpu_s)
-        metrics, model = self._metrics, self._model_name
-        metrics.batch_size.labels(model).observe(len(batch.requests))
-        metrics.batch_threads.labels(model).observe(batch.threads)
-        metrics.batch.labels(model).observe(result.batch_s)
-        metrics.prediction_ratio.labels(model).observe(ratio)
+        self.books.computed(batch, result, ratio)
 
     def _row_done(self, job: Job, item: Item, row_id: int, outputs: tuple[Tensor, ...] | ItemError) -> None:
         if job not in self._jobs:
@@ -309,9 +270,8 @@ class Engine:
             timing = Timing(job.arrival - job.due.sent, job.queue_s, job.batch_s, job.infer_s)
             outcome = self._timeliness(job)
             self._close(job, outcome)
-            latency_s = self._clock() - job.due.sent
-            self.latencies.add(self._clock(), latency_s)
-            self._metrics.latency.labels(self._model_name, job.due.slo_class).observe(latency_s)
+            now = self._clock()
+            self.books.answered(now, job.due.slo_class, now - job.due.sent)
             job.future.set_result(Answer(_together(job.rows), timing))
 
     def _timeliness(self, job: Job) -> Outcome:
@@ -321,7 +281,7 @@ class Engine:
         """A lane was lost: its requests wait once more if their deadlines allow, else they fail."""
         now = self._clock()
         event(log, "lane.lost", logging.WARNING, rows=len(rows), threads=batch.threads, cause=error)
-        self._metrics.lane_crashes.inc()
+        self.books.lane_lost()
         fastest_s = self.scheduler.model.latency(1, self.scheduler.budget)
         for request, row in zip(batch.requests, rows, strict=True):
             job = row[0]
@@ -365,12 +325,7 @@ class Engine:
 
     def _close(self, job: Job, outcome: Outcome) -> None:
         self._jobs.remove(job)
-        self._bytes -= job.size
-        self._count(job.due, outcome)
-
-    def _count(self, due: Due, outcome: Outcome) -> None:
-        self.outcomes[outcome] += 1
-        self._metrics.requests.labels(self._model_name, due.slo_class, outcome).inc()
+        self.books.ended(job.due.slo_class, outcome)
 
     def _release_fits(self) -> None:
         for _ in range(len(self._fits)):

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 
 from sponge_core.contract import FrontierPoint
 from sponge_core.forecast import Forecaster
-from sponge_core.planning.projected import Situation, project_frontier
+from sponge_core.planning.projected import Situation, project, project_frontier
 from sponge_server.metrics import Metrics
 from sponge_server.scheduler import Scheduler
 from sponge_server.uploads import Uploads
@@ -97,7 +97,8 @@ class Planner:
         if not (running or uploads or len(scheduler.queue) or self._forecaster.rate(now)):
             self.urgent = False
             self.frontier = [FrontierPoint(cores_milli=self._sizes[0], batch_cap=self._max_batch, misses=0)]
-            self._cost_s = 0.0
+            # The first request after a rest finds the next projection due at once.
+            self._cost_s, self._last = 0.0, now - LONGEST_GAP_S
             return
         began = time.thread_time()
         situation = Situation(
@@ -111,6 +112,10 @@ class Planner:
         limits = scheduler.limits(max(1, self._lanes()), self._max_batch)
         found = project_frontier(situation, self._sizes, scheduler.model, limits)
         self.frontier, self.urgent = list(found.points), found.urgent
+        if round(scheduler.cores * 1000) not in self._sizes:
+            # A parked server, or one between two sizes: the frontier does not hold what would happen if it stayed so.
+            misses = project(situation, scheduler.cores, scheduler.model, limits).misses
+            self.urgent = any(p.misses < misses for p in self.frontier if p.cores_milli > scheduler.cores * 1000)
         self._cost_s = time.thread_time() - began
         self._metrics.projection.observe(self._cost_s)
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass
 
 from starlette.types import Receive, Scope, Send
 
@@ -19,7 +20,7 @@ from sponge_server.engine import Engine, Job
 from sponge_server.metrics import Metrics
 from sponge_server.oip import InferRequest, OipError, Strings, decode
 from sponge_server.problems import PROBLEM_TYPE, ProblemError
-from sponge_server.uploads import Upload, Uploads
+from sponge_server.uploads import BodyMemory, Upload, Uploads
 
 __all__ = ["InferEndpoint"]
 
@@ -29,11 +30,26 @@ IMAGE_TYPES = (b"image/jpeg", b"image/png")
 OIP_TYPES = (b"", b"application/json", b"application/octet-stream")
 CLOSE = (b"connection", b"close")
 
+OVERHEAD = 4096
+"""What a request costs in memory besides its body: many small ones must not go for nothing."""
+
 Headers = list[tuple[bytes, bytes]]
 
 
 class ClientLeftError(Exception):
     """The connection closed before the body was complete."""
+
+
+class _NoRoomError(Exception):
+    """The memory for bodies is full."""
+
+
+@dataclass(slots=True)
+class _Body:
+    """What one request's body takes. `total` is its announced length."""
+
+    held: int = 0
+    total: int | None = None
 
 
 class InferEndpoint:
@@ -45,6 +61,7 @@ class InferEndpoint:
         uploads: Uploads,
         metrics: Metrics,
         policy: SloPolicy,
+        memory: BodyMemory,
         *,
         max_body_bytes: int,
         max_json_bytes: int,
@@ -57,6 +74,7 @@ class InferEndpoint:
         self._uploads = uploads
         self._metrics = metrics
         self._policy = policy
+        self._memory = memory
         self._max_body = max_body_bytes
         self._max_json = max_json_bytes
         self._clock = clock
@@ -80,37 +98,47 @@ class InferEndpoint:
     async def _answer(self, scope: Scope, receive: Receive, arrived: float, wall: float) -> tuple[int, Headers, bytes]:
         params = scope["path_params"]
         self._plane.check_model(params["model"], params.get("version"))
-        headers = dict(scope["headers"])
+        body = _Body()
+        try:
+            request, due, engine = await self._take(dict(scope["headers"]), receive, arrived, wall, body)
+            job = self._plane.submit(request, due)
+            watch = asyncio.get_running_loop().create_task(_cancel_on_disconnect(receive, engine, job))
+            try:
+                answer = await job.future
+            except RequestError as error:
+                raise problem_of(error) from None
+            finally:
+                watch.cancel()
+            content, json_length = self._plane.encode(request, answer)
+            return 200, _response_headers(answer.timing, json_length), content
+        finally:
+            self._memory.give_back(body.held)
+
+    async def _take(
+        self, headers: dict[bytes, bytes], receive: Receive, arrived: float, wall: float, body: _Body
+    ) -> tuple[InferRequest, Due, Engine]:
+        """Reads a request. What `body` holds is to be given back."""
         # What is refused from here to the end of the body is answered while the rest of it may still be coming, so the
         # connection is closed.
         try:
             _, engine = self._plane.serving()
             due = self._due(headers, arrived, wall)
-            total, header_length = self._lengths(headers)
+            body.total, header_length = self._lengths(headers)
             is_image = _is_image(headers)
             if due.deadline <= arrived:
                 engine.count_lost(due, "shed")
                 raise ProblemError(503, "shed", "the deadline had passed when the request arrived", RETRY_AFTER)
-            body = await self._body(receive, due, total, engine)
+            content = await self._upload(receive, due, body, engine)
         except ProblemError as problem:
             problem.headers = (*problem.headers, CLOSE)
             raise
-        request = self._decode(body, is_image, header_length)
+        request = self._decode(content, is_image, header_length)
         if request.timeout_us is not None:
             try:
                 due = due.with_body_timeout(request.timeout_us)
             except BadHeaderError as error:
                 raise ProblemError(400, "invalid-timeout", str(error)) from None
-        job = self._plane.submit(request, due, len(body))
-        watch = asyncio.get_running_loop().create_task(_cancel_on_disconnect(receive, engine, job))
-        try:
-            answer = await job.future
-        except RequestError as error:
-            raise problem_of(error) from None
-        finally:
-            watch.cancel()
-        content, json_length = self._plane.encode(request, answer)
-        return 200, _response_headers(answer.timing, json_length), content
+        return request, due, engine
 
     def _due(self, headers: dict[bytes, bytes], arrived: float, wall: float) -> Due:
         try:
@@ -130,40 +158,49 @@ class InferEndpoint:
             raise ProblemError(413, "too-large", f"the body has {total} bytes, at most {self._max_body} are taken")
         return total, _whole(headers, b"inference-header-content-length")
 
-    async def _body(self, receive: Receive, due: Due, total: int | None, engine: Engine) -> bytes:
-        """The whole body. Raises ClientLeftError, or ProblemError when it is too large or the deadline passes."""
-        upload = self._uploads.begin(self._clock(), due.deadline, total)
+    async def _upload(self, receive: Receive, due: Due, body: _Body, engine: Engine) -> bytes:
+        """The whole body. Raises ClientLeftError, or ProblemError when there is no room or the deadline passes."""
+        upload = self._uploads.begin(self._clock(), due.deadline, body.total)
         try:
             async with asyncio.timeout(due.deadline - self._clock()):
-                return await self._read(receive, upload)
+                return await self._read(receive, upload, body)
         except TimeoutError:
             engine.count_lost(due, "expired")
-            got = f"{upload.received} of {total} bytes" if total is not None else f"{upload.received} bytes"
+            got = f"{upload.received} bytes" if body.total is None else f"{upload.received} of {body.total} bytes"
             raise ProblemError(504, "expired", f"the deadline passed during the upload, after {got}") from None
         except ClientLeftError:
             engine.count_lost(due, "cancelled")
             raise
+        except _NoRoomError:
+            engine.count_lost(due, "shed")
+            text = "the server holds as many request bodies as it may: slow down, then try again"
+            raise ProblemError(503, "no-room", text, RETRY_AFTER) from None
         finally:
             self._uploads.end(upload)
 
-    async def _read(self, receive: Receive, upload: Upload) -> bytes:
+    async def _read(self, receive: Receive, upload: Upload, body: _Body) -> bytes:
         chunks: list[bytes] = []
-        told = False
+        self._hold(OVERHEAD, body)
         while True:
             message = await receive()
             if message["type"] == "http.disconnect":
                 raise ClientLeftError
             chunk: bytes = message.get("body", b"")
             if chunk:
+                self._hold(len(chunk), body)
                 upload.received += len(chunk)
                 chunks.append(chunk)
             if upload.received > self._max_body:
                 raise ProblemError(413, "too-large", f"the body is larger than {self._max_body} bytes")
             if not message.get("more_body", False):
                 return chunks[0] if len(chunks) == 1 else b"".join(chunks)
-            if not told:
-                told = True
+            if len(chunks) <= 1:
                 self._on_upload()
+
+    def _hold(self, size: int, body: _Body) -> None:
+        if not self._memory.take(size):
+            raise _NoRoomError
+        body.held += size
 
     def _decode(self, body: bytes, is_image: bool, header_length: int | None) -> InferRequest:
         if is_image:

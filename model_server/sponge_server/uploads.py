@@ -1,6 +1,7 @@
-"""Requests whose headers are in and whose body is still coming: arrivals that are certain, only their time is not.
+"""The bodies of requests: those still coming, and the memory that all of them take.
 
-Pure books; knows nothing of sockets. The planner counts them, so a burst is seen from its first bytes.
+A request whose headers are in is an arrival that is certain, only its time is not; the planner counts it, so a burst is
+seen from its first bytes. Pure books; knows nothing of sockets.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from dataclasses import dataclass
 
 from sponge_core.forecast import Arrival
 
-__all__ = ["Upload", "Uploads"]
+__all__ = ["BodyMemory", "Upload", "Uploads"]
 
 TRUSTED_AFTER_S = 0.005
 """Before, the rate of an upload says more about packet boundaries than about the link."""
@@ -46,6 +47,24 @@ class Uploads:
     def arrivals(self, now: float) -> list[Arrival]:
         """When each may be queued if its link keeps its pace; one that cannot be told is taken to be here at once."""
         return [Arrival(now + _left_s(upload, now), upload.deadline) for upload in self._uploads]
+
+
+class BodyMemory:
+    """Bytes of all bodies that are held: coming, waiting, running or being answered."""
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._held = 0
+
+    def take(self, size: int) -> bool:
+        """Sets `size` bytes aside; False, and nothing is, when they do not fit."""
+        if self._held + size > self._limit:
+            return False
+        self._held += size
+        return True
+
+    def give_back(self, size: int) -> None:
+        self._held -= size
 
 
 def _left_s(upload: Upload, now: float) -> float:

@@ -11,6 +11,7 @@ from typing import Any
 from virtual_time import FakePool, VirtualLoop
 
 from sponge_core.latency import LatencyModel
+from sponge_server.books import Books
 from sponge_server.deadlines import Due
 from sponge_server.engine import Engine, Job
 from sponge_server.lanes.interface import Item, Tensor
@@ -43,7 +44,6 @@ class World:
         cores: float = 2.0,
         max_cores: float | None = None,
         batch_cap: int = 8,
-        max_queue_bytes: int = 1 << 20,
     ) -> None:
         self.loop = loop
         self.pool = FakePool(lanes, MODEL)
@@ -53,9 +53,7 @@ class World:
         self.engine = Engine(
             self.pool,
             self.scheduler,
-            self.metrics,
-            model_name="fake",
-            max_queue_bytes=max_queue_bytes,
+            Books(self.metrics, "fake"),
             clock=loop.time,
             observer=self.watcher,
         )
@@ -64,7 +62,7 @@ class World:
         self, slo_s: float = 1.0, rows: int = 1, sent_ago_s: float = 0.0, items: list[Item] | None = None
     ) -> Job:
         due = Due(self.loop.time() - sent_ago_s, slo_s, "default", "absent", 7)
-        return self.engine.submit(items or [item(float(n)) for n in range(rows)], due, 100)
+        return self.engine.submit(items or [item(float(n)) for n in range(rows)], due)
 
     async def outcome(self, job: Job) -> Any:
         """The answer, or the error that the client gets."""
@@ -79,7 +77,7 @@ class World:
         return sorted(run for lane in self.pool.lanes for run in lane.ran)
 
     def counted(self) -> dict[str, int]:
-        return {outcome: count for outcome, count in self.engine.outcomes.items() if count}
+        return {outcome: count for outcome, count in self.engine.books.outcomes.items() if count}
 
 
 def item(value: float = 1.0) -> Item:

@@ -13,7 +13,7 @@ from sponge_server.cores import Cores
 from sponge_server.problems import ProblemError
 from sponge_server.recent import RecentLatencies
 from sponge_server.settings import ServerSettings, SettingsError, sizes_milli
-from sponge_server.uploads import Uploads
+from sponge_server.uploads import BodyMemory, Uploads
 
 
 def settings(**changes: Any) -> ServerSettings:
@@ -72,6 +72,15 @@ def test_an_upload_is_an_arrival_at_the_pace_of_its_link() -> None:
     assert len(uploads) == 1
 
 
+def test_the_memory_for_bodies_is_bounded() -> None:
+    memory = BodyMemory(100)
+    assert memory.take(60)
+    assert not memory.take(50)
+    assert memory.take(40)
+    memory.give_back(60)
+    assert memory.take(60)
+
+
 def test_recent_latencies_forget() -> None:
     recent = RecentLatencies(window_s=10.0)
     assert recent.quantile(0.0, 0.99) is None
@@ -119,7 +128,6 @@ def test_throttling_counts_from_the_start_of_the_server(tmp_path: Path) -> None:
     cores = Cores(2.0, cgroup(tmp_path, 50_000))
     assert cores.throttled_s == 0.0
     (tmp_path / "cpu.stat").write_text("nr_periods 9\nnr_throttled 3\nthrottled_usec 7500000\n")
-    cores.poll()
     assert cores.throttled_s == 2.5
 
 

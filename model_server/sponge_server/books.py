@@ -1,0 +1,80 @@
+"""What the engine writes down about requests and batches: outcomes, latencies, and their metrics.
+
+One method for each thing that happens; decides nothing. The metrics of the one model are looked up once, because a
+lookup by labels costs more than the observation.
+"""
+
+from __future__ import annotations
+
+from prometheus_client import Counter, Histogram
+
+from sponge_core.contract import OUTCOMES, Outcome
+from sponge_server.lanes.interface import LaneResult
+from sponge_server.metrics import Metrics
+from sponge_server.recent import RecentLatencies
+from sponge_server.scheduler import Batch, Turn
+
+__all__ = ["Books"]
+
+
+class Books:
+    """The account of one model. `outcomes` counts since the start."""
+
+    def __init__(self, metrics: Metrics, model_name: str) -> None:
+        self.outcomes: dict[Outcome, int] = dict.fromkeys(OUTCOMES, 0)
+        self.latencies = RecentLatencies()
+        self._metrics = metrics
+        self._model_name = model_name
+        self._queue = metrics.queue.labels(model_name)
+        self._slack = metrics.slack.labels(model_name)
+        self._batch_size = metrics.batch_size.labels(model_name)
+        self._batch_threads = metrics.batch_threads.labels(model_name)
+        self._batch = metrics.batch.labels(model_name)
+        self._ratio = metrics.prediction_ratio.labels(model_name)
+        self._dispatch = {what: metrics.dispatch.labels(what) for what in ("launch", "shed", "expire", "wait")}
+        self._requests: dict[tuple[str, Outcome], Counter] = {}
+        self._latency: dict[str, Histogram] = {}
+
+    def turned(self, turn: Turn, waiting: int, threads: int, batches: int) -> None:
+        """A decision was made; so many rows wait, and so many threads and batches run after it."""
+        self._metrics.queue_length.set(waiting)
+        self._metrics.threads_running.set(threads)
+        self._metrics.lanes_running.set(batches)
+        if turn.batches:
+            self._dispatch["launch"].inc(len(turn.batches))
+        for shed in turn.sheds:
+            self._dispatch["shed" if shed.reason == "hopeless" else "expire"].inc()
+        if waiting:
+            self._dispatch["wait"].inc()
+
+    def dispatched(self, batch: Batch) -> None:
+        for request in batch.requests:
+            self._queue.observe(batch.started - request.arrival)
+            self._slack.observe(request.deadline - batch.started)
+
+    def computed(self, batch: Batch, result: LaneResult, ratio: float) -> None:
+        """A batch ended well; `ratio` is its measured over predicted work."""
+        self._batch_size.observe(len(batch.requests))
+        self._batch_threads.observe(batch.threads)
+        self._batch.observe(result.batch_s)
+        self._ratio.observe(ratio)
+
+    def lane_lost(self) -> None:
+        self._metrics.lane_crashes.inc()
+
+    def answered(self, now: float, slo_class: str, latency_s: float) -> None:
+        """A request got its outputs, `latency_s` after its client sent it."""
+        self.latencies.add(now, latency_s)
+        histogram = self._latency.get(slo_class)
+        if histogram is None:
+            histogram = self._latency[slo_class] = self._metrics.latency.labels(self._model_name, slo_class)
+        histogram.observe(latency_s)
+
+    def ended(self, slo_class: str, outcome: Outcome) -> None:
+        """A request is over; called once for each."""
+        self.outcomes[outcome] += 1
+        counter = self._requests.get((slo_class, outcome))
+        if counter is None:
+            counter = self._metrics.requests.labels(self._model_name, slo_class, outcome)
+            self._requests[slo_class, outcome] = counter
+        counter.inc()

@@ -1,0 +1,183 @@
+"""When the server projects, what it then says, and who hears of it; in virtual time."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from itertools import pairwise
+from pathlib import Path
+
+import pytest
+from engine_world import MODEL, item
+from virtual_time import FakePool, VirtualLoop, run_virtual
+
+from sponge_server.books import Books
+from sponge_server.cores import Cores
+from sponge_server.deadlines import Due
+from sponge_server.engine import Engine, Job
+from sponge_server.heartbeat import Heartbeat
+from sponge_server.metrics import Metrics
+from sponge_server.planning import Planner
+from sponge_server.scheduler import Scheduler
+from sponge_server.state import StateBoard
+from sponge_server.status import Status
+from sponge_server.uploads import Uploads
+
+SIZES = (500, 1000, 1500, 2000)
+
+
+class Site:
+    """Engine, planner, board and heartbeat on one virtual loop."""
+
+    def __init__(self, loop: VirtualLoop, tmp_path: Path, cores: float) -> None:
+        metrics, clock = Metrics(), loop.time
+        self.pool = FakePool(2, MODEL)
+        self.uploads = Uploads()
+        self.scheduler = Scheduler(MODEL, cores, 4, 2.0, clock())
+        self.planner = Planner(
+            self.scheduler,
+            self.uploads,
+            metrics,
+            sizes_milli=SIZES,
+            max_batch=4,
+            resize_s=0.03,
+            lanes=lambda: len(self.pool.lanes),
+            clock=clock,
+            request_soon=lambda delay_s: self.heartbeat.request_soon(delay_s),
+        )
+        self.engine = Engine(self.pool, self.scheduler, Books(metrics, "m"), clock=clock, observer=self.planner)
+        self.cores = Cores(cores, tmp_path)
+        self.cores.listen(self.engine.set_cores)
+        self.board = StateBoard(
+            model_name="m",
+            status=Status("ready"),
+            engine=self.engine,
+            pool=self.pool,
+            planner=self.planner,
+            cores=self.cores,
+            uploads=self.uploads,
+            clock=clock,
+        )
+        self.heartbeat = Heartbeat(self.cores, self.planner, self.board, metrics, clock)
+        self.beat = loop.create_task(self.heartbeat.run())
+        self.loop = loop
+
+    def submit(self, slo_s: float) -> Job:
+        job = self.engine.submit([item()], Due(self.loop.time(), slo_s, "default", "absent", 7))
+        job.future.add_done_callback(lambda future: future.exception())
+        return job
+
+
+def site(scenario: Callable[[Site], object], tmp_path: Path, cores: float) -> None:
+    async def run(loop: VirtualLoop) -> None:
+        place = Site(loop, tmp_path, cores)
+        try:
+            await scenario(place)  # type: ignore[misc]
+        finally:
+            place.beat.cancel()
+
+    run_virtual(run)
+
+
+def test_an_idle_server_offers_its_smallest_size_without_projecting(tmp_path: Path) -> None:
+    async def scenario(place: Site) -> None:
+        await asyncio.sleep(1.0)
+        assert [(p.cores_milli, p.batch_cap, p.misses) for p in place.planner.frontier] == [(500, 4, 0)]
+        assert not place.planner.urgent
+
+    site(scenario, tmp_path, 2.0)
+
+
+def test_a_steady_load_gets_a_frontier_with_a_size_that_misses_nothing(tmp_path: Path) -> None:
+    async def scenario(place: Site) -> None:
+        for _ in range(100):
+            place.submit(1.0)
+            await asyncio.sleep(0.05)
+        sizes = {p.cores_milli: p.misses for p in place.planner.frontier}
+        assert min(sizes.values()) == 0
+        assert sizes.get(500, 1) > 0  # twenty requests a second are one core's worth
+        assert place.board.snapshot().arrival_rate_rps == pytest.approx(20, rel=0.2)
+        assert place.board.snapshot().remaining_slo_s == [pytest.approx(1.0)] * 6
+
+    site(scenario, tmp_path, 2.0)
+
+
+@pytest.mark.parametrize("cores", [0.05, 0.5, 0.625])
+def test_a_request_that_only_a_larger_size_can_meet_is_news_at_once(tmp_path: Path, cores: float) -> None:
+    """Also where the size in force is none of the plan's sizes: a parked server, or one between two steps."""
+
+    async def scenario(place: Site) -> None:
+        await asyncio.sleep(5.0)
+        seen = place.board.snapshot().version
+        reader = asyncio.ensure_future(place.board.read(seen, 30.0))
+        await asyncio.sleep(0.123)
+        began = place.loop.time()
+        job = place.submit(0.08)
+        snapshot = await reader
+        assert place.loop.time() - began < 0.03
+        assert snapshot.urgent
+        assert snapshot.queue_length == 1
+        place.cores.apply(2.0)
+        await job.future
+
+    site(scenario, tmp_path, cores)
+
+
+def test_the_first_bytes_of_a_body_wake_a_parked_server(tmp_path: Path) -> None:
+    async def scenario(place: Site) -> None:
+        await asyncio.sleep(5.0)
+        seen = place.board.snapshot().version
+        reader = asyncio.ensure_future(place.board.read(seen, 30.0))
+        await asyncio.sleep(0.04)
+        now = place.loop.time()
+        place.uploads.begin(now, now + 0.4, total=1000)
+        place.heartbeat.request_soon(0.0)
+        snapshot = await reader
+        assert place.loop.time() == pytest.approx(now, abs=0.005)
+        assert (snapshot.urgent, snapshot.uploads_in_flight) == (True, 1)
+
+    site(scenario, tmp_path, 0.05)
+
+
+def test_a_reader_without_news_gets_the_state_when_its_wait_is_over(tmp_path: Path) -> None:
+    async def scenario(place: Site) -> None:
+        first = await place.board.read(None, 10.0)
+        assert place.loop.time() == 0.0
+        second = await place.board.read(first.version, 0.7)
+        assert place.loop.time() == pytest.approx(0.7)
+        assert second.version > first.version
+        third = await place.board.read(10**9, 0.3)  # a version from before a restart
+        assert place.loop.time() == pytest.approx(1.0)
+        assert third.version > second.version
+
+    site(scenario, tmp_path, 2.0)
+
+
+def test_news_that_came_between_two_reads_is_not_missed(tmp_path: Path) -> None:
+    async def scenario(place: Site) -> None:
+        seen = place.board.snapshot().version
+        place.board.publish(news=True)
+        await place.board.read(seen, 60.0)
+        assert place.loop.time() == 0.0
+
+    site(scenario, tmp_path, 2.0)
+
+
+def test_projections_keep_to_their_share_of_a_small_cpu(tmp_path: Path) -> None:
+    async def scenario(place: Site) -> None:
+        projected: list[float] = []
+        original = place.planner.project
+
+        def counted(now: float) -> None:
+            projected.append(now)
+            original(now)
+
+        place.planner.project = counted  # type: ignore[method-assign]
+        for _ in range(200):
+            place.submit(0.9)
+            await asyncio.sleep(0.02)
+        gaps = [after - before for before, after in pairwise(projected)]
+        assert min(gaps[5:]) >= 0.035
+        assert len(projected) > 10
+
+    site(scenario, tmp_path, 0.5)
