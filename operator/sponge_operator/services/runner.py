@@ -107,7 +107,9 @@ class Runner:
             self._trouble = ("InvalidSpec", str(error))
             self._events.emit("Warning", "InvalidSpec", str(error))
         else:
-            await self._apply_if_due()
+            # On its way out: to apply again would take back children that are being orphaned.
+            if not self._body["metadata"].get("deletionTimestamp"):
+                await self._apply_if_due()
         await self._forget_lost_pods()
         await self._follow_pods()
         await self._write_status()

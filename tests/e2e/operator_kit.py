@@ -1,0 +1,153 @@
+"""The operator in the real cluster, and what its tests ask of it. Fixtures are used by importing them."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import aiohttp
+import numpy as np
+import pytest
+from conftest import Kubectl
+from PIL import Image
+
+from sponge_cli.operator_install import install_operator
+from sponge_cluster import Cluster
+
+__all__ = ["Service", "eventually", "operator_running", "send"]
+
+CGROUPS = Path("/sys/fs/cgroup")
+
+
+@pytest.fixture(scope="session")
+def operator_running(cluster: Cluster) -> None:
+    """Installed by Helm, from this source tree, in a pod of its own with its own ServiceAccount."""
+    install_operator(cluster)
+
+
+def eventually(condition: Callable[[], Any], timeout_s: float, what: str) -> Any:
+    """The first truthy value of `condition`; fails after `timeout_s`."""
+    until = time.monotonic() + timeout_s
+    while not (value := condition()):
+        assert time.monotonic() < until, f"not within {timeout_s:g} s: {what}"
+        time.sleep(0.05)
+    return value
+
+
+@dataclass(frozen=True)
+class Service:
+    """One SpongeService in the cluster."""
+
+    kubectl: Kubectl
+    namespace: str
+    name: str
+
+    def apply(self, **spec: Any) -> None:
+        manifest = {
+            "apiVersion": "serving.sponge.dev/v1alpha1",
+            "kind": "SpongeService",
+            "metadata": {"name": self.name, "namespace": self.namespace},
+            "spec": spec,
+        }
+        self.kubectl("apply", "-f", "-", document=manifest)
+
+    def patch(self, **spec: Any) -> None:
+        body = json.dumps({"spec": spec})
+        self.kubectl("patch", "sps", self.name, "-n", self.namespace, "--type=merge", "-p", body)
+
+    def get(self) -> dict[str, Any]:
+        answer: dict[str, Any] = json.loads(self.kubectl("get", "sps", self.name, "-n", self.namespace, "-o", "json"))
+        return answer
+
+    def condition(self, kind: str) -> dict[str, Any]:
+        conditions = self.get().get("status", {}).get("conditions", [])
+        return next((condition for condition in conditions if condition["type"] == kind), {})
+
+    def is_(self, kind: str, status: str, reason: str) -> bool:
+        condition = self.condition(kind)
+        return (condition.get("status"), condition.get("reason")) == (status, reason)
+
+    def pod(self) -> dict[str, Any]:
+        """The one pod that is not on its way out."""
+        pods = json.loads(
+            self.kubectl(
+                "get", "pods", "-n", self.namespace, "-l", f"serving.sponge.dev/service={self.name}", "-o", "json"
+            )
+        )["items"]
+        pods = [pod for pod in pods if "deletionTimestamp" not in pod["metadata"]]
+        assert len(pods) == 1
+        return dict(pods[0])
+
+    def wait_ready(self, timeout_s: float = 120) -> None:
+        self.kubectl(
+            *("wait", "--for=condition=Ready", f"sps/{self.name}", "-n", self.namespace, f"--timeout={timeout_s:g}s")
+        )
+
+    def events(self) -> list[tuple[str, str]]:
+        """Type and reason of the events about the service."""
+        items = json.loads(self.kubectl("get", "events", "-n", self.namespace, "-o", "json"))["items"]
+        return [(e["type"], e["reason"]) for e in items if e["involvedObject"]["kind"] == "SpongeService"]
+
+
+def quota_file(pod: dict[str, Any]) -> Path:
+    """Where the kernel keeps the CPU limit of the pod's container, wherever the node's cgroups are."""
+    uid = pod["metadata"]["uid"]
+    container = pod["status"]["containerStatuses"][0]["containerID"].rpartition("/")[2]
+    names = ("cpu.cfs_quota_us", "cpu.max")
+    return next(path for name in names for path in CGROUPS.glob(f"**/pod{uid}/{container}/{name}"))
+
+
+def millicores(quota: Path) -> int:
+    """The CPU limit that is in force."""
+    return int(quota.read_text().split()[0]) // 100
+
+
+def identity(pod: dict[str, Any]) -> tuple[str, str, int]:
+    """Changes when a container is restarted or a pod replaced."""
+    status = pod["status"]["containerStatuses"][0]
+    return pod["metadata"]["uid"], status["containerID"], status["restartCount"]
+
+
+def send(pod: dict[str, Any], model: str, rate: float, seconds: float, slo_ms: int) -> dict[int, int]:
+    """Sends noise as JPEG, evenly, straight to the pod; returns how often which HTTP status came."""
+    noise = np.random.default_rng(1).integers(0, 255, (224, 224, 3), dtype=np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(noise).save(buffer, "JPEG")
+    url = f"http://{pod['status']['podIP']}:8080/v2/models/{model}/infer"
+    headers = {"Content-Type": "image/jpeg", "x-sponge-slo-ms": str(slo_ms)}
+
+    async def run() -> dict[int, int]:
+        counts: dict[int, int] = {}
+
+        async def one(session: aiohttp.ClientSession) -> None:
+            async with session.post(url, data=buffer.getvalue(), headers=headers) as answer:
+                await answer.read()
+                counts[answer.status] = counts.get(answer.status, 0) + 1
+
+        async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
+            loop, tasks = asyncio.get_running_loop(), []
+            start = loop.time()
+            for number in range(round(rate * seconds)):
+                await asyncio.sleep(max(0.0, start + number / rate - loop.time()))
+                tasks.append(asyncio.create_task(one(session)))
+            await asyncio.gather(*tasks)
+        return counts
+
+    return asyncio.run(run())
+
+
+@pytest.fixture(scope="module")
+def module_namespace(kubectl: Kubectl, request: pytest.FixtureRequest) -> Iterator[str]:
+    """A namespace that the tests of one module share."""
+    name = "e2e-" + request.module.__name__.rpartition(".")[2].replace("_", "-")
+    kubectl("delete", "namespace", name, "--ignore-not-found", "--timeout=90s")
+    kubectl("create", "namespace", name)
+    kubectl("wait", "--for=create", "serviceaccount/default", "-n", name, "--timeout=30s")
+    yield name
+    kubectl("delete", "namespace", name, "--wait=false")
