@@ -99,6 +99,7 @@ class Server:
             await data.stop()
             await control.stop()
             await self._pool.close()
+            self._cores.close()
 
     def _endpoint(self) -> InferEndpoint:
         settings = self._settings

@@ -6,6 +6,7 @@ to do about it: that is the operator's half.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Sequence
 
@@ -64,7 +65,8 @@ class Planner:
         self._request_soon = request_soon
         self._forecaster = Forecaster()
         self._cost_s = 0.0
-        self._last = -LONGEST_GAP_S
+        self._idle = True
+        self._last = -math.inf
 
     def set_sizes(self, sizes_milli: Sequence[int]) -> None:
         """The sizes that a plan may give from now on, ascending, not empty."""
@@ -76,7 +78,8 @@ class Planner:
 
     def waiting(self) -> None:
         """Something came in that may not be met: project before the next interval ends."""
-        self._request_soon(max(0.0, self._last + self._gap(SHORTEST_GAP_S) - self._clock()))
+        # The first request after a rest finds its projection due at once, however small the server was parked.
+        self._request_soon(0.0 if self._idle else max(0.0, self._last + self._gap(SHORTEST_GAP_S) - self._clock()))
 
     def rate(self, now: float) -> float:
         """Arrivals per second, in rows."""
@@ -87,7 +90,7 @@ class Planner:
         return self._forecaster.remaining_quantiles(now, QUANTILES)
 
     def due(self, now: float) -> bool:
-        return now - self._last >= self._gap(INTERVAL_S) - 1e-3
+        return now - self._last >= (LONGEST_GAP_S if self._idle else self._gap(INTERVAL_S)) - 1e-3
 
     def project(self, now: float) -> None:
         """Renews `frontier` and `urgent`."""
@@ -97,9 +100,9 @@ class Planner:
         if not (running or uploads or len(scheduler.queue) or self._forecaster.rate(now)):
             self.urgent = False
             self.frontier = [FrontierPoint(cores_milli=self._sizes[0], batch_cap=self._max_batch, misses=0)]
-            # The first request after a rest finds the next projection due at once.
-            self._cost_s, self._last = 0.0, now - LONGEST_GAP_S
+            self._cost_s, self._idle = 0.0, True
             return
+        self._idle = False
         began = time.thread_time()
         situation = Situation(
             now=now,
