@@ -76,7 +76,7 @@ CORES = _Cores()
     help="A named objective; repeat.",
 )
 @click.option("--cores", type=CORES, default="2", show_default=True, help="Size until the operator says otherwise.")
-@click.option("--min-cores", type=CORES, help="Smallest size to plan with.  [default: the smaller of cores and step]")
+@click.option("--min-cores", type=CORES, help="Smallest size to plan with.  [default: least of the others]")
 @click.option("--max-cores", type=CORES, help="Largest size to plan with.  [default: cores]")
 @click.option("--step-cores", type=CORES, default="1", show_default=True, help="Distance between sizes.")
 @click.option("--max-batch", default=8, show_default=True, help="Largest batch.")
@@ -137,8 +137,8 @@ def command(
         slo_s=slo_ms / 1000,
         slo_classes=dict(slo_classes),
         cores=cores,
-        min_cores=min(cores, step_cores) if min_cores is None else min_cores,
-        max_cores=cores if max_cores is None else max_cores,
+        min_cores=min(cores, step_cores, max_cores or cores) if min_cores is None else min_cores,
+        max_cores=max_cores or cores,
         step_cores=step_cores,
         max_batch=max_batch,
         profile=profile,

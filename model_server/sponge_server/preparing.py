@@ -12,7 +12,6 @@ import time
 from dataclasses import dataclass
 
 from sponge_core.latency import LatencyModel
-from sponge_core.running import thread_budget
 from sponge_profiles.measure import BatchTime, quick_profile
 from sponge_profiles.profile import Profile, load_profile
 from sponge_server.cores import Cores
@@ -55,7 +54,7 @@ async def prepare(settings: ServerSettings, pool: LanePool, cores: Cores, status
     if info.warning is not None:
         event(log, "model.warning", logging.WARNING, text=info.warning)
     max_batch = min(settings.max_batch, info.max_batch)
-    threads = range(1, thread_budget(settings.max_cores) + 1)
+    threads = range(1, settings.threads + 1)
     status.phase = "warming"
     await _warm_up(pool, range(1, max_batch + 1), threads, settings.warm_up_s)
     if profile is None:

@@ -100,7 +100,8 @@ class Scheduler:
 
     def limits(self, lanes: int, batch_cap: int | None = None) -> Limits:
         """Bounds of a decision with so many lanes, under the batch cap in force unless another is given."""
-        return Limits(batch_cap or self._batch_cap, lanes, self._max_cores)
+        # A boost for the start, or a range that shrank, may leave more in force than the plan may give.
+        return Limits(batch_cap or self._batch_cap, lanes, max(self._max_cores, self._running.cores))
 
     def running(self, now: float) -> tuple[Running, ...]:
         return self._running.snapshot(now)

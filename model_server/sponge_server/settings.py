@@ -31,7 +31,8 @@ class ServerSettings:
         control_port: metrics, health and control; 0 takes a free one.
         slo_s: end-to-end objective of requests that name none.
         slo_classes: named objectives, chosen by `x-sponge-slo-class`.
-        cores: quota to assume until the cgroup or the operator says otherwise.
+        cores: quota to assume until the cgroup or the operator says otherwise; may lie outside of the plan's sizes,
+            as a boost for the start does.
         min_cores: smallest size of the frontier.
         max_cores: largest size of the frontier; the most that a plan may give, so also what admission counts on.
         step_cores: distance between sizes of the frontier.
@@ -74,13 +75,15 @@ class ServerSettings:
     def __post_init__(self) -> None:
         if not self.model_name or "/" in self.model_name:
             raise SettingsError(f"--model: the name {self.model_name!r} must not be empty or hold a slash")
-        if not 0 < self.min_cores <= self.cores <= self.max_cores:
-            raise SettingsError(
-                f"cores must satisfy 0 < min <= cores <= max, got --min-cores {self.min_cores:g} "
-                f"--cores {self.cores:g} --max-cores {self.max_cores:g}"
-            )
-        if self.step_cores <= 0:
-            raise SettingsError(f"--step-cores is {self.step_cores:g}: give more than 0")
+        for option, cores in (
+            ("--cores", self.cores),
+            ("--min-cores", self.min_cores),
+            ("--step-cores", self.step_cores),
+        ):
+            if not cores > 0:
+                raise SettingsError(f"{option} is {cores:g}: give more than 0")
+        if self.min_cores > self.max_cores:
+            raise SettingsError(f"--min-cores {self.min_cores:g} is above --max-cores {self.max_cores:g}: swap them")
         if self.max_batch < 1:
             raise SettingsError(f"--max-batch is {self.max_batch}: give at least 1")
         for option, value in (
@@ -98,7 +101,12 @@ class ServerSettings:
     @property
     def lanes(self) -> int:
         """As many lanes as the largest size can keep busy with one thread each."""
-        return min(self.max_lanes, thread_budget(self.max_cores))
+        return min(self.max_lanes, self.threads)
+
+    @property
+    def threads(self) -> int:
+        """The most threads that will ever run at once."""
+        return thread_budget(max(self.cores, self.max_cores))
 
 
 def sizes_milli(low: int, high: int, step: int) -> tuple[int, ...]:

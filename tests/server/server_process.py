@@ -50,8 +50,15 @@ class ServerProcess:
     """One server. `data` and `control` are the addresses of its ports."""
 
     def __init__(
-        self, directory: Path, *options: str, gamma_ms: float = 5.0, profile: str | None = None, token: bool = True
+        self,
+        directory: Path,
+        *options: str,
+        gamma_ms: float = 5.0,
+        profile: str | None = None,
+        token: bool = True,
+        cgroup: Path | None = None,
     ) -> None:
+        """`gamma_ms` is the profile's time per row; `profile` replaces the profile; `cgroup` is where it starts."""
         self.errors = directory / "stderr"
         if profile is None:
             path = directory / "profile.yaml"
@@ -62,6 +69,8 @@ class ServerProcess:
         if token:
             (directory / "token").write_text(TOKEN + "\n")
             command += ["--control-token-file", str(directory / "token")]
+        if cgroup is not None:
+            command = ["sh", "-c", 'echo $$ > "$0"/cgroup.procs; exec "$@"', str(cgroup), *command]
         environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent)}
         with self.errors.open("wb") as errors:
             self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, env=environment, text=True)

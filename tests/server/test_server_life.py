@@ -270,7 +270,7 @@ def serve(*options: str) -> subprocess.CompletedProcess[str]:
         (["--model", "m=digits://", "--control-token-file", "/nope"], "--control-token-file /nope"),
         (["--model", "m=digits://", "--cores", "fast"], "500m"),
         (["--model", "m=digits://", "--slo-class", "gold"], "NAME=MILLISECONDS"),
-        (["--model", "m=digits://", "--max-cores", "1"], "--max-cores"),
+        (["--model", "m=digits://", "--min-cores", "3"], "--max-cores 2"),
     ],
 )
 def test_a_bad_start_is_one_clear_line_and_exit_code_2(options: list[str], message: str) -> None:

@@ -41,7 +41,7 @@ def test_a_range_below_its_minimum_leaves_the_largest_size() -> None:
 @pytest.mark.parametrize(
     ("changes", "option"),
     [
-        ({"cores": 3.0}, "--max-cores"),
+        ({"cores": 0.0}, "--cores"),
         ({"min_cores": 0.0}, "--min-cores"),
         ({"min_cores": 4.0}, "--min-cores"),
         ({"step_cores": 0.0}, "--step-cores"),
@@ -55,9 +55,11 @@ def test_settings_that_cannot_work_name_the_option(changes: dict[str, Any], opti
         settings(**changes)
 
 
-@pytest.mark.parametrize(("cores", "lanes"), [(0.5, 1), (2.0, 2), (2.5, 3), (64.0, 16)])
-def test_one_lane_for_every_thread_that_the_largest_size_can_run(cores: float, lanes: int) -> None:
-    assert settings(cores=cores, min_cores=cores, max_cores=cores).lanes == lanes
+@pytest.mark.parametrize(
+    ("cores", "max_cores", "lanes"), [(0.5, 0.5, 1), (2.0, 2.0, 2), (0.5, 2.5, 3), (4.0, 2.0, 4), (64.0, 64.0, 16)]
+)
+def test_one_lane_for_every_thread_that_can_run(cores: float, max_cores: float, lanes: int) -> None:
+    assert settings(cores=cores, min_cores=0.5, max_cores=max_cores).lanes == lanes
 
 
 def test_an_upload_is_an_arrival_at_the_pace_of_its_link() -> None:
