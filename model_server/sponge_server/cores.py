@@ -10,7 +10,6 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from sponge_core.running import thread_budget
 from sponge_profiles.cgroup import own_cpu_cgroup, read_cpu_stat, read_quota_milli
 
 __all__ = ["Cores"]
@@ -19,16 +18,17 @@ QUOTA_FILES = ("cpu.max", "cpu.cfs_quota_us", "cpu.cfs_period_us")
 """Where either version of cgroups keeps the quota of a directory."""
 
 
-class _QuotaFiles:
-    """The files that the quota of a cgroup and its ancestors is read from, kept open."""
+MEMBERSHIP = Path("/proc/self/cgroup")
+"""Says which cgroup this process is in; it may be moved after its start."""
 
-    def __init__(self, cgroup: Path) -> None:
-        self._descriptors = [
-            os.open(directory / name, os.O_RDONLY | os.O_CLOEXEC)
-            for directory in (cgroup, *cgroup.parents)
-            for name in QUOTA_FILES
-            if (directory / name).is_file()
-        ]
+
+class _QuotaFiles:
+    """The files that the quota of a cgroup and its ancestors is read from, and `MEMBERSHIP`, kept open."""
+
+    def __init__(self, cgroup: Path | None) -> None:
+        directories = () if cgroup is None else (cgroup, *cgroup.parents)
+        paths = [MEMBERSHIP, *(directory / name for directory in directories for name in QUOTA_FILES)]
+        self._descriptors = [os.open(path, os.O_RDONLY | os.O_CLOEXEC) for path in paths if path.is_file()]
         self._seen: list[bytes] = []
 
     def changed(self) -> bool:
@@ -44,7 +44,7 @@ class _QuotaFiles:
 
 def _read(descriptor: int) -> bytes:
     try:
-        return os.pread(descriptor, 64, 0)
+        return os.pread(descriptor, 4096, 0)
     except OSError:
         return b""
 
@@ -54,8 +54,9 @@ class Cores:
 
     def __init__(self, applied: float, cgroup: Path | None = None) -> None:
         """`cgroup`: where to read the quota; by default the cgroup of this process."""
+        self._given = cgroup
         self._cgroup = cgroup or own_cpu_cgroup()
-        self._files = None if self._cgroup is None else _QuotaFiles(self._cgroup)
+        self._files = _QuotaFiles(self._cgroup)
         self._listener: Callable[[float], None] | None = None
         self._applied = applied
         self._quota_milli: int | None = None
@@ -66,11 +67,6 @@ class Cores:
     @property
     def in_force(self) -> float:
         return self._in_force
-
-    @property
-    def budget(self) -> int:
-        """Threads that may run at once."""
-        return thread_budget(self._in_force)
 
     @property
     def quota_milli(self) -> int | None:
@@ -94,8 +90,9 @@ class Cores:
 
     def poll(self) -> None:
         """Reads the quota again, and settles what is in force."""
-        if self._cgroup is not None and self._files is not None and self._files.changed():
-            self._quota_milli = read_quota_milli(self._cgroup)
+        if self._files.changed():
+            self._find()
+            self._quota_milli = None if self._cgroup is None else read_quota_milli(self._cgroup)
         quota = float("inf") if self._quota_milli is None else self._quota_milli / 1000
         in_force = min(self._applied, quota)
         if in_force != self._in_force:
@@ -105,9 +102,16 @@ class Cores:
 
     def close(self) -> None:
         """Polls no more."""
-        if self._files is not None:
+        self._files.close()
+
+    def _find(self) -> None:
+        """Turns to another cgroup when this process was moved there."""
+        cgroup = self._given or own_cpu_cgroup()
+        if cgroup != self._cgroup:
             self._files.close()
-            self._files = None
+            self._cgroup, self._files = cgroup, _QuotaFiles(cgroup)
+            self._files.changed()
+            self._throttled_before_s = self._read_throttled_s()
 
     def _read_throttled_s(self) -> float:
         try:

@@ -47,6 +47,9 @@ async def prepare(settings: ServerSettings, pool: LanePool, cores: Cores, status
     # Found out before the model is loaded: a misspelt name should not cost a minute.
     parse(settings.model_source)
     profile = None if settings.profile == "auto" else load_profile(settings.profile)
+    machine = len(os.sched_getaffinity(0))
+    if settings.threads > machine:
+        event(log, "cores.more_than_there_are", logging.WARNING, max_cores=settings.max_cores, cpus=machine)
     began = time.monotonic()
     await pool.start(settings.lanes)
     event(log, "model.loaded", source=settings.model_source, lanes=settings.lanes, took_s=time.monotonic() - began)

@@ -29,12 +29,23 @@ def test_the_quota_is_followed_whoever_changes_it(tmp_path: Path) -> None:
     try:
         server = ServerProcess(tmp_path, *MODEL, *SIZES, cgroup=group.path)
         try:
+            _move(server, group)
             with ThreadPoolExecutor(8) as pool:
                 _follow(server, group, pool)
         finally:
             assert server.stop() == 0
     finally:
         group.remove()
+
+
+def _move(server: ServerProcess, group: Cgroup) -> None:
+    """Out of the cgroup that it started in, and back."""
+    group.set_quota_milli(500)
+    eventually(lambda: server.ask("/control/v1/state").json["cores_milli"] == 500)
+    (group.path.parent / "cgroup.procs").write_text(str(server.process.pid))
+    eventually(lambda: server.ask("/control/v1/state").json["cores_milli"] == 2000)
+    group.set_quota_milli(2000)
+    group.add_pid(server.process.pid)
 
 
 def _follow(server: ServerProcess, group: Cgroup, pool: ThreadPoolExecutor) -> None:
