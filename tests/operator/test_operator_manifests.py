@@ -40,7 +40,7 @@ def test_case(case: Path) -> None:
     template = yaml.safe_load(template_file.read_text()) if template_file.exists() else {}
     before = copy.deepcopy(template)
     built = [
-        build_config_map(service),
+        build_config_map(service, startup_milli(service.spec, None)),
         build_secret(service, "s3cret"),
         build_deployment(service, startup_milli(service.spec, None), "sponge-server:1", template),
         build_service(service),
@@ -54,12 +54,17 @@ def test_token_survives_the_secret() -> None:
 
 
 def test_a_new_range_does_not_roll_the_pods() -> None:
-    narrow = service_with(cpu={"min": "500m", "max": "2", "step": "500m"})
-    wide = service_with(cpu={"min": "250m", "max": "8", "step": "250m"})
-    running = deployment_of(narrow, startup_milli(narrow.spec, None))
-    changed = deployment_of(wide, startup_milli(wide.spec, running))
-    assert changed["spec"]["template"] == running["spec"]["template"]
-    assert build_config_map(wide)["data"] == {"min-cores": "0.25", "max-cores": "8", "step-cores": "0.25"}
+    low = service_with(cpu={"min": "500m", "max": "2", "step": "500m"})
+    high = service_with(cpu={"min": "2", "max": "8", "step": "2"})
+    running = deployment_of(low, startup_milli(low.spec, None))
+    startup = startup_milli(high.spec, running)
+    assert deployment_of(high, startup)["spec"]["template"] == running["spec"]["template"]
+    assert build_config_map(high, startup)["data"] == {
+        "startup-cores": "2",
+        "min-cores": "2",
+        "max-cores": "8",
+        "step-cores": "2",
+    }
 
 
 @pytest.mark.parametrize(
@@ -75,9 +80,9 @@ def test_new_pods_start_with_a_core_inside_the_range(cpu: dict[str, str], expect
     assert startup_milli(service_with(cpu=cpu).spec, None) == expected
 
 
-def test_a_size_that_left_the_range_is_given_up() -> None:
+def test_a_start_above_the_range_is_given_up() -> None:
     running = deployment_of(service_with(), 1000)
-    assert startup_milli(service_with(cpu={"min": "2", "max": "4"}).spec, running) == 2000
+    assert startup_milli(service_with(cpu={"min": "250m", "max": "500m", "step": "250m"}).spec, running) == 500
 
 
 def test_another_model_rolls_the_pods() -> None:

@@ -70,7 +70,8 @@ def pod_labels(service: SpongeService) -> dict[str, str]:
 def startup_milli(spec: ServiceSpec, deployment: Mapping[str, Any] | None) -> int:
     """The size that new pods start with.
 
-    The present Deployment's size stays while it is allowed, so that a changed range alone does not roll the pods.
+    The present Deployment's size stays while it is not above the range, so that a changed range alone does not roll the
+    pods; below the range a pod grows as soon as it is ready.
     """
     if spec.cpu.startup is not None:
         return spec.cpu.startup
@@ -78,15 +79,16 @@ def startup_milli(spec: ServiceSpec, deployment: Mapping[str, Any] | None) -> in
         for container in deployment["spec"]["template"]["spec"]["containers"]:
             if container["name"] == CONTAINER:
                 present = parse_cpu_milli(container["resources"]["limits"]["cpu"])
-                if spec.cpu.min <= present <= spec.cpu.max:
+                if present <= spec.cpu.max:
                     return present
     return max(spec.cpu.min, min(spec.cpu.max, DEFAULT_STARTUP_MILLI))
 
 
-def build_config_map(service: SpongeService) -> dict[str, Any]:
+def build_config_map(service: SpongeService, startup: int) -> dict[str, Any]:
     """The range of sizes for pods to come, and the profile if it is written in the manifest."""
     cpu, profile = service.spec.cpu, service.spec.profile
     data = {
+        "startup-cores": cores_text(max(cpu.min, min(cpu.max, startup))),
         "min-cores": cores_text(cpu.min),
         "max-cores": cores_text(cpu.max),
         "step-cores": cores_text(cpu.step),
@@ -135,7 +137,7 @@ def build_deployment(
         image: of the server's container, unless a template names another.
         server_template: the operator's partial pod template; the service's own goes over it.
     """
-    template = strategic_merge(_pod_template(service, startup, image), server_template)
+    template = strategic_merge(_pod_template(service, image), server_template)
     template = strategic_merge(template, service.spec.template)
     # No template may take away what the operator works by.
     template = strategic_merge(template, _essentials(service, startup))
@@ -198,7 +200,7 @@ def _essentials(service: SpongeService, startup: int) -> dict[str, Any]:
     }
 
 
-def _pod_template(service: SpongeService, startup: int, image: str) -> dict[str, Any]:
+def _pod_template(service: SpongeService, image: str) -> dict[str, Any]:
     volumes: list[dict[str, Any]] = [
         {"name": "control-token", "secret": {"secretName": secret_name(service), "defaultMode": 0o444}},
         # The lanes pass tensors in shared memory; a container's own /dev/shm has only 64 MiB.
@@ -237,8 +239,9 @@ def _pod_template(service: SpongeService, startup: int, image: str) -> dict[str,
                     "name": CONTAINER,
                     "image": image,
                     "command": ["sponge"],
-                    "args": _arguments(service, startup),
+                    "args": _arguments(service),
                     "env": [
+                        _range_variable(service, "SPONGE_STARTUP_CORES", "startup-cores"),
                         _range_variable(service, "SPONGE_MIN_CORES", "min-cores"),
                         _range_variable(service, "SPONGE_MAX_CORES", "max-cores"),
                         _range_variable(service, "SPONGE_STEP_CORES", "step-cores"),
@@ -262,12 +265,12 @@ def _pod_template(service: SpongeService, startup: int, image: str) -> dict[str,
     }
 
 
-def _arguments(service: SpongeService, startup: int) -> list[str]:
+def _arguments(service: SpongeService) -> list[str]:
     spec = service.spec
     arguments = {
         "--model": f"{spec.model.name}={spec.model.source}",
         "--slo-ms": f"{spec.slo.latency * 1000:g}",
-        "--cores": cores_text(startup),
+        "--cores": "$(SPONGE_STARTUP_CORES)",
         "--min-cores": "$(SPONGE_MIN_CORES)",
         "--max-cores": "$(SPONGE_MAX_CORES)",
         "--step-cores": "$(SPONGE_STEP_CORES)",

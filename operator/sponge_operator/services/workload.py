@@ -44,9 +44,9 @@ async def apply_workload(kube: Kube, service: SpongeService, settings: OperatorS
     except (KeyError, ValueError):
         token = secrets.token_urlsafe(32)
     await kube.apply(build_secret(service, token))
-    await kube.apply(build_config_map(service))
     present = await kube.get("Deployment", service.namespace, service.name)
     startup = startup_milli(service.spec, present)
+    await kube.apply(build_config_map(service, startup))
     deployment = await kube.apply(build_deployment(service, startup, settings.server_image, settings.server_template))
     await kube.apply(build_service(service))
     return Workload(token, deployment["metadata"]["generation"], await _missing_profile(kube, service))

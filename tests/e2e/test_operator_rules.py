@@ -1,0 +1,267 @@
+"""The operator's manners in the real cluster: full nodes, other hands, modes, permissions, restarts."""
+
+from __future__ import annotations
+
+import json
+import urllib.request
+from typing import Any
+
+import pytest
+from conftest import Kubectl
+from operator_kit import (
+    Service,
+    eventually,
+    identity,
+    millicores,
+    module_namespace,
+    operator_running,
+    quota_file,
+)
+
+from sponge_cluster import BUSYBOX_IMAGE
+from sponge_operator.metrics import OUTCOMES
+
+pytestmark = [pytest.mark.e2e, pytest.mark.torch]
+__all__ = ["module_namespace", "operator_running"]
+
+ACCOUNT = "system:serviceaccount:sponge-system:sponge-operator"
+
+
+@pytest.fixture(scope="module")
+def digits(operator_running: None, kubectl: Kubectl, module_namespace: str) -> Service:
+    """A small service that all tests here share; each leaves it at rest at 250m, in mode Auto."""
+    service = Service(kubectl, module_namespace, "digits")
+    service.apply(
+        model={"name": "digits", "source": "digits://"},
+        slo={"latency": "300ms"},
+        cpu={"min": "250m", "max": "1500m", "step": "125m"},
+    )
+    service.wait_ready()
+    return service
+
+
+@pytest.fixture(autouse=True)
+def at_rest(digits: Service) -> None:
+    eventually(lambda: digits.get()["status"].get("cores") == "0.25", 40, "an idle pod has its smallest size")
+
+
+def by_hand(service: Service, milli: int) -> None:
+    """Resizes the pod as somebody else would."""
+    cpu = {"cpu": f"{milli}m"}
+    patch = {"spec": {"containers": [{"name": "server", "resources": {"requests": cpu, "limits": cpu}}]}}
+    pod = service.pod()["metadata"]["name"]
+    service.kubectl("patch", "pod", pod, "-n", service.namespace, "--subresource=resize", "-p", json.dumps(patch))
+
+
+def test_a_new_range_moves_the_pod_and_keeps_it(digits: Service) -> None:
+    pod = digits.pod()
+    digits.patch(cpu={"min": "500m", "max": "1", "step": "250m"})
+    quota = quota_file(pod)
+    eventually(lambda: millicores(quota) == 500, 10, "the pod grows to the new cpu.min")
+    digits.patch(cpu={"min": "250m", "max": "1500m", "step": "125m"})
+    eventually(lambda: millicores(quota) == 250, 10, "the pod shrinks to the old cpu.min")
+    assert identity(digits.pod()) == identity(pod)
+
+
+def test_recommend_says_and_changes_nothing(digits: Service) -> None:
+    quota = quota_file(digits.pod())
+    digits.patch(mode="Recommend")
+    eventually(lambda: digits.is_("Planning", "True", "Recommend"), 10, "the mode is taken")
+    by_hand(digits, 1000)
+    eventually(lambda: millicores(quota) == 1000, 5, "the hand's size is in force")
+
+    def said() -> bool:
+        last = digits.get()["status"]["lastDecision"]
+        return (last["from"], last["to"], last["applied"]) == ("1", "0.25", False)
+
+    eventually(said, 10, "the recommendation is in the status")
+    assert millicores(quota) == 1000
+    digits.patch(mode="Auto")
+    eventually(lambda: millicores(quota) == 250, 10, "Auto acts on it")
+
+
+def test_pause_keeps_the_size(digits: Service) -> None:
+    quota = quota_file(digits.pod())
+    target = ("sps", "digits", "-n", digits.namespace)
+    digits.kubectl("annotate", *target, "serving.sponge.dev/paused=true")
+    eventually(lambda: digits.is_("Planning", "False", "Paused"), 10, "the pause is seen")
+    digits.patch(cpu={"min": "500m"})
+    eventually(
+        lambda: digits.get()["status"].get("lastDecision", {}).get("to") == "0.5", 10, "the decision is reported"
+    )
+    assert millicores(quota) == 250
+    digits.patch(cpu={"min": "250m"})
+    digits.kubectl("annotate", *target, "serving.sponge.dev/paused-")
+    eventually(lambda: digits.is_("Planning", "True", "Auto"), 10, "the pause ends")
+
+
+def test_off_drives_no_pod(digits: Service) -> None:
+    quota = quota_file(digits.pod())
+    digits.patch(mode="Off")
+    eventually(lambda: digits.is_("Planning", "False", "Off"), 10, "the mode is taken")
+    by_hand(digits, 500)
+    eventually(lambda: millicores(quota) == 500, 5, "the hand's size is in force")
+    digits.patch(mode="Auto")
+    eventually(lambda: millicores(quota) == 250, 15, "Auto takes the pod over again")
+
+
+def test_a_full_node_blocks_a_resize_and_says_so(kubectl: Kubectl, digits: Service) -> None:
+    node = json.loads(kubectl("get", "node", digits.pod()["spec"]["nodeName"], "-o", "json"))
+    pods = json.loads(kubectl("get", "pods", "-A", "-o", "json"))["items"]
+    requests = [
+        millis(container["resources"].get("requests", {}).get("cpu", "0"))
+        for pod in pods
+        if pod["status"]["phase"] in ("Running", "Pending")
+        for container in pod["spec"]["containers"]
+    ]
+    free = millis(node["status"]["allocatable"]["cpu"]) - sum(requests)
+    size = {"cpu": f"{free - 400}m", "memory": "16Mi"}
+    blocker = {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": "blocker", "namespace": digits.namespace},
+        "spec": {
+            "terminationGracePeriodSeconds": 0,
+            "containers": [
+                {
+                    "name": "main",
+                    "image": BUSYBOX_IMAGE,
+                    "imagePullPolicy": "Never",
+                    "command": ["/bin/sleep", "600"],
+                    "resources": {"requests": size, "limits": size},
+                }
+            ],
+        },
+    }
+    kubectl("apply", "-f", "-", document=blocker)
+    kubectl("wait", "--for=condition=Ready", "pod/blocker", "-n", digits.namespace, "--timeout=30s")
+    pod, quota = digits.pod(), quota_file(digits.pod())
+    digits.patch(cpu={"min": "1125m"})
+    eventually(lambda: digits.is_("ResizeBlocked", "True", "Deferred"), 10, "the block is a condition")
+    eventually(lambda: ("Warning", "ResizeDeferred") in digits.events(), 5, "and an event")
+
+    def taken_back() -> bool:
+        limits = digits.pod()["spec"]["containers"][0]["resources"]["limits"]
+        return bool(limits["cpu"] == "250m")
+
+    eventually(taken_back, 5, "no deferred resize is left standing")
+    assert millicores(quota) == 250
+    # The range is made possible again: the pod moves though the ceiling still holds.
+    digits.patch(cpu={"min": "375m"})
+    eventually(lambda: millicores(quota) == 375, 10, "what the node has is used")
+    assert identity(digits.pod()) == identity(pod)
+    digits.patch(cpu={"min": "250m"})
+    kubectl("delete", "pod", "blocker", "-n", digits.namespace, "--timeout=30s")
+
+
+def millis(quantity: str) -> int:
+    return int(quantity[:-1]) if quantity.endswith("m") else round(float(quantity) * 1000)
+
+
+def test_another_autoscaler_is_reported(kubectl: Kubectl, digits: Service) -> None:
+    kubectl("autoscale", "deployment", "digits", "-n", digits.namespace, "--min=1", "--max=1", "--cpu=50%")
+    digits.patch(slo={"target": 98})
+    eventually(lambda: digits.is_("Conflict", "True", "OtherAutoscaler"), 10, "the HPA is seen")
+    kubectl("delete", "hpa", "digits", "-n", digits.namespace)
+    digits.patch(slo={"target": 99})
+    eventually(lambda: digits.is_("Conflict", "False", "None"), 10, "the HPA has gone")
+
+
+def test_other_hands_on_the_deployment_are_undone(kubectl: Kubectl, digits: Service) -> None:
+    kubectl("scale", "deployment", "digits", "-n", digits.namespace, "--replicas=0")
+
+    def replicas() -> int:
+        deployment = json.loads(kubectl("get", "deployment", "digits", "-n", digits.namespace, "-o", "json"))
+        return int(deployment["spec"]["replicas"])
+
+    eventually(lambda: replicas() == 1, 10, "the number of pods is what the service says")
+    # The new pod starts at its template's size and is driven like the old one.
+    digits.wait_ready()
+    eventually(lambda: digits.get()["status"].get("cores") == "0.25", 40, "a recreated pod is driven again")
+
+
+def test_a_missing_profile_is_a_condition(digits: Service) -> None:
+    digits.patch(profile={"configMap": {"name": "nowhere"}})
+    eventually(lambda: digits.is_("ProfileReady", "False", "ReferenceMissing"), 10, "the reference is checked")
+    digits.patch(profile={"configMap": None})
+    eventually(lambda: not digits.is_("ProfileReady", "False", "ReferenceMissing"), 10, "and checked again")
+    digits.wait_ready()
+
+
+def test_a_restarted_operator_takes_over(kubectl: Kubectl, digits: Service) -> None:
+    pod, quota = digits.pod(), quota_file(digits.pod())
+    kubectl("scale", "deployment/sponge-operator", "-n", "sponge-system", "--replicas=0")
+    kubectl(
+        *("wait", "--for=delete", "pod", "-l", "app.kubernetes.io/name=sponge-operator"),
+        *("-n", "sponge-system", "--timeout=60s"),
+    )
+    by_hand(digits, 1000)
+    eventually(lambda: millicores(quota) == 1000, 5, "nobody is there to object")
+    kubectl("scale", "deployment/sponge-operator", "-n", "sponge-system", "--replicas=1")
+    eventually(lambda: millicores(quota) == 250, 60, "the new operator drives the pod that it finds")
+    assert identity(digits.pod()) == identity(pod)
+
+
+def test_metrics(kubectl: Kubectl, digits: Service) -> None:
+    pods = json.loads(
+        kubectl("get", "pods", "-n", "sponge-system", "-l", "app.kubernetes.io/name=sponge-operator", "-o", "json")
+    )["items"]
+    address = next(pod["status"]["podIP"] for pod in pods if "deletionTimestamp" not in pod["metadata"])
+
+    def scraped() -> str:
+        with urllib.request.urlopen(f"http://{address}:9091/metrics", timeout=5) as answer:
+            return str(answer.read().decode())
+
+    text = scraped()
+    labels = f'namespace="{digits.namespace}",pod="{digits.pod()["metadata"]["name"]}",service="digits"'
+    assert f"sponge_operator_desired_cores{{{labels}}} 0.25" in text
+    assert f"sponge_operator_actuated_cores{{{labels}}} 0.25" in text
+    for outcome in OUTCOMES:
+        assert f'sponge_operator_resize_total{{outcome="{outcome}"}}' in text
+    for name in ("tick_seconds", "plan_seconds", "resize_seconds", "state_age_seconds", "saved_core_seconds_total"):
+        assert f"sponge_operator_{name}" in text
+    with urllib.request.urlopen(f"http://{address}:9092/healthz", timeout=5) as answer:
+        assert answer.status == 200
+
+
+@pytest.mark.parametrize(
+    ("verb", "resource", "allowed"),
+    [
+        ("patch", "pods/resize", True),
+        ("watch", "pods", True),
+        ("patch", "pods", False),
+        ("delete", "pods", False),
+        ("create", "pods/eviction", False),
+        ("create", "pods/exec", False),
+        ("delete", "deployments.apps", False),
+        ("delete", "secrets", False),
+        ("list", "secrets", False),
+        ("list", "nodes", False),
+        ("delete", "spongeservices.serving.sponge.dev", False),
+        ("create", "clusterroles.rbac.authorization.k8s.io", False),
+    ],
+)
+def test_the_operator_may_do_its_work_and_nothing_else(
+    cluster_answer: Any, verb: str, resource: str, allowed: bool
+) -> None:
+    assert cluster_answer(verb, resource) is allowed
+
+
+@pytest.fixture
+def cluster_answer(kubectl: Kubectl) -> Any:
+    def ask(verb: str, resource: str) -> bool:
+        review = {
+            "apiVersion": "authorization.k8s.io/v1",
+            "kind": "SubjectAccessReview",
+            "spec": {"user": ACCOUNT, "resourceAttributes": {"namespace": "default", "verb": verb, **named(resource)}},
+        }
+        answer = json.loads(kubectl("create", "-f", "-", "-o", "json", document=review))
+        return bool(answer["status"]["allowed"])
+
+    return ask
+
+
+def named(resource: str) -> dict[str, str]:
+    full, _, subresource = resource.partition("/")
+    name, _, group = full.partition(".")
+    return {"resource": name, "group": group, "subresource": subresource}
