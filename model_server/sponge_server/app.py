@@ -64,7 +64,7 @@ class Server:
         self._control = Control(self._status, self._metrics, settings.control_token)
         self._cores = Cores(settings.cores)
         self._stop = asyncio.Event()
-        self._heartbeat: Heartbeat | None = None
+        self._planner: Planner | None = None
 
     async def run(self) -> None:
         """Serves until SIGTERM or SIGINT. Raises SpongeError when it cannot start."""
@@ -117,8 +117,8 @@ class Server:
         )
 
     def _on_upload(self) -> None:
-        if self._heartbeat is not None:
-            self._heartbeat.request_soon(0.0)
+        if self._planner is not None:
+            self._planner.waiting()
 
     def _assemble(self, prepared: Prepared) -> tuple[Engine, Heartbeat]:
         settings, metrics, clock, max_batch = self._settings, self._metrics, self._clock, prepared.max_batch
@@ -151,7 +151,9 @@ class Server:
             uploads=self._uploads,
             clock=clock,
         )
-        heartbeat = Heartbeat(self._cores, planner, board, metrics, clock)
+        heartbeat = Heartbeat(
+            self._cores, planner, board, metrics, clock, used_s=time.process_time, charge=engine.set_overhead
+        )
         self._control.board = board
         self._control.applier = Applier(
             board=board,
@@ -165,7 +167,7 @@ class Server:
             clock=clock,
         )
         self._control.refresh = lambda: self._refresh(scheduler)
-        self._heartbeat = heartbeat
+        self._planner = planner
         self._cores.listen(engine.set_cores)
         self._plane.attach(self._pool.info, engine)
         return engine, heartbeat

@@ -156,6 +156,11 @@ class Engine:
         self._release_fits()
         self.poke()
 
+    def set_overhead(self, cores: float) -> None:
+        """What the server uses of the quota beside the batches changed."""
+        self.scheduler.set_overhead(cores, self._clock())
+        self.poke()
+
     def set_batch_cap(self, batch_cap: int) -> None:
         self.scheduler.set_batch_cap(batch_cap)
         self.poke()

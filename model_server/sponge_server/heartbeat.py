@@ -1,4 +1,4 @@
-"""What has to happen again and again: read the quota, renew the frontier, measure how late the loop is.
+"""What has to happen again and again: read the quota and the own use of it, renew the frontier, time the loop.
 
 One timer for all of it, so that an idle server wakes up ten times a second and no more.
 """
@@ -10,6 +10,7 @@ from collections.abc import Callable
 
 from sponge_server.cores import Cores
 from sponge_server.metrics import Metrics
+from sponge_server.overhead import Overhead
 from sponge_server.planning import Planner
 from sponge_server.state import StateBoard
 
@@ -22,8 +23,20 @@ class Heartbeat:
     """Beats every `BEAT_S`, and projects earlier when asked to."""
 
     def __init__(
-        self, cores: Cores, planner: Planner, board: StateBoard, metrics: Metrics, clock: Callable[[], float]
+        self,
+        cores: Cores,
+        planner: Planner,
+        board: StateBoard,
+        metrics: Metrics,
+        clock: Callable[[], float],
+        *,
+        used_s: Callable[[], float],
+        charge: Callable[[float], None],
     ) -> None:
+        """`used_s`: CPU time of this process; `charge` gets its cores whenever they change, where there is a quota."""
+        self._used_s = used_s
+        self._charge = charge
+        self._overhead = Overhead(clock(), used_s())
         self._cores = cores
         self._planner = planner
         self._board = board
@@ -45,6 +58,9 @@ class Heartbeat:
             now = self._clock()
             self._metrics.loop_lag.observe(max(0.0, now - due))
             self._cores.poll()
+            # Without a quota there are other cores for what this process does.
+            if self._overhead.observe(now, self._used_s()) and self._cores.quota_milli is not None:
+                self._charge(self._overhead.cores)
             if self._planner.due(now):
                 self._project(now)
 

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from sponge_core.contract import FrontierPoint
-from sponge_core.forecast import Forecaster
+from sponge_core.forecast import Arrival, Forecaster
 from sponge_core.planning.projected import Situation, project, project_frontier
 from sponge_server.metrics import Metrics
 from sponge_server.scheduler import Scheduler
@@ -89,6 +89,11 @@ class Planner:
         """Recent remaining SLO on arrival at `QUANTILES`; empty when nothing arrived."""
         return self._forecaster.remaining_quantiles(now, QUANTILES)
 
+    def coming(self, now: float) -> list[Arrival]:
+        """Uploads in flight and forecast arrivals, ascending: the uploads are the first of the forecast and count once."""
+        uploads = self._uploads.arrivals(now)
+        return sorted([*uploads, *self._forecaster.forecast(now, HORIZON_S)[len(uploads) :]])
+
     def due(self, now: float) -> bool:
         return now - self._last >= (LONGEST_GAP_S if self._idle else self._gap(INTERVAL_S)) - 1e-3
 
@@ -96,8 +101,8 @@ class Planner:
         """Renews `frontier` and `urgent`."""
         self._last = now
         scheduler = self._scheduler
-        running, uploads = scheduler.running(now), self._uploads.arrivals(now)
-        if not (running or uploads or len(scheduler.queue) or self._forecaster.rate(now)):
+        running = scheduler.running(now)
+        if not (running or len(self._uploads) or len(scheduler.queue) or self._forecaster.rate(now)):
             self.urgent = False
             self.frontier = [FrontierPoint(cores_milli=self._sizes[0], batch_cap=self._max_batch, misses=0)]
             self._cost_s, self._idle = 0.0, True
@@ -108,9 +113,10 @@ class Planner:
             now=now,
             queued=[request.deadline for request in scheduler.queue],
             running=running,
-            arrivals=sorted([*uploads, *self._forecaster.forecast(now, HORIZON_S)]),
+            arrivals=self.coming(now),
             cores=scheduler.cores,
             resize_s=self._resize_s,
+            overhead=scheduler.overhead,
         )
         limits = scheduler.limits(max(1, self._lanes()), self._max_batch)
         found = project_frontier(situation, self._sizes, scheduler.model, limits)

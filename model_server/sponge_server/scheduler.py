@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from sponge_core.batching import Limits, Shed, decide
 from sponge_core.latency import LatencyModel
+from sponge_core.planning.projected import LEAST_CORES
 from sponge_core.queueing import EdfQueue, Request
 from sponge_core.running import Running, RunningSet, speed_of, thread_budget
 from sponge_server.correction import Correction
@@ -60,6 +61,8 @@ class Scheduler:
         self._model = profile
         self._batch_cap = batch_cap
         self._max_cores = max_cores
+        self._cores = cores
+        self._overhead = 0.0
         self._next_key = 0
         self._work_clock = 0.0
         self._clock_at = now
@@ -70,11 +73,17 @@ class Scheduler:
 
     @property
     def cores(self) -> float:
-        return self._running.cores
+        """The quota in force."""
+        return self._cores
+
+    @property
+    def overhead(self) -> float:
+        """Cores of the quota that are used beside the batches."""
+        return self._overhead
 
     @property
     def budget(self) -> int:
-        """Threads that may run at once on the cores in force."""
+        """Threads that may run at once on what the quota leaves for batches."""
         return thread_budget(self._running.cores)
 
     @property
@@ -113,9 +122,13 @@ class Scheduler:
 
     def set_cores(self, cores: float, now: float) -> None:
         """The quota in force changed. A smaller one binds new batches only; those that run keep their threads."""
-        self._tick(now)
-        self._running.set_cores(cores, now)
-        self._mark_shared()
+        self._cores = cores
+        self._share(now)
+
+    def set_overhead(self, overhead: float, now: float) -> None:
+        """What is used beside the batches changed, in cores."""
+        self._overhead = overhead
+        self._share(now)
 
     def set_batch_cap(self, batch_cap: int) -> None:
         self._batch_cap = batch_cap
@@ -137,9 +150,8 @@ class Scheduler:
         lanes = idle_lanes + len(self._running)
         if lanes == 0:
             return self._without_lanes(now)
-        decision = decide(
-            now, self._queue, self._running.snapshot(now), self._running.cores, self._model, self.limits(lanes)
-        )
+        limits = Limits(self._batch_cap, lanes, self._net(self._max_cores))
+        decision = decide(now, self._queue, self._running.snapshot(now), self._running.cores, self._model, limits)
         for shed in decision.sheds:
             self._queue.discard(shed.request.id)
         batches = []
@@ -197,6 +209,14 @@ class Scheduler:
             speed = speed_of(self._running.cores, self._running.threads)
             self._work_clock += (now - self._clock_at) * speed
             self._clock_at = now
+
+    def _net(self, cores: float) -> float:
+        return max(cores - self._overhead, LEAST_CORES)
+
+    def _share(self, now: float) -> None:
+        self._tick(now)
+        self._running.set_cores(self._net(self._cores), now)
+        self._mark_shared()
 
     def _mark_shared(self) -> None:
         if self._running.threads > self._running.cores:

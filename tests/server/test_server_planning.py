@@ -58,7 +58,16 @@ class Site:
             uploads=self.uploads,
             clock=clock,
         )
-        self.heartbeat = Heartbeat(self.cores, self.planner, self.board, metrics, clock)
+        self.used_s = 0.0
+        self.heartbeat = Heartbeat(
+            self.cores,
+            self.planner,
+            self.board,
+            metrics,
+            clock,
+            used_s=lambda: self.used_s,
+            charge=self.engine.set_overhead,
+        )
         self.beat = loop.create_task(self.heartbeat.run())
         self.loop = loop
 
@@ -121,6 +130,24 @@ def test_a_request_that_only_a_larger_size_can_meet_is_news_at_once(tmp_path: Pa
         await job.future
 
     site(scenario, tmp_path, cores)
+
+
+def test_an_upload_in_flight_is_the_first_of_the_forecast_and_counts_once(tmp_path: Path) -> None:
+    """Half of the requests are under way at any moment; were they counted twice, half as much again would be planned."""
+
+    async def scenario(place: Site) -> None:
+        now = place.loop.time
+        for _ in range(60):
+            upload = place.uploads.begin(now(), now() + 1.0, 1000)
+            place.loop.call_later(0.5, place.uploads.end, upload)
+            place.loop.call_later(0.5, place.submit, 0.5)
+            await asyncio.sleep(0.1)
+        assert len(place.uploads) == 5
+        coming = place.planner.coming(now())
+        assert len(coming) == pytest.approx(10, abs=2)  # ten a second, half a standard deviation of margin
+        assert coming == sorted(coming)
+
+    site(scenario, tmp_path, 2.0)
 
 
 def test_the_first_bytes_of_a_body_wake_a_parked_server(tmp_path: Path) -> None:
