@@ -90,7 +90,8 @@ class Planner:
         return self._forecaster.remaining_quantiles(now, QUANTILES)
 
     def coming(self, now: float) -> list[Arrival]:
-        """Uploads in flight and forecast arrivals, ascending: the uploads are the first of the forecast and count once."""
+        """Uploads in flight and forecast arrivals, ascending: the uploads are the first of the forecast and count
+        once."""
         uploads = self._uploads.arrivals(now)
         return sorted([*uploads, *self._forecaster.forecast(now, HORIZON_S)[len(uploads) :]])
 
