@@ -17,7 +17,6 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from sponge_core.contract import Outcome
-from sponge_core.latency import LatencyModel
 from sponge_core.queueing import Request
 from sponge_core.running import thread_budget
 from sponge_server.answers import (
@@ -145,10 +144,6 @@ class Engine:
         """A request that never got as far as the queue: shed unread, or lost during its upload."""
         self.last_activity = self._clock()
         self.books.ended(due.slo_class, outcome)
-
-    def set_profile(self, profile: LatencyModel) -> None:
-        self.scheduler.set_profile(profile)
-        self.poke()
 
     def set_cores(self, cores: float) -> None:
         """The quota in force changed."""

@@ -115,11 +115,6 @@ class Scheduler:
     def running(self, now: float) -> tuple[Running, ...]:
         return self._running.snapshot(now)
 
-    def set_profile(self, profile: LatencyModel) -> None:
-        """Takes another profile; what was learnt about the old one is forgotten."""
-        self._profile = self._model = profile
-        self._correction = Correction()
-
     def set_cores(self, cores: float, now: float) -> None:
         """The quota in force changed. A smaller one binds new batches only; those that run keep their threads."""
         self._cores = cores
