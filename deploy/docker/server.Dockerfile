@@ -1,0 +1,29 @@
+# The model server: docker build -f deploy/docker/server.Dockerfile -t sponge-server:0.1.0 .
+# For wheels of torch without CUDA, which are ten times smaller, name their index: --build-arg TORCH_INDEX=URL
+ARG PYTHON=3.11-slim-bookworm
+
+FROM python:${PYTHON} AS build
+ARG TORCH_INDEX=
+ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
+RUN python -m venv /opt/sponge
+WORKDIR /src
+COPY pyproject.toml constraints.txt ./
+# First what is large and seldom changes. Another index has versions of its own suffix, so the constraints name none then.
+RUN if [ -n "$TORCH_INDEX" ]; then /opt/sponge/bin/pip install --index-url "$TORCH_INDEX" torch torchvision; \
+    else /opt/sponge/bin/pip install --constraint constraints.txt torch torchvision; fi
+COPY . .
+RUN if [ -n "$TORCH_INDEX" ]; then grep -viE '^(torch|torchvision|nvidia-|cuda-|triton)' constraints.txt > /tmp/constraints.txt; \
+    else cp constraints.txt /tmp/constraints.txt; fi \
+ && /opt/sponge/bin/pip install --constraint /tmp/constraints.txt ".[server]"
+
+FROM python:${PYTHON}
+# libgomp: the threads of torch.
+RUN apt-get update && apt-get install --yes --no-install-recommends libgomp1 && rm -rf /var/lib/apt/lists/*
+ENV PATH=/opt/sponge/bin:$PATH PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 \
+    # Weights that are downloaded go where a volume may be mounted.
+    TORCH_HOME=/tmp/torch HOME=/tmp
+COPY --from=build /opt/sponge /opt/sponge
+USER 65532:65532
+EXPOSE 8080 9090
+ENTRYPOINT ["sponge"]
+CMD ["serve", "--help"]

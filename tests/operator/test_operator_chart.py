@@ -1,0 +1,92 @@
+"""The chart ships what the repository says, asks for few rights, and draws only metrics that exist."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from prometheus_client import CollectorRegistry
+
+from sponge_cli.operator_install import CHART, local_values
+from sponge_cluster import PythonPod
+from sponge_operator.metrics import Metrics
+from sponge_server.metrics import Metrics as ServerMetrics
+
+ROOT = Path(__file__).parents[2]
+DEPLOY = ROOT / "deploy"
+
+
+@pytest.mark.parametrize(
+    ("source", "shipped"),
+    [("crds/spongeservice.yaml", "crds/spongeservice.yaml"), ("deploy/grafana/sponge.json", "files/sponge.json")],
+)
+def test_the_chart_ships_the_one_source(source: str, shipped: str) -> None:
+    assert (CHART / shipped).read_text() == (ROOT / source).read_text(), f"copy {source} to {CHART / shipped}"
+
+
+def test_every_value_has_its_schema() -> None:
+    def compare(values: dict[str, Any], schema: dict[str, Any], path: str) -> None:
+        properties = schema.get("properties")
+        if properties is None:
+            return
+        assert set(values) <= set(properties), path
+        for key, value in values.items():
+            if isinstance(value, dict):
+                compare(value, properties[key], f"{path}.{key}")
+
+    schema = json.loads((CHART / "values.schema.json").read_text())
+    values = yaml.safe_load((CHART / "values.yaml").read_text())
+    compare(values, schema, "values")
+    assert set(schema["properties"]) == {*values, "global"}
+
+
+def test_local_values_are_values_of_the_chart() -> None:
+    pod = PythonPod(
+        "sponge.local/python:host", "Never", ("python",), ({"name": "v"},), ({"name": "v", "mountPath": "/v"},)
+    )
+    values = local_values(pod)
+    schema = json.loads((CHART / "values.schema.json").read_text())
+    assert set(values) <= set(schema["properties"])
+    assert values["image"] == {"repository": "sponge.local/python", "tag": "host", "pullPolicy": "Never"}
+    assert values["server"]["template"]["spec"]["containers"][0]["name"] == "server"
+
+
+def metric_names() -> set[str]:
+    registries = [Metrics(CollectorRegistry()).registry, ServerMetrics().registry]
+    names = set()
+    for registry in registries:
+        for family in registry.collect():
+            suffixes = {"counter": ("_total",), "histogram": ("_bucket", "_sum", "_count")}.get(family.type, ("",))
+            names |= {family.name + suffix for suffix in suffixes}
+    return names
+
+
+@pytest.mark.parametrize("path", ["grafana/sponge.json", "prometheus/alerts.yaml"])
+def test_only_metrics_that_exist(path: str) -> None:
+    document = yaml.safe_load((DEPLOY / path).read_text())
+
+    def expressions(node: Any) -> list[str]:
+        if isinstance(node, dict):
+            own = [value for key, value in node.items() if key == "expr"]
+            return own + [expr for value in node.values() for expr in expressions(value)]
+        return [expr for value in node for expr in expressions(value)] if isinstance(node, list) else []
+
+    used = {name for expr in expressions(document) for name in re.findall(r"\bsponge_\w+", expr)}
+    assert used
+    assert used <= metric_names()
+
+
+def test_the_roles_name_no_wildcard() -> None:
+    rules = (CHART / "templates" / "_helpers.tpl").read_text()
+    assert "*" not in rules.partition('define "sponge.rules"')[2].replace("*/", "")
+
+
+def test_images_run_as_nobody_and_name_no_index() -> None:
+    for dockerfile in (DEPLOY / "docker").glob("*.Dockerfile"):
+        text = dockerfile.read_text()
+        assert "USER 65532:65532" in text
+        assert not re.search(r"https?://", text)
