@@ -9,7 +9,7 @@ import asyncio
 import logging
 import os
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sponge_core.latency import LatencyModel
 from sponge_profiles.measure import BatchTime, quick_profile
@@ -25,6 +25,12 @@ from sponge_server.status import Status
 __all__ = ["Prepared", "prepare"]
 
 log = logging.getLogger(__name__)
+
+
+MOST_ERROR = 0.5
+MOST_INTERFERENCE = 0.5
+"""A few seconds beside a noisy neighbour can say anything of these, and a server that believed it would refuse what it
+could serve. What is really slower is learnt from the batches."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +68,12 @@ async def prepare(settings: ServerSettings, pool: LanePool, cores: Cores, status
     await _warm_up(pool, range(1, max_batch + 1), threads, settings.warm_up_s)
     if profile is None:
         profile = await _measure(settings, pool, cores, max_batch, threads)
-    model = profile.latency_model()
+        measured = profile.latency_model()
+        model = replace(
+            measured, error=min(measured.error, MOST_ERROR), interference=min(measured.interference, MOST_INTERFERENCE)
+        )
+    else:
+        model = profile.latency_model()
     event(
         log,
         "profile.taken",
