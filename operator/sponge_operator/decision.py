@@ -13,7 +13,7 @@ from sponge_core.contract import FrontierPoint, SizeRange
 from sponge_core.planning.projected import SizeDecider
 from sponge_operator.models import CpuRange
 
-__all__ = ["PodDecider", "ResizeBudget", "Wish", "sizes_under"]
+__all__ = ["PodDecider", "ResizeBudget", "Wish", "parked", "sizes_under"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +23,14 @@ class Wish:
     cores_milli: int
     batch_cap: int
     feasible: bool
-    reason: str  # grow, shrink, hold, overload, ceiling or no-frontier
+    reason: str  # grow, shrink, hold, overload, ceiling, no-frontier or parked
+
+
+def parked(cpu: CpuRange, idle_for_s: float, batch_cap: int) -> Wish | None:
+    """The size of a pod that has had nothing to do for long enough; None while it has, or where none is parked."""
+    if cpu.idle is None or idle_for_s < cpu.idle_after:
+        return None
+    return Wish(cpu.idle, batch_cap, feasible=True, reason="parked")
 
 
 def sizes_under(cpu: CpuRange, ceiling_milli: int | None) -> SizeRange:

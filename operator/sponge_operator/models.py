@@ -75,12 +75,14 @@ class Slo(_Part):
 
 
 class CpuRange(_Part):
-    """Sizes of a pod in millicores: `min` plus whole steps, up to `max`."""
+    """Sizes of a pod in millicores: `min` plus whole steps, up to `max`; `idle` when there is nothing to do."""
 
     min: Milli
     max: Milli
     step: Milli = 1000
     startup: Milli | None = None
+    idle: Milli | None = None
+    idle_after: Seconds = Field(default=60.0, validation_alias=AliasChoices("idleAfter"))
 
     def on_grid(self, milli: int) -> int:
         """The largest allowed size that is not above `milli`; `min` where even that is above."""

@@ -16,6 +16,7 @@ from operator_kit import (
     module_namespace,
     operator_running,
     quota_file,
+    send,
 )
 
 from sponge_cluster import BUSYBOX_IMAGE
@@ -103,6 +104,18 @@ def test_off_drives_no_pod(digits: Service) -> None:
     eventually(lambda: millicores(quota) == 500, 5, "the hand's size is in force")
     digits.patch(mode="Auto")
     eventually(lambda: millicores(quota) == 250, 15, "Auto takes the pod over again")
+
+
+def test_an_idle_pod_is_parked_and_woken(digits: Service) -> None:
+    pod, quota = digits.pod(), quota_file(digits.pod())
+    digits.patch(cpu={"idle": "50m", "idleAfter": "2s"})
+    eventually(lambda: millicores(quota) == 50, 15, "an idle pod is parked")
+    assert set(send(pod, "digits", rate=5, seconds=1, slo_ms=2000)) == {200}
+    eventually(lambda: millicores(quota) >= 250, 5, "a request wakes it")
+    eventually(lambda: millicores(quota) == 50, 20, "and it is parked again")
+    digits.patch(cpu={"idle": None, "idleAfter": None})
+    eventually(lambda: millicores(quota) == 250, 15, "it is not parked any more")
+    assert identity(digits.pod()) == identity(pod)
 
 
 def test_a_full_node_blocks_a_resize_and_says_so(kubectl: Kubectl, digits: Service) -> None:

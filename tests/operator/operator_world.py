@@ -51,6 +51,7 @@ class World:
         refusal: what the API server answers to a resize instead of taking it.
         reachable: the server answers.
         stalled: the server does not acknowledge.
+        idle_since: when the last request ended; None while there are some.
     """
 
     def __init__(self, start: int = 500, room: int = 16_000, **spec: Any) -> None:
@@ -66,6 +67,7 @@ class World:
         self.allocatable = 16_000
         self.reachable = True
         self.stalled = False
+        self.idle_since: float | None = None
         self.version = 0
         self.applied: ApplyRequest | None = None
         self.events: list[tuple[str, str, str]] = []
@@ -107,6 +109,7 @@ class World:
     def change(self, need: int, *, urgent: bool = True) -> None:
         """The load changes; an urgent need answers the long poll."""
         self.need = need
+        self.idle_since = None
         if urgent:
             self.news.set()
 
@@ -156,7 +159,7 @@ class World:
             latency_p99_s=0.1,
             throttled_s=0.0,
             prediction_ratio=1.0,
-            idle_for_s=0.0,
+            idle_for_s=0.0 if self.idle_since is None else self.loop.time() - self.idle_since,
             urgent=urgent,
             frontier=[
                 FrontierPoint(cores_milli=milli, batch_cap=8, misses=max(0, self.need - milli) / 100) for milli in sizes

@@ -247,6 +247,25 @@ def test_restoring_asks_for_the_size_of_the_start() -> None:
     run_virtual(scenario)
 
 
+def test_an_idle_pod_is_parked_and_woken_by_the_first_request() -> None:
+    async def scenario(loop: VirtualLoop) -> None:
+        cpu = {"min": "250m", "max": "1500m", "step": "125m", "idle": "50m", "idleAfter": "30s"}
+        world = World(start=250, cpu=cpu)
+        world.idle_since = loop.time()
+        await world.run(29.0)
+        assert world.patches() == []
+        await world.run(3.0)
+        assert world.patches() == [50]
+        assert world.calls[-2:] == [("apply", 50, 1500), ("patch", 50)]
+        assert world.diary.entries[-1].reason == "parked"
+        loop.call_later(5.2, world.change, 500)
+        await world.run(6.0)
+        assert world.patches() == [50, 500]
+        assert world.quota == 500
+
+    run_virtual(scenario)
+
+
 def test_saved_core_seconds_are_counted_against_the_largest_size() -> None:
     async def scenario(_: VirtualLoop) -> None:
         world = World(start=500)

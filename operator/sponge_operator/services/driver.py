@@ -14,7 +14,7 @@ from dataclasses import replace
 
 from sponge_core.contract import SizeRange, StateSnapshot
 from sponge_operator import resize
-from sponge_operator.decision import PodDecider, Wish, sizes_under
+from sponge_operator.decision import PodDecider, Wish, parked, sizes_under
 from sponge_operator.journal import Entry
 from sponge_operator.models import SpongeService
 from sponge_operator.report import LastDecision, PodReport
@@ -113,7 +113,9 @@ class PodDriver:
         if look_back_s != self._look_back_s:
             self._look_back_s, self._decider = look_back_s, PodDecider(look_back_s)
         with self._context.metrics.plan.labels("projected").time():
-            wish = self._decider.decide(now, current, snapshot.batch_cap, snapshot.frontier, sizes, ceiling)
+            wish = parked(service.spec.cpu, snapshot.idle_for_s, snapshot.batch_cap) or self._decider.decide(
+                now, current, snapshot.batch_cap, snapshot.frontier, sizes, ceiling
+            )
         self.report = replace(self.report, wish=wish)
         self._context.metrics.desired.labels(*self._labels(service)).set(wish.cores_milli / 1000)
         return wish
