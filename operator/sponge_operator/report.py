@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from sponge_core.contract import StateSnapshot
 from sponge_operator.decision import Wish
 
-__all__ = ["Blocked", "LastDecision", "PodReport"]
+__all__ = ["Blocked", "LastDecision", "PodReport", "is_in_service"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,3 +66,9 @@ class PodReport:
             and self.snapshot.ready
             and not self.snapshot.draining
         )
+
+
+def is_in_service(pod: Mapping[str, Any]) -> bool:
+    """Whether a pod, as the API server sends it, is Ready, so that the Service sends requests to it."""
+    conditions = (pod.get("status") or {}).get("conditions") or ()
+    return any(condition["type"] == "Ready" and condition["status"] == "True" for condition in conditions)

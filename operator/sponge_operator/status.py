@@ -85,7 +85,7 @@ def build_status(situation: Situation, before: Mapping[str, Any]) -> dict[str, A
         "cores": cores_text(sum(actuated)) if actuated else None,
         "desiredCores": cores_text(sum(wish.cores_milli for wish in wishes)) if wishes else None,
         "batch": max((snapshot.batch_cap for snapshot in snapshots), default=None),
-        "replicas": sum(report.ready for report in reports),
+        "replicas": _ready_pods(situation),
         "attainment": _percent_text(situation.attainment),
         "p99": f"{max(latencies) * 1000:.0f}ms" if latencies else None,
         "pods": [_pod(report) for report in reports],
@@ -107,8 +107,7 @@ def _percent_text(percent: float | None) -> str | None:
 
 def _pod(report: PodReport) -> dict[str, Any]:
     wish = report.wish
-    reason = report.blocked.reason if report.blocked else (wish.reason if wish and report.reachable else "Unreachable")
-    pod: dict[str, Any] = {"name": report.name, "reason": reason}
+    pod: dict[str, Any] = {"name": report.name, "reason": _reason(report)}
     if wish is not None:
         pod["cores"] = cores_text(wish.cores_milli)
     if report.actuated_milli is not None:
@@ -116,6 +115,14 @@ def _pod(report: PodReport) -> dict[str, Any]:
     if report.snapshot is not None:
         pod["batch"] = report.snapshot.batch_cap
     return pod
+
+
+def _reason(report: PodReport) -> str:
+    if report.blocked is not None:
+        return report.blocked.reason
+    if not report.reachable:
+        return "NoState"
+    return report.wish.reason if report.wish is not None else "Loading"
 
 
 def _last_decision(reports: Sequence[PodReport]) -> dict[str, Any] | None:
@@ -172,11 +179,17 @@ def _conditions(situation: Situation, before: Sequence[Mapping[str, Any]]) -> li
     return conditions
 
 
+def _ready_pods(situation: Situation) -> int:
+    if situation.service.spec.mode == "Off":
+        return sum(report.in_service for report in situation.reports)
+    return sum(report.ready for report in situation.reports)
+
+
 def _ready(situation: Situation) -> Verdict:
     if situation.trouble is not None:
         return "False", *situation.trouble
     wanted = situation.service.spec.replicas.max
-    ready = sum(report.ready for report in situation.reports)
+    ready = _ready_pods(situation)
     if ready >= wanted:
         return "True", "PodsReady", f"{ready} of {wanted} pods take requests"
     if not situation.reports:

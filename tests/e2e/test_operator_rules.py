@@ -100,6 +100,7 @@ def test_off_drives_no_pod(digits: Service) -> None:
     quota = quota_file(digits.pod())
     digits.patch(mode="Off")
     eventually(lambda: digits.is_("Planning", "False", "Off"), 10, "the mode is taken")
+    assert digits.is_("Ready", "True", "PodsReady")
     by_hand(digits, 500)
     eventually(lambda: millicores(quota) == 500, 5, "the hand's size is in force")
     digits.patch(mode="Auto")

@@ -126,6 +126,7 @@ def test_two_pods_at_work() -> None:
         ("Ready", ("False", "NoPods"), [], {}),
         ("Ready", ("False", "PodsNotReady"), [report(reachable=False, trouble="refused")], {}),
         ("Ready", ("False", "PodsNotReady"), [report(in_service=False)], {}),
+        ("Ready", ("True", "PodsReady"), [PodReport("digits-1", in_service=True)], {"spec": {"mode": "Off"}}),
         ("Ready", ("False", "ApplyFailed"), [report()], {"trouble": ("ApplyFailed", "forbidden")}),
         ("ProfileReady", ("Unknown", "NoPods"), [], {}),
         ("ProfileReady", ("False", "NoFrontier"), [report(snapshot=snapshot(frontier=[]))], {}),

@@ -68,11 +68,6 @@ class Actuator:
             return resize.NotResizable("Terminating", "the pod is gone")
         return resize.observe(pod, CONTAINER, quota_milli)
 
-    def in_service(self) -> bool:
-        """Whether the pod is Ready, so that the Service sends requests to it."""
-        conditions = ((self._context.pods.get(self._uid) or {}).get("status") or {}).get("conditions") or ()
-        return any(condition["type"] == "Ready" and condition["status"] == "True" for condition in conditions)
-
     async def bring(self, observed: resize.Observed, snapshot: StateSnapshot, wish: Wish, sizes: SizeRange) -> Result:
         """One step towards `wish`.
 

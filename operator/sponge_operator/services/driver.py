@@ -17,7 +17,7 @@ from sponge_operator import resize
 from sponge_operator.decision import PodDecider, Wish, parked, sizes_under
 from sponge_operator.journal import Entry
 from sponge_operator.models import SpongeService
-from sponge_operator.report import LastDecision, PodReport
+from sponge_operator.report import LastDecision, PodReport, is_in_service
 from sponge_operator.services.actuator import Actuator, Result
 from sponge_operator.services.context import Context, Events
 from sponge_operator.storage.server import ServerError
@@ -50,6 +50,7 @@ class PodDriver:
     ) -> None:
         self._context = context
         self._service = service
+        self._uid = uid
         self._on_news = on_news
         self._decider = PodDecider(service().spec.planner.look_back)
         self._look_back_s = service().spec.planner.look_back
@@ -137,7 +138,7 @@ class PodDriver:
             before,
             actuated_milli=resize.actual_milli(observed),
             in_flight=isinstance(observed, resize.InFlight),
-            in_service=self.actuator.in_service(),
+            in_service=is_in_service(self._context.pods.get(self._uid) or {}),
             blocked=self.actuator.blocked,
         )
         if (before.blocked, before.in_service) != (self.report.blocked, self.report.in_service):

@@ -16,7 +16,7 @@ from sponge_core.errors import SpongeError
 from sponge_operator.builders.manifests import STARTUP_ANNOTATION
 from sponge_operator.models import parse_service
 from sponge_operator.quantities import parse_cpu_milli
-from sponge_operator.report import PodReport
+from sponge_operator.report import PodReport, is_in_service
 from sponge_operator.services.actuator import Actuator
 from sponge_operator.services.context import Context, Events
 from sponge_operator.services.driver import PodDriver
@@ -182,6 +182,9 @@ class Runner:
             self._context.metrics.forget_pod(self._service.namespace, self._service.name, driver.report.name)
 
     def _reports(self) -> list[PodReport]:
+        if self._service.spec.mode == "Off":
+            pods = self._context.pods.of_service(self.key)
+            return [PodReport(pod["metadata"]["name"], in_service=is_in_service(pod)) for pod in pods]
         reports = sorted((driver.report for driver, _ in self._drivers.values()), key=lambda report: report.name)
         now = self._context.clock()
         for report in reports:
