@@ -94,11 +94,12 @@ class ClusterBackend(Backend):
             self._forward.terminate()
             await asyncio.to_thread(self._forward.wait)
             self._forward = None
-        timeout = f"--timeout={GONE_WITHIN_S:g}s"
+        # In the foreground: what is still being collected would be taken from the next service of that name.
         await asyncio.to_thread(
-            self._kubectl, "delete", "-n", NAMESPACE, "spongeservice", NAME, "--ignore-not-found", timeout
+            self._kubectl,
+            *("delete", "-n", NAMESPACE, "spongeservice", NAME, "--ignore-not-found", "--cascade=foreground"),
+            f"--timeout={GONE_WITHIN_S:g}s",
         )
-        await asyncio.to_thread(self._kubectl, "wait", "-n", NAMESPACE, "pod", "-l", SELECTOR, "--for=delete", timeout)
 
     def close(self) -> None:
         if self._cluster is None:
