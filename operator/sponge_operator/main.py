@@ -7,6 +7,8 @@ no annotations of its own on the objects, and a restarted operator needs no memo
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import dataclasses
 import os
 from typing import Any
@@ -29,14 +31,27 @@ EXIT_S = 5.0
 
 
 def run(settings: OperatorSettings) -> None:
-    """Runs the operator until a signal comes."""
-    kopf.run(
-        registry=_handlers(Operator(settings)),
-        standalone=True,
-        clusterwide=not settings.namespaces,
-        namespaces=settings.namespaces,
-        liveness_endpoint=f"http://0.0.0.0:{settings.health_port}/healthz" if settings.health_port else None,
-    )
+    """Runs the operator until a signal comes.
+
+    Raises:
+        SpongeError: there is no cluster, no CRD in it, or a port or file that cannot be used.
+    """
+    with contextlib.suppress(asyncio.CancelledError):
+        asyncio.run(_run(settings))
+
+
+async def _run(settings: OperatorSettings) -> None:
+    async with Operator(settings) as operator:
+        try:
+            await kopf.operator(
+                registry=_handlers(operator),
+                standalone=True,
+                clusterwide=not settings.namespaces,
+                namespaces=settings.namespaces,
+                liveness_endpoint=f"http://0.0.0.0:{settings.health_port}/healthz" if settings.health_port else None,
+            )
+        except OSError as error:
+            raise SpongeError(f"--health-port {settings.health_port}: {error.strerror}; choose another") from None
 
 
 def _handlers(operator: Operator) -> kopf.OperatorRegistry:
@@ -54,7 +69,7 @@ def _handlers(operator: Operator) -> kopf.OperatorRegistry:
         )
 
     @kopf.on.startup(registry=registry)
-    async def start(settings: kopf.OperatorSettings, **_: Any) -> None:
+    def configure(settings: kopf.OperatorSettings, **_: Any) -> None:
         settings.watching.label_selectors["", "v1", "pods"] = SERVICE_LABEL
         settings.watching.label_selectors["apps", "v1", "deployments"] = SERVICE_LABEL
         settings.persistence.finalizer = f"{GROUP}/restore-size"
@@ -64,14 +79,6 @@ def _handlers(operator: Operator) -> kopf.OperatorRegistry:
         settings.posting.event_name_prefix = "sponge-"
         settings.background.instant_exit_timeout = EXIT_S
         settings.process.ultimate_exiting_timeout = 4 * EXIT_S
-        try:
-            await operator.start()
-        except SpongeError as error:
-            raise kopf.PermanentError(str(error)) from error
-
-    @kopf.on.cleanup(registry=registry)
-    async def stop(**_: Any) -> None:
-        await operator.stop()
 
     @kopf.daemon(GROUP, VERSION, PLURAL, registry=registry, cancellation_timeout=EXIT_S, backoff=EXIT_S)
     async def service(body: kopf.Body, stopped: kopf.DaemonStopped, **_: Any) -> None:

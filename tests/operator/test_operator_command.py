@@ -89,3 +89,11 @@ def test_the_same_event_is_not_repeated_for_a_while() -> None:
         now[0] = at
         events.emit("Warning", "ResizeDeferred", f"{about} at {at}", about=about)
     assert [message for _, _, message in posted] == ["a at 0", "b at 2", "a at 301"]
+
+
+def test_without_a_cluster_it_says_where_to_look(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("KUBECONFIG", str(tmp_path / "nowhere"))
+    monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
+    done = sponge("operator", "run", "--metrics-port", "0", "--health-port", "0", "--log-level", "error")
+    assert done.returncode == 2
+    assert "set KUBECONFIG to the file of your cluster" in done.stderr

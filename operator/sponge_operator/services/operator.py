@@ -7,6 +7,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from types import TracebackType
 from typing import Any
 
 from prometheus_client import CollectorRegistry, ProcessCollector, start_http_server
@@ -29,7 +30,7 @@ log = logging.getLogger("sponge.operator")
 
 
 class Operator:
-    """All services of one operator process."""
+    """All services of one operator process; use as an async context manager."""
 
     def __init__(self, settings: OperatorSettings) -> None:
         self.settings = settings
@@ -38,8 +39,21 @@ class Operator:
         self._stack = contextlib.AsyncExitStack()
         self._context: Context | None = None
 
-    async def start(self) -> None:
+    async def __aenter__(self) -> Operator:
         """Opens the connections, the decision log and the metrics port. Raises SpongeError where one cannot be."""
+        try:
+            await self._open()
+        except BaseException:
+            await self._stack.aclose()
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await self._stack.aclose()
+
+    async def _open(self) -> None:
         registry = CollectorRegistry()
         ProcessCollector(registry=registry)
         loop = asyncio.get_running_loop()
@@ -62,10 +76,7 @@ class Operator:
                     f"--metrics-port {self.settings.metrics_port}: {error.strerror}; choose another"
                 ) from None
             self._stack.callback(server.shutdown)
-
-    async def stop(self) -> None:
-        """Closes what `start` opened."""
-        await self._stack.aclose()
+        await self._context.kube.check_crd()
 
     async def run_service(
         self,

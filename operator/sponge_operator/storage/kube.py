@@ -80,6 +80,17 @@ class Kube:
         if self._client is not None:
             await self._client.close()
 
+    async def check_crd(self) -> None:
+        """Raises SpongeError when the API server does not answer, or does not know the kind SpongeService."""
+        try:
+            resources = (await self._call("GET", f"/apis/{GROUP}/{VERSION}"))["resources"]
+        except ApiError as error:
+            if error.status != 404:
+                raise SpongeError(f"the Kubernetes cluster cannot be used: {error}") from None
+            resources = []
+        if not any(resource["name"] == PLURAL for resource in resources):
+            raise SpongeError(f"the cluster has no {PLURAL}.{GROUP}; kubectl apply -f crds/spongeservice.yaml")
+
     async def get(self, kind: str, namespace: str, name: str) -> dict[str, Any] | None:
         """The object, or None if there is none. Raises ApiError."""
         try:

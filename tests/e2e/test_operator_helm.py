@@ -1,0 +1,57 @@
+"""The chart under the real Helm: lints, renders for every way to run it, and refuses values that nobody reads."""
+
+from __future__ import annotations
+
+import subprocess
+
+import pytest
+import yaml
+
+from sponge_cli.operator_install import CHART
+from sponge_cluster import Cluster
+
+pytestmark = pytest.mark.e2e
+
+
+def helm(cluster: Cluster, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([str(cluster.helm), *arguments], capture_output=True, text=True, timeout=60, check=False)
+
+
+def rendered(cluster: Cluster, *values: str) -> list[dict[str, object]]:
+    flags = [flag for value in values for flag in ("--set", value)]
+    done = helm(cluster, "template", "sponge", str(CHART), "-n", "sponge-system", "--kube-version", "1.36.0", *flags)
+    assert done.returncode == 0, done.stderr
+    return [document for document in yaml.safe_load_all(done.stdout) if document]
+
+
+def test_lint(cluster: Cluster) -> None:
+    done = helm(cluster, "lint", "--strict", str(CHART))
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("values", "kinds"),
+    [
+        ([], {"ServiceAccount", "ConfigMap", "ClusterRole", "ClusterRoleBinding", "Deployment"}),
+        (["dashboard.enabled=false"], {"ServiceAccount", "ClusterRole", "ClusterRoleBinding", "Deployment"}),
+        (
+            ["watchNamespaces={a,b}", "metrics.podMonitor.enabled=true"],
+            {
+                *("ServiceAccount", "ConfigMap", "ClusterRole", "ClusterRoleBinding", "Deployment"),
+                *("Role", "RoleBinding", "PodMonitor"),
+            },
+        ),
+    ],
+)
+def test_what_is_rendered(cluster: Cluster, values: list[str], kinds: set[str]) -> None:
+    assert {document["kind"] for document in rendered(cluster, *values)} == kinds
+
+
+@pytest.mark.parametrize(
+    ("value", "says"),
+    [("logLevel=loud", "logLevel"), ("metrics.port=80", "metrics"), ("servers.image=x", "servers")],
+)
+def test_a_value_that_cannot_be_is_refused(cluster: Cluster, value: str, says: str) -> None:
+    done = helm(cluster, "template", "sponge", str(CHART), "--kube-version", "1.36.0", "--set", value)
+    assert done.returncode != 0
+    assert says in done.stderr
