@@ -68,6 +68,8 @@ class StateBoard:
 
     def snapshot(self) -> StateSnapshot:
         """One consistent view; counts the version up."""
+        # Who waits for a resize asks for this: the quota of the last beat would keep him waiting for the next one.
+        self._cores.poll()
         self._version += 1
         now = self._clock()
         engine, scheduler = self._engine, self._engine.scheduler
