@@ -18,7 +18,15 @@ def test_the_search_finds_the_smallest_good_size(smallest: int, sponge: float) -
         assert milli not in tried
         tried[milli] = 99.5 if milli >= smallest else 80.0
     assert smallest_good(tried, 99.0) == (smallest if smallest in SIZES else None)
-    assert len(tried) <= 5
+    assert len(tried) <= 7
+
+
+@pytest.mark.parametrize(("smallest", "order"), [(500, [375, 500]), (625, [375, 500, 750, 625]), (375, [375, 250])])
+def test_an_answer_nearby_is_found_in_few_runs(smallest: int, order: list[int]) -> None:
+    tried: dict[int, float] = {}
+    while (milli := next_static(SIZES, tried, 420, 99.0)) is not None:
+        tried[milli] = 99.5 if milli >= smallest else 80.0
+    assert list(tried) == order
 
 
 def test_the_first_size_costs_what_sponge_did() -> None:

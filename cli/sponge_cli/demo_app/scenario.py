@@ -25,9 +25,9 @@ class Scenario:
     duration_s: float
     model: str = "resnet18"
     source: str = "torchvision://resnet18?weights=none"
-    slo_s: float = 0.4
-    rate_rps: float = 6.0
-    payload_bytes: int = 120_000
+    slo_s: float = 0.8
+    rate_rps: float = 9.0
+    payload_bytes: int = 303_600
     max_batch: int = 8
     min_milli: int = 250
     max_milli: int = 1500
