@@ -30,7 +30,7 @@ def next_static(
         return None
     if highest_bad and lowest_good:
         return between[(len(between) - 1) // 2]
-    step = min(2 ** (len(tried) - 1), len(between))
+    step = min(1 << (len(tried) - 1), len(between))
     return between[step - 1] if highest_bad else between[-step]
 
 

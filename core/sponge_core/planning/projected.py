@@ -20,7 +20,17 @@ from sponge_core.forecast import Arrival
 from sponge_core.latency import LatencyModel
 from sponge_core.running import Running, RunningSet, speed_of, thread_budget
 
-__all__ = ["LEAST_CORES", "Frontier", "Plan", "Projection", "Situation", "SizeDecider", "plan_steady", "project", "project_frontier"]
+__all__ = [
+    "LEAST_CORES",
+    "Frontier",
+    "Plan",
+    "Projection",
+    "Situation",
+    "SizeDecider",
+    "plan_steady",
+    "project",
+    "project_frontier",
+]
 
 
 LEAST_CORES = 0.01
