@@ -10,7 +10,7 @@ from sponge_core.trace import BandwidthTrace
 
 START = 1_000_000.0
 DURATION_S = 20.0
-SCENARIO = Scenario(DURATION_S)
+SCENARIO = Scenario(DURATION_S, slo_s=0.4, rate_rps=6.0, payload_bytes=120_000)
 UPLINK = BandwidthTrace("test link", (1e6, 2e6), (10.0, 10.0))
 
 
