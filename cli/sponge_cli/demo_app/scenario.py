@@ -1,7 +1,7 @@
 """What the demo serves and sends; plain data, the same for every run of a session.
 
-Chosen so that cores matter on two of them: a model of some tens of milliseconds, at a rate that keeps a third of one
-busy, with deadlines of which a bad second of the uplink leaves a third.
+Chosen so that cores matter on two of them: a model of some tens of milliseconds, at a rate that keeps less than half
+of one busy, with deadlines of which the worst second of the uplink leaves an eighth.
 """
 
 from __future__ import annotations
