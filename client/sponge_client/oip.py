@@ -14,22 +14,11 @@ from typing import Any
 import numpy as np
 
 from sponge_client.errors import ServerError
+from sponge_core.datatypes import NUMPY_TYPES
 
 __all__ = ["HEADER_LENGTH", "InferBody", "ModelMetadata", "Output", "Tensor", "TensorSpec", "decode", "encode"]
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
-
-NUMPY_TYPES: dict[str, np.dtype[Any]] = {
-    "BOOL": np.dtype("?"),
-    "UINT8": np.dtype("<u1"),
-    "INT8": np.dtype("<i1"),
-    "INT16": np.dtype("<i2"),
-    "INT32": np.dtype("<i4"),
-    "INT64": np.dtype("<i8"),
-    "FP16": np.dtype("<f2"),
-    "FP32": np.dtype("<f4"),
-    "FP64": np.dtype("<f8"),
-}
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,8 @@ from collections.abc import Iterable
 import numpy as np
 
 from sponge_client.errors import LoadError
-from sponge_client.oip import NUMPY_TYPES, InferBody, ModelMetadata, Tensor, TensorSpec, encode
+from sponge_client.oip import InferBody, ModelMetadata, Tensor, TensorSpec, encode
+from sponge_core.datatypes import NUMPY_TYPES
 
 __all__ = ["image_bodies", "tensor_bodies"]
 

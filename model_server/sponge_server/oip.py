@@ -17,23 +17,11 @@ from typing import Any
 import numpy as np
 import orjson
 
+from sponge_core.datatypes import NUMPY_TYPES
 from sponge_core.errors import SpongeError
 from sponge_server.lanes.interface import DATATYPE_SIZE, Tensor
 
 __all__ = ["InferRequest", "OipError", "OutputRequest", "Strings", "decode", "encode", "pack_strings", "unpack_strings"]
-
-NUMPY_TYPES: dict[str, np.dtype[Any]] = {
-    "BOOL": np.dtype("?"),
-    "UINT8": np.dtype("<u1"),
-    "INT8": np.dtype("<i1"),
-    "INT16": np.dtype("<i2"),
-    "INT32": np.dtype("<i4"),
-    "INT64": np.dtype("<i8"),
-    "FP16": np.dtype("<f2"),
-    "FP32": np.dtype("<f4"),
-    "FP64": np.dtype("<f8"),
-}
-"""Every datatype of a lane with a numpy twin; BF16 has none and is handled apart."""
 
 
 class OipError(SpongeError):
