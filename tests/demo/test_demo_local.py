@@ -98,17 +98,29 @@ async def test_a_whole_demo(tmp_path: Path) -> None:
     assert not (tmp_path / "control-token").exists()
 
 
-async def test_ctrl_c_cleans_up(tmp_path: Path) -> None:
+@pytest.mark.parametrize("moment", ["Sponge: starting a server", r"requests in 12 s"])
+async def test_ctrl_c_cleans_up(tmp_path: Path, moment: str) -> None:
     async with demo(tmp_path) as play:
-        await play.says(r"requests in 12 s")
-        assert servers(tmp_path)
+        await play.says(moment)
         play.process.send_signal(signal.SIGINT)
-        code, _ = await play.ended()
-    assert code == 130
+        code, out = await play.ended()
+    assert (code, out) == (130, "")
     assert play.said.splitlines()[-1] == "sponge: interrupted"
     assert "Traceback" not in play.said
     assert not servers(tmp_path)
     assert not cgroups(play.process.pid)
+
+
+async def test_ctrl_c_keeps_the_runs_that_have_ended(tmp_path: Path) -> None:
+    async with demo(tmp_path, "--statics", "500m") as play:
+        await play.says(r"fixed 0\.5: \d+ requests")
+        play.process.send_signal(signal.SIGINT)
+        code, out = await play.ended()
+    assert code == 130
+    assert out.splitlines()[1].startswith("Sponge ")
+    assert "fixed" not in out
+    assert [run["name"] for run in json.loads((tmp_path / "results.json").read_text())["runs"]] == ["Sponge"]
+    assert not servers(tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -60,9 +60,9 @@ class Play:
                 self.backend.close()
         except BaseException as error:
             reason = str(error) if isinstance(error, SpongeError) else "ended early"
-            self.page.publish(build_document(story, Progress("failed", f"Stopped: {reason}"), time.time()))
+            self._close(story, Progress("failed", f"Stopped: {reason}"))
             raise
-        self._close(story)
+        self._close(story, Progress("done", "Done", 1.0))
 
     def _open(self, story: Story) -> None:
         def say(text: str) -> None:
@@ -90,17 +90,21 @@ class Play:
             say=self.terminal.say,
         )
 
-    def _close(self, story: Story) -> None:
-        report = self.folder / REPORT
-        story.report = str(report)
-        document = build_document(story, Progress("done", "Done", 1.0), time.time())
-        write_report(document, report)
-        write_json(document, self.folder / FIGURES)
-        for name in PICTURES:
-            write_picture(document, self.folder / name)
+    def _close(self, story: Story, progress: Progress) -> None:
+        """Shows and writes what there is: nothing but the reason if not even the first run has ended."""
+        del story.runs[len(story.figures) :]
+        report = self.folder / REPORT if story.figures else None
+        story.report = str(report) if report else None
+        document = build_document(story, progress, time.time())
+        if report:
+            write_report(document, report)
+            write_json(document, self.folder / FIGURES)
+            for name in PICTURES:
+                write_picture(document, self.folder / name)
         self.page.publish(document, report)
-        self.terminal.table(document)
-        self.terminal.say(f"Report: {report}")
+        if report:
+            self.terminal.table(document)
+            self.terminal.say(f"Report: {report}")
 
 
 def _uplink(story: Story) -> str:
