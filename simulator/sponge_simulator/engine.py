@@ -63,7 +63,6 @@ class Result:
     duration_s: float
     resizes: int
     latencies_s: tuple[float, ...]  # of the answered requests, from the client's send time
-    infeasible_plans: int = 0
 
     @property
     def violations(self) -> float:
@@ -94,7 +93,6 @@ def simulate(
     queue = EdfQueue()
     running = RunningSet(start.cores)
     batches: dict[int, tuple[Request, ...]] = {}
-    true_left: dict[int, float] = {}
     size = start
     pending: Size | None = None
     in_force_at = float("inf")
@@ -128,7 +126,6 @@ def simulate(
         if finish and finish[1] <= now:
             truth.finish(finish[0], now)
             running.finish(finish[0], now)
-            true_left.pop(finish[0])
             for request in batches.pop(finish[0]):
                 latencies.append(now - request.sent)
                 if now <= request.deadline + 1e-9:
@@ -161,8 +158,7 @@ def simulate(
                 queue.discard(request.id)
             earliest = launch.requests[0].deadline
             running.start(next_key, launch.threads, launch.work_s, earliest, now)
-            true_left[next_key] = launch.work_s * service_ratio()
-            truth.start(next_key, launch.threads, true_left[next_key], earliest, now)
+            truth.start(next_key, launch.threads, launch.work_s * service_ratio(), earliest, now)
             batches[next_key] = launch.requests
             next_key += 1
         if decision.wake_at is not None:

@@ -77,18 +77,14 @@ class PaperPolicy:
         self._slo_s = slo_s
         self._planner = PaperPlanner(model, max_cores, max_batch)
         self._worst_network_s = 0.0
-        self.infeasible = 0
-        self.plans = 0
 
     def observe(self, now: float, request: Request) -> None:
         self._worst_network_s = max(self._worst_network_s, now - request.sent)
 
     def plan(self, view: View) -> Size:
         plan = self._planner.plan(self._rate, self._slo_s, self._worst_network_s)
-        self.plans += 1
         self._worst_network_s = 0.0
         if not plan.feasible:
-            self.infeasible += 1
             return view.size
         return Size(float(plan.cores), plan.batch)
 
