@@ -134,14 +134,16 @@ def command(
 
 async def _measure(plan: _Plan, console: Console) -> Profile:
     from sponge_server.lanes.forked import ForkedLanes
+    from sponge_server.lanes.interface import ModelSpec
 
     async with AsyncExitStack() as stack:
         with console.status(f"loading {plan.source}"):
-            pool = ForkedLanes(plan.name, plan.source, max(plan.batches))
+            pool = ForkedLanes([ModelSpec(plan.name, plan.source, max(plan.batches))])
             stack.push_async_callback(pool.close)
             await pool.start(plan.lanes)
-        if pool.info.warning:
-            console.print(f"note: {pool.info.warning}", highlight=False, soft_wrap=True)
+        warning = pool.models[0].warning
+        if warning:
+            console.print(f"note: {warning}", highlight=False, soft_wrap=True)
         return await _measure_pool(plan, pool, console)
 
 
@@ -196,7 +198,7 @@ async def _measure_pool(plan: _Plan, pool: ForkedLanes, console: Console) -> Pro
         grid_points(samples, lambda time: time.wall_s),
         name=plan.name,
         model=plan.source,
-        source=f"sponge profile {how}; {plan.repeat} batches a point, {pool.info.platform}",
+        source=f"sponge profile {how}; {plan.repeat} batches a point, {pool.models[0].platform}",
         machine=machine_name(),
         percentile=plan.percentile,
         interference=interference,
@@ -208,7 +210,7 @@ async def _run(pool: ForkedLanes, batch: int, threads: int) -> BatchTime:
     from sponge_server.lanes.examples import example_item
 
     lane = next(lane for lane in pool.lanes if not lane.busy)
-    result = await lane.run([example_item(pool.info, 1)] * batch, threads)
+    result = await lane.run([example_item(pool.models[0], 1)] * batch, threads)
     for outputs in result.outputs:
         if isinstance(outputs, SpongeError):
             raise outputs

@@ -122,6 +122,7 @@ def command(
 
     from sponge_server.app import Server
     from sponge_server.lanes.forked import ForkedLanes
+    from sponge_server.lanes.interface import ModelSpec
     from sponge_server.logs import set_up
     from sponge_server.settings import ServerSettings
 
@@ -148,7 +149,7 @@ def command(
     set_up(log_level)
 
     async def serve() -> None:
-        await Server(settings, ForkedLanes(name, source, max_batch), click.echo).run()
+        await Server(settings, ForkedLanes([ModelSpec(name, source, max_batch)]), click.echo).run()
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(serve())

@@ -169,7 +169,7 @@ class Server:
         self._control.refresh = lambda: self._refresh(scheduler)
         self._planner = planner
         self._cores.listen(engine.set_cores)
-        self._plane.attach(self._pool.info, engine)
+        self._plane.attach(self._pool.models[0], engine)
         return engine, heartbeat
 
     def _refresh(self, scheduler: Scheduler) -> None:

@@ -59,7 +59,7 @@ async def prepare(settings: ServerSettings, pool: LanePool, cores: Cores, status
     began = time.monotonic()
     await pool.start(settings.lanes)
     event(log, "model.loaded", source=settings.model_source, lanes=settings.lanes, took_s=time.monotonic() - began)
-    info = pool.info
+    info = pool.models[0]
     if info.warning is not None:
         event(log, "model.warning", logging.WARNING, text=info.warning)
     max_batch = min(settings.max_batch, info.max_batch)
@@ -102,7 +102,7 @@ async def _warm_up(pool: LanePool, batches: range, threads: range, limit_s: floa
 
 async def _measure(settings: ServerSettings, pool: LanePool, cores: Cores, max_batch: int, threads: range) -> Profile:
     """A profile from the lanes themselves, under whatever limit this process has."""
-    item = example_item(pool.info, 1)
+    item = example_item(pool.models[0], 1)
 
     async def run_batch(batch: int, threads: int) -> BatchTime:
         lane = next(lane for lane in pool.lanes if lane.healthy and not lane.busy)

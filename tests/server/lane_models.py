@@ -34,6 +34,10 @@ def moody() -> LoadedModel:
     return LoadedModel(Moody(), (TensorSpec("x", "FP32", (-1,)),), "test")
 
 
+def wide() -> LoadedModel:
+    return LoadedModel(lambda v: v.sum(1), (TensorSpec("v", "FP64", (4096,)),), "test")
+
+
 def threaded() -> LoadedModel:
     threading.Thread(target=time.sleep, args=(3600,), daemon=True).start()
     return moody()

@@ -22,6 +22,7 @@ from sponge_server.lanes.interface import (
     LaneError,
     LaneResult,
     ModelError,
+    ModelSpec,
     Tensor,
     TensorSpec,
 )
@@ -31,6 +32,8 @@ pytestmark = [pytest.mark.torch, pytest.mark.asyncio(loop_scope="module")]
 HERE = Path(__file__).parent
 FAIL, HANG, DIE = 1.0, 2.0, 3.0  # see lane_models.Moody
 DEADLINE_S = 60.0
+MOODY = ModelSpec("moody", "python://lane_models:moody", max_batch=8)
+WIDE = ModelSpec("wide", "python://lane_models:wide", max_batch=4)
 
 
 async def until(condition: Callable[[], bool]) -> None:
@@ -63,15 +66,15 @@ def _importable() -> None:
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def pool() -> AsyncIterator[ForkedLanes]:
-    pool = ForkedLanes("moody", "python://lane_models:moody", max_batch=8)
+    pool = ForkedLanes([MOODY, WIDE])
     await pool.start(2)
     yield pool
     await pool.close()
 
 
 async def test_the_info_tells_what_the_model_gives(pool: ForkedLanes) -> None:
-    assert pool.info.outputs == (TensorSpec("doubled", "FP32", (16,)), TensorSpec("rows", "INT64", ()))
-    assert pool.info.platform == "test"
+    assert pool.models[0].outputs == (TensorSpec("doubled", "FP32", (16,)), TensorSpec("rows", "INT64", ()))
+    assert pool.models[0].platform == "test"
 
 
 async def test_items_of_several_rows_share_one_batch(pool: ForkedLanes) -> None:
@@ -187,10 +190,28 @@ async def test_lanes_come_and_go(pool: ForkedLanes) -> None:
     await until(lambda: not Path(f"/proc/{pid}").exists())
 
 
+async def test_one_lane_runs_every_model_each_with_its_own_shapes(pool: ForkedLanes) -> None:
+    lane = pool.lanes[0]
+    assert [info.name for info in pool.models] == ["moody", "wide"]
+    assert pool.models[1].outputs == (TensorSpec("output", "FP64", ()),)
+    ones = Item((Tensor("v", "FP64", (4, 4096), struct.pack("<d", 1.0) * 4 * 4096),))
+    for _ in range(2):
+        total = (await lane.run([ones], threads=1, model=1)).outputs[0]
+        assert not isinstance(total, ItemError)
+        assert struct.unpack("<4d", total[0].data) == (4096.0,) * 4
+        assert doubled((await lane.run([item((5.0, 6.0))], threads=2, model=0)).outputs[0]) == [10.0, 12.0]
+    with pytest.raises(LaneError, match="wide takes 1 to 4"):
+        await lane.run([ones, ones], threads=1, model=1)
+    refused = (await lane.run([item((5.0,))], threads=1, model=1)).outputs[0]
+    assert "needs exactly the inputs v" in str(refused)
+
+
 async def test_warm_up_runs_every_size_on_every_lane(pool: ForkedLanes) -> None:
     steps: list[tuple[int, int]] = []
     await pool.warm_up([1, 8], [1, 2], lambda done, total: steps.append((done, total)))
     assert steps == [(i, 8) for i in range(1, 9)]
+    await pool.warm_up([4], [1], lambda done, total: steps.append((done, total)), model=1)
+    assert steps[8:] == [(1, 2), (2, 2)]
 
 
 async def test_a_warm_up_cut_short_leaves_idle_lanes(pool: ForkedLanes) -> None:
@@ -212,7 +233,7 @@ async def test_a_lost_zygote_is_started_again_with_all_lanes(pool: ForkedLanes) 
 
 
 async def test_closing_ends_every_process_even_a_hung_one() -> None:
-    pool = ForkedLanes("moody", "python://lane_models:moody", max_batch=2)
+    pool = ForkedLanes([MOODY])
     await pool.start(2)
     pids = pool.pids
     running = asyncio.create_task(pool.lanes[0].run([item((HANG,))], threads=1))
@@ -229,15 +250,15 @@ async def test_closing_ends_every_process_even_a_hung_one() -> None:
     [
         ("python://lane_models:deadly", "kills its process on a made-up input .killed by SIGABRT"),
         ("python://lane_models:threaded", "started 1 threads"),
-        ("python://lane_models:bounded", "at most 4 rows: use --max-batch 4"),
+        ("python://lane_models:bounded", "at most 4 rows: use --max-batch m=4"),
         ("python://lane_models:wrong_rows", "first dimension must be the batch"),
         ("python://lane_models:nothing", "no attribute 'nothing'; write python://"),
         ("file:///nowhere/m.pt2", "no model file '/nowhere/m.pt2'"),
     ],
 )
 async def test_a_model_that_cannot_serve_says_why(source: str, message: str) -> None:
-    pool = ForkedLanes("m", source, max_batch=8)
-    with pytest.raises(ModelError, match=message):
+    pool = ForkedLanes([WIDE, ModelSpec("m", source, max_batch=8)])
+    with pytest.raises(ModelError, match=f"model m: .*{message}"):
         await pool.start(1)
     assert pool.pids == []
     await pool.close()
@@ -246,9 +267,9 @@ async def test_a_model_that_cannot_serve_says_why(source: str, message: str) -> 
 ORPHANS = """
 import asyncio
 from sponge_server.lanes.forked import ForkedLanes
-from test_lanes_forked import HANG, item
+from test_lanes_forked import HANG, MOODY, item
 async def main():
-    pool = ForkedLanes("m", "python://lane_models:moody", 2)
+    pool = ForkedLanes([MOODY])
     await pool.start(2)
     running = asyncio.create_task(pool.lanes[0].run([item((HANG,))], 1))
     await asyncio.sleep(0)

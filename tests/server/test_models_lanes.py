@@ -14,7 +14,7 @@ from sklearn.model_selection import train_test_split
 
 from sponge_server.lanes.examples import example_item
 from sponge_server.lanes.forked import ForkedLanes
-from sponge_server.lanes.interface import Item, ItemError, Tensor
+from sponge_server.lanes.interface import Item, ItemError, ModelSpec, Tensor
 
 pytestmark = [pytest.mark.torch, pytest.mark.asyncio(loop_scope="module")]
 
@@ -23,7 +23,7 @@ MAX_BATCH = 64
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def digits() -> AsyncIterator[ForkedLanes]:
-    pool = ForkedLanes("digits", "digits://", MAX_BATCH)
+    pool = ForkedLanes([ModelSpec("digits", "digits://", MAX_BATCH)])
     await pool.start(1)
     yield pool
     await pool.close()
@@ -58,8 +58,8 @@ async def test_digits_are_read_through_a_lane(digits: ForkedLanes) -> None:
         result = await digits.lanes[0].run(items, threads=1)
         right += sum(answer(o) == label for o, label in zip(result.outputs, labels[start:], strict=False))
     assert right / len(labels) > 0.97
-    assert digits.info.labels == tuple("0123456789")
-    assert digits.info.platform == "pytorch_export"
+    assert digits.models[0].labels == tuple("0123456789")
+    assert digits.models[0].platform == "pytorch_export"
 
 
 async def test_a_corrupt_image_fails_alone(digits: ForkedLanes) -> None:
@@ -98,15 +98,15 @@ async def test_images_and_tensors_of_several_rows_mix(digits: ForkedLanes) -> No
 
 
 async def test_resnet18_answers_the_same_on_any_number_of_threads() -> None:
-    pool = ForkedLanes("resnet18", "torchvision://resnet18?weights=none", max_batch=4)
+    pool = ForkedLanes([ModelSpec("resnet18", "torchvision://resnet18?weights=none", max_batch=4)])
     try:
         await pool.start(2)
-        item = example_item(pool.info, 1)
+        item = example_item(pool.models[0], 1)
         results = [await lane.run([item] * rows, k) for lane in pool.lanes for k in (1, 2) for rows in (1, 4)]
         logits = [np.frombuffer(o[0].data, np.float32) for r in results for o in r.outputs if isinstance(o, tuple)]
         assert len(logits) == 20
         for other in logits[1:]:
             np.testing.assert_allclose(other, logits[0], rtol=1e-3, atol=1e-4)
-        assert pool.info.accepts_images
+        assert pool.models[0].accepts_images
     finally:
         await pool.close()

@@ -81,7 +81,9 @@ class FakeLane:
     faults: list[str] = field(default_factory=list)
     ran: list[tuple[float, int, int]] = field(default_factory=list)
 
-    async def run(self, items: Sequence[Item], threads: int, timeout_s: float | None = None) -> LaneResult:
+    async def run(
+        self, items: Sequence[Item], threads: int, timeout_s: float | None = None, model: int = 0
+    ) -> LaneResult:
         loop = asyncio.get_running_loop()
         self.busy = True
         took = self.model.latency(len(items), threads) * self.slowness
@@ -113,7 +115,7 @@ class FakePool:
     """Lanes without processes."""
 
     def __init__(self, lanes: int, model: LatencyModel) -> None:
-        self.info = INFO
+        self.models = (INFO,)
         self.model = model
         self.lanes = [FakeLane(number, model) for number in range(lanes)]
         self.listeners: list[Callable[[], None]] = []
@@ -132,7 +134,9 @@ class FakePool:
         self.lanes = [*self.lanes[:lanes], *(FakeLane(n, self.model) for n in range(len(self.lanes), lanes))]
         self.changed()
 
-    async def warm_up(self, batches: Sequence[int], threads: Sequence[int], progress: Progress | None = None) -> None:
+    async def warm_up(
+        self, batches: Sequence[int], threads: Sequence[int], progress: Progress | None = None, model: int = 0
+    ) -> None:
         return
 
     async def close(self) -> None:

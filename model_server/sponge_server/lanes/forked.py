@@ -1,4 +1,4 @@
-"""The lanes of one model as processes forked from a warm zygote; whatever ends by itself is replaced.
+"""Lanes as processes forked from a warm zygote; whatever ends by itself is replaced.
 
 The server's process stays free of torch and shares no GIL with inference. A lane that crashes, hangs or runs out of
 memory takes nothing with it, and its replacement is there in some tenths of a second. Should the zygote itself end, its
@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 
 from sponge_server.lanes.examples import example_item
 from sponge_server.lanes.forked_lane import ForkedLane
-from sponge_server.lanes.interface import LaneCrashed, LaneError, ModelError, ModelInfo, Progress
+from sponge_server.lanes.interface import LaneCrashed, LaneError, ModelError, ModelInfo, ModelSpec, Progress
 from sponge_server.lanes.zygote_client import ZygoteClient, read_message
 
 __all__ = ["ForkedLanes"]
@@ -29,18 +29,10 @@ _BACKOFF_S = (0.0, 0.1, 0.5, 2.0, 5.0)  # before the n-th attempt in a row; the 
 class ForkedLanes:
     """Implements `interface.LanePool`."""
 
-    def __init__(self, name: str, source: str, max_batch: int) -> None:
-        """Starts nothing yet.
-
-        Args:
-            name: the model's name at the API.
-            source: see `models.source`.
-            max_batch: most rows of a batch, >= 1.
-        """
-        self._name = name
-        self._source = source
-        self._max_batch = max_batch
-        self._info: ModelInfo | None = None
+    def __init__(self, specs: Sequence[ModelSpec]) -> None:
+        """Starts nothing yet. At least one model."""
+        self._specs = tuple(specs)
+        self._models: tuple[ModelInfo, ...] = ()
         self._zygote: ZygoteClient | None = None
         self._zygote_changed = asyncio.Condition()
         self._minding: asyncio.Task[None] | None = None
@@ -51,10 +43,10 @@ class ForkedLanes:
         self._closing = False
 
     @property
-    def info(self) -> ModelInfo:
-        if self._info is None:
-            raise LaneError(f"model {self._name} is not loaded yet: start the lanes first")
-        return self._info
+    def models(self) -> tuple[ModelInfo, ...]:
+        if not self._models:
+            raise LaneError("no model is loaded yet: start the lanes first")
+        return self._models
 
     @property
     def lanes(self) -> Sequence[ForkedLane]:
@@ -71,14 +63,14 @@ class ForkedLanes:
 
     async def start(self, lanes: int) -> None:
         """See `interface.LanePool.start`."""
-        self._zygote, reader, self._info = await ZygoteClient.start(self._name, self._source, self._max_batch)
+        self._zygote, reader, self._models = await ZygoteClient.start(self._specs)
         self._minding = asyncio.create_task(self._mind_zygote(reader), name="zygote")
         await self.scale(lanes)
 
     async def scale(self, lanes: int) -> None:
         """See `interface.LanePool.scale`. Raises LaneError when a new lane does not start."""
         if lanes < 1:
-            raise LaneError(f"{lanes} lanes asked for: a model needs at least 1")
+            raise LaneError(f"{lanes} lanes asked for: at least 1 is needed")
         async with self._scaling:
             extra, self._lanes = self._lanes[lanes:], self._lanes[:lanes]
             if extra:
@@ -87,7 +79,7 @@ class ForkedLanes:
                 await self._stop_replacing(lane)
                 await lane.retire()
             while len(self._lanes) < lanes:
-                lane = ForkedLane(len(self._lanes), self.info, self._on_lane_change, self._kill)
+                lane = ForkedLane(len(self._lanes), self.models, self._on_lane_change, self._kill)
                 try:
                     await self._fork(lane)
                 except BaseException:
@@ -96,17 +88,20 @@ class ForkedLanes:
                 self._lanes.append(lane)
                 self._tell_listeners()
 
-    async def warm_up(self, batches: Sequence[int], threads: Sequence[int], progress: Progress | None = None) -> None:
+    async def warm_up(
+        self, batches: Sequence[int], threads: Sequence[int], progress: Progress | None = None, model: int = 0
+    ) -> None:
         """See `interface.LanePool.warm_up`."""
+        info = self.models[model]
         steps = [(lane, batch, k) for lane in self.lanes for k in threads for batch in batches]
         for done, (lane, batch, k) in enumerate(steps, start=1):
             try:
-                result = await lane.run([example_item(self.info, batch)], k)
+                result = await lane.run([example_item(info, batch)], k, model=model)
             except asyncio.CancelledError:
                 await lane.settled()  # whoever ran out of patience finds idle lanes
                 raise
             if isinstance(result.outputs[0], Exception):
-                raise ModelError(f"model {self._name} fails on a made-up batch of {batch}: {result.outputs[0]}")
+                raise ModelError(f"model {info.name} fails on a made-up batch of {batch}: {result.outputs[0]}")
             if progress is not None:
                 progress(done, len(steps))
 
@@ -141,7 +136,7 @@ class ForkedLanes:
                 await asyncio.sleep(_backoff_s(attempt))
                 attempt += 1
                 try:
-                    self._zygote, reader, _ = await ZygoteClient.start(self._name, self._source, self._max_batch)
+                    self._zygote, reader, _ = await ZygoteClient.start(self._specs)
                 except (LaneError, ModelError) as error:
                     _log.error("zygote.not_started attempt=%d error=%s", attempt, error)
             async with self._zygote_changed:

@@ -44,24 +44,26 @@ class ForkedLane:
     def __init__(
         self,
         lane: int,
-        info: ModelInfo,
+        models: Sequence[ModelInfo],
         on_change: Callable[[ForkedLane], None],
         kill: Callable[[ForkedLane], None],
     ) -> None:
-        """Allocates the shared memory.
+        """Allocates the shared memory, enough for a full batch of the largest of `models`.
 
         Args:
             on_change: called when the lane's health changed.
             kill: asked to end the lane's process; the end itself is noticed at the socket.
         """
         self._id = lane
-        self._info = info
+        self._models = models
         self._on_change = on_change
         self._kill = kill
         self.pid: int | None = None
         self.crashes = 0  # in a row, without a batch that ended well between them
-        self.inputs = SharedMemory.create(f"sponge-lane-{lane}-in", _size_of(info, info.inputs))
-        self.outputs = SharedMemory.create(f"sponge-lane-{lane}-out", _size_of(info, info.outputs))
+        self.inputs = SharedMemory.create(f"sponge-lane-{lane}-in", max(_size_of(info, info.inputs) for info in models))
+        self.outputs = SharedMemory.create(
+            f"sponge-lane-{lane}-out", max(_size_of(info, info.outputs) for info in models)
+        )
         self._writer: asyncio.StreamWriter | None = None
         self._listening: asyncio.Task[None] | None = None
         self._healthy = False
@@ -96,20 +98,23 @@ class ForkedLane:
         self._listening = asyncio.create_task(self._listen(reader), name=f"lane-{self._id}")
         self._on_change(self)
 
-    async def run(self, items: Sequence[Item], threads: int, timeout_s: float | None = None) -> LaneResult:
+    async def run(
+        self, items: Sequence[Item], threads: int, timeout_s: float | None = None, model: int = 0
+    ) -> LaneResult:
         """See `interface.Lane.run`."""
-        batch = self._checked(items, threads)
+        info = self._models[model]
+        batch = self._checked(items, threads, info)
         if not batch.sent:
             outputs = tuple(batch.refused[index] for index in range(len(items)))
             return LaneResult(outputs, batch_s=0.0, cpu_s=0.0, threads=threads)
         await self.settled()
         if not self._healthy or self._writer is None:
             raise LaneCrashed(f"lane {self._id} is being replaced")
-        described = self._put([items[index] for index in batch.sent])
+        described = self._put([items[index] for index in batch.sent], info)
         self._batch = batch
         if timeout_s is not None:
             batch.watchdog = asyncio.get_running_loop().call_later(timeout_s, self._on_hang, timeout_s)
-        self._writer.write(pack({"items": described, "threads": threads}))
+        self._writer.write(pack({"model": model, "items": described, "threads": threads}))
         # A caller that is cancelled (its client left) does not stop the batch: other requests are in it.
         return await asyncio.shield(batch.done)
 
@@ -135,25 +140,25 @@ class ForkedLane:
         self.inputs.close()
         self.outputs.close()
 
-    def _checked(self, items: Sequence[Item], threads: int) -> _Batch:
+    def _checked(self, items: Sequence[Item], threads: int, info: ModelInfo) -> _Batch:
         if threads < 1:
             raise LaneError(f"{threads} threads asked for: a batch needs at least 1")
         sent: list[int] = []
         refused: dict[int, ItemError] = {}
         for index, item in enumerate(items):
             try:
-                self._info.check(item)
+                info.check(item)
                 sent.append(index)
             except ItemError as error:
                 refused[index] = error
         rows = sum(items[index].rows for index in sent)
-        if not items or rows > self._info.max_batch:
-            raise LaneError(f"a batch of {rows} rows: {self._info.name} takes 1 to {self._info.max_batch}")
+        if not items or rows > info.max_batch:
+            raise LaneError(f"a batch of {rows} rows: {info.name} takes 1 to {info.max_batch}")
         done: asyncio.Future[LaneResult] = asyncio.get_running_loop().create_future()
         done.add_done_callback(_seen)
         return _Batch(items, sent, refused, done)
 
-    def _put(self, items: Sequence[Item]) -> list[Message]:
+    def _put(self, items: Sequence[Item], info: ModelInfo) -> list[Message]:
         """Copies the items' bytes to the lane; gives where they are."""
         described: list[Message] = []
         blobs: list[tuple[int, memoryview]] = []
@@ -172,7 +177,7 @@ class ForkedLane:
                 described.append({"images": [place(image) for image in item.images]})
             else:
                 by_name = {tensor.name: tensor for tensor in item.tensors}
-                ordered = [by_name[spec.name] for spec in self._info.inputs]
+                ordered = [by_name[spec.name] for spec in info.inputs]
                 described.append({"tensors": [(*place(tensor.data), tensor.shape) for tensor in ordered]})
         self.inputs.grow(end)
         for start, view in blobs:

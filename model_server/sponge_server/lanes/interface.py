@@ -27,6 +27,7 @@ __all__ = [
     "LaneResult",
     "ModelError",
     "ModelInfo",
+    "ModelSpec",
     "Progress",
     "Tensor",
     "TensorSpec",
@@ -61,6 +62,15 @@ class ItemError(SpongeError):
 
 class ModelError(SpongeError):
     """A model source that is unknown, cannot be loaded or does not fit."""
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSpec:
+    """A model to load: its name at the API, its source (see `models.source`), and the most rows of one batch, >= 1."""
+
+    name: str
+    source: str
+    max_batch: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -200,12 +210,15 @@ class Lane(Protocol):
         """Runs a batch now; also after the caller of `run` was cancelled, until the batch ends."""
         ...
 
-    async def run(self, items: Sequence[Item], threads: int, timeout_s: float | None = None) -> LaneResult:
+    async def run(
+        self, items: Sequence[Item], threads: int, timeout_s: float | None = None, model: int = 0
+    ) -> LaneResult:
         """Runs one batch on `threads` >= 1 threads.
 
         A lane runs one batch at a time: a second call waits for the first. Cancelling does not stop the batch.
 
         Args:
+            model: which one of the pool's `models` all the items are for.
             timeout_s: a batch that takes longer is taken for hung: the lane is killed and replaced.
 
         Raises:
@@ -216,11 +229,11 @@ class Lane(Protocol):
 
 
 class LanePool(Protocol):
-    """The lanes of one model, all on the same weights."""
+    """Lanes that share the weights of one model or several; any lane runs any of them."""
 
     @property
-    def info(self) -> ModelInfo:
-        """Known once `start` returned; LaneError before."""
+    def models(self) -> Sequence[ModelInfo]:
+        """In the order that they were given in; known once `start` returned, LaneError before."""
         ...
 
     @property
@@ -233,10 +246,10 @@ class LanePool(Protocol):
         ...
 
     async def start(self, lanes: int) -> None:
-        """Loads the model and starts `lanes` >= 1 lanes.
+        """Loads the models and starts `lanes` >= 1 lanes.
 
         Raises:
-            ModelError: the model does not load, with the cause.
+            ModelError: a model does not load; which one, with the cause.
             LaneError: the processes could not be started.
         """
         ...
@@ -245,8 +258,10 @@ class LanePool(Protocol):
         """Adds lanes, or removes those with the highest ids once their batches have ended."""
         ...
 
-    async def warm_up(self, batches: Sequence[int], threads: Sequence[int], progress: Progress | None = None) -> None:
-        """Runs every (batch, threads) once on every lane, so that no request pays for first-time set-up.
+    async def warm_up(
+        self, batches: Sequence[int], threads: Sequence[int], progress: Progress | None = None, model: int = 0
+    ) -> None:
+        """Runs every (batch, threads) of a model once on every lane, so that no request pays for first-time set-up.
 
         Cancelled, it ends with the batch that runs then and leaves the lanes idle.
         """

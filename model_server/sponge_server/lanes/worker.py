@@ -46,9 +46,10 @@ def example_inputs(model: LoadedModel, rows: int) -> list[torch.Tensor]:
     return inputs
 
 
-def serve(model: LoadedModel, sock: socket.socket, inputs: SharedMemory, outputs: SharedMemory) -> None:
+def serve(models: Sequence[LoadedModel], sock: socket.socket, inputs: SharedMemory, outputs: SharedMemory) -> None:
     """Runs batches until the server closes the socket. The first batch of a process is slow, so one runs beforehand."""
-    model.run(example_inputs(model, 1))
+    for model in models:
+        model.run(example_inputs(model, 1))
     send(sock, {"ready": os.getpid()})
     while (received := receive(sock)) is not None:
         request = received[0]
@@ -56,7 +57,7 @@ def serve(model: LoadedModel, sock: socket.socket, inputs: SharedMemory, outputs
         if request["threads"] != torch.get_num_threads():
             torch.set_num_threads(request["threads"])
         inputs.fit()
-        answer = _run_batch(model, request["items"], inputs, outputs)
+        answer = _run_batch(models[request["model"]], request["items"], inputs, outputs)
         answer |= {
             "threads": torch.get_num_threads(),
             "cpu_s": time.process_time() - cpu,

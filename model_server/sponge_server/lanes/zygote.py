@@ -1,8 +1,8 @@
-"""The zygote: loads the model once, on one thread, and forks a lane from itself whenever the server asks for one.
+"""The zygote: loads every model once, on one thread, and forks a lane from itself whenever the server asks for one.
 
 A fork copies only the thread that calls it, so a process that ever had a team of OpenMP threads would give its children
-a team of ghosts: the first parallel loop there hangs. Hence one thread, checked once the model is loaded; batches
-run in the lanes alone. Lanes share the weights copy-on-write.
+a team of ghosts: the first parallel loop there hangs. Hence one thread, checked after each model; batches run in the
+lanes alone. Lanes share the weights copy-on-write, and each can run every model.
 
 Started as `python -m sponge_server.lanes.zygote FD` by `forked`, which holds the other end of FD. It ends, and takes
 its lanes along, when that end closes.
@@ -52,20 +52,26 @@ def main(fd: int) -> None:
     first = receive(control)
     if first is None:
         return
-    try:
-        model, info = _load(**first[0])
-    except SpongeError as error:
-        send(control, {"failed": str(error)})
-        return
-    except Exception as error:  # noqa: BLE001 - a model source may raise anything; the server tells the user
-        traceback.print_exc()
-        send(control, {"failed": f"the model cannot be loaded: {type(error).__name__}: {error}"})
-        return
-    send(control, {"loaded": asdict(info)})
-    _Zygote(control, model).serve()
+    models: list[Any] = []
+    for spec in first[0]["load"]:
+        try:
+            if not models:
+                _prepare_torch()
+            model, info = _load(**spec)
+        except SpongeError as error:
+            send(control, {"failed": str(error)})
+            return
+        except Exception as error:  # noqa: BLE001 - a model source may raise anything; the server tells the user
+            traceback.print_exc()
+            send(control, {"failed": f"it cannot be loaded: {type(error).__name__}: {error}"})
+            return
+        send(control, {"loaded": asdict(info)})
+        models.append(model)
+    gc.freeze()  # a collection in a lane would write to, and so copy, every page that holds an object
+    _Zygote(control, models).serve()
 
 
-def _load(source: str, name: str, max_batch: int) -> tuple[Any, ModelInfo]:
+def _prepare_torch() -> None:
     import torch
 
     # Must precede any work. One inter-op thread: a lane is one inference at a time.
@@ -73,12 +79,15 @@ def _load(source: str, name: str, max_batch: int) -> tuple[Any, ModelInfo]:
     torch.set_num_threads(1)
     if "OpenMP" not in torch.__config__.parallel_info().split("ATen parallel backend:")[-1]:
         raise ModelError("this torch was built without OpenMP: threads cannot be set per batch; install another build")
+
+
+def _load(name: str, source: str, max_batch: int) -> tuple[Any, ModelInfo]:
     from sponge_server.models.source import load
 
     model = load(source)
     if model.max_batch is not None and model.max_batch < max_batch:
         raise ModelError(
-            f"the model was exported for at most {model.max_batch} rows: use --max-batch {model.max_batch}"
+            f"it was exported for at most {model.max_batch} rows: use --max-batch {name}={model.max_batch}"
         )
     extra = len(os.listdir("/proc/self/task")) - 1  # noqa: PTH208 - names only
     if extra:
@@ -94,7 +103,6 @@ def _load(source: str, name: str, max_batch: int) -> tuple[Any, ModelInfo]:
         warning=model.warning,
         platform=model.platform,
     )
-    gc.freeze()  # a collection in a lane would write to, and so copy, every page that holds an object
     return model, info
 
 
@@ -147,9 +155,9 @@ def _run_probe(model: Any, max_batch: int, sock: socket.socket) -> None:
 class _Zygote:
     """Forks, kills and reaps lanes as the server says."""
 
-    def __init__(self, control: socket.socket, model: Any) -> None:
+    def __init__(self, control: socket.socket, models: list[Any]) -> None:
         self._control = control
-        self._model = model
+        self._models = models
         self._lanes: dict[int, int] = {}  # pid -> lane
         self._wake_read, self._wake_write = socket.socketpair()
         self._wake_write.setblocking(False)
@@ -191,7 +199,7 @@ class _Zygote:
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             for sock in (self._control, self._wake_read, self._wake_write):
                 sock.close()
-            _end_process(_run_lane, self._model, fds)
+            _end_process(_run_lane, self._models, fds)
         self._lanes[pid] = lane
         for fd in fds:  # the lane must be the only holder, so that its end shows as the socket's end
             os.close(fd)
@@ -206,7 +214,7 @@ class _Zygote:
                 send(self._control, {"ended": lane, "pid": pid, "how": _how_it_ended(status)})
 
 
-def _run_lane(model: Any, fds: list[int]) -> None:
+def _run_lane(models: list[Any], fds: list[int]) -> None:
     zygote = os.getppid()
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     if os.getppid() != zygote:
@@ -215,7 +223,7 @@ def _run_lane(model: Any, fds: list[int]) -> None:
 
     sock = socket.socket(fileno=fds[0])
     try:
-        serve(model, sock, SharedMemory(fds[1]), SharedMemory(fds[2]))
+        serve(models, sock, SharedMemory(fds[1]), SharedMemory(fds[2]))
     except (BrokenPipeError, ConnectionResetError):
         return  # the server went away in the middle of a batch
 

@@ -13,8 +13,10 @@ import os
 import socket
 import subprocess
 import sys
+from collections.abc import Sequence
+from dataclasses import asdict
 
-from sponge_server.lanes.interface import LaneError, ModelError, ModelInfo, TensorSpec
+from sponge_server.lanes.interface import LaneError, ModelError, ModelInfo, ModelSpec, TensorSpec
 from sponge_server.lanes.wire import HEADER, Message, send
 from sponge_server.lanes.zygote import ENVIRONMENT
 
@@ -36,7 +38,7 @@ async def read_message(reader: asyncio.StreamReader) -> Message | None:
 
 
 class ZygoteClient:
-    """A running zygote with its model loaded; made by `start`."""
+    """A running zygote with its models loaded; made by `start`."""
 
     def __init__(self, process: subprocess.Popen[bytes], commands: socket.socket, writer: asyncio.StreamWriter) -> None:
         self._process = process
@@ -45,31 +47,34 @@ class ZygoteClient:
 
     @classmethod
     async def start(
-        cls, name: str, source: str, max_batch: int
-    ) -> tuple[ZygoteClient, asyncio.StreamReader, ModelInfo]:
-        """Returns when the model is loaded; the reader then tells of lanes that ended. Raises ModelError, LaneError."""
+        cls, specs: Sequence[ModelSpec]
+    ) -> tuple[ZygoteClient, asyncio.StreamReader, tuple[ModelInfo, ...]]:
+        """Returns when all are loaded; the reader then tells of lanes that ended. Raises ModelError, LaneError."""
         ours, theirs = socket.socketpair()
         with theirs:
             try:
                 process = _spawn(theirs.fileno())
             except OSError as error:
                 ours.close()
-                raise LaneError(f"cannot start the model's process: {error.strerror}") from None
+                raise LaneError(f"cannot start the process that loads the models: {error.strerror}") from None
         # The stream below owns `ours`; descriptors have to be sent beside it.
         commands = ours.dup()
         reader, writer = await asyncio.open_unix_connection(sock=ours)
         client = cls(process, commands, writer)
         try:
-            client._send({"source": source, "name": name, "max_batch": max_batch})
-            first = await read_message(reader)
-            if first is None:
-                raise ModelError(f"the process of model {name} ended while loading it; its output is above")
-            if "failed" in first:
-                raise ModelError(first["failed"])
+            client._send({"load": [asdict(spec) for spec in specs]})
+            loaded = []
+            for spec in specs:
+                message = await read_message(reader)
+                if message is None:
+                    raise ModelError(f"model {spec.name} ended its process while it was loading; its output is above")
+                if "failed" in message:
+                    raise ModelError(f"model {spec.name}: {message['failed']}")
+                loaded.append(_info(message["loaded"]))
         except BaseException:
             await client.close()
             raise
-        return client, reader, _info(first["loaded"])
+        return client, reader, tuple(loaded)
 
     @property
     def pid(self) -> int:
@@ -99,7 +104,7 @@ class ZygoteClient:
         try:
             send(self._commands, message, fds)
         except OSError:
-            raise LaneError("the model's process has ended; it is being started again") from None
+            raise LaneError("the process that holds the models has ended; it is being started again") from None
 
 
 def _spawn(fd: int) -> subprocess.Popen[bytes]:
