@@ -1,0 +1,1 @@
+"""What Sponge is compared with: others' policies by their published mechanisms, and the bound that none beats."""
