@@ -15,15 +15,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from bench.results import Percentiles
 from sponge_cluster import BUSYBOX_IMAGE, Cluster, ConsoleProgress, up
 from sponge_cluster.containers import container_cgroup
 from sponge_core.errors import SpongeError
@@ -35,20 +35,6 @@ NAMESPACE = "default"
 POD = "bench-resize"
 SIZES_MILLI = (250, 500, 750, 1000)
 PATIENCE_S = 60.0
-
-
-@dataclass(frozen=True, slots=True)
-class Percentiles:
-    """Of one duration over all resizes, in ms."""
-
-    p50: float
-    p90: float
-    p99: float
-    max: float
-
-    @classmethod
-    def of(cls, seconds: list[float]) -> Percentiles:
-        return cls(*(round(float(x) * 1000, 2) for x in np.percentile(seconds, (50, 90, 99, 100))))
 
 
 def manifest() -> dict[str, Any]:

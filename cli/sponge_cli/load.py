@@ -102,6 +102,7 @@ def command(
 async def _run(spec: LoadSpec, timeline: Path | None) -> Summary:
     from sponge_client.load import prepare
     from sponge_client.outcomes import Record, summarise
+    from sponge_client.wire import go_first
 
     with contextlib.ExitStack() as stack:
         # Line by line, so that whoever watches the run can follow it.
@@ -112,7 +113,7 @@ async def _run(spec: LoadSpec, timeline: Path | None) -> Summary:
                 sink.write(json.dumps({**record.as_dict(), "sent_at": run.started_at + record.at_s}) + "\n")
 
         run = await prepare(spec, write)
-        _go_first()
+        go_first()
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, _interrupt, run)
@@ -129,17 +130,6 @@ def _open(path: Path) -> TextIO:
         return path.open("w", buffering=1, encoding="utf-8")
     except OSError as error:
         raise SpongeError(f"--timeline {path}: {error.strerror}; give a file in a folder that exists") from None
-
-
-def _go_first() -> None:
-    """Where we may, the sender runs before the server under test: its lateness would count as the server's.
-
-    As a real-time process it is 0.1 ms late (99th percentile) beside four busy ones, with a niceness of -10 it is 2 ms.
-    """
-    try:
-        os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(os.sched_get_priority_min(os.SCHED_RR)))
-    except (AttributeError, OSError):
-        return  # not Linux, or not allowed
 
 
 def _interrupt(run: LoadRun) -> None:

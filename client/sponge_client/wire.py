@@ -8,6 +8,7 @@ requests and responses as bytes, nothing of inference, schedules or bandwidth.
 from __future__ import annotations
 
 import asyncio
+import os
 import select
 import selectors
 import socket
@@ -17,7 +18,7 @@ from urllib.parse import urlsplit
 
 from sponge_client.errors import LoadError
 
-__all__ = ["Address", "Connection", "ConnectionPool", "ResponseReader", "precise_loop"]
+__all__ = ["Address", "Connection", "ConnectionPool", "ResponseReader", "go_first", "precise_loop"]
 
 IDLE_LIMIT_S = 2.0
 """An idle connection is reused for so long; servers close theirs after 5 s or more (uvicorn's default), and a request
@@ -42,6 +43,19 @@ class _PreciseSelector(selectors.DefaultSelector):
 def precise_loop() -> asyncio.AbstractEventLoop:
     """An event loop whose timers are late by some ten microseconds rather than by up to a millisecond."""
     return asyncio.SelectorEventLoop(_PreciseSelector())
+
+
+def go_first() -> None:
+    """Where we may, this process runs before the server under test: its lateness would count as the server's.
+
+    As a real-time process it is 0.1 ms late (99th percentile) beside four busy ones, with a niceness of -10 it is 2 ms.
+    What it starts later runs as usual.
+    """
+    try:
+        policy = os.SCHED_RR | os.SCHED_RESET_ON_FORK
+        os.sched_setscheduler(0, policy, os.sched_param(os.sched_get_priority_min(os.SCHED_RR)))
+    except (AttributeError, OSError):
+        return  # not Linux, or not allowed
 
 
 class Address:

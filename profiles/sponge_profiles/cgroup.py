@@ -142,6 +142,13 @@ class Cgroup:
         except OSError as error:
             raise _refused(error, f"move process {pid} into {self.path}") from None
 
+    def put_first(self) -> None:
+        """Ten times the usual weight, as pods have beside a desktop: a quota is worth nothing behind a browser."""
+        for name, weight in (("cpu.shares", "10240"), ("cpu.weight", "1000")):
+            file = self.path / name
+            if file.exists():
+                file.write_text(weight)
+
     def pids(self) -> list[int]:
         """Processes in it now."""
         return [int(line) for line in (self.path / "cgroup.procs").read_text(encoding="ascii").split()]

@@ -60,7 +60,7 @@ class LocalBackend(Backend):
     def open(self, say: Say) -> None:
         try:
             self._cgroup = Cgroup.create(f"sponge-demo-{os.getpid()}")
-            _put_first(self._cgroup)
+            self._cgroup.put_first()
         except CgroupError as error:
             self._without_cgroup = str(error)
             say(f"No CPU quota can be set here, thread counts stand in for it: {error}")
@@ -185,14 +185,6 @@ class LocalBackend(Backend):
         except ServerError as error:
             raise DemoError(f"the server does not take its size: {error}") from None
         self._set_quota(static_milli)
-
-
-def _put_first(cgroup: Cgroup) -> None:
-    """Ten times the usual weight, as pods have beside a desktop: a quota is worth nothing behind a browser."""
-    for name, weight in (("cpu.shares", "10240"), ("cpu.weight", "1000")):
-        file = cgroup.path / name
-        if file.exists():
-            file.write_text(weight)
 
 
 def _free_ports() -> tuple[int, int]:

@@ -1,0 +1,140 @@
+"""What an idle server costs: CPU of all its processes (HTTP, zygote, lanes) over half a minute without a request.
+
+At two cores and parked at 50m, each alone and with the operator's long poll open. Promised: less than 1 % of a core.
+
+    python -m bench.idle_cost
+"""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+import time
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
+
+from rich.console import Console
+from rich.table import Table
+
+from bench.live_server import LiveServer
+from bench.results import BAD, BLUE, SPONGE, arguments, save
+from sponge_core.contract import SizeRange
+from sponge_core.errors import SpongeError
+from sponge_operator.storage.server import ControlClient
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+CORES = 2.0
+PARKED_MILLI = 50
+SIZES = SizeRange(min_milli=PARKED_MILLI, max_milli=2000, step_milli=50)
+MAX_BATCH = 8
+SETTLE_S = 5.0
+POLL_S = 1.0
+"""As long as the operator waits for news in one poll."""
+
+PROMISED_PERCENT = 1.0
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One way of being idle; percent of one core."""
+
+    phase: str
+    seconds: float
+    http_percent: float
+    lanes_percent: float  # with the zygote
+    throttled_s: float
+
+    @property
+    def percent(self) -> float:
+        return self.http_percent + self.lanes_percent
+
+
+async def poll(server: LiveServer, client: ControlClient) -> None:
+    """The operator's loop, without its decisions; until cancelled."""
+    since = 0
+    while True:
+        since = (await client.state(server.control_url, server.token, since, POLL_S)).version
+
+
+async def measure(server: LiveServer, phase: str, seconds: float, polled: bool, client: ControlClient) -> Row:
+    """One phase, after a moment for what the change before it has left to do."""
+    poller = asyncio.create_task(poll(server, client)) if polled else None
+    await asyncio.sleep(SETTLE_S)
+    began, all_before, http_before = time.monotonic(), server.cpu_s(), server.http_cpu_s()
+    throttled_before = server.cgroup.cpu_stat().throttled_s
+    await asyncio.sleep(seconds)
+    http_s = server.http_cpu_s() - http_before
+    lanes_s = max(0.0, server.cpu_s() - all_before - http_s)  # the two are not read at the same moment
+    elapsed_s = time.monotonic() - began
+    if poller is not None:
+        poller.cancel()
+        await asyncio.wait({poller})
+    return Row(
+        phase,
+        round(elapsed_s, 1),
+        round(100 * http_s / elapsed_s, 3),
+        round(100 * lanes_s / elapsed_s, 3),
+        round(server.cgroup.cpu_stat().throttled_s - throttled_before, 3),
+    )
+
+
+async def run(seconds: float) -> list[Row]:
+    """All phases on one server."""
+    options = ("--max-batch", str(MAX_BATCH), "--min-cores", f"{PARKED_MILLI}m", "--step-cores", "50m")
+    with LiveServer(CORES, *options) as server:
+        async with ControlClient() as client:
+            rows = []
+            for milli in (round(CORES * 1000), PARKED_MILLI):
+                await server.resize(client, milli, MAX_BATCH, SIZES)
+                for polled in (False, True):
+                    phase = f"{milli}m, " + ("long poll open" if polled else "nobody asks")
+                    rows.append(await measure(server, phase, seconds, polled, client))
+            return rows
+
+
+def draw(figure: Figure, rows: list[Row]) -> None:
+    """Bars by phase, HTTP and lanes stacked."""
+    axes = figure.subplots()
+    names = [row.phase for row in rows]
+    axes.barh(names, [row.http_percent for row in rows], color=SPONGE, label="HTTP process")
+    axes.barh(
+        names,
+        [row.lanes_percent for row in rows],
+        left=[row.http_percent for row in rows],
+        color=BLUE,
+        label="zygote and lanes",
+    )
+    axes.axvline(PROMISED_PERCENT, color=BAD, linestyle="--", label="promised")
+    axes.invert_yaxis()
+    axes.set_xlabel("percent of one core")
+    axes.set_title("CPU of an idle server with two lanes")
+    axes.legend(frameon=False)
+
+
+def main() -> None:
+    """Measures, writes, prints; exits with 1 when the promise is not kept."""
+    parser = arguments(__doc__)
+    options = parser.parse_args()
+    try:
+        rows = asyncio.run(run(10.0 if options.short else 30.0))
+    except SpongeError as error:
+        sys.exit(f"idle_cost: {error}")
+    document = {
+        "promised_percent": PROMISED_PERCENT,
+        "phases": [asdict(row) | {"percent": row.percent} for row in rows],
+    }
+    save(options.out, "idle_cost", document, lambda figure: draw(figure, rows))
+    table = Table(title="An idle server, percent of one core")
+    for column in ("phase", "seconds", "HTTP", "zygote, lanes", "together", "throttled s"):
+        table.add_column(column, justify="left" if column == "phase" else "right")
+    for row in rows:
+        figures = (row.seconds, row.http_percent, row.lanes_percent, row.percent, row.throttled_s)
+        table.add_row(row.phase, *(f"{figure:.3g}" for figure in figures))
+    Console().print(table)
+    sys.exit(any(row.percent >= PROMISED_PERCENT for row in rows))
+
+
+if __name__ == "__main__":
+    main()

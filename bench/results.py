@@ -1,0 +1,84 @@
+"""What an experiment leaves behind: its figures as JSON, its plot as SVG and PNG, all in one folder.
+
+Knows nothing of any experiment.
+"""
+
+from __future__ import annotations
+
+import argparse
+import datetime
+import json
+import os
+import platform
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+__all__ = ["BAD", "BLUE", "FOLDER", "INK", "SOFT", "SPONGE", "Percentiles", "arguments", "save"]
+
+FOLDER = Path("out/bench")
+INK, SOFT, SPONGE, BLUE, BAD = "#1d2733", "#9aa5b1", "#0b7a75", "#3b6fb6", "#c8372d"
+
+
+@dataclass(frozen=True, slots=True)
+class Percentiles:
+    """Of one duration, in ms."""
+
+    p50: float
+    p90: float
+    p99: float
+    max: float
+
+    @classmethod
+    def of(cls, seconds: Sequence[float]) -> Percentiles:
+        return cls(*(round(float(x) * 1000, 2) for x in np.percentile(seconds, (50, 90, 99, 100))))
+
+
+def arguments(text: str | None, **defaults: Any) -> argparse.ArgumentParser:
+    """A parser with what every experiment has. `text`: the module's own documentation."""
+    parser = argparse.ArgumentParser(description=text, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--short", action="store_true", help="a fraction of the time, for a first look")
+    parser.add_argument("--out", type=Path, default=FOLDER, metavar="DIR", help=f"default {FOLDER}")
+    parser.set_defaults(**defaults)
+    return parser
+
+
+def save(folder: Path, name: str, document: Mapping[str, Any], draw: Callable[[Figure], None]) -> None:
+    """Writes NAME.json, NAME.svg and NAME.png. `draw` makes the axes of an empty figure."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    folder.mkdir(parents=True, exist_ok=True)
+    whole = {"experiment": name, "machine": _machine(), "at": datetime.datetime.now().astimezone().isoformat()}
+    (folder / f"{name}.json").write_text(json.dumps(whole | dict(document), indent=1) + "\n", encoding="utf-8")
+    style = {
+        "font.size": 9,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.edgecolor": SOFT,
+        "axes.titlesize": 10,
+        "axes.titlelocation": "left",
+        "svg.hashsalt": "sponge",
+        "figure.dpi": 140,
+    }
+    with pyplot.rc_context(style):
+        figure = pyplot.figure(figsize=(8.0, 4.5), layout="constrained")
+        draw(figure)
+        figure.savefig(folder / f"{name}.svg")
+        figure.savefig(folder / f"{name}.png")
+        pyplot.close(figure)
+    print(f"written: {folder / name}.json, .svg, .png")
+
+
+def _machine() -> str:
+    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return f"{len(os.sched_getaffinity(0))} x {names[0] if names else platform.machine()}, Linux {platform.release()}"
