@@ -7,7 +7,7 @@ PACKAGES := core profiles model_server operator simulator client cluster cli
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lint types imports unit e2e bench format setup browser down clean
+.PHONY: help demo test check lint types imports unit e2e bench format protos setup browser down clean
 
 help: ## List the targets.
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -41,6 +41,12 @@ bench: setup ## Every figure that the README claims.
 format: setup ## Format the code.
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# A pool of its own, so that a process may also hold a client's modules of the same protocol.
+protos: setup ## Write the Python modules of the gRPC protocol anew.
+	cd model_server && ../$(BIN)/python -m grpc_tools.protoc --proto_path=. --python_out=. --pyi_out=. \
+		sponge_server/protos/inference.proto
+	sed -i 's/_descriptor_pool\.Default()/_descriptor_pool.DescriptorPool()/' model_server/sponge_server/protos/inference_pb2.py
 
 setup: .venv/installed ## The virtual environment, with pinned versions.
 

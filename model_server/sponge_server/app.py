@@ -23,6 +23,7 @@ from sponge_server.deadlines import SloPolicy
 from sponge_server.engine import Engine
 from sponge_server.heartbeat import Heartbeat
 from sponge_server.http_server import HttpServer, listen
+from sponge_server.intake import Intake
 from sponge_server.lanes.interface import LanePool
 from sponge_server.logs import event
 from sponge_server.metrics import Metrics
@@ -72,9 +73,10 @@ class Server:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop.set)
+        intake = self._intake()
         data_socket = listen(settings.host, settings.http_port, "--http-port")
         control_socket = listen(settings.host, settings.control_port, "--control-port")
-        data = HttpServer(data_app(self._plane, self._endpoint()), data_socket)
+        data = HttpServer(data_app(self._plane, InferEndpoint(intake)), data_socket)
         control = HttpServer(control_app(self._control), control_socket)
         beat: asyncio.Task[None] | None = None
         try:
@@ -101,9 +103,9 @@ class Server:
             await self._pool.close()
             self._cores.close()
 
-    def _endpoint(self) -> InferEndpoint:
+    def _intake(self) -> Intake:
         settings = self._settings
-        return InferEndpoint(
+        return Intake(
             self._plane,
             self._uploads,
             self._metrics,

@@ -12,7 +12,8 @@ from sponge_server.answers import Answer, ExpiredError, FailedError, RejectedErr
 from sponge_server.deadlines import Due
 from sponge_server.engine import Engine, Job
 from sponge_server.lanes.interface import Item, ItemError, ModelInfo, Tensor
-from sponge_server.oip import InferRequest, OipError, Strings, encode
+from sponge_server.oip import InferRequest, OipError, Strings
+from sponge_server.oip_json import encode
 from sponge_server.problems import ProblemError
 from sponge_server.status import Status
 

@@ -9,7 +9,7 @@ How long the client is ready to wait: the most specific statement wins, in this 
 3. `parameters.timeout` in an Open Inference Protocol body, in microseconds;
 4. `x-request-timeout-seconds` (Ray Serve);
 5. `x-envoy-expected-rq-timeout-ms` (Envoy);
-6. `grpc-timeout`: digits and one of H, M, S, m, u, n;
+6. `grpc-timeout`: digits and one of H, M, S, m, u, n; over gRPC the deadline of the call itself;
 7. the server's default.
 
 From when: `x-sponge-sent-at` (epoch seconds) if it is plausible, else the moment the request's headers arrived; so the
@@ -90,13 +90,20 @@ class Due:
         return replace(self, limit_s=limit_s, rank=_RANK_BODY) if self.rank > _RANK_BODY else self
 
 
-def resolve(headers: Mapping[bytes, bytes], arrived: float, wall: float, policy: SloPolicy) -> Due:
+def resolve(
+    headers: Mapping[bytes, bytes],
+    arrived: float,
+    wall: float,
+    policy: SloPolicy,
+    call_timeout_s: float | None = None,
+) -> Due:
     """The deadline of a request from its headers.
 
     Args:
         headers: lower-case names.
         arrived: monotonic seconds when the headers were in.
         wall: epoch seconds at the same moment.
+        call_timeout_s: the deadline of the call itself, where its protocol has taken `grpc-timeout` from the headers.
 
     Raises:
         BadHeaderError: a header is present but cannot be understood; also one that another would overrule.
@@ -106,6 +113,9 @@ def resolve(headers: Mapping[bytes, bytes], arrived: float, wall: float, policy:
     raw = headers.get(b"grpc-timeout")
     if raw is not None:
         rank, limit_s = _RANK_GRPC, _grpc_timeout(raw)
+    elif call_timeout_s is not None:
+        # Callers set it generously, as a last resort; it is no wrong header when it is beyond what is waited for here.
+        rank, limit_s = _RANK_GRPC, min(max(call_timeout_s, 0.0), LONGEST_S)
     for candidate, name, unit_s in reversed(_DURATIONS):
         raw = headers.get(name)
         if raw is not None:

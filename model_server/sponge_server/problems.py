@@ -14,6 +14,9 @@ __all__ = ["PROBLEM_TYPE", "ProblemError"]
 
 PROBLEM_TYPE = "application/problem+json"
 
+LONGEST_DETAIL = 600
+"""Details quote what was sent; gRPC carries them in headers, and nobody reads more."""
+
 TITLES = {
     400: "Bad request",
     401: "Token required",
@@ -37,6 +40,8 @@ class ProblemError(Exception):
     """
 
     def __init__(self, status: int, slug: str, detail: str, headers: Sequence[tuple[bytes, bytes]] = ()) -> None:
+        if len(detail) > LONGEST_DETAIL:
+            detail = f"{detail[: LONGEST_DETAIL // 2]} ... {detail[-LONGEST_DETAIL // 2 :]}"
         super().__init__(detail)
         self.status = status
         self.slug = slug

@@ -8,7 +8,9 @@ import pytest
 from sponge_client.errors import LoadError, ServerError
 from sponge_client.oip import ModelMetadata, Tensor, TensorSpec, decode, encode
 from sponge_client.payloads import image_bodies, tensor_bodies
-from sponge_server import oip as server_oip
+from sponge_server import oip_json as server_oip
+from sponge_server.lanes import interface
+from sponge_server.oip import InferRequest
 
 IMAGE_MODEL = ModelMetadata("m", (TensorSpec("image", "BYTES", (-1,)),))
 TENSOR_MODEL = ModelMetadata("m", (TensorSpec("x", "FP32", (-1, 3, -1, 8)), TensorSpec("n", "INT64", (-1,))))
@@ -26,8 +28,8 @@ def test_the_server_reads_what_the_client_writes() -> None:
 
 @pytest.mark.parametrize("binary", [True, False])
 def test_the_client_reads_what_the_server_writes(binary: bool) -> None:
-    outputs = [server_oip.Tensor("y", "FP32", (1, 2), np.array([0.5, 2.0], "<f4").tobytes())]
-    content, length = server_oip.encode("m", "1", server_oip.InferRequest(binary=binary), outputs)
+    outputs = [interface.Tensor("y", "FP32", (1, 2), np.array([0.5, 2.0], "<f4").tobytes())]
+    content, length = server_oip.encode("m", "1", InferRequest(binary=binary), outputs)
     headers = {} if length is None else {"inference-header-content-length": str(length)}
     assert decode(headers, content)["y"].tolist() == [[0.5, 2.0]]
 

@@ -15,17 +15,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
+from sponge_core.datatypes import NUMPY_TYPES
 from sponge_server.lanes.interface import DATATYPE_SIZE, Tensor
-from sponge_server.oip import (
-    NUMPY_TYPES,
-    InferRequest,
-    OipError,
-    OutputRequest,
-    decode,
-    encode,
-    pack_strings,
-    unpack_strings,
-)
+from sponge_server.oip import InferRequest, OipError, OutputRequest, pack_strings, unpack_strings
+from sponge_server.oip_json import decode, encode
 
 relaxed = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 """A busy machine is no failure."""
@@ -232,7 +225,7 @@ def binary_entry(datatype: str, shape: list[int], data: bytes) -> tuple[bytes, i
         ("BF16", [3], bytes(8), "needs 6 bytes"),
         ("BYTES", [1], b"\x05\0\0\0abc", "says 5 bytes, 3 are left"),
         ("BYTES", [1], b"\x05\0", "no room for its four-byte length"),
-        ("BYTES", [2], pack_strings([b"one"]), "holds 2 elements, the binary data 1"),
+        ("BYTES", [2], pack_strings([b"one"]), "holds 2 elements, the binary data has 1"),
     ],
 )
 def test_wrong_binary_data_is_refused(datatype: str, shape: list[int], data: bytes, message: str) -> None:

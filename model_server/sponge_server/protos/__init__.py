@@ -1,0 +1,1 @@
+"""The messages of the Open Inference Protocol over gRPC; `make protos` writes the module from `inference.proto`."""
