@@ -51,9 +51,15 @@ class Server:
         settings: ServerSettings,
         pool: LanePool,
         announce: Callable[[str], None],
+        control_token: str | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`announce` gets the one line that says where the server can be reached, once it is ready."""
+        """A server that has not started.
+
+        Args:
+            announce: gets the one line that says where the server can be reached, once it is ready.
+            control_token: bearer token of the control endpoints; None keeps them closed.
+        """
         self._settings = settings
         self._pool = pool
         self._announce = announce
@@ -62,7 +68,7 @@ class Server:
         self._metrics = Metrics()
         self._uploads = Uploads()
         self._plane = DataPlane(settings.model_name, self._status)
-        self._control = Control(self._status, self._metrics, settings.control_token)
+        self._control = Control(self._status, self._metrics, control_token)
         self._cores = Cores(settings.cores)
         self._stop = asyncio.Event()
         self._planner: Planner | None = None

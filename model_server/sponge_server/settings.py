@@ -1,97 +1,217 @@
-"""What a server is told once, at its start. Resolved by the command, passed down; nobody below reads the environment.
+"""What a server is told once, at its start: one field here is one option of `sponge serve`, everywhere.
 
-Knows nothing of how the values are used; refuses combinations that cannot work, with the option to change.
+A new setting is one entry in `ServerSettings`: its name gives the flag (`--drain-s`), the environment variable
+(`SPONGE_SERVE_DRAIN_S`) and the key in a configuration file (`drain-s`); `--help`, `--print-config` and every error
+message come from the same entry. A name that ends in `_s`, `_ms` or `_bytes` says its unit.
+
+Resolved by the command, passed down; nobody below reads the environment. Knows nothing of how the values are used;
+refuses combinations that cannot work, with the settings to change.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BeforeValidator, Field, model_validator
+from pydantic.config import JsonDict
+from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from sponge_core.errors import SpongeError
 from sponge_core.running import thread_budget
 
-__all__ = ["ServerSettings", "SettingsError", "milli", "sizes_milli"]
+__all__ = ["ContradictionError", "ServerSettings", "milli", "sizes_milli"]
+
+LONGEST_SLO_MS = 3_600_000
 
 
-class SettingsError(SpongeError):
-    """Options that contradict each other or lie out of range."""
+class ContradictionError(SpongeError):
+    """Settings that are fine one by one, but not together. `text` holds `{field}` for each of `values`."""
+
+    def __init__(self, text: str, **values: object) -> None:
+        super().__init__(text.format_map({name: f"{name.replace('_', '-')} {value}" for name, value in values.items()}))
+        self.text = text
+        self.values = values
 
 
-@dataclass(frozen=True, slots=True)
-class ServerSettings:
-    """All options of `sponge serve`. CPU in cores (fractions allowed), time in seconds, sizes in bytes.
+def _cores(value: object) -> object:
+    """CPU as Kubernetes writes it, `500m` or `0.5`; gives cores."""
+    try:
+        text = str(value)
+        cores = float(text[:-1]) / 1000 if text.endswith("m") else float(text)
+    except ValueError:
+        cores = math.nan
+    if not (math.isfinite(cores) and cores > 0):
+        raise ValueError("write a CPU size above 0, as 0.5 or 500m")
+    return cores
 
-    Attributes:
-        model_name: name in the URLs and metrics.
-        model_source: where the model comes from, e.g. `torchvision://resnet18?weights=DEFAULT`.
-        host: address that both ports listen on.
-        http_port: data port; 0 takes a free one.
-        control_port: metrics, health and control; 0 takes a free one.
-        slo_s: end-to-end objective of requests that name none.
-        slo_classes: named objectives, chosen by `x-sponge-slo-class`.
-        cores: quota to assume until the cgroup or the operator says otherwise; may lie outside of the plan's sizes,
-            as a boost for the start does.
-        min_cores: smallest size of the frontier.
-        max_cores: largest size of the frontier; the most that a plan may give, so also what admission counts on.
-        step_cores: distance between sizes of the frontier.
-        max_batch: largest batch, and the batch cap until the operator says otherwise.
-        profile: `auto`, the name of a shipped profile, or a file.
-        control_token: bearer token of the control endpoints; None keeps them closed.
-        resize_s: what the projection charges for a change of the quota.
-        drain_s: longest wait for accepted requests after SIGTERM.
-        warm_up_s: bound on the warm-up runs; what is left over is skipped.
-        profile_s: bound on measuring a profile at start.
-        max_body_bytes: larger bodies are refused with 413.
-        max_json_bytes: larger JSON parts are refused: parsing them would hold up every other request.
-        max_queue_bytes: bodies held at once, waiting or running; beyond it requests are shed.
-        max_lanes: bound on the lanes, each of which costs some tens of megabytes.
+
+def _bytes(value: object) -> object:
+    """A number of bytes, or of `Ki`, `Mi`, `Gi` as Kubernetes writes them."""
+    text = str(value)
+    factor = {"Ki": 1 << 10, "Mi": 1 << 20, "Gi": 1 << 30}.get(text[-2:])
+    digits = text if factor is None else text[:-2]
+    if not digits.isdecimal():
+        raise ValueError("write a size in bytes, as 65536 or 64Mi")
+    return int(digits) * (factor or 1)
+
+
+def _named(form: str) -> BeforeValidator:
+    """Words such as `gold=300`, in a list or with spaces between, become a mapping; a file may hold one itself."""
+
+    def check(value: object) -> object:
+        words = value.split() if isinstance(value, str) else value
+        if not isinstance(words, list | tuple):
+            return value
+        pairs: dict[str, str] = {}
+        for word in words:
+            name, separator, text = str(word).partition("=")
+            if not (name and separator and text):
+                raise ValueError(f"{word!r} is not of the form {form}")
+            if name in pairs:
+                raise ValueError(f"{name!r} is there twice: give each name once")
+            pairs[name] = text
+        return pairs
+
+    return BeforeValidator(check)
+
+
+Cores = Annotated[float, BeforeValidator(_cores)]
+Bytes = Annotated[int, BeforeValidator(_bytes), Field(ge=1)]
+Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Milliseconds = Annotated[float, Field(gt=0, le=LONGEST_SLO_MS, allow_inf_nan=False)]
+Port = Annotated[int, Field(ge=0, le=65535)]
+ModelName = Annotated[str, Field(pattern=r"^[^/\s]+$")]
+Level = Literal["debug", "info", "warning", "error"]
+
+
+def setting(group: str, text: str, default: Any = ..., *, form: str = "", shown: str = "", **more: Any) -> Any:
+    """One setting: where `--help` lists it and what it says.
+
+    Args:
+        group: heading in `--help` and in the documentation.
+        default: none makes it required.
+        form: how a value looks, where its type does not say it.
+        shown: what to show as the default where that depends on other settings.
+        more: what pydantic's Field takes.
     """
+    extra: JsonDict = {"group": group, "form": form, "shown": shown}
+    return Field(
+        **({} if "default_factory" in more else {"default": default}), description=text, json_schema_extra=extra, **more
+    )
 
-    model_name: str
-    model_source: str
-    host: str = "127.0.0.1"
-    http_port: int = 8080
-    control_port: int = 9090
-    slo_s: float = 1.0
-    slo_classes: Mapping[str, float] = field(default_factory=dict)
-    cores: float = 2.0
-    min_cores: float = 1.0
-    max_cores: float = 2.0
-    step_cores: float = 1.0
-    max_batch: int = 8
-    profile: str = "auto"
-    control_token: str | None = None
-    resize_s: float = 0.05
-    drain_s: float = 30.0
-    warm_up_s: float = 20.0
-    profile_s: float = 8.0
-    max_body_bytes: int = 64 << 20
-    max_json_bytes: int = 8 << 20
-    max_queue_bytes: int = 512 << 20
-    max_lanes: int = 16
 
-    def __post_init__(self) -> None:
-        if not self.model_name or "/" in self.model_name:
-            raise SettingsError(f"--model: the name {self.model_name!r} must not be empty or hold a slash")
-        for option, cores in (
-            ("--cores", self.cores),
-            ("--min-cores", self.min_cores),
-            ("--step-cores", self.step_cores),
-        ):
-            if not cores > 0:
-                raise SettingsError(f"{option} is {cores:g}: give more than 0")
+class ServerSettings(BaseSettings):
+    """All options of `sponge serve`. CPU in cores (fractions allowed), sizes in bytes."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="SPONGE_SERVE_", env_ignore_empty=True, extra="forbid", frozen=True, protected_namespaces=()
+    )
+
+    model: Annotated[dict[ModelName, str], NoDecode, _named("NAME=SOURCE")] = setting(
+        "Model", "Name in the URLs, and where the model comes from.", form="NAME=SOURCE", min_length=1
+    )
+    max_batch: int = setting("Model", "Largest batch, and the batch cap until the operator says otherwise.", 8, ge=1)
+    profile: str = setting(
+        "Model", "auto measures at start; or a shipped name, or a file.", "auto", form="auto|NAME|FILE"
+    )
+    profile_s: Seconds = setting("Model", "Bound on measuring a profile at start.", 8.0)
+    warm_up_s: Seconds = setting("Model", "Bound on the warm-up runs; what is left over is skipped.", 20.0)
+
+    host: str = setting("Addresses", "Address of all ports; 0.0.0.0 for every interface.", "127.0.0.1", form="ADDRESS")
+    http_port: Port = setting("Addresses", "Data port; 0 takes a free one.", 8080, form="PORT")
+    control_port: Port = setting("Addresses", "Metrics, health, control; 0 takes a free one.", 9090, form="PORT")
+    control_token_file: Path | None = setting(
+        "Addresses",
+        "File with the bearer token of the control endpoints; they stay closed without.",
+        None,
+        form="FILE",
+        shown="none",
+    )
+
+    slo_ms: Milliseconds = setting("Deadlines", "End-to-end objective of requests that name none.", 1000.0)
+    slo_class: Annotated[dict[str, Milliseconds], NoDecode, _named("NAME=MS")] = setting(
+        "Deadlines",
+        "A named objective, chosen by x-sponge-slo-class.",
+        form="NAME=MS",
+        shown="none",
+        default_factory=dict,
+    )
+
+    cores: Cores = setting("Size", "Quota to assume until the cgroup or the operator says otherwise.", 2.0)
+    step_cores: Cores = setting("Size", "Distance between sizes to plan with.", 1.0)
+    max_cores: Cores = setting(
+        "Size",
+        "Largest size to plan with; admission counts on it.",
+        shown="cores",
+        default_factory=lambda known: known["cores"],
+    )
+    min_cores: Cores = setting(
+        "Size",
+        "Smallest size to plan with.",
+        shown="least of the others",
+        default_factory=lambda known: min(known["cores"], known["step_cores"], known["max_cores"]),
+    )
+    max_lanes: int = setting("Size", "Bound on the lanes, each of which costs some tens of megabytes.", 16, ge=1)
+    resize_s: Seconds = setting("Size", "What the projection charges for a change of the quota.", 0.05)
+
+    max_body_bytes: Bytes = setting("Limits", "Larger bodies are refused with 413.", 64 << 20)
+    max_json_bytes: Bytes = setting(
+        "Limits", "Larger JSON parts are refused with 413: parsing them holds up all others.", 8 << 20
+    )
+    max_queue_bytes: Bytes = setting(
+        "Limits", "Bodies held at once, waiting or running; beyond it requests are shed with 503.", 512 << 20
+    )
+
+    drain_s: Seconds = setting("End", "Longest wait for accepted requests after SIGTERM.", 30.0)
+
+    log_level: Level = setting("Logs", "Least level of what is logged to stderr.", "info")
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],  # noqa: ARG003
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Values as given, and nothing else: the command reads environment and file, and remembers what came whence."""
+        return (init_settings,)
+
+    @model_validator(mode="after")
+    def _fit_together(self) -> ServerSettings:
+        if len(self.model) > 1:
+            raise ContradictionError(
+                "{model}: a server serves one model; start one for each", model=", ".join(self.model)
+            )
         if self.min_cores > self.max_cores:
-            raise SettingsError(f"--min-cores {self.min_cores:g} is above --max-cores {self.max_cores:g}: swap them")
-        if self.max_batch < 1:
-            raise SettingsError(f"--max-batch is {self.max_batch}: give at least 1")
-        for option, value in (
-            ("--slo-ms", self.slo_s),
-            *((f"--slo-class {n}", v) for n, v in self.slo_classes.items()),
-        ):
-            if not 0 < value <= 3600:
-                raise SettingsError(f"{option}: give more than 0 and at most 3,600,000 ms")
+            text = "{min_cores} is above {max_cores}: lower the one or raise the other"
+            raise ContradictionError(text, min_cores=f"{self.min_cores:g}", max_cores=f"{self.max_cores:g}")
+        if self.max_body_bytes > self.max_queue_bytes:
+            text = "{max_body_bytes} is above {max_queue_bytes}: such a body would never find room; raise the latter"
+            raise ContradictionError(text, max_body_bytes=self.max_body_bytes, max_queue_bytes=self.max_queue_bytes)
+        return self
+
+    @property
+    def model_name(self) -> str:
+        """Name in the URLs and metrics."""
+        return next(iter(self.model))
+
+    @property
+    def model_source(self) -> str:
+        """Where the model comes from, e.g. `torchvision://resnet18?weights=DEFAULT`."""
+        return self.model[self.model_name]
+
+    @property
+    def slo_s(self) -> float:
+        return self.slo_ms / 1000
+
+    @property
+    def slo_classes(self) -> dict[str, float]:
+        """Seconds of every named objective."""
+        return {name: limit_ms / 1000 for name, limit_ms in self.slo_class.items()}
 
     @property
     def candidates_milli(self) -> tuple[int, ...]:

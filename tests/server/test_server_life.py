@@ -267,10 +267,10 @@ def serve(*options: str) -> subprocess.CompletedProcess[str]:
         (["--model", "m=nowhere://x"], "nowhere://x"),
         (["--model", "digits"], "NAME=SOURCE"),
         (["--model", "m=digits://", "--profile", "nope"], "no profile 'nope'"),
-        (["--model", "m=digits://", "--control-token-file", "/nope"], "--control-token-file /nope"),
+        (["--model", "m=digits://", "--control-token-file", "/nope"], "control-token-file /nope"),
         (["--model", "m=digits://", "--cores", "fast"], "500m"),
-        (["--model", "m=digits://", "--slo-class", "gold"], "NAME=MILLISECONDS"),
-        (["--model", "m=digits://", "--min-cores", "3"], "--max-cores 2"),
+        (["--model", "m=digits://", "--slo-class", "gold"], "NAME=MS"),
+        (["--model", "m=digits://", "--min-cores", "3"], "max-cores 2"),
     ],
 )
 def test_a_bad_start_is_one_clear_line_and_exit_code_2(options: list[str], message: str) -> None:

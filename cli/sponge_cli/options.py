@@ -1,0 +1,254 @@
+"""Turns a settings model into a command's options, and flags, environment and a file into settings.
+
+Nothing here knows a single setting: whatever the model holds becomes a flag, a variable and a key. A value is checked
+once, by the model, wherever it came from, so that an error can name its source. Precedence: flag, environment, file,
+default.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import tomllib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Generic, TypeVar, get_args, get_origin
+from urllib.parse import urlsplit
+
+import click
+import yaml
+from pydantic import ValidationError
+from pydantic.fields import FieldInfo
+from pydantic_core import ErrorDetails
+from pydantic_settings import BaseSettings, EnvSettingsSource
+
+from sponge_core.errors import SpongeError
+
+__all__ = ["Resolved", "SettingsCommand", "SettingsError", "render", "resolve", "settings_options"]
+
+S = TypeVar("S", bound=BaseSettings)
+
+UNITS = {"_ms": "MS", "_s": "SECONDS", "_bytes": "BYTES", "cores": "CORES"}
+TYPES = {int: "NUMBER", float: "NUMBER", str: "TEXT", Path: "FILE"}
+
+FIXES = {
+    "int_parsing": "give a whole number",
+    "int_type": "give a whole number",
+    "int_from_float": "give a whole number",
+    "float_parsing": "give a number",
+    "float_type": "give a number",
+    "bool_parsing": "give true or false",
+    "bool_type": "give true or false",
+    "string_type": "give a text; put it in quotes",
+    "path_type": "give the path of a file",
+    "dict_type": "give NAME=VALUE, or a mapping in a file",
+    "finite_number": "give a finite number",
+    "greater_than": "give more than {gt}",
+    "greater_than_equal": "give at least {ge}",
+    "less_than": "give less than {lt}",
+    "less_than_equal": "give at most {le}",
+    "literal_error": "give one of {expected}",
+    "string_pattern_mismatch": "the name must be neither empty nor hold a slash or a space",
+    "too_short": "give at least {min_length}",
+}
+"""What to do about the kinds of errors that the validation knows, in our words."""
+
+
+class SettingsError(SpongeError):
+    """A value that does not do: names where it was set, and the fix."""
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved(Generic[S]):
+    """The settings in force, and for each field where its value was set, e.g. `--cores` or `default`."""
+
+    settings: S
+    sources: Mapping[str, str]
+
+
+class _Option(click.Option):
+    """An option made from a field. Its value stays text: the model checks it."""
+
+    def __init__(self, name: str, field: FieldInfo, variable: str) -> None:
+        flag = dashed(name)
+        toggle = field.annotation is bool
+        extra = _extra(field)
+        self.group = str(extra.get("group", "Options"))
+        shown = extra.get("shown") or _plain(field.default, name)
+        self.note = f"default: {shown}" if not field.is_required() else "required"
+        self.note += f"; env: {variable}"
+        super().__init__(
+            [f"--{flag}/--no-{flag}" if toggle else f"--{flag}", name],
+            default=None,
+            multiple=_is_multiple(field),
+            metavar=None if toggle else _metavar(name, field),
+            help=f"{field.description}{'  Repeat for more.' if _is_multiple(field) else ''}",
+            allow_from_autoenv=False,
+            type=bool if toggle else str,
+        )
+
+    def get_help_record(self, ctx: click.Context) -> tuple[str, str] | None:
+        record = super().get_help_record(ctx)
+        return None if record is None else (record[0], f"{record[1]}  [{self.note}]")
+
+
+class SettingsCommand(click.Command):
+    """A command whose help lists its options under the headings of the settings."""
+
+    def format_options(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        groups: dict[str, list[tuple[str, str]]] = {}
+        for parameter in self.get_params(ctx):
+            record = parameter.get_help_record(ctx)
+            if record is not None:
+                groups.setdefault(getattr(parameter, "group", "Other"), []).append(record)
+        for heading, records in groups.items():
+            with formatter.section(heading):
+                formatter.write_dl(records)
+
+
+def settings_options(model: type[BaseSettings]) -> list[click.Parameter]:
+    """One option a field, in the model's order."""
+    prefix = model.model_config["env_prefix"]
+    return [_Option(name, field, f"{prefix}{name.upper()}") for name, field in model.model_fields.items()]
+
+
+def resolve(model: type[S], flags: Mapping[str, Any], config: Path | None) -> Resolved[S]:
+    """Settings from flags (None and empty ones are not set), the environment and a file.
+
+    Raises:
+        SettingsError: a value, a key or the file does not do.
+    """
+    prefix = model.model_config["env_prefix"]
+    layers = (
+        ({key: value for key, value in flags.items() if value not in (None, ())}, lambda key: f"--{dashed(key)}"),
+        (EnvSettingsSource(model)(), lambda key: f"{prefix}{key.upper()}"),
+        ({} if config is None else _read(config, model), lambda key: f"{config}: {dashed(key)}"),
+    )
+    values: dict[str, Any] = {}
+    sources = dict.fromkeys(model.model_fields, "default")
+    for layer, where in reversed(layers):
+        for key, value in layer.items():
+            values[key], sources[key] = value, where(key)
+    try:
+        return Resolved(model(**values), sources)
+    except ValidationError as invalid:
+        raise _explained(invalid.errors(include_url=False), model, sources, config) from None
+    except SpongeError as error:
+        raise _explained_contradiction(error, sources) from None
+
+
+def render(resolved: Resolved[S]) -> str:
+    """The settings as a file that `resolve` reads, with a comment that says where each came from; secrets masked."""
+    lines = []
+    for name, value in resolved.settings.model_dump(mode="json").items():
+        lines.append((f"{dashed(name)}: {json.dumps(_masked(value))}", resolved.sources[name]))
+    width = max(len(line) for line, _ in lines if len(line) < 60)
+    return "\n".join(f"{line:<{width}}  # {source}" for line, source in lines)
+
+
+def dashed(name: str) -> str:
+    """A field's name as flags and files have it."""
+    return name.replace("_", "-")
+
+
+def _read(path: Path, model: type[BaseSettings]) -> dict[str, Any]:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise SettingsError(f"--config {path}: cannot be read: {error}") from None
+    try:
+        document = tomllib.loads(text) if path.suffix == ".toml" else yaml.safe_load(text)
+    except (tomllib.TOMLDecodeError, yaml.YAMLError) as error:
+        kind = "TOML" if path.suffix == ".toml" else "YAML"
+        raise SettingsError(f"{path}: this is no {kind}: {' '.join(str(error).split())}") from None
+    if document is None:
+        return {}
+    if not isinstance(document, dict):
+        raise SettingsError(f"{path}: write one 'key: value' a line, as in 'http-port: 8080'")
+    values = {}
+    for key, value in document.items():
+        name = str(key).replace("-", "_")
+        if name not in model.model_fields:
+            raise SettingsError(f"{path}: {key}: there is no such setting{_similar(str(key), model.model_fields)}")
+        if name in values:
+            raise SettingsError(f"{path}: {key}: is there twice, with dashes and with underscores: keep one")
+        values[name] = value
+    return values
+
+
+def _similar(key: str, names: Iterable[str]) -> str:
+    close = difflib.get_close_matches(dashed(key), [dashed(name) for name in names], n=1)
+    return f"; did you mean {close[0]}?" if close else "; see --help for all of them"
+
+
+def _explained(
+    errors: Sequence[ErrorDetails], model: type[BaseSettings], sources: Mapping[str, str], config: Path | None
+) -> SettingsError:
+    """The first of the errors that is one in itself, not a consequence of another."""
+    error = next(error for error in errors if error["type"] != "default_factory_not_called")
+    name = str(error["loc"][0])
+    if error["type"] == "missing":
+        prefix = model.model_config["env_prefix"]
+        metavar = _metavar(name, model.model_fields[name])
+        where = f"--config {config}" if config else "the file of --config"
+        return SettingsError(
+            f"--{dashed(name)} is missing: give --{dashed(name)} {metavar}, set {prefix}{name.upper()}, or write "
+            f"{dashed(name)} in {where}"
+        )
+    place = " ".join([sources[name], *(str(part) for part in error["loc"][1:] if part != "[key]")])
+    context = {key: _plain(value, "") for key, value in error.get("ctx", {}).items()}
+    fix = context["error"] if "error" in context else FIXES.get(error["type"], error["msg"]).format(**context)
+    if isinstance(error["input"], dict | list | tuple):
+        return SettingsError(f"{place}: {fix}")
+    return SettingsError(f"{place} is {_masked(error['input'])!r}: {fix}")
+
+
+def _explained_contradiction(error: SpongeError, sources: Mapping[str, str]) -> SpongeError:
+    text, values = getattr(error, "text", None), getattr(error, "values", {})
+    if text is None:
+        return error
+    where = {
+        name: f"{dashed(name) if sources[name] == 'default' else sources[name]} {value}"
+        for name, value in values.items()
+    }
+    return SettingsError(text.format_map(where))
+
+
+def _extra(field: FieldInfo) -> Mapping[str, Any]:
+    return field.json_schema_extra if isinstance(field.json_schema_extra, dict) else {}
+
+
+def _is_multiple(field: FieldInfo) -> bool:
+    return get_origin(field.annotation) in (dict, list, tuple)
+
+
+def _metavar(name: str, field: FieldInfo) -> str:
+    form = _extra(field).get("form")
+    if form:
+        return str(form)
+    for suffix, unit in UNITS.items():
+        if name.endswith(suffix):
+            return unit
+    choices = get_args(field.annotation)
+    if choices and all(isinstance(choice, str) for choice in choices):
+        return "|".join(choices)
+    return next((word for kind, word in TYPES.items() if kind in (field.annotation, *choices)), "VALUE")
+
+
+def _plain(value: object, name: str) -> str:
+    if name.endswith("_bytes") and isinstance(value, int) and value % (1 << 20) == 0:
+        return f"{value >> 20}Mi"
+    return str(int(value)) if isinstance(value, float) and value.is_integer() else str(value)
+
+
+def _masked(value: Any) -> Any:
+    """The value without the password of any address in it."""
+    if isinstance(value, dict):
+        return {key: _masked(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_masked(item) for item in value]
+    if isinstance(value, str) and "://" in value and "@" in value:
+        password = urlsplit(value.partition("=")[2] or value).password or urlsplit(value).password
+        return value.replace(f":{password}@", ":***@") if password else value
+    return value

@@ -1,0 +1,187 @@
+"""Settings of `sponge serve`: precedence, what is shown, and one clear line for whatever does not do."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import click
+import pytest
+import yaml
+from click.testing import CliRunner
+
+from sponge_cli.options import SettingsError, resolve
+from sponge_cli.serve import command
+from sponge_server.settings import ServerSettings
+
+MODEL = {"model": ("m=digits://",)}
+
+
+@pytest.fixture
+def file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
+    monkeypatch.chdir(tmp_path)
+
+    def write(text: str, name: str = "serve.yaml") -> Path:
+        Path(name).write_text(text)
+        return Path(name)
+
+    return write
+
+
+def settings(flags: dict[str, Any] | None = None, config: Path | None = None) -> ServerSettings:
+    return resolve(ServerSettings, MODEL | (flags or {}), config).settings
+
+
+def test_a_flag_beats_the_environment_which_beats_the_file_which_beats_the_default(
+    file: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = file("slo-ms: 1\nmax-batch: 1\nhttp_port: 1\n")
+    monkeypatch.setenv("SPONGE_SERVE_SLO_MS", "2")
+    monkeypatch.setenv("SPONGE_SERVE_MAX_BATCH", "2")
+    resolved = resolve(ServerSettings, MODEL | {"slo_ms": "3"}, config)
+    now = resolved.settings
+    assert (now.slo_ms, now.max_batch, now.http_port, now.control_port) == (3, 2, 1, 9090)
+    assert [resolved.sources[name] for name in ("slo_ms", "max_batch", "http_port", "control_port")] == [
+        "--slo-ms",
+        "SPONGE_SERVE_MAX_BATCH",
+        "serve.yaml: http-port",
+        "default",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("a.yaml", "model: {r: 'torchvision://resnet18?weights=none'}\nslo-class: {gold: 300}\ncores: 500m\n"),
+        ("a.yaml", "model: ['r=torchvision://resnet18?weights=none']\nslo-class: [gold=300]\ncores: 0.5\n"),
+        ("a.toml", "cores = '500m'\n[model]\nr = 'torchvision://resnet18?weights=none'\n[slo-class]\ngold = 300\n"),
+    ],
+)
+def test_a_file_is_yaml_or_toml(file: Callable[..., Path], name: str, text: str) -> None:
+    now = resolve(ServerSettings, {}, file(text, name)).settings
+    assert (now.model_name, now.model_source) == ("r", "torchvision://resnet18?weights=none")
+    assert (now.slo_classes, now.cores, now.max_cores, now.min_cores) == ({"gold": 0.3}, 0.5, 0.5, 0.5)
+
+
+def test_an_empty_variable_is_none_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SPONGE_SERVE_SLO_MS", "")
+    assert settings().slo_ms == 1000
+
+
+def test_words_of_a_variable_are_apart_by_spaces(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SPONGE_SERVE_SLO_CLASS", "gold=300 iron=5000")
+    assert settings().slo_classes == {"gold": 0.3, "iron": 5.0}
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"cores": "fast"}, "--cores is 'fast': write a CPU size above 0, as 0.5 or 500m"),
+        ({"cores": "0"}, "--cores is '0': write a CPU size above 0, as 0.5 or 500m"),
+        ({"http_port": "http"}, "--http-port is 'http': give a whole number"),
+        ({"http_port": "65536"}, "--http-port is '65536': give at most 65535"),
+        ({"max_batch": "0"}, "--max-batch is '0': give at least 1"),
+        ({"slo_ms": "nan"}, "--slo-ms is 'nan': give a finite number"),
+        ({"slo_class": ("gold=0",)}, "--slo-class gold is '0': give more than 0"),
+        ({"slo_class": ("gold",)}, "--slo-class: 'gold' is not of the form NAME=MS"),
+        ({"slo_class": ("a=1", "a=2")}, "--slo-class: 'a' is there twice: give each name once"),
+        ({"max_body_bytes": "64MB"}, "--max-body-bytes is '64MB': write a size in bytes, as 65536 or 64Mi"),
+        ({"drain_s": "-1"}, "--drain-s is '-1': give at least 0"),
+        ({"log_level": "loud"}, "--log-level is 'loud': give one of 'debug', 'info', 'warning' or 'error'"),
+        ({"model": ("a/b=x://",)}, "--model a/b is 'a/b': the name must be neither empty nor hold a slash or a space"),
+        ({"min_cores": "3"}, "--min-cores 3 is above max-cores 2: lower the one or raise the other"),
+        ({"max_queue_bytes": "1Mi"}, "max-body-bytes 67108864 is above --max-queue-bytes 1048576: such a body would"),
+    ],
+)
+def test_a_flag_that_does_not_do_is_named_with_the_fix(flags: dict[str, Any], message: str) -> None:
+    with pytest.raises(SettingsError) as refused:
+        settings(flags)
+    assert str(refused.value).startswith(message)
+
+
+def test_a_missing_model_says_the_three_ways_to_give_it() -> None:
+    with pytest.raises(SettingsError, match="--model NAME=SOURCE, set SPONGE_SERVE_MODEL, or write model in the file"):
+        resolve(ServerSettings, {}, None)
+
+
+def test_a_variable_that_does_not_do_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SPONGE_SERVE_HTTP_PORT", "tcp://10.0.0.1:80")
+    with pytest.raises(SettingsError, match=r"^SPONGE_SERVE_HTTP_PORT is 'tcp://10.0.0.1:80': give a whole number$"):
+        settings()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("htp-port: 1", "serve.yaml: htp-port: there is no such setting; did you mean http-port?"),
+        ("zzz: 1", "serve.yaml: zzz: there is no such setting; see --help for all of them"),
+        ("http-port: [1]", "serve.yaml: http-port: give a whole number"),
+        ("http-port: x", "serve.yaml: http-port is 'x': give a whole number"),
+        ("http-port: 1.5", "serve.yaml: http-port is 1.5: give a whole number"),
+        ("http-port: 1\nhttp_port: 2", "serve.yaml: http_port: is there twice"),
+        ("slo-class: 3", "serve.yaml: slo-class is 3: give NAME=VALUE, or a mapping in a file"),
+        ("slo-class: {gold: fast}", "serve.yaml: slo-class gold is 'fast': give a number"),
+        ("just words", "serve.yaml: write one 'key: value' a line"),
+        ("a: [", "serve.yaml: this is no YAML: "),
+        ("min-cores: 3", "serve.yaml: min-cores 3 is above max-cores 2"),
+    ],
+)
+def test_a_file_that_does_not_do_is_named_with_its_key(file: Callable[..., Path], text: str, message: str) -> None:
+    with pytest.raises(SettingsError) as refused:
+        settings(config=file(text))
+    assert str(refused.value).startswith(message)
+    assert "\n" not in str(refused.value)
+
+
+def test_toml_is_told_by_its_name_and_a_missing_file_by_its_path(file: Callable[..., Path]) -> None:
+    with pytest.raises(SettingsError, match=r"^a.toml: this is no TOML: "):
+        settings(config=file("a: 1", "a.toml"))
+    with pytest.raises(SettingsError, match=r"^--config nowhere.yaml: cannot be read: "):
+        settings(config=Path("nowhere.yaml"))
+
+
+def test_the_shown_configuration_is_a_file_that_gives_the_same_settings(
+    file: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SPONGE_SERVE_DRAIN_S", "7")
+    shown = CliRunner().invoke(command, ["--model", "m=digits://", "--cores", "1500m", "--print-config"])
+    assert shown.exit_code == 0
+    lines = dict(line.split("  # ") for line in shown.output.splitlines())
+    sources = {line.split(":")[0]: source for line, source in lines.items()}
+    assert (sources["cores"], sources["drain-s"], sources["slo-ms"]) == ("--cores", "SPONGE_SERVE_DRAIN_S", "default")
+    assert sources.keys() == {name.replace("_", "-") for name in ServerSettings.model_fields}
+    monkeypatch.delenv("SPONGE_SERVE_DRAIN_S")
+    again = resolve(ServerSettings, {}, file(shown.output)).settings
+    assert again == settings({"cores": "1500m", "drain_s": "7"})
+
+
+def test_passwords_are_not_shown() -> None:
+    address = "m=https://user:secret@example.org/m.pt2"
+    shown = CliRunner().invoke(command, ["--model", address, "--print-config"])
+    assert yaml.safe_load(shown.output)["model"] == {"m": "https://user:***@example.org/m.pt2"}
+
+
+def test_the_help_lists_every_setting_with_default_and_variable() -> None:
+    context = click.Context(command, info_name="serve", max_content_width=400, terminal_width=400)
+    text = command.get_help(context)
+    for name, field in ServerSettings.model_fields.items():
+        described = re.search(rf"--{name.replace('_', '-')} .*?\[(.*?); env: (\w+)]", text, re.DOTALL)
+        assert described is not None
+        assert described[2] == f"SPONGE_SERVE_{name.upper()}"
+        assert described[1].startswith("required" if field.is_required() else "default: ")
+    assert "default: 64Mi" in text
+
+
+def test_a_wrong_setting_is_one_line_and_exit_code_2() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "sponge_cli.main", "serve", "--model", "m=digits://", "--http-port", "x"],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert (done.returncode, done.stderr) == (2, "sponge: --http-port is 'x': give a whole number\n")
