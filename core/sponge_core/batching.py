@@ -5,10 +5,14 @@ Kubernetes, and never reads a clock: the server calls it with the loop's time, a
 
 `plan_step` is the rule itself on bare deadlines; `decide` dresses it with requests for the server, and the planner's
 projection replays it thousands of times a second without building any.
+
+A server may hold several models. One EDF order goes over all of them and they share cores and lanes; a batch holds
+requests of one model. Deadlines come as one ascending list per model, so that a batch is a slice of its model's list.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
@@ -25,7 +29,7 @@ class Limits:
     """What bounds a decision.
 
     Attributes:
-        batch_cap: largest batch, >= 1 (the planner's b, never above what the model takes).
+        batch_cap: largest batch of any model, >= 1 (the planner's b); a model may take less.
         lanes: lanes that exist and are healthy, >= 1: at most so many batches run at once.
         max_cores: the most cores that the plan may still give; a request is shed only if it is hopeless on these.
     """
@@ -39,7 +43,7 @@ class Limits:
 class Launch:
     """One batch to start now."""
 
-    requests: tuple[Request, ...]  # earliest deadline first
+    requests: tuple[Request, ...]  # of one model, earliest deadline first
     threads: int  # k of this batch; the sum over running batches stays within the thread budget
     work_s: float  # predicted seconds at full speed
 
@@ -65,8 +69,9 @@ class Decision:
 
 
 class StepLaunch(NamedTuple):
-    """`batch` deadlines from index `first` start as one batch."""
+    """`batch` deadlines of `model` from index `first` of its list start as one batch."""
 
+    model: int
     first: int
     batch: int
     threads: int
@@ -74,10 +79,10 @@ class StepLaunch(NamedTuple):
 
 
 class Step(NamedTuple):
-    """`plan_step`'s answer, by index into its deadlines."""
+    """`plan_step`'s answer, by index into each model's deadlines."""
 
-    launches: list[StepLaunch]
-    lost: int  # the first `lost` deadlines cannot be met any more
+    launches: list[StepLaunch]  # of one model: ascending in `first`
+    lost: list[int]  # by model: so many of the first deadlines cannot be met any more
     wake_at: float | None
 
 
@@ -88,7 +93,12 @@ def fastest_s(model: LatencyModel, cores: float) -> float:
 
 
 def decide(
-    now: float, queue: EdfQueue, running: Sequence[Running], cores: float, model: LatencyModel, limits: Limits
+    now: float,
+    queue: EdfQueue,
+    running: Sequence[Running],
+    cores: float,
+    models: Sequence[LatencyModel],
+    limits: Limits,
 ) -> Decision:
     """Launches, sheds or waits, under moldable EDF. The queue is read, not changed.
 
@@ -96,32 +106,32 @@ def decide(
         now: seconds on the caller's clock; deadlines in `queue` and `running` are on the same one.
         running: the batches that run now, with their work left.
         cores: the quota in force, > 0, may be a fraction.
+        models: by `Request.model`.
     """
     if not len(queue):
         return Decision((), (), None)
-    requests = list(queue)
-    fastest = fastest_s(model, limits.max_cores)
-    step = plan_step(now, [r.deadline for r in requests], running, cores, model, limits, fastest)
-    return Decision(
-        tuple(
-            Launch(tuple(requests[launch.first : launch.first + launch.batch]), launch.threads, launch.work_s)
-            for launch in step.launches
-        ),
-        tuple(Shed(r, "hopeless" if r.deadline - r.arrival < fastest else "expired") for r in requests[: step.lost]),
-        step.wake_at,
-    )
+    fastest = [fastest_s(model, limits.max_cores) for model in models]
+    step = plan_step(now, queue.deadlines, running, cores, models, limits, fastest)
+    launches = [
+        Launch(tuple(queue.waiting(launch.model, launch.first, launch.batch)), launch.threads, launch.work_s)
+        for launch in step.launches
+    ]
+    lost = [request for model, count in enumerate(step.lost) for request in queue.waiting(model, 0, count)]
+    lost.sort(key=lambda request: (request.deadline, request.id))
+    sheds = [Shed(r, "hopeless" if r.deadline - r.arrival < fastest[r.model] else "expired") for r in lost]
+    return Decision(tuple(launches), tuple(sheds), step.wake_at)
 
 
 def plan_step(
     now: float,
-    deadlines: Sequence[float],
+    waiting: Sequence[Sequence[float]],
     running: Sequence[Running],
     cores: float,
-    model: LatencyModel,
+    models: Sequence[LatencyModel],
     limits: Limits,
-    fastest: float,
+    fastest: Sequence[float],
 ) -> Step:
-    """The dispatch rule on ascending `deadlines`.
+    """The dispatch rule on the deadlines that wait: by model, each list ascending.
 
     1. What cannot finish even alone on the most cores (`fastest` seconds, see `fastest_s`) is lost.
     2. For the earliest surviving deadline, of all (b, k) that fit the free threads and end in time, the one with the
@@ -132,44 +142,49 @@ def plan_step(
     4. If none fits at these cores at all, it waits for the plan to grow, and later requests pass it.
     """
     launches: list[StepLaunch] = []
-    total = len(deadlines)
-    first_alive = 0
-    while first_alive < total and deadlines[first_alive] < now + fastest:
-        first_alive += 1
-    if first_alive == total:
-        return Step(launches, first_alive, None)
-
+    lost = [bisect_left(line, now + fastest[model]) for model, line in enumerate(waiting)]
     active = list(running)
     used = sum(batch.threads for batch in active)
     budget = thread_budget(cores)
     free, lanes = budget - used, limits.lanes - len(active)
     spare: int | None = None  # once threads are held: those free then that the held request does not need
-    first_waiting: int | None = None
-    index = first_alive
-    while index < total and free > 0 and lanes > 0:
-        slack = deadlines[index] - now
-        most = min(total - index, limits.batch_cap)
-        choice = _cheapest(slack, most, free if spare is None else min(free, spare), used, active, now, cores, model)
+    wake_at = float("inf")
+    heads = lost.copy()
+    while free > 0 and lanes > 0 and (model := _earliest(waiting, heads)) is not None:
+        line, first, latency = waiting[model], heads[model], models[model]
+        slack = line[first] - now
+        most = min(len(line) - first, limits.batch_cap, latency.max_batch)
+        choice = _cheapest(slack, most, free if spare is None else min(free, spare), used, active, now, cores, latency)
         if choice is not None:
-            launches.append(StepLaunch(index, choice.batch, choice.threads, choice.work_s))
-            active.append(Running(choice.threads, choice.work_s, deadlines[index]))
+            launches.append(StepLaunch(model, first, choice.batch, choice.threads, choice.work_s))
+            active.append(Running(choice.threads, choice.work_s, line[first]))
             used += choice.threads
             free -= choice.threads
             lanes -= 1
             if spare is not None:
                 spare -= choice.threads
-            index += choice.batch
+            heads[model] += choice.batch
             continue
-        if first_waiting is None:
-            first_waiting = index
+        wake_at = min(wake_at, line[first] - fastest[model])
         if spare is None:
-            spare = _spare_beside(slack, active, budget, cores, model)
-        index += 1
-    if first_waiting is None and index < total:
-        first_waiting = index
+            spare = _spare_beside(slack, active, budget, cores, latency)
+        heads[model] += 1
     # Nothing but time can change the fate of a waiting request between events: look again when it is lost.
-    wake_at = None if first_waiting is None else deadlines[first_waiting] - fastest + 1e-6
-    return Step(launches, first_alive, wake_at)
+    for model, line in enumerate(waiting):
+        if heads[model] < len(line):
+            wake_at = min(wake_at, line[heads[model]] - fastest[model])
+    return Step(launches, lost, None if wake_at == float("inf") else wake_at + 1e-6)
+
+
+def _earliest(waiting: Sequence[Sequence[float]], heads: Sequence[int]) -> int | None:
+    """The model whose next deadline is the earliest, the first one on ties; None when every list is at its end."""
+    if len(waiting) == 1:
+        return 0 if heads[0] < len(waiting[0]) else None
+    earliest, found = float("inf"), None
+    for model, line in enumerate(waiting):
+        if heads[model] < len(line) and line[heads[model]] < earliest:
+            earliest, found = line[heads[model]], model
+    return found
 
 
 class _Choice(NamedTuple):

@@ -18,10 +18,11 @@ GOLDEN = (math.sqrt(5.0) - 1.0) / 2.0
 
 @dataclass(frozen=True, slots=True, order=True)
 class Arrival:
-    """A request to come: when it can be queued, and when its answer is due."""
+    """A request to come: when it can be queued, when its answer is due, and of which model it is."""
 
     at: float
     deadline: float
+    model: int = 0
 
 
 class Forecaster:
@@ -35,14 +36,14 @@ class Forecaster:
         self._window_s = window_s
         self._recent_s = recent_s
         self._sigmas = sigmas
-        self._seen: deque[tuple[float, float]] = deque()
+        self._seen: deque[tuple[float, float, int]] = deque()
         self._started: float | None = None
 
-    def observe(self, now: float, remaining_slo_s: float) -> None:
-        """A request arrived at `now` with so much of its SLO left (<= 0: lost on the way)."""
+    def observe(self, now: float, remaining_slo_s: float, model: int = 0) -> None:
+        """A request for `model` arrived at `now` with so much of its SLO left (<= 0: lost on the way)."""
         if self._started is None:
             self._started = now
-        self._seen.append((now, remaining_slo_s))
+        self._seen.append((now, remaining_slo_s, model))
         self._forget(now)
 
     def rate(self, now: float) -> float:
@@ -53,7 +54,7 @@ class Forecaster:
         lived = max(now - self._started, 0.25)
         mean = len(self._seen) / min(self._window_s, lived)
         span = min(self._recent_s, lived)
-        recent = sum(1 for at, _ in self._seen if at > now - span) / span
+        recent = sum(1 for at, _, _ in self._seen if at > now - span) / span
         # A rise counts at once, but only by what exceeds its own standard error; arrivals in bursts make that larger.
         return max(mean, recent - math.sqrt(recent * self._dispersion(now) / span))
 
@@ -61,14 +62,14 @@ class Forecaster:
         """Variance over mean of the counts in short bins: 1 for Poisson arrivals, more for bursts; at least 1."""
         bins = round(min(self._window_s, max(now - (self._started or now), BIN_S)) / BIN_S)
         counts = [0] * bins
-        for at, _ in self._seen:
+        for at, _, _ in self._seen:
             counts[min(bins - 1, int((now - at) / BIN_S))] += 1
         mean = len(self._seen) / bins
         return max(1.0, sum((count - mean) ** 2 for count in counts) / bins / mean)
 
     def remaining_quantiles(self, now: float, at: tuple[float, ...]) -> list[float]:
         """Quantiles in 0..1 of the remaining SLO on arrival over the recent window; empty when nothing arrived."""
-        values = self._recent(now)
+        values = sorted(left for _, left in self._recent(now))
         return [values[min(len(values) - 1, int(q * len(values)))] for q in at] if values else []
 
     def forecast(self, now: float, horizon_s: float) -> list[Arrival]:
@@ -83,13 +84,15 @@ class Forecaster:
             # A golden-ratio walk visits the quantiles evenly in every stretch of arrivals: no tight cluster by chance.
             quantile = ((i + 0.5) * GOLDEN) % 1.0
             at = now + (i + 0.5) * horizon_s / count
-            arrivals.append(Arrival(at, at + values[int(quantile * len(values))]))
+            model, left = values[int(quantile * len(values))]
+            arrivals.append(Arrival(at, at + left, model))
         return arrivals
 
-    def _recent(self, now: float) -> list[float]:
+    def _recent(self, now: float) -> list[tuple[int, float]]:
+        """(model, remaining SLO) of what arrived lately, sorted: the walk over it keeps the models' shares too."""
         self._forget(now)
-        recent = [left for at, left in self._seen if at > now - self._recent_s and left > 0]
-        return sorted(recent or [left for _, left in self._seen if left > 0])
+        recent = [(model, left) for at, left, model in self._seen if at > now - self._recent_s and left > 0]
+        return sorted(recent or [(model, left) for _, left, model in self._seen if left > 0])
 
     def _forget(self, now: float) -> None:
         while self._seen and self._seen[0][0] <= now - self._window_s:

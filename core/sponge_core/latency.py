@@ -6,6 +6,7 @@ job, correcting it online the server's (through `scaled`).
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass, replace
 
 __all__ = ["LatencyModel"]
@@ -21,7 +22,8 @@ class LatencyModel:
 
     gamma is the parallel part per item, delta the serial part per item, epsilon and eta the fixed parallel and serial
     parts. `interference` is the fraction by which each further running lane slows a lane (0.02 = 2 %);
-    `error` the relative error to allow for (a quantile of measured / predicted - 1).
+    `error` the relative error to allow for (a quantile of measured / predicted - 1); `max_batch` the largest batch that
+    the model takes.
     """
 
     gamma: float
@@ -30,6 +32,7 @@ class LatencyModel:
     eta: float
     interference: float = 0.0
     error: float = 0.0
+    max_batch: int = sys.maxsize
 
     def latency(self, batch: int, threads: int) -> float:
         """Seconds for a batch of `batch` >= 1 on `threads` >= 1 dedicated threads with no other lane running."""

@@ -130,7 +130,7 @@ class Server:
 
     def _assemble(self, prepared: Prepared) -> tuple[Engine, Heartbeat]:
         settings, metrics, clock, max_batch = self._settings, self._metrics, self._clock, prepared.max_batch
-        scheduler = Scheduler(prepared.profile, self._cores.in_force, max_batch, settings.max_cores, clock())
+        scheduler = Scheduler([prepared.profile], self._cores.in_force, max_batch, settings.max_cores, clock())
         planner = Planner(
             scheduler,
             self._uploads,

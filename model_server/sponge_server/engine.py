@@ -282,7 +282,7 @@ class Engine:
         now = self._clock()
         event(log, "lane.lost", logging.WARNING, rows=len(rows), threads=batch.threads, cause=error)
         self.books.lane_lost()
-        fastest_s = self.scheduler.model.latency(1, self.scheduler.budget)
+        fastest_s = self.scheduler.models[batch.model].latency(1, self.scheduler.budget)
         for request, row in zip(batch.requests, rows, strict=True):
             job = row[0]
             if job not in self._jobs:

@@ -112,7 +112,7 @@ class Planner:
         began = time.thread_time()
         situation = Situation(
             now=now,
-            queued=[request.deadline for request in scheduler.queue],
+            queued=scheduler.queue.deadlines,
             running=running,
             arrivals=self.coming(now),
             cores=scheduler.cores,
@@ -120,11 +120,11 @@ class Planner:
             overhead=scheduler.overhead,
         )
         limits = scheduler.limits(max(1, self._lanes()), self._max_batch)
-        found = project_frontier(situation, self._sizes, scheduler.model, limits)
+        found = project_frontier(situation, self._sizes, scheduler.models, limits)
         self.frontier, self.urgent = list(found.points), found.urgent
         if round(scheduler.cores * 1000) not in self._sizes:
             # A parked server, or one between two sizes: the frontier does not hold what would happen if it stayed so.
-            misses = project(situation, scheduler.cores, scheduler.model, limits).misses
+            misses = project(situation, scheduler.cores, scheduler.models, limits).misses
             self.urgent = any(p.misses < misses for p in self.frontier if p.cores_milli > scheduler.cores * 1000)
         self._cost_s = time.thread_time() - began
         self._metrics.projection.observe(self._cost_s)

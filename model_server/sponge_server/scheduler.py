@@ -6,6 +6,7 @@ books what that decides, and keeps the account that the next decision needs. Kno
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sponge_core.batching import Limits, Shed, decide
@@ -29,6 +30,10 @@ class Batch:
     speed: float
     started: float
 
+    @property
+    def model(self) -> int:
+        return self.requests[0].model
+
 
 @dataclass(frozen=True, slots=True)
 class Turn:
@@ -50,15 +55,17 @@ class _Account:
 
 
 class Scheduler:
-    """Books of one model on one server."""
+    """Books of one server. Its models are known by their index; they share one order of requests, cores and lanes."""
 
-    def __init__(self, profile: LatencyModel, cores: float, batch_cap: int, max_cores: float, now: float) -> None:
+    def __init__(
+        self, profiles: Sequence[LatencyModel], cores: float, batch_cap: int, max_cores: float, now: float
+    ) -> None:
         self._queue = EdfQueue()
         self._running = RunningSet(cores, now)
         self._accounts: dict[int, _Account] = {}
-        self._correction = Correction()
-        self._profile = profile
-        self._model = profile
+        self._corrections = [Correction() for _ in profiles]
+        self._profiles = tuple(profiles)
+        self._models = list(profiles)
         self._batch_cap = batch_cap
         self._max_cores = max_cores
         self._cores = cores
@@ -99,13 +106,14 @@ class Scheduler:
         return self._batch_cap
 
     @property
-    def model(self) -> LatencyModel:
-        """The profile, corrected by what was measured since."""
-        return self._model
+    def models(self) -> Sequence[LatencyModel]:
+        """The profiles, corrected by what was measured since."""
+        return self._models
 
     @property
-    def ratio(self) -> float:
-        return self._correction.ratio
+    def ratios(self) -> list[float]:
+        """By model: measured over predicted work, smoothed."""
+        return [correction.ratio for correction in self._corrections]
 
     def limits(self, lanes: int, batch_cap: int | None = None) -> Limits:
         """Bounds of a decision with so many lanes, under the batch cap in force unless another is given."""
@@ -146,7 +154,7 @@ class Scheduler:
         if lanes == 0:
             return self._without_lanes(now)
         limits = Limits(self._batch_cap, lanes, self._net(self._max_cores))
-        decision = decide(now, self._queue, self._running.snapshot(now), self._running.cores, self._model, limits)
+        decision = decide(now, self._queue, self._running.snapshot(now), self._running.cores, self._models, limits)
         for shed in decision.sheds:
             self._queue.discard(shed.request.id)
         batches = []
@@ -167,8 +175,9 @@ class Scheduler:
         measured_s = self._work_clock - account.work_clock
         if account.shared and account.batch.threads == 1:
             measured_s = cpu_s
-        ratio = self._correction.observe(account.profile_s, measured_s)
-        self._model = self._profile.scaled(self._correction.ratio)
+        model = account.batch.model
+        ratio = self._corrections[model].observe(account.profile_s, measured_s)
+        self._models[model] = self._profiles[model].scaled(self._corrections[model].ratio)
         return ratio
 
     def abandon(self, key: int, now: float) -> None:
@@ -181,7 +190,7 @@ class Scheduler:
         self._running.start(self._next_key, threads, work_s, requests[0].deadline, now)
         speed = speed_of(self._running.cores, self._running.threads)
         batch = Batch(self._next_key, requests, threads, work_s, speed, now)
-        self._accounts[batch.key] = _Account(batch, work_s / self._correction.ratio, self._work_clock)
+        self._accounts[batch.key] = _Account(batch, work_s / self._corrections[batch.model].ratio, self._work_clock)
         self._mark_shared()
         return batch
 

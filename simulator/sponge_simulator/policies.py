@@ -47,19 +47,19 @@ class SpongePolicy:
     def plan(self, view: View) -> Size:
         situation = Situation(
             view.now,
-            [r.deadline for r in view.queue],
+            view.queue.deadlines,
             view.running,
             self._forecaster.forecast(view.now, self._horizon_s),
             view.size.cores,
             self._resize_s,
         )
-        frontier = project_frontier(situation, self._sizes, self._model, self._limits(self._max_batch))
+        frontier = project_frontier(situation, self._sizes, [self._model], self._limits(self._max_batch))
         plan = self._decider.decide(view.now, round(view.size.cores * 1000), frontier.points)
         return Size(plan.cores_milli / 1000, plan.batch_cap)
 
     def dispatch(self, view: View) -> Decision:
         return decide(
-            view.now, view.queue, view.running, view.size.cores, self._model, self._limits(view.size.batch_cap)
+            view.now, view.queue, view.running, view.size.cores, [self._model], self._limits(view.size.batch_cap)
         )
 
 

@@ -25,41 +25,41 @@ def launched(decision: Decision) -> list[tuple[list[int], int]]:
 
 
 def test_an_empty_queue_waits_for_nothing() -> None:
-    assert decide(0.0, queue(), (), 4.0, MODEL, LIMITS) == Decision((), (), None)
+    assert decide(0.0, queue(), (), 4.0, [MODEL], LIMITS) == Decision((), (), None)
 
 
 def test_loose_deadlines_share_one_thread_in_one_batch() -> None:
-    assert launched(decide(0.0, queue(2.0, 2.0, 2.0), (), 4.0, MODEL, LIMITS)) == [([0, 1, 2], 1)]
+    assert launched(decide(0.0, queue(2.0, 2.0, 2.0), (), 4.0, [MODEL], LIMITS)) == [([0, 1, 2], 1)]
 
 
 def test_a_tight_deadline_buys_threads() -> None:
     # l(1,1) = 110 ms, l(1,2) = 70 ms: only two threads or more meet 80 ms, and two are the cheapest.
-    assert launched(decide(0.0, queue(0.08), (), 4.0, MODEL, LIMITS)) == [([0], 2)]
+    assert launched(decide(0.0, queue(0.08), (), 4.0, [MODEL], LIMITS)) == [([0], 2)]
 
 
 def test_the_batch_is_as_large_as_the_head_allows_and_the_rest_runs_beside_it() -> None:
     # 220 ms hold l(2,1) = 210 ms but not l(3,1) = 310 ms. l(3,2) = 190 ms costs 127 core-ms a request against 105.
-    decision = decide(0.0, queue(0.22, 0.5, 0.6, 0.7), (), 4.0, MODEL, LIMITS)
+    decision = decide(0.0, queue(0.22, 0.5, 0.6, 0.7), (), 4.0, [MODEL], LIMITS)
     assert launched(decision) == [([0, 1], 1), ([2, 3], 1)]
 
 
 def test_the_cap_and_the_lanes_bound_the_launches() -> None:
-    assert launched(decide(0.0, queue(*[9.0] * 5), (), 4.0, MODEL, Limits(2, 2, 4.0))) == [([0, 1], 1), ([2, 3], 1)]
+    assert launched(decide(0.0, queue(*[9.0] * 5), (), 4.0, [MODEL], Limits(2, 2, 4.0))) == [([0, 1], 1), ([2, 3], 1)]
 
 
 def test_what_is_hopeless_on_the_most_cores_is_shed_at_once_and_the_rest_served() -> None:
-    decision = decide(0.0, queue(0.04, 1.0), (), 1.0, MODEL, LIMITS)
+    decision = decide(0.0, queue(0.04, 1.0), (), 1.0, [MODEL], LIMITS)
     assert [(s.request.id, s.reason) for s in decision.sheds] == [(0, "hopeless")]
     assert launched(decision) == [([1], 1)]
 
 
 def test_a_request_lost_while_it_waited_is_expired() -> None:
-    decision = decide(0.97, queue(1.0), (), 4.0, MODEL, LIMITS)
+    decision = decide(0.97, queue(1.0), (), 4.0, [MODEL], LIMITS)
     assert [(s.request.id, s.reason) for s in decision.sheds] == [(0, "expired")]
 
 
 def test_a_request_that_only_a_larger_size_could_meet_waits_and_is_passed() -> None:
-    decision = decide(0.0, queue(0.08, 1.0), (), 1.0, MODEL, LIMITS)
+    decision = decide(0.0, queue(0.08, 1.0), (), 1.0, [MODEL], LIMITS)
     assert not decision.sheds
     assert launched(decision) == [([1], 1)]
     assert decision.wake_at == pytest.approx(0.08 - fastest_s(MODEL, 4.0), abs=1e-5)
@@ -68,21 +68,47 @@ def test_a_request_that_only_a_larger_size_could_meet_waits_and_is_passed() -> N
 def test_threads_are_held_for_a_tight_head() -> None:
     # Two threads; one is busy for 30 ms. The head needs both (l(1,2) = 70 ms) and is in time if it starts then.
     busy = (Running(threads=1, left_s=0.03, deadline=9.0),)
-    assert launched(decide(0.0, queue(0.105, 5.0), busy, 2.0, MODEL, LIMITS)) == []
+    assert launched(decide(0.0, queue(0.105, 5.0), busy, 2.0, [MODEL], LIMITS)) == []
 
 
 def test_later_requests_backfill_what_the_held_one_leaves() -> None:
     # Four threads, one free; in 30 ms all are, and the head will need two of them.
     busy = (Running(threads=3, left_s=0.03, deadline=9.0),)
-    assert launched(decide(0.0, queue(0.105, 5.0), busy, 4.0, MODEL, LIMITS)) == [([1], 1)]
+    assert launched(decide(0.0, queue(0.105, 5.0), busy, 4.0, [MODEL], LIMITS)) == [([1], 1)]
 
 
 def test_a_fractional_quota_does_not_let_a_second_batch_break_the_first() -> None:
     # 1.5 cores: a second thread slows the first to 3/4. It has 100 ms left and 110 ms of room: 133 ms would be late.
     busy = (Running(threads=1, left_s=0.1, deadline=0.11),)
-    assert launched(decide(0.0, queue(5.0), busy, 1.5, MODEL, LIMITS)) == []
+    assert launched(decide(0.0, queue(5.0), busy, 1.5, [MODEL], LIMITS)) == []
     loose = (Running(threads=1, left_s=0.1, deadline=0.5),)
-    assert launched(decide(0.0, queue(5.0), loose, 1.5, MODEL, LIMITS)) == [([0], 1)]
+    assert launched(decide(0.0, queue(5.0), loose, 1.5, [MODEL], LIMITS)) == [([0], 1)]
+
+
+# Half the work of the first model, and no more than two at once.
+SMALL = LatencyModel(gamma=0.04, delta=0.01, epsilon=0.0, eta=0.005, max_batch=2)
+
+
+def mixed(*requests: tuple[float, int]) -> EdfQueue:
+    return EdfQueue(Request(i, 0.0, deadline, model=model) for i, (deadline, model) in enumerate(requests))
+
+
+def test_a_batch_holds_requests_of_its_head_s_model_and_the_others_keep_their_place() -> None:
+    waiting = mixed((2.0, 0), (2.1, 1), (2.2, 0), (2.3, 1), (2.4, 1))
+    assert launched(decide(0.0, waiting, (), 4.0, [MODEL, SMALL], LIMITS)) == [([0, 2], 1), ([1, 3], 1), ([4], 1)]
+
+
+def test_the_earliest_deadline_of_all_models_comes_first() -> None:
+    one_lane = Limits(8, 1, 4.0)
+    assert launched(decide(0.0, mixed((2.0, 0), (1.0, 1)), (), 4.0, [MODEL, SMALL], one_lane)) == [([1], 1)]
+    assert launched(decide(0.0, mixed((0.5, 0), (1.0, 1)), (), 4.0, [MODEL, SMALL], one_lane)) == [([0], 1)]
+
+
+def test_each_model_is_hopeless_by_its_own_latency() -> None:
+    # On one thread the first model takes 110 ms, the second 55 ms.
+    decision = decide(0.0, mixed((0.06, 1), (0.06, 0), (0.05, 1)), (), 1.0, [MODEL, SMALL], Limits(8, 8, 1.0))
+    assert [s.request.id for s in decision.sheds] == [2, 1]
+    assert launched(decision) == [([0], 1)]
 
 
 deadline_lists = st.lists(st.floats(0.0, 3.0), max_size=25)
@@ -94,6 +120,7 @@ model_values = st.builds(
     eta=st.floats(0.0, 0.05),
     interference=st.floats(0, 0.1),
     error=st.floats(0, 0.3),
+    max_batch=st.integers(1, 9),
 )
 running_lists = st.lists(
     st.builds(Running, threads=st.integers(1, 3), left_s=st.floats(0, 0.5), deadline=st.floats(0, 2)), max_size=3
@@ -101,28 +128,28 @@ running_lists = st.lists(
 
 
 @given(
-    deadline_lists,
+    st.lists(st.tuples(st.floats(0.0, 3.0), st.integers(0, 2)), max_size=25),
     running_lists,
     st.floats(0.1, 8),
     st.floats(0, 8),
-    model_values,
+    st.lists(model_values, min_size=3, max_size=3),
     st.integers(1, 8),
     st.integers(1, 8),
 )
 def test_invariants(
-    deadlines: list[float],
+    requests: list[tuple[float, int]],
     running: list[Running],
     cores: float,
     more: float,
-    model: LatencyModel,
+    models: list[LatencyModel],
     cap: int,
     lanes: int,
 ) -> None:
     now = 0.5
-    waiting = queue(*deadlines)
+    waiting = mixed(*requests)
     before = list(waiting)
     limits = Limits(cap, lanes, cores + more)
-    decision = decide(now, waiting, running, cores, model, limits)
+    decision = decide(now, waiting, running, cores, models, limits)
 
     assert list(waiting) == before, "the queue is read, not changed"
     touched = [r.id for launch in decision.launches for r in launch.requests] + [s.request.id for s in decision.sheds]
@@ -131,12 +158,13 @@ def test_invariants(
     assert sum(launch.threads for launch in decision.launches) <= max(0, free)
     assert len(decision.launches) <= max(0, lanes - len(running))
     for launch in decision.launches:
-        assert 1 <= len(launch.requests) <= cap
+        assert len({r.model for r in launch.requests}) == 1, "a batch is of one model"
+        assert 1 <= len(launch.requests) <= min(cap, models[launch.requests[0].model].max_batch)
         keys = [(r.deadline, r.id) for r in launch.requests]
         assert keys == sorted(keys), "earliest deadline first, ties in order of arrival"
         assert now + launch.work_s <= launch.requests[0].deadline + 1e-9, "no launch that is late by its own prediction"
-    fastest = fastest_s(model, limits.max_cores)
-    assert {s.request.id for s in decision.sheds} == {r.id for r in before if r.deadline < now + fastest}
+    fastest = [fastest_s(model, limits.max_cores) for model in models]
+    assert {s.request.id for s in decision.sheds} == {r.id for r in before if r.deadline < now + fastest[r.model]}
     if decision.wake_at is not None:
         assert decision.wake_at > now
 
@@ -147,7 +175,7 @@ def test_an_idle_server_never_leaves_a_request_that_it_could_serve(
 ) -> None:
     waiting = queue(*deadlines)
     limits = Limits(cap, lanes=cores, max_cores=float(cores))
-    decision = decide(0.0, waiting, (), float(cores), model, limits)
+    decision = decide(0.0, waiting, (), float(cores), [model], limits)
     servable = [r for r in waiting if model.latency(1, cores) * (1 + model.error) <= r.deadline]
     if servable:
         assert decision.launches

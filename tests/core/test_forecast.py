@@ -52,6 +52,15 @@ def test_the_forecast_carries_the_distribution_not_the_minimum() -> None:
     assert tight == pytest.approx(0.3, abs=0.03)
 
 
+def test_the_forecast_keeps_the_models_shares_and_each_its_own_slo() -> None:
+    forecaster = Forecaster()
+    for i in range(500):
+        forecaster.observe(i / 50, *((0.3, 1) if i % 5 == 0 else (1.0, 0)))
+    arrivals = forecaster.forecast(10.0, 2.0)
+    assert sum(a.model for a in arrivals) / len(arrivals) == pytest.approx(0.2, abs=0.03)
+    assert all(a.deadline - a.at == pytest.approx(0.3 if a.model else 1.0) for a in arrivals)
+
+
 def test_old_arrivals_are_forgotten() -> None:
     assert fed(20, 5).rate(60.0) == 0.0
 

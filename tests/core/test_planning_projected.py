@@ -26,15 +26,15 @@ def situation(
     cores: float = 1.0,
     resize_s: float = 0.0,
 ) -> Situation:
-    return Situation(0.0, queued, running, arrivals, cores, resize_s)
+    return Situation(0.0, (queued,), running, arrivals, cores, resize_s)
 
 
 def misses(at: Situation, cores: float) -> int:
-    return project(at, cores, MODEL, LIMITS).misses
+    return project(at, cores, [MODEL], LIMITS).misses
 
 
 def test_nothing_to_do_is_met_by_the_smallest_size() -> None:
-    frontier = project_frontier(situation(cores=4.0), SIZES, MODEL, LIMITS)
+    frontier = project_frontier(situation(cores=4.0), SIZES, [MODEL], LIMITS)
     assert frontier.points[0] == FrontierPoint(cores_milli=1000, batch_cap=8, misses=0)
     assert not frontier.urgent
 
@@ -42,7 +42,7 @@ def test_nothing_to_do_is_met_by_the_smallest_size() -> None:
 def test_two_tight_requests_need_two_cores() -> None:
     tight = situation(queued=(0.12, 0.12))
     assert (misses(tight, 1.0), misses(tight, 2.0)) == (1, 0)
-    assert project_frontier(tight, SIZES, MODEL, LIMITS).urgent
+    assert project_frontier(tight, SIZES, [MODEL], LIMITS).urgent
 
 
 def test_a_resize_takes_time_and_may_come_too_late() -> None:
@@ -52,8 +52,8 @@ def test_a_resize_takes_time_and_may_come_too_late() -> None:
 
 def test_what_runs_beside_the_batches_is_charged() -> None:
     # l(1,1) = 110 ms. With a fifth of the core gone it takes 110/0.8 ms, and up to 20 ms of throttling.
-    alone = Situation(0.0, (0.13,), (), (), 1.0, 0.0)
-    beside = Situation(0.0, (0.13,), (), (), 1.0, 0.0, overhead=0.2)
+    alone = Situation(0.0, ((0.13,),), (), (), 1.0, 0.0)
+    beside = Situation(0.0, ((0.13,),), (), (), 1.0, 0.0, overhead=0.2)
     assert (misses(alone, 1.0), misses(beside, 1.0), misses(beside, 2.0)) == (0, 1, 0)
 
 
@@ -68,15 +68,23 @@ def test_a_shrink_waits_for_the_running_batches_to_fit() -> None:
 
 def test_forecast_arrivals_count() -> None:
     rush = situation(arrivals=tuple(Arrival(0.01 * i, 0.01 * i + 0.3) for i in range(12)))
-    found = project_frontier(rush, SIZES, MODEL, LIMITS)
+    found = project_frontier(rush, SIZES, [MODEL], LIMITS)
     enough = next(p.cores_milli for p in found.points if p.misses == 0)
     assert enough > 1000
     assert misses(rush, enough / 1000 - 1) > 0
 
 
+def test_models_share_the_cores_of_a_projection() -> None:
+    twice = [MODEL, MODEL]
+    tight = Situation(0.0, ((0.12,), (0.12,)), (), (), 1.0, 0.0)
+    assert [project(tight, cores, twice, LIMITS).misses for cores in (1.0, 2.0)] == [1, 0]
+    coming = Situation(0.0, ((0.12,), ()), (), (Arrival(0.0, 0.12, 1),), 1.0, 0.0)
+    assert [project(coming, cores, twice, LIMITS).misses for cores in (1.0, 2.0)] == [1, 0]
+
+
 def test_in_overload_every_size_misses_and_the_largest_is_offered() -> None:
     flood = situation(queued=tuple([0.2] * 60))
-    found = project_frontier(flood, SIZES, MODEL, LIMITS)
+    found = project_frontier(flood, SIZES, [MODEL], LIMITS)
     assert found.points[-1].cores_milli == 4000
     assert all(p.misses > 0 for p in found.points)
 
@@ -99,7 +107,7 @@ def test_the_frontier_holds_the_size_with_the_fewest_misses_that_it_tried(
 ) -> None:
     coming = tuple(sorted(Arrival(at, at + left) for at, left in arrivals))
     here = situation(queued=tuple(sorted(queued)), arrivals=coming, cores=in_force / 1000, resize_s=0.03)
-    found = project_frontier(here, SIZES, MODEL, LIMITS)
+    found = project_frontier(here, SIZES, [MODEL], LIMITS)
     sizes = [p.cores_milli for p in found.points]
     assert sizes == sorted(set(sizes))
     assert in_force in sizes
@@ -107,7 +115,7 @@ def test_the_frontier_holds_the_size_with_the_fewest_misses_that_it_tried(
     if fewest > 0:
         assert sizes[-1] == SIZES[-1], "nobody is told that it cannot be done before the largest was tried"
     chosen = next(p for p in found.points if p.misses == fewest)
-    assert project(here, chosen.cores_milli / 1000, MODEL, Limits(chosen.batch_cap, 4, 4.0)).misses == fewest
+    assert project(here, chosen.cores_milli / 1000, [MODEL], Limits(chosen.batch_cap, 4, 4.0)).misses == fewest
 
 
 @settings(max_examples=60, deadline=None)
@@ -117,7 +125,7 @@ def test_serial_work_is_monotone_in_cores(queued: list[float], cores: int) -> No
     serial = LatencyModel(gamma=0.0, delta=0.1, epsilon=0.0, eta=0.0)
     unit = Limits(1, 8, 8.0)
     at = situation(queued=tuple(sorted(queued)), cores=float(cores))
-    assert project(at, cores + 1.0, serial, unit).misses <= project(at, float(cores), serial, unit).misses
+    assert project(at, cores + 1.0, [serial], unit).misses <= project(at, float(cores), [serial], unit).misses
 
 
 def points(*needs: tuple[int, float]) -> list[FrontierPoint]:

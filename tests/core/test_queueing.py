@@ -12,6 +12,18 @@ from sponge_core.queueing import EdfQueue, Request
 deadlines = st.lists(st.integers(0, 5).map(float), max_size=40)
 
 
+@given(st.lists(st.tuples(st.integers(0, 5).map(float), st.integers(0, 2)), max_size=40))
+def test_models_share_one_order_and_each_has_its_own(values: list[tuple[float, int]]) -> None:
+    requests = [Request(i, 0.0, deadline, model=model) for i, (deadline, model) in enumerate(values)]
+    queue = EdfQueue(requests)
+    in_order = sorted(requests, key=lambda r: (r.deadline, r.id))
+    assert list(queue) == in_order
+    for model, line in enumerate(queue.deadlines):
+        own = [r for r in in_order if r.model == model]
+        assert list(line) == [r.deadline for r in own]
+        assert queue.waiting(model, 1, 2) == own[1:3]
+
+
 @given(deadlines)
 def test_earliest_deadline_first_and_ties_in_order_of_arrival(values: list[float]) -> None:
     requests = [Request(i, 0.0, deadline) for i, deadline in enumerate(values)]

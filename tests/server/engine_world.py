@@ -47,7 +47,7 @@ class World:
     ) -> None:
         self.loop = loop
         self.pool = FakePool(lanes, MODEL)
-        self.scheduler = Scheduler(MODEL, cores, batch_cap, max_cores or cores, loop.time())
+        self.scheduler = Scheduler([MODEL], cores, batch_cap, max_cores or cores, loop.time())
         self.metrics = Metrics()
         self.watcher = Watcher()
         self.engine = Engine(

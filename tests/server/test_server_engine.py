@@ -137,7 +137,7 @@ def test_a_lost_lane_is_survived_by_one_retry(fault: str) -> None:
         assert isinstance(answer, Answer)
         assert len(world.ran()) == 2
         assert world.counted() == {"in_time": 1}
-        assert world.scheduler.ratio == pytest.approx(1.0)
+        assert world.scheduler.ratios[0] == pytest.approx(1.0)
 
     run_virtual(scenario)
 

@@ -28,7 +28,7 @@ def test_an_idle_process_costs_nothing() -> None:
 
 
 def test_batches_get_what_is_left_of_the_quota() -> None:
-    books = Scheduler(MODEL, 1.0, 8, 4.0, 0.0)
+    books = Scheduler([MODEL], 1.0, 8, 4.0, 0.0)
     books.set_overhead(0.2, 0.0)
     assert (books.cores, books.overhead, books.budget) == (1.0, 0.2, 1)
     books.add(
@@ -40,7 +40,7 @@ def test_batches_get_what_is_left_of_the_quota() -> None:
 
 
 def test_a_sliver_of_overhead_above_a_whole_core_does_not_buy_a_thread() -> None:
-    books = Scheduler(MODEL, 1.125, 8, 4.0, 0.0)
+    books = Scheduler([MODEL], 1.125, 8, 4.0, 0.0)
     assert books.budget == 2
     books.set_overhead(0.13, 0.0)
     assert books.budget == 1

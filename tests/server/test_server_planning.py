@@ -33,7 +33,7 @@ class Site:
         metrics, clock = Metrics(), loop.time
         self.pool = FakePool(2, MODEL)
         self.uploads = Uploads()
-        self.scheduler = Scheduler(MODEL, cores, 4, 2.0, clock())
+        self.scheduler = Scheduler([MODEL], cores, 4, 2.0, clock())
         self.planner = Planner(
             self.scheduler,
             self.uploads,

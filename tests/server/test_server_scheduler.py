@@ -17,7 +17,7 @@ MODEL = LatencyModel(gamma=0.04, delta=0.005, epsilon=0.0, eta=0.005)
 
 
 def scheduler(cores: float = 1.0) -> Scheduler:
-    return Scheduler(MODEL, cores, 8, cores, 0.0)
+    return Scheduler([MODEL], cores, 8, cores, 0.0)
 
 
 def add(books: Scheduler, number: int, now: float, slo_s: float = 10.0) -> None:
@@ -29,7 +29,7 @@ def test_a_batch_that_took_what_was_predicted_teaches_nothing() -> None:
     add(books, 1, 0.0)
     (batch,) = books.turn(0.0, 1).batches
     assert books.finish(batch.key, batch.work_s, batch.work_s) == pytest.approx(1.0)
-    assert books.ratio == pytest.approx(1.0)
+    assert books.ratios[0] == pytest.approx(1.0)
 
 
 def test_slow_batches_are_believed_soon_and_fast_ones_late() -> None:
@@ -73,12 +73,12 @@ def test_a_correction_changes_what_is_predicted_next() -> None:
         add(books, number, float(number))
         (batch,) = books.turn(float(number), 1).batches
         books.finish(batch.key, number + 2 * MODEL.latency(1, 1), 0.0)
-    assert books.model.latency(1, 1) == pytest.approx(2 * MODEL.latency(1, 1), rel=0.1)
+    assert books.models[0].latency(1, 1) == pytest.approx(2 * MODEL.latency(1, 1), rel=0.1)
 
 
 def test_sharing_the_quota_is_not_mistaken_for_a_slow_model() -> None:
     """Two threads on one and a half cores run at three quarters of full speed; the fluid account knows that."""
-    books = Scheduler(MODEL, 1.5, 8, 1.5, 0.0)
+    books = Scheduler([MODEL], 1.5, 8, 1.5, 0.0)
     add(books, 1, 0.0)
     (first,) = books.turn(0.0, 2).batches
     add(books, 2, 0.0)
@@ -88,7 +88,7 @@ def test_sharing_the_quota_is_not_mistaken_for_a_slow_model() -> None:
     for batch in (first, second):
         # The kernel may throttle a short batch not at all or for half of its time; CPU time tells the truth.
         assert books.finish(batch.key, alone * 2.5, alone) == pytest.approx(1.0)
-    assert books.ratio == pytest.approx(1.0)
+    assert books.ratios[0] == pytest.approx(1.0)
 
 
 def test_an_abandoned_batch_teaches_nothing_and_frees_its_threads() -> None:
@@ -96,7 +96,7 @@ def test_an_abandoned_batch_teaches_nothing_and_frees_its_threads() -> None:
     add(books, 1, 0.0)
     (batch,) = books.turn(0.0, 1).batches
     books.abandon(batch.key, 60.0)
-    assert (books.ratio, books.threads_running, books.batches_running) == (1.0, 0, 0)
+    assert (books.ratios[0], books.threads_running, books.batches_running) == (1.0, 0, 0)
 
 
 def test_withdrawing_twice_is_told_apart() -> None:
@@ -135,7 +135,7 @@ def test_a_larger_plan_admits_what_the_present_size_cannot_meet() -> None:
 def test_threads_never_exceed_the_budget_of_the_cores_in_force(
     events: list[tuple[float, float, str]], cores: float
 ) -> None:
-    books = Scheduler(MODEL, cores, 4, 4.0, 0.0)
+    books = Scheduler([MODEL], cores, 4, 4.0, 0.0)
     now, running = 0.0, []
     for number, (gap, slo_s, kind) in enumerate(events):
         now += gap

@@ -31,7 +31,7 @@ class Scripted:
 
     def dispatch(self, view: View) -> Decision:
         limits = Limits(view.size.batch_cap, 8, 8.0)
-        return decide(view.now, view.queue, view.running, view.size.cores, MODEL, limits)
+        return decide(view.now, view.queue, view.running, view.size.cores, [MODEL], limits)
 
 
 def requests(*arrivals: float, slo_s: float = 0.5) -> list[Request]:

@@ -8,7 +8,7 @@ Both are pure; neither knows HTTP, Kubernetes or a clock.
 from __future__ import annotations
 
 import math
-from bisect import insort
+from bisect import bisect_left, insort
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -42,7 +42,7 @@ class Situation:
     """What a projection starts from, all on one clock.
 
     Attributes:
-        queued: deadlines of the waiting requests, ascending.
+        queued: deadlines of the waiting requests, by model, each list ascending.
         running: the batches that run now.
         arrivals: uploads in flight and forecast arrivals, ascending in `at`.
         cores: the quota in force.
@@ -51,7 +51,7 @@ class Situation:
     """
 
     now: float
-    queued: Sequence[float]
+    queued: Sequence[Sequence[float]]
     running: Sequence[Running]
     arrivals: Sequence[Arrival]
     cores: float
@@ -79,7 +79,7 @@ class Projection(NamedTuple):
     longest_s: float  # longest predicted batch at full speed
 
 
-def project(situation: Situation, cores: float, model: LatencyModel, limits: Limits) -> Projection:
+def project(situation: Situation, cores: float, models: Sequence[LatencyModel], limits: Limits) -> Projection:
     """Replays the dispatch rule as if the quota became `cores`; counts what it loses or ends late.
 
     What is late or lost whatever is done now does not count. After the last arrival the queue is served to its end.
@@ -88,11 +88,13 @@ def project(situation: Situation, cores: float, model: LatencyModel, limits: Lim
     cores, in_force = situation.net(cores), situation.net(situation.cores)
     # A smaller quota waits for the running batches to fit it, a larger one for the actuation.
     switch_at = now + situation.resize_s if cores != in_force else now
-    fastest = fastest_s(model, cores)
-    best_case = fastest_s(model, situation.net(limits.max_cores))
+    fastest = [fastest_s(model, cores) for model in models]
+    best_case = [fastest_s(model, situation.net(limits.max_cores)) for model in models]
     own_limits = Limits(limits.batch_cap, max(limits.lanes, thread_budget(cores)), cores)
 
-    waiting = [deadline for deadline in situation.queued if deadline >= now + best_case]
+    waiting: list[list[float]] = [[] for _ in models]
+    for model, line in enumerate(situation.queued):
+        waiting[model] = list(line[bisect_left(line, now + best_case[model]) :])
     running = RunningSet(in_force, now)
     due: dict[int, float] = {}
     speed = speed_of(in_force, sum(batch.threads for batch in situation.running))
@@ -111,21 +113,21 @@ def project(situation: Situation, cores: float, model: LatencyModel, limits: Lim
     time = now
     while True:
         # While no thread is free nothing can start, and what is lost meanwhile is still found lost later.
-        if waiting and running.threads < thread_budget(running.cores):
+        if any(waiting) and running.threads < thread_budget(running.cores):
             # Before a larger quota is in force, the rule sees the present one; nothing is lost for that reason alone.
-            step = plan_step(time, waiting, running.snapshot(time), running.cores, model, own_limits, fastest)
-            misses += step.lost
-            if step.lost or step.launches:
-                taken = step.lost
-                kept: list[float] = []
-                for launch in step.launches:
-                    kept += waiting[taken : launch.first]
-                    due[next_key] = waiting[launch.first]
-                    running.start(next_key, launch.threads, launch.work_s, waiting[launch.first], time)
-                    next_key += 1
-                    largest, longest_s = max(largest, launch.batch), max(longest_s, launch.work_s)
-                    taken = launch.first + launch.batch
-                waiting = kept + waiting[taken:]
+            step = plan_step(time, waiting, running.snapshot(time), running.cores, models, own_limits, fastest)
+            for launch in step.launches:
+                earliest = waiting[launch.model][launch.first]
+                due[next_key] = earliest
+                running.start(next_key, launch.threads, launch.work_s, earliest, time)
+                next_key += 1
+                largest, longest_s = max(largest, launch.batch), max(longest_s, launch.work_s)
+            # From the back, so that the places before stay true.
+            for launch in reversed(step.launches):
+                del waiting[launch.model][launch.first : launch.first + launch.batch]
+            for model, lost in enumerate(step.lost):
+                misses += lost
+                del waiting[model][:lost]
         # On to the next event: the resize, an arrival, or the end of a batch.
         finish = running.next_finish(time)
         upcoming = finish[1] if finish else float("inf")
@@ -134,7 +136,7 @@ def project(situation: Situation, cores: float, model: LatencyModel, limits: Lim
         if time < switch_at < upcoming:
             upcoming = switch_at
         if upcoming == float("inf"):
-            return Projection(misses + len(waiting), largest, longest_s)
+            return Projection(misses + sum(map(len, waiting)), largest, longest_s)
         time = max(time, upcoming)
         if finish and finish[1] <= time:
             running.finish(finish[0], time)
@@ -143,13 +145,14 @@ def project(situation: Situation, cores: float, model: LatencyModel, limits: Lim
         if running.cores != cores and time >= switch_at and running.threads <= thread_budget(cores):
             running.set_cores(cores, time)
         while position < count and arrivals[position].at <= time:
-            if arrivals[position].deadline >= arrivals[position].at + best_case:
-                insort(waiting, arrivals[position].deadline)
+            arrival = arrivals[position]
+            if arrival.deadline >= arrival.at + best_case[arrival.model]:
+                insort(waiting[arrival.model], arrival.deadline)
             position += 1
 
 
 def project_frontier(
-    situation: Situation, candidates_milli: Sequence[int], model: LatencyModel, limits: Limits
+    situation: Situation, candidates_milli: Sequence[int], models: Sequence[LatencyModel], limits: Limits
 ) -> Frontier:
     """Finds the smallest candidate without a miss, starting from the size in force.
 
@@ -166,7 +169,7 @@ def project_frontier(
     def misses(index: int) -> float:
         milli = candidates_milli[index]
         if milli not in tried:
-            lost = project(situation, milli / 1000, model, limits).misses
+            lost = project(situation, milli / 1000, models, limits).misses
             tried[milli] = FrontierPoint(cores_milli=milli, batch_cap=limits.batch_cap, misses=lost)
         return tried[milli].misses
 
@@ -201,19 +204,21 @@ def project_frontier(
             bad = middle
     if good > last:
         largest = candidates_milli[last]
-        tried[largest] = _best_cap(situation, tried[largest], model, limits)
+        tried[largest] = _best_cap(situation, tried[largest], models, limits)
     points = tuple(tried[milli] for milli in sorted(tried))
     present = tried[candidates_milli[here]].misses
     urgent = any(point.cores_milli > in_force and point.misses < present for point in points)
     return Frontier(points, urgent)
 
 
-def _best_cap(situation: Situation, point: FrontierPoint, model: LatencyModel, limits: Limits) -> FrontierPoint:
+def _best_cap(
+    situation: Situation, point: FrontierPoint, models: Sequence[LatencyModel], limits: Limits
+) -> FrontierPoint:
     """In overload, halving the batch cap may save requests: the cap with the fewest misses, the larger one on ties."""
     best, cap = point, limits.batch_cap // 2
     while cap >= 1:
         narrower = Limits(cap, limits.lanes, limits.max_cores)
-        lost = project(situation, point.cores_milli / 1000, model, narrower).misses
+        lost = project(situation, point.cores_milli / 1000, models, narrower).misses
         if lost < best.misses:
             best = FrontierPoint(cores_milli=point.cores_milli, batch_cap=cap, misses=lost)
         cap //= 2
@@ -241,7 +246,7 @@ def plan_steady(
         if rate > cores * most_per_core or remaining_slo_s < fastest_s(model, cores):
             continue
         limits = Limits(max_batch, thread_budget(cores), sizes_milli[-1] / 1000)
-        projection = project(Situation(0.0, (), (), arrivals, cores, 0.0), cores, model, limits)
+        projection = project(Situation(0.0, (), (), arrivals, cores, 0.0), cores, [model], limits)
         if projection.misses == 0:
             return milli, projection
     return None
