@@ -77,11 +77,17 @@ class Address:
 
 
 class ResponseReader:
-    """Reads one response from bytes as they come; keeps its status and headers (lower-case names), drops its body."""
+    """Reads one response from bytes as they come; keeps its status and headers (lower-case names).
 
-    def __init__(self) -> None:
+    Args:
+        keep_body: keep the body too, in `body`; it is dropped as it comes otherwise.
+    """
+
+    def __init__(self, keep_body: bool = False) -> None:
         self.status = 0
         self.headers: dict[str, str] = {}
+        self.body = bytearray()
+        self._keep_body = keep_body
         self.done = False
         self.keep_alive = False
         self._buffer = bytearray()
@@ -130,20 +136,26 @@ class ResponseReader:
         if self._chunked and self._left is None:
             return self._chunk_size()
         if self._left is None:
-            self._buffer.clear()
+            self._take(len(self._buffer))
             return False
         taken = min(self._left, len(self._buffer))
-        del self._buffer[:taken]
+        self._take(taken)
         self._left -= taken
         if self._left:
             return False
         if self._chunked:
+            del self.body[-2:]  # the line end after the chunk
             self._left = None
         else:
             self.done = True
             if self._buffer:
                 raise ValueError("bytes after the end of the response")
         return True
+
+    def _take(self, size: int) -> None:
+        if self._keep_body:
+            self.body += self._buffer[:size]
+        del self._buffer[:size]
 
     def _chunk_size(self) -> bool:
         end = self._buffer.find(b"\r\n")
@@ -162,10 +174,11 @@ class ResponseReader:
 
 
 class Connection(asyncio.Protocol):
-    """One connection, one request at a time."""
+    """One connection, one request at a time; `keep_body` as for `ResponseReader`."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, keep_body: bool = False) -> None:
         self._loop = loop
+        self._keep_body = keep_body
         self._transport: asyncio.Transport | None = None
         self._reader = ResponseReader()
         self._answer: asyncio.Future[ResponseReader] | None = None
@@ -177,7 +190,7 @@ class Connection(asyncio.Protocol):
 
     def begin(self, data: bytes) -> asyncio.Future[ResponseReader]:
         """Sends the first bytes of a request. The future gives the complete response, or ConnectionError."""
-        self._reader = ResponseReader()
+        self._reader = ResponseReader(self._keep_body)
         self._answer = self._loop.create_future()
         # Nobody may wait for it any more when the run is cut short.
         self._answer.add_done_callback(lambda future: future.cancelled() or future.exception())
@@ -224,10 +237,11 @@ class Connection(asyncio.Protocol):
 
 
 class ConnectionPool:
-    """Open connections to one address; as many as are needed at once."""
+    """Open connections to one address; as many as are needed at once; `keep_body` as for `ResponseReader`."""
 
-    def __init__(self, address: Address) -> None:
+    def __init__(self, address: Address, keep_body: bool = False) -> None:
         self._address = address
+        self._keep_body = keep_body
         self._idle: deque[Connection] = deque()
         self._all: set[Connection] = set()
 
@@ -240,7 +254,7 @@ class ConnectionPool:
                 return connection
             self._drop(connection)
         _, connection = await loop.create_connection(
-            lambda: Connection(loop), self._address.host, self._address.port, ssl=self._address.tls
+            lambda: Connection(loop, self._keep_body), self._address.host, self._address.port, ssl=self._address.tls
         )
         self._all.add(connection)
         return connection

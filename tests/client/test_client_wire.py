@@ -30,6 +30,15 @@ def test_a_response_reads_the_same_however_it_is_split(data: bytes, status: int,
     assert (reader.done, reader.status, reader.keep_alive) == (True, status, keep_alive)
 
 
+@pytest.mark.parametrize("step", [1, 3, 1000])
+@pytest.mark.parametrize(("data", "body"), [(FIXED, b"hello"), (CHUNKED, b"abcde"), (EMPTY, b"")])
+def test_the_body_is_kept_where_asked(data: bytes, body: bytes, step: int) -> None:
+    reader = ResponseReader(keep_body=True)
+    for start in range(0, len(data), step):
+        reader.feed(data[start : start + step])
+    assert bytes(reader.body) == body
+
+
 def test_headers_are_kept_with_lower_case_names() -> None:
     reader = ResponseReader()
     reader.feed(FIXED)

@@ -1,0 +1,205 @@
+"""Campaigns: which runs there are, in which order, and which of them the ledger already has.
+
+A visit is one start of one server with the runs it then takes. Work is given back to the caller visit by visit, so that
+a campaign can be done in pieces.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from bench.serving.ledger import Ledger
+from bench.serving.measure import Timing, bare, open_loop, settle, warm_up
+from bench.serving.schedule import MIXES, make_shots
+from bench.serving.servers import serving
+from bench.serving.systems import SYSTEMS, Knobs
+from sponge_client.traces import load_bandwidth
+from sponge_core.errors import SpongeError
+
+__all__ = [
+    "LOADS",
+    "Plan",
+    "Visit",
+    "capacity_of",
+    "goodput_visits",
+    "measure_capacity",
+    "perform",
+    "tune_visits",
+    "tuned",
+]
+
+LOADS = (0.5, 0.7, 0.9, 1.3, 2.0)
+TUNING_SEED = 1001
+"""Tuning sees other schedules than those that count."""
+
+START_S = 15.0
+AROUND_A_RUN_S = 2.5
+CAPACITY_BATCHES = (1, 4, 8, 16)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What a campaign covers."""
+
+    name: str
+    cores: float
+    timing: Timing
+    systems: tuple[str, ...] = tuple(SYSTEMS)
+    mixes: tuple[str, ...] = tuple(MIXES)
+    loads: tuple[float, ...] = LOADS
+    seeds: tuple[int, ...] = (1, 2, 3)
+
+
+@dataclass(frozen=True, slots=True)
+class Visit:
+    """One start of a server, and the parameters of the runs that it takes, in order."""
+
+    kind: str
+    system: str
+    knobs: Knobs
+    runs: tuple[Mapping[str, Any], ...] = field(default_factory=tuple)
+
+    def within(self, budget_s: float) -> Visit:
+        """As many of its runs as end within `budget_s`, about."""
+        ends = itertools.accumulate((run["duration_s"] + AROUND_A_RUN_S for run in self.runs), initial=START_S)
+        fitting = sum(end <= budget_s for end in list(ends)[1:])
+        return replace(self, runs=self.runs[:fitting])
+
+
+def measure_capacity(ledger: Ledger, plan: Plan, seconds: float) -> Iterator[dict[str, Any]]:
+    """The bare loop at every sensible shape, once a campaign; yields each figure."""
+    whole = math.ceil(plan.cores)
+    for processes, threads in dict.fromkeys(((whole, 1), (1, whole))):
+        params = {"campaign": plan.name, "cores": plan.cores, "seconds": seconds}
+        params |= {"processes": processes, "threads": threads}
+        run = ledger.find("capacity", params)
+        if run is None:
+            figures = bare(plan.cores, processes, threads, CAPACITY_BATCHES, seconds)
+            run = ledger.add("capacity", params, {"figures": figures})
+        yield from run["result"]["figures"]
+
+
+def capacity_of(ledger: Ledger, plan: Plan) -> dict[str, Any]:
+    """The yardstick's best figure of this campaign. Raises SpongeError when it was not measured."""
+    runs = ledger.of_kind("capacity", campaign=plan.name, cores=plan.cores)
+    figures: list[dict[str, Any]] = [figure for run in runs for figure in run["result"]["figures"]]
+    if not figures:
+        raise SpongeError(
+            f"campaign {plan.name!r} has no capacity at {plan.cores:g} cores: "
+            f"run `python -m bench.serving capacity --campaign {plan.name}` first"
+        )
+    return max(figures, key=lambda figure: float(figure["images_per_s"]))
+
+
+def check_capacity(ledger: Ledger, plan: Plan, seconds: float = 3.0) -> float:
+    """The best shape measured once more, to see how far the machine has drifted; images per second."""
+    best = capacity_of(ledger, plan)
+    (figure,) = bare(plan.cores, best["processes"], best["threads"], [best["batch"]], seconds)
+    params = {"campaign": plan.name, "cores": plan.cores, "at": round(time.time())}
+    ledger.add("yardstick", params, figure)
+    return float(figure["images_per_s"])
+
+
+def tune_visits(ledger: Ledger, plan: Plan, candidates: int) -> list[Visit]:
+    """Every system's first `candidates` configurations at every load, lightest load first; systems without a choice
+    are left out."""
+    visits = []
+    for name in plan.systems:
+        choices = SYSTEMS[name].candidates(plan.cores)[:candidates]
+        if len(choices) < 2:
+            continue
+        for knobs in choices:
+            runs = [
+                _params(ledger, plan, name, knobs, mix, load, TUNING_SEED) for load in plan.loads for mix in plan.mixes
+            ]
+            visits.append(Visit("tune", name, knobs, tuple(runs)))
+    return _left(ledger, visits)
+
+
+def tuned(ledger: Ledger, plan: Plan, system: str, mix: str, load: float) -> Knobs:
+    """The configuration with the most goodput in tuning at this load; the system's first guess where none was tried."""
+    runs = ledger.of_kind("tune", campaign=plan.name, system=system, mix=mix, load=load, cores=plan.cores)
+    if not runs:
+        return SYSTEMS[system].candidates(plan.cores)[0]
+    best: Knobs = max(runs, key=lambda run: float(run["result"]["goodput_rps"]))["params"]["knobs"]
+    return best
+
+
+def goodput_visits(ledger: Ledger, plan: Plan, defaults: bool) -> list[Visit]:
+    """Load by load, and at each load system by system, so that a drift of the machine hits all alike.
+
+    Args:
+        defaults: every system as it comes, instead of as tuned.
+    """
+    visits = []
+    for number, load in enumerate(plan.loads):
+        turn = number % len(plan.systems)  # nobody is always the first
+        for name in plan.systems[turn:] + plan.systems[:turn]:
+            by_knobs: dict[str, tuple[Knobs, list[Mapping[str, Any]]]] = {}
+            for mix, seed in itertools.product(plan.mixes, plan.seeds):
+                knobs = SYSTEMS[name].defaults if defaults else tuned(ledger, plan, name, mix, load)
+                run = _params(ledger, plan, name, knobs, mix, load, seed)
+                by_knobs.setdefault(repr(sorted(knobs.items())), (knobs, []))[1].append(run)
+            kind = "defaults" if defaults else "goodput"
+            visits += [Visit(kind, name, knobs, tuple(runs)) for knobs, runs in by_knobs.values()]
+    return _left(ledger, visits)
+
+
+def perform(ledger: Ledger, plan: Plan, visit: Visit, folder: Path) -> Iterator[tuple[Mapping[str, Any], Any]]:
+    """Starts the server, takes the runs, keeps and yields each (parameters, result). A backlog that a run leaves behind
+    is waited for, and a server that does not get over it is started anew.
+
+    Args:
+        folder: for the servers' logs.
+    """
+    system = SYSTEMS[visit.system]
+    uplink = load_bandwidth("4g", 1, os.environ)
+    assert uplink is not None
+    left = list(visit.runs)
+    while left:
+        with serving(system, visit.knobs, plan.cores, folder / f"{visit.system}.log") as server:
+            warm_up(server)
+            while left:
+                params = left.pop(0)
+                mix = MIXES[params["mix"]]
+                shots = make_shots(mix, params["rate_rps"], params["duration_s"], params["seed"], uplink)
+                result = open_loop(server, mix, shots, plan.timing)
+                server.check()
+                ledger.add(visit.kind, params, result)
+                yield params, result
+                if left and not settle(server):
+                    break
+
+
+def _params(ledger: Ledger, plan: Plan, system: str, knobs: Knobs, mix: str, load: float, seed: int) -> dict[str, Any]:
+    return {
+        "campaign": plan.name,
+        "system": system,
+        "version": SYSTEMS[system].version,
+        "knobs": dict(knobs),
+        "mix": mix,
+        "load": load,
+        "rate_rps": round(load * float(capacity_of(ledger, plan)["images_per_s"]), 1),
+        "seed": seed,
+        "cores": plan.cores,
+        "duration_s": plan.timing.duration_s,
+        "warmup_s": plan.timing.warmup_s,
+        "hang_up_s": plan.timing.hang_up_s,
+    }
+
+
+def _left(ledger: Ledger, visits: Sequence[Visit]) -> list[Visit]:
+    """The visits without the runs that have ended."""
+    found = []
+    for visit in visits:
+        runs = tuple(run for run in visit.runs if ledger.find(visit.kind, run) is None)
+        if runs:
+            found.append(replace(visit, runs=runs))
+    return found

@@ -1,0 +1,104 @@
+"""Each peer's own Python environment, so that no peer's requirements clash with ours or another's.
+
+It holds what pip installs for the peer, and behind that sees the project's torch, torchvision and what they require, by
+links: several gigabytes once instead of once a peer.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import shutil
+import subprocess
+import sys
+from importlib.metadata import PackageNotFoundError, distribution
+from pathlib import Path
+
+from bench.serving.shared import CACHE
+from bench.serving.systems import System
+from sponge_core.errors import SpongeError
+
+__all__ = ["environment", "python_of", "set_up"]
+
+CHECK = "import torch, torchvision, numpy"
+INSTALL_WITHIN_S = 900
+STAMP = "sponge-packages"
+
+
+def environment(system: System) -> Path:
+    """The folder of a peer's environment."""
+    return CACHE / f"{system.name}-{system.version}"
+
+
+def python_of(system: System) -> Path:
+    """The interpreter that runs a system's server. Raises SpongeError when its environment is not there."""
+    if not system.packages:
+        return Path(sys.executable)
+    if not _is_current(system):
+        raise SpongeError(f"{system.name} is not installed: run `python -m bench.serving setup --system {system.name}`")
+    return environment(system) / "bin" / "python"
+
+
+def set_up(system: System) -> None:
+    """Makes a system's environment if it is missing or its packages changed. Raises SpongeError with the cause."""
+    if not system.packages or _is_current(system):
+        return
+    folder = environment(system)
+    shutil.rmtree(folder, ignore_errors=True)
+    CACHE.mkdir(parents=True, exist_ok=True)
+    _run("uv", "venv", "--quiet", "--python", sys.executable, str(folder))
+    python = folder / "bin" / "python"
+    _run("uv", "pip", "install", "--quiet", "--python", str(python), *system.packages)
+    (packages,) = (folder / "lib").glob("python*/site-packages")
+    (packages / "sponge-torch.pth").write_text(f"{_torch_links()}\n")
+    _run(str(python), "-c", CHECK)
+    (folder / STAMP).write_text(_stamp(system))
+
+
+def _is_current(system: System) -> bool:
+    stamp = environment(system) / STAMP
+    return stamp.is_file() and stamp.read_text() == _stamp(system)
+
+
+def _stamp(system: System) -> str:
+    return "\n".join((f"torch=={distribution('torch').version}", *system.packages))
+
+
+def _torch_links() -> Path:
+    """A folder with links to torch, torchvision and all that they require in the project's environment."""
+    names, todo = set[str](), ["torch", "torchvision"]
+    entries: dict[str, Path] = {}
+    while todo:
+        name = todo.pop()
+        if name in names:
+            continue
+        names.add(name)
+        try:
+            found = distribution(name)
+        except PackageNotFoundError:
+            continue  # required on other platforms only
+        for file in found.files or ():
+            if file.parts[0] not in ("..", "__pycache__"):
+                entries[file.parts[0]] = Path(str(found.locate_file(file.parts[0])))
+        wanted = (r for r in found.requires or () if "extra ==" not in r)
+        todo += [match[0] for r in wanted if (match := re.match(r"[A-Za-z0-9._-]+", r))]
+    listing = "\n".join(f"{name} {path}" for name, path in sorted(entries.items()))
+    folder = CACHE / f"torch-{hashlib.sha256(listing.encode()).hexdigest()[:8]}"
+    if not folder.is_dir():
+        making = folder.with_suffix(".new")
+        shutil.rmtree(making, ignore_errors=True)
+        making.mkdir(parents=True)
+        for name, path in entries.items():
+            (making / name).symlink_to(path)
+        making.rename(folder)
+    return folder
+
+
+def _run(*command: str) -> None:
+    try:
+        done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=INSTALL_WITHIN_S)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise SpongeError(f"{command[0]}: {error}") from None
+    if done.returncode != 0:
+        said = (done.stderr or done.stdout).strip().splitlines()
+        raise SpongeError(f"`{' '.join(command[:4])} ...` failed: {' / '.join(said[-6:])}")

@@ -1,0 +1,79 @@
+"""Every run that has ended, one JSON line each with all of its parameters: what a resumed campaign need not repeat.
+
+Knows files and nothing of what a run is.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from bench.serving.systems.interface import REPOSITORY
+from sponge_core.errors import SpongeError
+
+__all__ = ["Ledger", "Run"]
+
+Run = Mapping[str, Any]
+"""A line: `kind`, `params`, `result`, and when and with what it was measured."""
+
+
+class Ledger:
+    """The runs of a file; reads it once, appends to it. Raises SpongeError when a line cannot be read."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._runs: list[Run] = []
+        if path.exists():
+            for number, line in enumerate(path.read_text().splitlines(), 1):
+                try:
+                    self._runs.append(json.loads(line))
+                except ValueError:
+                    raise SpongeError(
+                        f"{path}, line {number}: not JSON, as when a run was cut off; delete the line"
+                    ) from None
+        self._done = {_key(run["kind"], run["params"]): run for run in self._runs}
+
+    def find(self, kind: str, params: Mapping[str, Any]) -> Run | None:
+        """The run of exactly these parameters; None when there was none."""
+        return self._done.get(_key(kind, params))
+
+    def of_kind(self, kind: str, **params: Any) -> list[Run]:
+        """All runs of a kind whose parameters include these, oldest first."""
+        return [
+            run
+            for run in self._runs
+            if run["kind"] == kind and all(run["params"].get(name) == value for name, value in params.items())
+        ]
+
+    def add(self, kind: str, params: Mapping[str, Any], result: Mapping[str, Any]) -> Run:
+        """Keeps a run, on disk at once."""
+        run = {
+            "kind": kind,
+            "params": dict(params),
+            "result": dict(result),
+            "at": datetime.now(UTC).isoformat(timespec="seconds"),
+            "commit": _commit(),
+            "torch": version("torch"),
+        }
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        with self._path.open("a") as sink:
+            sink.write(json.dumps(run) + "\n")
+        self._runs.append(run)
+        self._done[_key(kind, params)] = run
+        return run
+
+
+def _key(kind: str, params: Mapping[str, Any]) -> str:
+    return json.dumps([kind, params], sort_keys=True)
+
+
+def _commit() -> str:
+    done = subprocess.run(
+        ("git", "-C", str(REPOSITORY), "describe", "--always", "--dirty"), check=False, capture_output=True, text=True
+    )
+    return done.stdout.strip() or "unknown"
