@@ -168,6 +168,15 @@ def goodput(ledger: Ledger, plan: Plan, out: Path, budget_s: float | None, defau
     _perform_all(ledger, plan, visits, out, left)
 
 
+@main.command()
+@_campaign_options
+def report(ledger: Ledger, plan: Plan, out: Path) -> None:
+    """Write tables (Markdown), plots (SVG, PNG) and one page of HTML."""
+    from bench.serving.report import write_report
+
+    click.echo(write_report(ledger, plan, out / plan.name))
+
+
 def _perform_all(ledger: Ledger, plan: Plan, visits: list[Visit], out: Path, budget_s: float | None) -> None:
     """All visits within the budget, with a bar; exits with 1 when a server failed, 75 when work is left."""
     failed: dict[str, str] = {}

@@ -1,0 +1,159 @@
+"""Writes a campaign down: `report.md`, one page of HTML, and the plots as SVG and PNG, all in one folder."""
+
+from __future__ import annotations
+
+import html
+import re
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from bench.results import save
+from bench.serving import plots, tables
+from bench.serving.campaign import Plan, capacity_of
+from bench.serving.ledger import Ledger, Run
+from bench.serving.schedule import MIXES, Mix
+from sponge_core.errors import SpongeError
+
+__all__ = ["write_report"]
+
+STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; color: #1d2733; max-width: 62rem; margin: 2rem auto; padding: 0 1rem }
+table { border-collapse: collapse; margin: .6rem 0 1.4rem } td, th { padding: .2rem .7rem; text-align: right }
+th { border-bottom: 1px solid #9aa5b1; font-weight: 600 } td:first-child, th:first-child { text-align: left }
+tr.sponge td { color: #0b7a75; font-weight: 600 } svg { width: 100%; height: auto } .note { color: #5a6572 }
+"""
+
+
+def write_report(ledger: Ledger, plan: Plan, folder: Path) -> Path:
+    """Writes everything about a campaign into `folder`; returns the page. Raises SpongeError when it has no runs."""
+    runs = [run for run in ledger.of_kind("goodput", campaign=plan.name, cores=plan.cores) if _asked(run, plan)]
+    if not runs:
+        raise SpongeError(f"campaign {plan.name!r} has no goodput runs yet: run `goodput` first")
+    best = capacity_of(ledger, plan)
+    capacity = float(best["images_per_s"])
+    found = tables.points(runs, capacity)
+    parts = [f"# Serving benchmark, campaign {plan.name}", _how(ledger, plan, runs, best)]
+    for mix in (MIXES[name] for name in plan.mixes if any(point.mix == name for point in found)):
+        parts += _of_mix(found, mix, capacity, folder)
+    defaults = tables.points(ledger.of_kind("defaults", campaign=plan.name, cores=plan.cores), capacity)
+    for mix in (MIXES[name] for name in plan.mixes if any(point.mix == name for point in defaults)):
+        parts += [f"## As they come: {mix.title}", tables.goodput_table(defaults, mix)]
+    parts += _overhead(ledger, plan)
+    parts += _cores(ledger, plan)
+    parts += ["## Configurations", tables.knobs_table(runs)]
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "report.md").write_text("\n\n".join(part for part in parts if part) + "\n")
+    page = folder / "report.html"
+    page.write_text(_page(parts, folder))
+    return page
+
+
+def _asked(run: Run, plan: Plan) -> bool:
+    params = run["params"]
+    return params["system"] in plan.systems and params["mix"] in plan.mixes and params["load"] in plan.loads
+
+
+def _how(ledger: Ledger, plan: Plan, runs: Sequence[Run], best: dict[str, Any]) -> str:
+    first = runs[0]["params"]
+    checks = [
+        float(run["result"]["images_per_s"])
+        for run in ledger.of_kind("yardstick", campaign=plan.name, cores=plan.cores)
+    ]
+    drift = f"; measured again along the way: {min(checks):.1f} to {max(checks):.1f}" if checks else ""
+    void = sum(run["result"]["void"] for run in runs)
+    wrong = sum(run["result"]["wrong"] for run in runs)
+    seeds = len({run["params"]["seed"] for run in runs})
+    measured_s = first["duration_s"] - first["warmup_s"]
+    return (
+        f"ResNet-18, float32, one image a request (602,112 bytes), each system with all its processes under one limit "
+        f"of {plan.cores:g} cores; open loop, {seeds} seeds of {measured_s:g} s at each load. "
+        f"Capacity: {best['images_per_s']:.1f} images/s by torch alone ({best['processes']} processes x "
+        f"{best['threads']} threads, batch {best['batch']}){drift}. In brackets: the share of the lesser of offered load "
+        "and capacity. "
+        f"{len(runs)} runs, {void} void for a late sender, {wrong} wrong answers."
+    )
+
+
+def _of_mix(found: Sequence[tables.Point], mix: Mix, capacity: float, folder: Path) -> list[str]:
+    document = {"points": [{name: getattr(p, name) for name in tables.Point.__slots__} for p in found]}
+    names = (f"goodput-{mix.name}", f"classes-{mix.name}")
+    save(folder, names[0], document, partial(plots.draw_goodput, found=found, mix=mix, capacity_rps=capacity))
+    save(folder, names[1], document, partial(plots.draw_classes, found=found, mix=mix))
+    loads = sorted({point.load for point in found if point.mix == mix.name})
+    return [
+        f"## Goodput: {mix.title}",
+        f"![goodput]({names[0]}.svg)",
+        tables.goodput_table(found, mix),
+        f"![classes]({names[1]}.svg)",
+        tables.class_table(found, mix),
+        tables.outcome_table(found, mix, loads[-1]),
+    ]
+
+
+def _overhead(ledger: Ledger, plan: Plan) -> list[str]:
+    runs = ledger.of_kind("overhead", campaign=plan.name, cores=plan.cores)
+    if not runs:
+        return []
+    head = ["", "p50 added ms", "p99 added ms", "saturated/s", "of the bare loop", "CPU ms a request beside the model"]
+    rows = []
+    for run in runs:
+        result = run["result"]
+        added = result["cpu_ms_per_request"] - result["bare_cpu_ms_per_image"]
+        rows.append(
+            [
+                run["params"]["system"],
+                f"{result['p50_ms'] - result['bare_p50_ms']:.1f}",
+                f"{result['p99_ms'] - result['bare_p99_ms']:.1f}",
+                f"{result['saturated_rps']:.1f}",
+                f"{result['saturated_rps'] / result['bare_rps']:.0%}",
+                f"{added:.1f}",
+            ]
+        )
+    return ["## Overhead: one request at a time, then as fast as it goes", tables.markdown(head, rows)]
+
+
+def _cores(ledger: Ledger, plan: Plan) -> list[str]:
+    runs = ledger.of_kind("cores", campaign=plan.name)
+    if not runs:
+        return []
+    by_system: dict[str, list[Run]] = {}
+    for run in runs:
+        by_system.setdefault(run["params"]["system"], []).append(run)
+    rows = []
+    for system, own in by_system.items():
+        good = [run for run in own if run["result"]["attainment"] >= run["params"]["target"]]
+        shown = min(good or own, key=lambda run: (float(run["result"]["mean_cores"]), -run["result"]["attainment"]))
+        note = "" if good else ", not reached"
+        form = "resized live" if shown["params"]["cores"] is None else "fixed"
+        rows.append(
+            [f"{system}, {form}", f"{shown['result']['mean_cores']:.2f}{note}", f"{shown['result']['attainment']:.2%}"]
+        )
+    target = runs[0]["params"]["target"]
+    head = ["", f"mean cores for {target:.0%} in time", "in time"]
+    return ["## Cores under a varying load", tables.markdown(head, rows)]
+
+
+def _page(parts: Sequence[str], folder: Path) -> str:
+    body = "\n".join(_html(part, folder) for part in parts if part)
+    return f'<!doctype html><meta charset="utf-8"><title>Serving benchmark</title><style>{STYLE}</style>\n{body}\n'
+
+
+def _html(part: str, folder: Path) -> str:
+    if heading := re.fullmatch(r"(#+) (.*)", part):
+        level = len(heading[1])
+        return f"<h{level}>{html.escape(heading[2])}</h{level}>"
+    if picture := re.fullmatch(r"!\[.*\]\((.*)\)", part):
+        drawing = (folder / picture[1]).read_text()
+        return drawing[drawing.index("<svg") :]
+    if part.startswith("|"):
+        lines = [[html.escape(cell.strip()) for cell in line.strip("|").split("|")] for line in part.splitlines()]
+        head = "".join(f"<th>{cell}</th>" for cell in lines[0])
+        rows = (
+            f"<tr{' class=sponge' if cells[0].startswith('sponge') else ''}>"
+            f"{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"
+            for cells in lines[2:]
+        )
+        return f"<table><tr>{head}</tr>{''.join(rows)}</table>"
+    return f'<p class="note">{html.escape(part)}</p>'
