@@ -70,8 +70,8 @@ def _how(ledger: Ledger, plan: Plan, runs: Sequence[Run], best: dict[str, Any]) 
         f"ResNet-18, float32, one image a request (602,112 bytes), each system with all its processes under one limit "
         f"of {plan.cores:g} cores; open loop, {seeds} seeds of {measured_s:g} s at each load. "
         f"Capacity: {best['images_per_s']:.1f} images/s by torch alone ({best['processes']} processes x "
-        f"{best['threads']} threads, batch {best['batch']}){drift}. In brackets: the share of the lesser of offered load "
-        "and capacity. "
+        f"{best['threads']} threads, batch {best['batch']}){drift}. In brackets: the share of the lesser of offered "
+        "load and capacity. "
         f"{len(runs)} runs, {void} void for a late sender, {wrong} wrong answers."
     )
 
