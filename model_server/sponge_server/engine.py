@@ -66,6 +66,7 @@ class Job:
 
 
 _Row = tuple[Job, Item]
+_Part = Sequence[tuple[Request, _Row]]
 
 
 class Observer(Protocol):
@@ -220,24 +221,31 @@ class Engine:
     async def _run(self, batch: Batch, rows: Sequence[_Row], lane: Lane) -> None:
         """One batch from launch to answers."""
         timeout_s = max(HANG_AT_LEAST_S, HANG_FACTOR * batch.work_s / batch.speed)
+        left = _parts(batch, rows)
+        apart = len(left) > 1
         try:
-            result = await lane.run([item for _, item in rows], batch.threads, timeout_s)
+            while left:
+                result = await lane.run([item for _, (_, item) in left[0]], batch.threads, timeout_s)
+                part = left.pop(0)
+                ended = self._clock()
+                if not left:
+                    self._release(batch, None if apart else result)
+                for (request, (job, item)), outputs in zip(part, result.outputs, strict=True):
+                    job.queue_s = max(job.queue_s, batch.started - job.arrival)
+                    job.batch_s = max(job.batch_s, ended - batch.started - result.batch_s)
+                    job.infer_s = max(job.infer_s, result.batch_s)
+                    self._row_done(job, item, request.id, outputs)
         except LaneError as error:
             self._release(batch)
-            self._retry(batch, rows, error)
+            self._retry(batch, left[0], error)
+            for part in left[1:]:
+                self._wait_again(part)
         except Exception as error:
             log.exception("lane.bug")
-            self._release(batch)
+            if batch.key in self._batches:
+                self._release(batch)
             for job in {job for job, _ in rows} & self._jobs:
                 self._fail(job, FailedError(f"the batch could not be run: {error}"), "error")
-        else:
-            ended = self._clock()
-            self._release(batch, result)
-            for request, (job, item), outputs in zip(batch.requests, rows, result.outputs, strict=True):
-                job.queue_s = max(job.queue_s, batch.started - job.arrival)
-                job.batch_s = max(job.batch_s, ended - batch.started - result.batch_s)
-                job.infer_s = max(job.infer_s, result.batch_s)
-                self._row_done(job, item, request.id, outputs)
         finally:
             self._release_fits()
             self.poke()
@@ -277,13 +285,14 @@ class Engine:
     def _timeliness(self, job: Job) -> Outcome:
         return "in_time" if self._clock() <= job.due.deadline else "late"
 
-    def _retry(self, batch: Batch, rows: Sequence[_Row], error: LaneError) -> None:
+    def _retry(self, batch: Batch, part: _Part, error: LaneError) -> None:
         """A lane was lost: its requests wait once more if their deadlines allow, else they fail."""
         now = self._clock()
-        event(log, "lane.lost", logging.WARNING, rows=len(rows), threads=batch.threads, cause=error)
+        event(log, "lane.lost", logging.WARNING, rows=len(part), threads=batch.threads, cause=error)
         self.books.lane_lost()
         fastest_s = self.scheduler.models[batch.model].latency(1, self.scheduler.budget)
-        for request, row in zip(batch.requests, rows, strict=True):
+        again = []
+        for request, row in part:
             job = row[0]
             if job not in self._jobs:
                 continue
@@ -293,6 +302,12 @@ class Engine:
                 self._fail(job, FailedError(f"the lane was lost and no time is left to try again: {error}"), "error")
             else:
                 job.retried.add(request.id)
+                again.append((request, row))
+        self._wait_again(again)
+
+    def _wait_again(self, part: _Part) -> None:
+        for request, row in part:
+            if row[0] in self._jobs:
                 self._waiting[request.id] = row
                 self.scheduler.add(request)
 
@@ -336,6 +351,17 @@ class Engine:
                 future.set_result(None)
             else:
                 self._fits.append((budget, future))
+
+
+def _parts(batch: Batch, rows: Sequence[_Row]) -> list[_Part]:
+    """What runs together: all of it, but whoever was in a batch that lost its lane runs alone and last.
+
+    One of them may have been the cause; the others must not die of it twice, and new ones not at all.
+    """
+    everything = list(zip(batch.requests, rows, strict=True))
+    suspects = [entry for entry in everything if entry[0].id in entry[1][0].retried]
+    others = [entry for entry in everything if entry[0].id not in entry[1][0].retried]
+    return [part for part in (others, *([suspect] for suspect in suspects)) if part]
 
 
 def _together(rows: Sequence[tuple[Tensor, ...] | None]) -> tuple[Tensor, ...]:

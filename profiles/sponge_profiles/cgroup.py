@@ -1,4 +1,4 @@
-"""CPU limits by the kernel's own means: find, read, create and set cgroup quotas, on cgroup v1 and v2.
+"""CPU and memory limits by the kernel's own means: find and read them, create and set quotas, on cgroup v1 and v2.
 
 The server reads and watches its own; measuring and the local demo create theirs. CPU is integer millicores, as at the
 Kubernetes API. Knows nothing of processes beyond their ids.
@@ -14,15 +14,26 @@ from pathlib import Path
 
 from sponge_core.errors import SpongeError
 
-__all__ = ["Cgroup", "CgroupError", "CpuStat", "own_cpu_cgroup", "read_cpu_stat", "read_quota_milli"]
+__all__ = [
+    "Cgroup",
+    "CgroupError",
+    "CpuStat",
+    "controller_root",
+    "own_cgroup",
+    "own_cpu_cgroup",
+    "read_cpu_stat",
+    "read_memory_limit",
+    "read_quota_milli",
+]
 
 _PERIOD_US = 100_000  # the kernel's default, which the kubelet keeps
 _MIN_QUOTA_US = 1_000  # the kernel refuses less
+_NO_MEMORY_LIMIT = 1 << 60  # version 1 writes a number that no machine has where there is no limit
 _REMOVE_DEADLINE_S = 2.0  # killed processes leave a cgroup a moment after they are reaped
 
 
 class CgroupError(SpongeError):
-    """The kernel's CPU control is not there, or not for us."""
+    """The kernel's control groups are not there, or not for us."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +46,12 @@ class CpuStat:
 
 
 def own_cpu_cgroup(proc: Path = Path("/proc")) -> Path | None:
-    """The directory of the cgroup that limits this process's CPU; None where no CPU controller is mounted.
+    """The directory of the cgroup that limits this process's CPU; None where no CPU controller is mounted."""
+    return own_cgroup("cpu", proc)
+
+
+def own_cgroup(controller: str, proc: Path = Path("/proc")) -> Path | None:
+    """The directory of this process's cgroup under `controller` ("cpu", "memory"); None where that is not mounted.
 
     In a container on cgroup v1 the path in /proc/self/cgroup is the host's and need not exist under the container's
     mount, which then shows the container's own cgroup as its root.
@@ -46,18 +62,30 @@ def own_cpu_cgroup(proc: Path = Path("/proc")) -> Path | None:
     lines, mounts = _lines(proc / "self" / "cgroup"), _lines(proc / "self" / "mountinfo")
     for line in lines:
         number, controllers, path = line.split(":", 2)
-        version_1 = "cpu" in controllers.split(",")
+        version_1 = controller in controllers.split(",")
         if not version_1 and (number != "0" or controllers):
             continue
-        found = _mount_point(mounts, version_1)
-        # A v2 hierarchy beside v1 controllers (hybrid) has no CPU controller: not the one that limits us.
-        if found is None or not (version_1 or _has_cpu(found[0])):
+        found = _mount_point(mounts, controller, version_1)
+        # A v2 hierarchy beside v1 controllers (hybrid) has not this controller: not the one that limits us.
+        if found is None or not (version_1 or _has(controller, found[0])):
             continue
         point, shown = found
         below = path.removeprefix(shown) if shown != "/" else path
         directory = point / below.lstrip("/")
         return directory if ".." not in directory.parts and directory.is_dir() else point
     return None
+
+
+def read_memory_limit(path: Path) -> int | None:
+    """The memory limit in force in `path`, in bytes: the least of its own and its ancestors'; None when unlimited."""
+    limits = []
+    directory = path
+    while _is_cgroup(directory):
+        limit = _own_memory_limit(directory)
+        if limit is not None:
+            limits.append(limit)
+        directory = directory.parent
+    return min(limits, default=None)
 
 
 def read_quota_milli(path: Path) -> int | None:
@@ -100,7 +128,7 @@ class Cgroup:
         Raises:
             CgroupError: no CPU controller, or no right to use it.
         """
-        parent = root or _controller_root()
+        parent = root or controller_root("cpu")
         group = cls(parent / name)
         try:
             if (parent / "cgroup.subtree_control").is_file():
@@ -183,13 +211,14 @@ def _move(pid: int, directory: Path) -> None:
         return  # ended on its own
 
 
-def _controller_root() -> Path:
+def controller_root(controller: str) -> Path:
+    """Where the controller ("cpu", "memory") is mounted. Raises CgroupError when it is not."""
     mounts = _lines(Path("/proc/self/mountinfo"))
     for version_1 in (True, False):
-        found = _mount_point(mounts, version_1)
-        if found is not None and (version_1 or _has_cpu(found[0])):
+        found = _mount_point(mounts, controller, version_1)
+        if found is not None and (version_1 or _has(controller, found[0])):
             return found[0]
-    raise CgroupError("no cgroup CPU controller is mounted here: a CPU limit needs a Linux host that has one")
+    raise CgroupError(f"no cgroup {controller} controller is mounted here: a limit needs a Linux host that has one")
 
 
 def _lines(path: Path) -> list[str]:
@@ -199,22 +228,22 @@ def _lines(path: Path) -> list[str]:
         return []
 
 
-def _mount_point(mountinfo: list[str], version_1: bool) -> tuple[Path, str] | None:
-    """Where the CPU controller (v1) or the unified hierarchy (v2) is mounted, and which directory of it that shows."""
+def _mount_point(mountinfo: list[str], controller: str, version_1: bool) -> tuple[Path, str] | None:
+    """Where the controller (v1) or the unified hierarchy (v2) is mounted, and which directory of it that shows."""
     for line in mountinfo:
         head, _, tail = line.partition(" - ")
         fields, after = head.split(), tail.split()
         if len(fields) < 5 or len(after) < 3:
             continue
         kind, options = after[0], after[2].split(",")
-        if (version_1 and kind == "cgroup" and "cpu" in options) or (not version_1 and kind == "cgroup2"):
+        if (version_1 and kind == "cgroup" and controller in options) or (not version_1 and kind == "cgroup2"):
             return Path(fields[4]), fields[3]
     return None
 
 
-def _has_cpu(root: Path) -> bool:
+def _has(controller: str, root: Path) -> bool:
     try:
-        return "cpu" in (root / "cgroup.controllers").read_text(encoding="ascii").split()
+        return controller in (root / "cgroup.controllers").read_text(encoding="ascii").split()
     except OSError:
         return False
 
@@ -237,6 +266,16 @@ def _own_quota_milli(directory: Path) -> int | None:
     if quota == "max" or int(quota) < 0:
         return None
     return max(1, round(int(quota) * 1000 / int(period)))
+
+
+def _own_memory_limit(directory: Path) -> int | None:
+    for name in ("memory.max", "memory.limit_in_bytes"):
+        try:
+            text = (directory / name).read_text(encoding="ascii").strip()
+        except OSError:
+            continue
+        return None if text == "max" or int(text) >= _NO_MEMORY_LIMIT else int(text)
+    return None  # the root of v2 has no limit
 
 
 def _refused(error: OSError, action: str) -> CgroupError:

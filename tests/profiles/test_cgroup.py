@@ -9,7 +9,15 @@ from pathlib import Path
 
 import pytest
 
-from sponge_profiles.cgroup import Cgroup, CgroupError, own_cpu_cgroup, read_cpu_stat, read_quota_milli
+from sponge_profiles.cgroup import (
+    Cgroup,
+    CgroupError,
+    own_cgroup,
+    own_cpu_cgroup,
+    read_cpu_stat,
+    read_memory_limit,
+    read_quota_milli,
+)
 
 V1_MOUNT = "30 23 0:26 {shown} {point} rw - cgroup cgroup rw,cpu,cpuacct"
 V2_MOUNT = "30 23 0:26 {shown} {point} rw - cgroup2 cgroup2 rw"
@@ -85,6 +93,27 @@ def test_quota_v1_is_the_least_of_the_ancestors(tmp_path: Path, outer: int, inne
     v1(tmp_path / "a", outer)
     v1(tmp_path / "a" / "b", inner)
     assert read_quota_milli(tmp_path / "a" / "b") == expected
+
+
+@pytest.mark.parametrize(("outer", "inner", "expected"), [("max", "max", None), ("900", "max", 900), ("900", "70", 70)])
+def test_memory_limit_v2_is_the_least_of_the_ancestors(
+    tmp_path: Path, outer: str, inner: str, expected: int | None
+) -> None:
+    for directory, limit in ((tmp_path / "a", outer), (tmp_path / "a" / "b", inner)):
+        v2(directory, "max 100000")
+        (directory / "memory.max").write_text(f"{limit}\n")
+    assert read_memory_limit(tmp_path / "a" / "b") == expected
+
+
+@pytest.mark.parametrize(("own", "expected"), [("9223372036854771712", None), ("1048576", 1048576)])
+def test_memory_limit_v1(tmp_path: Path, own: str, expected: int | None) -> None:
+    (tmp_path / "cg" / "m").mkdir(parents=True)
+    for name, text in (("cgroup.procs", ""), ("memory.limit_in_bytes", f"{own}\n")):
+        (tmp_path / "cg" / "m" / name).write_text(text)
+    mount = "30 23 0:26 {shown} {point} rw - cgroup cgroup rw,memory"
+    found = own_cgroup("memory", fake_proc(tmp_path, "4:memory:/m\n1:cpu,cpuacct:/pods/a\n0::/x\n", mount))
+    assert found == tmp_path / "cg" / "m"
+    assert read_memory_limit(found) == expected
 
 
 def test_quota_of_a_vanished_cgroup_is_unlimited(tmp_path: Path) -> None:

@@ -1,12 +1,14 @@
 """A model that does what its input says: how tests make a real lane slow, crash, hang or fail.
 
 Served as `python://commanded_model:factory`. Input `command`: that many milliseconds of sleep; or one of the constants.
-The output repeats the input.
+The output repeats the input as floats.
 """
 
 from __future__ import annotations
 
+import ctypes
 import os
+import sys
 import time
 
 import torch
@@ -14,16 +16,28 @@ import torch
 from sponge_server.lanes.interface import TensorSpec
 from sponge_server.models.loaded import LoadedModel
 
-CRASH, FAIL = -1, -2
+CRASH, FAIL, SEGFAULT, LEAVE, NAN, EAT, SQUEEZE = -1, -2, -3, -4, -5, -6, -7
+
+EATEN = 1 << 30
+"""More than a test's memory limit."""
 
 
 def forward(command: torch.Tensor) -> torch.Tensor:
-    if bool((command == CRASH).any()):
+    told = set(command.flatten().tolist())
+    if CRASH in told:
         os._exit(3)
-    if bool((command == FAIL).any()):
+    if SEGFAULT in told:
+        ctypes.string_at(0)
+    if LEAVE in told:
+        sys.exit("told to leave")
+    if EAT in told:
+        torch.ones(EATEN, dtype=torch.uint8)
+    if FAIL in told:
         raise ValueError("told to fail")
-    time.sleep(float(command.max()) / 1000)
-    return command.clone()
+    time.sleep(max(0.0, float(command.max())) / 1000)
+    if SQUEEZE in told:
+        return command.sum()
+    return torch.where(command == NAN, torch.nan, command.double())
 
 
 def factory() -> LoadedModel:

@@ -71,7 +71,8 @@ class ServerProcess:
             command += ["--control-token-file", str(directory / "token")]
         if cgroup is not None:
             command = ["sh", "-c", 'echo $$ > "$0"/cgroup.procs; exec "$@"', str(cgroup), *command]
-        environment = os.environ | {"PYTHONPATH": str(Path(__file__).parent)}
+        places = [str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]
+        environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, places))}
         with self.errors.open("wb") as errors:
             self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, env=environment, text=True)
         self.line = self._first_line()

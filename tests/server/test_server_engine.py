@@ -7,7 +7,7 @@ import struct
 
 import pytest
 from engine_world import World, bad_item, item
-from virtual_time import VirtualLoop, run_virtual
+from virtual_time import POISON, VirtualLoop, run_virtual
 
 from sponge_server.answers import Answer, ClientGoneError, ExpiredError, FailedError, RejectedError, ShedError
 
@@ -150,6 +150,24 @@ def test_a_lane_lost_twice_fails_its_requests_only() -> None:
         assert isinstance(error, FailedError)
         assert isinstance(await world.outcome(world.submit()), Answer)
         assert world.counted() == {"error": 1, "in_time": 1}
+
+    run_virtual(scenario)
+
+
+@pytest.mark.parametrize("lanes", [1, 2])
+def test_a_poison_request_takes_its_companions_down_once_at_most(lanes: int) -> None:
+    async def scenario(loop: VirtualLoop) -> None:
+        world = World(loop, lanes=lanes, cores=1.0)
+        jobs = [world.submit(items=[item(value)], slo_s=30.0) for value in (1.0, 2.0, POISON, 3.0)]
+        await asyncio.sleep(0.01)
+        later = [world.submit(items=[item(4.0)], slo_s=30.0) for _ in range(2)]
+        outcomes = [await world.outcome(job) for job in (*jobs, *later)]
+        assert [isinstance(outcome, Answer) for outcome in outcomes] == [True, True, False, True, True, True]
+        assert "lost twice" in str(outcomes[2])
+        assert world.counted() == {"in_time": 5, "error": 1}
+        assert [rows for _, rows, _ in world.ran()].count(1) >= 4
+        assert world.scheduler.threads_running == 0
+        assert world.metrics.registry.get_sample_value("sponge_lane_crashes_total") == 2
 
     run_virtual(scenario)
 

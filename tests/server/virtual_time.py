@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import selectors
+import struct
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -21,6 +22,8 @@ from sponge_server.lanes.interface import (
 )
 
 T = TypeVar("T")
+
+POISON = -666.0
 
 INFO = ModelInfo(
     name="fake",
@@ -71,7 +74,10 @@ def run_virtual(scenario: Callable[[VirtualLoop], Coroutine[Any, Any, T]]) -> T:
 
 @dataclass
 class FakeLane:
-    """Echoes input to output after l(b, k); `faults` holds what the next runs do instead: "crash", "hang", "bug"."""
+    """Echoes input to output after l(b, k); `faults` holds what the next runs do instead: "crash", "hang", "bug".
+
+    Any batch with an item of the value POISON crashes.
+    """
 
     id: int
     model: LatencyModel
@@ -95,13 +101,17 @@ class FakeLane:
                 await asyncio.sleep(timeout_s)
                 raise LaneCrashed("the lane hung")
             await asyncio.sleep(took)
-            if fault == "crash":
+            if fault == "crash" or any(_value(item) == POISON for item in items):
                 raise LaneCrashed("the lane died")
             if fault == "bug":
                 raise RuntimeError("unforeseen")
         finally:
             self.busy = False
         return LaneResult(tuple(_echo(item) for item in items), took, took * threads, threads)
+
+
+def _value(item: Item) -> float | None:
+    return None if item.images else struct.unpack_from("<f", item.tensors[0].data)[0]
 
 
 def _echo(item: Item) -> tuple[Tensor, ...] | ItemError:

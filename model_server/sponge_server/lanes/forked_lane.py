@@ -202,8 +202,6 @@ class ForkedLane:
         if batch.watchdog is not None:
             batch.watchdog.cancel()
         outputs: dict[int, tuple[Tensor, ...] | ItemError] = dict(batch.refused)
-        for number, message in answer["errors"].items():
-            outputs[batch.sent[int(number)]] = ItemError(message)
         self.outputs.fit()
         for group in answer["groups"]:
             row = 0
@@ -212,6 +210,8 @@ class ForkedLane:
                 rows = batch.items[index].rows
                 outputs[index] = tuple(self._rows(output, row, rows) for output in group["outputs"])
                 row += rows
+        for number, message in answer["errors"].items():  # last: some of them are rows of a batch that ran
+            outputs[batch.sent[int(number)]] = ItemError(message)
         if not batch.done.done():
             batch.done.set_result(
                 LaneResult(

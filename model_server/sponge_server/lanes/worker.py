@@ -6,11 +6,14 @@ thread alone, so it has to be called here, between two batches, and nowhere else
 
 from __future__ import annotations
 
+import contextlib
+import math
 import os
 import socket
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -23,6 +26,8 @@ from sponge_server.models.loaded import TORCH_DTYPE, LoadedModel
 __all__ = ["example_inputs", "serve"]
 
 _MESSAGE_LIMIT = 300  # characters of an error that cross; a torch message can carry pages
+
+_VICTIM_SCORE = 500  # in thousandths of the memory limit, so beyond what server and zygote can be larger by
 
 _OIP = {dtype: name for name, dtype in TORCH_DTYPE.items()}
 
@@ -42,12 +47,13 @@ def example_inputs(model: LoadedModel, rows: int) -> list[torch.Tensor]:
     for spec in model.inputs:
         made = example_tensor(spec, rows)
         flat = torch.frombuffer(bytearray(made.data), dtype=TORCH_DTYPE[spec.datatype])
-        inputs.append(_owned(flat.reshape(made.shape), model.channels_last))
+        inputs.append(_laid_out(flat.reshape(made.shape), model.channels_last))
     return inputs
 
 
 def serve(models: Sequence[LoadedModel], sock: socket.socket, inputs: SharedMemory, outputs: SharedMemory) -> None:
     """Runs batches until the server closes the socket. The first batch of a process is slow, so one runs beforehand."""
+    _be_the_first_victim()
     for model in models:
         model.run(example_inputs(model, 1))
     send(sock, {"ready": os.getpid()})
@@ -66,6 +72,13 @@ def serve(models: Sequence[LoadedModel], sock: socket.socket, inputs: SharedMemo
         send(sock, answer)
 
 
+def _be_the_first_victim() -> None:
+    """Out of memory, the kernel kills the process with the highest score: let it be a lane, which can be replaced."""
+    score = Path("/proc/self/oom_score_adj")
+    with contextlib.suppress(OSError):
+        score.write_text(str(min(1000, int(score.read_text()) + _VICTIM_SCORE)))
+
+
 def _run_batch(
     model: LoadedModel, items: Sequence[dict[str, Any]], inputs: SharedMemory, outputs: SharedMemory
 ) -> dict[str, Any]:
@@ -82,7 +95,7 @@ def _run_batch(
         group = pending.pop(0)
         try:
             named = model.run(_joined(group, model.channels_last))
-        except Exception as error:  # noqa: BLE001 - whatever a model raises is the answer to its items
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever a model raises is the answer to its items
             if len(group) > 1:
                 pending += [[item] for item in group]
             else:
@@ -90,6 +103,8 @@ def _run_batch(
             continue
         described, end = _write(named, outputs, end)
         groups.append({"items": [item.index for item in group], "outputs": described})
+        if model.finite:
+            errors |= _not_finite(named, group)
     return {"groups": groups, "errors": errors}
 
 
@@ -128,9 +143,10 @@ def _decoded(model: LoadedModel, images: Sequence[memoryview]) -> torch.Tensor:
 
 
 def _joined(group: list[_Ready], channels_last: bool) -> list[torch.Tensor]:
-    """One tensor an input, in memory of its own: a model that works in place must not spoil what a retry will read."""
+    """One tensor an input. Several items are copied together; one alone is read where it lies: a model may work in
+    place, for nobody reads it again."""
     if len(group) == 1:
-        return [_owned(tensor, channels_last) for tensor in group[0].inputs]
+        return [_laid_out(tensor, channels_last) for tensor in group[0].inputs]
     rows = sum(item.rows for item in group)
     joined = []
     for position, first in enumerate(group[0].inputs):
@@ -144,9 +160,9 @@ def _joined(group: list[_Ready], channels_last: bool) -> list[torch.Tensor]:
     return joined
 
 
-def _owned(tensor: torch.Tensor, channels_last: bool) -> torch.Tensor:
+def _laid_out(tensor: torch.Tensor, channels_last: bool) -> torch.Tensor:
     layout = torch.channels_last if channels_last and tensor.ndim == 4 else torch.contiguous_format
-    return tensor.clone(memory_format=layout)
+    return tensor.contiguous(memory_format=layout)
 
 
 def _write(named: list[tuple[str, torch.Tensor]], outputs: SharedMemory, end: int) -> tuple[list[dict[str, Any]], int]:
@@ -164,6 +180,24 @@ def _write(named: list[tuple[str, torch.Tensor]], outputs: SharedMemory, end: in
     return described, end
 
 
-def _line(error: Exception) -> str:
+def _not_finite(named: list[tuple[str, torch.Tensor]], group: list[_Ready]) -> dict[int, str]:
+    """The items with a NaN or Inf in their rows, and what to tell their clients."""
+    errors: dict[int, str] = {}
+    for name, tensor in named:
+        # A sum is not finite if one of its terms is not: one pass, and nothing allocated, where all is well. One that
+        # overflows only has the rows looked at.
+        if not tensor.is_floating_point() or math.isfinite(float(tensor.sum())):
+            continue
+        start = 0
+        for item in group:
+            if not bool(tensor[start : start + item.rows].isfinite().all()):
+                errors[item.index] = f"the model gave NaN or Inf in its output '{name}' for this request"
+            start += item.rows
+    return errors
+
+
+def _line(error: BaseException) -> str:
+    if isinstance(error, SystemExit):
+        return f"the model tried to exit the process on this request (code {error.code})"
     text = next((line for line in str(error).splitlines() if line.strip()), "") or type(error).__name__
     return f"the model failed on this request: {text[:_MESSAGE_LIMIT]}"

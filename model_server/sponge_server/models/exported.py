@@ -36,7 +36,7 @@ class SidecarImage(BaseModel):
 
 
 class Sidecar(BaseModel):
-    """What a .pt2 file does not say itself. `accuracy` is for people."""
+    """What a .pt2 file does not say itself. `accuracy` is for people; `finite` as in `LoadedModel`."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     inputs: tuple[str, ...] | None = None
@@ -44,6 +44,7 @@ class Sidecar(BaseModel):
     labels: tuple[str, ...] | None = None
     image: SidecarImage | None = None
     accuracy: float | None = None
+    finite: bool = True
 
 
 def load(source: Source) -> LoadedModel:
@@ -82,6 +83,7 @@ def load_file(path: Path) -> LoadedModel:
         labels=sidecar.labels,
         image=image,
         max_batch=most,
+        finite=sidecar.finite,
     )
 
 

@@ -42,6 +42,7 @@ class LoadedModel:
         image: how encoded images become the only input; None when the model takes no images.
         channels_last: feed 4-dimensional inputs in that memory format.
         max_batch: most rows that the model itself can take; None: any.
+        finite: NaN and Inf in an output are errors of their rows; False where the model means something by them.
     """
 
     forward: Callable[..., Any]
@@ -53,6 +54,7 @@ class LoadedModel:
     channels_last: bool = False
     warning: str | None = None
     max_batch: int | None = None
+    finite: bool = True
 
     def run(self, inputs: list[torch.Tensor]) -> list[tuple[str, torch.Tensor]]:
         """Named outputs of one batch. Raises ItemError when the model gives something else than rows of tensors."""

@@ -1,0 +1,32 @@
+"""A real memory cgroup for tests, on either version of cgroups."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from sponge_profiles.cgroup import CgroupError, controller_root
+
+
+@contextlib.contextmanager
+def memory_cgroup(limit_bytes: int) -> Iterator[Path]:
+    """The directory of a new cgroup with this limit and no swap; skips the test where none can be made."""
+    try:
+        group = controller_root("memory") / f"sponge-test-{os.getpid()}-{limit_bytes}"
+        group.mkdir()
+        name = "memory.max" if (group / "memory.max").exists() else "memory.limit_in_bytes"
+        (group / name).write_text(str(limit_bytes))
+    except (CgroupError, OSError) as refused:
+        pytest.skip(f"no memory cgroup can be made here: {refused}")
+    try:
+        yield group
+    finally:
+        until = time.monotonic() + 10
+        while (group / "cgroup.procs").read_text() and time.monotonic() < until:
+            time.sleep(0.02)
+        group.rmdir()

@@ -1,0 +1,83 @@
+"""A real server whose model misbehaves: whoever asked for it gets an error, everyone else an answer, and it goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import pytest
+from commanded_model import CRASH, EAT, FAIL, LEAVE, NAN, SEGFAULT, SQUEEZE
+from memory_cgroup import memory_cgroup
+from server_process import ServerProcess, eventually
+
+pytestmark = pytest.mark.torch
+
+OPTIONS = ("--model", "m=python://commanded_model:factory", "--max-batch", "4", "--slo-ms", "30000", "--cores", "1")
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    server = ServerProcess(tmp_path_factory.mktemp("m"), *OPTIONS)
+    yield server
+    assert server.stop() == 0
+
+
+def state(server: ServerProcess) -> dict[str, Any]:
+    snapshot: dict[str, Any] = server.ask("/control/v1/state").json
+    return snapshot
+
+
+def batch_with(server: ServerProcess, command: int) -> str:
+    """Sends `command` in one batch with three well-behaved requests, whose answers are checked; what it was told."""
+    with ThreadPoolExecutor(5) as pool:
+        blocker = pool.submit(server.command, 400)
+        eventually(lambda: state(server)["threads_running"] == 1)
+        good = [pool.submit(server.command, number) for number in (1, 2)]
+        bad = pool.submit(server.command, command)
+        good.append(pool.submit(server.command, 3))
+        eventually(lambda: state(server)["queue_length"] == 4 or blocker.done())
+        assert blocker.result().status == 200
+        assert [reply.result().json["outputs"][0]["data"] for reply in good] == [[1], [2], [3]]
+        assert bad.result().status == 500
+        assert server.command(7).json["outputs"][0]["data"] == [7]
+        return str(bad.result().json["detail"])
+
+
+@pytest.mark.parametrize(
+    ("command", "crashes", "told"),
+    [
+        (FAIL, 0, "told to fail"),
+        (NAN, 0, "the model gave NaN or Inf in its output 'output' for this request"),
+        (SQUEEZE, 0, "its first dimension must be the batch"),
+        (LEAVE, 0, "tried to exit the process on this request (code told to leave)"),
+        (CRASH, 2, "lost twice with this request"),
+        (SEGFAULT, 2, "lost twice with this request"),
+    ],
+)
+def test_who_asks_for_trouble_gets_it_alone(server: ServerProcess, command: int, crashes: int, told: str) -> None:
+    before = server.metric("sponge_lane_crashes_total")
+    assert told in batch_with(server, command)
+    assert server.metric("sponge_lane_crashes_total") == before + crashes
+
+
+def test_a_hung_lane_is_replaced_and_its_request_tried_once_more(server: ServerProcess) -> None:
+    """An hour of work is killed twice after the watchdog's five seconds; nobody else notices."""
+    before = server.metric("sponge_lane_crashes_total")
+    reply = server.command(3_600_000, x_sponge_slo_ms="60000")
+    assert (reply.status, "hung for 5 s" in reply.json["detail"]) == (500, True)
+    assert server.metric("sponge_lane_crashes_total") == before + 2
+    assert server.command(7).json["outputs"][0]["data"] == [7]
+
+
+def test_a_lane_that_the_kernel_kills_for_its_memory_is_replaced(tmp_path: Path) -> None:
+    with memory_cgroup(1 << 30) as group:
+        server = ServerProcess(tmp_path, *OPTIONS, cgroup=group)
+        try:
+            pids = set((group / "cgroup.procs").read_text().split())
+            assert "lost twice" in batch_with(server, EAT)
+            assert server.metric("sponge_lane_crashes_total") == 2
+            assert len(pids - set((group / "cgroup.procs").read_text().split())) == 1  # a lane; server and zygote live
+        finally:
+            assert server.stop() == 0
