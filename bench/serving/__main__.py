@@ -157,15 +157,34 @@ def tune(ledger: Ledger, plan: Plan, out: Path, budget_s: float | None, candidat
 @click.option("--defaults", is_flag=True, help="Every system as it comes, instead of as tuned.")
 def goodput(ledger: Ledger, plan: Plan, out: Path, budget_s: float | None, defaults: bool) -> None:
     """Measure goodput: Poisson arrivals with deadlines at each load, mix and seed."""
-    visits = campaign.goodput_visits(ledger, plan, defaults)
-    began = time.monotonic()
-    if visits:
-        now = campaign.check_capacity(ledger, plan)
+    _perform_all(ledger, plan, campaign.goodput_visits(ledger, plan, defaults), out, budget_s)
+
+
+@main.command()
+@_campaign_options
+def overhead(ledger: Ledger, plan: Plan, out: Path) -> None:
+    """Measure what a server adds: latency of one request at a time, and saturation, beside the bare torch loop."""
+    from bench.serving.overhead import measure_overhead
+
+    for name, result in measure_overhead(ledger, plan, out / "logs"):
         click.echo(
-            f"capacity now {now:.1f} images/s, {campaign.capacity_of(ledger, plan)['images_per_s']:.1f} at first"
+            f"{name:<9} one at a time {result['p50_ms']:.1f} ms (p99 {result['p99_ms']:.1f}), bare "
+            f"{result['bare_p50_ms']:.1f}; saturated {result['saturated_rps']:.1f}/s, bare {result['bare_rps']:.1f}"
         )
-    left = None if budget_s is None else budget_s - (time.monotonic() - began)
-    _perform_all(ledger, plan, visits, out, left)
+
+
+@main.command()
+@_campaign_options
+def cores(ledger: Ledger, plan: Plan, out: Path) -> None:
+    """Find the fewest fixed cores that keep a varying load in time, beside Sponge resized live."""
+    from bench.serving.live_cores import measure_cores
+
+    for name, fixed, result in measure_cores(ledger, plan, out / "logs"):
+        size = "resized live" if fixed is None else f"fixed at {fixed:g}"
+        click.echo(
+            f"{name:<9} {size}: {result['attainment']:.2%} in time on {result['mean_cores']:.2f} cores, "
+            f"{result['resizes']} resizes"
+        )
 
 
 @main.command()

@@ -9,7 +9,6 @@ from __future__ import annotations
 import itertools
 import math
 import os
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -27,6 +26,7 @@ __all__ = [
     "LOADS",
     "Plan",
     "Visit",
+    "capacity_now",
     "capacity_of",
     "goodput_visits",
     "measure_capacity",
@@ -39,9 +39,12 @@ LOADS = (0.5, 0.7, 0.9, 1.3, 2.0)
 TUNING_SEED = 1001
 """Tuning sees other schedules than those that count."""
 
-START_S = 15.0
+START_S = 22.0
+"""Of a visit: the yardstick, the server's start and its warm-up."""
+
 AROUND_A_RUN_S = 2.5
 CAPACITY_BATCHES = (1, 4, 8, 16)
+YARDSTICK_S = 2.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,12 +101,10 @@ def capacity_of(ledger: Ledger, plan: Plan) -> dict[str, Any]:
     return max(figures, key=lambda figure: float(figure["images_per_s"]))
 
 
-def check_capacity(ledger: Ledger, plan: Plan, seconds: float = 3.0) -> float:
-    """The best shape measured once more, to see how far the machine has drifted; images per second."""
+def capacity_now(ledger: Ledger, plan: Plan) -> float:
+    """The capacity's shape measured once more, briefly: the machine's speed changes; images per second."""
     best = capacity_of(ledger, plan)
-    (figure,) = bare(plan.cores, best["processes"], best["threads"], [best["batch"]], seconds)
-    params = {"campaign": plan.name, "cores": plan.cores, "at": round(time.time())}
-    ledger.add("yardstick", params, figure)
+    (figure,) = bare(plan.cores, best["processes"], best["threads"], [best["batch"]], YARDSTICK_S)
     return float(figure["images_per_s"])
 
 
@@ -153,8 +154,8 @@ def goodput_visits(ledger: Ledger, plan: Plan, defaults: bool) -> list[Visit]:
 
 
 def perform(ledger: Ledger, plan: Plan, visit: Visit, folder: Path) -> Iterator[tuple[Mapping[str, Any], Any]]:
-    """Starts the server, takes the runs, keeps and yields each (parameters, result). A backlog that a run leaves behind
-    is waited for, and a server that does not get over it is started anew.
+    """Measures the capacity once more, starts the server, takes the runs, keeps and yields each (parameters, result). A
+    backlog that a run leaves behind is waited for, and a server that does not get over it is started anew.
 
     Args:
         folder: for the servers' logs.
@@ -163,6 +164,7 @@ def perform(ledger: Ledger, plan: Plan, visit: Visit, folder: Path) -> Iterator[
     uplink = load_bandwidth("4g", 1, os.environ)
     assert uplink is not None
     left = list(visit.runs)
+    capacity = capacity_now(ledger, plan) if left else 0.0
     while left:
         with serving(system, visit.knobs, plan.cores, folder / f"{visit.system}.log") as server:
             warm_up(server)
@@ -170,7 +172,7 @@ def perform(ledger: Ledger, plan: Plan, visit: Visit, folder: Path) -> Iterator[
                 params = left.pop(0)
                 mix = MIXES[params["mix"]]
                 shots = make_shots(mix, params["rate_rps"], params["duration_s"], params["seed"], uplink)
-                result = open_loop(server, mix, shots, plan.timing)
+                result = {**open_loop(server, mix, shots, plan.timing), "capacity_rps": capacity}
                 server.check()
                 ledger.add(visit.kind, params, result)
                 yield params, result

@@ -33,11 +33,11 @@ def write_report(ledger: Ledger, plan: Plan, folder: Path) -> Path:
         raise SpongeError(f"campaign {plan.name!r} has no goodput runs yet: run `goodput` first")
     best = capacity_of(ledger, plan)
     capacity = float(best["images_per_s"])
-    found = tables.points(runs, capacity)
-    parts = [f"# Serving benchmark, campaign {plan.name}", _how(ledger, plan, runs, best)]
+    found = tables.points(runs)
+    parts = [f"# Serving benchmark, campaign {plan.name}", _how(plan, runs, best)]
     for mix in (MIXES[name] for name in plan.mixes if any(point.mix == name for point in found)):
         parts += _of_mix(found, mix, capacity, folder)
-    defaults = tables.points(ledger.of_kind("defaults", campaign=plan.name, cores=plan.cores), capacity)
+    defaults = tables.points(ledger.of_kind("defaults", campaign=plan.name, cores=plan.cores))
     for mix in (MIXES[name] for name in plan.mixes if any(point.mix == name for point in defaults)):
         parts += [f"## As they come: {mix.title}", tables.goodput_table(defaults, mix)]
     parts += _overhead(ledger, plan)
@@ -55,13 +55,9 @@ def _asked(run: Run, plan: Plan) -> bool:
     return params["system"] in plan.systems and params["mix"] in plan.mixes and params["load"] in plan.loads
 
 
-def _how(ledger: Ledger, plan: Plan, runs: Sequence[Run], best: dict[str, Any]) -> str:
+def _how(plan: Plan, runs: Sequence[Run], best: dict[str, Any]) -> str:
     first = runs[0]["params"]
-    checks = [
-        float(run["result"]["images_per_s"])
-        for run in ledger.of_kind("yardstick", campaign=plan.name, cores=plan.cores)
-    ]
-    drift = f"; measured again along the way: {min(checks):.1f} to {max(checks):.1f}" if checks else ""
+    checks = [float(run["result"]["capacity_rps"]) for run in runs]
     void = sum(run["result"]["void"] for run in runs)
     wrong = sum(run["result"]["wrong"] for run in runs)
     seeds = len({run["params"]["seed"] for run in runs})
@@ -70,8 +66,8 @@ def _how(ledger: Ledger, plan: Plan, runs: Sequence[Run], best: dict[str, Any]) 
         f"ResNet-18, float32, one image a request (602,112 bytes), each system with all its processes under one limit "
         f"of {plan.cores:g} cores; open loop, {seeds} seeds of {measured_s:g} s at each load. "
         f"Capacity: {best['images_per_s']:.1f} images/s by torch alone ({best['processes']} processes x "
-        f"{best['threads']} threads, batch {best['batch']}){drift}. In brackets: the share of the lesser of offered "
-        "load and capacity. "
+        f"{best['threads']} threads, batch {best['batch']}), {min(checks):.1f} to {max(checks):.1f} when measured "
+        "again before each start of a server. In brackets: the share of the lesser of offered load and that capacity. "
         f"{len(runs)} runs, {void} void for a late sender, {wrong} wrong answers."
     )
 
@@ -96,19 +92,19 @@ def _overhead(ledger: Ledger, plan: Plan) -> list[str]:
     runs = ledger.of_kind("overhead", campaign=plan.name, cores=plan.cores)
     if not runs:
         return []
-    head = ["", "p50 added ms", "p99 added ms", "saturated/s", "of the bare loop", "CPU ms a request beside the model"]
+    head = ["", "p50 ms", "p99 ms", "p50 added", "p99 added", "saturated/s", "of the bare loop"]
     rows = []
     for run in runs:
         result = run["result"]
-        added = result["cpu_ms_per_request"] - result["bare_cpu_ms_per_image"]
         rows.append(
             [
                 run["params"]["system"],
+                f"{result['p50_ms']:.1f}",
+                f"{result['p99_ms']:.1f}",
                 f"{result['p50_ms'] - result['bare_p50_ms']:.1f}",
                 f"{result['p99_ms'] - result['bare_p99_ms']:.1f}",
                 f"{result['saturated_rps']:.1f}",
                 f"{result['saturated_rps'] / result['bare_rps']:.0%}",
-                f"{added:.1f}",
             ]
         )
     return ["## Overhead: one request at a time, then as fast as it goes", tables.markdown(head, rows)]

@@ -19,7 +19,7 @@ class Point:
 
     Attributes:
         least_rps, most_rps: the worst and the best seed's goodput.
-        share: of what could be had, the lesser of the offered load and the capacity.
+        share: of what could be had, the lesser of the offered load and the capacity measured just before.
         by_class: attainment of each class that had requests.
         outcomes: of all requests of all seeds, as shares.
     """
@@ -38,17 +38,17 @@ class Point:
     outcomes: dict[str, float]
 
 
-def points(runs: Iterable[Run], capacity_rps: float) -> list[Point]:
+def points(runs: Iterable[Run]) -> list[Point]:
     """One point for each system, mix and load, in the order in which they come first."""
     groups: dict[tuple[str, str, float], list[Run]] = defaultdict(list)
     for run in runs:
         if not run["result"]["void"]:
             params = run["params"]
             groups[params["system"], params["mix"], params["load"]].append(run)
-    return [_point(*key, group, capacity_rps) for key, group in groups.items()]
+    return [_point(*key, group) for key, group in groups.items()]
 
 
-def _point(system: str, mix: str, load: float, runs: Sequence[Run], capacity_rps: float) -> Point:
+def _point(system: str, mix: str, load: float, runs: Sequence[Run]) -> Point:
     results = [run["result"] for run in runs]
     goodputs = [float(result["goodput_rps"]) for result in results]
     sent = sum(result["sent"] for result in results)
@@ -68,7 +68,9 @@ def _point(system: str, mix: str, load: float, runs: Sequence[Run], capacity_rps
         min(goodputs),
         max(goodputs),
         sum(result["in_time"] for result in results) / max(sent, 1),
-        mean(g / min(result["offered_rps"], capacity_rps) for g, result in zip(goodputs, results, strict=True)),
+        mean(
+            g / min(result["offered_rps"], result["capacity_rps"]) for g, result in zip(goodputs, results, strict=True)
+        ),
         {name: good / of for name, (good, of) in classes.items() if of},
         {name: sum(result[name] for result in results) / max(sent, 1) for name in names},
     )

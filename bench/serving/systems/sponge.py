@@ -9,8 +9,9 @@ from bench.serving.shared import INPUT_SHAPE, Logits
 from bench.serving.systems.interface import Knobs, Launch, System, Wire
 from sponge_client.errors import ServerError
 from sponge_client.oip import HEADER_LENGTH, Tensor, decode, encode
+from sponge_core.contract import SizeRange
 
-__all__ = ["Sponge"]
+__all__ = ["ResizableSponge", "Sponge"]
 
 MODEL = "resnet18"
 SOURCE = "python://bench.serving.sponge_model:resnet18"
@@ -27,10 +28,13 @@ class Sponge(System):
         return [self.defaults]
 
     def launch(self, python: Path, port: int, knobs: Knobs, cores: float) -> Launch:
-        options = {"--model": f"{MODEL}={SOURCE}", "--http-port": str(port), "--control-port": "0"}
-        options |= {"--cores": f"{round(cores * 1000)}m", "--step-cores": "500m"}
+        options = {"--model": f"{MODEL}={SOURCE}", "--http-port": str(port), **self.sized(cores)}
         serve = (str(python), "-m", "sponge_cli.main", "serve")
         return Launch((*serve, *(word for pair in options.items() for word in pair)))
+
+    def sized(self, cores: float) -> dict[str, str]:
+        """The options that say how large it is, and who may change that."""
+        return {"--control-port": "0", "--cores": f"{cores:g}", "--step-cores": "500m"}
 
     def request(self, body: bytes, slo_s: float, knobs: Knobs) -> Wire:
         head = encode([Tensor("input", "FP32", (1, *INPUT_SHAPE), body)])
@@ -47,3 +51,26 @@ class Sponge(System):
         except (ServerError, KeyError) as error:
             raise ValueError(str(error)) from None
         return logits
+
+
+class ResizableSponge(Sponge):
+    """Sponge with its control endpoints open, for the operator's decision to size it.
+
+    Args:
+        token_file: holds the bearer token of the control endpoints.
+    """
+
+    def __init__(self, control_port: int, token_file: Path, sizes: SizeRange) -> None:
+        self.control_port = control_port
+        self._token_file = token_file
+        self._sizes = sizes
+
+    def sized(self, cores: float) -> dict[str, str]:
+        return {
+            "--control-port": str(self.control_port),
+            "--control-token-file": str(self._token_file),
+            "--cores": f"{cores:g}",
+            "--min-cores": f"{self._sizes.min_milli}m",
+            "--max-cores": f"{self._sizes.max_milli}m",
+            "--step-cores": f"{self._sizes.step_milli}m",
+        }

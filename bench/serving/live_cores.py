@@ -1,0 +1,160 @@
+"""Cores under a load that varies: the fewest fixed ones that suffice, and Sponge resized live as the operator would.
+
+The load is the 4G mix with a rate that rises and falls. A peer is tried at fixed sizes, from large to small, until it
+fails the target; Sponge starts at the largest and is sized by the controller that the local demo uses.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import math
+import os
+import secrets
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from bench.serving.campaign import Plan, capacity_of, tuned
+from bench.serving.ledger import Ledger
+from bench.serving.measure import Timing, open_loop, warm_up
+from bench.serving.schedule import MIXES, varying_shots
+from bench.serving.servers import Server, free_port, serving
+from bench.serving.systems import SYSTEMS, Knobs
+from bench.serving.systems.sponge import ResizableSponge
+from sponge_cli.demo_app.backend import Endpoint
+from sponge_cli.demo_app.controller import Controller
+from sponge_client.schedule import Shot
+from sponge_client.traces import load_bandwidth
+from sponge_core.contract import SizeRange
+from sponge_operator.storage.server import ControlClient
+
+__all__ = ["SIZES", "TARGET", "measure_cores"]
+
+RATES = (0.15, 0.35, 0.6, 0.8, 0.5, 0.25, 0.1, 0.4)
+"""Of the capacity at the campaign's cores, one after the other."""
+
+STEP_S = 6.0
+WARMUP_S = 2.0
+TARGET = 0.99
+SIZES = (1.5, 1.25, 1.0, 0.75, 0.5)
+LEAST_MILLI, STEP_MILLI = 250, 125
+SEED = 1
+
+
+def measure_cores(ledger: Ledger, plan: Plan, folder: Path) -> Iterator[tuple[str, float | None, Mapping[str, Any]]]:
+    """Yields (system, fixed cores or None where resized live, result) of every run that the campaign lacks."""
+    capacity = float(capacity_of(ledger, plan)["images_per_s"])
+    rates = [round(share * capacity, 1) for share in RATES]
+    uplink = load_bandwidth("4g", 1, os.environ)
+    assert uplink is not None
+    shots = varying_shots(MIXES["4g"], rates, STEP_S, SEED, uplink)
+    timing = Timing(STEP_S * len(rates), WARMUP_S, plan.timing.hang_up_s)
+    for name in plan.systems:
+        for cores in (None, *SIZES) if name == "sponge" else SIZES:
+            knobs = _knobs(ledger, plan, name, cores)
+            params = {
+                "campaign": plan.name,
+                "system": name,
+                "version": SYSTEMS[name].version,
+                "knobs": dict(knobs),
+                "cores": cores,
+                "rates_rps": rates,
+                "step_s": STEP_S,
+                "seed": SEED,
+                "target": TARGET,
+            }
+            run = ledger.find("cores", params)
+            if run is None:
+                log = folder / f"{name}-cores.log"
+                if cores is None:
+                    result = _resized(max(SIZES), shots, timing, log)
+                else:
+                    result = _fixed(name, knobs, cores, shots, timing, log)
+                run = ledger.add("cores", params, result)
+                yield name, cores, run["result"]
+            if cores is not None and run["result"]["attainment"] < TARGET:
+                break  # fewer cores would not do better
+
+
+def _knobs(ledger: Ledger, plan: Plan, name: str, cores: float | None) -> Knobs:
+    """As tuned near saturation; where the thread count of that would not fit, the system's first guess for the size."""
+    if cores is None or math.ceil(cores) == math.ceil(plan.cores):
+        return tuned(ledger, plan, name, "4g", 0.9)
+    return SYSTEMS[name].candidates(cores)[0]
+
+
+def _fixed(name: str, knobs: Knobs, cores: float, shots: Sequence[Shot], timing: Timing, log: Path) -> dict[str, Any]:
+    with serving(SYSTEMS[name], knobs, cores, log) as server:
+        warm_up(server)
+        return {**open_loop(server, MIXES["4g"], shots, timing), "mean_cores": cores, "resizes": 0}
+
+
+def _resized(most: float, shots: Sequence[Shot], timing: Timing, log: Path) -> dict[str, Any]:
+    sizes = SizeRange(min_milli=LEAST_MILLI, max_milli=round(most * 1000), step_milli=STEP_MILLI)
+    with tempfile.TemporaryDirectory() as folder:
+        token_file = Path(folder) / "token"
+        token_file.write_text(secrets.token_hex(16))
+        system = ResizableSponge(free_port(), token_file, sizes)
+        with serving(system, {}, most, log) as server:
+            warm_up(server)
+            with _controlled(server, system.control_port, token_file.read_text(), sizes) as quota:
+                began = time.monotonic()
+                result = open_loop(server, MIXES["4g"], shots, timing)
+                # The sender needs a moment to start, and ends with the last answer; the schedule lies between.
+                ended = time.monotonic()
+                return {**result, "mean_cores": round(quota.mean_cores(began, ended), 3), "resizes": quota.changes}
+
+
+class _Quota:
+    """The size in force over time."""
+
+    def __init__(self, server: Server, milli: int) -> None:
+        self._server = server
+        self._steps = [(time.monotonic(), milli)]
+
+    @property
+    def changes(self) -> int:
+        return len(self._steps) - 1
+
+    def set(self, milli: int) -> None:
+        self._server.cgroup.set_quota_milli(milli)
+        self._steps.append((time.monotonic(), milli))
+
+    def mean_cores(self, began: float, ended: float) -> float:
+        ends = [at for at, _ in self._steps[1:]] + [ended]
+        spent = sum(
+            milli * max(0.0, min(end, ended) - max(at, began))
+            for (at, milli), end in zip(self._steps, ends, strict=True)
+        )
+        return spent / (ended - began) / 1000
+
+
+@contextlib.contextmanager
+def _controlled(server: Server, control_port: int, token: str, sizes: SizeRange) -> Iterator[_Quota]:
+    """Runs the controller beside the measurement, on a loop and thread of its own."""
+    quota = _Quota(server, sizes.max_milli)
+    endpoint = Endpoint(f"http://127.0.0.1:{server.port}", f"http://127.0.0.1:{control_port}", token)
+    loop = asyncio.new_event_loop()
+
+    async def control() -> None:
+        async with ControlClient() as client:
+            await Controller(endpoint, client, sizes, sizes.max_milli, quota.set).run()
+
+    task = loop.create_task(control())
+
+    def run() -> None:
+        with contextlib.suppress(asyncio.CancelledError):
+            loop.run_until_complete(task)
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    try:
+        yield quota
+    finally:
+        loop.call_soon_threadsafe(task.cancel)
+        thread.join()
+        loop.close()

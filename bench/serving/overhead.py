@@ -1,0 +1,63 @@
+"""What a server adds to the model's own time: one request at a time, then as fast as it goes, beside the bare loop."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from bench.serving.campaign import Plan, capacity_of, tuned
+from bench.serving.ledger import Ledger
+from bench.serving.measure import bare, closed_loop, warm_up
+from bench.serving.servers import serving
+from bench.serving.systems import SYSTEMS
+
+__all__ = ["measure_overhead"]
+
+ONE_AT_A_TIME_S = 6.0
+THINK_S = 0.03
+SATURATED_S = 8.0
+CLIENTS = 16
+BARE_S = 3.0
+
+
+def measure_overhead(ledger: Ledger, plan: Plan, folder: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
+    """Each system that the campaign has not measured yet; yields (system, figures).
+
+    The bare loop is measured anew next to each: batches of one in the faster of its shapes for the floor, and the
+    capacity's shape for saturation. A system runs as tuned for the lightest load.
+    """
+    best = capacity_of(ledger, plan)
+    whole = max(best["processes"], best["threads"])
+    for name in plan.systems:
+        knobs = tuned(ledger, plan, name, plan.mixes[0], min(plan.loads))
+        params = {
+            "campaign": plan.name,
+            "system": name,
+            "version": SYSTEMS[name].version,
+            "knobs": dict(knobs),
+            "cores": plan.cores,
+        }
+        if ledger.find("overhead", params):
+            continue
+        shapes = ((1, whole), (1, 1))
+        floor = min(
+            (bare(plan.cores, processes, threads, [1], BARE_S)[0] for processes, threads in shapes),
+            key=lambda figure: float(figure["batch_p50_ms"]),
+        )
+        (full,) = bare(plan.cores, best["processes"], best["threads"], [best["batch"]], BARE_S)
+        with serving(SYSTEMS[name], knobs, plan.cores, folder / f"{name}.log") as server:
+            warm_up(server)
+            alone = closed_loop(server, 1, ONE_AT_A_TIME_S, THINK_S)
+            saturated = closed_loop(server, CLIENTS, SATURATED_S)
+        result = {
+            "p50_ms": alone["p50_ms"],
+            "p99_ms": alone["p99_ms"],
+            "bare_p50_ms": floor["batch_p50_ms"],
+            "bare_p99_ms": floor["batch_p99_ms"],
+            "saturated_rps": saturated["throughput_rps"],
+            "saturated_failed": saturated["failed"],
+            "bare_rps": full["images_per_s"],
+        }
+        ledger.add("overhead", params, result)
+        yield name, result
