@@ -14,7 +14,6 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Generic, TypeVar, get_args, get_origin
-from urllib.parse import urlsplit
 
 import click
 import yaml
@@ -24,6 +23,7 @@ from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, EnvSettingsSource
 
 from sponge_core.errors import SpongeError
+from sponge_server.logs import masked
 
 __all__ = ["Resolved", "SettingsCommand", "SettingsError", "render", "resolve", "settings_options"]
 
@@ -243,12 +243,11 @@ def _plain(value: object, name: str) -> str:
 
 
 def _masked(value: Any) -> Any:
-    """The value without the password of any address in it."""
+    """The value without the secrets of any address in it."""
     if isinstance(value, dict):
         return {key: _masked(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
         return [_masked(item) for item in value]
-    if isinstance(value, str) and "://" in value and "@" in value:
-        password = urlsplit(value.partition("=")[2] or value).password or urlsplit(value).password
-        return value.replace(f":{password}@", ":***@") if password else value
+    if isinstance(value, str):
+        return masked(value)
     return value

@@ -65,7 +65,7 @@ def command(config: Path | None, print_config: bool, **flags: Any) -> None:
     from sponge_server.lanes.interface import ModelSpec
     from sponge_server.logs import set_up
 
-    set_up(settings.log_level)
+    set_up(settings.log_level, settings.log_format)
 
     async def serve() -> None:
         pool = ForkedLanes([ModelSpec(settings.model_name, settings.model_source, settings.max_batch)])

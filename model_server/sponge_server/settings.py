@@ -20,6 +20,7 @@ from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource
 
 from sponge_core.errors import SpongeError
 from sponge_core.running import thread_budget
+from sponge_server.logs import Format
 
 __all__ = ["ContradictionError", "ServerSettings", "milli", "sizes_milli"]
 
@@ -167,6 +168,7 @@ class ServerSettings(BaseSettings):
     drain_s: Seconds = setting("End", "Longest wait for accepted requests after SIGTERM.", 30.0)
 
     log_level: Level = setting("Logs", "Least level of what is logged to stderr.", "info")
+    log_format: Format = setting("Logs", "One event a line; auto is text on a terminal, else json.", "auto")
 
     @classmethod
     def settings_customise_sources(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import threading
 import time
 
@@ -57,3 +58,12 @@ def bounded() -> LoadedModel:
 
 def wrong_rows() -> LoadedModel:
     return LoadedModel(lambda x: x.sum(), (TensorSpec("x", "FP32", (2,)),), "test")
+
+
+def talking() -> LoadedModel:
+    def forward(x: torch.Tensor) -> torch.Tensor:
+        print("running", file=sys.stderr)
+        return x
+
+    print("loading")
+    return LoadedModel(forward, (TensorSpec("x", "FP32", (1,)),), "test")

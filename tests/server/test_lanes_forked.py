@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import signal
 import struct
@@ -288,3 +289,14 @@ async def test_nothing_outlives_a_killed_server() -> None:
     server.wait()
     server.stdout.close()
     await until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in pids))
+
+
+async def test_what_a_model_prints_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "sponge.lanes")
+    pool = ForkedLanes([ModelSpec("talking", "python://lane_models:talking", max_batch=1)])
+    await pool.start(1)
+    await pool.lanes[0].run([item((5.0,))], threads=1)
+    await pool.close()
+    said = [record.fields["text"] for record in caplog.records if record.msg == "lane.output"]  # type: ignore[attr-defined]
+    assert said[0] == "loading"
+    assert said[-1] == "running"

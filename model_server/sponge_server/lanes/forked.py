@@ -17,6 +17,7 @@ from sponge_server.lanes.examples import example_item
 from sponge_server.lanes.forked_lane import ForkedLane
 from sponge_server.lanes.interface import LaneCrashed, LaneError, ModelError, ModelInfo, ModelSpec, Progress
 from sponge_server.lanes.zygote_client import ZygoteClient, read_message
+from sponge_server.logs import event
 
 __all__ = ["ForkedLanes"]
 
@@ -126,10 +127,17 @@ class ForkedLanes:
         while True:
             while (message := await read_message(reader)) is not None:
                 if not self._closing:
-                    _log.warning("lane.ended lane=%s pid=%s how=%s", message["ended"], message["pid"], message["how"])
+                    event(
+                        _log,
+                        "lane.ended",
+                        logging.WARNING,
+                        lane=message["ended"],
+                        pid=message["pid"],
+                        how=message["how"],
+                    )
             ended, self._zygote = self._zygote, None
             if ended is not None:
-                _log.error("zygote.ended pid=%s", ended.pid)
+                event(_log, "zygote.ended", logging.ERROR, pid=ended.pid)
                 await ended.close()
             attempt = 0
             while self._zygote is None:
@@ -138,7 +146,7 @@ class ForkedLanes:
                 try:
                     self._zygote, reader, _ = await ZygoteClient.start(self._specs)
                 except (LaneError, ModelError) as error:
-                    _log.error("zygote.not_started attempt=%d error=%s", attempt, error)
+                    event(_log, "zygote.not_started", logging.ERROR, attempt=attempt, error=error)
             async with self._zygote_changed:
                 self._zygote_changed.notify_all()
 
@@ -170,7 +178,7 @@ class ForkedLanes:
                 try:
                     await self._fork(lane)
                 except LaneError as error:
-                    _log.error("lane.not_started lane=%d attempt=%d error=%s", lane.id, attempt, error)
+                    event(_log, "lane.not_started", logging.ERROR, lane=lane.id, attempt=attempt, error=error)
         finally:
             del self._replacing[lane.id]
 

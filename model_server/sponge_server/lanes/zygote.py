@@ -38,6 +38,8 @@ ENVIRONMENT = {
     "MALLOC_MMAP_THRESHOLD_": "1073741824",
     "MALLOC_TRIM_THRESHOLD_": "4294967296",
     "MALLOC_TOP_PAD_": "67108864",
+    # What a model prints is logged when it prints, and is in no buffer that a fork would copy.
+    "PYTHONUNBUFFERED": "1",
 }
 """To be set before the interpreter starts."""
 

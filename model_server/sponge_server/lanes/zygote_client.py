@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from dataclasses import asdict
 
 from sponge_server.lanes.interface import LaneError, ModelError, ModelInfo, ModelSpec, TensorSpec
+from sponge_server.lanes.output import OutputLog
 from sponge_server.lanes.wire import HEADER, Message, send
 from sponge_server.lanes.zygote import ENVIRONMENT
 
@@ -40,8 +41,15 @@ async def read_message(reader: asyncio.StreamReader) -> Message | None:
 class ZygoteClient:
     """A running zygote with its models loaded; made by `start`."""
 
-    def __init__(self, process: subprocess.Popen[bytes], commands: socket.socket, writer: asyncio.StreamWriter) -> None:
+    def __init__(
+        self,
+        process: subprocess.Popen[bytes],
+        commands: socket.socket,
+        writer: asyncio.StreamWriter,
+        output: OutputLog,
+    ) -> None:
         self._process = process
+        self._output = output
         self._commands = commands
         self._writer = writer
 
@@ -51,16 +59,17 @@ class ZygoteClient:
     ) -> tuple[ZygoteClient, asyncio.StreamReader, tuple[ModelInfo, ...]]:
         """Returns when all are loaded; the reader then tells of lanes that ended. Raises ModelError, LaneError."""
         ours, theirs = socket.socketpair()
-        with theirs:
+        output = OutputLog()
+        with theirs, output.writer():
             try:
-                process = _spawn(theirs.fileno())
+                process = _spawn(theirs.fileno(), output.fd)
             except OSError as error:
                 ours.close()
                 raise LaneError(f"cannot start the process that loads the models: {error.strerror}") from None
         # The stream below owns `ours`; descriptors have to be sent beside it.
         commands = ours.dup()
         reader, writer = await asyncio.open_unix_connection(sock=ours)
-        client = cls(process, commands, writer)
+        client = cls(process, commands, writer, output)
         try:
             client._send({"load": [asdict(spec) for spec in specs]})
             loaded = []
@@ -99,6 +108,7 @@ class ZygoteClient:
             # It is still loading, or hangs in the model's code.
             self._process.kill()
             await asyncio.to_thread(self._process.wait)
+        await self._output.finish()
 
     def _send(self, message: Message, fds: list[int] | None = None) -> None:
         try:
@@ -107,13 +117,14 @@ class ZygoteClient:
             raise LaneError("the process that holds the models has ended; it is being started again") from None
 
 
-def _spawn(fd: int) -> subprocess.Popen[bytes]:
+def _spawn(fd: int, output: int) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
         [sys.executable, "-m", "sponge_server.lanes.zygote", str(fd)],
         pass_fds=[fd],
         env=os.environ | ENVIRONMENT,
         stdin=subprocess.DEVNULL,
-        stdout=2,  # a model that prints must not write between the server's own lines
+        stdout=output,  # a model that prints must not write between the server's own lines
+        stderr=output,
         start_new_session=True,  # an interrupt at the terminal is for the server, which drains first
     )
 
