@@ -1,0 +1,68 @@
+"""ResNet-18 behind BentoML, in one service or in two. Runs in BentoML's own environment.
+
+`Single` batches in the process that speaks HTTP, from base64 in JSON, as a batchable method takes no raw body. `Front`
+takes a raw body and passes it on to `Model`, a process of its own that batches. The knobs come as PEER_KNOBS, as each
+of BentoML's processes imports this module.
+"""
+
+import json
+import os
+from base64 import b64decode, b64encode
+from typing import Annotated, Any
+
+import bentoml
+import torch
+from bentoml.validators import ContentType
+
+from bench.serving.model import infer, load_model
+
+KNOBS: dict[str, Any] = json.loads(os.environ["PEER_KNOBS"])
+TRAFFIC = {"timeout": KNOBS["timeout_ms"] / 1000}
+LIMITED = TRAFFIC | ({"max_concurrency": KNOBS["max_concurrency"]} if KNOBS["max_concurrency"] else {})
+BATCHES = {"batchable": True, "max_batch_size": KNOBS["max_batch"], "max_latency_ms": KNOBS["max_latency_ms"]}
+OctetStream = Annotated[bytes, ContentType("application/octet-stream")]
+
+
+class _ResNet18:
+    """The model in each worker process."""
+
+    def __init__(self) -> None:
+        self._model = load_model(KNOBS["threads"])
+
+    def infer(self, bodies: list[bytes]) -> list[bytes]:
+        """On whatever thread BentoML calls: torch keeps the thread count per thread."""
+        torch.set_num_threads(KNOBS["threads"])
+        return infer(self._model, bodies)
+
+
+@bentoml.service(workers=KNOBS["processes"], traffic=LIMITED)
+class Single(_ResNet18):
+    """HTTP and the model in the same processes."""
+
+    @bentoml.api(route="/infer", **BATCHES)
+    def predict(self, images: list[str]) -> list[str]:
+        """Base64 in and out."""
+        return [b64encode(answer).decode() for answer in self.infer([b64decode(image) for image in images])]
+
+
+@bentoml.service(workers=KNOBS["processes"], traffic=TRAFFIC)
+class Model(_ResNet18):
+    """The model alone."""
+
+    @bentoml.api(**BATCHES)
+    def predict(self, images: list[bytes]) -> list[bytes]:
+        """From `Front`, pickled by BentoML."""
+        return self.infer(images)
+
+
+@bentoml.service(workers=1, traffic=LIMITED)
+class Front:
+    """HTTP alone."""
+
+    model = bentoml.depends(Model)
+
+    @bentoml.api(route="/infer")
+    async def predict(self, image: OctetStream, /) -> OctetStream:
+        """Raw bytes in and out."""
+        (answer,) = await self.model.to_async.predict([image])
+        return answer

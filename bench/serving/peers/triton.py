@@ -1,0 +1,64 @@
+"""ResNet-18 as a model of Triton's Python backend, and the start of Triton from pytriton's package.
+
+Triton imports this module in each instance's process; as a script it becomes tritonserver. Runs in pytriton's own
+environment.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import site
+import sys
+import sysconfig
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+__all__ = ["TritonPythonModel"]
+
+
+class TritonPythonModel:
+    """The model in one instance's process."""
+
+    def initialize(self, args: dict[str, str]) -> None:
+        """Called on the thread that infers."""
+        from bench.serving.model import load_model
+
+        parameters = json.loads(args["model_config"])["parameters"]
+        self._model = load_model(int(parameters["threads"]["string_value"]))
+
+    def execute(self, requests: Sequence[Any]) -> list[Any]:
+        """One batch: Triton passes the requests that it has put together."""
+        import numpy as np
+        import torch
+        import triton_python_backend_utils as backend
+
+        from bench.serving.model import infer_tensor
+
+        inputs = [backend.get_input_tensor_by_name(request, "input").as_numpy() for request in requests]
+        logits = infer_tensor(self._model, torch.from_numpy(np.concatenate(inputs)))
+        return [backend.InferenceResponse([backend.Tensor("output", row[None])]) for row in logits]
+
+
+def main() -> None:
+    """Becomes tritonserver, with the given arguments and the Python backend of this environment's Python version."""
+    packages = Path(site.getsitepackages()[0])
+    triton = packages / "pytriton" / "tritonserver"
+    backend = Path("backends/python")
+    backend.mkdir(parents=True)
+    stub = triton / "python_backend_stubs" / sysconfig.get_python_version() / "triton_python_backend_stub"
+    for file in (*(triton / "backends" / "python").iterdir(), stub):
+        (backend / file.name).symlink_to(file)
+    # the stub links libpython: this Python's, not one that the system may have in another patch version
+    libraries = f"{sysconfig.get_config_var('LIBDIR')}:{packages / 'nvidia_pytriton.libs'}"
+    environment = os.environ | {
+        "LD_LIBRARY_PATH": libraries,
+        "PATH": f"{Path(sys.executable).parent}:{os.environ.get('PATH', '')}",
+    }
+    command = [str(triton / "bin" / "tritonserver"), f"--backend-directory={backend.parent.resolve()}", *sys.argv[1:]]
+    os.execve(command[0], command, environment)
+
+
+if __name__ == "__main__":
+    main()
