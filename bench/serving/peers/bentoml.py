@@ -45,7 +45,10 @@ class Single(_ResNet18):
         return [b64encode(answer).decode() for answer in self.infer([b64decode(image) for image in images])]
 
 
-@bentoml.service(workers=KNOBS["processes"], traffic=TRAFFIC)
+# By default `Front` closes its connections every 100 requests, those that wait for an answer included: a 500 for each.
+@bentoml.service(
+    workers=KNOBS["processes"], traffic=TRAFFIC, runner_connection={"max_requests": 10**9, "max_age": 10**6}
+)
 class Model(_ResNet18):
     """The model alone."""
 
@@ -64,5 +67,5 @@ class Front:
     @bentoml.api(route="/infer")
     async def predict(self, image: OctetStream, /) -> OctetStream:
         """Raw bytes in and out."""
-        (answer,) = await self.model.to_async.predict([image])
-        return answer
+        answers: list[bytes] = await self.model.to_async.predict([image])
+        return answers[0]

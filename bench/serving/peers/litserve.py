@@ -69,9 +69,7 @@ class Capacity:
 
 def main() -> None:
     """Serves until killed."""
-    knobs = options(
-        __doc__, "processes", "threads", "max_batch", "wait_ms", "timeout_ms", "capacity", "fast_queue"
-    )
+    knobs = options(__doc__, "processes", "threads", "max_batch", "wait_ms", "timeout_ms", "capacity", "fast_queue")
     api = ResNet18(knobs.threads, max_batch_size=knobs.max_batch, batch_timeout=knobs.wait_ms / 1000)
     server = litserve.LitServer(
         api,

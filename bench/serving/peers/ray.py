@@ -9,12 +9,12 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
+import ray
 import torch
 from ray import serve
 from starlette.requests import Request
 from starlette.responses import Response
 
-import ray
 from bench.serving.model import infer, load_model
 from bench.serving.peers.options import options
 
@@ -55,7 +55,10 @@ def main() -> None:
         object_store_memory=100 * 1024**2,
         _temp_dir=tempfile.mkdtemp(prefix="ray"),  # short: a socket's path may have 107 bytes
     )
-    serve.start(http_options={"host": "127.0.0.1", "port": knobs.port})
+    serve.start(
+        http_options={"host": "127.0.0.1", "port": knobs.port},
+        logging_config={"log_level": "WARNING", "enable_access_log": False},
+    )
     serve.run(deployment(knobs).bind(), route_prefix="/")
     signal.signal(signal.SIGTERM, lambda *_: stop.set())
     signal.signal(signal.SIGINT, lambda *_: stop.set())

@@ -32,7 +32,7 @@ class TritonPythonModel:
         """One batch: Triton passes the requests that it has put together."""
         import numpy as np
         import torch
-        import triton_python_backend_utils as backend
+        import triton_python_backend_utils as backend  # Triton's own, in this process alone
 
         from bench.serving.model import infer_tensor
 

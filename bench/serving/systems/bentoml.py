@@ -10,16 +10,20 @@ from pathlib import Path
 
 import numpy as np
 
-from bench.serving.systems.interface import Knobs, Launch, Logits, System, Wire
+from bench.serving.shared import Logits
+from bench.serving.systems.interface import Knobs, Launch, System, Wire
 from bench.serving.systems.scripts import post_tensor
 
 __all__ = ["BentoML"]
 
 
 class BentoML(System):
-    """Knobs: `service` (Single: HTTP and model in one, base64 in JSON; Front: raw bytes, the model behind), `processes` of
-    `threads` each, `max_batch`, `max_latency_ms` (drops what it foresees to be later; 503), `max_concurrency` (requests
-    inside at most; 429 beyond; 0: any) and `timeout_ms` (504)."""
+    """Knobs.
+
+    `service` (Single: HTTP and model in one, base64 in JSON; Front: raw bytes, the model behind); `processes` of
+    `threads` each; `max_batch`; `max_latency_ms` (drops what it foresees to be later; 503); `max_concurrency` (requests
+    inside at most; 429 beyond; 0: any); `timeout_ms` (504).
+    """
 
     name = "bentoml"
     packages = ("bentoml==1.4.39",)
@@ -51,7 +55,12 @@ class BentoML(System):
     def launch(self, python: Path, port: int, knobs: Knobs, cores: float) -> Launch:
         service = f"bench.serving.peers.bentoml:{knobs['service']}"
         listen = ("--host", "127.0.0.1", "--port", str(port))
-        env = {"PEER_KNOBS": json.dumps(dict(knobs)), "BENTOML_DO_NOT_TRACK": "True", "BENTOML_HOME": "bentoml"}
+        env = {
+            "PEER_KNOBS": json.dumps(dict(knobs)),
+            "BENTOML_CONFIG_OPTIONS": "api_server.logging.access.enabled=false api_server.metrics.enabled=false",
+            "BENTOML_DO_NOT_TRACK": "True",
+            "BENTOML_HOME": "bentoml",
+        }
         return Launch((str(python.with_name("bentoml")), "serve", service, *listen), env)
 
     def request(self, body: bytes, slo_s: float, knobs: Knobs) -> Wire:

@@ -11,8 +11,11 @@ __all__ = ["LitServe"]
 
 
 class LitServe(System):
-    """Knobs: `processes` of `threads` each, `max_batch` and `wait_ms` of a batch, `timeout_ms` (504 to what waited longer),
-    `capacity` (requests inside at most; 429 beyond; a middleware, 0 without) and `fast_queue` (ZeroMQ)."""
+    """Knobs.
+
+    `processes` of `threads` each; `max_batch` and `wait_ms` of a batch; `timeout_ms` (504 to what waited longer);
+    `capacity` (requests inside at most; 429 beyond; a middleware; 0: any); `fast_queue` (1: answers by ZeroMQ).
+    """
 
     name = "litserve"
     packages = ("litserve==0.2.19",)

@@ -10,7 +10,8 @@ from pathlib import Path
 
 import numpy as np
 
-from bench.serving.systems.interface import Knobs, Launch, Logits, System, Wire
+from bench.serving.shared import Logits
+from bench.serving.systems.interface import Knobs, Launch, System, Wire
 
 __all__ = ["MLServer"]
 
@@ -18,7 +19,10 @@ MODEL = "resnet18"
 
 
 class MLServer(System):
-    """Knobs: `processes` (parallel workers; 0: in the HTTP process) of `threads` each, `max_batch` and `wait_ms` of a batch."""
+    """Knobs.
+
+    `processes` (parallel workers) of `threads` each; `max_batch` and `wait_ms` of a batch.
+    """
 
     name = "mlserver"
     packages = ("mlserver==1.7.1", "uvloop==0.21.0")
@@ -26,7 +30,16 @@ class MLServer(System):
     defaults: Knobs = {"processes": 1, "threads": 2, "max_batch": 0, "wait_ms": 0}  # noqa: RUF012 - nobody writes it
 
     def candidates(self, cores: float) -> list[Knobs]:
-        tries = [(2, 1, 8, 5), (2, 1, 8, 50), (1, 2, 8, 50), (2, 1, 4, 50), (1, 2, 8, 100), (2, 1, 4, 100), (1, 2, 4, 50), (2, 1, 4, 25)]
+        tries = [
+            (2, 1, 8, 5),
+            (2, 1, 8, 50),
+            (1, 2, 8, 50),
+            (2, 1, 4, 50),
+            (1, 2, 8, 100),
+            (2, 1, 4, 100),
+            (1, 2, 4, 50),
+            (2, 1, 4, 25),
+        ]
         return [dict(zip(("processes", "threads", "max_batch", "wait_ms"), values, strict=True)) for values in tries]
 
     def launch(self, python: Path, port: int, knobs: Knobs, cores: float) -> Launch:

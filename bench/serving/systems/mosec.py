@@ -11,8 +11,11 @@ __all__ = ["Mosec"]
 
 
 class Mosec(System):
-    """Knobs: `processes` of `threads` each, `max_batch` and `wait_ms` of a batch, `capacity` (requests inside at most; 429
-    beyond) and `timeout` (ms a request may take; 408 beyond)."""
+    """Knobs.
+
+    `processes` of `threads` each; `max_batch` and `wait_ms` of a batch; `capacity` (requests inside at most; 429
+    beyond); `timeout` (ms a request may take; 408 beyond).
+    """
 
     name = "mosec"
     packages = ("mosec==0.9.8",)

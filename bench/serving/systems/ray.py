@@ -11,8 +11,11 @@ __all__ = ["RayServe"]
 
 
 class RayServe(System):
-    """Knobs: `processes` (replicas) of `threads` each, `max_batch` and `wait_ms` of a batch, `ongoing` (requests in one
-    replica at most), `queued` (requests before the replicas at most; 503 beyond; -1: any)."""
+    """Knobs.
+
+    `processes` (replicas) of `threads` each; `max_batch` and `wait_ms` of a batch; `ongoing` (requests in a replica
+    at most); `queued` (requests before the replicas at most; 503 beyond; -1: any).
+    """
 
     name = "ray"
     packages = ("ray[serve]==2.60.0",)

@@ -1,4 +1,4 @@
-"""Triton: a C++ core that batches, with priorities and a timeout with every request; the model in its Python backend."""
+"""Triton: a C++ core that batches, with priorities and a timeout with every request; the model in a Python process."""
 
 from __future__ import annotations
 
@@ -45,9 +45,12 @@ dynamic_batching {{
 
 
 class Triton(System):
-    """Knobs: `processes` (instances) of `threads` each, `max_batch` and `wait_ms` of a batch, `timeout_ms` in the queue
-    (0: any), `margin_ms` (a request's own timeout is its deadline less so much; -1: it has none), `max_queue` (0: any; 503
-    beyond) and `priorities` (1: a tight SLO goes first)."""
+    """Knobs.
+
+    `processes` (instances) of `threads` each; `max_batch` and `wait_ms` of a batch; `timeout_ms` in the queue (0: any);
+    `margin_ms` (a request's own timeout is its deadline less so much; -1: it has none); `max_queue` (requests that wait
+    at most; 503 beyond; 0: any); `priorities` (1: a tight SLO goes first).
+    """
 
     name = "triton"
     packages = ("nvidia-pytriton==0.7.0",)
@@ -91,7 +94,7 @@ class Triton(System):
             f"models/{MODEL}/1/model.py": MODEL_SCRIPT,
         }
         options = ("--model-repository=models", "--http-address=127.0.0.1", f"--http-port={port}")
-        quiet = ("--allow-grpc=false", "--allow-metrics=false", "--log-info=false")
+        quiet = ("--allow-grpc=false", "--allow-metrics=false", "--log-info=false", "--exit-timeout-secs=2")
         return Launch((str(python), "-m", "bench.serving.peers.triton", *options, *quiet), files=files)
 
     def request(self, body: bytes, slo_s: float, knobs: Knobs) -> Wire:
@@ -100,8 +103,8 @@ class Triton(System):
             parameters["timeout"] = max(1000, round(slo_s * 1e6) - knobs["margin_ms"] * 1000)
         if knobs["priorities"]:
             parameters["priority"] = 1 if slo_s < TIGHT_SLO_S else 2
-        image = {"name": "input", "shape": [1, *INPUT_SHAPE], "datatype": "FP32"}
-        image["parameters"] = {"binary_data_size": len(body)}
+        size = {"binary_data_size": len(body)}
+        image = {"name": "input", "shape": [1, *INPUT_SHAPE], "datatype": "FP32", "parameters": size}
         head = json.dumps({"inputs": [image], "parameters": parameters}).encode()
         headers = {"Content-Type": "application/octet-stream", HEADER_LENGTH: str(len(head))}
         return Wire("POST", f"/v2/models/{MODEL}/infer", headers, (head, body))

@@ -1,0 +1,109 @@
+"""The peers of the serving benchmark as they are defined: nothing is installed or started here."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from bench.serving.shared import INPUT_BYTES, input_bodies
+from bench.serving.systems import SYSTEMS
+from bench.serving.systems.interface import System
+
+PEERS = [system for system in SYSTEMS.values() if system.packages]
+TRIES = 8
+PYTHON = Path("/somewhere/bin/python")
+PORT = 18_080
+CORES = 1.5
+
+pytestmark = pytest.mark.parametrize("peer", PEERS, ids=lambda peer: peer.name)
+
+
+def configurations(peer: System):
+    return [peer.defaults, *peer.candidates(CORES)]
+
+
+def test_every_peer_gets_as_many_tries_and_none_twice(peer):
+    tries = [json.dumps(knobs, sort_keys=True) for knobs in peer.candidates(CORES)]
+    assert len(tries) == len(set(tries)) == TRIES
+
+
+def test_knobs_are_plain_json_and_every_configuration_sets_the_same_ones(peer):
+    for knobs in configurations(peer):
+        assert json.loads(json.dumps(knobs)) == knobs
+        assert knobs.keys() == peer.defaults.keys()
+
+
+def test_every_package_is_of_one_version(peer):
+    assert all(package.count("==") == 1 and package.partition("==")[2] for package in peer.packages)
+
+
+def test_the_command_runs_what_the_environment_holds_and_carries_the_port_and_every_knob(peer):
+    for knobs in configurations(peer):
+        launch = peer.launch(PYTHON, PORT, knobs, CORES)
+        assert Path(launch.argv[0]).parent == PYTHON.parent
+        assert all(isinstance(word, str) and word for word in launch.argv)
+        assert all(isinstance(text, str) for pair in (*launch.env.items(), *launch.files.items()) for text in pair)
+        assert not any(Path(name).is_absolute() or ".." in Path(name).parts for name in launch.files)
+        said = " ".join((*launch.argv, *launch.env.values(), *launch.files.values()))
+        assert str(PORT) in said
+
+
+def test_no_knob_is_without_effect_on_the_command_and_the_requests(peer):
+    def seen(knobs):
+        return repr((peer.launch(PYTHON, PORT, knobs, CORES), peer.request(b"", 0.3, knobs)))
+
+    for knobs in configurations(peer):
+        for name, value in knobs.items():
+            changed = {**knobs, name: f"{value}0" if isinstance(value, str) else value + 1}
+            assert seen(changed) != seen(knobs), name
+
+
+def test_a_request_brings_the_whole_tensor_and_is_small_beside_it(peer):
+    (body, *_) = input_bodies()
+    for knobs in configurations(peer):
+        wire = peer.request(body, 0.3, knobs)
+        assert INPUT_BYTES <= sum(map(len, wire.body)) < 1.4 * INPUT_BYTES
+        assert wire.method == "POST"
+        assert not {"host", "content-length"} & {name.lower() for name in wire.headers}
+
+
+def test_no_two_deadlines_make_two_copies_of_the_tensor(peer):
+    body = input_bodies()[0]
+    for knobs in configurations(peer):
+        one, other = (max(peer.request(body, slo_s, knobs).body, key=len) for slo_s in (0.3, 1.0))
+        assert one is other
+
+
+class TestAnswers:
+    """What each peer's answer holds is the logits, bit by bit."""
+
+    logits = np.linspace(-3, 3, 1000, dtype="<f4")
+
+    def test_the_answer_that_the_servers_give_is_read(self, peer):
+        headers, body = answer_of(peer.name, self.logits)
+        np.testing.assert_array_equal(peer.logits(headers, body), self.logits)
+
+    def test_another_answer_is_a_value_error_or_other_logits(self, peer):
+        headers, _ = answer_of(peer.name, self.logits)
+        try:
+            found = peer.logits(headers, b"[]")
+        except ValueError:
+            return
+        assert found.shape != self.logits.shape
+
+
+def answer_of(peer: str, logits):
+    from base64 import b64encode
+
+    raw = logits.tobytes()
+    text = b64encode(raw).decode()
+    if peer == "triton":
+        output = {"name": "output", "datatype": "FP32", "shape": [1, 1000], "parameters": {"binary_data_size": 4000}}
+        head = json.dumps({"model_name": "resnet18", "model_version": "1", "outputs": [output]}).encode()
+        return {"inference-header-content-length": str(len(head))}, head + raw
+    if peer == "mlserver":
+        output = {"name": "output", "datatype": "BYTES", "shape": [1, 1], "data": [text]}
+        return {}, json.dumps({"model_name": "resnet18", "outputs": [output]}).encode()
+    if peer == "bentoml":
+        return {"content-type": "application/json"}, json.dumps([text]).encode()
+    return {}, raw
