@@ -6,6 +6,7 @@ The options are the fields of `sponge_server.settings.ServerSettings`: a new one
 from __future__ import annotations
 
 import asyncio
+import os
 from pathlib import Path
 from typing import Any
 
@@ -48,8 +49,8 @@ The file is YAML, or TOML where its name ends in .toml; its keys are the flags w
 def command(config: Path | None, print_config: bool, **flags: Any) -> None:
     """Serve a model; every request by its own deadline.
 
-    Speaks the Open Inference Protocol (V2) on the data port; see /docs there. Prints one line when ready; SIGTERM
-    answers what was accepted, then ends.
+    Speaks the Open Inference Protocol (V2), REST and gRPC; see /docs on the data port. Prints one line when ready;
+    SIGTERM answers what was accepted, then ends.
     """
     resolved = resolve(ServerSettings, flags, config)
     if print_config:
@@ -57,6 +58,9 @@ def command(config: Path | None, print_config: bool, **flags: Any) -> None:
         return
     settings = resolved.settings
     token = None if settings.control_token_file is None else _token(settings.control_token_file)
+
+    # The gRPC library reports every client that speaks its protocol badly; the client is told, and the log is for us.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
 
     import uvloop
 

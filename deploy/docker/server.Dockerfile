@@ -24,6 +24,6 @@ ENV PATH=/opt/sponge/bin:$PATH PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 \
     TORCH_HOME=/tmp/torch HOME=/tmp
 COPY --from=build /opt/sponge /opt/sponge
 USER 65532:65532
-EXPOSE 8080 9090
+EXPOSE 8080 8081 9090
 ENTRYPOINT ["sponge"]
 CMD ["serve", "--help"]

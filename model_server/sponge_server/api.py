@@ -6,7 +6,6 @@ rest is described by types, so that `/docs` is true.
 
 from __future__ import annotations
 
-from importlib.metadata import version
 from typing import Any
 
 from fastapi import FastAPI
@@ -17,7 +16,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from sponge_server.control import problem_response
-from sponge_server.dataplane import MODEL_VERSION, DataPlane
+from sponge_server.dataplane import EXTENSIONS, MODEL_VERSION, SERVER_NAME, SERVER_VERSION, DataPlane
 from sponge_server.lanes.interface import TensorSpec
 from sponge_server.problems import PROBLEM_TYPE, ProblemError
 from sponge_server.rest import InferEndpoint
@@ -65,7 +64,7 @@ def data_app(plane: DataPlane, infer: InferEndpoint) -> FastAPI:
     """The ASGI application of the data port."""
     app = FastAPI(
         title="Sponge model server",
-        version=version("sponge-serving"),
+        version=SERVER_VERSION,
         summary="Open Inference Protocol V2; every request by its own deadline.",
         exception_handlers={ProblemError: _on_problem, HTTPException: _on_problem},
         redoc_url=None,
@@ -74,9 +73,7 @@ def data_app(plane: DataPlane, infer: InferEndpoint) -> FastAPI:
     @app.get("/v2", tags=["server"])
     async def server_metadata() -> ServerMetadata:
         """Name, version and protocol extensions of this server."""
-        return ServerMetadata(
-            name="sponge", version=app.version, extensions=["binary_tensor_data", "classification", "deadlines"]
-        )
+        return ServerMetadata(name=SERVER_NAME, version=SERVER_VERSION, extensions=list(EXTENSIONS))
 
     @app.get("/v2/health/live", tags=["server"])
     async def live() -> Live:

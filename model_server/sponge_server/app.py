@@ -21,6 +21,7 @@ from sponge_server.cores import Cores
 from sponge_server.dataplane import DataPlane
 from sponge_server.deadlines import SloPolicy
 from sponge_server.engine import Engine
+from sponge_server.grpc_server import GrpcServer
 from sponge_server.heartbeat import Heartbeat
 from sponge_server.http_server import HttpServer, listen
 from sponge_server.intake import Intake
@@ -44,7 +45,7 @@ DRAIN_POLL_S = 0.01
 
 
 class Server:
-    """One model behind two ports. `run` is its whole life."""
+    """One model behind its ports. `run` is its whole life."""
 
     def __init__(
         self,
@@ -83,27 +84,33 @@ class Server:
         data_socket = listen(settings.host, settings.http_port, "--http-port")
         control_socket = listen(settings.host, settings.control_port, "--control-port")
         data = HttpServer(data_app(self._plane, InferEndpoint(intake)), data_socket)
+        rpc = GrpcServer(intake, settings.host, settings.grpc_port)
         control = HttpServer(control_app(self._control), control_socket)
         beat: asyncio.Task[None] | None = None
         try:
             # The ports answer before the model is loaded: health is known from the first moment, readiness comes later.
             await control.start()
             await data.start()
+            await rpc.start()
             prepared = await self._unless_stopped(prepare(settings, self._pool, self._cores, self._status))
             if prepared is not None:
                 engine, heartbeat = self._assemble(prepared)
                 beat = loop.create_task(heartbeat.run())
                 self._status.phase = "ready"
+                await rpc.set_ready(True)
                 self._announce(
                     f"sponge: serving {settings.model_name} at http://{settings.host}:{data.port} "
+                    f"and grpc://{settings.host}:{rpc.port} "
                     f"(control at http://{settings.host}:{control.port}), {self._cores.in_force:g} cores, "
                     f"{len(self._pool.lanes)} lanes, profile {prepared.profile_name}"
                 )
                 await self._stop.wait()
+                await rpc.set_ready(False)
                 await self._drain(engine)
         finally:
             if beat is not None:
                 beat.cancel()
+            await rpc.stop()
             await data.stop()
             await control.stop()
             await self._pool.close()

@@ -6,23 +6,46 @@ Knows the Open Inference Protocol's data, nothing of HTTP's mechanics.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from importlib.metadata import version
+from typing import TypeVar
 
 from sponge_server.answers import Answer, ExpiredError, FailedError, RejectedError, RequestError, ShedError
 from sponge_server.deadlines import Due
 from sponge_server.engine import Engine, Job
 from sponge_server.lanes.interface import Item, ItemError, ModelInfo, Tensor
 from sponge_server.oip import InferRequest, OipError, Strings
-from sponge_server.oip_json import encode
 from sponge_server.problems import ProblemError
 from sponge_server.status import Status
 
-__all__ = ["MODEL_VERSION", "RETRY_AFTER", "DataPlane", "problem_of"]
+__all__ = [
+    "EXTENSIONS",
+    "MODEL_VERSION",
+    "RETRY_AFTER",
+    "SERVER_NAME",
+    "SERVER_VERSION",
+    "DataPlane",
+    "Encoder",
+    "problem_of",
+]
+
+T = TypeVar("T")
+
+SERVER_NAME = "sponge"
+SERVER_VERSION = version("sponge-serving")
+
+EXTENSIONS = ("binary_tensor_data", "classification", "deadlines")
+"""What this server does beyond the core of the protocol, in the words of its clients."""
 
 MODEL_VERSION = "1"
 """A server runs one version of one model; the protocol wants it named."""
 
 RETRY_AFTER: tuple[tuple[bytes, bytes], ...] = ((b"retry-after", b"1"),)
+
+
+Encoder = Callable[[str, str, InferRequest, Sequence[Tensor], Sequence[str] | None], T]
+"""Writes the response of a model and version: what was asked, what the model gave, and the names of its classes."""
 
 
 @dataclass(slots=True)
@@ -71,11 +94,11 @@ class DataPlane:
             raise ProblemError(422, "does-not-fit-model", str(error)) from None
         return engine.submit(rows, due)
 
-    def encode(self, request: InferRequest, answer: Answer) -> tuple[bytes, int | None]:
-        """The body of the response and the length of its JSON part if binary tensors follow it."""
+    def encode(self, request: InferRequest, answer: Answer, encoder: Encoder[T]) -> T:
+        """The response, as the protocol's encoder writes it."""
         info = self.described()
         try:
-            return encode(self.model_name, MODEL_VERSION, request, answer.outputs, info.labels)
+            return encoder(self.model_name, MODEL_VERSION, request, answer.outputs, info.labels)
         except OipError as error:
             raise ProblemError(400, "unknown-output", str(error)) from None
 

@@ -17,7 +17,7 @@ from sponge_server.deadlines import Due
 from sponge_server.engine import Engine, Job
 from sponge_server.intake import Body, ClientLeftError, Intake
 from sponge_server.oip import InferRequest, OipError, Strings
-from sponge_server.oip_json import decode
+from sponge_server.oip_json import decode, encode
 from sponge_server.problems import PROBLEM_TYPE, ProblemError
 from sponge_server.uploads import Upload
 
@@ -65,7 +65,7 @@ class InferEndpoint:
                 raise problem_of(error) from None
             finally:
                 watch.cancel()
-            content, json_length = self._plane.encode(request, answer)
+            content, json_length = self._plane.encode(request, answer, encode)
             return 200, _response_headers(answer.timing, json_length), content
         finally:
             self._intake.release(body)

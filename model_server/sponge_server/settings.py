@@ -122,6 +122,13 @@ class ServerSettings(BaseSettings):
 
     host: str = setting("Addresses", "Address of all ports; 0.0.0.0 for every interface.", "127.0.0.1", form="ADDRESS")
     http_port: Port = setting("Addresses", "Data port; 0 takes a free one.", 8080, form="PORT")
+    grpc_port: Port = setting(
+        "Addresses",
+        "Data port of the protocol's gRPC form; 0 takes a free one.",
+        form="PORT",
+        shown="http-port + 1, or 0 where that is 0",
+        default_factory=lambda known: known["http_port"] and min(known["http_port"] + 1, 65535),
+    )
     control_port: Port = setting("Addresses", "Metrics, health, control; 0 takes a free one.", 9090, form="PORT")
     control_token_file: Path | None = setting(
         "Addresses",

@@ -19,6 +19,7 @@ from sponge_operator.quantities import cores_text, cpu_quantity, parse_cpu_milli
 __all__ = [
     "CONTAINER",
     "CONTROL_PORT",
+    "GRPC_PORT",
     "HTTP_PORT",
     "MANAGED_BY",
     "SERVICE_LABEL",
@@ -36,6 +37,7 @@ __all__ = [
 
 CONTAINER = "server"
 HTTP_PORT = 8080
+GRPC_PORT = 8081
 CONTROL_PORT = 9090
 MANAGED_BY = "sponge-operator"
 SERVICE_LABEL = f"{GROUP}/service"
@@ -114,13 +116,21 @@ def token_of(secret: Mapping[str, Any]) -> str:
 
 
 def build_service(service: SpongeService) -> dict[str, Any]:
-    """The address for clients (http), and for scrapers and people (control)."""
+    """The address for clients (http, grpc), and for scrapers and people (control)."""
     return {
         **_header(service, "v1", "Service", service.name),
         "spec": {
             "selector": {SERVICE_LABEL: service.name},
             "ports": [
                 {"name": "http", "port": HTTP_PORT, "targetPort": "http", "protocol": "TCP"},
+                # Without the protocol's name a mesh or a gateway would balance its few long connections, not its calls.
+                {
+                    "name": "grpc",
+                    "port": GRPC_PORT,
+                    "targetPort": "grpc",
+                    "protocol": "TCP",
+                    "appProtocol": "kubernetes.io/h2c",
+                },
                 {"name": "control", "port": CONTROL_PORT, "targetPort": "control", "protocol": "TCP"},
             ],
         },
@@ -248,6 +258,7 @@ def _pod_template(service: SpongeService, image: str) -> dict[str, Any]:
                     ],
                     "ports": [
                         {"name": "http", "containerPort": HTTP_PORT, "protocol": "TCP"},
+                        {"name": "grpc", "containerPort": GRPC_PORT, "protocol": "TCP"},
                         {"name": "control", "containerPort": CONTROL_PORT, "protocol": "TCP"},
                     ],
                     "volumeMounts": mounts,
@@ -278,6 +289,7 @@ def _arguments(service: SpongeService) -> list[str]:
         "--profile": spec.profile.shipped if _profile_volume(service) is None else f"{PROFILE_DIR}/{PROFILE_KEY}",
         "--host": "0.0.0.0",
         "--http-port": str(HTTP_PORT),
+        "--grpc-port": str(GRPC_PORT),
         "--control-port": str(CONTROL_PORT),
         "--control-token-file": f"{TOKEN_DIR}/token",
     }
