@@ -47,7 +47,7 @@ class Reply:
 
 
 class ServerProcess:
-    """One server. `data` and `control` are the addresses of its ports."""
+    """One server. `data` and `control` are the URLs of its ports, `grpc` is host and port of the third."""
 
     def __init__(
         self,
@@ -79,6 +79,9 @@ class ServerProcess:
         addresses = re.findall(r"http://[\d.]+:\d+", self.line)
         assert len(addresses) == 2, f"no ready line but {self.line!r}; stderr: {self.errors.read_text()}"
         self.data, self.control = addresses
+        found = re.search(r"grpc://(\S+)", self.line)
+        assert found is not None, f"no gRPC address in {self.line!r}"
+        self.grpc = found[1]
 
     def _first_line(self) -> str:
         assert self.process.stdout is not None
