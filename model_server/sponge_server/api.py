@@ -83,7 +83,7 @@ def data_app(plane: DataPlane, infer: InferEndpoint) -> FastAPI:
     @app.get("/v2/health/ready", tags=["server"])
     async def ready() -> Ready:
         """Requests are taken; 503 while the model loads and while the server drains."""
-        plane.serving()
+        plane.check_ready()
         return Ready(ready=True)
 
     @app.get("/v2/models/{model}", tags=["model"])
@@ -105,7 +105,7 @@ def data_app(plane: DataPlane, infer: InferEndpoint) -> FastAPI:
     async def model_ready(model: str, version: str | None = None) -> ModelReady:
         """This model takes requests."""
         plane.check_model(model, version)
-        plane.serving()
+        plane.check_ready()
         return ModelReady(name=model, ready=True)
 
     # In front: a request is matched against the routes one after the other.

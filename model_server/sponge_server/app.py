@@ -7,6 +7,7 @@ end.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import signal
 import time
@@ -23,7 +24,7 @@ from sponge_server.deadlines import SloPolicy
 from sponge_server.engine import Engine
 from sponge_server.grpc_server import GrpcServer
 from sponge_server.heartbeat import Heartbeat
-from sponge_server.http_server import HttpServer, listen
+from sponge_server.http_server import CLOSE_GRACE_S, HttpLimits, HttpServer, listen, make_room
 from sponge_server.intake import Intake
 from sponge_server.lanes.interface import LanePool
 from sponge_server.logs import event
@@ -42,6 +43,9 @@ __all__ = ["Server"]
 log = logging.getLogger(__name__)
 
 DRAIN_POLL_S = 0.01
+
+HURRIED_GRACE_S = 0.2
+"""For the refusals of what was given up on a second signal."""
 
 
 class Server:
@@ -72,6 +76,7 @@ class Server:
         self._control = Control(self._status, self._metrics, control_token)
         self._cores = Cores(settings.cores)
         self._stop = asyncio.Event()
+        self._hurry = asyncio.Event()
         self._planner: Planner | None = None
 
     async def run(self) -> None:
@@ -79,14 +84,16 @@ class Server:
         settings = self._settings
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._stop.set)
+            loop.add_signal_handler(number, self._on_signal, number)
         intake = self._intake()
         data_socket = listen(settings.host, settings.http_port, "--http-port")
         control_socket = listen(settings.host, settings.control_port, "--control-port")
-        data = HttpServer(data_app(self._plane, InferEndpoint(intake)), data_socket)
+        limits = self._limits()
+        data = HttpServer(data_app(self._plane, InferEndpoint(intake)), data_socket, limits)
         rpc = GrpcServer(intake, settings.host, settings.grpc_port)
-        control = HttpServer(control_app(self._control), control_socket)
+        control = HttpServer(control_app(self._control), control_socket, limits)
         beat: asyncio.Task[None] | None = None
+        grace_s: float = CLOSE_GRACE_S
         try:
             # The ports answer before the model is loaded: health is known from the first moment, readiness comes later.
             await control.start()
@@ -105,14 +112,12 @@ class Server:
                     f"{len(self._pool.lanes)} lanes, profile {prepared.profile_name}"
                 )
                 await self._stop.wait()
-                await rpc.set_ready(False)
-                await self._drain(engine)
+                grace_s = await self._drain(engine, data, rpc)
         finally:
             if beat is not None:
                 beat.cancel()
-            await rpc.stop()
-            await data.stop()
-            await control.stop()
+            await asyncio.gather(rpc.stop(grace_s), data.stop(grace_s))
+            await control.stop(min(grace_s, CLOSE_GRACE_S))
             await self._pool.close()
             self._cores.close()
 
@@ -209,15 +214,44 @@ class Server:
         await asyncio.wait((task,))
         return None
 
-    async def _drain(self, engine: Engine) -> None:
-        """Takes no new requests, and answers those that were accepted, for at most `drain_s`."""
-        self._status.phase = "draining"
+    async def _drain(self, engine: Engine, data: HttpServer, rpc: GrpcServer) -> float:
+        """Answers what was accepted; returns how long the last answers may take to be sent.
+
+        Readiness ends at once. For `drain_delay_s` requests are still taken, because their senders have yet to learn
+        that they should go elsewhere; for `drain_s` after that, those taken are still answered.
+        """
+        settings, status = self._settings, self._status
+        status.phase = "leaving"
         if self._control.board is not None:
             self._control.board.publish(news=True)
-        event(log, "drain.begin", requests=engine.jobs, uploads=len(self._uploads))
-        end = self._clock() + self._settings.drain_s
+        data.leave()
+        await rpc.set_ready(False)
+        event(log, "drain.begin", requests=engine.jobs, uploads=len(self._uploads), delay_s=settings.drain_delay_s)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._hurry.wait(), settings.drain_delay_s)
+        status.phase = "draining"
+        end = self._clock() + settings.drain_s
         # Polled, for it is once in a life and counts in two places.
-        while (engine.jobs or len(self._uploads)) and self._clock() < end:  # noqa: ASYNC110
+        while (engine.jobs or len(self._uploads)) and self._clock() < end and not self._hurry.is_set():  # noqa: ASYNC110
             await asyncio.sleep(DRAIN_POLL_S)
-        event(log, "drain.end", unanswered=engine.jobs)
+        event(log, "drain.end", unanswered=engine.jobs, uploads=len(self._uploads), hurried=self._hurry.is_set())
         engine.give_up()
+        return HURRIED_GRACE_S if self._hurry.is_set() else max(CLOSE_GRACE_S, end - self._clock())
+
+    def _on_signal(self, number: int) -> None:
+        """The first signal begins an orderly end, the second one cuts it short."""
+        if self._stop.is_set():
+            event(log, "drain.hurried", logging.WARNING, signal=signal.Signals(number).name)
+            self._hurry.set()
+        self._stop.set()
+
+    def _limits(self) -> HttpLimits:
+        settings = self._settings
+        make_room(settings.max_connections)
+        return HttpLimits(
+            header_timeout_s=settings.header_timeout_s,
+            keep_alive_s=settings.keep_alive_s,
+            write_timeout_s=settings.write_timeout_s,
+            max_connections=settings.max_connections,
+            backlog=settings.backlog,
+        )

@@ -78,9 +78,14 @@ class DataPlane:
 
     def serving(self) -> tuple[ModelInfo, Engine]:
         """Raises ProblemError 503 while requests are not taken."""
-        if self.info is None or self.engine is None or not self.status.ready:
+        if self.info is None or self.engine is None or not self.status.accepting:
             raise self._not_ready()
         return self.info, self.engine
+
+    def check_ready(self) -> None:
+        """Raises ProblemError 503 while no requests should be sent here, though some may still be taken."""
+        if not self.status.ready:
+            raise self._not_ready()
 
     def submit(self, request: InferRequest, due: Due) -> Job:
         """Queues a request. Raises ProblemError when it does not fit the model."""
@@ -103,7 +108,7 @@ class DataPlane:
             raise ProblemError(400, "unknown-output", str(error)) from None
 
     def _not_ready(self) -> ProblemError:
-        slug = "draining" if self.status.phase == "draining" else "not-ready"
+        slug = "draining" if self.status.ending else "not-ready"
         return ProblemError(503, slug, f"not ready: {self.status.text}", RETRY_AFTER)
 
     def _rows(self, request: InferRequest, info: ModelInfo) -> list[Item]:

@@ -71,9 +71,9 @@ class GrpcServer:
         for name in ("", SERVICE):
             await self._health.set(name, state)
 
-    async def stop(self) -> None:
-        """Takes no more calls, lets the open ones finish their answer, ends."""
-        await self._server.stop(CLOSE_GRACE_S)
+    async def stop(self, grace_s: float = CLOSE_GRACE_S) -> None:
+        """Takes no more calls, lets the open ones finish their answer for `grace_s` at most, ends."""
+        await self._server.stop(grace_s)
 
 
 def _pool() -> DescriptorPool:

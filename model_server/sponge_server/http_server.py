@@ -5,23 +5,57 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import logging
+import resource
 import socket
 from collections.abc import Generator
+from dataclasses import dataclass
+from typing import Any
 
 import uvicorn
 from starlette.types import ASGIApp
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from sponge_core.errors import SpongeError
+from sponge_server.logs import event
+from sponge_server.problems import PROBLEM_TYPE, ProblemError
 
-__all__ = ["HttpServer", "listen"]
+__all__ = ["CLOSE_GRACE_S", "HttpLimits", "HttpServer", "listen", "make_room"]
 
-KEEP_ALIVE_S = 75
-"""Longer than clients commonly keep an idle connection: they close it, and no request meets a closed one."""
+log = logging.getLogger(__name__)
 
 CLOSE_GRACE_S = 3
 """For connections that are still writing an answer when the server stops."""
 
-BACKLOG = 2048
+OTHER_FILES = 512
+"""Open files besides the connections: lanes, pipes, the control port."""
+
+LINGER_S = 1.0
+"""Between the refusal of a connection and its end: closed at once, a client that still sends would not see why."""
+
+TOO_SLOW = ProblemError(408, "too-slow", "the headers of the request did not come in time: send them at once")
+TOO_MANY = ProblemError(
+    503, "too-many-connections", "the server has as many connections as it may: use fewer, and keep them open"
+)
+
+
+@dataclass(frozen=True, slots=True)
+class HttpLimits:
+    """What one port grants its clients.
+
+    Attributes:
+        header_timeout_s: for the headers of a request, from its first byte; of the first one, from the connection.
+        keep_alive_s: how long a connection may idle between requests.
+        write_timeout_s: how long a client may leave an answer unread.
+        max_connections: open at once; more are refused with 503.
+        backlog: connections that the kernel keeps until they are taken.
+    """
+
+    header_timeout_s: float
+    keep_alive_s: float
+    write_timeout_s: float
+    max_connections: int
+    backlog: int
 
 
 def listen(host: str, port: int, option: str) -> socket.socket:
@@ -42,6 +76,112 @@ def listen(host: str, port: int, option: str) -> socket.socket:
             ) from None
         raise SpongeError(f"cannot listen on {host}:{port}: {error.strerror}; choose another with {option}") from None
     return sock
+
+
+class _Config(uvicorn.Config):
+    def __init__(self, app: ASGIApp, limits: HttpLimits) -> None:
+        super().__init__(
+            app,
+            http=_Protocol,
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            backlog=limits.backlog,
+            timeout_graceful_shutdown=CLOSE_GRACE_S,
+        )
+        self.limits = limits
+        self.leaving = False
+
+
+class _Protocol(HttpToolsProtocol):
+    """One connection. Adds to the library's: a bound on connections, a timeout for headers, an end of keep-alive."""
+
+    def __init__(self, config: _Config, *args: Any, **more: Any) -> None:
+        super().__init__(config, *args, **more)
+        self._own = config
+        self.timeout_keep_alive = config.limits.keep_alive_s  # type: ignore[assignment]
+        self._refused = False
+        self._reading = False
+        self._timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        if len(self.connections) > self._own.limits.max_connections:
+            self._refuse()
+        else:
+            self._await_headers()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._disarm()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        if self._refused:
+            return
+        if self._timer is None and (self.cycle is None or self.cycle.response_complete):
+            self._await_headers()
+        self._reading = True
+        super().data_received(data)
+
+    def on_headers_complete(self) -> None:
+        self._disarm()
+        self._reading = False
+        super().on_headers_complete()
+        if self._own.leaving:
+            self.cycle.keep_alive = False
+
+    def leave(self) -> None:
+        """The answer to the request that is being served is the last one of this connection."""
+        if self.cycle is not None and not self.cycle.response_started:
+            self.cycle.keep_alive = False
+
+    def _await_headers(self) -> None:
+        self._timer = self.loop.call_later(self._own.limits.header_timeout_s, self._too_slow)
+
+    def _disarm(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _too_slow(self) -> None:
+        self._timer = None
+        if not self.transport.is_closing():
+            if self._reading:
+                self.transport.write(_response(TOO_SLOW))
+            self.transport.close()
+
+    def _refuse(self) -> None:
+        self._refused = True
+        self.connections.discard(self)
+        event(log, "http.too_many_connections", logging.WARNING, most=self._own.limits.max_connections)
+        self.transport.write(_response(TOO_MANY))
+        self.transport.write_eof()
+        self._timer = self.loop.call_later(LINGER_S, self.transport.abort)
+
+
+def _response(problem: ProblemError) -> bytes:
+    """A whole answer, for where no application is asked."""
+    body = problem.body()
+    retry = "Retry-After: 1\r\n" if problem.status == 503 else ""
+    head = (
+        f"HTTP/1.1 {problem.status} {problem.title}\r\nContent-Type: {PROBLEM_TYPE}\r\n"
+        f"Content-Length: {len(body)}\r\n{retry}Connection: close\r\n\r\n"
+    )
+    return head.encode() + body
+
+
+def make_room(connections: int) -> None:
+    """Raises this process's limit of open files so that many connections fit, as far as it may."""
+    needed = connections + OTHER_FILES
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < needed:
+        allowed = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+        if allowed < needed:
+            event(log, "http.few_open_files", logging.WARNING, limit=allowed, needed=needed)
 
 
 class _Uvicorn(uvicorn.Server):
@@ -69,24 +209,18 @@ class _Uvicorn(uvicorn.Server):
 class HttpServer:
     """Serves `app` on `sock`."""
 
-    def __init__(self, app: ASGIApp, sock: socket.socket) -> None:
+    def __init__(self, app: ASGIApp, sock: socket.socket, limits: HttpLimits) -> None:
+        # Inherited by every connection; an answer that is never read would be kept for ever.
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(limits.write_timeout_s * 1000))
         self._sock = sock
-        self._server = _Uvicorn(
-            uvicorn.Config(
-                app,
-                http="httptools",
-                ws="none",
-                lifespan="off",
-                log_config=None,
-                access_log=False,
-                server_header=False,
-                proxy_headers=False,
-                backlog=BACKLOG,
-                timeout_keep_alive=KEEP_ALIVE_S,
-                timeout_graceful_shutdown=CLOSE_GRACE_S,
-            )
-        )
+        self._config = _Config(app, limits)
+        self._server = _Uvicorn(self._config)
         self._task: asyncio.Task[None] | None = None
+
+    @property
+    def connections(self) -> int:
+        """Connections that are open now."""
+        return len(self._server.server_state.connections)
 
     @property
     def port(self) -> int:
@@ -102,8 +236,22 @@ class HttpServer:
                 raise SpongeError("the HTTP server ended before it had started")
             await asyncio.sleep(0)
 
-    async def stop(self) -> None:
-        """Takes no more connections, lets the open ones finish their answer, ends. Does nothing if never started."""
+    def leave(self) -> None:
+        """From now on every answer is the last one of its connection; new connections are still taken."""
+        self._config.leaving = True
+        for connection in self._server.server_state.connections:
+            assert isinstance(connection, _Protocol)
+            connection.leave()
+
+    async def stop(self, grace_s: float = CLOSE_GRACE_S) -> None:
+        """Takes no more connections, lets the open ones finish their answer for `grace_s` at most, ends.
+
+        Does nothing if never started.
+        """
         if self._task is not None:
+            self._config.timeout_graceful_shutdown = grace_s  # type: ignore[assignment]
             self._server.leave()
             await self._task
+            for connection in list(self._server.server_state.connections):
+                assert isinstance(connection, _Protocol)
+                connection.transport.abort()

@@ -23,6 +23,7 @@ TITLES = {
     403: "Control is off",
     404: "Not found",
     405: "Method not allowed",
+    408: "Request timeout",
     409: "Conflict",
     413: "Body too large",
     415: "Unsupported media type",
@@ -48,11 +49,16 @@ class ProblemError(Exception):
         self.detail = detail
         self.headers = tuple(headers)
 
+    @property
+    def title(self) -> str:
+        """The kind of error in words."""
+        return TITLES.get(self.status, "Error")
+
     def body(self) -> bytes:
         return orjson.dumps(
             {
                 "type": f"urn:sponge:problem:{self.slug}",
-                "title": TITLES.get(self.status, "Error"),
+                "title": self.title,
                 "status": self.status,
                 "detail": self.detail,
                 "error": self.detail,

@@ -81,6 +81,7 @@ def _named(form: str) -> BeforeValidator:
 Cores = Annotated[float, BeforeValidator(_cores)]
 Bytes = Annotated[int, BeforeValidator(_bytes), Field(ge=1)]
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Positive = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
 Milliseconds = Annotated[float, Field(gt=0, le=LONGEST_SLO_MS, allow_inf_nan=False)]
 Port = Annotated[int, Field(ge=0, le=65535)]
 ModelName = Annotated[str, Field(pattern=r"^[^/\s]+$")]
@@ -172,7 +173,18 @@ class ServerSettings(BaseSettings):
         "Limits", "Bodies held at once, waiting or running; beyond it requests are shed with 503.", 512 << 20
     )
 
-    drain_s: Seconds = setting("End", "Longest wait for accepted requests after SIGTERM.", 30.0)
+    header_timeout_s: Positive = setting("Limits", "For the headers of a request to come in; 408 after that.", 10.0)
+    keep_alive_s: Positive = setting(
+        "Limits", "How long a connection may idle between requests; longer than clients keep theirs.", 75.0
+    )
+    write_timeout_s: Positive = setting("Limits", "How long a client may leave its answer unread.", 30.0)
+    max_connections: int = setting("Limits", "Open HTTP connections a port; more are refused with 503.", 4096, ge=1)
+    backlog: int = setting("Limits", "Connections that the kernel keeps until they are taken.", 2048, ge=1)
+
+    drain_delay_s: Seconds = setting(
+        "End", "After SIGTERM, how long requests are still taken while readiness says no.", 0.0
+    )
+    drain_s: Seconds = setting("End", "Longest wait for accepted requests after that.", 30.0)
 
     log_level: Level = setting("Logs", "Least level of what is logged to stderr.", "info")
     log_format: Format = setting("Logs", "One event a line; auto is text on a terminal, else json.", "auto")

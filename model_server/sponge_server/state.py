@@ -61,7 +61,7 @@ class StateBoard:
 
         A `since` from before a restart of the server, larger than any version here, waits like one that is up to date.
         """
-        if since and self._news_version <= since and self._status.phase != "draining":
+        if since and self._news_version <= since and not self._status.ending:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._news.wait(), wait_s)
         return self.snapshot()
@@ -82,7 +82,7 @@ class StateBoard:
             applied_version=self.applied_version,
             now_s=now,
             ready=self._status.ready,
-            draining=self._status.phase == "draining",
+            draining=self._status.ending,
             model=self._model_name,
             cores_milli=max(1, round(self._cores.in_force * 1000)),
             cpu_quota_milli=self._cores.quota_milli,

@@ -7,12 +7,13 @@ from typing import Literal
 
 __all__ = ["Phase", "Status"]
 
-Phase = Literal["loading", "warming", "ready", "draining"]
+Phase = Literal["loading", "warming", "ready", "leaving", "draining"]
 
 EXPLAINED: dict[Phase, str] = {
     "loading": "the model is being loaded",
     "warming": "the lanes are warming up",
     "ready": "ready",
+    "leaving": "the server is shutting down",
     "draining": "the server is shutting down",
 }
 
@@ -26,6 +27,16 @@ class Status:
     @property
     def ready(self) -> bool:
         return self.phase == "ready"
+
+    @property
+    def accepting(self) -> bool:
+        """New requests are taken; also for a moment after the server has been told to stop."""
+        return self.phase in ("ready", "leaving")
+
+    @property
+    def ending(self) -> bool:
+        """The server has been told to stop."""
+        return self.phase in ("leaving", "draining")
 
     @property
     def text(self) -> str:

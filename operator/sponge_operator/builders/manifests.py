@@ -240,8 +240,8 @@ def _pod_template(service: SpongeService, image: str) -> dict[str, Any]:
             # Links of a Service called sponge-serve would set SPONGE_SERVE_PORT, which `sponge serve` reads as an
             # option.
             "enableServiceLinks": False,
-            # The server drains for up to 30 s.
-            "terminationGracePeriodSeconds": 40,
+            # The server takes requests for 3 s more, then drains for up to 30 s.
+            "terminationGracePeriodSeconds": 45,
             "securityContext": {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}},
             "volumes": volumes,
             "containers": [
@@ -292,6 +292,8 @@ def _arguments(service: SpongeService) -> list[str]:
         "--grpc-port": str(GRPC_PORT),
         "--control-port": str(CONTROL_PORT),
         "--control-token-file": f"{TOKEN_DIR}/token",
+        # The endpoints of a Service follow a pod's end with some delay.
+        "--drain-delay-s": "3",
     }
     classes = [("--slo-class", f"{slo.name}={slo.latency * 1000:g}") for slo in spec.slo.classes]
     return ["serve", *(word for pair in (*arguments.items(), *classes) for word in pair)]
