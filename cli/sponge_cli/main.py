@@ -18,6 +18,7 @@ __all__ = ["main"]
 
 SUBCOMMANDS = {
     "serve": "Serve a model; every request by its own deadline.",
+    "compile": "Compile a model ahead of time, for faster serving.",
     "operator": "Run the Kubernetes operator.",
     "profile": "Measure how long batches take on how many threads.",
     "plan": "Ask a planner for cores and batch size.",

@@ -22,6 +22,7 @@ from dataclasses import asdict
 from typing import Any
 
 from sponge_core.errors import SpongeError
+from sponge_server.lanes.aside import end_process, how_it_ended, run_aside
 from sponge_server.lanes.interface import ItemError, ModelError, ModelInfo, TensorSpec
 from sponge_server.lanes.wire import SharedMemory, receive, send
 
@@ -110,29 +111,11 @@ def _load(name: str, source: str, max_batch: int) -> tuple[Any, ModelInfo]:
 
 def _probe(model: Any, max_batch: int) -> tuple[TensorSpec, ...]:
     """Names, types and row shapes of the outputs, from a tiny batch run in a process of its own."""
-    ours, theirs = socket.socketpair()
-    pid = os.fork()
-    if pid == 0:
-        ours.close()
-        _end_process(_run_probe, model, max_batch, theirs)
-    theirs.close()
-    ours.settimeout(_PROBE_TIMEOUT_S)
-    try:
-        answer = receive(ours)
-    except TimeoutError:
-        os.kill(pid, signal.SIGKILL)
-        raise ModelError(f"the model takes more than {_PROBE_TIMEOUT_S:g} s for a made-up input of two rows") from None
-    finally:
-        ours.close()
-        _, status = os.waitpid(pid, 0)
-    if answer is None:
-        raise ModelError(f"the model kills its process on a made-up input ({_how_it_ended(status)})")
-    if "failed" in answer[0]:
-        raise ModelError(str(answer[0]["failed"]))
-    return tuple(TensorSpec(o["name"], o["datatype"], tuple(o["shape"])) for o in answer[0]["outputs"])
+    answer = run_aside(lambda: _run_probe(model, max_batch), _PROBE_TIMEOUT_S, "a made-up input of two rows")
+    return tuple(TensorSpec(o["name"], o["datatype"], tuple(o["shape"])) for o in answer["outputs"])
 
 
-def _run_probe(model: Any, max_batch: int, sock: socket.socket) -> None:
+def _run_probe(model: Any, max_batch: int) -> dict[str, Any]:
     from sponge_server.lanes.worker import example_inputs
     from sponge_server.models.loaded import TORCH_DTYPE
 
@@ -144,14 +127,9 @@ def _run_probe(model: Any, max_batch: int, sock: socket.socket) -> None:
         if unsendable:
             raise ItemError(f"output {unsendable[0]} has a type that cannot be sent")
     except Exception as error:  # noqa: BLE001 - a model may raise anything
-        send(
-            sock, {"failed": f"the model fails on a made-up input: {str(error).strip()[:500] or type(error).__name__}"}
-        )
-        return
-    send(
-        sock,
-        {"outputs": [{"name": n, "datatype": oip[t.dtype], "shape": list(t.shape[1:])} for n, t in named]},
-    )
+        text = str(error).strip()[:500] or type(error).__name__
+        raise ModelError(f"the model fails on a made-up input: {text}") from None
+    return {"outputs": [{"name": n, "datatype": oip[t.dtype], "shape": list(t.shape[1:])} for n, t in named]}
 
 
 class _Zygote:
@@ -201,7 +179,7 @@ class _Zygote:
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
             for sock in (self._control, self._wake_read, self._wake_write):
                 sock.close()
-            _end_process(_run_lane, self._models, fds)
+            end_process(lambda: _run_lane(self._models, fds))
         self._lanes[pid] = lane
         for fd in fds:  # the lane must be the only holder, so that its end shows as the socket's end
             os.close(fd)
@@ -213,7 +191,7 @@ class _Zygote:
                 return
             lane = self._lanes.pop(pid, None)
             if lane is not None:
-                send(self._control, {"ended": lane, "pid": pid, "how": _how_it_ended(status)})
+                send(self._control, {"ended": lane, "pid": pid, "how": how_it_ended(status)})
 
 
 def _run_lane(models: list[Any], fds: list[int]) -> None:
@@ -228,26 +206,6 @@ def _run_lane(models: list[Any], fds: list[int]) -> None:
         serve(models, sock, SharedMemory(fds[1]), SharedMemory(fds[2]))
     except (BrokenPipeError, ConnectionResetError):
         return  # the server went away in the middle of a batch
-
-
-def _end_process(function: Any, *arguments: Any) -> None:
-    """Runs `function` as all that is left of this forked process's life."""
-    code = 1
-    try:
-        function(*arguments)
-        code = 0
-    except BaseException:  # noqa: BLE001 - nothing above us may run in a fork
-        traceback.print_exc()
-    finally:
-        sys.stderr.flush()
-        os._exit(code)
-
-
-def _how_it_ended(status: int) -> str:
-    code = os.waitstatus_to_exitcode(status)
-    if code == -signal.SIGKILL:
-        return "killed by SIGKILL: out of memory, hung, or by hand"
-    return f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
 
 
 if __name__ == "__main__":

@@ -1,10 +1,12 @@
-"""`file:///path/model.pt2`: a `torch.export` program with a dynamic batch dimension.
+"""`file:///path/model.pt2`: a `torch.export` program with a dynamic batch dimension, or an AOTInductor package.
 
-A file `model.pt2.json` beside it may name inputs, outputs and labels and say how images become the input.
+A file `model.pt2.json` beside it may name inputs, outputs and labels and say how images become the input; that of a
+package, which `sponge compile` writes, also says what the package was compiled for.
 """
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,11 +14,12 @@ import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from sponge_server.lanes.interface import ModelError, TensorSpec
+from sponge_server.models.compiled import PLATFORM, Package, is_package
 from sponge_server.models.images import ImageTransform
 from sponge_server.models.loaded import TORCH_DTYPE, LoadedModel
 from sponge_server.models.source import Source
 
-__all__ = ["Sidecar", "SidecarImage", "load", "load_file", "sidecar_path"]
+__all__ = ["Sidecar", "SidecarCompiled", "SidecarImage", "SidecarInput", "load", "load_file", "sidecar_path"]
 
 _UNBOUNDED = 2**31
 
@@ -35,6 +38,31 @@ class SidecarImage(BaseModel):
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"
 
 
+class SidecarInput(BaseModel):
+    """See `TensorSpec`."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    name: str
+    datatype: Literal["BOOL", "UINT8", "INT8", "INT16", "INT32", "INT64", "FP16", "BF16", "FP32", "FP64"]
+    shape: tuple[int, ...]
+
+
+class SidecarCompiled(BaseModel):
+    """What an AOTInductor package was compiled for: on which torch and CPU, for which inputs and batches.
+
+    `largest_difference` of an answer from the uncompiled model's is for people, and so is `warning`.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+    inputs: tuple[SidecarInput, ...]
+    max_batch: int
+    channels_last: bool
+    torch: str
+    cpu: str
+    largest_difference: float
+    warning: str | None = None
+
+
 class Sidecar(BaseModel):
     """What a .pt2 file does not say itself. `accuracy` is for people; `finite` as in `LoadedModel`."""
 
@@ -45,6 +73,7 @@ class Sidecar(BaseModel):
     image: SidecarImage | None = None
     accuracy: float | None = None
     finite: bool = True
+    compiled: SidecarCompiled | None = None
 
 
 def load(source: Source) -> LoadedModel:
@@ -63,6 +92,8 @@ def load_file(path: Path) -> LoadedModel:
     if not path.is_file():
         raise ModelError(f"no model file '{path}'; write file:///absolute/path/model.pt2")
     sidecar = _read_sidecar(sidecar_path(path))
+    if is_package(path):
+        return _described(path, sidecar, _load_package(path, sidecar))
     try:
         program = torch.export.load(path)
     except Exception as error:  # noqa: BLE001 - the loader raises anything for a file that is not one
@@ -70,21 +101,35 @@ def load_file(path: Path) -> LoadedModel:
             f"'{path}' is no torch.export program ({_line(error)}): save it with torch.export.save"
         ) from None
     inputs, most = _inputs(path, program, sidecar)
+    return _described(path, sidecar, LoadedModel(program.module(), inputs, "pytorch_export", max_batch=most))
+
+
+def _load_package(path: Path, sidecar: Sidecar) -> LoadedModel:
+    compiled = sidecar.compiled
+    if compiled is None:
+        raise ModelError(
+            f"'{path}' is an AOTInductor package, and '{sidecar_path(path)}' does not say what it was compiled for: "
+            f"make both with `sponge compile SOURCE -o {path.name} --max-batch N`"
+        )
+    return LoadedModel(
+        forward=Package(path, compiled.torch, compiled.cpu),
+        inputs=tuple(TensorSpec(spec.name, spec.datatype, spec.shape) for spec in compiled.inputs),
+        platform=PLATFORM,
+        channels_last=compiled.channels_last,
+        warning=compiled.warning,
+        max_batch=compiled.max_batch,
+    )
+
+
+def _described(path: Path, sidecar: Sidecar, model: LoadedModel) -> LoadedModel:
+    """The model with what its sidecar says of it."""
     image = None if sidecar.image is None else ImageTransform(**sidecar.image.model_dump())
+    inputs = model.inputs
     if image is not None and (len(inputs) != 1 or len(inputs[0].shape) != 3 or inputs[0].datatype != "FP32"):
         raise ModelError(
             f"'{sidecar_path(path)}': image needs a model with one FP32 input of channels x height x width"
         )
-    return LoadedModel(
-        forward=program.module(),
-        inputs=inputs,
-        platform="pytorch_export",
-        output_names=sidecar.outputs,
-        labels=sidecar.labels,
-        image=image,
-        max_batch=most,
-        finite=sidecar.finite,
-    )
+    return replace(model, output_names=sidecar.outputs, labels=sidecar.labels, image=image, finite=sidecar.finite)
 
 
 def _inputs(path: Path, program: Any, sidecar: Sidecar) -> tuple[tuple[TensorSpec, ...], int | None]:

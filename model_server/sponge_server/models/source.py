@@ -7,7 +7,7 @@ own module when it is asked for.
 from __future__ import annotations
 
 import importlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl, unquote, urlsplit
 
@@ -16,7 +16,10 @@ from sponge_server.lanes.interface import ModelError
 if TYPE_CHECKING:
     from sponge_server.models.loaded import LoadedModel
 
-__all__ = ["LOADERS", "Source", "load", "parse"]
+__all__ = ["DTYPES", "LOADERS", "Source", "load", "parse", "with_precision"]
+
+DTYPES = ("fp32", "bf16", "auto")
+"""What `dtype=` of any source may ask for; see `precision.in_dtype`."""
 
 LOADERS = {
     "torchvision": "sponge_server.models.torchvision_zoo",
@@ -25,6 +28,9 @@ LOADERS = {
     "python": "sponge_server.models.factory",
 }
 """URL scheme -> module with `load(source) -> LoadedModel`."""
+
+_DTYPE, _ACCEPT = "dtype", "accept_accuracy"
+"""Options of every kind of source; the kinds' own loaders never see them."""
 
 _EXAMPLES = "torchvision://resnet18?weights=none, file:///models/m.pt2, digits://, python://package.module:factory"
 
@@ -49,17 +55,36 @@ class Source:
 
 
 def parse(url: str) -> Source:
-    """Splits a source. Raises ModelError, with examples, when the scheme is not known."""
+    """Splits a source. Raises ModelError, with examples, when the scheme or the dtype is not known."""
     parts = urlsplit(url)
     if parts.scheme not in LOADERS:
         raise ModelError(f"model source '{url}' is of no known kind; for example: {_EXAMPLES}")
     target = unquote(parts.netloc + parts.path)
-    return Source(url, parts.scheme, target, dict(parse_qsl(parts.query, keep_blank_values=True)))
+    source = Source(url, parts.scheme, target, dict(parse_qsl(parts.query, keep_blank_values=True)))
+    for option, allowed in ((_DTYPE, DTYPES), (_ACCEPT, ("true", "false"))):
+        if source.options.get(option, allowed[0]) not in allowed:
+            raise ModelError(f"model source '{url}': {option} must be one of {', '.join(allowed)}")
+    return source
+
+
+def with_precision(url: str, dtype: str, accept_accuracy: bool) -> str:
+    """The source with these options, where it does not say them itself."""
+    wanted = {_DTYPE: dtype, _ACCEPT: str(accept_accuracy).lower()}
+    default = {_DTYPE: DTYPES[0], _ACCEPT: "false"}
+    said = parse(url).options
+    more = [f"{name}={value}" for name, value in wanted.items() if name not in said and value != default[name]]
+    return url + ("&" if said else "?") + "&".join(more) if more else url
 
 
 def load(url: str) -> LoadedModel:
     """Loads a model on one thread. Raises ModelError with the cause."""
     source = parse(url)
+    own = {name: value for name, value in source.options.items() if name not in (_DTYPE, _ACCEPT)}
     module = importlib.import_module(LOADERS[source.scheme])
-    loaded: LoadedModel = module.load(source)
-    return loaded
+    loaded: LoadedModel = module.load(replace(source, options=own))
+    dtype = source.options.get(_DTYPE, DTYPES[0])
+    if dtype == DTYPES[0]:
+        return loaded
+    from sponge_server.models.precision import in_dtype
+
+    return in_dtype(loaded, dtype, source.options.get(_ACCEPT) == "true")

@@ -1,0 +1,165 @@
+"""Runs a model in bfloat16 where the CPU computes in it, after checking that its answers stay what they were.
+
+About twice as fast on a CPU with AVX512-BF16 or AMX, and much slower on one without. Inputs and outputs keep their
+types at the API; only the weights and what flows between the layers are rounded.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sponge_server.lanes.aside import run_aside
+from sponge_server.lanes.interface import ModelError
+from sponge_server.logs import event
+from sponge_server.models.compiled import Package
+from sponge_server.models.loaded import TORCH_DTYPE, LoadedModel
+
+__all__ = ["LARGEST_ERROR", "LEAST_AGREEMENT", "Accuracy", "compare", "in_dtype", "made_up_inputs", "native_bf16"]
+
+log = logging.getLogger(__name__)
+
+LARGEST_ERROR = 0.03
+"""Of the outputs, relative to their length as a vector: bfloat16 keeps 8 bits of each number, some 0.4 %."""
+
+LEAST_AGREEMENT = 0.95
+"""Share of made-up inputs for which the largest value of the first output stays where it was."""
+
+_SAMPLES = 32
+_SEED = 0
+_ANY_SIZE = 16
+_CHECK_TIMEOUT_S = 120.0
+
+
+@dataclass(frozen=True, slots=True)
+class Accuracy:
+    """How far two models differ. `top1` is None where the first output is no row of scores."""
+
+    relative_error: float
+    top1: float | None
+    largest_difference: float
+
+    @property
+    def good(self) -> bool:
+        # Written so that a NaN is not good.
+        return self.relative_error <= LARGEST_ERROR and (self.top1 is None or self.top1 >= LEAST_AGREEMENT)
+
+    def __str__(self) -> str:
+        top1 = "" if self.top1 is None else f", and {self.top1:.1%} of its top answers are the same"
+        return f"its outputs differ by {self.relative_error:.2%} from those in fp32{top1}"
+
+
+def native_bf16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
+    """Whether this CPU multiplies bfloat16 in hardware."""
+    try:
+        lines = cpuinfo.read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return False
+    flags = next((line.split(":", 1)[1].split() for line in lines if line.startswith("flags")), [])
+    return "avx512_bf16" in flags or "amx_bf16" in flags
+
+
+def in_dtype(model: LoadedModel, dtype: str, accept_accuracy: bool) -> LoadedModel:
+    """The model in "fp32" (as it is), "bf16", or "auto": in bf16 where that is fast and accurate, else as it is.
+
+    Raises ModelError when bf16 was asked for and cannot be had, or costs more accuracy than the bounds above and
+    `accept_accuracy` is not set.
+    """
+    if dtype == "fp32":
+        return model
+    trouble = _unfit(model)
+    if trouble is None:
+        rounded = replace(model, forward=_Rounded(copy.deepcopy(model.forward)), platform=f"{model.platform}, bf16")
+        answer = run_aside(lambda: _compared(model, rounded), _CHECK_TIMEOUT_S, "comparing bf16 with fp32")
+        accuracy = Accuracy(**answer)
+        event(log, "model.bf16", relative_error=accuracy.relative_error, top1=accuracy.top1, good=accuracy.good)
+        if accuracy.good:
+            return rounded
+        if accept_accuracy:
+            return replace(rounded, warning=" ".join(filter(None, (model.warning, f"in bf16 {accuracy}"))))
+        trouble = (
+            f"{accuracy} on made-up inputs; allowed are {LARGEST_ERROR:.0%} and {LEAST_AGREEMENT:.0%}: "
+            "use fp32, or accept it with --accept-accuracy"
+        )
+    if dtype == "bf16":
+        raise ModelError(f"bf16: {trouble}")
+    event(log, "model.stays_in_fp32", why=trouble)
+    return model
+
+
+def compare(reference: LoadedModel, other: LoadedModel, inputs: list[torch.Tensor]) -> Accuracy:
+    """Both models on the same inputs, on the threads that are set."""
+    right, given = reference.run([tensor.clone() for tensor in inputs]), other.run([t.clone() for t in inputs])
+    pairs = [(a.double(), b.double()) for (_, a), (_, b) in zip(right, given, strict=True)]
+    apart = sum(float((a - b).square().sum()) for a, b in pairs)
+    length = sum(float(a.square().sum()) for a, _ in pairs)
+    first, second = pairs[0]
+    scores = first.ndim == 2 and first.shape[1] > 1
+    return Accuracy(
+        largest_difference=max((float((a - b).abs().max()) for a, b in pairs if a.numel()), default=0.0),
+        relative_error=(apart / length) ** 0.5 if length else apart**0.5,
+        top1=float((first.argmax(1) == second.argmax(1)).double().mean()) if scores else None,
+    )
+
+
+def made_up_inputs(model: LoadedModel, rows: int) -> list[torch.Tensor]:
+    """Noise of the right shapes, the same every time, every row another; zeros where a number may be an index."""
+    generator = torch.Generator().manual_seed(_SEED)
+    made = []
+    for spec in model.inputs:
+        shape = (rows, *(_ANY_SIZE if size < 0 else size for size in spec.shape))
+        dtype = TORCH_DTYPE[spec.datatype]
+        noise = torch.rand(shape, generator=generator) if dtype.is_floating_point else torch.zeros(shape)
+        layout = torch.channels_last if model.channels_last and noise.ndim == 4 else torch.contiguous_format
+        made.append(noise.to(dtype).contiguous(memory_format=layout))
+    return made
+
+
+def _compared(model: LoadedModel, rounded: LoadedModel) -> dict[str, Any]:
+    torch.set_num_threads(1)
+    rows = min(_SAMPLES, model.max_batch or _SAMPLES)
+    try:
+        accuracy = compare(model, rounded, made_up_inputs(model, rows))
+    except Exception as error:  # noqa: BLE001 - a model may raise anything in a type that it was not made for
+        raise ModelError(
+            f"bf16: the model fails in it ({str(error).strip().splitlines()[0][:200]}): use fp32"
+        ) from None
+    return asdict(accuracy)
+
+
+def _unfit(model: LoadedModel) -> str | None:
+    """Why the model cannot run in bf16 here; None when it can."""
+    if not native_bf16():
+        return "this CPU does not compute in it (no avx512_bf16 or amx_bf16 in /proc/cpuinfo): use fp32"
+    if not isinstance(model.forward, torch.nn.Module):
+        return f"a model that runs as {model.platform} is no torch.nn.Module that could be rounded: use fp32" + (
+            ", or compile it with --dtype bf16" if isinstance(model.forward, Package) else ""
+        )
+    return None
+
+
+class _Rounded(torch.nn.Module):
+    """A module in bfloat16 between inputs and outputs in fp32."""
+
+    def __init__(self, module: torch.nn.Module) -> None:
+        super().__init__()
+        self.module = module.to(torch.bfloat16)
+
+    def forward(self, *inputs: torch.Tensor) -> Any:
+        return _cast(self.module(*(_cast(tensor, torch.float32, torch.bfloat16) for tensor in inputs)))
+
+
+def _cast(value: Any, source: torch.dtype = torch.bfloat16, target: torch.dtype = torch.float32) -> Any:
+    if isinstance(value, torch.Tensor):
+        return value.to(target) if value.dtype == source else value
+    if isinstance(value, Mapping):
+        return {name: _cast(part, source, target) for name, part in value.items()}
+    if isinstance(value, tuple | list):
+        return tuple(_cast(part, source, target) for part in value)
+    return value
