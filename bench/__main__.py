@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 
-EXPERIMENTS = ("bench.paper_experiment", "bench.resize_latency")
+EXPERIMENTS = ("bench.paper_experiment", "bench.lane_speed", "bench.resize_latency")
 
 
 def main() -> None:

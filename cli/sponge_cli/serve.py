@@ -68,11 +68,13 @@ def command(config: Path | None, print_config: bool, **flags: Any) -> None:
     from sponge_server.lanes.forked import ForkedLanes
     from sponge_server.lanes.interface import ModelSpec
     from sponge_server.logs import set_up
+    from sponge_server.models.source import with_precision
 
     set_up(settings.log_level, settings.log_format)
 
     async def serve() -> None:
-        pool = ForkedLanes([ModelSpec(settings.model_name, settings.model_source, settings.max_batch)])
+        source = with_precision(settings.model_source, settings.dtype, settings.accept_accuracy)
+        pool = ForkedLanes([ModelSpec(settings.model_name, source, settings.max_batch)])
         await Server(settings, pool, click.echo, control_token=token).run()
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:

@@ -114,6 +114,12 @@ class ServerSettings(BaseSettings):
     model: Annotated[dict[ModelName, str], NoDecode, _named("NAME=SOURCE")] = setting(
         "Model", "Name in the URLs, and where the model comes from.", form="NAME=SOURCE", min_length=1
     )
+    dtype: Literal["fp32", "bf16", "auto"] = setting(
+        "Model",
+        "What to compute in: bf16 needs a CPU that does, and the same answers; auto falls back to fp32.",
+        "fp32",
+    )
+    accept_accuracy: bool = setting("Model", "Take bf16 even when its answers differ by more than allowed.", False)
     max_batch: int = setting("Model", "Largest batch, and the batch cap until the operator says otherwise.", 8, ge=1)
     profile: str = setting(
         "Model", "auto measures at start; or a shipped name, or a file.", "auto", form="auto|NAME|FILE"

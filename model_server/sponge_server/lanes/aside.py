@@ -23,7 +23,7 @@ def run_aside(function: Callable[[], Message], timeout_s: float, doing: str) -> 
     """What `function` returned in the fork; the SpongeError that it raised comes back as ModelError.
 
     Args:
-        doing: what it is for, as in "running a made-up input": part of the message when it does not end well.
+        doing: what the model is given, as in "a made-up input": part of the message when it does not end well.
     """
     ours, theirs = socket.socketpair()
     pid = os.fork()
@@ -36,12 +36,12 @@ def run_aside(function: Callable[[], Message], timeout_s: float, doing: str) -> 
         answer = receive(ours)
     except TimeoutError:
         os.kill(pid, signal.SIGKILL)
-        raise ModelError(f"{doing} takes the model more than {timeout_s:g} s") from None
+        raise ModelError(f"the model takes more than {timeout_s:g} s for {doing}") from None
     finally:
         ours.close()
         _, status = os.waitpid(pid, 0)
     if answer is None:
-        raise ModelError(f"{doing} kills the model's process ({how_it_ended(status)})")
+        raise ModelError(f"the model kills its process on {doing} ({how_it_ended(status)})")
     if "failed" in answer[0]:
         raise ModelError(str(answer[0]["failed"]))
     return answer[0]

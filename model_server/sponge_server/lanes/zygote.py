@@ -111,7 +111,7 @@ def _load(name: str, source: str, max_batch: int) -> tuple[Any, ModelInfo]:
 
 def _probe(model: Any, max_batch: int) -> tuple[TensorSpec, ...]:
     """Names, types and row shapes of the outputs, from a tiny batch run in a process of its own."""
-    answer = run_aside(lambda: _run_probe(model, max_batch), _PROBE_TIMEOUT_S, "a made-up input of two rows")
+    answer = run_aside(lambda: _run_probe(model, max_batch), _PROBE_TIMEOUT_S, "a made-up input")
     return tuple(TensorSpec(o["name"], o["datatype"], tuple(o["shape"])) for o in answer["outputs"])
 
 

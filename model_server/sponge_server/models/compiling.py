@@ -23,7 +23,7 @@ from sponge_server.models.loaded import LoadedModel
 from sponge_server.models.precision import Accuracy, compare, made_up_inputs
 from sponge_server.models.source import load
 
-__all__ = ["Compiled", "compile_model"]
+__all__ = ["Compiled", "compile_model", "export"]
 
 TOLERANCE = {"fp32": 1e-4, "bf16": 0.02}
 """Largest relative error against the model as it runs uncompiled. Another order of summation costs some 1e-6; in bf16
@@ -69,7 +69,7 @@ def compile_model(url: str, output: Path, max_batch: int, step: Callable[[str], 
     if model.max_batch is not None and model.max_batch < max_batch:
         raise ModelError(f"'{url}' takes at most {model.max_batch} rows: compile it for no more")
     step("exporting")
-    program = _exported(model, max_batch)
+    program = export(model, max_batch)
     with tempfile.TemporaryDirectory(dir=_directory(output)) as scratch:
         half = Path(scratch) / output.name
         step("compiling, which takes about half a minute")
@@ -91,7 +91,8 @@ def _directory(output: Path) -> Path:
     return directory
 
 
-def _exported(model: LoadedModel, max_batch: int) -> torch.export.ExportedProgram:
+def export(model: LoadedModel, max_batch: int) -> torch.export.ExportedProgram:
+    """The model as a program for batches of 1 to `max_batch`. Raises ModelError when it cannot be traced."""
     batch = torch.export.Dim("batch", min=1, max=max_batch) if max_batch > 1 else None
     shapes: list[dict[int, Any]] = [
         ({0: batch} if batch is not None else {})
@@ -103,7 +104,7 @@ def _exported(model: LoadedModel, max_batch: int) -> torch.export.ExportedProgra
         # Not the tracing's business: a gradient that nobody asks for would keep the weights from being folded.
         with torch.no_grad():
             return torch.export.export(
-                module.eval(), tuple(made_up_inputs(model, min(2, max_batch))), dynamic_shapes=_as_given(module, shapes)
+                module, tuple(made_up_inputs(model, min(2, max_batch))), dynamic_shapes=_as_given(module, shapes)
             )
     except Exception as error:  # noqa: BLE001 - tracing a model raises anything
         raise ModelError(
@@ -172,7 +173,8 @@ def _sidecar(model: LoadedModel, report: Compiled) -> Sidecar:
         finite=model.finite,
         compiled=SidecarCompiled(
             inputs=tuple(
-                SidecarInput(name=spec.name, datatype=spec.datatype, shape=spec.shape) for spec in model.inputs
+                SidecarInput.model_validate({"name": spec.name, "datatype": spec.datatype, "shape": spec.shape})
+                for spec in model.inputs
             ),
             max_batch=report.max_batch,
             channels_last=model.channels_last,
@@ -184,7 +186,7 @@ def _sidecar(model: LoadedModel, report: Compiled) -> Sidecar:
     )
 
 
-class _Module(torch.nn.Module):
+class _Module(torch.nn.Module):  # type: ignore[misc]  # torch is untyped here
     """A plain function as the module that the exporter wants."""
 
     def __init__(self, function: Callable[..., Any]) -> None:

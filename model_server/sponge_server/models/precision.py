@@ -76,7 +76,7 @@ def in_dtype(model: LoadedModel, dtype: str, accept_accuracy: bool) -> LoadedMod
     trouble = _unfit(model)
     if trouble is None:
         rounded = replace(model, forward=_Rounded(copy.deepcopy(model.forward)), platform=f"{model.platform}, bf16")
-        answer = run_aside(lambda: _compared(model, rounded), _CHECK_TIMEOUT_S, "comparing bf16 with fp32")
+        answer = run_aside(lambda: _compared(model, rounded), _CHECK_TIMEOUT_S, "made-up inputs in bf16")
         accuracy = Accuracy(**answer)
         event(log, "model.bf16", relative_error=accuracy.relative_error, top1=accuracy.top1, good=accuracy.good)
         if accuracy.good:
@@ -144,7 +144,7 @@ def _unfit(model: LoadedModel) -> str | None:
     return None
 
 
-class _Rounded(torch.nn.Module):
+class _Rounded(torch.nn.Module):  # type: ignore[misc]  # torch is untyped here
     """A module in bfloat16 between inputs and outputs in fp32."""
 
     def __init__(self, module: torch.nn.Module) -> None:
