@@ -33,6 +33,14 @@ OTHER_FILES = 512
 LINGER_S = 1.0
 """Between the refusal of a connection and its end: closed at once, a client that still sends would not see why."""
 
+MOST_HEAD = 64 << 10
+"""Bytes of a request that are no body: names, headers, the framing of chunks. The parser itself bounds none of them."""
+
+FRAMING_PER_BYTE = 8
+"""What one byte of body may cost in framing: a chunk of a single byte costs five."""
+
+MALFORMED = ProblemError(400, "malformed", "this is not HTTP/1.1 as it should be: check the request line and headers")
+TOO_LONG = ProblemError(431, "headers-too-large", f"the headers take more than {MOST_HEAD} bytes: send less")
 TOO_SLOW = ProblemError(408, "too-slow", "the headers of the request did not come in time: send them at once")
 TOO_MANY = ProblemError(
     503, "too-many-connections", "the server has as many connections as it may: use fewer, and keep them open"
@@ -105,6 +113,7 @@ class _Protocol(HttpToolsProtocol):
         self.timeout_keep_alive = config.limits.keep_alive_s  # type: ignore[assignment]
         self._refused = False
         self._reading = False
+        self._head_bytes = 0
         self._timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -124,11 +133,22 @@ class _Protocol(HttpToolsProtocol):
         if self._timer is None and (self.cycle is None or self.cycle.response_complete):
             self._await_headers()
         self._reading = True
+        self._head_bytes += len(data)
         super().data_received(data)
+        if self._head_bytes > MOST_HEAD and not self.transport.is_closing():
+            self._end_with(TOO_LONG)
+
+    def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - the library's text names no fix
+        self._end_with(MALFORMED)
+
+    def on_body(self, body: bytes) -> None:
+        self._head_bytes -= FRAMING_PER_BYTE * len(body)
+        super().on_body(body)
 
     def on_headers_complete(self) -> None:
         self._disarm()
         self._reading = False
+        self._head_bytes = 0
         super().on_headers_complete()
         if self._own.leaving:
             self.cycle.keep_alive = False
@@ -150,8 +170,15 @@ class _Protocol(HttpToolsProtocol):
         self._timer = None
         if not self.transport.is_closing():
             if self._reading:
-                self.transport.write(_response(TOO_SLOW))
-            self.transport.close()
+                self._end_with(TOO_SLOW)
+            else:
+                self.transport.close()
+
+    def _end_with(self, problem: ProblemError) -> None:
+        """Answers for the application, unless it is already answering, and closes."""
+        if self.cycle is None or self.cycle.response_complete or not self.cycle.response_started:
+            self.transport.write(_response(problem))
+        self.transport.close()
 
     def _refuse(self) -> None:
         self._refused = True
