@@ -1,0 +1,247 @@
+"""How soon a hopeless request is refused while long batches keep all cores busy.
+
+ResNet-18 on two cores, both computing batches of up to 8 for patient clients without a pause. Beside them, requests
+that cannot be met: due in 20 ms (less than one batch takes on all cores), or lost before they arrived. Each on a
+connection of its own, with a body of some KB, of 602 KB, or with one that is announced and never comes. Counted from
+the last byte sent to the last byte of the answer. Promised: 5 ms at the 99th percentile.
+
+    python -m bench.refusals
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import random
+import socket
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+import numpy as np
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from bench.live_server import LiveServer
+from bench.results import BAD, Percentiles, arguments, save
+from sponge_client.client import SpongeClient, deadline_headers
+from sponge_client.oip import InferBody
+from sponge_client.payloads import image_bodies, tensor_bodies
+from sponge_client.wire import ResponseReader, go_first, precise_loop
+from sponge_core.errors import SpongeError
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+CORES = 2.0
+MAX_BATCH = 8
+PATIENT_CLIENTS = 32
+PATIENT_SLO_S = 30.0
+TIGHT_S, GONE_S, PATIENCE_S = 0.020, 1.0, 5.0
+RATE = 20.0
+PROMISED_MS = 5.0
+
+
+@dataclass(frozen=True, slots=True)
+class Kind:
+    """One kind of request that cannot be met. `head` and `body` are sent as they are; `gone`: was sent long ago."""
+
+    name: str
+    head: str
+    body: bytes
+    slo_s: float | None  # None: the body says it
+    gone: bool = False
+
+    def request(self) -> bytes:
+        sent_at = time.time() - (GONE_S if self.gone else 0.0)
+        headers = deadline_headers(sent_at, self.slo_s) if self.slo_s else {"x-sponge-sent-at": f"{sent_at:.6f}"}
+        lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
+        return f"{self.head}{lines}\r\n".encode() + self.body
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """All requests of one kind."""
+
+    kind: str
+    sent: int
+    refused: int
+    broken: int  # the connection ended without a whole answer
+    ms: Percentiles
+    unread: int  # refused before the whole body was sent
+
+
+def kinds(url: str, model: str, small: InferBody, large: InferBody) -> Iterator[Kind]:
+    """What is sent: small and large bodies, and a large one that never comes."""
+    host = urlsplit(url).netloc
+
+    def head(body: InferBody) -> str:
+        headers = "".join(f"{name}: {value}\r\n" for name, value in body.headers.items())
+        return f"POST /v2/models/{model}/infer HTTP/1.1\r\nHost: {host}\r\n{headers}"
+
+    for size, body in (("small body", small), ("602 KB", large)):
+        yield Kind(f"due in 20 ms, {size}", head(body), body.data, TIGHT_S)
+        yield Kind(f"lost before, {size}", head(body), body.data, GONE_S / 2, gone=True)
+    yield Kind("due in 20 ms, body never comes", head(large), b"", TIGHT_S)
+    yield Kind("lost before, body never comes", head(large), b"", GONE_S / 2, gone=True)
+    timed = with_timeout(large)
+    yield Kind("due in 20 ms says the body, 602 KB", head(timed), timed.data, None)
+
+
+def with_timeout(body: InferBody) -> InferBody:
+    """The same with the protocol's own time limit in it, which only a server that has read it knows."""
+    document = json.loads(body.data[: body.header_length])
+    document["parameters"]["timeout"] = round(TIGHT_S * 1e6)
+    start = json.dumps(document).encode()
+    return InferBody(start + body.data[body.header_length :], len(start))
+
+
+@dataclass(slots=True)
+class Refusal:
+    """One answer: HTTP status (0: none came), seconds after the last byte sent, whether it came before that."""
+
+    status: int
+    after_s: float
+    early: bool
+
+
+async def ask(address: tuple[str, int], kind: Kind) -> Refusal:
+    """One request on its own connection."""
+    loop = asyncio.get_running_loop()
+    with socket.socket() as sock:
+        sock.setblocking(False)
+        await loop.sock_connect(sock, address)
+        reader = asyncio.create_task(read(sock))
+        with contextlib.suppress(OSError):  # closed while it was sent: what was answered before counts
+            await loop.sock_sendall(sock, kind.request())
+        sent = loop.time()
+        try:
+            status, answered = await asyncio.wait_for(reader, PATIENCE_S)
+        except (OSError, ValueError, TimeoutError):
+            return Refusal(0, PATIENCE_S, early=False)
+    return Refusal(status, max(0.0, answered - sent), answered < sent or not kind.body)
+
+
+async def read(sock: socket.socket) -> tuple[int, float]:
+    """Status of the answer, and when it was complete."""
+    loop = asyncio.get_running_loop()
+    response = ResponseReader()
+    while not response.done:
+        data = await loop.sock_recv(sock, 65536)
+        if not data:
+            raise ConnectionError("closed before the answer")
+        response.feed(data)
+    return response.status, loop.time()
+
+
+async def keep_busy(client: SpongeClient, model: str, body: InferBody) -> None:
+    """A patient client that always has one request waiting; until cancelled."""
+    while True:
+        await client.infer_body(model, body, PATIENT_SLO_S)
+
+
+async def run(server: LiveServer, each: int) -> tuple[list[Row], dict[str, float], dict[str, list[float]]]:
+    """Sends `each` requests of every kind in random order."""
+    address = urlsplit(server.url)
+    assert address.hostname is not None
+    assert address.port is not None
+    async with SpongeClient(server.url) as client:
+        metadata = await client.metadata(server.model)
+        small, large = image_bodies(metadata, None)[0], tensor_bodies(metadata, None, 1)[0]
+        all_kinds = list(kinds(server.url, server.model, small, large))
+        busy = [asyncio.create_task(keep_busy(client, server.model, small)) for _ in range(PATIENT_CLIENTS)]
+        await asyncio.sleep(3.0)
+        before = server.metrics()
+        order = [kind for kind in all_kinds for _ in range(each)]
+        random.Random(1).shuffle(order)
+        gaps = np.random.default_rng(1).exponential(1 / RATE, len(order)).tolist()
+        found: dict[str, list[Refusal]] = {kind.name: [] for kind in all_kinds}
+        for kind, gap in track(
+            list(zip(order, gaps, strict=True)), "asking", console=Console(stderr=True), transient=True
+        ):
+            found[kind.name].append(await ask((address.hostname, address.port), kind))
+            await asyncio.sleep(gap)
+        after = await asyncio.to_thread(server.metrics)
+        for task in busy:
+            task.cancel()
+        await asyncio.wait(busy)
+    rows = [summarise(name, refusals) for name, refusals in found.items()]
+    seconds = {name: [refusal.after_s for refusal in refusals] for name, refusals in found.items()}
+    return rows, beside(before, after, server.model), seconds
+
+
+def summarise(name: str, refusals: Sequence[Refusal]) -> Row:
+    return Row(
+        name,
+        len(refusals),
+        sum(refusal.status == 503 for refusal in refusals),
+        sum(refusal.status == 0 for refusal in refusals),
+        Percentiles.of([refusal.after_s for refusal in refusals]),
+        sum(refusal.early for refusal in refusals),
+    )
+
+
+def beside(before: dict[str, float], after: dict[str, float], model: str) -> dict[str, float]:
+    """What the server did for its patient clients meanwhile, and how late its event loop was."""
+
+    def mean(name: str) -> float:
+        label = f'{{model="{model}"}}' if f'{name}_count{{model="{model}"}}' in after else ""
+        count = after[f"{name}_count{label}"] - before[f"{name}_count{label}"]
+        return (after[f"{name}_sum{label}"] - before[f"{name}_sum{label}"]) / max(count, 1)
+
+    return {
+        "batch_ms": round(1000 * mean("sponge_batch_seconds"), 1),
+        "batch_size": round(mean("sponge_batch_size"), 2),
+        "batch_threads": round(mean("sponge_batch_threads"), 2),
+        "projection_ms": round(1000 * mean("sponge_projection_seconds"), 2),
+        "loop_lag_ms": round(1000 * mean("sponge_event_loop_lag_seconds"), 2),
+    }
+
+
+def draw(figure: Figure, seconds: dict[str, list[float]]) -> None:
+    """The share of refusals that took longer, by kind."""
+    axes = figure.subplots()
+    for name, values in seconds.items():
+        ordered = np.sort(np.asarray(values)) * 1000
+        axes.step(np.maximum(ordered, 0.05), 1 - np.arange(len(ordered)) / len(ordered), where="post", label=name)
+    axes.axvline(PROMISED_MS, color=BAD, linestyle="--", label="promised")
+    axes.axhline(0.01, color=BAD, linestyle=":")
+    axes.set_xscale("log")
+    axes.set_yscale("log")
+    axes.set_xlabel("ms from the last byte sent to the refusal (0.05: before)")
+    axes.set_ylabel("share that took longer")
+    axes.set_title("Refusing what cannot be met, while batches keep all cores busy")
+    axes.legend(frameon=False, fontsize=7)
+
+
+def main() -> None:
+    """Measures, writes, prints; exits with 1 when the promise is not kept."""
+    options = arguments(__doc__).parse_args()
+    try:
+        with (
+            LiveServer(CORES, "--max-batch", str(MAX_BATCH)) as server,
+            asyncio.Runner(loop_factory=precise_loop) as runner,
+        ):
+            go_first()
+            rows, meanwhile, seconds = runner.run(run(server, 60 if options.short else 300))
+    except SpongeError as error:
+        sys.exit(f"refusals: {error}")
+    document = {"promised_ms": PROMISED_MS, "rows": [asdict(row) for row in rows], "meanwhile": meanwhile}
+    save(options.out, "refusals", document, lambda figure: draw(figure, seconds))
+    table = Table(title="ms from the last byte sent to the refusal", caption=f"meanwhile: {meanwhile}")
+    for column in ("request", "sent", "refused", "broken", "before its body", "p50", "p90", "p99", "max"):
+        table.add_column(column, justify="left" if column == "request" else "right")
+    for row in rows:
+        counts = (row.sent, row.refused, row.broken, row.unread)
+        table.add_row(row.kind, *map(str, counts), *(f"{value:.2f}" for value in asdict(row.ms).values()))
+    Console(width=120).print(table)
+    sys.exit(any(row.ms.p99 > PROMISED_MS or row.refused < row.sent for row in rows))
+
+
+if __name__ == "__main__":
+    main()
