@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import multiprocessing
 import random
 import socket
 import sys
@@ -32,7 +33,7 @@ from bench.results import BAD, Percentiles, arguments, save
 from sponge_client.client import SpongeClient, deadline_headers
 from sponge_client.oip import InferBody
 from sponge_client.payloads import image_bodies, tensor_bodies
-from sponge_client.wire import ResponseReader, go_first, precise_loop
+from sponge_client.wire import Connection, ResponseReader, go_first, precise_loop
 from sponge_core.errors import SpongeError
 
 if TYPE_CHECKING:
@@ -59,7 +60,7 @@ class Kind:
 
     def request(self) -> bytes:
         sent_at = time.time() - (GONE_S if self.gone else 0.0)
-        headers = deadline_headers(sent_at, self.slo_s) if self.slo_s else {"x-sponge-sent-at": f"{sent_at:.6f}"}
+        headers = deadline_headers(sent_at, self.slo_s) if self.slo_s else {}
         lines = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
         return f"{self.head}{lines}\r\n".encode() + self.body
 
@@ -139,10 +140,19 @@ async def read(sock: socket.socket) -> tuple[int, float]:
     return response.status, loop.time()
 
 
-async def keep_busy(client: SpongeClient, model: str, body: InferBody) -> None:
-    """A patient client that always has one request waiting; until cancelled."""
-    while True:
-        await client.infer_body(model, body, PATIENT_SLO_S)
+def keep_busy(address: tuple[str, int], request: bytes) -> None:
+    """Patient clients that always have a request each waiting; a process of its own, until it is terminated."""
+
+    async def client(connection: Connection) -> None:
+        while True:
+            await connection.begin(request)
+
+    async def clients() -> None:
+        loop = asyncio.get_running_loop()
+        made = [await loop.create_connection(lambda: Connection(loop), *address) for _ in range(PATIENT_CLIENTS)]
+        await asyncio.gather(*(client(connection) for _, connection in made))
+
+    asyncio.run(clients())
 
 
 async def run(server: LiveServer, each: int) -> tuple[list[Row], dict[str, float], dict[str, list[float]]]:
@@ -150,12 +160,18 @@ async def run(server: LiveServer, each: int) -> tuple[list[Row], dict[str, float
     address = urlsplit(server.url)
     assert address.hostname is not None
     assert address.port is not None
+    where = (address.hostname, address.port)
     async with SpongeClient(server.url) as client:
         metadata = await client.metadata(server.model)
         small, large = image_bodies(metadata, None)[0], tensor_bodies(metadata, None, 1)[0]
         all_kinds = list(kinds(server.url, server.model, small, large))
-        busy = [asyncio.create_task(keep_busy(client, server.model, small)) for _ in range(PATIENT_CLIENTS)]
-        await asyncio.sleep(3.0)
+    # Without a send time: the same bytes are sent again and again.
+    patient = f"{all_kinds[0].head}x-sponge-slo-ms: {PATIENT_SLO_S * 1000:g}\r\n\r\n".encode() + small.data
+    busy = multiprocessing.get_context("spawn").Process(target=keep_busy, args=(where, patient), daemon=True)
+    busy.start()
+    try:
+        await asyncio.sleep(5.0)
+        go_first()
         before = server.metrics()
         order = [kind for kind in all_kinds for _ in range(each)]
         random.Random(1).shuffle(order)
@@ -164,12 +180,12 @@ async def run(server: LiveServer, each: int) -> tuple[list[Row], dict[str, float
         for kind, gap in track(
             list(zip(order, gaps, strict=True)), "asking", console=Console(stderr=True), transient=True
         ):
-            found[kind.name].append(await ask((address.hostname, address.port), kind))
+            found[kind.name].append(await ask(where, kind))
             await asyncio.sleep(gap)
         after = await asyncio.to_thread(server.metrics)
-        for task in busy:
-            task.cancel()
-        await asyncio.wait(busy)
+    finally:
+        busy.terminate()
+        busy.join()
     rows = [summarise(name, refusals) for name, refusals in found.items()]
     seconds = {name: [refusal.after_s for refusal in refusals] for name, refusals in found.items()}
     return rows, beside(before, after, server.model), seconds
@@ -227,7 +243,6 @@ def main() -> None:
             LiveServer(CORES, "--max-batch", str(MAX_BATCH)) as server,
             asyncio.Runner(loop_factory=precise_loop) as runner,
         ):
-            go_first()
             rows, meanwhile, seconds = runner.run(run(server, 60 if options.short else 300))
     except SpongeError as error:
         sys.exit(f"refusals: {error}")

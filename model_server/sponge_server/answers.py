@@ -54,6 +54,14 @@ class RequestError(SpongeError):
 class ShedError(RequestError):
     """Refused at admission: it could not be met, or there is no room for it."""
 
+    @classmethod
+    def hopeless(cls, limit_s: float, left_s: float) -> ShedError:
+        """So much of the client's time limit was left when the request arrived."""
+        if left_s <= 0:
+            return cls("the deadline had passed when the request arrived")
+        left_ms, limit_ms = left_s * 1000, limit_s * 1000
+        return cls(f"{left_ms:.0f} ms of the {limit_ms:.0f} ms were left on arrival, too few even at the largest size")
+
 
 class ExpiredError(RequestError):
     """Dropped from the queue when its deadline could not be met any more."""

@@ -82,6 +82,11 @@ class Due:
     def deadline(self) -> float:
         return self.sent + self.limit_s
 
+    @property
+    def settled(self) -> bool:
+        """Whether nothing in the body can change it."""
+        return self.rank < _RANK_BODY
+
     def with_body_timeout(self, timeout_us: object) -> Due:
         """The same once the body's `parameters.timeout` is known. Raises BadHeaderError when it is no such number."""
         if isinstance(timeout_us, bool) or not isinstance(timeout_us, int | float):

@@ -141,6 +141,10 @@ class Engine:
             self._fail(job, ClientGoneError("the client left"), "cancelled")
             self.poke()
 
+    def latest_start(self, due: Due) -> float:
+        """A request that is not queued by then cannot be met, as far as is known before its body is."""
+        return due.deadline - (self.scheduler.least_s() if due.settled else 0.0)
+
     def count_lost(self, due: Due, outcome: Outcome) -> None:
         """A request that never got as far as the queue: shed unread, or lost during its upload."""
         self.last_activity = self._clock()
@@ -322,9 +326,7 @@ class Engine:
             text = "the lane was lost with this request and no time is left to try again"
             self._fail(job, FailedError(text), "error")
         elif reason == "hopeless":
-            left_ms = (job.due.deadline - job.arrival) * 1000
-            text = f"{left_ms:.0f} ms of the {slo_ms:.0f} ms were left on arrival, too few even at the largest size"
-            self._fail(job, ShedError(text), "shed")
+            self._fail(job, ShedError.hopeless(job.due.limit_s, job.due.deadline - job.arrival), "shed")
         else:
             text = f"the deadline of {slo_ms:.0f} ms cannot be met any more after {waited_ms:.0f} ms in the queue"
             self._fail(job, ExpiredError(text), "expired")

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
+from sponge_server.answers import ShedError
 from sponge_server.dataplane import RETRY_AFTER, DataPlane
 from sponge_server.deadlines import BadHeaderError, Due, SloPolicy, resolve
 from sponge_server.engine import Engine
@@ -91,27 +92,28 @@ class Intake:
 
     def admit(self, due: Due, arrived: float, engine: Engine) -> None:
         """Raises ProblemError 503 for a request that is lost before its body was read."""
-        if due.deadline <= arrived:
+        if engine.latest_start(due) <= arrived:
             engine.count_lost(due, "shed")
-            raise ProblemError(503, "shed", "the deadline had passed when the request arrived", RETRY_AFTER)
+            raise ProblemError(503, "shed", str(ShedError.hopeless(due.limit_s, due.deadline - arrived)), RETRY_AFTER)
 
     @asynccontextmanager
     async def receiving(self, due: Due, body: Body, engine: Engine) -> AsyncIterator[Upload]:
-        """While the body comes in: the planner knows of it, and it ends with the deadline.
+        """While the body comes in: the planner knows of it, and it ends when the deadline cannot be met any more.
 
         Raises:
-            ProblemError: 504 at the deadline, 503 when `hold` found no room.
+            ProblemError: 504 at that moment, 503 when `hold` found no room.
             ClientLeftError: passed on from the reader.
         """
         upload = self._uploads.begin(self.clock(), due.deadline, body.total)
         try:
-            async with asyncio.timeout(due.deadline - self.clock()):
+            async with asyncio.timeout(engine.latest_start(due) - self.clock()):
                 self.hold(OVERHEAD, body)
                 yield upload
         except TimeoutError:
             engine.count_lost(due, "expired")
             got = f"{upload.received} bytes" if body.total is None else f"{upload.received} of {body.total} bytes"
-            raise ProblemError(504, "expired", f"the deadline passed during the upload, after {got}") from None
+            text = f"the deadline cannot be met any more, and of the body only {got} are here"
+            raise ProblemError(504, "expired", text) from None
         except (ClientLeftError, asyncio.CancelledError):
             engine.count_lost(due, "cancelled")
             raise

@@ -7,6 +7,7 @@ work. Knows HTTP, and the data plane as the place where requests go; nothing of 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Iterable
 
 from starlette.types import Receive, Scope, Send
@@ -26,6 +27,14 @@ __all__ = ["InferEndpoint", "server_timing"]
 IMAGE_TYPES = (b"image/jpeg", b"image/png")
 OIP_TYPES = (b"", b"application/json", b"application/octet-stream")
 CLOSE = (b"connection", b"close")
+
+SPARED_BYTES = 1 << 20
+"""A refused request keeps its connection when the rest of its body is no longer than this: reading on costs less than
+another connection. One that announces more, or no length, is to stop."""
+
+LINGER_S, LINGER_BYTES = 1.0, 16 << 20
+"""Before the connection of such a request is closed, so much of what it is still sending is read: closed at once, it
+would be reset, and a client that writes before it reads would never see the answer."""
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -49,6 +58,10 @@ class InferEndpoint:
             headers = [(b"content-type", PROBLEM_TYPE.encode()), *problem.headers]
         headers.append((b"content-length", str(len(body)).encode()))
         await send({"type": "http.response.start", "status": status, "headers": headers})
+        if CLOSE in headers:
+            await send({"type": "http.response.body", "body": body, "more_body": True})
+            await _linger(receive)
+            body = b""
         await send({"type": "http.response.body", "body": body})
 
     async def _answer(self, scope: Scope, receive: Receive, arrived: float) -> tuple[int, Headers, bytes]:
@@ -75,8 +88,7 @@ class InferEndpoint:
     ) -> tuple[InferRequest, Due, Engine]:
         """Reads a request. What `body` holds is to be given back."""
         intake = self._intake
-        # What is refused from here to the end of the body is answered while the rest of it may still be coming, so the
-        # connection is closed.
+        # What is refused from here to the end of the body is answered while the rest of it may still be coming.
         try:
             _, engine = self._plane.serving()
             due = intake.due(headers, arrived)
@@ -86,7 +98,8 @@ class InferEndpoint:
             async with intake.receiving(due, body, engine) as upload:
                 content = await self._read(receive, upload, body)
         except ProblemError as problem:
-            problem.headers = (*problem.headers, CLOSE)
+            if body.total is None or body.total > SPARED_BYTES:
+                problem.headers = (*problem.headers, CLOSE)
             raise
         request = self._decode(content, is_image, header_length)
         return request, intake.with_body_timeout(due, request), engine
@@ -145,6 +158,18 @@ async def _cancel_on_disconnect(receive: Receive, engine: Engine, job: Job) -> N
     while (await receive())["type"] != "http.disconnect":
         pass
     engine.cancel(job)
+
+
+async def _linger(receive: Receive) -> None:
+    """Reads on, to no end, after the whole answer was sent."""
+    read = 0
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(LINGER_S):
+            while read < LINGER_BYTES:
+                message = await receive()
+                read += len(message.get("body", b""))
+                if not message.get("more_body", False):
+                    return
 
 
 def _is_image(headers: dict[bytes, bytes]) -> bool:

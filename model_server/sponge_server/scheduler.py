@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sponge_core.batching import Limits, Shed, decide
+from sponge_core.batching import Limits, Shed, decide, fastest_s
 from sponge_core.latency import LatencyModel
 from sponge_core.planning.projected import LEAST_CORES
 from sponge_core.queueing import EdfQueue, Request
@@ -119,6 +119,11 @@ class Scheduler:
         """Bounds of a decision with so many lanes, under the batch cap in force unless another is given."""
         # A boost for the start, or a range that shrank, may leave more in force than the plan may give.
         return Limits(batch_cap or self._batch_cap, lanes, max(self._max_cores, self._running.cores))
+
+    def least_s(self) -> float:
+        """No request can be answered sooner than this many seconds after it was queued, at any size."""
+        cores = self._net(self._max_cores)
+        return min(fastest_s(model, cores) for model in self._models)
 
     def running(self, now: float) -> tuple[Running, ...]:
         return self._running.snapshot(now)

@@ -228,7 +228,7 @@ def test_an_implausible_send_time_is_ignored_and_counted(server: ServerProcess, 
     assert server.metric('sponge_sent_at_ignored_total{reason="stale"}') == 1
 
 
-def test_a_slow_upload_is_seen_while_it_lasts_and_answered_at_its_deadline(server: ServerProcess) -> None:
+def test_a_slow_upload_is_seen_while_it_lasts_and_answered_when_it_is_lost(server: ServerProcess) -> None:
     connection = http.client.HTTPConnection(server.data.removeprefix("http://"), timeout=20)
     connection.putrequest("POST", "/v2/models/digits/infer")
     connection.putheader("content-length", "1000")
@@ -241,6 +241,47 @@ def test_a_slow_upload_is_seen_while_it_lasts_and_answered_at_its_deadline(serve
     assert (reply.status, "100 of 1000 bytes" in json.loads(reply.read())["detail"]) == (504, True)
     eventually(lambda: server.ask("/control/v1/state").json["uploads_in_flight"] == 0)
     connection.close()
+
+
+def refused_early(server: ServerProcess, length: int) -> http.client.HTTPConnection:
+    """A connection whose request cannot be met, as its headers say; no byte of its body was sent."""
+    connection = http.client.HTTPConnection(server.data.removeprefix("http://"), timeout=20)
+    connection.putrequest("POST", "/v2/models/digits/infer")
+    connection.putheader("content-length", str(length))
+    connection.putheader("content-type", "image/png")
+    connection.putheader("x-sponge-slo-ms", "0.5")
+    connection.endheaders()
+    return connection
+
+
+def test_what_is_hopeless_by_its_headers_is_refused_unread_and_keeps_its_connection(server: ServerProcess) -> None:
+    body = png()
+    connection = refused_early(server, len(body))
+    reply = connection.getresponse()
+    assert (reply.status, "too few" in json.loads(reply.read())["detail"]) == (503, True)
+    connection.sock.sendall(body)
+    connection.request("POST", "/v2/models/digits/infer", body, {"content-type": "image/png"})
+    assert connection.getresponse().status == 200
+    connection.close()
+
+
+def test_a_client_that_writes_before_it_reads_sees_why_it_was_refused(server: ServerProcess) -> None:
+    length = 8 << 20
+    connection = refused_early(server, length)
+    for _ in range(8):
+        connection.sock.sendall(bytes(length // 8))
+        time.sleep(0.02)
+    reply = connection.getresponse()
+    assert (reply.status, reply.headers["connection"]) == (503, "close")
+    connection.close()
+
+
+def test_the_timeout_in_a_body_counts_unless_a_header_is_more_specific(
+    server: ServerProcess, spec: dict[str, Any]
+) -> None:
+    document = {"inputs": [tensor(spec)], "parameters": {"timeout": 1}}
+    assert server.infer("digits", document).status == 503
+    assert server.infer("digits", document, x_sponge_slo_ms="20000").status == 200
 
 
 def test_a_chunked_body_needs_no_length(server: ServerProcess, spec: dict[str, Any]) -> None:

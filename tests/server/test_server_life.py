@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 from commanded_model import CRASH, FAIL
 from server_process import Reply, ServerProcess, command_body, eventually
@@ -304,3 +305,10 @@ def test_stopping_while_the_model_loads_ends_at_once(tmp_path: Path) -> None:
 
 def children(pid: int) -> list[str]:
     return Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+
+
+def test_lanes_yield_to_the_process_that_answers(server: ServerProcess) -> None:
+    answering = psutil.Process(server.process.pid)
+    others = answering.children(recursive=True)
+    assert len(others) >= 2
+    assert all(other.nice() > answering.nice() for other in others)

@@ -44,6 +44,10 @@ ENVIRONMENT = {
 }
 """To be set before the interpreter starts."""
 
+NICENESS = 10
+"""Lanes yield to the process that hands them their work: beside two computing lanes a refusal took 4 ms at the 90th
+percentile, with this and `promptness` 1 ms. Inside one cgroup it takes no CPU from the lanes but what that needs."""
+
 _PR_SET_PDEATHSIG = 1
 _FORK_FDS = 3
 _PROBE_TIMEOUT_S = 120.0  # generous: the pod may start on a sliver of a core
@@ -51,6 +55,7 @@ _PROBE_TIMEOUT_S = 120.0  # generous: the pod may start on a sliver of a core
 
 def main(fd: int) -> None:
     """Serves the other end of `fd` until it closes."""
+    os.nice(NICENESS)
     control = socket.socket(fileno=fd)
     first = receive(control)
     if first is None:
