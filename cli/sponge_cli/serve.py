@@ -71,6 +71,7 @@ def command(config: Path | None, print_config: bool, **flags: Any) -> None:
     from sponge_server.models.source import with_precision
 
     set_up(settings.log_level, settings.log_format)
+    wake_promptly()
 
     async def serve() -> None:
         source = with_precision(settings.model_source, settings.dtype, settings.accept_accuracy)
