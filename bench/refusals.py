@@ -13,7 +13,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import multiprocessing
 import random
 import socket
 import sys
@@ -29,11 +28,12 @@ from rich.progress import track
 from rich.table import Table
 
 from bench.live_server import LiveServer
+from bench.pressure import PatientClients
 from bench.results import BAD, Percentiles, arguments, save
 from sponge_client.client import SpongeClient, deadline_headers
 from sponge_client.oip import InferBody
 from sponge_client.payloads import image_bodies, tensor_bodies
-from sponge_client.wire import Connection, ResponseReader, go_first, precise_loop
+from sponge_client.wire import ResponseReader, go_first, precise_loop
 from sponge_core.errors import SpongeError
 
 if TYPE_CHECKING:
@@ -41,8 +41,6 @@ if TYPE_CHECKING:
 
 CORES = 2.0
 MAX_BATCH = 8
-PATIENT_CLIENTS = 32
-PATIENT_SLO_S = 30.0
 TIGHT_S, GONE_S, PATIENCE_S = 0.020, 1.0, 5.0
 RATE = 20.0
 PROMISED_MS = 5.0
@@ -140,21 +138,6 @@ async def read(sock: socket.socket) -> tuple[int, float]:
     return response.status, loop.time()
 
 
-def keep_busy(address: tuple[str, int], request: bytes) -> None:
-    """Patient clients that always have a request each waiting; a process of its own, until it is terminated."""
-
-    async def client(connection: Connection) -> None:
-        while True:
-            await connection.begin(request)
-
-    async def clients() -> None:
-        loop = asyncio.get_running_loop()
-        made = [await loop.create_connection(lambda: Connection(loop), *address) for _ in range(PATIENT_CLIENTS)]
-        await asyncio.gather(*(client(connection) for _, connection in made))
-
-    asyncio.run(clients())
-
-
 async def run(server: LiveServer, each: int) -> tuple[list[Row], dict[str, float], dict[str, list[float]]]:
     """Sends `each` requests of every kind in random order."""
     address = urlsplit(server.url)
@@ -165,11 +148,7 @@ async def run(server: LiveServer, each: int) -> tuple[list[Row], dict[str, float
         metadata = await client.metadata(server.model)
         small, large = image_bodies(metadata, None)[0], tensor_bodies(metadata, None, 1)[0]
         all_kinds = list(kinds(server.url, server.model, small, large))
-    # Without a send time: the same bytes are sent again and again.
-    patient = f"{all_kinds[0].head}x-sponge-slo-ms: {PATIENT_SLO_S * 1000:g}\r\n\r\n".encode() + small.data
-    busy = multiprocessing.get_context("spawn").Process(target=keep_busy, args=(where, patient), daemon=True)
-    busy.start()
-    try:
+    with PatientClients(server, small):
         await asyncio.sleep(5.0)
         go_first()
         before = server.metrics()
@@ -183,9 +162,6 @@ async def run(server: LiveServer, each: int) -> tuple[list[Row], dict[str, float
             found[kind.name].append(await ask(where, kind))
             await asyncio.sleep(gap)
         after = await asyncio.to_thread(server.metrics)
-    finally:
-        busy.terminate()
-        busy.join()
     rows = [summarise(name, refusals) for name, refusals in found.items()]
     seconds = {name: [refusal.after_s for refusal in refusals] for name, refusals in found.items()}
     return rows, beside(before, after, server.model), seconds
