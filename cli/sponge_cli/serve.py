@@ -69,6 +69,7 @@ def command(config: Path | None, print_config: bool, **flags: Any) -> None:
     from sponge_server.lanes.interface import ModelSpec
     from sponge_server.logs import set_up
     from sponge_server.models.source import with_precision
+    from sponge_server.promptness import wake_promptly
 
     set_up(settings.log_level, settings.log_format)
     wake_promptly()
