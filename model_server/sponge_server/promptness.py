@@ -53,4 +53,5 @@ def wake_promptly() -> bool:
         sched_nice=os.getpriority(os.PRIO_PROCESS, 0),
         sched_runtime=SLICE_NS,
     )
-    return ctypes.CDLL(None, use_errno=True).syscall(number, 0, ctypes.byref(attr), 0) == 0
+    result: int = ctypes.CDLL(None, use_errno=True).syscall(number, 0, ctypes.byref(attr), 0)
+    return result == 0
