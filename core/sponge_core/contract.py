@@ -75,6 +75,9 @@ class StateSnapshot(_Message):
     latency_p99_s: float | None = Field(description="over the last 10 s, from the client's send time; None when idle")
     throttled_s: float = Field(ge=0, description="cgroup throttled time since the start")
     prediction_ratio: float = Field(gt=0, description="measured / predicted batch time, smoothed; of the slowest model")
+    profile_drifted: bool = Field(
+        default=False, description="batches have taken much more or less than the profile says for a while"
+    )
     idle_for_s: float = Field(ge=0)
     urgent: bool = Field(description="a miss is projected at the size in force and a larger one would avoid it")
     frontier: list[FrontierPoint] = Field(description="ascending in cores; empty until a profile is known")

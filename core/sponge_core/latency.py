@@ -23,7 +23,8 @@ class LatencyModel:
     gamma is the parallel part per item, delta the serial part per item, epsilon and eta the fixed parallel and serial
     parts. `interference` is the fraction by which each further running lane slows a lane (0.02 = 2 %);
     `error` the relative error to allow for (a quantile of measured / predicted - 1); `max_batch` the largest batch that
-    the model takes.
+    the model takes; `by_threads` a factor on the time for 1, 2, ... threads, where they turned out to differ from the
+    formula (1 beyond them).
     """
 
     gamma: float
@@ -33,10 +34,13 @@ class LatencyModel:
     interference: float = 0.0
     error: float = 0.0
     max_batch: int = sys.maxsize
+    by_threads: tuple[float, ...] = ()
 
     def latency(self, batch: int, threads: int) -> float:
         """Seconds for a batch of `batch` >= 1 on `threads` >= 1 dedicated threads with no other lane running."""
         value = self.gamma * batch / threads + self.delta * batch + self.epsilon / threads + self.eta
+        if threads <= len(self.by_threads):
+            value *= self.by_threads[threads - 1]
         return value if value > FLOOR_S else FLOOR_S
 
     def throughput(self, batch: int, threads: int) -> float:
@@ -47,6 +51,8 @@ class LatencyModel:
         """The largest batch <= `limit` that takes at most `room_s` seconds on `threads` threads; 0 if none does."""
         if self.latency(1, threads) > room_s:
             return 0
+        if threads <= len(self.by_threads):
+            room_s /= self.by_threads[threads - 1]
         per_item = self.gamma / threads + self.delta
         room_for_items = room_s - self.epsilon / threads - self.eta
         if per_item * limit <= room_for_items:

@@ -199,6 +199,7 @@ class Server:
         metrics.quota.set(cores.in_force if quota is None else quota / 1000)
         metrics.thread_budget.set(scheduler.budget)
         metrics.batch_cap.set(scheduler.batch_cap)
+        metrics.profile_drifted.set(scheduler.drifted)
         metrics.uploads.set(len(self._uploads))
         metrics.set_throttled(cores.throttled_s)
 

@@ -1,15 +1,19 @@
 """How much slower or faster the model runs here than its profile says, learnt from finished batches.
 
-Pure. Slow to trust (a gain is believed after some twenty batches), quick to distrust (most of a loss within five), and
-bounded. Noise alone moves it neither way: what the latency varies by is in the profile's error already, and counting it
-twice would refuse requests that could be met.
+Pure. One factor over all batches, and one for each thread count that was seen: a formula can be right for one thread
+and wrong for four. Slow to trust (a gain is believed after some twenty batches), quick to distrust (most of a loss
+within five), and bounded. Noise alone moves it neither way: what the latency varies by is in the profile's error
+already, and counting it twice would refuse requests that could be met.
 """
 
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
-__all__ = ["Correction"]
+from sponge_core.latency import LatencyModel
+
+__all__ = ["Correction", "Drift"]
 
 SLOW, FAST = 0.05, 0.25
 """Weights of a sample in the two averages."""
@@ -27,26 +31,86 @@ STEP = 2.0
 """One batch counts for at most this factor up or down: a single stall is not a trend."""
 
 
-class Correction:
+FRESH = 50
+"""A thread count that none of so many last batches ran on may have missed that the machine became slower."""
+
+DRIFT_BAND = (0.67, 1.5)
+"""A profile that is off by more than this was measured on another machine, or for another model."""
+
+DRIFTED_AFTER_S, BACK_AFTER_S = 30.0, 10.0
+"""How long the ratio has to stay outside of the band, and inside of it again, to count."""
+
+
+class _Estimate:
     """The smoothed ratio of measured to predicted work."""
 
-    def __init__(self) -> None:
-        self._mean = 1.0
-        self._recent = 1.0
+    def __init__(self, start: float = 1.0) -> None:
+        self.ratio = start
+        self.seen_at = 0
+        self._mean = start
+        self._recent = start
         self._spread = 0.1
-        self._ratio = 1.0
 
-    @property
-    def ratio(self) -> float:
-        return self._ratio
-
-    def observe(self, predicted_s: float, measured_s: float) -> float:
-        """Learns from one batch, predicted by the uncorrected profile; returns this batch's own ratio."""
-        sample = measured_s / predicted_s
-        clipped = min(max(sample, self._ratio / STEP), self._ratio * STEP)
+    def observe(self, sample: float) -> None:
+        clipped = min(max(sample, self.ratio / STEP), self.ratio * STEP)
         self._spread += SLOW * (abs(clipped - self._recent) - self._spread)
         self._mean += SLOW * (clipped - self._mean)
         self._recent += FAST * (clipped - self._recent)
         ratio = max(self._mean, self._recent - SIGMAS * FAST_NOISE * self._spread)
-        self._ratio = min(max(ratio, LOWEST), HIGHEST)
+        self.ratio = min(max(ratio, LOWEST), HIGHEST)
+
+
+class Correction:
+    """The factors of one model."""
+
+    def __init__(self) -> None:
+        self._all = _Estimate()
+        self._by_threads: dict[int, _Estimate] = {}
+        self._count = 0
+
+    @property
+    def ratio(self) -> float:
+        """Over all batches."""
+        return self._all.ratio
+
+    def factor(self, threads: int) -> float:
+        """For batches on so many threads: their own where there were any, else that of all."""
+        own = self._by_threads.get(threads)
+        if own is None:
+            return self._all.ratio
+        return own.ratio if self._count - own.seen_at <= FRESH else max(own.ratio, self._all.ratio)
+
+    def corrected(self, profile: LatencyModel) -> LatencyModel:
+        """The profile as it is here and now."""
+        most = max(self._by_threads, default=0)
+        by_threads = tuple(self.factor(threads) / self.ratio for threads in range(1, most + 1))
+        return replace(profile.scaled(self.ratio), by_threads=by_threads)
+
+    def observe(self, predicted_s: float, measured_s: float, threads: int = 1) -> float:
+        """Learns from one batch, predicted by the uncorrected profile; returns this batch's own ratio."""
+        sample = measured_s / predicted_s
+        self._count += 1
+        own = self._by_threads.setdefault(threads, _Estimate(self._all.ratio))
+        own.seen_at = self._count
+        own.observe(sample)
+        self._all.observe(sample)
         return sample
+
+
+class Drift:
+    """Whether the profile has been off for so long that somebody should measure again."""
+
+    def __init__(self) -> None:
+        self.drifted = False
+        self._since: float | None = None
+
+    def observe(self, now: float, ratio: float) -> bool:
+        """The ratio at `now`; calls come in order of time. Returns whether the profile has drifted."""
+        outside = not DRIFT_BAND[0] <= ratio <= DRIFT_BAND[1]
+        if outside == self.drifted:
+            self._since = None
+        elif self._since is None:
+            self._since = now
+        elif now - self._since >= (DRIFTED_AFTER_S if outside else BACK_AFTER_S):
+            self.drifted, self._since = outside, None
+        return self.drifted

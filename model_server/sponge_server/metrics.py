@@ -74,6 +74,9 @@ class Metrics:
         self.prediction_ratio = histogram(
             "sponge_latency_prediction_ratio", "Measured over predicted work of a batch.", RATIO, "model"
         )
+        self.profile_drifted = gauge(
+            "sponge_profile_drifted", "1 while batches take much more or less than the profile says."
+        )
         self.dispatch = counter(
             "sponge_dispatch_total",
             "Decisions by what they did: launch, shed, expire, or wait with requests in the queue.",

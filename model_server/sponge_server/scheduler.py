@@ -14,7 +14,7 @@ from sponge_core.latency import LatencyModel
 from sponge_core.planning.projected import LEAST_CORES
 from sponge_core.queueing import EdfQueue, Request
 from sponge_core.running import Running, RunningSet, speed_of, thread_budget
-from sponge_server.correction import Correction
+from sponge_server.correction import Correction, Drift
 
 __all__ = ["Batch", "Scheduler", "Turn"]
 
@@ -64,6 +64,7 @@ class Scheduler:
         self._running = RunningSet(cores, now)
         self._accounts: dict[int, _Account] = {}
         self._corrections = [Correction() for _ in profiles]
+        self._drifts = [Drift() for _ in profiles]
         self._profiles = tuple(profiles)
         self._models = list(profiles)
         self._batch_cap = batch_cap
@@ -114,6 +115,11 @@ class Scheduler:
     def ratios(self) -> list[float]:
         """By model: measured over predicted work, smoothed."""
         return [correction.ratio for correction in self._corrections]
+
+    @property
+    def drifted(self) -> bool:
+        """Whether the profile of some model has been far off for a while."""
+        return any(drift.drifted for drift in self._drifts)
 
     def limits(self, lanes: int, batch_cap: int | None = None) -> Limits:
         """Bounds of a decision with so many lanes, under the batch cap in force unless another is given."""
@@ -181,8 +187,10 @@ class Scheduler:
         if account.shared and account.batch.threads == 1:
             measured_s = cpu_s
         model = account.batch.model
-        ratio = self._corrections[model].observe(account.profile_s, measured_s)
-        self._models[model] = self._profiles[model].scaled(self._corrections[model].ratio)
+        correction = self._corrections[model]
+        ratio = correction.observe(account.profile_s, measured_s, account.batch.threads)
+        self._models[model] = correction.corrected(self._profiles[model])
+        self._drifts[model].observe(now, correction.ratio)
         return ratio
 
     def abandon(self, key: int, now: float) -> None:
@@ -195,7 +203,9 @@ class Scheduler:
         self._running.start(self._next_key, threads, work_s, requests[0].deadline, now)
         speed = speed_of(self._running.cores, self._running.threads)
         batch = Batch(self._next_key, requests, threads, work_s, speed, now)
-        self._accounts[batch.key] = _Account(batch, work_s / self._corrections[batch.model].ratio, self._work_clock)
+        self._accounts[batch.key] = _Account(
+            batch, work_s / self._corrections[batch.model].factor(threads), self._work_clock
+        )
         self._mark_shared()
         return batch
 

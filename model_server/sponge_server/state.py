@@ -106,6 +106,7 @@ class StateBoard:
             latency_p99_s=engine.books.latencies.quantile(now, 0.99),
             throttled_s=self._cores.throttled_s,
             prediction_ratio=max(scheduler.ratios),
+            profile_drifted=scheduler.drifted,
             idle_for_s=max(0.0, now - engine.last_activity) if idle else 0.0,
             urgent=self._planner.urgent,
             frontier=self._planner.frontier,

@@ -208,6 +208,10 @@ def _profile_ready(situation: Situation) -> Verdict:
     without = [report.name for report in ready if report.snapshot and not report.snapshot.frontier]
     if without:
         return "False", "NoFrontier", f"{', '.join(without)}: no latency profile yet, so the size is kept"
+    for report in ready:
+        if report.snapshot is not None and report.snapshot.profile_drifted:
+            text = f"{report.name}: batches take {report.snapshot.prediction_ratio:.2g} times what the profile says"
+            return "False", "Drifted", f"{text}; measure again with `sponge profile`, on this kind of node"
     return "True", "ProfileKnown", "the servers project their load"
 
 

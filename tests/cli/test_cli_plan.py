@@ -91,6 +91,6 @@ def test_the_help_lists_every_subcommand_and_loads_none() -> None:
     result = subprocess.run(
         [sys.executable, "-c", probe, "--help"], capture_output=True, text=True, timeout=60, check=True
     )
-    for name in ("serve", "operator", "profile", "plan", "load", "cluster", "demo"):
+    for name in ("serve", "operator", "profile", "plan", "compile", "load", "cluster", "demo"):
         assert name in result.stdout
     assert result.stdout.endswith("False\n")

@@ -124,6 +124,7 @@ def test_two_pods_at_work() -> None:
     ("condition", "expected", "reports", "changes"),
     [
         ("Ready", ("False", "NoPods"), [], {}),
+        ("ProfileReady", ("False", "Drifted"), [report(snapshot=snapshot(profile_drifted=True))], {}),
         ("Ready", ("False", "PodsNotReady"), [report(reachable=False, trouble="refused")], {}),
         ("Ready", ("False", "PodsNotReady"), [report(in_service=False)], {}),
         ("Ready", ("True", "PodsReady"), [PodReport("digits-1", in_service=True)], {"spec": {"mode": "Off"}}),
