@@ -55,7 +55,7 @@ setup: .venv/installed ## The virtual environment, with pinned versions.
 		{ echo "Python 3.11 or newer is needed; point PYTHON at one: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 2; }
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet uv==$(UV_VERSION)
-	$(BIN)/uv pip install --python $(BIN)/python --constraint constraints.txt --editable '.[server,operator,demo,dev]'
+	$(BIN)/uv pip install --python $(BIN)/python --constraint constraints.txt --editable '.[server,tracing,operator,demo,dev]'
 	touch $@
 
 # The browser tests drive the demo's page in a real Chromium.

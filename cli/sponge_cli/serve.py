@@ -6,15 +6,19 @@ The options are the fields of `sponge_server.settings.ServerSettings`: a new one
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from sponge_cli.options import SettingsCommand, render, resolve, settings_options
 from sponge_core.errors import SpongeError
 from sponge_server.settings import ServerSettings
+
+if TYPE_CHECKING:
+    from sponge_server.tracing import Tracing
 
 __all__ = ["command"]
 
@@ -70,6 +74,7 @@ def command(config: Path | None, print_config: bool, **flags: Any) -> None:
     from sponge_server.logs import set_up
     from sponge_server.models.source import with_precision
     from sponge_server.promptness import wake_promptly
+    from sponge_server.witness import AccessLog, Witness
 
     set_up(settings.log_level, settings.log_format)
     wake_promptly()
@@ -77,13 +82,25 @@ def command(config: Path | None, print_config: bool, **flags: Any) -> None:
     async def serve() -> None:
         source = with_precision(settings.model_source, settings.dtype, settings.accept_accuracy)
         pool = ForkedLanes([ModelSpec(settings.model_name, source, settings.max_batch)])
-        await Server(settings, pool, click.echo, control_token=token).run()
+        await Server(settings, pool, click.echo, control_token=token, witnesses=witnesses).run()
 
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(serve())
+    with contextlib.ExitStack() as stack:
+        witnesses: list[Witness] = [AccessLog()] if settings.log_level == "debug" else []
+        if settings.tracing:
+            witnesses.append(stack.enter_context(contextlib.closing(_tracing())))
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(serve())
 
 
 command.params[:0] = settings_options(ServerSettings)
+
+
+def _tracing() -> Tracing:
+    try:
+        from sponge_server.tracing import Tracing
+    except ImportError as error:
+        raise SpongeError(f"--tracing: {error.name} is missing: pip install 'sponge-serving[tracing]'") from None
+    return Tracing()
 
 
 def _token(path: Path) -> str:

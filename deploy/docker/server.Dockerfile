@@ -14,7 +14,7 @@ RUN if [ -n "$TORCH_INDEX" ]; then /opt/sponge/bin/pip install --index-url "$TOR
 COPY . .
 RUN if [ -n "$TORCH_INDEX" ]; then grep -viE '^(torch|torchvision|nvidia-|cuda-|triton)' constraints.txt > /tmp/constraints.txt; \
     else cp constraints.txt /tmp/constraints.txt; fi \
- && /opt/sponge/bin/pip install --constraint /tmp/constraints.txt ".[server]"
+ && /opt/sponge/bin/pip install --constraint /tmp/constraints.txt ".[server,tracing]"
 
 FROM python:${PYTHON}
 # libgomp: the threads of torch.

@@ -11,7 +11,7 @@ import contextlib
 import logging
 import signal
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
 from sponge_server.api import data_app
@@ -37,6 +37,7 @@ from sponge_server.settings import ServerSettings
 from sponge_server.state import StateBoard
 from sponge_server.status import Status
 from sponge_server.uploads import BodyMemory, Uploads
+from sponge_server.witness import Witness
 
 __all__ = ["Server"]
 
@@ -57,6 +58,7 @@ class Server:
         pool: LanePool,
         announce: Callable[[str], None],
         control_token: str | None = None,
+        witnesses: Sequence[Witness] = (),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """A server that has not started.
@@ -64,10 +66,12 @@ class Server:
         Args:
             announce: gets the one line that says where the server can be reached, once it is ready.
             control_token: bearer token of the control endpoints; None keeps them closed.
+            witnesses: who is told what becomes of every request and batch.
         """
         self._settings = settings
         self._pool = pool
         self._announce = announce
+        self._witnesses = witnesses
         self._clock = clock
         self._status = Status()
         self._metrics = Metrics()
@@ -160,6 +164,7 @@ class Server:
             Books(metrics, settings.model_name),
             clock=clock,
             observer=planner,
+            witnesses=self._witnesses,
         )
         board = StateBoard(
             model_name=settings.model_name,

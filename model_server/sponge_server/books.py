@@ -24,7 +24,7 @@ class Books:
         self.outcomes: dict[Outcome, int] = dict.fromkeys(OUTCOMES, 0)
         self.latencies = RecentLatencies()
         self._metrics = metrics
-        self._model_name = model_name
+        self.model_name = model_name
         self._queue = metrics.queue.labels(model_name)
         self._slack = metrics.slack.labels(model_name)
         self._batch_size = metrics.batch_size.labels(model_name)
@@ -67,7 +67,7 @@ class Books:
         self.latencies.add(now, latency_s)
         histogram = self._latency.get(slo_class)
         if histogram is None:
-            histogram = self._latency[slo_class] = self._metrics.latency.labels(self._model_name, slo_class)
+            histogram = self._latency[slo_class] = self._metrics.latency.labels(self.model_name, slo_class)
         histogram.observe(latency_s)
 
     def ended(self, slo_class: str, outcome: Outcome) -> None:
@@ -75,6 +75,6 @@ class Books:
         self.outcomes[outcome] += 1
         counter = self._requests.get((slo_class, outcome))
         if counter is None:
-            counter = self._metrics.requests.labels(self._model_name, slo_class, outcome)
+            counter = self._metrics.requests.labels(self.model_name, slo_class, outcome)
             self._requests[slo_class, outcome] = counter
         counter.inc()

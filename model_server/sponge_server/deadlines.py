@@ -70,6 +70,7 @@ class Due:
     """When a request was sent and when its answer is due, on the server's monotonic clock in seconds.
 
     `sent_at` says what became of the client's own send time; `rank` is the place of the rule above that set `limit_s`.
+    `traceparent` is the client's place in a trace, unread here.
     """
 
     sent: float
@@ -77,6 +78,7 @@ class Due:
     slo_class: str
     sent_at: SentAt
     rank: int
+    traceparent: bytes = b""
 
     @property
     def deadline(self) -> float:
@@ -133,7 +135,7 @@ def resolve(
             raise BadHeaderError(f"x-sponge-slo-class: unknown class {slo_class!r}; known: {known}")
         if rank > _RANK_CLASS:
             rank, limit_s = _RANK_CLASS, policy.classes[slo_class]
-    return Due(sent, limit_s, slo_class, sent_at, rank)
+    return Due(sent, limit_s, slo_class, sent_at, rank, headers.get(b"traceparent", b""))
 
 
 def _sent(raw: bytes | None, arrived: float, wall: float) -> tuple[float, SentAt]:

@@ -34,6 +34,7 @@ from sponge_server.deadlines import Due
 from sponge_server.lanes.interface import Item, ItemError, Lane, LaneError, LanePool, LaneResult, Tensor
 from sponge_server.logs import event
 from sponge_server.scheduler import Batch, Scheduler
+from sponge_server.witness import Witness
 
 __all__ = ["Engine", "Job", "Observer"]
 
@@ -62,6 +63,7 @@ class Job:
     queue_s: float = 0.0
     batch_s: float = 0.0
     infer_s: float = 0.0
+    batch: Batch | None = None
     retried: set[int] = field(default_factory=set)
 
 
@@ -92,6 +94,7 @@ class Engine:
         *,
         clock: Callable[[], float],
         observer: Observer,
+        witnesses: Sequence[Witness] = (),
     ) -> None:
         self.scheduler = scheduler
         self.books = books
@@ -99,6 +102,7 @@ class Engine:
         self._pool = pool
         self._clock = clock
         self._observer = observer
+        self._witnesses = witnesses
         self._next_id = 0
         self._jobs: set[Job] = set()
         self._waiting: dict[int, _Row] = {}
@@ -147,8 +151,10 @@ class Engine:
 
     def count_lost(self, due: Due, outcome: Outcome) -> None:
         """A request that never got as far as the queue: shed unread, or lost during its upload."""
-        self.last_activity = self._clock()
+        self.last_activity = now = self._clock()
         self.books.ended(due.slo_class, outcome)
+        for witness in self._witnesses:
+            witness.lost(self.books.model_name, due, outcome, now)
 
     def set_cores(self, cores: float) -> None:
         """The quota in force changed."""
@@ -217,7 +223,11 @@ class Engine:
     def _launch(self, batch: Batch, lane: Lane) -> None:
         self._batches[batch.key] = (batch, lane)
         rows = [self._waiting.pop(request.id) for request in batch.requests]
+        for job, _ in rows:
+            job.batch = batch
         self.books.dispatched(batch)
+        for witness in self._witnesses:
+            witness.launched(batch)
         task = asyncio.get_running_loop().create_task(self._run(batch, rows, lane))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
@@ -259,6 +269,8 @@ class Engine:
         now = self._clock()
         self.last_activity = now
         del self._batches[batch.key]
+        for witness in self._witnesses:
+            witness.finished(batch, now)
         if result is None or any(isinstance(outputs, ItemError) for outputs in result.outputs):
             self.scheduler.abandon(batch.key, now)
             return
@@ -343,6 +355,8 @@ class Engine:
     def _close(self, job: Job, outcome: Outcome) -> None:
         self._jobs.remove(job)
         self.books.ended(job.due.slo_class, outcome)
+        for witness in self._witnesses:
+            witness.ended(self.books.model_name, job, outcome, self._clock())
 
     def _release_fits(self) -> None:
         for _ in range(len(self._fits)):

@@ -193,6 +193,9 @@ class ServerSettings(BaseSettings):
     drain_s: Seconds = setting("End", "Longest wait for accepted requests after that.", 30.0)
 
     log_level: Level = setting("Logs", "Least level of what is logged to stderr.", "info")
+    tracing: bool = setting(
+        "Logs", "A span a request over OTLP; needs the extra 'tracing', takes its target from OTEL_* variables.", False
+    )
     log_format: Format = setting("Logs", "One event a line; auto is text on a terminal, else json.", "auto")
 
     @classmethod

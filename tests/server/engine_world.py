@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import struct
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,6 +17,7 @@ from sponge_server.engine import Engine, Job
 from sponge_server.lanes.interface import Item, Tensor
 from sponge_server.metrics import Metrics
 from sponge_server.scheduler import Scheduler
+from sponge_server.witness import Witness
 
 MODEL = LatencyModel(gamma=0.04, delta=0.005, epsilon=0.0, eta=0.005)
 """l(1, 1) = 50 ms, l(1, 2) = 30 ms, l(2, 1) = 95 ms."""
@@ -44,6 +45,7 @@ class World:
         cores: float = 2.0,
         max_cores: float | None = None,
         batch_cap: int = 8,
+        witnesses: Sequence[Witness] = (),
     ) -> None:
         self.loop = loop
         self.pool = FakePool(lanes, MODEL)
@@ -56,6 +58,7 @@ class World:
             Books(self.metrics, "fake"),
             clock=loop.time,
             observer=self.watcher,
+            witnesses=witnesses,
         )
 
     def submit(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import struct
 
 import pytest
@@ -10,6 +11,7 @@ from engine_world import World, bad_item, item
 from virtual_time import POISON, VirtualLoop, run_virtual
 
 from sponge_server.answers import Answer, ClientGoneError, ExpiredError, FailedError, RejectedError, ShedError
+from sponge_server.witness import AccessLog
 
 
 def close(value: float) -> object:
@@ -320,3 +322,20 @@ def test_every_request_has_exactly_one_outcome_under_overload_with_crashes() -> 
         assert world.scheduler.threads_running == 0
 
     run_virtual(scenario)
+
+
+def test_the_access_log_tells_what_became_of_each_request(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG, "sponge_server.witness")
+
+    async def scenario(loop: VirtualLoop) -> None:
+        world = World(loop, witnesses=[AccessLog()])
+        await world.outcome(world.submit(slo_s=1.0))
+        await world.outcome(world.submit(slo_s=0.01))
+
+    run_virtual(scenario)
+    told = {record.msg: record.fields for record in caplog.records}  # type: ignore[attr-defined]
+    assert set(told) == {"request.in_time", "request.shed"}
+    done, refused = told["request.in_time"], told["request.shed"]
+    assert (done["model"], done["batch"], done["threads"]) == ("fake", 1, 1)
+    assert done["slack_ms"] == pytest.approx(950, abs=5)
+    assert (refused["batch"], refused["slo_ms"]) == (None, pytest.approx(10))
