@@ -52,15 +52,20 @@ class RequestError(SpongeError):
 
 
 class ShedError(RequestError):
-    """Refused at admission: it could not be met, or there is no room for it."""
+    """Refused at admission: it could not be met, or there is no room for it. `retry_s` is when to try again."""
+
+    def __init__(self, text: str, retry_s: float = 0.0) -> None:
+        super().__init__(text)
+        self.retry_s = retry_s
 
     @classmethod
-    def hopeless(cls, limit_s: float, left_s: float) -> ShedError:
+    def hopeless(cls, limit_s: float, left_s: float, retry_s: float) -> ShedError:
         """So much of the client's time limit was left when the request arrived."""
         if left_s <= 0:
-            return cls("the deadline had passed when the request arrived")
+            return cls("the deadline had passed when the request arrived", retry_s)
         left_ms, limit_ms = left_s * 1000, limit_s * 1000
-        return cls(f"{left_ms:.0f} ms of the {limit_ms:.0f} ms were left on arrival, too few even at the largest size")
+        text = f"{left_ms:.0f} ms of the {limit_ms:.0f} ms were left on arrival, too few even at the largest size"
+        return cls(text, retry_s)
 
 
 class ExpiredError(RequestError):

@@ -165,6 +165,7 @@ class Server:
             clock=clock,
             observer=planner,
             witnesses=self._witnesses,
+            max_rows=settings.max_queue_rows,
         )
         board = StateBoard(
             model_name=settings.model_name,

@@ -16,13 +16,12 @@ from sponge_server.deadlines import Due
 from sponge_server.engine import Engine, Job
 from sponge_server.lanes.interface import Item, ItemError, ModelInfo, Tensor
 from sponge_server.oip import InferRequest, OipError, Strings
-from sponge_server.problems import ProblemError
+from sponge_server.problems import ProblemError, retry_after
 from sponge_server.status import Status
 
 __all__ = [
     "EXTENSIONS",
     "MODEL_VERSION",
-    "RETRY_AFTER",
     "SERVER_NAME",
     "SERVER_VERSION",
     "DataPlane",
@@ -40,9 +39,6 @@ EXTENSIONS = ("binary_tensor_data", "classification", "deadlines")
 
 MODEL_VERSION = "1"
 """A server runs one version of one model; the protocol wants it named."""
-
-RETRY_AFTER: tuple[tuple[bytes, bytes], ...] = ((b"retry-after", b"1"),)
-
 
 Encoder = Callable[[str, str, InferRequest, Sequence[Tensor], Sequence[str] | None], T]
 """Writes the response of a model and version: what was asked, what the model gave, and the names of its classes."""
@@ -97,7 +93,10 @@ class DataPlane:
             rows = self._rows(request, info)
         except ItemError as error:
             raise ProblemError(422, "does-not-fit-model", str(error)) from None
-        return engine.submit(rows, due)
+        try:
+            return engine.submit(rows, due)
+        except ShedError as error:
+            raise problem_of(error) from None
 
     def encode(self, request: InferRequest, answer: Answer, encoder: Encoder[T]) -> T:
         """The response, as the protocol's encoder writes it."""
@@ -109,7 +108,7 @@ class DataPlane:
 
     def _not_ready(self) -> ProblemError:
         slug = "draining" if self.status.ending else "not-ready"
-        return ProblemError(503, slug, f"not ready: {self.status.text}", RETRY_AFTER)
+        return ProblemError(503, slug, f"not ready: {self.status.text}", retry_after(0))
 
     def _rows(self, request: InferRequest, info: ModelInfo) -> list[Item]:
         """The request as single rows. Raises ItemError when it does not fit the model."""
@@ -139,7 +138,7 @@ def problem_of(error: RequestError) -> ProblemError:
     """An engine's refusal on the wire."""
     match error:
         case ShedError():
-            return ProblemError(503, "shed", str(error), RETRY_AFTER)
+            return ProblemError(503, "shed", str(error), retry_after(error.retry_s))
         case ExpiredError():
             return ProblemError(504, "expired", str(error))
         case RejectedError():

@@ -95,7 +95,9 @@ class Engine:
         clock: Callable[[], float],
         observer: Observer,
         witnesses: Sequence[Witness] = (),
+        max_rows: int = 10_000,
     ) -> None:
+        """`max_rows` bounds what waits: a decision looks at all of it."""
         self.scheduler = scheduler
         self.books = books
         self.last_activity = clock()
@@ -103,6 +105,7 @@ class Engine:
         self._clock = clock
         self._observer = observer
         self._witnesses = witnesses
+        self._max_rows = max_rows
         self._next_id = 0
         self._jobs: set[Job] = set()
         self._waiting: dict[int, _Row] = {}
@@ -124,7 +127,11 @@ class Engine:
         return {lane.id: batch for batch, lane in self._batches.values()}
 
     def submit(self, rows: Sequence[Item], due: Due) -> Job:
-        """Accepts a request of at least one row: it waits from now on."""
+        """Accepts a request of at least one row: it waits from now on. Raises ShedError when the queue is full."""
+        if len(self._waiting) + len(rows) > self._max_rows:
+            self.count_lost(due, "shed")
+            text = f"{len(self._waiting)} rows wait, and at most {self._max_rows} may: slow down, then try again"
+            raise ShedError(text, self.scheduler.backlog_s())
         now = self._clock()
         self.last_activity = now
         ids = range(self._next_id, self._next_id + len(rows))
@@ -338,7 +345,8 @@ class Engine:
             text = "the lane was lost with this request and no time is left to try again"
             self._fail(job, FailedError(text), "error")
         elif reason == "hopeless":
-            self._fail(job, ShedError.hopeless(job.due.limit_s, job.due.deadline - job.arrival), "shed")
+            left_s = job.due.deadline - job.arrival
+            self._fail(job, ShedError.hopeless(job.due.limit_s, left_s, self.scheduler.backlog_s()), "shed")
         else:
             text = f"the deadline of {slo_ms:.0f} ms cannot be met any more after {waited_ms:.0f} ms in the queue"
             self._fail(job, ExpiredError(text), "expired")

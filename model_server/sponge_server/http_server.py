@@ -18,7 +18,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from sponge_core.errors import SpongeError
 from sponge_server.logs import event
-from sponge_server.problems import PROBLEM_TYPE, ProblemError
+from sponge_server.problems import PROBLEM_TYPE, ProblemError, retry_after
 
 __all__ = ["CLOSE_GRACE_S", "HttpLimits", "HttpServer", "listen", "make_room"]
 
@@ -43,7 +43,10 @@ MALFORMED = ProblemError(400, "malformed", "this is not HTTP/1.1 as it should be
 TOO_LONG = ProblemError(431, "headers-too-large", f"the headers take more than {MOST_HEAD} bytes: send less")
 TOO_SLOW = ProblemError(408, "too-slow", "the headers of the request did not come in time: send them at once")
 TOO_MANY = ProblemError(
-    503, "too-many-connections", "the server has as many connections as it may: use fewer, and keep them open"
+    503,
+    "too-many-connections",
+    "the server has as many connections as it may: use fewer, and keep them open",
+    retry_after(0),
 )
 
 
@@ -192,10 +195,10 @@ class _Protocol(HttpToolsProtocol):
 def _response(problem: ProblemError) -> bytes:
     """A whole answer, for where no application is asked."""
     body = problem.body()
-    retry = "Retry-After: 1\r\n" if problem.status == 503 else ""
+    extra = "".join(f"{name.decode()}: {value.decode()}\r\n" for name, value in problem.headers)
     head = (
         f"HTTP/1.1 {problem.status} {problem.title}\r\nContent-Type: {PROBLEM_TYPE}\r\n"
-        f"Content-Length: {len(body)}\r\n{retry}Connection: close\r\n\r\n"
+        f"Content-Length: {len(body)}\r\n{extra}Connection: close\r\n\r\n"
     )
     return head.encode() + body
 

@@ -12,12 +12,12 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from sponge_server.answers import ShedError
-from sponge_server.dataplane import RETRY_AFTER, DataPlane
+from sponge_server.dataplane import DataPlane, problem_of
 from sponge_server.deadlines import BadHeaderError, Due, SloPolicy, resolve
 from sponge_server.engine import Engine
 from sponge_server.metrics import Metrics
 from sponge_server.oip import InferRequest
-from sponge_server.problems import ProblemError
+from sponge_server.problems import ProblemError, retry_after
 from sponge_server.uploads import BodyMemory, Upload, Uploads
 
 __all__ = ["Body", "ClientLeftError", "Intake"]
@@ -94,7 +94,7 @@ class Intake:
         """Raises ProblemError 503 for a request that is lost before its body was read."""
         if engine.latest_start(due) <= arrived:
             engine.count_lost(due, "shed")
-            raise ProblemError(503, "shed", str(ShedError.hopeless(due.limit_s, due.deadline - arrived)), RETRY_AFTER)
+            raise problem_of(ShedError.hopeless(due.limit_s, due.deadline - arrived, engine.scheduler.backlog_s()))
 
     @asynccontextmanager
     async def receiving(self, due: Due, body: Body, engine: Engine) -> AsyncIterator[Upload]:
@@ -120,7 +120,7 @@ class Intake:
         except _NoRoomError:
             engine.count_lost(due, "shed")
             text = "the server holds as many request bodies as it may: slow down, then try again"
-            raise ProblemError(503, "no-room", text, RETRY_AFTER) from None
+            raise ProblemError(503, "no-room", text, retry_after(engine.scheduler.backlog_s())) from None
         finally:
             self._uploads.end(upload)
 

@@ -6,16 +6,20 @@ Inference Protocol clients look for it.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import orjson
 
-__all__ = ["PROBLEM_TYPE", "ProblemError"]
+__all__ = ["PROBLEM_TYPE", "ProblemError", "retry_after"]
 
 PROBLEM_TYPE = "application/problem+json"
 
 LONGEST_DETAIL = 600
 """Details quote what was sent; gRPC carries them in headers, and nobody reads more."""
+
+LONGEST_RETRY_S = 60
+"""A backlog of minutes is a guess: by then the service may have grown."""
 
 TITLES = {
     400: "Bad request",
@@ -65,3 +69,8 @@ class ProblemError(Exception):
                 "error": self.detail,
             }
         )
+
+
+def retry_after(seconds: float) -> tuple[tuple[bytes, bytes], ...]:
+    """The header that says when to try again: whole seconds, at least one."""
+    return ((b"retry-after", str(max(1, min(LONGEST_RETRY_S, math.ceil(seconds)))).encode()),)

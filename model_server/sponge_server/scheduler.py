@@ -131,6 +131,12 @@ class Scheduler:
         cores = self._net(self._max_cores)
         return min(fastest_s(model, cores) for model in self._models)
 
+    def backlog_s(self) -> float:
+        """About how long what waits keeps the cores busy, in the largest batches on one thread each."""
+        cap = self._batch_cap
+        row_s = max(model.latency(cap, 1) for model in self._models) / cap
+        return len(self._queue) * row_s / self._running.cores
+
     def running(self, now: float) -> tuple[Running, ...]:
         return self._running.snapshot(now)
 

@@ -179,6 +179,7 @@ class ServerSettings(BaseSettings):
         "Limits", "Bodies held at once, waiting or running; beyond it requests are shed with 503.", 512 << 20
     )
 
+    max_queue_rows: int = setting("Limits", "Rows that may wait; beyond it requests are shed with 503.", 10_000, ge=1)
     header_timeout_s: Positive = setting("Limits", "For the headers of a request to come in; 408 after that.", 10.0)
     keep_alive_s: Positive = setting(
         "Limits", "How long a connection may idle between requests; longer than clients keep theirs.", 75.0

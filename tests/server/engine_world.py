@@ -46,6 +46,7 @@ class World:
         max_cores: float | None = None,
         batch_cap: int = 8,
         witnesses: Sequence[Witness] = (),
+        max_rows: int = 1000,
     ) -> None:
         self.loop = loop
         self.pool = FakePool(lanes, MODEL)
@@ -59,6 +60,7 @@ class World:
             clock=loop.time,
             observer=self.watcher,
             witnesses=witnesses,
+            max_rows=max_rows,
         )
 
     def submit(

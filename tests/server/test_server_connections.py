@@ -193,3 +193,19 @@ async def test_stopping_without_patience_drops_who_does_not_read() -> None:
         began = time.monotonic()
         await world.server.stop(0.1)
         assert time.monotonic() - began < PATIENCE_S / 2
+
+
+async def test_requests_sent_ahead_are_served_one_after_the_other() -> None:
+    """However many a client sends at once, it takes the room of one."""
+    ahead = 3000
+    async with serving() as world:
+        world.app.may_answer.clear()
+        reader, writer = await world.connect()
+        writer.write(REQUEST * ahead)
+        await until(lambda: world.app.asked == 1)
+        await asyncio.sleep(0.05)
+        assert world.app.asked == 1
+        world.app.may_answer.set()
+        for _ in range(ahead):
+            assert (await answer(reader))[0] == 200
+        assert world.app.asked == ahead

@@ -339,3 +339,18 @@ def test_the_access_log_tells_what_became_of_each_request(caplog: pytest.LogCapt
     assert (done["model"], done["batch"], done["threads"]) == ("fake", 1, 1)
     assert done["slack_ms"] == pytest.approx(950, abs=5)
     assert (refused["batch"], refused["slo_ms"]) == (None, pytest.approx(10))
+
+
+def test_a_full_queue_refuses_and_says_when_to_try_again() -> None:
+    async def scenario(loop: VirtualLoop) -> None:
+        world = World(loop, lanes=1, cores=1.0, batch_cap=1, max_rows=40)
+        world.submit(slo_s=60.0)
+        await asyncio.sleep(0.01)
+        for _ in range(4):
+            world.submit(slo_s=60.0, rows=10)
+        with pytest.raises(ShedError, match="40 rows wait") as refused:
+            world.submit(slo_s=60.0)
+        assert refused.value.retry_s == close(40 * 0.05)
+        assert world.counted() == {"shed": 1}
+
+    run_virtual(scenario)

@@ -10,7 +10,7 @@ import pytest
 
 from sponge_core.running import thread_budget
 from sponge_server.cores import Cores
-from sponge_server.problems import ProblemError
+from sponge_server.problems import ProblemError, retry_after
 from sponge_server.recent import RecentLatencies
 from sponge_server.settings import ServerSettings, sizes_milli
 from sponge_server.uploads import BodyMemory, Uploads
@@ -125,3 +125,8 @@ def test_a_problem_says_it_in_the_words_of_the_standard_and_of_the_protocol() ->
         "detail": "too late",
         "error": "too late",
     }
+
+
+@pytest.mark.parametrize(("seconds", "told"), [(0.0, b"1"), (0.2, b"1"), (3.1, b"4"), (1e6, b"60")])
+def test_when_to_try_again_follows_the_backlog_in_whole_seconds(seconds: float, told: bytes) -> None:
+    assert retry_after(seconds) == ((b"retry-after", told),)
