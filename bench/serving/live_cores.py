@@ -32,13 +32,16 @@ from sponge_client.traces import load_bandwidth
 from sponge_core.contract import SizeRange
 from sponge_operator.storage.server import ControlClient
 
-__all__ = ["SIZES", "TARGET", "measure_cores"]
+__all__ = ["CORES_RUN_S", "SIZES", "TARGET", "measure_cores"]
 
 RATES = (0.15, 0.35, 0.6, 0.8, 0.5, 0.25, 0.1, 0.4)
 """Of the capacity at the campaign's cores, one after the other."""
 
 STEP_S = 6.0
 WARMUP_S = 2.0
+CORES_RUN_S = 85.0
+"""About what one run takes."""
+
 TARGET = 0.99
 SIZES = (1.5, 1.25, 1.0, 0.75, 0.5)
 LEAST_MILLI, STEP_MILLI = 250, 125

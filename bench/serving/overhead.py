@@ -12,7 +12,10 @@ from bench.serving.measure import bare, closed_loop, warm_up
 from bench.serving.servers import serving
 from bench.serving.systems import SYSTEMS
 
-__all__ = ["measure_overhead"]
+__all__ = ["OVERHEAD_S", "measure_overhead"]
+
+OVERHEAD_S = 60.0
+"""About what one system takes."""
 
 ONE_AT_A_TIME_S = 6.0
 THINK_S = 0.03

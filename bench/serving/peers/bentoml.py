@@ -46,9 +46,7 @@ class Single(_ResNet18):
 
 
 # By default `Front` closes its connections every 100 requests, those that wait for an answer included: a 500 for each.
-@bentoml.service(
-    workers=KNOBS["processes"], traffic=TRAFFIC, runner_connection={"max_requests": 10**9, "max_age": 1e6}
-)
+@bentoml.service(workers=KNOBS["processes"], traffic=TRAFFIC, runner_connection={"max_requests": 10**9, "max_age": 1e6})
 class Model(_ResNet18):
     """The model alone."""
 
