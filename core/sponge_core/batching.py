@@ -12,16 +12,22 @@ requests of one model. Deadlines come as one ascending list per model, so that a
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
+from sponge_core.choice import cheapest
 from sponge_core.latency import LatencyModel
+from sponge_core.overload import Demand, Overload
 from sponge_core.queueing import EdfQueue, Request
-from sponge_core.running import CFS_PERIOD_S, Running, speed_of, stall_of, thread_budget
+from sponge_core.running import Running, speed_of, stall_of, thread_budget
 
 __all__ = ["Decision", "Launch", "Limits", "Shed", "Step", "StepLaunch", "decide", "fastest_s", "plan_step"]
+
+MOST_AT_ONCE = 32
+"""Requests that one decision gives up at most, so that it stays short; the next one follows at once."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,11 +58,12 @@ class Launch:
 class Shed:
     """A request that cannot be met; answer it now.
 
-    `hopeless`: it could not have been met even when it arrived. `expired`: it was lost while it waited.
+    `hopeless`: it could not have been met even when it arrived. `expired`: it was lost while it waited. `sacrificed`:
+    under overload it would have cost other requests more than it is worth.
     """
 
     request: Request
-    reason: Literal["hopeless", "expired"]
+    reason: Literal["hopeless", "expired", "sacrificed"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +90,7 @@ class Step(NamedTuple):
 
     launches: list[StepLaunch]  # of one model: ascending in `first`
     lost: list[int]  # by model: so many of the first deadlines cannot be met any more
+    sacrificed: list[tuple[int, int]]  # (model, index), given up for the sake of others
     wake_at: float | None
 
 
@@ -99,6 +107,8 @@ def decide(
     cores: float,
     models: Sequence[LatencyModel],
     limits: Limits,
+    *,
+    sacrifice: bool = True,
 ) -> Decision:
     """Launches, sheds or waits, under moldable EDF. The queue is read, not changed.
 
@@ -107,18 +117,21 @@ def decide(
         running: the batches that run now, with their work left.
         cores: the quota in force, > 0, may be a fraction.
         models: by `Request.model`.
+        sacrifice: whether overload may cost a request its answer for the sake of others.
     """
     if not len(queue):
         return Decision((), (), None)
     fastest = [fastest_s(model, limits.max_cores) for model in models]
-    step = plan_step(now, queue.deadlines, running, cores, models, limits, fastest)
+    demand = Demand(queue.slos, queue.rates(now)) if sacrifice else None
+    step = plan_step(now, queue.deadlines, running, cores, models, limits, fastest, demand)
     launches = [
         Launch(tuple(queue.waiting(launch.model, launch.first, launch.batch)), launch.threads, launch.work_s)
         for launch in step.launches
     ]
     lost = [request for model, count in enumerate(step.lost) for request in queue.waiting(model, 0, count)]
-    lost.sort(key=lambda request: (request.deadline, request.id))
     sheds = [Shed(r, "hopeless" if r.deadline - r.arrival < fastest[r.model] else "expired") for r in lost]
+    sheds += [Shed(queue.waiting(model, index, 1)[0], "sacrificed") for model, index in step.sacrificed]
+    sheds.sort(key=lambda shed: (shed.request.deadline, shed.request.id))
     return Decision(tuple(launches), tuple(sheds), step.wake_at)
 
 
@@ -130,23 +143,27 @@ def plan_step(
     models: Sequence[LatencyModel],
     limits: Limits,
     fastest: Sequence[float],
+    demand: Demand | None = None,
 ) -> Step:
     """The dispatch rule on the deadlines that wait: by model, each list ascending.
 
     1. What cannot finish even alone on the most cores (`fastest` seconds, see `fastest_s`) is lost.
     2. For the earliest surviving deadline, of all (b, k) that fit the free threads and end in time, the one with the
        fewest core-seconds per request, k*l(b, k)/b, starts now (ties: the larger b).
-    3. If none fits what is free but one will when running batches end, threads are held for it; later requests may
+    3. With `demand`, and only in overload: one that costs more answers than it is worth is sacrificed instead.
+    4. If none fits what is free but one will when running batches end, threads are held for it; later requests may
        backfill only what it leaves free then. (A batch that ends before then is no case of its own: with a gap that
        long the held request itself would have fitted.)
-    4. If none fits at these cores at all, it waits for the plan to grow, and later requests pass it.
+    5. If none fits at these cores at all, it waits for the plan to grow, and later requests pass it.
     """
     launches: list[StepLaunch] = []
+    sacrificed: list[tuple[int, int]] = []
     lost = [bisect_left(line, now + fastest[model]) for model, line in enumerate(waiting)]
     active = list(running)
     used = sum(batch.threads for batch in active)
     budget = thread_budget(cores)
     free, lanes = budget - used, limits.lanes - len(active)
+    overload = demand and Overload(demand, models, limits.batch_cap, limits.lanes, limits.max_cores)
     spare: int | None = None  # once threads are held: those free then that the held request does not need
     wake_at = float("inf")
     heads = lost.copy()
@@ -154,7 +171,16 @@ def plan_step(
         line, first, latency = waiting[model], heads[model], models[model]
         slack = line[first] - now
         most = min(len(line) - first, limits.batch_cap, latency.max_batch)
-        choice = _cheapest(slack, most, free if spare is None else min(free, spare), used, active, now, cores, latency)
+        choice = cheapest(slack, most, free if spare is None else min(free, spare), used, active, now, cores, latency)
+        if overload and (choice is None or choice.threads > 1 or choice.batch < most):
+            best = choice or cheapest(slack, most, budget, 0, (), now, cores, latency)
+            # What only a larger size could meet waits for the plan to grow.
+            if (best or cores >= limits.max_cores) and overload.gives_up(now, model, line, first, best):
+                sacrificed.append((model, first))
+                heads[model] += 1
+                if len(sacrificed) == MOST_AT_ONCE:
+                    return Step(launches, lost, sacrificed, now + 1e-6)
+                continue
         if choice is not None:
             launches.append(StepLaunch(model, first, choice.batch, choice.threads, choice.work_s))
             active.append(Running(choice.threads, choice.work_s, line[first]))
@@ -168,12 +194,14 @@ def plan_step(
         wake_at = min(wake_at, line[first] - fastest[model])
         if spare is None:
             spare = _spare_beside(slack, active, budget, cores, latency)
-        heads[model] += 1
+        least = None if spare is None else _least_room(min(free, spare), used, active, cores, latency)
+        # Once threads are held, nothing with less slack than one request needs can start: on to the first that can.
+        heads[model] = first + 1 if least is None else max(first + 1, bisect_left(line, now + least))
     # Nothing but time can change the fate of a waiting request between events: look again when it is lost.
     for model, line in enumerate(waiting):
         if heads[model] < len(line):
             wake_at = min(wake_at, line[heads[model]] - fastest[model])
-    return Step(launches, lost, None if wake_at == float("inf") else wake_at + 1e-6)
+    return Step(launches, lost, sacrificed, None if wake_at == float("inf") else wake_at + 1e-6)
 
 
 def _earliest(waiting: Sequence[Sequence[float]], heads: Sequence[int]) -> int | None:
@@ -185,52 +213,6 @@ def _earliest(waiting: Sequence[Sequence[float]], heads: Sequence[int]) -> int |
         if heads[model] < len(line) and line[heads[model]] < earliest:
             earliest, found = line[heads[model]], model
     return found
-
-
-class _Choice(NamedTuple):
-    batch: int
-    threads: int
-    work_s: float
-
-
-def _cheapest(
-    slack: float,
-    most: int,
-    free: int,
-    used: int,
-    active: Sequence[Running],
-    now: float,
-    cores: float,
-    model: LatencyModel,
-) -> _Choice | None:
-    """The (b, k) with the fewest core-seconds per request that ends within `slack`, or None."""
-    best: _Choice | None = None
-    best_cost = float("inf")
-    margin = (1.0 + model.error) * model.slowdown(len(active))
-    for threads in range(1, free + 1):
-        speed = speed_of(cores, used + threads)
-        stall = CFS_PERIOD_S * (1.0 - speed)
-        batch = model.largest_batch((slack - stall) * speed / margin, threads, most)
-        if batch == 0 or (used + threads > cores and not _tolerable(active, used, threads, now, cores)):
-            continue
-        work = model.latency(batch, threads)
-        cost = threads * work / batch
-        alone = model.latency(1, threads)
-        if alone * threads < cost:  # only with a negative fixed part, as in the published fits
-            batch, work, cost = 1, alone, alone * threads
-        if cost < best_cost - 1e-12 or (cost < best_cost + 1e-12 and best is not None and batch > best.batch):
-            best, best_cost = _Choice(batch, threads, work * model.slowdown(len(active))), cost
-    return best
-
-
-def _tolerable(active: Sequence[Running], used: int, more: int, now: float, cores: float) -> bool:
-    """Whether the running batches stay in time when `more` threads start to share the quota with them."""
-    before, after = speed_of(cores, used), speed_of(cores, used + more)
-    for batch in active:
-        room = batch.deadline - now
-        if batch.left_s / before <= room < batch.left_s / after + stall_of(after):
-            return False
-    return True
 
 
 def _spare_beside(
@@ -251,3 +233,11 @@ def _spare_beside(
             if at + model.latency(1, threads) * margin / then + stall_of(then) <= slack:
                 return budget - used - threads
     return None
+
+
+def _least_room(threads: int, used: int, active: Sequence[Running], cores: float, model: LatencyModel) -> float:
+    """A slack below which not even one request can start on up to `threads` more threads; infinite on none."""
+    margin = (1.0 + model.error) * model.slowdown(len(active))
+    return min(
+        (model.latency(1, k) * margin / speed_of(cores, used + k) for k in range(1, threads + 1)), default=math.inf
+    )

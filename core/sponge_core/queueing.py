@@ -7,6 +7,7 @@ reordered.
 from __future__ import annotations
 
 import heapq
+import math
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -31,6 +32,10 @@ class Request:
     model: int = 0
 
 
+RATE_WINDOW_S = 1.0
+"""Time constant of the arrival rate: as long as a common SLO, so a rate above what can be served is no mere clump."""
+
+
 def _order(request: Request) -> tuple[float, int]:
     return request.deadline, request.id
 
@@ -41,7 +46,13 @@ class _Line:
 
     keys: list[tuple[float, int]] = field(default_factory=list)
     deadlines: list[float] = field(default_factory=list)
+    slos: list[float] = field(default_factory=list)
     requests: list[Request] = field(default_factory=list)
+    recent: float = 0.0  # arrivals, each discounted by its age
+    newest: float = 0.0  # when the last of them came
+
+    def rate(self, now: float) -> float:
+        return self.recent * math.exp(-max(0.0, now - self.newest) / RATE_WINDOW_S) / RATE_WINDOW_S
 
 
 class EdfQueue:
@@ -51,12 +62,13 @@ class EdfQueue:
     popped for that. At 1,000 waiting requests an insert costs under a microsecond more than a heap's.
     """
 
-    __slots__ = ("_by_id", "_deadlines", "_lines")
+    __slots__ = ("_by_id", "_deadlines", "_lines", "_slos")
 
     def __init__(self, requests: Iterable[Request] = ()) -> None:
         self._by_id: dict[int, Request] = {}
         self._lines: list[_Line] = []
         self._deadlines: list[list[float]] = []
+        self._slos: list[list[float]] = []
         for request in requests:
             self.push(request)
 
@@ -68,11 +80,15 @@ class EdfQueue:
         while request.model >= len(self._lines):
             self._lines.append(_Line())
             self._deadlines.append(self._lines[-1].deadlines)
+            self._slos.append(self._lines[-1].slos)
         line = self._lines[request.model]
         index = bisect_left(line.keys, _order(request))
         line.keys.insert(index, _order(request))
         line.deadlines.insert(index, request.deadline)
+        line.slos.insert(index, request.deadline - request.arrival)
         line.requests.insert(index, request)
+        line.recent = line.rate(request.arrival) * RATE_WINDOW_S + 1.0
+        line.newest = max(line.newest, request.arrival)
 
     def discard(self, request_id: int) -> Request | None:
         """Removes and returns the request, or None when it is not queued (launched, shed or unknown)."""
@@ -80,7 +96,7 @@ class EdfQueue:
         if request is not None:
             line = self._lines[request.model]
             index = bisect_left(line.keys, _order(request))
-            del line.keys[index], line.deadlines[index], line.requests[index]
+            del line.keys[index], line.deadlines[index], line.slos[index], line.requests[index]
         return request
 
     def head(self) -> Request | None:
@@ -92,9 +108,22 @@ class EdfQueue:
         """By model, ascending. A live view: read it before the queue changes."""
         return self._deadlines
 
+    @property
+    def slos(self) -> Sequence[Sequence[float]]:
+        """What each had left on arrival, in the places of `deadlines`. A live view, as that is."""
+        return self._slos
+
+    def rates(self, now: float) -> list[float]:
+        """Recent arrivals per second, by model."""
+        return [line.rate(now) for line in self._lines]
+
     def waiting(self, model: int, first: int, count: int) -> list[Request]:
         """`count` requests of `model` from place `first` of its order."""
         return self._lines[model].requests[first : first + count]
+
+    def by_arrival(self) -> Iterator[Request]:
+        """All models, in the order in which they were added; the queue must not change meanwhile."""
+        return iter(self._by_id.values())
 
     def __len__(self) -> int:
         return len(self._by_id)

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any
 
+from sponge_core.dispatch import POLICIES
 from sponge_server.api import data_app
 from sponge_server.applying import Applier
 from sponge_server.books import Books
@@ -146,7 +147,14 @@ class Server:
 
     def _assemble(self, prepared: Prepared) -> tuple[Engine, Heartbeat]:
         settings, metrics, clock, max_batch = self._settings, self._metrics, self._clock, prepared.max_batch
-        scheduler = Scheduler([prepared.profile], self._cores.in_force, max_batch, settings.max_cores, clock())
+        scheduler = Scheduler(
+            [prepared.profile],
+            self._cores.in_force,
+            max_batch,
+            settings.max_cores,
+            clock(),
+            POLICIES[settings.dispatch].make(),
+        )
         planner = Planner(
             scheduler,
             self._uploads,

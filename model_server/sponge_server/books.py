@@ -16,6 +16,9 @@ from sponge_server.scheduler import Batch, Turn
 
 __all__ = ["Books"]
 
+SHED_LABELS = {"hopeless": "shed", "expired": "expire", "sacrificed": "sacrifice"}
+"""The label of `sponge_dispatch_total` for each reason to give up a request."""
+
 
 class Books:
     """The account of one model. `outcomes` counts since the start."""
@@ -31,7 +34,7 @@ class Books:
         self._batch_threads = metrics.batch_threads.labels(model_name)
         self._batch = metrics.batch.labels(model_name)
         self._ratio = metrics.prediction_ratio.labels(model_name)
-        self._dispatch = {what: metrics.dispatch.labels(what) for what in ("launch", "shed", "expire", "wait")}
+        self._dispatch = {what: metrics.dispatch.labels(what) for what in ("launch", "wait", *SHED_LABELS.values())}
         self._requests: dict[tuple[str, Outcome], Counter] = {}
         self._latency: dict[str, Histogram] = {}
 
@@ -43,7 +46,7 @@ class Books:
         if turn.batches:
             self._dispatch["launch"].inc(len(turn.batches))
         for shed in turn.sheds:
-            self._dispatch["shed" if shed.reason == "hopeless" else "expire"].inc()
+            self._dispatch[SHED_LABELS[shed.reason]].inc()
         if waiting:
             self._dispatch["wait"].inc()
 

@@ -347,6 +347,12 @@ class Engine:
         elif reason == "hopeless":
             left_s = job.due.deadline - job.arrival
             self._fail(job, ShedError.hopeless(job.due.limit_s, left_s, self.scheduler.backlog_s()), "shed")
+        elif reason == "sacrificed":
+            text = (
+                f"overload: after {waited_ms:.0f} ms in the queue the rest of the {slo_ms:.0f} ms is enough for this"
+                " request only at the price of others"
+            )
+            self._fail(job, ShedError(text), "shed")
         else:
             text = f"the deadline of {slo_ms:.0f} ms cannot be met any more after {waited_ms:.0f} ms in the queue"
             self._fail(job, ExpiredError(text), "expired")

@@ -79,7 +79,7 @@ class Metrics:
         )
         self.dispatch = counter(
             "sponge_dispatch_total",
-            "Decisions by what they did: launch, shed, expire, or wait with requests in the queue.",
+            "Decisions by what they did: launch, shed, expire, sacrifice, or wait with requests in the queue.",
             "reason",
         )
         self.queue_length = gauge("sponge_queue_length", "Rows that wait.")

@@ -1,6 +1,6 @@
 """The state that decisions are made from, and the only place that changes it: queue, batches, cores, latency model.
 
-Pure: time comes in as an argument, nothing is awaited. Wraps `sponge_core.batching.decide`: carries out on its own
+Pure: time comes in as an argument, nothing is awaited. Wraps a dispatch policy of the core: carries out on its own
 books what that decides, and keeps the account that the next decision needs. Knows nothing of lanes, sockets or clocks.
 """
 
@@ -9,7 +9,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sponge_core.batching import Limits, Shed, decide, fastest_s
+from sponge_core.batching import Limits, Shed, fastest_s
+from sponge_core.dispatch import Dispatcher, MoldableEdf
 from sponge_core.latency import LatencyModel
 from sponge_core.planning.projected import LEAST_CORES
 from sponge_core.queueing import EdfQueue, Request
@@ -58,8 +59,15 @@ class Scheduler:
     """Books of one server. Its models are known by their index; they share one order of requests, cores and lanes."""
 
     def __init__(
-        self, profiles: Sequence[LatencyModel], cores: float, batch_cap: int, max_cores: float, now: float
+        self,
+        profiles: Sequence[LatencyModel],
+        cores: float,
+        batch_cap: int,
+        max_cores: float,
+        now: float,
+        dispatcher: Dispatcher | None = None,
     ) -> None:
+        self._dispatcher = dispatcher or MoldableEdf()
         self._queue = EdfQueue()
         self._running = RunningSet(cores, now)
         self._accounts: dict[int, _Account] = {}
@@ -171,7 +179,8 @@ class Scheduler:
         if lanes == 0:
             return self._without_lanes(now)
         limits = Limits(self._batch_cap, lanes, self._net(self._max_cores))
-        decision = decide(now, self._queue, self._running.snapshot(now), self._running.cores, self._models, limits)
+        running = self._running.snapshot(now)
+        decision = self._dispatcher.decide(now, self._queue, running, self._running.cores, self._models, limits)
         for shed in decision.sheds:
             self._queue.discard(shed.request.id)
         batches = []
@@ -189,6 +198,9 @@ class Scheduler:
                 depends on where in the kernel's period the throttling fell, which says nothing about the model.
         """
         account = self._end(key, now)
+        requests = account.batch.requests
+        earliest = min(request.deadline for request in requests)
+        self._dispatcher.ended(account.batch.model, len(requests), now <= earliest)
         measured_s = self._work_clock - account.work_clock
         if account.shared and account.batch.threads == 1:
             measured_s = cpu_s
@@ -206,7 +218,7 @@ class Scheduler:
     def _start(self, requests: tuple[Request, ...], threads: int, work_s: float, now: float) -> Batch:
         self._tick(now)
         self._next_key += 1
-        self._running.start(self._next_key, threads, work_s, requests[0].deadline, now)
+        self._running.start(self._next_key, threads, work_s, min(request.deadline for request in requests), now)
         speed = speed_of(self._running.cores, self._running.threads)
         batch = Batch(self._next_key, requests, threads, work_s, speed, now)
         self._accounts[batch.key] = _Account(

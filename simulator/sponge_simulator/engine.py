@@ -7,6 +7,7 @@ production code from `sponge_core`; this module only moves the clock and keeps t
 from __future__ import annotations
 
 import heapq
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -50,6 +51,9 @@ class Policy(Protocol):
     def dispatch(self, view: View) -> Decision:
         """What to launch and what to shed now."""
 
+    def ended(self, requests: Sequence[Request], in_time: bool) -> None:
+        """A batch of these ended; `in_time`: before the earliest of their deadlines."""
+
 
 @dataclass(frozen=True, slots=True)
 class Result:
@@ -63,6 +67,7 @@ class Result:
     duration_s: float
     resizes: int
     latencies_s: tuple[float, ...]  # of the answered requests, from the client's send time
+    attainment: dict[str, float]  # by SLO class: in time / sent
 
     @property
     def violations(self) -> float:
@@ -101,6 +106,7 @@ def simulate(
     in_time = late = shed = resizes = 0
     core_seconds = 0.0
     latencies: list[float] = []
+    met: Counter[str] = Counter()
     wakes: list[float] = []
     # The predicted account (what the policy sees) and the true one differ by `service_ratio`; both share the quota
     # alike.
@@ -126,10 +132,13 @@ def simulate(
         if finish and finish[1] <= now:
             truth.finish(finish[0], now)
             running.finish(finish[0], now)
-            for request in batches.pop(finish[0]):
+            batch = batches.pop(finish[0])
+            policy.ended(batch, now <= min(request.deadline for request in batch) + 1e-9)
+            for request in batch:
                 latencies.append(now - request.sent)
                 if now <= request.deadline + 1e-9:
                     in_time += 1
+                    met[request.slo_class] += 1
                 else:
                     late += 1
         if in_force_at <= now and pending is not None:
@@ -156,11 +165,13 @@ def simulate(
         for launch in decision.launches:
             for request in launch.requests:
                 queue.discard(request.id)
-            earliest = launch.requests[0].deadline
+            earliest = min(request.deadline for request in launch.requests)
             running.start(next_key, launch.threads, launch.work_s, earliest, now)
             truth.start(next_key, launch.threads, launch.work_s * service_ratio(), earliest, now)
             batches[next_key] = launch.requests
             next_key += 1
         if decision.wake_at is not None:
             heapq.heappush(wakes, decision.wake_at)
-    return Result(len(requests), in_time, late, shed, core_seconds, duration_s, resizes, tuple(latencies))
+    by_class = Counter(request.slo_class for request in requests)
+    attainment = {slo_class: met[slo_class] / sent for slo_class, sent in sorted(by_class.items())}
+    return Result(len(requests), in_time, late, shed, core_seconds, duration_s, resizes, tuple(latencies), attainment)

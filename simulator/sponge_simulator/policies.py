@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sponge_core.batching import Decision, Launch, Limits, decide
+from sponge_core.batching import Decision, Limits, decide
+from sponge_core.dispatch import Dispatcher, EdfSingleLane
 from sponge_core.forecast import Forecaster
 from sponge_core.latency import LatencyModel
 from sponge_core.planning.paper import PaperPlanner
 from sponge_core.planning.projected import Situation, SizeDecider, project_frontier
 from sponge_core.queueing import Request
+from sponge_core.running import thread_budget
 from sponge_simulator.engine import Size, View
 
-__all__ = ["PaperPolicy", "SpongePolicy"]
+__all__ = ["FixedSize", "PaperPolicy", "SpongePolicy"]
 
 
 class SpongePolicy:
@@ -62,6 +64,33 @@ class SpongePolicy:
             view.now, view.queue, view.running, view.size.cores, [self._model], self._limits(view.size.batch_cap)
         )
 
+    def ended(self, requests: Sequence[Request], in_time: bool) -> None:
+        """Learns nothing from it."""
+
+
+class FixedSize:
+    """Any dispatch policy on a size that never changes."""
+
+    interval_s = float("inf")
+
+    def __init__(self, dispatcher: Dispatcher, models: Sequence[LatencyModel]) -> None:
+        self._dispatcher = dispatcher
+        self._models = models
+
+    def observe(self, now: float, request: Request) -> None:
+        """Needs to know nothing beforehand."""
+
+    def plan(self, view: View) -> Size:
+        return view.size
+
+    def dispatch(self, view: View) -> Decision:
+        cores = view.size.cores
+        limits = Limits(view.size.batch_cap, thread_budget(cores), cores)
+        return self._dispatcher.decide(view.now, view.queue, view.running, cores, self._models, limits)
+
+    def ended(self, requests: Sequence[Request], in_time: bool) -> None:
+        self._dispatcher.ended(requests[0].model, len(requests), in_time)
+
 
 class PaperPolicy:
     """The paper's planner, with its server: one batch at a time on all cores, earliest deadline first, nothing dropped.
@@ -76,6 +105,7 @@ class PaperPolicy:
         self._rate = rate
         self._slo_s = slo_s
         self._planner = PaperPlanner(model, max_cores, max_batch)
+        self._dispatcher = EdfSingleLane()
         self._worst_network_s = 0.0
 
     def observe(self, now: float, request: Request) -> None:
@@ -89,9 +119,8 @@ class PaperPolicy:
         return Size(float(plan.cores), plan.batch)
 
     def dispatch(self, view: View) -> Decision:
-        if view.running or not len(view.queue):
-            return Decision((), (), None)
-        threads = int(view.size.cores)
-        batch = tuple(request for request, _ in zip(view.queue, range(view.size.batch_cap), strict=False))
-        launch = Launch(batch, threads, self._model.latency(len(batch), threads))
-        return Decision((launch,), (), None)
+        limits = Limits(view.size.batch_cap, 1, view.size.cores)
+        return self._dispatcher.decide(view.now, view.queue, view.running, view.size.cores, [self._model], limits)
+
+    def ended(self, requests: Sequence[Request], in_time: bool) -> None:
+        """Learns nothing from it."""

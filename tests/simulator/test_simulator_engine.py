@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -32,6 +34,9 @@ class Scripted:
     def dispatch(self, view: View) -> Decision:
         limits = Limits(view.size.batch_cap, 8, 8.0)
         return decide(view.now, view.queue, view.running, view.size.cores, [MODEL], limits)
+
+    def ended(self, requests: Sequence[Request], in_time: bool) -> None:
+        """Learns nothing."""
 
 
 def requests(*arrivals: float, slo_s: float = 0.5) -> list[Request]:

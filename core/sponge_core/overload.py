@@ -1,0 +1,92 @@
+"""Whether more arrives than can be answered, and which requests are then not worth their price.
+
+Under overload some requests are lost whatever is done; the question is which. Earliest deadline first alone answers it
+in the worst way: it serves every request at the last moment, on many threads or in a tiny batch, and the cores answer
+a third of what they could. So a request that has waited away its cheap start is given up at once when others can use
+the threads as they should be used. Pure; knows nothing of requests but their deadlines.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections.abc import Sequence
+from typing import NamedTuple
+
+from sponge_core.choice import Choice, cheapest
+from sponge_core.latency import LatencyModel
+from sponge_core.running import thread_budget
+
+__all__ = ["Demand", "Overload"]
+
+WASTE = 1.05
+"""A request is given up when it costs this many times what it would have cost on arrival, each in a batch as full as
+its deadline allows. Measured by each request's own SLO, so that no class is starved because it is tight."""
+
+SATURATED = 0.95
+"""Share of the cores that recent arrivals need, at their cheapest, from which on a waste is taken from others."""
+
+SAMPLES = 5
+
+
+class Demand(NamedTuple):
+    """By model: what each waiting request had left on arrival, in the places of its deadlines, and arrivals per s."""
+
+    slos: Sequence[Sequence[float]]
+    rates: Sequence[float]
+
+
+class Overload:
+    """One decision's view of the demand; computed no further than it is asked."""
+
+    def __init__(
+        self, demand: Demand, models: Sequence[LatencyModel], batch_cap: int, lanes: int, max_cores: float
+    ) -> None:
+        self._demand = demand
+        self._models = models
+        self._caps = [min(batch_cap, model.max_batch) for model in models]
+        self._cores = max_cores
+        self._beside = min(lanes, thread_budget(max_cores)) - 1
+        self._saturated: bool | None = None
+
+    def gives_up(self, now: float, model: int, line: Sequence[float], index: int, choice: Choice | None) -> bool:
+        """Whether the request at `index` of its model's `line` costs more answers than it is worth.
+
+        Args:
+            choice: the best that can be done for it; None when nothing can.
+        """
+        fresh = self._fresh(model, self._demand.slos[model][index])
+        if fresh is None or (choice is not None and self._cost(model, choice) <= WASTE * self._cost(model, fresh)):
+            return False
+        if not self.saturated:
+            return False
+        # Somebody must gain: requests that wait and still have time for the batch that this one has missed.
+        enough = (1.0 + self._models[model].error) * fresh.work_s
+        heirs = len(line) - max(index + 1, bisect_left(line, now + enough))
+        return heirs >= (choice.batch if choice is not None else 1)
+
+    @property
+    def saturated(self) -> bool:
+        """Whether recent arrivals alone, each at its cheapest, fill the most cores that a plan may give."""
+        if self._saturated is None:
+            needed = sum(rate * self._unit(model) for model, rate in enumerate(self._demand.rates))
+            self._saturated = needed >= SATURATED * self._cores
+        return self._saturated
+
+    def _unit(self, model: int) -> float:
+        """Core-seconds that a request takes in a batch as full as its SLO allows: the mean of some that wait."""
+        slos = self._demand.slos[model]
+        step = max(1, len(slos) // SAMPLES)
+        costs = [self._cost(model, fresh) for slo in slos[::step] if (fresh := self._fresh(model, slo))]
+        if not costs:
+            cap = self._caps[model]
+            return self._models[model].latency(cap, 1) / cap
+        return self._models[model].slowdown(self._beside) * sum(costs) / len(costs)
+
+    def _fresh(self, model: int, slo_s: float) -> Choice | None:
+        """The cheapest full batch under a whole SLO."""
+        threads = thread_budget(self._cores)
+        return cheapest(slo_s, self._caps[model], threads, 0, (), 0.0, self._cores, self._models[model])
+
+    def _cost(self, model: int, choice: Choice) -> float:
+        """Core-seconds per request without the slow-down by others, which is no choice of this batch."""
+        return choice.threads * self._models[model].latency(choice.batch, choice.threads) / choice.batch
