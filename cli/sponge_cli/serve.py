@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from sponge_cli.options import SettingsCommand, render, resolve, settings_options
+from sponge_core.dispatch import POLICIES
 from sponge_core.errors import SpongeError
 from sponge_server.settings import ServerSettings
 
@@ -33,7 +34,10 @@ Examples:
 
 A setting is taken from its flag, else from its environment variable, else from the file, else it has its default.
 The file is YAML, or TOML where its name ends in .toml; its keys are the flags without the leading dashes.
-"""
+
+\b
+Policies for --dispatch:
+""" + "\n".join(f"  {name:<15} {policy.summary}" for name, policy in POLICIES.items())
 
 
 @click.command(cls=SettingsCommand, epilog=EXAMPLE)

@@ -26,8 +26,12 @@ from sponge_core.running import Running, speed_of, stall_of, thread_budget
 
 __all__ = ["Decision", "Launch", "Limits", "Shed", "Step", "StepLaunch", "decide", "fastest_s", "plan_step"]
 
-MOST_AT_ONCE = 32
+MOST_AT_ONCE = 8
 """Requests that one decision gives up at most, so that it stays short; the next one follows at once."""
+
+
+HOLDS_TRIED = 3
+"""Requests that a decision looks at in order to hold threads; what waits behind them has more slack and less need."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,6 +169,7 @@ def plan_step(
     free, lanes = budget - used, limits.lanes - len(active)
     overload = demand and Overload(demand, models, limits.batch_cap, limits.lanes, limits.max_cores)
     spare: int | None = None  # once threads are held: those free then that the held request does not need
+    holds_tried = 0
     wake_at = float("inf")
     heads = lost.copy()
     while free > 0 and lanes > 0 and (model := _earliest(waiting, heads)) is not None:
@@ -192,11 +197,14 @@ def plan_step(
             heads[model] += choice.batch
             continue
         wake_at = min(wake_at, line[first] - fastest[model])
-        if spare is None:
+        if spare is None and holds_tried < HOLDS_TRIED:
             spare = _spare_beside(slack, active, budget, cores, latency)
-        least = None if spare is None else _least_room(min(free, spare), used, active, cores, latency)
-        # Once threads are held, nothing with less slack than one request needs can start: on to the first that can.
-        heads[model] = first + 1 if least is None else max(first + 1, bisect_left(line, now + least))
+            holds_tried += 1
+        heads[model] = first + 1
+        if spare is not None or holds_tried == HOLDS_TRIED:
+            # Nothing with less slack than one request needs can start: on to the first that can.
+            least = _least_room(free if spare is None else min(free, spare), used, active, cores, latency)
+            heads[model] = max(first + 1, bisect_left(line, now + least))
     # Nothing but time can change the fate of a waiting request between events: look again when it is lost.
     for model, line in enumerate(waiting):
         if heads[model] < len(line):

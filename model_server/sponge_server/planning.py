@@ -118,6 +118,7 @@ class Planner:
             cores=scheduler.cores,
             resize_s=self._resize_s,
             overhead=scheduler.overhead,
+            slos=scheduler.queue.slos,
         )
         limits = scheduler.limits(max(1, self._lanes()), self._max_batch)
         found = project_frontier(situation, self._sizes, scheduler.models, limits)

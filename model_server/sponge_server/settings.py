@@ -14,11 +14,11 @@ import math
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 from pydantic.config import JsonDict
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
-from sponge_core.dispatch import DEFAULT, POLICIES
+from sponge_core.dispatch import DEFAULT, PolicyName
 from sponge_core.errors import SpongeError
 from sponge_core.running import thread_budget
 from sponge_server.logs import Format
@@ -57,12 +57,6 @@ def _bytes(value: object) -> object:
     if not digits.isdecimal():
         raise ValueError("write a size in bytes, as 65536 or 64Mi")
     return int(digits) * (factor or 1)
-
-
-def _policy(name: str) -> str:
-    if name not in POLICIES:
-        raise ValueError(f"no such policy; known: {', '.join(POLICIES)}")
-    return name
 
 
 def _named(form: str) -> BeforeValidator:
@@ -175,12 +169,7 @@ class ServerSettings(BaseSettings):
         shown="least of the others",
         default_factory=lambda known: min(known["cores"], known["step_cores"], known["max_cores"]),
     )
-    dispatch: Annotated[str, AfterValidator(_policy)] = setting(
-        "Dispatch",
-        "What starts when. " + " ".join(f"{name}: {policy.summary}." for name, policy in POLICIES.items()),
-        DEFAULT,
-        form="NAME",
-    )
+    dispatch: PolicyName = setting("Dispatch", "The policy that decides what starts when; listed below.", DEFAULT)
 
     max_lanes: int = setting("Size", "Bound on the lanes, each of which costs some tens of megabytes.", 16, ge=1)
     resize_s: Seconds = setting("Size", "What the projection charges for a change of the quota.", 0.05)

@@ -54,6 +54,7 @@ class SpongePolicy:
             self._forecaster.forecast(view.now, self._horizon_s),
             view.size.cores,
             self._resize_s,
+            slos=view.queue.slos,
         )
         frontier = project_frontier(situation, self._sizes, [self._model], self._limits(self._max_batch))
         plan = self._decider.decide(view.now, round(view.size.cores * 1000), frontier.points)

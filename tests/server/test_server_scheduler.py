@@ -8,6 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from sponge_core.dispatch import POLICIES
 from sponge_core.latency import FLOOR_S, LatencyModel
 from sponge_core.queueing import Request
 from sponge_server.correction import HIGHEST, LOWEST, Correction, Drift
@@ -172,6 +173,18 @@ def test_a_larger_plan_admits_what_the_present_size_cannot_meet() -> None:
     books.set_cores(4.0, 0.001)
     (batch,) = books.turn(0.001, 1).batches
     assert batch.threads > 1
+
+
+def test_another_policy_runs_on_the_same_books_and_learns_from_them() -> None:
+    books = Scheduler([MODEL], 1.0, 8, 1.0, 0.0, POLICIES["clipper"].make())
+    sizes = []
+    for number in range(8):
+        for place in range(4):
+            add(books, 4 * number + place, float(number))
+        (batch,) = books.turn(float(number), 1).batches
+        sizes.append(len(batch.requests))
+        books.finish(batch.key, number + 0.5, batch.work_s)
+    assert sizes[:4] == [1, 2, 3, 4]
 
 
 @given(

@@ -6,7 +6,7 @@ A new policy is one file here and one line in `POLICIES`. Server and simulator r
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from sponge_core.dispatch.clipper import Clipper
 from sponge_core.dispatch.interface import Dispatcher
@@ -17,7 +17,7 @@ from sponge_core.dispatch.single import EdfSingleLane
 from sponge_core.dispatch.symphony import Symphony
 from sponge_core.dispatch.triton import TritonLike
 
-__all__ = ["DEFAULT", "POLICIES", "VARIANTS", "Dispatcher", "EdfSingleLane", "MoldableEdf", "Policy"]
+__all__ = ["DEFAULT", "POLICIES", "VARIANTS", "Dispatcher", "EdfSingleLane", "MoldableEdf", "Policy", "PolicyName"]
 
 
 class Policy(NamedTuple):
@@ -27,7 +27,9 @@ class Policy(NamedTuple):
     summary: str
 
 
-DEFAULT = "moldable-edf"
+PolicyName = Literal["moldable-edf", "edf-single-lane", "nexus", "symphony", "clipper", "triton-like", "fifo"]
+
+DEFAULT: PolicyName = "moldable-edf"
 
 POLICIES: dict[str, Policy] = {
     DEFAULT: Policy(MoldableEdf, "the cheapest batch and threads for the earliest deadline, lanes side by side"),

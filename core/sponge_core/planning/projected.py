@@ -8,7 +8,7 @@ Both are pure; neither knows HTTP, Kubernetes or a clock.
 from __future__ import annotations
 
 import math
-from bisect import bisect_left, insort
+from bisect import bisect_left, bisect_right
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,6 +18,7 @@ from sponge_core.batching import Limits, fastest_s, plan_step
 from sponge_core.contract import FrontierPoint
 from sponge_core.forecast import Arrival
 from sponge_core.latency import LatencyModel
+from sponge_core.overload import Demand
 from sponge_core.running import Running, RunningSet, speed_of, thread_budget
 
 __all__ = [
@@ -33,6 +34,9 @@ __all__ = [
 ]
 
 
+SHORTEST_SPAN_S = 0.25
+"""Arrivals that all come sooner are a burst, not a rate."""
+
 LEAST_CORES = 0.01
 """The smallest quota that the kubelet sets is 1 ms in 100 ms."""
 
@@ -47,6 +51,8 @@ class Situation:
         arrivals: uploads in flight and forecast arrivals, ascending in `at`.
         cores: the quota in force.
         resize_s: how long a change of the quota takes from now until it is in force.
+        slos: what the waiting requests had left on arrival, in the places of `queued`. With it, what the rule gives up
+            under overload is given up in the replay too.
         overhead: cores of the quota that are used beside the batches (by HTTP, by planning), whatever its size.
     """
 
@@ -57,6 +63,7 @@ class Situation:
     cores: float
     resize_s: float
     overhead: float = 0.0
+    slos: Sequence[Sequence[float]] | None = None
 
     def net(self, cores: float) -> float:
         """What a quota of `cores` leaves for batches."""
@@ -93,8 +100,11 @@ def project(situation: Situation, cores: float, models: Sequence[LatencyModel], 
     own_limits = Limits(limits.batch_cap, max(limits.lanes, thread_budget(cores)), cores)
 
     waiting: list[list[float]] = [[] for _ in models]
+    slos: list[list[float]] = [[] for _ in models]
     for model, line in enumerate(situation.queued):
-        waiting[model] = list(line[bisect_left(line, now + best_case[model]) :])
+        alive = bisect_left(line, now + best_case[model])
+        waiting[model] = list(line[alive:])
+        slos[model] = list(situation.slos[model][alive:]) if situation.slos else [0.0] * len(waiting[model])
     running = RunningSet(in_force, now)
     due: dict[int, float] = {}
     speed = speed_of(in_force, sum(batch.threads for batch in situation.running))
@@ -110,12 +120,16 @@ def project(situation: Situation, cores: float, models: Sequence[LatencyModel], 
     next_key = len(due)
     arrivals = situation.arrivals
     position, count = 0, len(situation.arrivals)
+    demand = None if situation.slos is None else Demand(slos, _rates(now, arrivals, len(models)))
     time = now
     while True:
         # While no thread is free nothing can start, and what is lost meanwhile is still found lost later.
         if any(waiting) and running.threads < thread_budget(running.cores):
             # Before a larger quota is in force, the rule sees the present one; nothing is lost for that reason alone.
-            step = plan_step(time, waiting, running.snapshot(time), running.cores, models, own_limits, fastest)
+            # After the last arrival nobody comes who could gain from what is given up.
+            demand = demand if position < count else None
+            batches = running.snapshot(time)
+            step = plan_step(time, waiting, batches, running.cores, models, own_limits, fastest, demand)
             for launch in step.launches:
                 earliest = waiting[launch.model][launch.first]
                 due[next_key] = earliest
@@ -123,11 +137,13 @@ def project(situation: Situation, cores: float, models: Sequence[LatencyModel], 
                 next_key += 1
                 largest, longest_s = max(largest, launch.batch), max(longest_s, launch.work_s)
             # From the back, so that the places before stay true.
-            for launch in reversed(step.launches):
-                del waiting[launch.model][launch.first : launch.first + launch.batch]
-            for model, lost in enumerate(step.lost):
-                misses += lost
-                del waiting[model][:lost]
+            gone = [(launch.model, launch.first, launch.batch) for launch in step.launches]
+            gone += [(model, index, 1) for model, index in step.sacrificed]
+            gone += [(model, 0, lost) for model, lost in enumerate(step.lost) if lost]
+            misses += len(step.sacrificed) + sum(step.lost)
+            for model, first, number in sorted(gone, reverse=True):
+                del waiting[model][first : first + number]
+                del slos[model][first : first + number]
         # On to the next event: the resize, an arrival, or the end of a batch.
         finish = running.next_finish(time)
         upcoming = finish[1] if finish else float("inf")
@@ -147,8 +163,19 @@ def project(situation: Situation, cores: float, models: Sequence[LatencyModel], 
         while position < count and arrivals[position].at <= time:
             arrival = arrivals[position]
             if arrival.deadline >= arrival.at + best_case[arrival.model]:
-                insort(waiting[arrival.model], arrival.deadline)
+                place = bisect_right(waiting[arrival.model], arrival.deadline)
+                waiting[arrival.model].insert(place, arrival.deadline)
+                slos[arrival.model].insert(place, arrival.deadline - arrival.at)
             position += 1
+
+
+def _rates(now: float, arrivals: Sequence[Arrival], models: int) -> list[float]:
+    """Arrivals per second, by model, until the last of them."""
+    counts = [0] * models
+    for arrival in arrivals:
+        counts[arrival.model] += 1
+    span = max(arrivals[-1].at - now, SHORTEST_SPAN_S) if arrivals else SHORTEST_SPAN_S
+    return [count / span for count in counts]
 
 
 def project_frontier(

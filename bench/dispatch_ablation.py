@@ -1,0 +1,198 @@
+"""Dispatch policies side by side, and moldable EDF without one of its parts, from light load to twice the capacity.
+
+In virtual time, with the objects that the server runs too. Poisson arrivals, half of them with 300 ms and half with
+1000 ms; a fixed number of cores; service times as the profile says. The capacity is what the cores answer when every
+batch is as full as its class's deadline allows, each on one thread, beside as many others as there are cores.
+
+    python -m bench.dispatch_ablation
+    python -m bench.dispatch_ablation --short --profile resnet18-epyc
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass, replace
+from statistics import mean
+from typing import TYPE_CHECKING, NamedTuple
+
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from bench.results import INK, SPONGE, arguments, save
+from sponge_core.choice import cheapest
+from sponge_core.dispatch import DEFAULT, POLICIES, VARIANTS
+from sponge_core.latency import LatencyModel
+from sponge_core.queueing import Request
+from sponge_core.trace import poisson_arrivals
+from sponge_profiles.profile import load_profile
+from sponge_simulator.engine import Size, simulate
+from sponge_simulator.policies import FixedSize
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+SLOS_S = (0.3, 1.0)
+ALL = POLICIES | VARIANTS
+LOADS = (0.7, 1.0, 1.3, 2.0)
+CORES = (2, 4, 8, 16)
+COLOURS = ("#3b6fb6", "#c8772d", "#8a4fa3", "#5b8c3a", "#b5446e", "#7a6a53", "#4a9aa8")
+
+
+class Case(NamedTuple):
+    """One run."""
+
+    policy: str
+    profile: str
+    cores: int
+    load: float
+    seed: int
+    duration_s: float
+
+
+class Found(NamedTuple):
+    """What one run saw."""
+
+    case: Case
+    offered_rps: float
+    goodput_rps: float
+    tight: float  # attainment
+    loose: float
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One policy at one load on one size, over all seeds."""
+
+    policy: str
+    cores: int
+    load: float
+    offered_rps: float
+    goodput_rps: float
+    of_possible: float  # goodput over the smaller of offered rate and capacity
+    attainment: float
+    attainment_tight: float
+    attainment_loose: float
+
+
+def capacity_rps(model: LatencyModel, cores: int) -> float:
+    """Answers per second when every batch is as full as its deadline allows."""
+    costs = []
+    for slo_s in SLOS_S:
+        full = cheapest(slo_s, model.max_batch, 1, 0, (), 0.0, cores, model)
+        if full is None:
+            raise SystemExit(f"dispatch_ablation: no request can be answered in {slo_s * 1000:.0f} ms on one thread")
+        costs.append(full.cost)
+    return cores / mean(costs) / model.slowdown(cores - 1)
+
+
+def load_model(profile: str) -> LatencyModel:
+    found = load_profile(profile)
+    return replace(found.latency_model(), max_batch=found.max_batch)
+
+
+def schedule(rate: float, duration_s: float, seed: int) -> list[Request]:
+    """The same for every policy."""
+    draw = random.Random(seed)
+    requests = []
+    for number, at in enumerate(poisson_arrivals(rate, duration_s, seed)):
+        slo_s = draw.choice(SLOS_S)
+        requests.append(Request(number, at, at + slo_s, at, "tight" if slo_s == SLOS_S[0] else "loose"))
+    return requests
+
+
+def run(case: Case) -> Found:
+    """One policy on one schedule."""
+    model = load_model(case.profile)
+    requests = schedule(case.load * capacity_rps(model, case.cores), case.duration_s, case.seed)
+    policy = FixedSize(ALL[case.policy].make(), [model])
+    result = simulate(requests, policy, Size(float(case.cores), model.max_batch), case.duration_s)
+    span = case.duration_s
+    return Found(
+        case, result.sent / span, result.in_time / span, result.attainment["tight"], result.attainment["loose"]
+    )
+
+
+def summarise(found: Sequence[Found]) -> list[Row]:
+    """The mean over the seeds of each."""
+    groups: dict[tuple[str, int, float], list[Found]] = {}
+    for one in found:
+        groups.setdefault((one.case.policy, one.case.cores, one.case.load), []).append(one)
+    rows = []
+    for (policy, cores, load), group in groups.items():
+        offered = mean(one.offered_rps for one in group)
+        goodput = mean(one.goodput_rps for one in group)
+        possible = min(offered, capacity_rps(load_model(group[0].case.profile), cores))
+        tight, loose = mean(one.tight for one in group), mean(one.loose for one in group)
+        rows.append(Row(policy, cores, load, offered, goodput, goodput / possible, goodput / offered, tight, loose))
+    return rows
+
+
+def draw_on(figure: Figure, rows: Sequence[Row], cores: int) -> None:
+    """Left the policies, right the variants: goodput over what is possible, at one size."""
+    left, right = figure.subplots(1, 2, sharey=True)
+    for axes, names, title in ((left, [*POLICIES], "policies"), (right, [DEFAULT, *VARIANTS], "without a part")):
+        for number, name in enumerate(names):
+            line = [row for row in rows if row.policy == name and row.cores == cores]
+            ours = name == DEFAULT
+            axes.plot(
+                [row.load for row in line],
+                [100 * row.of_possible for row in line],
+                label=name,
+                marker="o",
+                markersize=3,
+                color=SPONGE if ours else COLOURS[number % len(COLOURS)],
+                linewidth=2.4 if ours else 1.2,
+                zorder=3 if ours else 2,
+            )
+        axes.set_title(title)
+        axes.set_xlabel("load / capacity")
+        axes.legend(fontsize=7, frameon=False)
+    left.set_ylim(0, 105)
+    left.set_ylabel("goodput, % of what is possible")
+    figure.suptitle(f"{cores} cores, half 300 ms, half 1000 ms", x=0.01, ha="left", color=INK)
+
+
+def main() -> None:
+    """Runs every policy at every load and size; prints a table, writes JSON and a plot."""
+    parser = arguments(__doc__)
+    parser.add_argument("--profile", default="resnet18", help="a shipped profile or a file (default resnet18)")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--duration-s", type=float, default=20.0)
+    options = parser.parse_args()
+    sizes = CORES[:2] if options.short else CORES
+    seeds = 1 if options.short else options.seeds
+    duration_s = 8.0 if options.short else options.duration_s
+    cases = [
+        Case(policy, options.profile, cores, load, seed, duration_s)
+        for cores in reversed(sizes)
+        for load in LOADS
+        for policy in ALL
+        for seed in range(1, seeds + 1)
+    ]
+    console = Console()
+    with ProcessPoolExecutor() as workers:
+        done = track(workers.map(run, cases), "simulating", len(cases), console=Console(stderr=True), transient=True)
+        rows = sorted(summarise(list(done)), key=lambda row: (row.cores, row.load))
+    for cores in sizes:
+        capacity = capacity_rps(load_model(options.profile), cores)
+        table = Table(title=f"{options.profile}, {cores} cores, capacity {capacity:.0f}/s: goodput % of possible")
+        for column in ("policy", *(f"{load:g}x (tight/loose in time %)" for load in LOADS)):
+            table.add_column(column, justify="left" if column == "policy" else "right")
+        for policy in ALL:
+            cells = [
+                f"{100 * row.of_possible:.1f} ({100 * row.attainment_tight:.0f}/{100 * row.attainment_loose:.0f})"
+                for row in rows
+                if (row.policy, row.cores) == (policy, cores)
+            ]
+            table.add_row(policy, *cells)
+        console.print(table)
+    document = {"profile": options.profile, "seeds": seeds, "duration_s": duration_s, "rows": [asdict(r) for r in rows]}
+    shown = sizes[min(1, len(sizes) - 1)]
+    save(options.out, "dispatch_ablation", document, lambda figure: draw_on(figure, rows, shown))
+
+
+if __name__ == "__main__":
+    main()

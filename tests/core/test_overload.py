@@ -1,0 +1,72 @@
+"""What is given up under overload, and what is not."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from sponge_core.batching import Limits, fastest_s, plan_step
+from sponge_core.latency import LatencyModel
+from sponge_core.overload import Demand
+from sponge_core.running import Running
+
+# 20 ms an item and 40 ms fixed on one thread: alone 60 ms, eight in 200 ms, so 25 ms each.
+MODEL = LatencyModel(gamma=0.016, delta=0.004, epsilon=0.03, eta=0.01)
+ONE = Limits(batch_cap=8, lanes=1, max_cores=1.0)
+
+
+def given_up(
+    deadlines: list[float], slos: list[float], rate: float, limits: Limits = ONE, cores: float = 1.0
+) -> list[int]:
+    demand = Demand([slos], [rate])
+    step = plan_step(0.0, [deadlines], (), cores, [MODEL], limits, [fastest_s(MODEL, limits.max_cores)], demand)
+    return [index for _, index in step.sacrificed]
+
+
+def test_a_stale_head_makes_room_for_a_full_batch() -> None:
+    # 70 ms left of 500: it forces a batch of one, 60 ms for one answer, where the others cost 25 ms each.
+    deadlines, slos = [0.07, *[0.4] * 8], [0.5] * 9
+    assert given_up(deadlines, slos, rate=60.0) == [0]
+
+
+def test_below_saturation_everybody_is_served() -> None:
+    deadlines, slos = [0.07, *[0.4] * 8], [0.5] * 9
+    assert given_up(deadlines, slos, rate=30.0) == []
+
+
+def test_a_plan_that_may_still_grow_is_waited_for() -> None:
+    deadlines, slos = [0.07, *[0.4] * 8], [0.5] * 9
+    assert given_up(deadlines, slos, rate=60.0, limits=Limits(8, 4, 4.0)) == []
+
+
+def test_a_tight_class_is_measured_by_its_own_slo() -> None:
+    # A fresh request of 70 ms has lost nothing yet, though it costs more than twice what the loose ones cost.
+    deadlines, slos = [0.07, *[0.4] * 8], [0.07, *[0.5] * 8]
+    assert given_up(deadlines, slos, rate=60.0) == []
+
+
+def test_nobody_is_given_up_for_nobody() -> None:
+    assert given_up([0.07], [0.5], rate=1000.0) == []
+    assert given_up([0.07, 0.08], [0.5, 0.5], rate=1000.0) == [], "the second is as stale as the first"
+
+
+@given(
+    st.lists(st.tuples(st.floats(0.0, 1.0), st.floats(0.01, 1.0)), min_size=1, max_size=30),
+    st.floats(0, 500),
+    st.integers(1, 4),
+    st.lists(st.builds(Running, threads=st.just(1), left_s=st.floats(0, 0.5), deadline=st.just(2.0)), max_size=3),
+)
+def test_who_has_the_most_time_is_never_given_up(
+    rows: list[tuple[float, float]], rate: float, cores: int, running: list[Running]
+) -> None:
+    rows = sorted(rows)
+    deadlines = [deadline for deadline, _ in rows]
+    demand = Demand([[max(slo, deadline) for deadline, slo in rows]], [rate])
+    limits = Limits(8, cores, float(cores))
+    fastest = [fastest_s(MODEL, limits.max_cores)]
+    step = plan_step(0.0, [deadlines], running, float(cores), [MODEL], limits, fastest, demand)
+    assert (0, len(rows) - 1) not in step.sacrificed
+    launched = {i for launch in step.launches for i in range(launch.first, launch.first + launch.batch)}
+    lost = set(range(step.lost[0]))
+    assert not launched & lost
+    assert not {index for _, index in step.sacrificed} & (launched | lost)
