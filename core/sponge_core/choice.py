@@ -50,9 +50,11 @@ def cheapest(
     """
     slowdown = model.slowdown(len(active))
     margin = (1.0 + model.error) * slowdown
-    # One item needs A/k + B seconds: fewer threads than this cannot do it.
+    kindest = min(model.by_threads, default=1.0)
+    kindest = min(kindest, 1.0)
+    # One item needs at least A/k + B seconds: fewer threads than this cannot do it.
     parallel, serial = model.gamma + model.epsilon, model.delta + model.eta
-    room = slack / margin - serial
+    room = slack / (margin * kindest) - serial
     least = 1
     if parallel > 0:
         if room * free < parallel:
@@ -63,7 +65,7 @@ def cheapest(
     for threads in range(least, free + 1):
         # k*l(b, k)/b grows with k at the same b: no more threads can help once the best so far is below that.
         fixed = model.epsilon + model.eta * threads
-        bound = model.gamma + model.delta * threads + (fixed / most if fixed > 0 else fixed)
+        bound = kindest * (model.gamma + model.delta * threads + (fixed / most if fixed > 0 else fixed))
         if best is not None and (bound > best_cost + 1e-12 or (best.batch == most and bound > best_cost - 1e-12)):
             break
         speed, stall = 1.0, 0.0

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sponge_core.batching import Decision, Limits, decide, fastest_s
+from sponge_core.choice import cheapest
 from sponge_core.latency import LatencyModel
 from sponge_core.queueing import EdfQueue, Request
 from sponge_core.running import Running, thread_budget
@@ -121,6 +122,7 @@ model_values = st.builds(
     interference=st.floats(0, 0.1),
     error=st.floats(0, 0.3),
     max_batch=st.integers(1, 9),
+    by_threads=st.lists(st.floats(0.5, 2.0), max_size=3).map(tuple),
 )
 running_lists = st.lists(
     st.builds(Running, threads=st.integers(1, 3), left_s=st.floats(0, 0.5), deadline=st.floats(0, 2)), max_size=3
@@ -179,3 +181,23 @@ def test_an_idle_server_never_leaves_a_request_that_it_could_serve(
     servable = [r for r in waiting if model.latency(1, cores) * (1 + model.error) <= r.deadline]
     if servable:
         assert decision.launches
+
+
+@given(st.floats(0.001, 3.0), model_values, st.integers(1, 8), st.integers(1, 6))
+def test_no_other_batch_is_cheaper_than_the_cheapest(slack: float, model: LatencyModel, most: int, free: int) -> None:
+    def cost(batch: int, threads: int) -> float:
+        return threads * model.latency(batch, threads) / batch
+
+    in_time = [
+        cost(batch, threads)
+        for batch in range(1, most + 1)
+        for threads in range(1, free + 1)
+        if model.latency(batch, threads) * (1 + model.error) <= slack * (1 - 1e-9)
+    ]
+    found = cheapest(slack, most, free, 0, (), 0.0, float(free), model)
+    if found is None:
+        assert not in_time
+        return
+    assert model.latency(found.batch, found.threads) * (1 + model.error) <= slack * (1 + 1e-9)
+    if in_time:
+        assert cost(found.batch, found.threads) <= min(in_time) * (1 + 1e-6)

@@ -49,4 +49,7 @@ class MoldableEdf(Dispatcher):
 
 def _serial(model: LatencyModel) -> LatencyModel:
     """The same on one thread, with nothing to gain from a second one."""
-    return replace(model, gamma=0.0, delta=model.gamma + model.delta, epsilon=0.0, eta=model.epsilon + model.eta)
+    model = model.scaled(model.by_threads[0] if model.by_threads else 1.0)
+    return replace(
+        model, gamma=0.0, delta=model.gamma + model.delta, epsilon=0.0, eta=model.epsilon + model.eta, by_threads=()
+    )
