@@ -352,7 +352,7 @@ class Engine:
                 f"overload: after {waited_ms:.0f} ms in the queue the rest of the {slo_ms:.0f} ms is enough for this"
                 " request only at the price of others"
             )
-            self._fail(job, ShedError(text), "shed")
+            self._fail(job, ShedError(text, self.scheduler.backlog_s()), "shed")
         else:
             text = f"the deadline of {slo_ms:.0f} ms cannot be met any more after {waited_ms:.0f} ms in the queue"
             self._fail(job, ExpiredError(text), "expired")
