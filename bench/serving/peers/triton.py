@@ -22,11 +22,12 @@ class TritonPythonModel:
     """The model in one instance's process."""
 
     def initialize(self, args: dict[str, str]) -> None:
-        """Called on the thread that infers."""
+        """Once, before the first batch."""
         from bench.serving.model import load_model
 
         parameters = json.loads(args["model_config"])["parameters"]
-        self._model = load_model(int(parameters["threads"]["string_value"]))
+        self._threads = int(parameters["threads"]["string_value"])
+        self._model = load_model(self._threads)
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
         """One batch: Triton passes the requests that it has put together."""
@@ -36,6 +37,7 @@ class TritonPythonModel:
 
         from bench.serving.model import infer_tensor
 
+        torch.set_num_threads(self._threads)  # of this thread, whichever Triton calls on
         inputs = [backend.get_input_tensor_by_name(request, "input").as_numpy() for request in requests]
         logits = infer_tensor(self._model, torch.from_numpy(np.concatenate(inputs)))
         return [backend.InferenceResponse([backend.Tensor("output", row[None])]) for row in logits]
