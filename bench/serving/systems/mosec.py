@@ -30,14 +30,14 @@ class Mosec(System):
 
     def candidates(self, cores: float) -> list[Knobs]:
         tries = [
-            (2, 1, 4, 5, 8),
             (2, 1, 4, 5, 12),
-            (2, 1, 8, 5, 16),
+            (2, 1, 4, 5, 8),
             (1, 2, 8, 5, 16),
-            (2, 1, 2, 1, 6),
-            (1, 2, 4, 5, 8),
             (2, 1, 4, 5, 10),
-            (2, 1, 8, 5, 12),
+            (2, 1, 4, 5, 14),
+            (2, 1, 2, 1, 8),
+            (1, 2, 8, 5, 12),
+            (1, 2, 4, 5, 8),
         ]
         names = ("processes", "threads", "max_batch", "wait_ms", "capacity")
         return [{**dict(zip(names, values, strict=True)), "timeout": 1000} for values in tries]
