@@ -1,19 +1,34 @@
-"""`python -m bench`: runs every experiment in turn."""
+"""`python -m bench`: runs every experiment in turn, in full or (`--short`) for a first look."""
 
 from __future__ import annotations
 
+import argparse
 import subprocess
 import sys
 
-EXPERIMENTS = ("bench.paper_experiment", "bench.lane_speed", "bench.resize_latency")
+EXPERIMENTS: dict[str, tuple[str, ...]] = {
+    "bench.paper_experiment": ("--seeds", "1"),
+    "bench.lane_speed": ("--rounds", "5"),
+    "bench.resize_latency": ("--resizes", "12"),
+    "bench.refusals": ("--short",),
+    "bench.idle_cost": ("--short",),
+    "bench.disconnects": ("--short",),
+    "bench.live_resize": ("--short",),
+    "bench.overload_classes": ("--short",),
+}
+"""Each with its arguments for a first look."""
 
 
 def main() -> None:
     """Runs all; exits with the number of experiments that failed."""
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    parser.add_argument("--short", action="store_true", help="minutes instead of a quarter of an hour")
+    options = parser.parse_args()
     failed = 0
-    for module in EXPERIMENTS:
-        print(f"== python -m {module}", flush=True)
-        failed += subprocess.run([sys.executable, "-m", module], check=False).returncode != 0
+    for module, short in EXPERIMENTS.items():
+        command = [sys.executable, "-m", module, *(short if options.short else ())]
+        print("==", *command[1:], flush=True)
+        failed += subprocess.run(command, check=False).returncode != 0
     sys.exit(failed)
 
 

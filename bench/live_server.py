@@ -91,6 +91,10 @@ class LiveServer:
         """All its processes: HTTP, zygote and lanes."""
         return self.cgroup.pids()
 
+    def lane_pids(self) -> list[int]:
+        """The processes that compute: the server's grandchildren, for the zygote forks them."""
+        return [pid for pid in self.pids() if _parent(_parent(pid)) == self.pid]
+
     def cpu_s(self) -> float:
         """CPU seconds of all its processes so far; of those that live, which while it serves is all of them."""
         return sum(_cpu_s(pid) for pid in self.pids())
@@ -152,3 +156,10 @@ def _cpu_s(pid: int) -> float:
     return sum(
         int(stat.read_text(encoding="ascii").split()[0]) / 1e9 for stat in Path(f"/proc/{pid}/task").glob("*/schedstat")
     )
+
+
+def _parent(pid: int) -> int:
+    try:
+        return int(Path(f"/proc/{pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()[1])
+    except OSError:
+        return 0  # ended meanwhile
