@@ -196,7 +196,7 @@ def _explained(
             f"--{dashed(name)} is missing: give --{dashed(name)} {metavar}, set {prefix}{name.upper()}, or write "
             f"{dashed(name)} in {where}"
         )
-    place = " ".join([sources[name], *(str(part) for part in error["loc"][1:] if part != "[key]")])
+    place = " ".join([sources[name], *(str(part) for part in error["loc"][1:] if part not in ("[key]", "*"))])
     context = {key: _plain(value, "") for key, value in error.get("ctx", {}).items()}
     fix = context["error"] if "error" in context else FIXES.get(error["type"], error["msg"]).format(**context)
     if isinstance(error["input"], dict | list | tuple):

@@ -28,9 +28,13 @@ EXAMPLE = """
 Examples:
   sponge serve --model resnet18=torchvision://resnet18?weights=none
   sponge serve --model digits=digits:// --cores 500m --max-cores 2 --step-cores 250m --slo-ms 300
+  sponge serve --model a=file:///models/a.pt2 --model b=digits:// --slo-ms 1000 --slo-ms b=200 --profile a=a.yaml
   sponge serve --config serve.yaml --print-config
   curl -X POST -H 'Content-Type: image/jpeg' -H 'x-sponge-slo-ms: 500' --data-binary @cat.jpg \\
       http://127.0.0.1:8080/v2/models/resnet18/infer
+
+Several models share cores and lanes, in one order of deadlines. A value such as b=200 holds for model b alone, and one
+without a name for every other.
 
 A setting is taken from its flag, else from its environment variable, else from the file, else it has its default.
 The file is YAML, or TOML where its name ends in .toml; its keys are the flags without the leading dashes.
@@ -55,7 +59,7 @@ Policies for --dispatch:
     help="Show every setting and where it came from, as a file for --config, and end.",
 )
 def command(config: Path | None, print_config: bool, **flags: Any) -> None:
-    """Serve a model; every request by its own deadline.
+    """Serve one model or several; every request by its own deadline.
 
     Speaks the Open Inference Protocol (V2), REST and gRPC; see /docs on the data port. Prints one line when ready;
     SIGTERM answers what was accepted, then ends.
@@ -84,8 +88,15 @@ def command(config: Path | None, print_config: bool, **flags: Any) -> None:
     wake_promptly()
 
     async def serve() -> None:
-        source = with_precision(settings.model_source, settings.dtype, settings.accept_accuracy)
-        pool = ForkedLanes([ModelSpec(settings.model_name, source, settings.max_batch)])
+        specs = [
+            ModelSpec(
+                model.name,
+                with_precision(model.source, settings.dtype, settings.accept_accuracy),
+                model.max_batch,
+            )
+            for model in settings.models
+        ]
+        pool = ForkedLanes(specs)
         await Server(settings, pool, click.echo, control_token=token, witnesses=witnesses).run()
 
     with contextlib.ExitStack() as stack:

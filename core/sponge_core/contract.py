@@ -55,7 +55,7 @@ class StateSnapshot(_Message):
     now_s: float
     ready: bool
     draining: bool
-    model: str
+    models: list[str] = Field(description="names of the models that the server holds")
     cores_milli: int = Field(
         ge=1, description="CPU limit in force, read from the server's own cgroup (or the applied one)"
     )

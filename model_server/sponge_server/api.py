@@ -86,7 +86,7 @@ def data_app(plane: DataPlane, infer: InferEndpoint) -> FastAPI:
 
     @app.get("/v2/health/ready", tags=["server"], responses={503: PROBLEMS[503]})
     async def ready() -> Ready:
-        """Requests are taken; 503 while the model loads and while the server drains."""
+        """Requests are taken; 503 while models load and while the server drains."""
         plane.check_ready()
         return Ready(ready=True)
 
@@ -94,8 +94,7 @@ def data_app(plane: DataPlane, infer: InferEndpoint) -> FastAPI:
     @app.get("/v2/models/{model}/versions/{version}", tags=["model"], responses=MODEL_PROBLEMS)
     async def model_metadata(model: str, version: str | None = None) -> ModelMetadata:
         """Inputs and outputs of the model; -1 stands for any size, the first dimension counts the rows of a request."""
-        plane.check_model(model, version)
-        info = plane.described()
+        info = plane.described(model, version).info
         return ModelMetadata(
             name=model,
             versions=[MODEL_VERSION],
@@ -108,7 +107,7 @@ def data_app(plane: DataPlane, infer: InferEndpoint) -> FastAPI:
     @app.get("/v2/models/{model}/versions/{version}/ready", tags=["model"], responses=MODEL_PROBLEMS)
     async def model_ready(model: str, version: str | None = None) -> ModelReady:
         """This model takes requests."""
-        plane.check_model(model, version)
+        plane.described(model, version)
         plane.check_ready()
         return ModelReady(name=model, ready=True)
 

@@ -12,7 +12,7 @@ import logging
 import signal
 import time
 from collections.abc import Callable, Coroutine, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 from sponge_core.dispatch import POLICIES
 from sponge_server.api import data_app
@@ -34,6 +34,7 @@ from sponge_server.planning import Planner
 from sponge_server.preparing import Prepared, prepare
 from sponge_server.rest import InferEndpoint
 from sponge_server.scheduler import Scheduler
+from sponge_server.served import ServedModel
 from sponge_server.settings import ServerSettings
 from sponge_server.state import StateBoard
 from sponge_server.status import Status
@@ -44,6 +45,8 @@ __all__ = ["Server"]
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 DRAIN_POLL_S = 0.01
 
 HURRIED_GRACE_S = 0.2
@@ -51,7 +54,7 @@ HURRIED_GRACE_S = 0.2
 
 
 class Server:
-    """One model behind its ports. `run` is its whole life."""
+    """Models behind their ports. `run` is its whole life."""
 
     def __init__(
         self,
@@ -77,7 +80,7 @@ class Server:
         self._status = Status()
         self._metrics = Metrics()
         self._uploads = Uploads()
-        self._plane = DataPlane(settings.model_name, self._status)
+        self._plane = DataPlane([model.name for model in settings.models], self._status)
         self._control = Control(self._status, self._metrics, control_token)
         self._cores = Cores(settings.cores)
         self._stop = asyncio.Event()
@@ -100,7 +103,7 @@ class Server:
         beat: asyncio.Task[None] | None = None
         grace_s: float = CLOSE_GRACE_S
         try:
-            # The ports answer before the model is loaded: health is known from the first moment, readiness comes later.
+            # The ports answer before any model is loaded: health is known from the first moment, readiness comes later.
             await control.start()
             await data.start()
             await rpc.start()
@@ -110,11 +113,13 @@ class Server:
                 beat = loop.create_task(heartbeat.run())
                 self._status.phase = "ready"
                 await rpc.set_ready(True)
+                names = ", ".join(model.info.name for model in prepared)
+                profiles = ", ".join(model.profile_name for model in prepared)
                 self._announce(
-                    f"sponge: serving {settings.model_name} at http://{settings.host}:{data.port} "
+                    f"sponge: serving {names} at http://{settings.host}:{data.port} "
                     f"and grpc://{settings.host}:{rpc.port} "
                     f"(control at http://{settings.host}:{control.port}), {self._cores.in_force:g} cores, "
-                    f"{len(self._pool.lanes)} lanes, profile {prepared.profile_name}"
+                    f"{len(self._pool.lanes)} lanes, profile {profiles}"
                 )
                 await self._stop.wait()
                 grace_s = await self._drain(engine, data, rpc)
@@ -132,7 +137,6 @@ class Server:
             self._plane,
             self._uploads,
             self._metrics,
-            SloPolicy(settings.slo_s, settings.slo_classes),
             BodyMemory(settings.max_queue_bytes),
             max_body_bytes=settings.max_body_bytes,
             max_json_bytes=settings.max_json_bytes,
@@ -145,10 +149,16 @@ class Server:
         if self._planner is not None:
             self._planner.waiting()
 
-    def _assemble(self, prepared: Prepared) -> tuple[Engine, Heartbeat]:
-        settings, metrics, clock, max_batch = self._settings, self._metrics, self._clock, prepared.max_batch
+    def _assemble(self, prepared: Sequence[Prepared]) -> tuple[Engine, Heartbeat]:
+        settings, metrics, clock = self._settings, self._metrics, self._clock
+        max_batch = max(model.info.max_batch for model in prepared)
+        books = Books(metrics)
+        models = [
+            ServedModel(index, found.info, SloPolicy(given.slo_s, settings.slo_classes), books.of(given.name))
+            for index, (given, found) in enumerate(zip(settings.models, prepared, strict=True))
+        ]
         scheduler = Scheduler(
-            [prepared.profile],
+            [model.profile for model in prepared],
             self._cores.in_force,
             max_batch,
             settings.max_cores,
@@ -169,14 +179,15 @@ class Server:
         engine = Engine(
             self._pool,
             scheduler,
-            Books(metrics, settings.model_name),
+            models,
+            books,
             clock=clock,
             observer=planner,
             witnesses=self._witnesses,
             max_rows=settings.max_queue_rows,
         )
         board = StateBoard(
-            model_name=settings.model_name,
+            models=models,
             status=self._status,
             engine=engine,
             pool=self._pool,
@@ -200,24 +211,29 @@ class Server:
             max_lanes=settings.max_lanes,
             clock=clock,
         )
-        self._control.refresh = lambda: self._refresh(scheduler)
+        self._control.refresh = lambda: self._refresh(scheduler, models)
         self._planner = planner
         self._cores.listen(engine.set_cores)
-        self._plane.attach(self._pool.models[0], engine)
+        self._plane.attach(models, engine)
         return engine, heartbeat
 
-    def _refresh(self, scheduler: Scheduler) -> None:
+    def _refresh(self, scheduler: Scheduler, models: Sequence[ServedModel]) -> None:
         """Gauges that are read off when somebody looks."""
         metrics, cores = self._metrics, self._cores
         quota = cores.quota_milli
         metrics.quota.set(cores.in_force if quota is None else quota / 1000)
         metrics.thread_budget.set(scheduler.budget)
+        metrics.threads_running.set(scheduler.threads_running)
+        metrics.lanes_running.set(scheduler.batches_running)
+        waiting = scheduler.queue.deadlines
+        for model in models:
+            metrics.queue_length.labels(model.name).set(len(waiting[model.index]) if model.index < len(waiting) else 0)
         metrics.batch_cap.set(scheduler.batch_cap)
         metrics.profile_drifted.set(scheduler.drifted)
         metrics.uploads.set(len(self._uploads))
         metrics.set_throttled(cores.throttled_s)
 
-    async def _unless_stopped(self, work: Coroutine[Any, Any, Prepared]) -> Prepared | None:
+    async def _unless_stopped(self, work: Coroutine[Any, Any, T]) -> T | None:
         """The result of `work`, or None when the server was told to stop before it was done."""
         task = asyncio.get_running_loop().create_task(work)
         stopped = asyncio.get_running_loop().create_task(self._stop.wait())

@@ -1,7 +1,7 @@
-"""What the engine writes down about requests and batches: outcomes, latencies, and their metrics.
+"""What is written down about requests and batches: outcomes, latencies, and their metrics.
 
-One method for each thing that happens; decides nothing. The metrics of the one model are looked up once, because a
-lookup by labels costs more than the observation.
+One method for each thing that happens; decides nothing. Metrics are looked up once for each model, because a lookup by
+labels costs more than the observation.
 """
 
 from __future__ import annotations
@@ -14,18 +14,40 @@ from sponge_server.metrics import Metrics
 from sponge_server.recent import RecentLatencies
 from sponge_server.scheduler import Batch, Turn
 
-__all__ = ["Books"]
+__all__ = ["Books", "ModelBooks"]
 
 SHED_LABELS = {"hopeless": "shed", "expired": "expire", "sacrificed": "sacrifice"}
 """The label of `sponge_dispatch_total` for each reason to give up a request."""
 
 
 class Books:
-    """The account of one model. `outcomes` counts since the start."""
+    """The account of one server, all models together. `outcomes` counts since the start."""
 
-    def __init__(self, metrics: Metrics, model_name: str) -> None:
+    def __init__(self, metrics: Metrics) -> None:
         self.outcomes: dict[Outcome, int] = dict.fromkeys(OUTCOMES, 0)
         self.latencies = RecentLatencies()
+        self._metrics = metrics
+        self._dispatch = {what: metrics.dispatch.labels(what) for what in ("launch", "wait", *SHED_LABELS.values())}
+
+    def of(self, model_name: str) -> ModelBooks:
+        """The account of one model; what is written there counts here too."""
+        return ModelBooks(self, self._metrics, model_name)
+
+    def turned(self, turn: Turn, waits: bool) -> None:
+        """A decision was made; `waits` tells whether requests are left in the queue after it."""
+        if turn.batches:
+            self._dispatch["launch"].inc(len(turn.batches))
+        for shed in turn.sheds:
+            self._dispatch[SHED_LABELS[shed.reason]].inc()
+        if waits:
+            self._dispatch["wait"].inc()
+
+
+class ModelBooks:
+    """The account of one model; made by `Books.of`."""
+
+    def __init__(self, whole: Books, metrics: Metrics, model_name: str) -> None:
+        self._whole = whole
         self._metrics = metrics
         self.model_name = model_name
         self._queue = metrics.queue.labels(model_name)
@@ -34,21 +56,9 @@ class Books:
         self._batch_threads = metrics.batch_threads.labels(model_name)
         self._batch = metrics.batch.labels(model_name)
         self._ratio = metrics.prediction_ratio.labels(model_name)
-        self._dispatch = {what: metrics.dispatch.labels(what) for what in ("launch", "wait", *SHED_LABELS.values())}
+        self._lane_crashes = metrics.lane_crashes.labels(model_name)
         self._requests: dict[tuple[str, Outcome], Counter] = {}
         self._latency: dict[str, Histogram] = {}
-
-    def turned(self, turn: Turn, waiting: int, threads: int, batches: int) -> None:
-        """A decision was made; so many rows wait, and so many threads and batches run after it."""
-        self._metrics.queue_length.set(waiting)
-        self._metrics.threads_running.set(threads)
-        self._metrics.lanes_running.set(batches)
-        if turn.batches:
-            self._dispatch["launch"].inc(len(turn.batches))
-        for shed in turn.sheds:
-            self._dispatch[SHED_LABELS[shed.reason]].inc()
-        if waiting:
-            self._dispatch["wait"].inc()
 
     def dispatched(self, batch: Batch) -> None:
         for request in batch.requests:
@@ -63,11 +73,12 @@ class Books:
         self._ratio.observe(ratio)
 
     def lane_lost(self) -> None:
-        self._metrics.lane_crashes.inc()
+        """A lane died or hung with a batch of this model."""
+        self._lane_crashes.inc()
 
     def answered(self, now: float, slo_class: str, latency_s: float) -> None:
         """A request got its outputs, `latency_s` after its client sent it."""
-        self.latencies.add(now, latency_s)
+        self._whole.latencies.add(now, latency_s)
         histogram = self._latency.get(slo_class)
         if histogram is None:
             histogram = self._latency[slo_class] = self._metrics.latency.labels(self.model_name, slo_class)
@@ -75,7 +86,7 @@ class Books:
 
     def ended(self, slo_class: str, outcome: Outcome) -> None:
         """A request is over; called once for each."""
-        self.outcomes[outcome] += 1
+        self._whole.outcomes[outcome] += 1
         counter = self._requests.get((slo_class, outcome))
         if counter is None:
             counter = self._metrics.requests.labels(self.model_name, slo_class, outcome)

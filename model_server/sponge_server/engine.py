@@ -34,6 +34,7 @@ from sponge_server.deadlines import Due
 from sponge_server.lanes.interface import Item, ItemError, Lane, LaneError, LanePool, LaneResult, Tensor
 from sponge_server.logs import event
 from sponge_server.scheduler import Batch, Scheduler
+from sponge_server.served import ServedModel
 from sponge_server.witness import Witness
 
 __all__ = ["Engine", "Job", "Observer"]
@@ -54,6 +55,7 @@ SHORTEST_TIMER_S = 0.001
 class Job:
     """One client request on its way through the engine. Await `future` for its Answer; it raises a RequestError."""
 
+    model: ServedModel
     due: Due
     arrival: float
     future: asyncio.Future[Answer]
@@ -74,8 +76,8 @@ _Part = Sequence[tuple[Request, _Row]]
 class Observer(Protocol):
     """Who wants to know what arrives and what waits: the planner."""
 
-    def arrived(self, now: float, remaining_slo_s: float, rows: int) -> None:
-        """A request of so many rows was accepted with so much of its SLO left."""
+    def arrived(self, now: float, remaining_slo_s: float, rows: int, model: int) -> None:
+        """A request of so many rows for a model was accepted with so much of its SLO left."""
         ...
 
     def waiting(self) -> None:
@@ -84,12 +86,13 @@ class Observer(Protocol):
 
 
 class Engine:
-    """The running model of one server."""
+    """The running models of one server."""
 
     def __init__(
         self,
         pool: LanePool,
         scheduler: Scheduler,
+        models: Sequence[ServedModel],
         books: Books,
         *,
         clock: Callable[[], float],
@@ -102,6 +105,7 @@ class Engine:
         self.books = books
         self.last_activity = clock()
         self._pool = pool
+        self._models = models
         self._clock = clock
         self._observer = observer
         self._witnesses = witnesses
@@ -126,10 +130,10 @@ class Engine:
         """The batch on each lane that runs one, by lane id."""
         return {lane.id: batch for batch, lane in self._batches.values()}
 
-    def submit(self, rows: Sequence[Item], due: Due) -> Job:
+    def submit(self, model: ServedModel, rows: Sequence[Item], due: Due) -> Job:
         """Accepts a request of at least one row: it waits from now on. Raises ShedError when the queue is full."""
         if len(self._waiting) + len(rows) > self._max_rows:
-            self.count_lost(due, "shed")
+            self.count_lost(model, due, "shed")
             text = f"{len(self._waiting)} rows wait, and at most {self._max_rows} may: slow down, then try again"
             raise ShedError(text, self.scheduler.backlog_s())
         now = self._clock()
@@ -137,12 +141,12 @@ class Engine:
         ids = range(self._next_id, self._next_id + len(rows))
         self._next_id = ids.stop
         future: asyncio.Future[Answer] = asyncio.get_running_loop().create_future()
-        job = Job(due, now, future, ids, [None] * len(rows), len(rows))
+        job = Job(model, due, now, future, ids, [None] * len(rows), len(rows))
         self._jobs.add(job)
         for row_id, item in zip(ids, rows, strict=True):
             self._waiting[row_id] = (job, item)
-            self.scheduler.add(Request(row_id, now, due.deadline, due.sent, due.slo_class))
-        self._observer.arrived(now, due.deadline - now, len(rows))
+            self.scheduler.add(Request(row_id, now, due.deadline, due.sent, due.slo_class, model.index))
+        self._observer.arrived(now, due.deadline - now, len(rows), model.index)
         self.poke()
         return job
 
@@ -156,12 +160,12 @@ class Engine:
         """A request that is not queued by then cannot be met, as far as is known before its body is."""
         return due.deadline - (self.scheduler.least_s() if due.settled else 0.0)
 
-    def count_lost(self, due: Due, outcome: Outcome) -> None:
+    def count_lost(self, model: ServedModel, due: Due, outcome: Outcome) -> None:
         """A request that never got as far as the queue: shed unread, or lost during its upload."""
         self.last_activity = now = self._clock()
-        self.books.ended(due.slo_class, outcome)
+        model.books.ended(due.slo_class, outcome)
         for witness in self._witnesses:
-            witness.lost(self.books.model_name, due, outcome, now)
+            witness.lost(model.name, due, outcome, now)
 
     def set_cores(self, cores: float) -> None:
         """The quota in force changed."""
@@ -212,11 +216,10 @@ class Engine:
             self._launch(batch, lane)
         for shed in turn.sheds:
             self._shed(shed.request.id, shed.reason)
-        self.books.turned(
-            turn, len(self.scheduler.queue), self.scheduler.threads_running, self.scheduler.batches_running
-        )
+        waits = len(self.scheduler.queue) > 0
+        self.books.turned(turn, waits)
         self._arm(turn.wake_at, now)
-        if len(self.scheduler.queue):
+        if waits:
             self._observer.waiting()
 
     def _arm(self, wake_at: float | None, now: float) -> None:
@@ -232,7 +235,7 @@ class Engine:
         rows = [self._waiting.pop(request.id) for request in batch.requests]
         for job, _ in rows:
             job.batch = batch
-        self.books.dispatched(batch)
+        self._models[batch.model].books.dispatched(batch)
         for witness in self._witnesses:
             witness.launched(batch)
         task = asyncio.get_running_loop().create_task(self._run(batch, rows, lane))
@@ -246,7 +249,7 @@ class Engine:
         apart = len(left) > 1
         try:
             while left:
-                result = await lane.run([item for _, (_, item) in left[0]], batch.threads, timeout_s)
+                result = await lane.run([item for _, (_, item) in left[0]], batch.threads, timeout_s, batch.model)
                 part = left.pop(0)
                 ended = self._clock()
                 if not left:
@@ -282,7 +285,7 @@ class Engine:
             self.scheduler.abandon(batch.key, now)
             return
         ratio = self.scheduler.finish(batch.key, now, result.cpu_s)
-        self.books.computed(batch, result, ratio)
+        self._models[batch.model].books.computed(batch, result, ratio)
 
     def _row_done(self, job: Job, item: Item, row_id: int, outputs: tuple[Tensor, ...] | ItemError) -> None:
         if job not in self._jobs:
@@ -302,7 +305,7 @@ class Engine:
             outcome = self._timeliness(job)
             self._close(job, outcome)
             now = self._clock()
-            self.books.answered(now, job.due.slo_class, now - job.due.sent)
+            job.model.books.answered(now, job.due.slo_class, now - job.due.sent)
             job.future.set_result(Answer(_together(job.rows), timing))
 
     def _timeliness(self, job: Job) -> Outcome:
@@ -311,8 +314,9 @@ class Engine:
     def _retry(self, batch: Batch, part: _Part, error: LaneError) -> None:
         """A lane was lost: its requests wait once more if their deadlines allow, else they fail."""
         now = self._clock()
-        event(log, "lane.lost", logging.WARNING, rows=len(part), threads=batch.threads, cause=error)
-        self.books.lane_lost()
+        model = self._models[batch.model]
+        event(log, "lane.lost", logging.WARNING, model=model.name, rows=len(part), threads=batch.threads, cause=error)
+        model.books.lane_lost()
         fastest_s = self.scheduler.models[batch.model].latency(1, self.scheduler.budget)
         again = []
         for request, row in part:
@@ -368,9 +372,9 @@ class Engine:
 
     def _close(self, job: Job, outcome: Outcome) -> None:
         self._jobs.remove(job)
-        self.books.ended(job.due.slo_class, outcome)
+        job.model.books.ended(job.due.slo_class, outcome)
         for witness in self._witnesses:
-            witness.ended(self.books.model_name, job, outcome, self._clock())
+            witness.ended(job.model.name, job, outcome, self._clock())
 
     def _release_fits(self) -> None:
         for _ in range(len(self._fits)):

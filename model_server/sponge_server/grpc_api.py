@@ -17,7 +17,7 @@ from google.protobuf.message import DecodeError, Message
 from sponge_server.answers import Answer, RequestError
 from sponge_server.dataplane import EXTENSIONS, MODEL_VERSION, SERVER_NAME, SERVER_VERSION, problem_of
 from sponge_server.deadlines import Due
-from sponge_server.engine import Engine, Job
+from sponge_server.engine import Job
 from sponge_server.grpc_codec import decode, encode, typed_bytes
 from sponge_server.intake import Body, ClientLeftError, Intake
 from sponge_server.lanes.interface import TensorSpec
@@ -25,6 +25,7 @@ from sponge_server.oip import InferRequest, OipError
 from sponge_server.problems import ProblemError
 from sponge_server.protos import inference_pb2 as pb
 from sponge_server.rest import server_timing
+from sponge_server.served import ServedModel
 from sponge_server.uploads import TRUSTED_AFTER_S, Upload
 
 __all__ = ["SERVICE", "inference_handler"]
@@ -74,18 +75,17 @@ class _Service:
         self._plane = intake.plane
 
     def server_ready(self, _: pb.ServerReadyRequest) -> pb.ServerReadyResponse:
-        return pb.ServerReadyResponse(ready=self._plane.status.ready)
+        return pb.ServerReadyResponse(ready=self._plane.ready)
 
     def server_metadata(self, _: pb.ServerMetadataRequest) -> pb.ServerMetadataResponse:
         return pb.ServerMetadataResponse(name=SERVER_NAME, version=SERVER_VERSION, extensions=EXTENSIONS)
 
     def model_ready(self, request: pb.ModelReadyRequest) -> pb.ModelReadyResponse:
         self._plane.check_model(request.name, request.version or None)
-        return pb.ModelReadyResponse(ready=self._plane.status.ready)
+        return pb.ModelReadyResponse(ready=self._plane.ready)
 
     def model_metadata(self, request: pb.ModelMetadataRequest) -> pb.ModelMetadataResponse:
-        self._plane.check_model(request.name, request.version or None)
-        info = self._plane.described()
+        info = self._plane.described(request.name, request.version or None).info
         return pb.ModelMetadataResponse(
             name=request.name,
             versions=[MODEL_VERSION],
@@ -98,8 +98,8 @@ class _Service:
         arrived = self._intake.clock()
         body = Body()
         try:
-            request, answer = await self._infer(messages, context, arrived, body)
-            response = self._plane.encode(request, answer, encode)
+            model, request, answer = await self._infer(messages, context, arrived, body)
+            response = self._plane.encode(model, request, answer, encode)
         except ClientLeftError:
             await context.abort(grpc.StatusCode.CANCELLED, "the client left")
         except ProblemError as problem:
@@ -112,22 +112,26 @@ class _Service:
 
     async def _infer(
         self, messages: AsyncIterator[bytes], context: Context, arrived: float, body: Body
-    ) -> tuple[InferRequest, Answer]:
+    ) -> tuple[ServedModel, InferRequest, Answer]:
         intake = self._intake
-        _, engine = self._plane.serving()
-        due = intake.due(_headers(context), arrived, context.time_remaining())
-        intake.admit(due, arrived, engine)
-        async with intake.receiving(due, body, engine) as upload:
+        headers, call_timeout_s = _headers(context), context.time_remaining()
+        # The model is named in the message, which is yet to come.
+        stand_in = self._plane.stand_in()
+        due = intake.due(headers, arrived, stand_in, call_timeout_s)
+        intake.admit(stand_in, due, arrived)
+        async with intake.receiving(stand_in, due, body) as upload:
             raw = await self._read(messages, context, upload, body)
         message = _parsed(pb.ModelInferRequest, raw)
-        self._plane.check_model(message.model_name, message.model_version or None)
+        model = self._plane.described(message.model_name, message.model_version or None)
+        if model is not stand_in:
+            due = intake.due(headers, arrived, model, call_timeout_s)
         intake.check_text_size(typed_bytes(message), "typed contents")
         try:
             request = decode(message)
         except OipError as error:
             raise ProblemError(400, "invalid-request", str(error)) from None
         due = intake.with_body_timeout(due, request)
-        return request, await self._answer(self._plane.submit(request, due), due, engine)
+        return model, request, await self._answer(self._plane.submit(model, request, due), due)
 
     async def _read(self, messages: AsyncIterator[bytes], context: Context, upload: Upload, body: Body) -> bytes:
         # How much of a message has come is not told; that one is coming is, once it is not here at once.
@@ -143,7 +147,7 @@ class _Service:
             raise ClientLeftError
         raise ProblemError(400, "invalid-request", "the call carries no message: send one ModelInferRequest")
 
-    async def _answer(self, job: Job, due: Due, engine: Engine) -> Answer:
+    async def _answer(self, job: Job, due: Due) -> Answer:
         try:
             # Shielded, for the engine alone ends a job.
             return await asyncio.shield(job.future)
@@ -152,7 +156,7 @@ class _Service:
         except asyncio.CancelledError:
             # Both a client that leaves and a deadline that passes end the call; the second is for the engine to count.
             if self._intake.clock() < due.deadline - CANCEL_TOLERANCE_S:
-                engine.cancel(job)
+                self._plane.engine.cancel(job)
             raise
 
 

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 
 from sponge_server.answers import ShedError
 from sponge_server.dataplane import DataPlane, problem_of
-from sponge_server.deadlines import BadHeaderError, Due, SloPolicy, resolve
-from sponge_server.engine import Engine
+from sponge_server.deadlines import BadHeaderError, Due, resolve
 from sponge_server.metrics import Metrics
 from sponge_server.oip import InferRequest
 from sponge_server.problems import ProblemError, retry_after
+from sponge_server.served import ServedModel
 from sponge_server.uploads import BodyMemory, Upload, Uploads
 
 __all__ = ["Body", "ClientLeftError", "Intake"]
@@ -50,7 +50,6 @@ class Intake:
         plane: DataPlane,
         uploads: Uploads,
         metrics: Metrics,
-        policy: SloPolicy,
         memory: BodyMemory,
         *,
         max_body_bytes: int,
@@ -66,12 +65,13 @@ class Intake:
         self.max_body = max_body_bytes
         self._max_json = max_json_bytes
         self._uploads = uploads
-        self._policy = policy
         self._memory = memory
         self._wall_clock = wall_clock
         self._on_upload = on_upload
 
-    def due(self, headers: Mapping[bytes, bytes], arrived: float, call_timeout_s: float | None = None) -> Due:
+    def due(
+        self, headers: Mapping[bytes, bytes], arrived: float, model: ServedModel, call_timeout_s: float | None = None
+    ) -> Due:
         """The deadline of a request whose headers have just come in.
 
         Args:
@@ -83,42 +83,44 @@ class Intake:
             ProblemError: 400 for a header that cannot be understood.
         """
         try:
-            due = resolve(headers, arrived, self._wall_clock(), self._policy, call_timeout_s)
+            due = resolve(headers, arrived, self._wall_clock(), model.policy, call_timeout_s)
         except BadHeaderError as error:
             raise ProblemError(400, "invalid-header", str(error)) from None
         if due.sent_at in ("future", "stale"):
             self.metrics.sent_at_ignored.labels(due.sent_at).inc()
         return due
 
-    def admit(self, due: Due, arrived: float, engine: Engine) -> None:
+    def admit(self, model: ServedModel, due: Due, arrived: float) -> None:
         """Raises ProblemError 503 for a request that is lost before its body was read."""
+        engine = self.plane.engine
         if engine.latest_start(due) <= arrived:
-            engine.count_lost(due, "shed")
+            engine.count_lost(model, due, "shed")
             raise problem_of(ShedError.hopeless(due.limit_s, due.deadline - arrived, engine.scheduler.backlog_s()))
 
     @asynccontextmanager
-    async def receiving(self, due: Due, body: Body, engine: Engine) -> AsyncIterator[Upload]:
+    async def receiving(self, model: ServedModel, due: Due, body: Body) -> AsyncIterator[Upload]:
         """While the body comes in: the planner knows of it, and it ends when the deadline cannot be met any more.
 
         Raises:
             ProblemError: 504 at that moment, 503 when `hold` found no room.
             ClientLeftError: passed on from the reader.
         """
-        upload = self._uploads.begin(self.clock(), due.deadline, body.total)
+        engine = self.plane.engine
+        upload = self._uploads.begin(self.clock(), due.deadline, body.total, model.index)
         try:
             async with asyncio.timeout(engine.latest_start(due) - self.clock()):
                 self.hold(OVERHEAD, body)
                 yield upload
         except TimeoutError:
-            engine.count_lost(due, "expired")
+            engine.count_lost(model, due, "expired")
             got = f"{upload.received} bytes" if body.total is None else f"{upload.received} of {body.total} bytes"
             text = f"the deadline cannot be met any more, and of the body only {got} are here"
             raise ProblemError(504, "expired", text) from None
         except (ClientLeftError, asyncio.CancelledError):
-            engine.count_lost(due, "cancelled")
+            engine.count_lost(model, due, "cancelled")
             raise
         except _NoRoomError:
-            engine.count_lost(due, "shed")
+            engine.count_lost(model, due, "shed")
             text = "the server holds as many request bodies as it may: slow down, then try again"
             raise ProblemError(503, "no-room", text, retry_after(engine.scheduler.backlog_s())) from None
         finally:

@@ -50,8 +50,8 @@ class Metrics:
         def counter(name: str, text: str, *labels: str) -> Counter:
             return Counter(name, text, labels, registry=registry)
 
-        def gauge(name: str, text: str) -> Gauge:
-            return Gauge(name, text, registry=registry)
+        def gauge(name: str, text: str, *labels: str) -> Gauge:
+            return Gauge(name, text, labels, registry=registry)
 
         def histogram(name: str, text: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
             return Histogram(name, text, labels, registry=registry, buckets=buckets)
@@ -82,7 +82,7 @@ class Metrics:
             "Decisions by what they did: launch, shed, expire, sacrifice, or wait with requests in the queue.",
             "reason",
         )
-        self.queue_length = gauge("sponge_queue_length", "Rows that wait.")
+        self.queue_length = gauge("sponge_queue_length", "Rows that wait.", "model")
         self.quota = gauge(
             "sponge_cpu_quota_cores", "Quota of the server's cgroup; the applied cores when it has none."
         )
@@ -102,7 +102,7 @@ class Metrics:
         self.problems = counter(
             "sponge_problems_total", "Inference answers that were errors, by HTTP status.", "status"
         )
-        self.lane_crashes = counter("sponge_lane_crashes_total", "Batches lost to a lane that died or hung.")
+        self.lane_crashes = counter("sponge_lane_crashes_total", "Batches lost to a lane that died or hung.", "model")
         self.projection = histogram("sponge_projection_seconds", "Time spent on one projection of the frontier.", LAG)
 
     def set_throttled(self, total_s: float) -> None:

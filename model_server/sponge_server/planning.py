@@ -72,9 +72,9 @@ class Planner:
         """The sizes that a plan may give from now on, ascending, not empty."""
         self._sizes = tuple(sizes_milli)
 
-    def arrived(self, now: float, remaining_slo_s: float, rows: int) -> None:
+    def arrived(self, now: float, remaining_slo_s: float, rows: int, model: int) -> None:
         for _ in range(rows):
-            self._forecaster.observe(now, remaining_slo_s)
+            self._forecaster.observe(now, remaining_slo_s, model)
 
     def waiting(self) -> None:
         """Something came in that may not be met: project before the next interval ends."""

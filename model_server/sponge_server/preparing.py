@@ -1,4 +1,4 @@
-"""From a model source to a server that can promise deadlines: load, warm up, take a profile.
+"""From model sources to a server that can promise deadlines: load, warm up, take a profile of each model.
 
 The only module that knows where profiles come from. Knows nothing of HTTP.
 """
@@ -16,7 +16,7 @@ from sponge_profiles.measure import BatchTime, quick_profile
 from sponge_profiles.profile import Profile, load_profile
 from sponge_server.cores import Cores
 from sponge_server.lanes.examples import example_item
-from sponge_server.lanes.interface import LanePool
+from sponge_server.lanes.interface import LanePool, ModelInfo
 from sponge_server.logs import event
 from sponge_server.models.source import parse
 from sponge_server.settings import ServerSettings
@@ -35,39 +35,48 @@ could serve. What is really slower is learnt from the batches."""
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """What preparing found out. `max_batch` is the smaller of what was asked for and what the model takes."""
+    """What preparing found out about one model. `profile` knows the largest batch that the model takes."""
 
+    info: ModelInfo
     profile: LatencyModel
     profile_name: str
-    max_batch: int
 
 
-async def prepare(settings: ServerSettings, pool: LanePool, cores: Cores, status: Status) -> Prepared:
-    """Loads the model, warms every lane up and finds out how long its batches take.
+async def prepare(settings: ServerSettings, pool: LanePool, cores: Cores, status: Status) -> list[Prepared]:
+    """Loads the models, warms every lane up and finds out how long batches take.
 
     Raises:
-        ModelError: the model cannot be loaded or fails on a made-up batch.
-        ProfileError: the profile is neither shipped nor a file, or does not make sense.
+        ModelError: a model cannot be loaded or fails on a made-up batch.
+        ProfileError: a profile is neither shipped nor a file, or does not make sense.
         LaneError: a lane was lost meanwhile.
     """
-    # Found out before the model is loaded: a misspelt name should not cost a minute.
-    parse(settings.model_source)
-    profile = None if settings.profile == "auto" else load_profile(settings.profile)
+    # Found out before anything is loaded: a misspelt name should not cost a minute.
+    for model in settings.models:
+        parse(model.source)
+    given = [None if model.profile == "auto" else load_profile(model.profile) for model in settings.models]
     machine = len(os.sched_getaffinity(0))
     if settings.threads > machine:
         event(log, "cores.more_than_there_are", logging.WARNING, max_cores=settings.max_cores, cpus=machine)
     began = time.monotonic()
     await pool.start(settings.lanes)
-    event(log, "model.loaded", source=settings.model_source, lanes=settings.lanes, took_s=time.monotonic() - began)
-    info = pool.models[0]
-    if info.warning is not None:
-        event(log, "model.warning", logging.WARNING, text=info.warning)
-    max_batch = min(settings.max_batch, info.max_batch)
-    threads = range(1, settings.threads + 1)
+    took_s = time.monotonic() - began
+    for model, info in zip(settings.models, pool.models, strict=True):
+        event(log, "model.loaded", model=model.name, source=model.source, lanes=settings.lanes, took_s=took_s)
+        if info.warning is not None:
+            event(log, "model.warning", logging.WARNING, model=model.name, text=info.warning)
     status.phase = "warming"
-    await _warm_up(pool, range(1, max_batch + 1), threads, settings.warm_up_s)
+    return [await _prepare(settings, pool, cores, index, profile) for index, profile in enumerate(given)]
+
+
+async def _prepare(
+    settings: ServerSettings, pool: LanePool, cores: Cores, index: int, profile: Profile | None
+) -> Prepared:
+    """Warms one model up, and measures it where it has no profile."""
+    info = pool.models[index]
+    threads = range(1, settings.threads + 1)
+    await _warm_up(pool, index, range(1, info.max_batch + 1), threads, settings.warm_up_s)
     if profile is None:
-        profile = await _measure(settings, pool, cores, max_batch, threads)
+        profile = await _measure(settings, pool, cores, index, threads)
         measured = profile.latency_model()
         model = replace(
             measured, error=min(measured.error, MOST_ERROR), interference=min(measured.interference, MOST_INTERFERENCE)
@@ -77,48 +86,52 @@ async def prepare(settings: ServerSettings, pool: LanePool, cores: Cores, status
     event(
         log,
         "profile.taken",
+        model=info.name,
         profile=profile.name,
         alone_ms=model.latency(1, 1) * 1000,
-        full_ms=model.latency(max_batch, 1) * 1000,
+        full_ms=model.latency(info.max_batch, 1) * 1000,
         error=model.error,
         interference=model.interference,
     )
-    return Prepared(model, profile.name, max_batch)
+    return Prepared(info, replace(model, max_batch=info.max_batch), profile.name)
 
 
-async def _warm_up(pool: LanePool, batches: range, threads: range, limit_s: float) -> None:
+async def _warm_up(pool: LanePool, model: int, batches: range, threads: range, limit_s: float) -> None:
     """Runs every pair that can be used, as far as the time allows; the rest pays for itself on first use."""
     began = time.monotonic()
+    name = pool.models[model].name
     try:
         async with asyncio.timeout(limit_s):
             # The extremes first, on every lane: with many sizes the time may not suffice for all.
-            await pool.warm_up(sorted({batches[0], batches[-1]}), sorted({threads[0], threads[-1]}))
-            await pool.warm_up(batches, threads)
+            ends = sorted({batches[0], batches[-1]}), sorted({threads[0], threads[-1]})
+            await pool.warm_up(*ends, model=model)
+            await pool.warm_up(batches, threads, model=model)
     except TimeoutError:
-        event(log, "warm_up.cut_short", logging.WARNING, limit_s=limit_s)
+        event(log, "warm_up.cut_short", logging.WARNING, model=name, limit_s=limit_s)
     else:
-        event(log, "warm_up.done", took_s=time.monotonic() - began)
+        event(log, "warm_up.done", model=name, took_s=time.monotonic() - began)
 
 
-async def _measure(settings: ServerSettings, pool: LanePool, cores: Cores, max_batch: int, threads: range) -> Profile:
+async def _measure(settings: ServerSettings, pool: LanePool, cores: Cores, model: int, threads: range) -> Profile:
     """A profile from the lanes themselves, under whatever limit this process has."""
-    item = example_item(pool.models[0], 1)
+    info = pool.models[model]
+    item = example_item(info, 1)
 
     async def run_batch(batch: int, threads: int) -> BatchTime:
         lane = next(lane for lane in pool.lanes if lane.healthy and not lane.busy)
         began = time.monotonic()
-        result = await lane.run([item] * batch, threads)
+        result = await lane.run([item] * batch, threads, model=model)
         return BatchTime(time.monotonic() - began, result.cpu_s)
 
     quota_milli = cores.quota_milli
     machine = float(len(os.sched_getaffinity(0)))
-    sizes = {1, max_batch, *(size for size in (2, 4, 8, 16, 32) if size < max_batch)}
+    sizes = {1, info.max_batch, *(size for size in (2, 4, 8, 16, 32) if size < info.max_batch)}
     return await quick_profile(
         run_batch,
         sorted(sizes),
         threads,
         machine if quota_milli is None else min(machine, quota_milli / 1000),
         settings.profile_s,
-        model=settings.model_name,
+        model=info.name,
         lanes=len(pool.lanes),
     )

@@ -20,6 +20,7 @@ from sponge_server.intake import Body, ClientLeftError, Intake
 from sponge_server.oip import InferRequest, OipError, Strings
 from sponge_server.oip_json import decode, encode
 from sponge_server.problems import PROBLEM_TYPE, ProblemError
+from sponge_server.served import ServedModel
 from sponge_server.uploads import Upload
 
 __all__ = ["InferEndpoint", "server_timing"]
@@ -65,44 +66,42 @@ class InferEndpoint:
         await send({"type": "http.response.body", "body": body})
 
     async def _answer(self, scope: Scope, receive: Receive, arrived: float) -> tuple[int, Headers, bytes]:
-        params = scope["path_params"]
-        self._plane.check_model(params["model"], params.get("version"))
         body = Body()
         try:
-            request, due, engine = await self._take(dict(scope["headers"]), receive, arrived, body)
-            job = self._plane.submit(request, due)
-            watch = asyncio.get_running_loop().create_task(_cancel_on_disconnect(receive, engine, job))
+            model, request, due = await self._take(scope, receive, arrived, body)
+            job = self._plane.submit(model, request, due)
+            watch = asyncio.get_running_loop().create_task(_cancel_on_disconnect(receive, self._plane.engine, job))
             try:
                 answer = await job.future
             except RequestError as error:
                 raise problem_of(error) from None
             finally:
                 watch.cancel()
-            content, json_length = self._plane.encode(request, answer, encode)
+            content, json_length = self._plane.encode(model, request, answer, encode)
             return 200, _response_headers(answer.timing, json_length), content
         finally:
             self._intake.release(body)
 
     async def _take(
-        self, headers: dict[bytes, bytes], receive: Receive, arrived: float, body: Body
-    ) -> tuple[InferRequest, Due, Engine]:
+        self, scope: Scope, receive: Receive, arrived: float, body: Body
+    ) -> tuple[ServedModel, InferRequest, Due]:
         """Reads a request. What `body` holds is to be given back."""
-        intake = self._intake
+        intake, params, headers = self._intake, scope["path_params"], dict(scope["headers"])
         # What is refused from here to the end of the body is answered while the rest of it may still be coming.
         try:
-            _, engine = self._plane.serving()
-            due = intake.due(headers, arrived)
+            model = self._plane.serving(params["model"], params.get("version"))
+            due = intake.due(headers, arrived, model)
             body.total, header_length = self._lengths(headers)
             is_image = _is_image(headers)
-            intake.admit(due, arrived, engine)
-            async with intake.receiving(due, body, engine) as upload:
+            intake.admit(model, due, arrived)
+            async with intake.receiving(model, due, body) as upload:
                 content = await self._read(receive, upload, body)
         except ProblemError as problem:
             if body.total is None or body.total > SPARED_BYTES:
                 problem.headers = (*problem.headers, CLOSE)
             raise
         request = self._decode(content, is_image, header_length)
-        return request, intake.with_body_timeout(due, request), engine
+        return model, request, intake.with_body_timeout(due, request)
 
     def _lengths(self, headers: dict[bytes, bytes]) -> tuple[int | None, int | None]:
         """Announced length of the body, and of its JSON part."""

@@ -11,10 +11,12 @@ refuses combinations that cannot work, with the settings to change.
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, PlainSerializer, model_validator
 from pydantic.config import JsonDict
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
@@ -23,9 +25,12 @@ from sponge_core.errors import SpongeError
 from sponge_core.running import thread_budget
 from sponge_server.logs import Format
 
-__all__ = ["ContradictionError", "ServerSettings", "milli", "sizes_milli"]
+__all__ = ["ContradictionError", "ModelSettings", "ServerSettings", "milli", "sizes_milli"]
 
 LONGEST_SLO_MS = 3_600_000
+
+EVERY = "*"
+"""Stands for every model that has no value of its own."""
 
 
 class ContradictionError(SpongeError):
@@ -79,6 +84,27 @@ def _named(form: str) -> BeforeValidator:
     return BeforeValidator(check)
 
 
+def _by_model(value: object) -> object:
+    """`VALUE` for every model and `NAME=VALUE` for one, in a list or with spaces between, become a mapping by name.
+
+    The last one counts, as for an option that takes one value.
+    """
+    if isinstance(value, Mapping):
+        return value
+    pairs: dict[str, object] = {}
+    for word in value.split() if isinstance(value, str) else value if isinstance(value, list | tuple) else [value]:
+        name, separator, text = str(word).partition("=")
+        if separator and "/" not in name:  # a path may hold the sign too, and no model's name a slash
+            pairs[name] = text
+        else:
+            pairs[EVERY] = word
+    return pairs
+
+
+def _shortly(values: dict[str, Any]) -> object:
+    return values[EVERY] if values.keys() == {EVERY} else values
+
+
 Cores = Annotated[float, BeforeValidator(_cores)]
 Bytes = Annotated[int, BeforeValidator(_bytes), Field(ge=1)]
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -86,6 +112,7 @@ Positive = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
 Milliseconds = Annotated[float, Field(gt=0, le=LONGEST_SLO_MS, allow_inf_nan=False)]
 Port = Annotated[int, Field(ge=0, le=65535)]
 ModelName = Annotated[str, Field(pattern=r"^[^/\s]+$")]
+BY_MODEL = (NoDecode, BeforeValidator(_by_model), PlainSerializer(_shortly))
 Level = Literal["debug", "info", "warning", "error"]
 
 
@@ -105,6 +132,17 @@ def setting(group: str, text: str, default: Any = ..., *, form: str = "", shown:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class ModelSettings:
+    """What holds for one model: its name and source, its largest batch, its profile, and its default objective."""
+
+    name: str
+    source: str
+    max_batch: int
+    profile: str
+    slo_s: float
+
+
 class ServerSettings(BaseSettings):
     """All options of `sponge serve`. CPU in cores (fractions allowed), sizes in bytes."""
 
@@ -121,12 +159,22 @@ class ServerSettings(BaseSettings):
         "fp32",
     )
     accept_accuracy: bool = setting("Model", "Take bf16 even when its answers differ by more than allowed.", False)
-    max_batch: int = setting("Model", "Largest batch, and the batch cap until the operator says otherwise.", 8, ge=1)
-    profile: str = setting(
-        "Model", "auto measures at start; or a shipped name, or a file.", "auto", form="auto|NAME|FILE"
+    max_batch: Annotated[dict[str, Annotated[int, Field(ge=1)]], *BY_MODEL] = setting(
+        "Model",
+        "Largest batch, and the batch cap until the operator says otherwise.",
+        {EVERY: 8},
+        form="[NAME=]NUMBER",
+        shown="8",
     )
-    profile_s: Seconds = setting("Model", "Bound on measuring a profile at start.", 8.0)
-    warm_up_s: Seconds = setting("Model", "Bound on the warm-up runs; what is left over is skipped.", 20.0)
+    profile: Annotated[dict[str, str], *BY_MODEL] = setting(
+        "Model",
+        "auto measures at start; or a shipped profile, or a file.",
+        {EVERY: "auto"},
+        form="[NAME=]auto|PROFILE|FILE",
+        shown="auto",
+    )
+    profile_s: Seconds = setting("Model", "Bound on measuring a model's profile at start.", 8.0)
+    warm_up_s: Seconds = setting("Model", "Bound on a model's warm-up runs; what is left over is skipped.", 20.0)
 
     host: str = setting("Addresses", "Address of all ports; 0.0.0.0 for every interface.", "127.0.0.1", form="ADDRESS")
     http_port: Port = setting("Addresses", "Data port; 0 takes a free one.", 8080, form="PORT")
@@ -146,7 +194,9 @@ class ServerSettings(BaseSettings):
         shown="none",
     )
 
-    slo_ms: Milliseconds = setting("Deadlines", "End-to-end objective of requests that name none.", 1000.0)
+    slo_ms: Annotated[dict[str, Milliseconds], *BY_MODEL] = setting(
+        "Deadlines", "End-to-end objective of requests that name none.", {EVERY: 1000.0}, form="[NAME=]MS", shown="1000"
+    )
     slo_class: Annotated[dict[str, Milliseconds], NoDecode, _named("NAME=MS")] = setting(
         "Deadlines",
         "A named objective, chosen by x-sponge-slo-class.",
@@ -216,10 +266,10 @@ class ServerSettings(BaseSettings):
 
     @model_validator(mode="after")
     def _fit_together(self) -> ServerSettings:
-        if len(self.model) > 1:
-            raise ContradictionError(
-                "{model}: a server serves one model; start one for each", model=", ".join(self.model)
-            )
+        for field in ("max_batch", "profile", "slo_ms"):
+            for name in getattr(self, field).keys() - {EVERY, *self.model}:
+                known = " or ".join(map(repr, self.model))
+                raise ContradictionError(f"{{{field}}}: there is no such model here, only {known}", **{field: name})
         if self.min_cores > self.max_cores:
             text = "{min_cores} is above {max_cores}: lower the one or raise the other"
             raise ContradictionError(text, min_cores=f"{self.min_cores:g}", max_cores=f"{self.max_cores:g}")
@@ -229,18 +279,18 @@ class ServerSettings(BaseSettings):
         return self
 
     @property
-    def model_name(self) -> str:
-        """Name in the URLs and metrics."""
-        return next(iter(self.model))
-
-    @property
-    def model_source(self) -> str:
-        """Where the model comes from, e.g. `torchvision://resnet18?weights=DEFAULT`."""
-        return self.model[self.model_name]
-
-    @property
-    def slo_s(self) -> float:
-        return self.slo_ms / 1000
+    def models(self) -> tuple[ModelSettings, ...]:
+        """Every model, with what holds for it."""
+        return tuple(
+            ModelSettings(
+                name=name,
+                source=source,
+                max_batch=self._of("max_batch", name),
+                profile=self._of("profile", name),
+                slo_s=self._of("slo_ms", name) / 1000,
+            )
+            for name, source in self.model.items()
+        )
 
     @property
     def slo_classes(self) -> dict[str, float]:
@@ -261,6 +311,10 @@ class ServerSettings(BaseSettings):
     def threads(self) -> int:
         """The most threads that will ever run at once."""
         return thread_budget(max(self.cores, self.max_cores))
+
+    def _of(self, field: str, name: str) -> Any:
+        values = type(self).model_fields[field].default | getattr(self, field)
+        return values.get(name, values[EVERY])
 
 
 def sizes_milli(low: int, high: int, step: int) -> tuple[int, ...]:

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 from sponge_core.contract import LaneState, StateSnapshot
 from sponge_server.cores import Cores
 from sponge_server.engine import Engine
 from sponge_server.lanes.interface import LanePool
 from sponge_server.planning import Planner
+from sponge_server.served import ServedModel
 from sponge_server.status import Status
 from sponge_server.uploads import Uploads
 
@@ -26,7 +27,7 @@ class StateBoard:
     def __init__(
         self,
         *,
-        model_name: str,
+        models: Sequence[ServedModel],
         status: Status,
         engine: Engine,
         pool: LanePool,
@@ -36,7 +37,7 @@ class StateBoard:
         clock: Callable[[], float],
     ) -> None:
         self.applied_version = 0
-        self._model_name = model_name
+        self._models = models
         self._status = status
         self._engine = engine
         self._pool = pool
@@ -83,7 +84,7 @@ class StateBoard:
             now_s=now,
             ready=self._status.ready,
             draining=self._status.ending,
-            model=self._model_name,
+            models=[model.name for model in self._models],
             cores_milli=max(1, round(self._cores.in_force * 1000)),
             cpu_quota_milli=self._cores.quota_milli,
             thread_budget=scheduler.budget,

@@ -10,7 +10,7 @@ __all__ = ["Phase", "Status"]
 Phase = Literal["loading", "warming", "ready", "leaving", "draining"]
 
 EXPLAINED: dict[Phase, str] = {
-    "loading": "the model is being loaded",
+    "loading": "models are being loaded",
     "warming": "the lanes are warming up",
     "ready": "ready",
     "leaving": "the server is shutting down",

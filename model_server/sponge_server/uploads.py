@@ -18,11 +18,12 @@ TRUSTED_AFTER_S = 0.005
 
 @dataclass(eq=False, slots=True)
 class Upload:
-    """One body on its way. `total` is the announced length, None when it was not announced."""
+    """One body on its way to a model. `total` is the announced length, None when it was not announced."""
 
     started: float
     deadline: float
     total: int | None
+    model: int = 0
     received: int = 0
 
 
@@ -35,8 +36,8 @@ class Uploads:
     def __len__(self) -> int:
         return len(self._uploads)
 
-    def begin(self, now: float, deadline: float, total: int | None) -> Upload:
-        upload = Upload(now, deadline, total)
+    def begin(self, now: float, deadline: float, total: int | None, model: int = 0) -> Upload:
+        upload = Upload(now, deadline, total, model)
         self._uploads.add(upload)
         return upload
 
@@ -46,7 +47,7 @@ class Uploads:
 
     def arrivals(self, now: float) -> list[Arrival]:
         """When each may be queued if its link keeps its pace; one that cannot be told is taken to be here at once."""
-        return [Arrival(now + _left_s(upload, now), upload.deadline) for upload in self._uploads]
+        return [Arrival(now + _left_s(upload, now), upload.deadline, upload.model) for upload in self._uploads]
 
 
 class BodyMemory:

@@ -14,9 +14,9 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
-from sponge_cli.options import SettingsError, resolve
+from sponge_cli.options import SettingsError, render, resolve
 from sponge_cli.serve import command
-from sponge_server.settings import ServerSettings
+from sponge_server.settings import ModelSettings, ServerSettings
 
 MODEL = {"model": ("m=digits://",)}
 
@@ -44,7 +44,8 @@ def test_a_flag_beats_the_environment_which_beats_the_file_which_beats_the_defau
     monkeypatch.setenv("SPONGE_SERVE_MAX_BATCH", "2")
     resolved = resolve(ServerSettings, MODEL | {"slo_ms": "3"}, config)
     now = resolved.settings
-    assert (now.slo_ms, now.max_batch, now.http_port, now.control_port) == (3, 2, 1, 9090)
+    (model,) = now.models
+    assert (model.slo_s, model.max_batch, now.http_port, now.control_port) == (0.003, 2, 1, 9090)
     assert [resolved.sources[name] for name in ("slo_ms", "max_batch", "http_port", "control_port")] == [
         "--slo-ms",
         "SPONGE_SERVE_MAX_BATCH",
@@ -63,13 +64,13 @@ def test_a_flag_beats_the_environment_which_beats_the_file_which_beats_the_defau
 )
 def test_a_file_is_yaml_or_toml(file: Callable[..., Path], name: str, text: str) -> None:
     now = resolve(ServerSettings, {}, file(text, name)).settings
-    assert (now.model_name, now.model_source) == ("r", "torchvision://resnet18?weights=none")
+    assert now.models == (ModelSettings("r", "torchvision://resnet18?weights=none", 8, "auto", 1.0),)
     assert (now.slo_classes, now.cores, now.max_cores, now.min_cores) == ({"gold": 0.3}, 0.5, 0.5, 0.5)
 
 
 def test_an_empty_variable_is_none_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SPONGE_SERVE_SLO_MS", "")
-    assert settings().slo_ms == 1000
+    assert settings().models[0].slo_s == 1
 
 
 def test_words_of_a_variable_are_apart_by_spaces(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -86,6 +87,9 @@ def test_words_of_a_variable_are_apart_by_spaces(monkeypatch: pytest.MonkeyPatch
         ({"http_port": "65536"}, "--http-port is '65536': give at most 65535"),
         ({"max_batch": "0"}, "--max-batch is '0': give at least 1"),
         ({"slo_ms": "nan"}, "--slo-ms is 'nan': give a finite number"),
+        ({"slo_ms": ("5", "m=0")}, "--slo-ms m is '0': give more than 0"),
+        ({"slo_ms": ("x=5",)}, "--slo-ms x: there is no such model here, only 'm'"),
+        ({"model": ("m=digits://", "m=digits://")}, "--model: 'm' is there twice: give each name once"),
         ({"slo_class": ("gold=0",)}, "--slo-class gold is '0': give more than 0"),
         ({"slo_class": ("gold",)}, "--slo-class: 'gold' is not of the form NAME=MS"),
         ({"slo_class": ("a=1", "a=2")}, "--slo-class: 'a' is there twice: give each name once"),
@@ -144,6 +148,31 @@ def test_toml_is_told_by_its_name_and_a_missing_file_by_its_path(file: Callable[
         settings(config=Path("nowhere.yaml"))
 
 
+TWO = {"model": ("a=digits://", "b=file:///m.pt2")}
+
+
+@pytest.mark.parametrize(
+    ("flags", "text"),
+    [
+        ({"slo_ms": ("2000", "b=200"), "profile": ("a=p/x=1.yaml",), "max_batch": ("4", "8", "b=1")}, ""),
+        ({}, "slo-ms: {'*': 2000, b: 200}\nprofile: [a=p/x=1.yaml]\nmax-batch: {b: 1}"),
+        ({}, "slo-ms: [2000, b=200]\nprofile: {a: p/x=1.yaml}\nmax-batch: [8, b=1]"),
+    ],
+)
+def test_one_model_may_have_a_value_of_its_own(file: Callable[..., Path], flags: dict[str, Any], text: str) -> None:
+    now = resolve(ServerSettings, TWO | flags, file(text)).settings
+    assert now.models == (
+        ModelSettings("a", "digits://", 8, "p/x=1.yaml", 2.0),
+        ModelSettings("b", "file:///m.pt2", 1, "auto", 0.2),
+    )
+    shown = render(resolve(ServerSettings, TWO | flags, file(text)))
+    assert resolve(ServerSettings, {}, file(shown)).settings.models == now.models
+
+
+def test_a_path_may_hold_the_sign_that_follows_a_models_name() -> None:
+    assert settings({"profile": ("/p/x=1.yaml",)}).models[0].profile == "/p/x=1.yaml"
+
+
 def test_the_shown_configuration_is_a_file_that_gives_the_same_settings(
     file: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -169,7 +198,9 @@ def test_the_help_lists_every_setting_with_default_and_variable() -> None:
     context = click.Context(command, info_name="serve", max_content_width=400, terminal_width=400)
     text = command.get_help(context)
     for name, field in ServerSettings.model_fields.items():
-        described = re.search(rf"--{name.replace('_', '-')} .*?\[(.*?); env: (\w+)]", text, re.DOTALL)
+        described = re.search(
+            rf"--{name.replace('_', '-')} .*?\[((?:default: |required)[^\[\]]*); env: (\w+)]", text, re.DOTALL
+        )
         assert described is not None
         assert described[2] == f"SPONGE_SERVE_{name.upper()}"
         assert described[1].startswith("required" if field.is_required() else "default: ")

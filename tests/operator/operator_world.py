@@ -143,7 +143,7 @@ class World:
             now_s=self.loop.time(),
             ready=True,
             draining=False,
-            model="digits",
+            models=["digits"],
             cores_milli=in_force,
             cpu_quota_milli=self.quota,
             thread_budget=1,

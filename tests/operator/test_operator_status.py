@@ -23,7 +23,7 @@ def snapshot(**changes: Any) -> StateSnapshot:
         "now_s": 0.0,
         "ready": True,
         "draining": False,
-        "model": "digits",
+        "models": ["digits"],
         "cores_milli": 500,
         "cpu_quota_milli": 500,
         "thread_budget": 1,

@@ -12,11 +12,12 @@ from virtual_time import FakePool, VirtualLoop
 
 from sponge_core.latency import LatencyModel
 from sponge_server.books import Books
-from sponge_server.deadlines import Due
+from sponge_server.deadlines import Due, SloPolicy
 from sponge_server.engine import Engine, Job
-from sponge_server.lanes.interface import Item, Tensor
+from sponge_server.lanes.interface import Item, ModelInfo, Tensor
 from sponge_server.metrics import Metrics
 from sponge_server.scheduler import Scheduler
+from sponge_server.served import ServedModel
 from sponge_server.witness import Witness
 
 MODEL = LatencyModel(gamma=0.04, delta=0.005, epsilon=0.0, eta=0.005)
@@ -27,11 +28,11 @@ MODEL = LatencyModel(gamma=0.04, delta=0.005, epsilon=0.0, eta=0.005)
 class Watcher:
     """Counts what the planner would be told."""
 
-    arrivals: list[tuple[float, float, int]] = field(default_factory=list)
+    arrivals: list[tuple[float, float, int, int]] = field(default_factory=list)
     waits: int = 0
 
-    def arrived(self, now: float, remaining_slo_s: float, rows: int) -> None:
-        self.arrivals.append((now, remaining_slo_s, rows))
+    def arrived(self, now: float, remaining_slo_s: float, rows: int, model: int) -> None:
+        self.arrivals.append((now, remaining_slo_s, rows, model))
 
     def waiting(self) -> None:
         self.waits += 1
@@ -47,16 +48,20 @@ class World:
         batch_cap: int = 8,
         witnesses: Sequence[Witness] = (),
         max_rows: int = 1000,
+        profiles: Sequence[LatencyModel] = (MODEL,),
     ) -> None:
         self.loop = loop
-        self.pool = FakePool(lanes, MODEL)
-        self.scheduler = Scheduler([MODEL], cores, batch_cap, max_cores or cores, loop.time())
+        self.pool = FakePool(lanes, *profiles)
+        self.scheduler = Scheduler(profiles, cores, batch_cap, max_cores or cores, loop.time())
         self.metrics = Metrics()
         self.watcher = Watcher()
+        books = Books(self.metrics)
+        self.models = served(self.pool.models, books)
         self.engine = Engine(
             self.pool,
             self.scheduler,
-            Books(self.metrics, "fake"),
+            self.models,
+            books,
             clock=loop.time,
             observer=self.watcher,
             witnesses=witnesses,
@@ -64,10 +69,15 @@ class World:
         )
 
     def submit(
-        self, slo_s: float = 1.0, rows: int = 1, sent_ago_s: float = 0.0, items: list[Item] | None = None
+        self,
+        slo_s: float = 1.0,
+        rows: int = 1,
+        sent_ago_s: float = 0.0,
+        items: list[Item] | None = None,
+        model: int = 0,
     ) -> Job:
         due = Due(self.loop.time() - sent_ago_s, slo_s, "default", "absent", 7)
-        return self.engine.submit(items or [item(float(n)) for n in range(rows)], due)
+        return self.engine.submit(self.models[model], items or [item(float(n)) for n in range(rows)], due)
 
     async def outcome(self, job: Job) -> Any:
         """The answer, or the error that the client gets."""
@@ -79,10 +89,21 @@ class World:
 
     def ran(self) -> list[tuple[float, int, int]]:
         """(start, rows, threads) of every batch, in order of start."""
+        return [run[:3] for run in self._runs()]
+
+    def ran_models(self) -> list[tuple[int, int]]:
+        """(model, rows) of every batch, in order of start."""
+        return [(model, rows) for _, rows, _, model in self._runs()]
+
+    def _runs(self) -> list[tuple[float, int, int, int]]:
         return sorted(run for lane in self.pool.lanes for run in lane.ran)
 
     def counted(self) -> dict[str, int]:
         return {outcome: count for outcome, count in self.engine.books.outcomes.items() if count}
+
+
+def served(infos: Sequence[ModelInfo], books: Books) -> list[ServedModel]:
+    return [ServedModel(index, info, SloPolicy(1.0), books.of(info.name)) for index, info in enumerate(infos)]
 
 
 def item(value: float = 1.0) -> Item:

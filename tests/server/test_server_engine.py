@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import struct
+from dataclasses import replace
 
 import pytest
-from engine_world import World, bad_item, item
+from engine_world import MODEL, World, bad_item, item
 from virtual_time import POISON, VirtualLoop, run_virtual
 
 from sponge_server.answers import Answer, ClientGoneError, ExpiredError, FailedError, RejectedError, ShedError
@@ -169,7 +170,7 @@ def test_a_poison_request_takes_its_companions_down_once_at_most(lanes: int) -> 
         assert world.counted() == {"in_time": 5, "error": 1}
         assert [rows for _, rows, _ in world.ran()].count(1) >= 4
         assert world.scheduler.threads_running == 0
-        assert world.metrics.registry.get_sample_value("sponge_lane_crashes_total") == 2
+        assert world.metrics.registry.get_sample_value("sponge_lane_crashes_total", {"model": "fake"}) == 2
 
     run_virtual(scenario)
 
@@ -352,5 +353,68 @@ def test_a_full_queue_refuses_and_says_when_to_try_again() -> None:
             world.submit(slo_s=60.0)
         assert refused.value.retry_s == close(40 * 0.05)
         assert world.counted() == {"shed": 1}
+
+    run_virtual(scenario)
+
+
+TWICE = replace(MODEL, gamma=0.08)
+"""l(1, 1) = 90 ms, l(1, 2) = 50 ms."""
+
+
+def test_one_order_of_deadlines_over_all_models_and_no_batch_of_two() -> None:
+    async def scenario(loop: VirtualLoop) -> None:
+        world = World(loop, lanes=1, cores=1.0, profiles=(MODEL, TWICE))
+        jobs = [world.submit(slo_s=3.0)]
+        await asyncio.sleep(0.01)
+        jobs += [world.submit(slo_s=3.0), world.submit(slo_s=0.4, model=1), world.submit(slo_s=3.0)]
+        await asyncio.gather(*(job.future for job in jobs))
+        assert world.ran_models() == [(0, 1), (1, 1), (0, 2)]
+        assert [start for start, _, _ in world.ran()] == [0.0, close(0.05), close(0.14)]
+        assert {arrival[3] for arrival in world.watcher.arrivals} == {0, 1}
+
+    run_virtual(scenario)
+
+
+def test_each_model_has_its_own_largest_batch() -> None:
+    async def scenario(loop: VirtualLoop) -> None:
+        world = World(loop, lanes=1, cores=1.0, profiles=(MODEL, replace(MODEL, max_batch=2)))
+        jobs = [world.submit(slo_s=5.0)]
+        await asyncio.sleep(0.01)
+        jobs += [world.submit(slo_s=5.0, rows=5, model=model) for model in (0, 1)]
+        await asyncio.gather(*(job.future for job in jobs))
+        assert world.ran_models() == [(0, 1), (0, 5), (1, 2), (1, 2), (1, 1)]
+
+    run_virtual(scenario)
+
+
+def test_one_model_slower_than_its_profile_does_not_slow_the_other_ones_prediction() -> None:
+    async def scenario(loop: VirtualLoop) -> None:
+        world = World(loop, lanes=1, cores=1.0, profiles=(MODEL, MODEL))
+        world.pool.lanes[0].profiles = (MODEL, TWICE)
+        for _ in range(20):
+            for model in (0, 1):
+                await world.submit(model=model).future
+        fine, slow = world.scheduler.ratios
+        assert fine == pytest.approx(1.0, abs=0.05)
+        assert slow == pytest.approx(1.8, rel=0.1)
+
+    run_virtual(scenario)
+
+
+def test_a_lane_that_one_model_crashes_costs_the_other_one_retry_at_most() -> None:
+    async def scenario(loop: VirtualLoop) -> None:
+        world = World(loop, lanes=1, cores=1.0, profiles=(MODEL, TWICE))
+        world.pool.lanes[0].faults = ["crash", "", "crash"]
+        bad = world.submit(slo_s=2.0, model=1)
+        await asyncio.sleep(0.001)
+        good = world.submit(slo_s=1.0)
+        assert isinstance(await world.outcome(good), Answer)
+        assert isinstance(await world.outcome(bad), FailedError)
+        assert world.ran_models() == [(1, 1), (0, 1), (1, 1)]
+        exposed = world.metrics.render()[0].decode()
+        assert 'sponge_lane_crashes_total{model="fake1"} 2.0' in exposed
+        assert 'sponge_requests_total{model="fake",outcome="in_time",slo_class="default"} 1.0' in exposed
+        assert 'sponge_requests_total{model="fake1",outcome="error",slo_class="default"} 1.0' in exposed
+        assert world.counted() == {"error": 1, "in_time": 1}
 
     run_virtual(scenario)

@@ -52,9 +52,9 @@ class Stub:
             f"/{SERVICE}/ModelInfer", pb.ModelInferRequest.SerializeToString, pb.ModelInferResponse.FromString
         )
 
-    def infer(self, command: int, *headers: tuple[str, str], timeout: float | None = 30, **rest: Any) -> list[int]:
+    def infer(self, command: int, *headers: tuple[str, str], timeout: float | None = 30, **rest: Any) -> list[float]:
         response = self.infer_call(request(command, **rest), timeout=timeout, metadata=headers)
-        return list(response.outputs[0].contents.int64_contents)
+        return list(response.outputs[0].contents.fp64_contents)
 
     def call(self, method: str, body: bytes = b"") -> bytes:
         answer: bytes = self.channel.unary_unary(f"/{SERVICE}/{method}")(body, timeout=30)

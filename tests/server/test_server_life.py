@@ -97,7 +97,7 @@ def test_the_state_of_a_quiet_server(server: ServerProcess) -> None:
     snapshot = state(server)
     assert snapshot["ready"]
     assert not snapshot["urgent"]
-    assert (snapshot["model"], snapshot["cores_milli"], snapshot["thread_budget"]) == ("m", 2000, 2)
+    assert (snapshot["models"], snapshot["cores_milli"], snapshot["thread_budget"]) == (["m"], 2000, 2)
     assert snapshot["frontier"] == [{"cores_milli": 500, "batch_cap": 2, "misses": 0}]
     assert [lane["threads"] for lane in snapshot["lanes"]] == [0, 0]
     assert snapshot["idle_for_s"] > 0
@@ -200,7 +200,7 @@ def test_a_lane_that_dies_twice_fails_its_request_and_the_server_goes_on(server:
     reply = server.command(CRASH)
     assert (reply.status, "lost twice" in reply.json["detail"]) == (500, True)
     assert server.command(7).json["outputs"][0]["data"] == [7]
-    assert server.metric("sponge_lane_crashes_total") == 2
+    assert server.metric('sponge_lane_crashes_total{model="m"}') == 2
 
 
 @pytest.mark.usefixtures("at_two_cores")

@@ -8,7 +8,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from engine_world import MODEL, item
+from engine_world import MODEL, item, served
 from virtual_time import FakePool, VirtualLoop, run_virtual
 
 from sponge_server.books import Books
@@ -45,11 +45,13 @@ class Site:
             clock=clock,
             request_soon=lambda delay_s: self.heartbeat.request_soon(delay_s),
         )
-        self.engine = Engine(self.pool, self.scheduler, Books(metrics, "m"), clock=clock, observer=self.planner)
+        books = Books(metrics)
+        self.models = served(self.pool.models, books)
+        self.engine = Engine(self.pool, self.scheduler, self.models, books, clock=clock, observer=self.planner)
         self.cores = Cores(cores, tmp_path)
         self.cores.listen(self.engine.set_cores)
         self.board = StateBoard(
-            model_name="m",
+            models=self.models,
             status=Status("ready"),
             engine=self.engine,
             pool=self.pool,
@@ -72,7 +74,7 @@ class Site:
         self.loop = loop
 
     def submit(self, slo_s: float) -> Job:
-        job = self.engine.submit([item()], Due(self.loop.time(), slo_s, "default", "absent", 7))
+        job = self.engine.submit(self.models[0], [item()], Due(self.loop.time(), slo_s, "default", "absent", 7))
         job.future.add_done_callback(lambda future: future.exception())
         return job
 

@@ -6,7 +6,7 @@ import asyncio
 import selectors
 import struct
 from collections.abc import Callable, Coroutine, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from sponge_core.latency import LatencyModel
@@ -74,26 +74,27 @@ def run_virtual(scenario: Callable[[VirtualLoop], Coroutine[Any, Any, T]]) -> T:
 
 @dataclass
 class FakeLane:
-    """Echoes input to output after l(b, k); `faults` holds what the next runs do instead: "crash", "hang", "bug".
+    """Echoes input to output after l(b, k) of the batch's model.
 
-    Any batch with an item of the value POISON crashes.
+    `faults` holds what the next runs do instead: "crash", "hang", "bug". Any batch with an item of the value POISON
+    crashes. `ran` holds start, rows, threads and model.
     """
 
     id: int
-    model: LatencyModel
+    profiles: Sequence[LatencyModel]
     slowness: float = 1.0
     healthy: bool = True
     busy: bool = False
     faults: list[str] = field(default_factory=list)
-    ran: list[tuple[float, int, int]] = field(default_factory=list)
+    ran: list[tuple[float, int, int, int]] = field(default_factory=list)
 
     async def run(
         self, items: Sequence[Item], threads: int, timeout_s: float | None = None, model: int = 0
     ) -> LaneResult:
         loop = asyncio.get_running_loop()
         self.busy = True
-        took = self.model.latency(len(items), threads) * self.slowness
-        self.ran.append((loop.time(), len(items), threads))
+        took = self.profiles[model].latency(len(items), threads) * self.slowness
+        self.ran.append((loop.time(), len(items), threads, model))
         try:
             fault = self.faults.pop(0) if self.faults else ""
             if fault == "hang":
@@ -124,10 +125,10 @@ def _echo(item: Item) -> tuple[Tensor, ...] | ItemError:
 class FakePool:
     """Lanes without processes."""
 
-    def __init__(self, lanes: int, model: LatencyModel) -> None:
-        self.models = (INFO,)
-        self.model = model
-        self.lanes = [FakeLane(number, model) for number in range(lanes)]
+    def __init__(self, lanes: int, *profiles: LatencyModel) -> None:
+        self.models = tuple(replace(INFO, name=f"fake{number or ''}") for number in range(len(profiles)))
+        self.profiles = profiles
+        self.lanes = [FakeLane(number, profiles) for number in range(lanes)]
         self.listeners: list[Callable[[], None]] = []
 
     def add_listener(self, callback: Callable[[], None]) -> None:
@@ -141,7 +142,7 @@ class FakePool:
         await self.scale(lanes)
 
     async def scale(self, lanes: int) -> None:
-        self.lanes = [*self.lanes[:lanes], *(FakeLane(n, self.model) for n in range(len(self.lanes), lanes))]
+        self.lanes = [*self.lanes[:lanes], *(FakeLane(n, self.profiles) for n in range(len(self.lanes), lanes))]
         self.changed()
 
     async def warm_up(
