@@ -57,17 +57,17 @@ def batch_with(server: ServerProcess, command: int) -> str:
     ],
 )
 def test_who_asks_for_trouble_gets_it_alone(server: ServerProcess, command: int, crashes: int, told: str) -> None:
-    before = server.metric("sponge_lane_crashes_total")
+    before = server.metric('sponge_lane_crashes_total{model="m"}')
     assert told in batch_with(server, command)
-    assert server.metric("sponge_lane_crashes_total") == before + crashes
+    assert server.metric('sponge_lane_crashes_total{model="m"}') == before + crashes
 
 
 def test_a_hung_lane_is_replaced_and_its_request_tried_once_more(server: ServerProcess) -> None:
     """An hour of work is killed twice after the watchdog's five seconds; nobody else notices."""
-    before = server.metric("sponge_lane_crashes_total")
+    before = server.metric('sponge_lane_crashes_total{model="m"}')
     reply = server.command(3_600_000, x_sponge_slo_ms="60000")
     assert (reply.status, "hung for 5 s" in reply.json["detail"]) == (500, True)
-    assert server.metric("sponge_lane_crashes_total") == before + 2
+    assert server.metric('sponge_lane_crashes_total{model="m"}') == before + 2
     assert server.command(7).json["outputs"][0]["data"] == [7]
 
 
@@ -77,7 +77,7 @@ def test_a_lane_that_the_kernel_kills_for_its_memory_is_replaced(tmp_path: Path)
         try:
             pids = set((group / "cgroup.procs").read_text().split())
             assert "lost twice" in batch_with(server, EAT)
-            assert server.metric("sponge_lane_crashes_total") == 2
+            assert server.metric('sponge_lane_crashes_total{model="m"}') == 2
             assert len(pids - set((group / "cgroup.procs").read_text().split())) == 1  # a lane; server and zygote live
         finally:
             assert server.stop() == 0

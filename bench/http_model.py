@@ -1,0 +1,24 @@
+"""Models that do next to nothing, for `bench.http_overhead`: a thousand numbers out, whatever comes in."""
+
+from __future__ import annotations
+
+import torch
+
+from sponge_server.lanes.interface import TensorSpec
+from sponge_server.models.loaded import LoadedModel
+
+__all__ = ["image", "small"]
+
+
+def _answer(x: torch.Tensor) -> torch.Tensor:
+    return torch.zeros(len(x), 1000)
+
+
+def small() -> LoadedModel:
+    """Takes sixteen numbers."""
+    return LoadedModel(_answer, (TensorSpec("x", "FP32", (16,)),), platform="none")
+
+
+def image() -> LoadedModel:
+    """Takes an image."""
+    return LoadedModel(_answer, (TensorSpec("x", "FP32", (3, 224, 224)),), platform="none")
