@@ -100,6 +100,8 @@ class Server:
         data = HttpServer(data_app(self._plane, InferEndpoint(intake)), data_socket, limits)
         rpc = GrpcServer(intake, settings.host, settings.grpc_port)
         control = HttpServer(control_app(self._control), control_socket, limits)
+        self._metrics.connections.labels("http").set_function(lambda: data.connections)
+        self._metrics.connections.labels("control").set_function(lambda: control.connections)
         beat: asyncio.Task[None] | None = None
         grace_s: float = CLOSE_GRACE_S
         try:
@@ -133,11 +135,13 @@ class Server:
 
     def _intake(self) -> Intake:
         settings = self._settings
+        memory = BodyMemory(settings.max_queue_bytes)
+        self._metrics.held_bytes.set_function(lambda: memory.held)
         return Intake(
             self._plane,
             self._uploads,
             self._metrics,
-            BodyMemory(settings.max_queue_bytes),
+            memory,
             max_body_bytes=settings.max_body_bytes,
             max_json_bytes=settings.max_json_bytes,
             clock=self._clock,

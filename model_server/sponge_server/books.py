@@ -9,6 +9,7 @@ from __future__ import annotations
 from prometheus_client import Counter, Histogram
 
 from sponge_core.contract import OUTCOMES, Outcome
+from sponge_server.deadlines import DEFAULT_CLASS
 from sponge_server.lanes.interface import LaneResult
 from sponge_server.metrics import Metrics
 from sponge_server.recent import RecentLatencies
@@ -57,7 +58,11 @@ class ModelBooks:
         self._batch = metrics.batch.labels(model_name)
         self._ratio = metrics.prediction_ratio.labels(model_name)
         self._lane_crashes = metrics.lane_crashes.labels(model_name)
-        self._requests: dict[tuple[str, Outcome], Counter] = {}
+        # A counter that appears with its first event has no rate then: alerts would miss the first misses.
+        self._requests: dict[tuple[str, Outcome], Counter] = {
+            (DEFAULT_CLASS, outcome): metrics.requests.labels(model_name, DEFAULT_CLASS, outcome)
+            for outcome in OUTCOMES
+        }
         self._latency: dict[str, Histogram] = {}
 
     def dispatched(self, batch: Batch) -> None:

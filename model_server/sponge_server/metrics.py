@@ -5,7 +5,15 @@ Names and labels are part of the contract with dashboards and alerts. Knows noth
 
 from __future__ import annotations
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    ProcessCollector,
+    disable_created_metrics,
+    generate_latest,
+)
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 __all__ = ["Metrics"]
@@ -103,6 +111,9 @@ class Metrics:
             "sponge_problems_total", "Inference answers that were errors, by HTTP status.", "status"
         )
         self.lane_crashes = counter("sponge_lane_crashes_total", "Batches lost to a lane that died or hung.", "model")
+        self.connections = gauge("sponge_http_connections", "Open connections of a port.", "port")
+        self.held_bytes = gauge("sponge_request_bytes", "Memory set aside for requests, from first byte to answer.")
+        ProcessCollector(registry=registry)
         self.projection = histogram("sponge_projection_seconds", "Time spent on one projection of the frontier.", LAG)
 
     def set_throttled(self, total_s: float) -> None:

@@ -57,6 +57,10 @@ class BodyMemory:
         self._limit = limit
         self._held = 0
 
+    @property
+    def held(self) -> int:
+        return self._held
+
     def take(self, size: int) -> bool:
         """Sets `size` bytes aside; False, and nothing is, when they do not fit."""
         if self._held + size > self._limit:
