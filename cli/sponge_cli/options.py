@@ -75,7 +75,7 @@ class _Option(click.Option):
         toggle = field.annotation is bool
         extra = _extra(field)
         self.group = str(extra.get("group", "Options"))
-        shown = extra.get("shown") or _plain(field.default, name)
+        shown = extra.get("shown") or ("off" if field.default is False else _plain(field.default, name))
         self.note = f"default: {shown}" if not field.is_required() else "required"
         self.note += f"; env: {variable}"
         super().__init__(
@@ -83,7 +83,7 @@ class _Option(click.Option):
             default=None,
             multiple=_is_multiple(field),
             metavar=None if toggle else _metavar(name, field),
-            help=f"{field.description}{'  Repeat for more.' if _is_multiple(field) else ''}",
+            help=f"{field.description}{' Repeat for more.' if _is_multiple(field) else ''}",
             allow_from_autoenv=False,
             type=bool if toggle else str,
         )
