@@ -26,10 +26,11 @@ from sponge_core.choice import cheapest
 from sponge_core.dispatch import DEFAULT, POLICIES, VARIANTS
 from sponge_core.latency import LatencyModel
 from sponge_core.queueing import Request
+from sponge_core.scaling.interface import Service
+from sponge_core.scaling.static import Static
 from sponge_core.trace import poisson_arrivals
 from sponge_profiles.profile import load_profile
-from sponge_simulator.engine import Size, simulate
-from sponge_simulator.policies import FixedSize
+from sponge_simulator.fleet import World, simulate
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -107,12 +108,11 @@ def run(case: Case) -> Found:
     """One policy on one schedule."""
     model = load_model(case.profile)
     requests = schedule(case.load * capacity_rps(model, case.cores), case.duration_s, case.seed)
-    policy = FixedSize(ALL[case.policy].make(), [model])
-    result = simulate(requests, policy, Size(float(case.cores), model.max_batch), case.duration_s)
-    span = case.duration_s
-    return Found(
-        case, result.sent / span, result.in_time / span, result.attainment["tight"], result.attainment["loose"]
-    )
+    service = Service(model, max(SLOS_S), len(requests) / case.duration_s, model.max_batch, max_cores=float(case.cores))
+    size, dispatcher = Static(service, float(case.cores)), ALL[case.policy].make()
+    result = simulate(requests, service, size, dispatcher, World(case.duration_s))
+    offered, goodput = result.sent / case.duration_s, result.in_time / case.duration_s
+    return Found(case, offered, goodput, result.attainment["tight"], result.attainment["loose"])
 
 
 def summarise(found: Sequence[Found]) -> list[Row]:

@@ -12,90 +12,37 @@ from __future__ import annotations
 import argparse
 import json
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict
 from statistics import mean
 
-import numpy as np
 from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from sponge_client.traces import load_bandwidth
+from sponge_client.traces import load_arrivals, load_bandwidth
 from sponge_core.planning.paper import PaperPlanner
-from sponge_core.queueing import Request
-from sponge_core.trace import BandwidthTrace, burst_arrivals, poisson_arrivals
+from sponge_core.trace import BandwidthTrace
 from sponge_profiles.profile import load_profile
-from sponge_simulator.engine import Result, Size, simulate
-from sponge_simulator.policies import PaperPolicy, SpongePolicy
+from sponge_simulator.comparing import bound, pooled, run_policy
+from sponge_simulator.scenario import load_scenario
 
-RATE = 20.0
-DURATION_S = 600.0
-SLO_S = 1.0
-PAYLOAD_BYTES = 303_600
-MAX_CORES = 16
-MAX_BATCH = 8
-MODEL = load_profile("yolov5s-paper").latency_model()
-
-
-@dataclass(frozen=True, slots=True)
-class Row:
-    """One policy over all seeds."""
-
-    policy: str
-    sent: int
-    in_time: int
-    late: int
-    shed: int
-    violations: float  # fraction of all sent
-    mean_cores: float
-    resizes_per_s: float
-    p99_ms: float
-
-
-def schedule(trace: BandwidthTrace, arrivals: str, seed: int) -> list[Request]:
-    """What reaches the server: every request payload/bandwidth after it was sent, in order of arrival."""
-    poisson = arrivals == "poisson"
-    sent = poisson_arrivals(RATE, DURATION_S, seed) if poisson else burst_arrivals(RATE, DURATION_S)
-    arrived = sorted((at + PAYLOAD_BYTES / trace.bandwidth_at(at), at) for at in sent)
-    return [Request(i, arrival, at + SLO_S, at) for i, (arrival, at) in enumerate(arrived)]
-
-
-def run(policy: str, requests: Sequence[Request]) -> Result:
-    """One policy on one schedule, starting from the most cores."""
-    start = Size(float(MAX_CORES), MAX_BATCH)
-    if policy == "paper":
-        return simulate(requests, PaperPolicy(MODEL, RATE, SLO_S, MAX_CORES, MAX_BATCH), start, DURATION_S)
-    sizes = [1000 * cores for cores in range(1, MAX_CORES + 1)]
-    return simulate(requests, SpongePolicy(MODEL, sizes, MAX_BATCH), start, DURATION_S)
-
-
-def summarise(policy: str, results: Sequence[Result]) -> Row:
-    """All seeds of a policy as one row."""
-    sent, in_time = sum(r.sent for r in results), sum(r.in_time for r in results)
-    return Row(
-        policy,
-        sent,
-        in_time,
-        sum(r.late for r in results),
-        sum(r.shed for r in results),
-        1 - in_time / sent,
-        mean(r.mean_cores for r in results),
-        mean(r.resizes / r.duration_s for r in results),
-        float(np.percentile([x for r in results for x in r.latencies_s], 99)) * 1000,
-    )
+SCENARIO = load_scenario("paper")
+PROFILE = load_profile(SCENARIO.profile)
+POLICIES = ("sponge", "sponge-paper")
 
 
 def paper_decisions(trace: BandwidthTrace) -> tuple[int, float]:
     """The paper's decisions alone, once a second on the trace: infeasible seconds, mean cores (the last plan is
     held)."""
-    planner = PaperPlanner(MODEL, MAX_CORES, MAX_BATCH)
+    kind = SCENARIO.classes[0]
+    planner = PaperPlanner(PROFILE.latency_model(), int(SCENARIO.cores.max), SCENARIO.max_batch)
     cores: list[int] = []
     infeasible = 0
-    for second in range(int(DURATION_S)):
-        plan = planner.plan(RATE, SLO_S, PAYLOAD_BYTES / trace.bytes_per_s[second % len(trace.bytes_per_s)])
+    for second in range(int(SCENARIO.duration_s)):
+        network_s = kind.payload_bytes / trace.bytes_per_s[second % len(trace.bytes_per_s)]
+        plan = planner.plan(SCENARIO.rate_rps, kind.slo_ms / 1000, network_s)
         infeasible += not plan.feasible
-        cores.append(plan.cores if plan.feasible else (cores[-1] if cores else MAX_CORES))
+        cores.append(plan.cores if plan.feasible else (cores[-1] if cores else int(SCENARIO.cores.max)))
     return infeasible, mean(cores)
 
 
@@ -113,22 +60,24 @@ def main() -> None:
     trace = load_bandwidth(options.trace, 1, os.environ)
     if trace is None:
         parser.error("--trace none leaves nothing to experiment with: name a trace or `synthetic`")
-    errors = Console(stderr=True)
+    schedules = {
+        seed: SCENARIO.requests(
+            load_arrivals(options.arrivals, SCENARIO.rate_rps, SCENARIO.duration_s, seed, os.environ), trace, seed
+        )
+        for seed in range(1, options.seeds + 1)
+    }
     rows = []
-    seeds = range(1, options.seeds + 1)
-    for policy in ("sponge", "paper"):
-        results = [
-            run(policy, schedule(trace, options.arrivals, seed))
-            for seed in track(seeds, description=f"{policy}, seeds", console=errors, transient=True)
-        ]
-        rows.append(summarise(policy, results))
+    for policy in POLICIES:
+        each = track(schedules, description=f"{policy}, seeds", console=Console(stderr=True), transient=True)
+        rows.append(pooled([run_policy(policy, SCENARIO, PROFILE, schedules[s], s, exact=True) for s in each]))
+    rows.append(bound(SCENARIO, PROFILE, list(schedules.values())))
     infeasible, cores = paper_decisions(trace)
     if options.json:
-        policies = [{field: getattr(row, field) for field in Row.__slots__} for row in rows]
         decisions = {"infeasible_s": infeasible, "mean_cores": cores}
+        policies = [asdict(row) for row in rows]
         print(json.dumps({"trace": trace.name, "policies": policies, "paper_decisions": decisions}))
         return
-    table = Table(title=f"{trace.name}, {options.arrivals} arrivals, {options.seeds} seeds of {DURATION_S:.0f} s")
+    table = Table(title=f"{trace.name}, {options.arrivals} arrivals, {options.seeds} x {SCENARIO.duration_s:.0f} s")
     for column in ("policy", "sent", "in time", "late", "shed", "violations %", "mean cores", "resizes/s", "p99 ms"):
         table.add_column(column, justify="left" if column == "policy" else "right")
     for row in rows:
@@ -137,14 +86,14 @@ def main() -> None:
             *(f"{value:,}" for value in (row.sent, row.in_time, row.late, row.shed)),
             f"{row.violations * 100:.3f}",
             f"{row.mean_cores:.2f}",
-            f"{row.resizes_per_s:.2f}",
-            f"{row.p99_ms:.0f}",
+            f"{row.resizes / SCENARIO.duration_s / options.seeds:.2f}",
+            "-" if row.p99_ms is None else f"{row.p99_ms:.0f}",
         )
     console = Console()
     console.print(table)
     console.print(
-        f"The paper's decisions once a second on this trace, without a queue: {infeasible} of {DURATION_S:.0f} s"
-        f" infeasible, mean {cores:.3f} cores"
+        f"The paper's decisions once a second on this trace, without a queue: "
+        f"{infeasible} of {SCENARIO.duration_s:.0f} s infeasible, mean {cores:.3f} cores"
     )
 
 

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = ["command"]
 
 PROGRESS_S = 0.5
+ARRIVALS = "poisson, burst, a recording (twitter, azure-code, azure-conv; drawn alike where it is not there) or a file."
 
 
 @click.command(
@@ -34,7 +35,9 @@ PROGRESS_S = 0.5
 @click.option("--model", required=True, metavar="NAME", help="The model, as it was named to the server.")
 @click.option("--rate", type=click.FloatRange(0, min_open=True), help="Requests per second; thins a file out.")
 @click.option("--duration-s", type=click.FloatRange(0, min_open=True), default=30.0, show_default=True)
-@click.option("--arrivals", default="poisson", show_default=True, metavar="poisson|burst|FILE")
+@click.option(
+    "--arrivals", default="poisson", show_default=True, metavar="poisson|burst|twitter|azure-code|azure-conv|FILE"
+)
 @click.option("--slo-ms", type=click.FloatRange(1), default=1000.0, show_default=True, help="End to end.")
 @click.option(
     "--bandwidth",
@@ -86,7 +89,7 @@ def command(
     spec = LoadSpec(
         url=url,
         model=model,
-        arrivals=load_arrivals(arrivals, rate, duration_s, seed),
+        arrivals=load_arrivals(arrivals, rate, duration_s, seed, os.environ),
         duration_s=duration_s,
         slo_s=slo_ms / 1000,
         bandwidth=link.starting_at(bandwidth_from_s) if link else None,

@@ -22,6 +22,7 @@ SUBCOMMANDS = {
     "operator": "Run the Kubernetes operator.",
     "profile": "Measure how long batches take on how many threads.",
     "plan": "Ask a planner for cores and batch size.",
+    "simulate": "Compare scaling policies in virtual time.",
     "load": "Send an open-loop load with deadlines.",
     "cluster": "Start and stop a local Kubernetes.",
     "demo": "The whole of it on this machine: live page, table, report.",

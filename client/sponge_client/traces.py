@@ -9,6 +9,7 @@ from __future__ import annotations
 import gzip
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Literal
 
 from sponge_core.errors import TraceError
 from sponge_core.trace import (
@@ -18,12 +19,19 @@ from sponge_core.trace import (
     parse_bandwidth,
     poisson_arrivals,
     synthetic_4g,
+    synthetic_bursts,
     thin_arrivals,
 )
 
 __all__ = ["find_4g_trace", "load_arrivals", "load_bandwidth", "read_lines"]
 
 GHENT_FILE = "ghent_4g_bus_0001.log"
+RECORDED_ARRIVALS = {
+    "twitter": "twitter_2021_bursty_rps.txt",
+    "azure-code": "azure_llm_2023_code.csv.gz",
+    "azure-conv": "azure_llm_2023_conv.csv.gz",
+}
+AZURE_CONV_RPS = 5.5
 TRACES_VARIABLE = "SPONGE_TRACES"
 PROJECT_ROOT = Path(__file__).resolve().parents[2]
 SYNTHETIC_S = 600
@@ -31,9 +39,13 @@ SYNTHETIC_S = 600
 
 def find_4g_trace(environment: Mapping[str, str], project_root: Path = PROJECT_ROOT) -> Path | None:
     """The recorded 4G trace: in the folder that SPONGE_TRACES names, else beside the project; None when absent."""
+    return _find(GHENT_FILE, environment, project_root)
+
+
+def _find(name: str, environment: Mapping[str, str], project_root: Path) -> Path | None:
     folder = environment.get(TRACES_VARIABLE)
     path = Path(folder) if folder else project_root.parent / "shared" / "traces"
-    found = path / GHENT_FILE
+    found = path / name
     return found if found.is_file() else None
 
 
@@ -57,12 +69,15 @@ def load_bandwidth(source: str, seed: int, environment: Mapping[str, str]) -> Ba
     return parse_bandwidth(read_lines(path), path.name)
 
 
-def load_arrivals(source: str, rate_rps: float | None, duration_s: float, seed: int) -> tuple[float, ...]:
+def load_arrivals(
+    source: str, rate_rps: float | None, duration_s: float, seed: int, environment: Mapping[str, str]
+) -> tuple[float, ...]:
     """Arrival times in [0, duration_s).
 
     Args:
-        source: `poisson`, `burst` or a file of arrivals.
-        rate_rps: requests per second; for a file the rate to thin it to, None for its own.
+        source: `poisson`, `burst`, `twitter`, `azure-code` or `azure-conv` (the recording if it is there, else one
+            drawn with its statistics) or a file of arrivals.
+        rate_rps: requests per second; for a recording the rate to thin it to, None for its own.
 
     Raises:
         TraceError: the file is missing, has a broken row, or fewer arrivals than the rate asks for.
@@ -75,16 +90,30 @@ def load_arrivals(source: str, rate_rps: float | None, duration_s: float, seed: 
             if source == "poisson"
             else burst_arrivals(rate_rps, duration_s)
         )
-    path = Path(source)
-    arrivals = tuple(at for at in parse_arrivals(read_lines(path), path.name, seed) if at < duration_s)
+    name, arrivals = _recorded(source, duration_s, seed, environment)
     if rate_rps is None:
         return arrivals
     own_rps = len(arrivals) / duration_s
     if own_rps < rate_rps:
-        raise TraceError(
-            f"{path.name}: {own_rps:.1f} requests/s in the first {duration_s:g} s; lower --rate {rate_rps:g}"
-        )
+        raise TraceError(f"{name}: {own_rps:.1f} requests/s in the first {duration_s:g} s; lower --rate {rate_rps:g}")
     return thin_arrivals(arrivals, rate_rps / own_rps, seed)
+
+
+def _recorded(
+    source: str, duration_s: float, seed: int, environment: Mapping[str, str]
+) -> tuple[str, tuple[float, ...]]:
+    """Name and arrivals of a recording, or of what stands in for one that is not there."""
+    path = Path(source)
+    if source in RECORDED_ARRIVALS:
+        found = _find(RECORDED_ARRIVALS[source], environment, PROJECT_ROOT)
+        if found is None and source == "azure-conv":  # its counts scatter hardly more than Poisson's
+            return f"synthetic {source}", poisson_arrivals(AZURE_CONV_RPS, duration_s, seed)
+        if found is None:
+            kind: Literal["twitter", "azure-code"] = "twitter" if source == "twitter" else "azure-code"
+            return f"synthetic {source}", synthetic_bursts(kind, duration_s, seed)
+        path = found
+    parsed = parse_arrivals(read_lines(path), path.name, seed)
+    return path.name, tuple(at for at in parsed if at < duration_s)
 
 
 def read_lines(path: Path) -> list[str]:

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from itertools import accumulate
+from typing import Any, Literal
 
 import numpy as np
 
@@ -26,6 +27,7 @@ __all__ = [
     "parse_ghent",
     "poisson_arrivals",
     "synthetic_4g",
+    "synthetic_bursts",
     "thin_arrivals",
 ]
 
@@ -43,6 +45,13 @@ _4G_AUTOREGRESSION = 0.762
 the autoregression whose ranks, mapped through them, have the recording's correlation of 0.75 from second to second."""
 
 _BYTES_PER_S_PER_MBIT = 125_000.0
+
+_COUNTS: dict[str, tuple[tuple[float, ...], tuple[float, ...], float]] = {
+    "twitter": ((0.0, 0.01, 0.25, 0.5, 0.75, 0.95, 0.99, 1.0), (27, 32, 45, 53, 186, 231, 251, 274), 0.965),
+    "azure-code": ((0.0, 0.73, 0.75, 0.95, 0.99, 1.0), (0, 0, 2, 13, 28, 67), 0.757),
+}
+"""Requests in a second at these quantiles and the correlation from second to second of two recordings: the public
+Twitter stream of August 2021 (archive.org) and the Azure LLM inference trace 2023, code (Patel et al., ISCA 2024)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,16 +177,33 @@ def parse_bandwidth_csv(lines: Iterable[str], name: str) -> BandwidthTrace:
 def synthetic_4g(duration_s: int, seed: int) -> BandwidthTrace:
     """A 4G uplink of `duration_s` >= 1 rows of a second, with the recording's distribution and persistence.
 
-    A first-order autoregression gives the order of good and bad seconds, its ranks are mapped through the recording's
-    quantiles: so every seed has the same worst, median and best second, at other times.
+    Every seed has the same worst, median and best second, at other times.
+    """
+    rates = _persistent(_4G_QUANTILES, _4G_MBIT_PER_S, _4G_AUTOREGRESSION, duration_s, seed) * _BYTES_PER_S_PER_MBIT
+    return BandwidthTrace(f"synthetic 4G (seed {seed})", tuple(rates.tolist()), (1.0,) * duration_s)
+
+
+def synthetic_bursts(kind: Literal["twitter", "azure-code"], duration_s: float, seed: int) -> tuple[float, ...]:
+    """Arrivals in [0, duration_s) with the bursts of a recording: its counts per second, and how long they last."""
+    quantiles, counts, autoregression = _COUNTS[kind]
+    per_second = _persistent(quantiles, counts, autoregression, math.ceil(duration_s), seed)
+    times = _spread([round(count) for count in per_second.tolist()], seed)
+    return tuple(sorted(time for time in times if time < duration_s))
+
+
+def _persistent(
+    at: Sequence[float], values: Sequence[float], autoregression: float, count: int, seed: int
+) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """A series with a given quantile function whose good and bad times last.
+
+    A first-order autoregression gives the order, its ranks are mapped through the quantiles.
     """
     rng = np.random.default_rng(seed)
-    noise = rng.standard_normal(duration_s)
-    noise[1:] *= math.sqrt(1.0 - _4G_AUTOREGRESSION**2)
-    series = list(accumulate(noise.tolist(), lambda before, new: _4G_AUTOREGRESSION * before + new))
-    ranks = np.argsort(np.argsort(series)) / max(1, duration_s - 1)
-    rates = np.interp(ranks, _4G_QUANTILES, _4G_MBIT_PER_S) * _BYTES_PER_S_PER_MBIT
-    return BandwidthTrace(f"synthetic 4G (seed {seed})", tuple(rates.tolist()), (1.0,) * duration_s)
+    noise = rng.standard_normal(count)
+    noise[1:] *= math.sqrt(1.0 - autoregression**2)
+    series = list(accumulate(noise.tolist(), lambda before, new: autoregression * before + new))
+    ranks = np.argsort(np.argsort(series)) / max(1, count - 1)
+    return np.interp(ranks, at, values)
 
 
 def poisson_arrivals(rate_rps: float, duration_s: float, seed: int) -> tuple[float, ...]:

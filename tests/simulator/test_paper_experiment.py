@@ -15,8 +15,8 @@ def test_ours_keeps_the_deadlines_with_a_quarter_of_the_paper_s_cores() -> None:
         timeout=240,
         check=True,
     )
-    ours, paper = json.loads(done.stdout)["policies"]
+    ours, paper, bound = json.loads(done.stdout)["policies"]
     assert ours["sent"] == paper["sent"] == ours["in_time"] + ours["late"] + ours["shed"]
     assert ours["violations"] <= 0.0005
-    assert ours["mean_cores"] <= 3.2
+    assert bound["mean_cores"] <= ours["mean_cores"] <= 3.2
     assert ours["mean_cores"] < paper["mean_cores"] / 3.5

@@ -14,11 +14,17 @@ from hypothesis import strategies as st
 from sponge_core.dispatch import DEFAULT, POLICIES, VARIANTS
 from sponge_core.latency import LatencyModel
 from sponge_core.queueing import Request
-from sponge_simulator.engine import Size, simulate
-from sponge_simulator.policies import FixedSize
+from sponge_core.scaling.interface import Service
+from sponge_core.scaling.static import Static
+from sponge_simulator.fleet import Result, World, simulate
 
 ALL = POLICIES | VARIANTS
 MODEL = LatencyModel(gamma=0.04, delta=0.01, epsilon=0.02, eta=0.005)
+
+
+def run_fixed(requests: Sequence[Request], policy: str, cores: float, max_batch: int, duration_s: float) -> Result:
+    service = Service(MODEL, 1.0, 1.0, max_batch, max_cores=cores)
+    return simulate(requests, service, Static(service, cores), ALL[policy].make(), World(duration_s))
 
 
 @pytest.mark.parametrize("load", [1.3, 2.0])
@@ -44,7 +50,7 @@ def test_what_is_given_up_gains_more_than_it_loses(profile: str, load: float) ->
 )
 def test_every_request_has_one_outcome(policy: str, rows: list[tuple[float, float]], cores: int) -> None:
     sent = [Request(i, at, at + slo, at) for i, (at, slo) in enumerate(sorted(rows))]
-    found = simulate(sent, FixedSize(ALL[policy].make(), [MODEL]), Size(float(cores), 4), 3.0)
+    found = run_fixed(sent, policy, float(cores), 4, 3.0)
     assert found.in_time + found.late + found.shed == found.sent == len(sent)
 
 
@@ -71,5 +77,5 @@ def clairvoyant(requests: Sequence[Request], cap: int) -> int:
 @given(rows=st.lists(st.tuples(st.floats(0, 0.4), st.sampled_from([0.08, 0.15, 0.3])), min_size=1, max_size=5))
 def test_no_schedule_beats_a_clairvoyant_one(policy: str, rows: list[tuple[float, float]]) -> None:
     sent = [Request(i, at, at + slo, at) for i, (at, slo) in enumerate(sorted(rows))]
-    found = simulate(sent, FixedSize(ALL[policy].make(), [MODEL]), Size(1.0, 3), 2.0)
+    found = run_fixed(sent, policy, 1.0, 3, 2.0)
     assert found.in_time <= clairvoyant(sent, 3)

@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sponge_core.baselines.clairvoyant import clairvoyant_core_seconds
 from sponge_core.latency import LatencyModel
 from sponge_core.queueing import Request
+from sponge_core.scaling.clairvoyant import clairvoyant_core_seconds
 
 # 100 ms alone on one thread; a second item adds 60 ms, a second thread takes 30 ms off.
 MODEL = LatencyModel(gamma=0.05, delta=0.01, epsilon=0.01, eta=0.03)

@@ -1,1 +1,0 @@
-"""What Sponge is compared with: others' policies by their published mechanisms, and the bound that none beats."""

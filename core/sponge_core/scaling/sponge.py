@@ -1,0 +1,45 @@
+"""Ours: the projected planner over moldable EDF, as the server and the operator run it together."""
+
+from __future__ import annotations
+
+from sponge_core.batching import Limits
+from sponge_core.forecast import Forecaster
+from sponge_core.planning.projected import Situation, SizeDecider, project_frontier
+from sponge_core.queueing import Request
+from sponge_core.running import thread_budget
+from sponge_core.scaling.interface import Observation, Service, Size
+
+__all__ = ["Sponge"]
+
+HORIZON_S = 1.0
+
+
+class Sponge:
+    """One replica; its frontier every 100 ms, grown at once, shrunk to the largest need of the look-back."""
+
+    interval_s = 0.1
+    dispatch = "moldable-edf"
+
+    def __init__(self, service: Service, look_back_s: float = 1.0) -> None:
+        self._service = service
+        self._sizes = [round(1000 * cores) for cores in service.sizes]
+        self._limits = Limits(service.max_batch, thread_budget(service.max_cores), service.max_cores)
+        self._forecaster = Forecaster()
+        self._decider = SizeDecider(look_back_s)
+
+    def arrived(self, now: float, request: Request) -> None:
+        self._forecaster.observe(now, request.deadline - now)
+
+    def plan(self, seen: Observation) -> Size:
+        situation = Situation(
+            seen.now,
+            seen.queue.deadlines,
+            seen.running,
+            self._forecaster.forecast(seen.now, HORIZON_S),
+            seen.size.cores,
+            self._service.resize_s,
+            slos=seen.queue.slos,
+        )
+        frontier = project_frontier(situation, self._sizes, [self._service.model], self._limits)
+        plan = self._decider.decide(seen.now, round(1000 * seen.size.cores), frontier.points)
+        return Size(plan.cores_milli / 1000, plan.batch_cap)

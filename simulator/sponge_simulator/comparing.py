@@ -1,0 +1,125 @@
+"""Policies side by side on the same arrivals: one row each, and the clairvoyant bound that none can beat.
+
+Puts the scenario, the registry and the simulator together; reads no file and prints nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import fmean
+
+import numpy as np
+
+from sponge_core.queueing import Request
+from sponge_core.scaling.clairvoyant import clairvoyant_core_seconds
+from sponge_core.scaling.registry import make_policy
+from sponge_profiles.profile import Profile
+from sponge_simulator.fleet import Result, World, simulate
+from sponge_simulator.scenario import Scenario, service_ratios
+
+__all__ = ["CLAIRVOYANT", "Row", "Run", "bound", "check_policies", "pooled", "run_policy"]
+
+CLAIRVOYANT = "clairvoyant"
+
+
+@dataclass(frozen=True, slots=True)
+class Run:
+    """One policy on one seed's schedule."""
+
+    policy: str
+    result: Result
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One policy over all seeds; `violations` is a fraction of all that were sent."""
+
+    policy: str
+    sent: int
+    in_time: int
+    late: int
+    shed: int
+    violations: float
+    mean_cores: float
+    core_seconds: float
+    resizes: int
+    started: int
+    p99_ms: float | None  # of answered requests; None where none was
+    violations_by_class: dict[str, float]
+
+
+def check_policies(names: Sequence[str], scenario: Scenario, profile: Profile) -> None:
+    """Raises UnknownPolicyError for the first name that is none: before the first run, not after an hour."""
+    service = scenario.service(profile.latency_model())
+    for name in names:
+        if name != CLAIRVOYANT:
+            make_policy(name, service)
+
+
+def run_policy(
+    name: str, scenario: Scenario, profile: Profile, requests: Sequence[Request], seed: int, exact: bool
+) -> Run:
+    """One policy on one schedule.
+
+    Args:
+        exact: batches take what was predicted; else they err as the profile did.
+
+    Raises:
+        UnknownPolicyError: no such policy.
+    """
+    service = scenario.service(profile.latency_model())
+    chosen = make_policy(name, service)
+    world = World(
+        scenario.duration_s,
+        scenario.resizes(seed),
+        (lambda: 1.0) if exact else service_ratios(profile.error, seed),
+        scenario.node_cores or float("inf"),
+    )
+    return Run(name, simulate(requests, service, chosen.scaling, chosen.dispatch, world))
+
+
+def pooled(runs: Sequence[Run]) -> Row:
+    """All seeds of one policy as one row; not empty."""
+    results = [run.result for run in runs]
+    sent, in_time = sum(r.sent for r in results), sum(r.in_time for r in results)
+    latencies = [latency for r in results for latency in r.latencies_s]
+    classes = sorted({name for r in results for name in r.sent_by_class})
+    return Row(
+        runs[0].policy,
+        sent,
+        in_time,
+        sum(r.late for r in results),
+        sum(r.shed for r in results),
+        1 - in_time / sent if sent else 0.0,
+        fmean(r.mean_cores for r in results),
+        sum(r.core_seconds for r in results),
+        sum(r.resizes for r in results),
+        sum(r.started for r in results),
+        float(np.percentile(latencies, 99)) * 1000 if latencies else None,
+        {
+            name: 1
+            - sum(r.in_time_by_class.get(name, 0) for r in results) / sum(r.sent_by_class.get(name, 0) for r in results)
+            for name in classes
+        },
+    )
+
+
+def bound(scenario: Scenario, profile: Profile, schedules: Sequence[Sequence[Request]]) -> Row:
+    """The clairvoyant lower bound as a row: it misses nothing, by its definition."""
+    service = scenario.service(profile.latency_model())
+    core_seconds = [
+        clairvoyant_core_seconds(
+            requests,
+            service.model,
+            max_batch=service.max_batch,
+            max_threads=max(1, int(service.max_cores)),
+            min_cores=service.min_cores,
+            duration_s=scenario.duration_s,
+        )
+        for requests in schedules
+    ]
+    sent = sum(len(requests) for requests in schedules)
+    mean_cores = fmean(core_seconds) / scenario.duration_s
+    classes = {each.name: 0.0 for each in scenario.classes}
+    return Row(CLAIRVOYANT, sent, sent, 0, 0, 0.0, mean_cores, sum(core_seconds), 0, 0, None, classes)

@@ -1,0 +1,285 @@
+"""Runs a schedule of requests through a scaling policy and a dispatch rule in virtual time.
+
+Discrete events: arrivals, ends of batches, plans, sizes that come into force, replicas that become ready. Everything
+that decides is production code from `sponge_core`; this module moves the clock and keeps the account. All replicas
+of a service take from one queue, so the load balancing of the systems compared here is perfect. Knows nothing of real
+time.
+"""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from sponge_core.batching import Limits
+from sponge_core.dispatch import Dispatcher
+from sponge_core.queueing import EdfQueue, Request
+from sponge_core.running import thread_budget
+from sponge_core.scaling.interface import Observation, ScalingPolicy, Service, Size
+from sponge_simulator.replica import Replica
+
+__all__ = ["Moment", "Result", "World", "simulate"]
+
+
+@dataclass(frozen=True, slots=True)
+class World:
+    """What the simulated cluster does, beyond what policies know of it.
+
+    Attributes:
+        duration_s: cores are charged from 0 to here; the queue is served to its end afterwards.
+        resize_s: draws how long the next resize takes.
+        service_ratio: draws true / predicted time of the next batch.
+        node_cores: what all replicas together can have; growth beyond it is refused.
+    """
+
+    duration_s: float
+    resize_s: Callable[[], float] = lambda: 0.03
+    service_ratio: Callable[[], float] = lambda: 1.0
+    node_cores: float = math.inf
+
+
+@dataclass(frozen=True, slots=True)
+class Moment:
+    """From `at_s` on so many cores and replicas were billed."""
+
+    at_s: float
+    cores: float
+    replicas: int
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """The account of a run; every request is in exactly one of in_time, late and shed.
+
+    `resizes` counts changes of a running replica's size, `started` replicas that were added.
+    """
+
+    sent: int
+    in_time: int
+    late: int
+    shed: int
+    core_seconds: float
+    used_core_seconds: float
+    duration_s: float
+    resizes: int
+    started: int
+    latencies_s: tuple[float, ...]  # of the answered requests, from the client's send time
+    in_time_by_class: dict[str, int] = field(default_factory=dict)
+    sent_by_class: dict[str, int] = field(default_factory=dict)
+    timeline: tuple[Moment, ...] = ()
+
+    @property
+    def violations(self) -> float:
+        """Fraction of all sent requests that had no answer in time."""
+        return 1.0 - self.in_time / self.sent if self.sent else 0.0
+
+    @property
+    def mean_cores(self) -> float:
+        return self.core_seconds / self.duration_s
+
+    @property
+    def attainment(self) -> dict[str, float]:
+        """In time over sent, by SLO class."""
+        return {name: self.in_time_by_class.get(name, 0) / sent for name, sent in sorted(self.sent_by_class.items())}
+
+
+def simulate(
+    requests: Sequence[Request],
+    service: Service,
+    scaling: ScalingPolicy,
+    dispatch: Dispatcher,
+    world: World,
+) -> Result:
+    """Runs `requests` (ascending in arrival) to their end.
+
+    What the policy asks for first is in force and ready at time 0; one that keeps what it finds begins with one replica
+    of the largest size.
+    """
+    return _Run(requests, service, scaling, dispatch, world).to_its_end()
+
+
+class _Run:
+    def __init__(
+        self,
+        requests: Sequence[Request],
+        service: Service,
+        scaling: ScalingPolicy,
+        dispatch: Dispatcher,
+        world: World,
+    ) -> None:
+        self._requests = requests
+        self._service = service
+        self._scaling = scaling
+        self._dispatch = dispatch
+        self._world = world
+        self._models = [service.model]
+        self._queue = EdfQueue()
+        found = Size(service.max_cores, service.max_batch)
+        start = scaling.plan(Observation(0.0, self._queue, (), found, 1, 0.0, 0.0))
+        self._replicas = [Replica(start.cores, 0.0) for _ in range(start.replicas)]
+        self._size = start
+        self._now = 0.0
+        self._wakes: list[float] = []
+        self._position = 0
+        self._in_time = self._late = self._shed = self._resizes = self._started = 0
+        self._latencies: list[float] = []
+        self._in_time_by_class: dict[str, int] = {}
+        self._core_s = self._used_core_s = 0.0
+        # Since the last plan, for what a metrics server would report.
+        self._planned_at = 0.0
+        self._used_since = self._in_flight_since = 0.0
+        self._timeline = [Moment(0.0, start.cores * start.replicas, start.replicas)]
+
+    def to_its_end(self) -> Result:
+        requests, world, interval_s = self._requests, self._world, self._scaling.interval_s
+        count, next_plan = len(requests), interval_s
+        while True:
+            next_arrival = requests[self._position].arrival if self._position < count else math.inf
+            at = min(next_arrival, min((self._next_event(replica) for replica in self._replicas), default=math.inf))
+            if self._wakes:
+                at = min(at, self._wakes[0])
+            if self._now < world.duration_s or self._position < count or self._queue or self._any_busy():
+                at = min(at, next_plan)
+            if at == math.inf:
+                return self._result()
+            self._advance(max(at, self._now))
+            self._finish_batches()
+            for replica in self._replicas:
+                replica.step(self._now, world.resize_s())
+            self._arrive(count)
+            if next_plan <= self._now:
+                next_plan = self._now + interval_s
+                self._plan()
+            self._launch()
+            self._account()
+
+    def _next_event(self, replica: Replica) -> float:
+        ready_at = replica.ready_at if replica.ready_at > self._now else math.inf
+        return min(replica.next_finish_at, replica.in_force_at, ready_at)
+
+    def _any_busy(self) -> bool:
+        return any(not replica.idle for replica in self._replicas)
+
+    def _advance(self, at: float) -> None:
+        elapsed = at - self._now
+        if elapsed > 0:
+            used = sum(replica.busy_cores for replica in self._replicas)
+            charged = max(0.0, min(at, self._world.duration_s) - self._now)
+            self._core_s += charged * sum(replica.cores for replica in self._replicas)
+            self._used_core_s += charged * used
+            self._used_since += elapsed * used
+            self._in_flight_since += elapsed * (len(self._queue) + sum(replica.requests for replica in self._replicas))
+        self._now = at
+        while self._wakes and self._wakes[0] <= at:
+            heapq.heappop(self._wakes)
+
+    def _finish_batches(self) -> None:
+        now = self._now
+        for replica in self._replicas:
+            while replica.next_finish_at <= now:
+                batch = replica.finish(now)
+                in_time = now <= min(request.deadline for request in batch) + 1e-9
+                self._dispatch.ended(batch[0].model, len(batch), in_time)
+                for request in batch:
+                    self._latencies.append(now - request.sent)
+                    if now <= request.deadline + 1e-9:
+                        self._in_time += 1
+                        name = request.slo_class
+                        self._in_time_by_class[name] = self._in_time_by_class.get(name, 0) + 1
+                    else:
+                        self._late += 1
+        if any(replica.retiring for replica in self._replicas):
+            self._replicas = [replica for replica in self._replicas if not (replica.retiring and replica.idle)]
+
+    def _arrive(self, count: int) -> None:
+        while self._position < count and self._requests[self._position].arrival <= self._now:
+            request = self._requests[self._position]
+            self._scaling.arrived(self._now, request)
+            self._queue.push(request)
+            self._position += 1
+
+    def _plan(self) -> None:
+        now, serving = self._now, [replica for replica in self._replicas if not replica.retiring]
+        since = now - self._planned_at
+        seen = Observation(
+            now,
+            self._queue,
+            tuple(batch for replica in self._replicas for batch in replica.running(now)),
+            self._size,
+            sum(replica.ready_at <= now for replica in serving),
+            self._used_since / since if since else 0.0,
+            self._in_flight_since / since if since else 0.0,
+        )
+        self._planned_at, self._used_since, self._in_flight_since = now, 0.0, 0.0
+        wanted = self._scaling.plan(seen)
+        self._scale(wanted.replicas, wanted.cores, serving)
+        for replica in serving:
+            grows_by = wanted.cores - replica.cores
+            if grows_by <= self._room() and replica.resize(wanted.cores, now, self._world.resize_s()):
+                self._resizes += 1
+        # What is asked for counts as in force for the policy once it is.
+        in_force = serving[0].cores if serving else wanted.cores
+        self._size = Size(in_force, wanted.batch_cap, sum(not replica.retiring for replica in self._replicas))
+
+    def _room(self) -> float:
+        return self._world.node_cores - sum(replica.cores for replica in self._replicas)
+
+    def _scale(self, replicas: int, cores: float, serving: list[Replica]) -> None:
+        while len(serving) < replicas and cores <= self._room():
+            added = Replica(cores, self._now + self._service.cold_start_s)
+            self._replicas.append(added)
+            serving.append(added)
+            self._started += 1
+        while len(serving) > max(1, replicas):  # the youngest first: it may not even be ready
+            serving.pop().retiring = True
+        self._replicas = [replica for replica in self._replicas if not (replica.retiring and replica.idle)]
+
+    def _launch(self) -> None:
+        now, service = self._now, self._service
+        for replica in self._replicas:
+            if not self._queue:
+                return
+            if replica.retiring or replica.ready_at > now:
+                continue
+            cores = replica.usable_cores
+            limits = Limits(self._size.batch_cap, thread_budget(service.max_cores), service.max_cores)
+            decision = self._dispatch.decide(now, self._queue, replica.running(now), cores, self._models, limits)
+            for lost in decision.sheds:
+                self._queue.discard(lost.request.id)
+                self._shed += 1
+            for launch in decision.launches:
+                for request in launch.requests:
+                    self._queue.discard(request.id)
+                replica.start(launch, now, self._world.service_ratio())
+            if decision.wake_at is not None:
+                heapq.heappush(self._wakes, max(decision.wake_at, now + 1e-6))
+
+    def _account(self) -> None:
+        if self._now > self._world.duration_s:
+            return
+        cores, replicas = sum(replica.cores for replica in self._replicas), len(self._replicas)
+        last = self._timeline[-1]
+        if (cores, replicas) != (last.cores, last.replicas):
+            self._timeline.append(Moment(self._now, cores, replicas))
+
+    def _result(self) -> Result:
+        sent_by_class: dict[str, int] = {}
+        for request in self._requests:
+            sent_by_class[request.slo_class] = sent_by_class.get(request.slo_class, 0) + 1
+        return Result(
+            len(self._requests),
+            self._in_time,
+            self._late,
+            self._shed,
+            self._core_s,
+            self._used_core_s,
+            self._world.duration_s,
+            self._resizes,
+            self._started,
+            tuple(self._latencies),
+            self._in_time_by_class,
+            sent_by_class,
+            tuple(self._timeline),
+        )

@@ -1,0 +1,105 @@
+"""One replica in virtual time: its batches as they were predicted and as they really go, its size and its changes.
+
+The predicted account is what a dispatch rule may see; the true one decides when a batch ends. A larger size is in force
+a resize after it was asked for; a smaller one takes the threads away at once and the quota when the running batches fit
+it, as the operator does. Knows nothing of policies.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from sponge_core.batching import Launch
+from sponge_core.queueing import Request
+from sponge_core.running import Running, RunningSet, thread_budget
+
+__all__ = ["Replica"]
+
+
+class Replica:
+    """`ready_at` is when it begins to serve; it is billed from its making on, `cores` at every moment."""
+
+    def __init__(self, cores: float, ready_at: float) -> None:
+        self.ready_at = ready_at
+        self.retiring = False
+        self.cores = cores
+        self.next_finish_at = math.inf
+        self.in_force_at = math.inf
+        self._wanted = cores
+        self._waits_to_shrink = False
+        self._predicted = RunningSet(cores)
+        self._truth = RunningSet(cores)
+        self._batches: dict[int, Sequence[Request]] = {}
+        self._next_key = 0
+
+    @property
+    def usable_cores(self) -> float:
+        """What new batches may count on: never more than is in force, nor than is to be."""
+        return min(self.cores, self._wanted)
+
+    @property
+    def busy_cores(self) -> float:
+        return min(self.cores, self._predicted.threads)
+
+    @property
+    def requests(self) -> int:
+        """How many are in its batches."""
+        return sum(len(batch) for batch in self._batches.values())
+
+    @property
+    def idle(self) -> bool:
+        return not self._batches
+
+    @property
+    def full(self) -> bool:
+        """No thread is free for another batch."""
+        return self._predicted.threads >= thread_budget(self.usable_cores)
+
+    def running(self, now: float) -> tuple[Running, ...]:
+        return self._predicted.snapshot(now)
+
+    def resize(self, cores: float, now: float, resize_s: float) -> bool:
+        """Asks for a size; returns whether that began a resize. One that is under way is not interrupted."""
+        if self.in_force_at < math.inf or cores == self._wanted:
+            return False
+        self._wanted = cores
+        self._waits_to_shrink = cores < self.cores
+        if cores > self.cores:
+            self.in_force_at = now + resize_s
+        return cores != self.cores
+
+    def step(self, now: float, resize_s: float) -> None:
+        """Lets a size come into force whose time has come, and sends the shrink that waited for the batches to fit."""
+        if self._waits_to_shrink and self._truth.threads <= thread_budget(self._wanted):
+            self._waits_to_shrink = False
+            self.in_force_at = now + resize_s
+        if self.in_force_at <= now:
+            self.in_force_at = math.inf
+            self.cores = self._wanted
+            self._predicted.set_cores(self.cores, now)
+            self._truth.set_cores(self.cores, now)
+            self._look_ahead(now)
+
+    def start(self, launch: Launch, now: float, service_ratio: float) -> None:
+        """A batch begins; it will really take `service_ratio` times what was predicted."""
+        earliest = min(request.deadline for request in launch.requests)
+        self._predicted.start(self._next_key, launch.threads, launch.work_s, earliest, now)
+        self._truth.start(self._next_key, launch.threads, launch.work_s * service_ratio, earliest, now)
+        self._batches[self._next_key] = launch.requests
+        self._next_key += 1
+        self._look_ahead(now)
+
+    def finish(self, now: float) -> Sequence[Request]:
+        """The requests of the batch that ends now. Raises ValueError when none runs."""
+        found = self._truth.next_finish(now)
+        if found is None:
+            raise ValueError("no batch runs here")
+        self._truth.finish(found[0], now)
+        self._predicted.finish(found[0], now)
+        self._look_ahead(now)
+        return self._batches.pop(found[0])
+
+    def _look_ahead(self, now: float) -> None:
+        found = self._truth.next_finish(now)
+        self.next_finish_at = found[1] if found else math.inf

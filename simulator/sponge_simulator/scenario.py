@@ -1,0 +1,183 @@
+"""A scenario: a service, who calls it over which uplink, and what the cluster gives; read from YAML, checked, drawn.
+
+The shipped ones lie in `scenarios/`. Knows nothing of policies; opens no trace (the caller brings arrivals and uplink).
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from importlib import resources
+from importlib.resources.abc import Traversable
+from pathlib import Path
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from sponge_core.errors import SpongeError
+from sponge_core.latency import LatencyModel
+from sponge_core.queueing import Request
+from sponge_core.scaling.interface import Service
+from sponge_core.trace import BandwidthTrace
+from sponge_profiles.profile import ErrorQuantiles
+
+__all__ = ["Scenario", "ScenarioError", "SloClass", "load_scenario", "scenario_names", "service_ratios"]
+
+
+class ScenarioError(SpongeError):
+    """A scenario that is missing, malformed or impossible."""
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class SloClass(_Part):
+    """Requests that share an objective and a size; `share` is their part of all requests."""
+
+    name: str = "default"
+    share: float = Field(default=1.0, gt=0, le=1)
+    slo_ms: float = Field(gt=0, le=3_600_000)
+    payload_bytes: int = Field(ge=0)
+
+
+class Cores(_Part):
+    """The sizes of one replica."""
+
+    min: float = Field(default=1.0, gt=0)
+    max: float = Field(default=16.0, gt=0, le=1024)
+    step: float = Field(default=1.0, gt=0)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> Cores:
+        if self.min > self.max:
+            raise ValueError(f"min {self.min:g} is above max {self.max:g}: swap them")
+        steps = (self.max - self.min) / self.step
+        if abs(steps - round(steps)) > 1e-9:
+            raise ValueError(f"step {self.step:g} does not divide the range from {self.min:g} to {self.max:g}")
+        return self
+
+
+class Scenario(_Part):
+    """An experiment without its policies and its seed.
+
+    Attributes:
+        profile: a shipped profile or a file.
+        arrivals: `poisson`, `burst` (all of a second at once) or a file.
+        bandwidth: `none`, `synthetic`, `4g` (the recorded trace if it is there, else synthetic) or a file.
+        cold_start_s: from asking for a replica until it serves.
+        resize_ms: from asking for a size until it is in force: quantiles at 0, 50, 90, 99 and 100 %.
+        node_cores: what all replicas together can have; None: enough.
+    """
+
+    name: str = Field(min_length=1)
+    about: str = ""
+    profile: str
+    rate_rps: float = Field(gt=0)
+    duration_s: float = Field(default=600.0, gt=0)
+    arrivals: str = "poisson"
+    bandwidth: str = "4g"
+    classes: tuple[SloClass, ...] = Field(min_length=1)
+    cores: Cores = Cores()
+    max_batch: int = Field(default=8, ge=1, le=1024)
+    max_replicas: int = Field(default=16, ge=1)
+    cold_start_s: float = Field(default=6.0, ge=0)
+    resize_ms: tuple[float, float, float, float, float] = (22.0, 37.0, 47.0, 70.0, 82.0)
+    node_cores: float | None = Field(default=None, gt=0)
+
+    @model_validator(mode="after")
+    def _adds_up(self) -> Scenario:
+        shares = sum(each.share for each in self.classes)
+        if abs(shares - 1) > 1e-6:
+            raise ValueError(f"the shares of the classes add up to {shares:g}: make them 1")
+        names = [each.name for each in self.classes]
+        if len(set(names)) != len(names):
+            raise ValueError(f"two classes have one name ({', '.join(names)}): rename one")
+        if list(self.resize_ms) != sorted(self.resize_ms) or self.resize_ms[0] < 0:
+            raise ValueError("resize_ms must be five ascending quantiles, 0 or more")
+        return self
+
+    def service(self, model: LatencyModel) -> Service:
+        """What the policies are told."""
+        return Service(
+            model,
+            max(each.slo_ms for each in self.classes) / 1000,
+            self.rate_rps,
+            self.max_batch,
+            self.cores.min,
+            self.cores.max,
+            self.cores.step,
+            self.max_replicas,
+            self.cold_start_s,
+            self.resize_ms[1] / 1000,
+        )
+
+    def requests(self, sent_at: Sequence[float], uplink: BandwidthTrace | None, seed: int) -> list[Request]:
+        """What reaches the service, in order of arrival: each payload/bandwidth after it was sent, as the paper does.
+
+        A deadline counts from the sending: what the network took is gone.
+        """
+        draw = random.Random(seed)
+        shares = [each.share for each in self.classes]
+        rows = []
+        for at in sent_at:
+            kind = self.classes[0] if len(shares) == 1 else draw.choices(self.classes, shares)[0]
+            network_s = kind.payload_bytes / uplink.bandwidth_at(at) if uplink else 0.0
+            rows.append((at + network_s, at, at + kind.slo_ms / 1000, kind.name))
+        rows.sort()
+        return [Request(i, arrival, deadline, at, name) for i, (arrival, at, deadline, name) in enumerate(rows)]
+
+    def resizes(self, seed: int) -> Callable[[], float]:
+        """Draws how long resizes take, in seconds."""
+        return _from_quantiles((0.0, 0.5, 0.9, 0.99, 1.0), [ms / 1000 for ms in self.resize_ms], seed)
+
+
+def service_ratios(error: ErrorQuantiles, seed: int) -> Callable[[], float]:
+    """Draws true / predicted batch times from a profile's error; below its median as far as the 90th is above it."""
+    low = max(-0.9, 2 * error.p50 - error.p90)
+    return _from_quantiles((0.0, 0.5, 0.9, 1.0), [1 + e for e in (low, error.p50, error.p90, error.max)], seed)
+
+
+def _from_quantiles(at: Sequence[float], values: Sequence[float], seed: int) -> Callable[[], float]:
+    """Draws from the distribution whose quantile function joins these points by lines."""
+    draw = random.Random(seed)
+
+    def one() -> float:
+        u = draw.random()
+        upper = next(i for i in range(1, len(at)) if u <= at[i])
+        weight = (u - at[upper - 1]) / (at[upper] - at[upper - 1])
+        return values[upper - 1] + weight * (values[upper] - values[upper - 1])
+
+    return one
+
+
+def scenario_names() -> list[str]:
+    """The shipped scenarios."""
+    return sorted(entry.name.removesuffix(".yaml") for entry in _folder().iterdir() if entry.name.endswith(".yaml"))
+
+
+def load_scenario(source: str) -> Scenario:
+    """A shipped scenario by name, or a file. Raises ScenarioError with what is wrong and where."""
+    try:
+        if source in scenario_names():
+            text = (_folder() / f"{source}.yaml").read_text(encoding="utf-8")
+        else:
+            text = Path(source).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or str(error)
+        raise ScenarioError(
+            f"scenario '{source}': {reason}; give a file or one of {', '.join(scenario_names())}"
+        ) from None
+    try:
+        return Scenario.model_validate(yaml.safe_load(text))
+    except yaml.YAMLError as error:
+        raise ScenarioError(f"scenario '{source}' is no YAML: {' '.join(str(error).split())}") from None
+    except ValidationError as invalid:
+        first = invalid.errors(include_url=False)[0]
+        where = ".".join(str(part) for part in first["loc"])
+        message = first["msg"].removeprefix("Value error, ")
+        raise ScenarioError(f"scenario '{source}': {where + ': ' if where else ''}{message}") from None
+
+
+def _folder() -> Traversable:
+    return resources.files("sponge_simulator") / "scenarios"

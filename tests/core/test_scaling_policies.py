@@ -1,0 +1,271 @@
+"""Each policy in made-up situations: what its source says it does there, and only that."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import pytest
+
+from sponge_core.latency import LatencyModel
+from sponge_core.queueing import EdfQueue, Request
+from sponge_core.running import Running
+from sponge_core.scaling.fa2 import Fa2, fa2_plan
+from sponge_core.scaling.has import KalmanRate
+from sponge_core.scaling.interface import Observation, ScalingPolicy, Service, Size
+from sponge_core.scaling.registry import POLICIES, UnknownPolicyError, make_policy
+from sponge_core.scaling.seen import ArrivalCounts, WorstNetwork
+from sponge_core.scaling.steady import configurations, fill_s
+from sponge_core.scaling.vpa import DecayingHistogram
+
+# The paper's YOLOv5s: 137 ms for one item on one core.
+MODEL = LatencyModel(gamma=0.1404352, delta=0.0252388, epsilon=-0.0508415, eta=0.0221359)
+SERVICE = Service(MODEL, slo_s=1.0, rate=20.0, max_batch=8)
+
+
+def policy(name: str, service: Service = SERVICE) -> ScalingPolicy:
+    return make_policy(name, service).scaling
+
+
+def seen(
+    now: float,
+    size: Size,
+    *,
+    queue: Sequence[Request] = (),
+    running: tuple[Running, ...] = (),
+    ready: int | None = None,
+    used: float = 0.0,
+    in_flight: float = 0.0,
+) -> Observation:
+    return Observation(now, EdfQueue(queue), running, size, size.replicas if ready is None else ready, used, in_flight)
+
+
+def arrive(target: ScalingPolicy, rate: float, seconds: float, start: float = 0.0, network_s: float = 0.0) -> None:
+    """Evenly spaced requests."""
+    for i in range(round(rate * seconds)):
+        at = start + (i + 0.5) / rate
+        target.arrived(at, Request(i, at, at + 1.0 - network_s, at - network_s))
+
+
+@pytest.mark.parametrize(
+    ("remaining_ms", "replicas"),
+    [(1000, 4), (917, 4), (916, 5), (781, 5), (780, 7), (645, 7), (644, 10), (509, 10), (508, None)],
+)
+def test_fa2_needs_the_published_number_of_replicas(remaining_ms: int, replicas: int | None) -> None:
+    found = fa2_plan(MODEL, 20.0, 1.0, 1.0 - remaining_ms / 1000, 16, 8)
+    assert (found[0] if found else None) == replicas
+
+
+def test_fa2_takes_a_replica_away_only_after_a_wait() -> None:
+    fa2 = Fa2(SERVICE)
+    many = Size(1.0, 1, 10)
+    kept = [fa2.plan(seen(float(second), many)).replicas for second in range(12)]
+    assert kept == [10] * 10 + [4, 4]
+
+
+def test_the_paper_keeps_the_last_plan_where_nothing_is_feasible() -> None:
+    paper = policy("sponge-paper")
+    paper.arrived(0.5, Request(0, 0.5, 0.5, -0.4))  # 900 ms in the network
+    assert paper.plan(seen(1.0, Size(7.0, 3))) == Size(7.0, 3)
+    assert paper.plan(seen(2.0, Size(7.0, 3))) != Size(7.0, 3)  # a second later that is forgotten
+
+
+def test_static_never_changes() -> None:
+    assert policy("static-2.5").plan(seen(9.0, Size(1.0, 1), used=99.0)) == Size(2.5, 8)
+
+
+def test_vpa_follows_the_ninetieth_percentile_with_a_margin() -> None:
+    vpa = policy("vpa-fast")
+    size = Size(16.0, 8)
+    for second in range(1, 61):
+        size = vpa.plan(seen(float(second), size, used=4.0))
+    assert size.cores == 5.0  # 4.0 * 1.15 = 4.6, in the bucket that ends a little above, in whole cores
+    assert vpa.plan(seen(61.0, size, used=4.0)) == size
+
+
+def test_a_decaying_histogram_forgets() -> None:
+    histogram = DecayingHistogram(half_life_s=10.0)
+    for second in range(100):
+        histogram.add(float(second), 8.0)
+    for second in range(100, 200):
+        histogram.add(float(second), 1.0)
+    assert histogram.percentile(0.9) == pytest.approx(1.0, rel=0.06)
+
+
+def test_hpa_keeps_within_its_tolerance_and_scales_down_late() -> None:
+    hpa = policy("hpa")
+    four = Size(1.0, 8, 4)
+    assert hpa.plan(seen(15.0, four, used=2.9)).replicas == 4  # 0.725 each, target 0.7
+    assert hpa.plan(seen(30.0, four, used=4.0)).replicas == 6
+    six = Size(1.0, 8, 6)
+    assert hpa.plan(seen(45.0, six, used=0.5)).replicas == 6
+    assert hpa.plan(seen(331.0, six, used=0.5)).replicas == 1
+
+
+def test_kpa_panics_when_six_seconds_ask_for_twice_what_is_there() -> None:
+    kpa = policy("kpa")
+    for tick in range(1, 31):
+        calm = kpa.plan(seen(2.0 * tick, Size(1.0, 8, 1), in_flight=4.0))
+    assert calm.replicas == 1
+    panic = kpa.plan(seen(62.0, Size(1.0, 8, 1), in_flight=60.0)).replicas
+    assert panic >= 2
+    assert kpa.plan(seen(64.0, Size(1.0, 8, panic), in_flight=0.0)).replicas == panic  # nothing is taken away meanwhile
+
+
+def test_themis_grows_in_a_surge_and_goes_sideways_when_it_lasts() -> None:
+    themis = policy("themis")
+    arrive(themis, 20.0, 5.0)
+    one = Size(1.0, 1, 1)
+    surge = themis.plan(seen(5.0, one))
+    assert surge.replicas == 1
+    assert surge.cores > 1
+    size, at = surge, 5.0
+    for _ in range(60):
+        arrive(themis, 20.0, 0.5, at)
+        at += 0.5
+        size = themis.plan(seen(at, size))
+    assert size.cores == 1.0
+    assert size.replicas >= math.ceil(20.0 / max(MODEL.throughput(b, 1) for b in range(1, 9)))
+
+
+def test_inferline_plans_once_and_follows_the_peak() -> None:
+    inferline = policy("inferline")
+    first = inferline.plan(seen(0.0, Size(16.0, 8)))
+    arrive(inferline, 60.0, 31.0)
+    later = inferline.plan(seen(31.0, first))
+    assert first.replicas == math.ceil(20.0 / (0.85 * MODEL.throughput(1, 1)))
+    assert later == Size(first.cores, first.batch_cap, math.ceil(60.0 / (0.85 * MODEL.throughput(1, 1))))
+
+
+def test_has_starts_vertically_and_adds_replicas_only_beyond_the_largest_size() -> None:
+    small = Service(MODEL, slo_s=1.0, rate=20.0, max_cores=2.0)
+    has = policy("has", small)
+    for second in range(40):
+        arrive(has, 40.0, 1.0, float(second))
+        size = has.plan(seen(second + 1.0, Size(1.0, 8)))
+    assert size.cores == 2.0
+    assert size.replicas > 1
+
+
+def test_a_kalman_filter_smooths() -> None:
+    smooth = KalmanRate()
+    rates = [smooth.update(100.0) for _ in range(30)]
+    assert rates[0] < 30
+    assert rates[-1] == pytest.approx(100.0, rel=0.01)
+    assert rates == sorted(rates)
+
+
+def test_autopilot_goes_up_at_once_and_down_slowly() -> None:
+    autopilot = policy("autopilot")
+    size = Size(2.0, 8)
+    for second in range(1, 30):
+        size = autopilot.plan(seen(float(second), size, used=1.0))
+    for second in range(30, 34):
+        size = autopilot.plan(seen(float(second), size, used=8.0))
+        assert size.cores == 9.0
+    assert autopilot.plan(seen(34.0, size, used=1.0)).cores == 9.0
+    for second in range(35, 80):
+        size = autopilot.plan(seen(float(second), size, used=1.0))
+    assert size.cores == 2.0
+
+
+def test_throttllem_takes_the_lowest_speed_that_keeps_the_queue() -> None:
+    throttllem = policy("throttllem")
+    queue = [Request(i, 0.0, 0.5, 0.0) for i in range(8)]
+    chosen = throttllem.plan(seen(0.0, Size(1.0, 8), queue=queue)).cores
+    delay_s = SERVICE.resize_s
+    assert delay_s + MODEL.latency(8, int(chosen)) <= 0.5 < delay_s + MODEL.latency(8, int(chosen) - 1)
+    assert throttllem.plan(seen(0.0, Size(8.0, 8))).cores == 1.0
+    lost = [Request(0, 0.0, 0.001, 0.0)]
+    assert throttllem.plan(seen(0.0, Size(8.0, 8), queue=lost)).cores == 1.0
+
+
+def test_aladdin_packs_more_replicas_for_tighter_deadlines() -> None:
+    def replicas(network_s: float) -> int:
+        aladdin = policy("aladdin")
+        arrive(aladdin, 20.0, 5.0, network_s=network_s)
+        return aladdin.plan(seen(5.0, Size(1.0, 1, 1))).replicas
+
+    assert replicas(0.0) <= replicas(0.6)
+
+
+def test_infless_takes_only_batches_that_fill_in_time() -> None:
+    slow = policy("infless")
+    arrive(slow, 1.0, 5.0)
+    assert slow.plan(seen(5.0, Size(1.0, 1))).batch_cap == 1
+    flat = LatencyModel(gamma=0.001, delta=0.001, epsilon=0.0, eta=0.1)  # batches are nearly free
+    busy = policy("infless", Service(flat, slo_s=1.0, rate=50.0))
+    arrive(busy, 50.0, 5.0)
+    assert busy.plan(seen(5.0, Size(1.0, 1))).batch_cap == 8
+
+
+def test_barista_looks_ahead_of_a_rising_rate() -> None:
+    rising, steady = policy("barista"), policy("barista")
+    for second in range(30):
+        arrive(rising, 5.0 + second, 1.0, float(second))
+        arrive(steady, 34.0, 1.0, float(second))
+    size = Size(1.0, 1, 1)
+    ahead, now = rising.plan(seen(30.0, size)), steady.plan(seen(30.0, size))
+    assert ahead.cores * ahead.replicas >= now.cores * now.replicas
+
+
+def test_asyfunc_keeps_its_base_when_the_burst_has_passed() -> None:
+    asyfunc = policy("asyfunc")
+    arrive(asyfunc, 20.0, 10.0)
+    arrive(asyfunc, 60.0, 2.0, 10.0)
+    burst = asyfunc.plan(seen(12.0, Size(1.0, 1))).cores
+    arrive(asyfunc, 1.0, 4.0, 12.0)
+    after = asyfunc.plan(seen(16.0, Size(1.0, 1))).cores
+    assert 1.0 < after < burst
+
+
+@pytest.mark.parametrize("name", POLICIES)
+def test_every_policy_stays_within_the_service(name: str) -> None:
+    small = Service(MODEL, slo_s=1.0, rate=20.0, max_batch=4, min_cores=1.0, max_cores=3.0, max_replicas=5)
+    chosen = policy(name, small)
+    size = Size(3.0, 4)
+    for second in range(40):
+        arrive(chosen, 300.0 if second % 10 < 3 else 2.0, 1.0, float(second))
+        size = chosen.plan(seen(second + 1.0, size, used=size.cores * size.replicas, in_flight=50.0))
+        assert 1 <= size.replicas <= 5
+        assert 0 < size.cores <= 3.0
+        assert 1 <= size.batch_cap <= 4
+
+
+def test_unknown_names_are_refused_with_those_that_exist() -> None:
+    with pytest.raises(UnknownPolicyError, match=r"no policy 'spunge'; there are sponge,"):
+        make_policy("spunge", SERVICE)
+    with pytest.raises(UnknownPolicyError, match="no dispatch rule 'lifo'"):
+        make_policy("vpa@lifo", SERVICE)
+    with pytest.raises(UnknownPolicyError, match="more than 0"):
+        make_policy("static-0", SERVICE)
+
+
+def test_counts_are_those_of_whole_seconds() -> None:
+    counts = ArrivalCounts(3)
+    for at in (0.1, 0.2, 1.5, 2.5, 2.6, 2.7):
+        counts.arrived(at)
+    assert counts.per_second(2.9) == [2, 1]
+    assert (counts.peak(3.0), counts.mean(3.0)) == (3.0, 2.0)
+    assert counts.per_second(100.0) == [0, 0, 0]
+
+
+def test_the_worst_network_is_that_since_the_last_reading() -> None:
+    worst = WorstNetwork()
+    worst.arrived(1.0, Request(0, 1.0, 2.0, 0.7))
+    assert worst.read() == pytest.approx(0.3)
+    assert worst.read() == 0.0
+
+
+def test_filling_takes_longer_for_larger_batches_and_lower_rates() -> None:
+    assert fill_s(1, 10.0) == 0.0
+    assert fill_s(2, 10.0) == pytest.approx(0.4605, rel=0.001)  # -ln(0.01)/10
+    assert fill_s(5, 10.0) == pytest.approx(1.0045, rel=0.02)  # Gamma(4, 10), 99 %
+    assert fill_s(5, 20.0) == pytest.approx(fill_s(5, 10.0) / 2)
+    assert fill_s(2, 0.0) == math.inf
+
+
+def test_configurations_all_answer_in_time() -> None:
+    found = list(configurations(MODEL, [1.0, 2.0, 4.0], 8, 50.0, 0.6))
+    assert found
+    assert all(option.latency_s + fill_s(option.batch, 50.0) <= 0.6 for option in found)

@@ -1,0 +1,137 @@
+"""Virtual time with replicas: what is billed, when a size is in force, and that no request is lost."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sponge_core.dispatch import POLICIES as DISPATCH
+from sponge_core.latency import LatencyModel
+from sponge_core.queueing import Request
+from sponge_core.scaling.interface import Observation, Service, Size
+from sponge_core.scaling.registry import POLICIES, make_policy
+from sponge_simulator.fleet import Moment, Result, World, simulate
+
+MODEL = LatencyModel(gamma=0.04, delta=0.01, epsilon=0.0, eta=0.005)
+SERVICE = Service(MODEL, slo_s=0.5, rate=10.0, max_batch=8, max_cores=4.0, max_replicas=4, cold_start_s=2.0)
+
+
+class Scripted:
+    """Asks for the sizes of a script, one a second; keeps the last."""
+
+    interval_s = 1.0
+    dispatch = "moldable-edf"
+
+    def __init__(self, *sizes: Size) -> None:
+        self._sizes = list(sizes)
+        self.seen: list[Observation] = []
+
+    def arrived(self, now: float, request: Request) -> None:
+        """Takes no notice."""
+
+    def plan(self, seen: Observation) -> Size:
+        self.seen.append(seen)
+        return self._sizes.pop(0) if len(self._sizes) > 1 else self._sizes[0]
+
+
+def requests(*arrivals: float, slo_s: float = 0.5) -> list[Request]:
+    return [Request(i, at, at + slo_s, at) for i, at in enumerate(sorted(arrivals))]
+
+
+def run(sent: Sequence[Request], policy: Scripted, duration_s: float = 4.0, **world: object) -> Result:
+    return simulate(sent, SERVICE, policy, DISPATCH[policy.dispatch].make(), World(duration_s, **world))  # type: ignore[arg-type]
+
+
+def test_one_request_takes_what_the_model_says() -> None:
+    result = run(requests(1.0), Scripted(Size(1.0, 8)))
+    assert (result.sent, result.in_time, result.late, result.shed) == (1, 1, 0, 0)
+    assert result.latencies_s == (pytest.approx(MODEL.latency(1, 1)),)
+    assert (result.mean_cores, result.used_core_seconds) == (1.0, pytest.approx(MODEL.latency(1, 1)))
+
+
+def test_a_larger_size_is_billed_from_when_it_is_in_force() -> None:
+    result = run([], Scripted(Size(1.0, 8), Size(3.0, 8)), resize_s=lambda: 0.5)
+    assert (result.resizes, result.started) == (1, 0)
+    assert result.core_seconds == pytest.approx(1.5 * 1 + 2.5 * 3)
+    assert result.timeline == (Moment(0.0, 1.0, 1), Moment(1.5, 3.0, 1))
+
+
+def test_a_smaller_size_waits_for_the_batches_that_run() -> None:
+    tight = requests(0.95, slo_s=0.04)  # needs two threads, from 0.95 to 0.985
+    long = Scripted(Size(2.0, 8), Size(1.0, 8))
+    slow = run(tight, long, resize_s=lambda: 0.1, service_ratio=lambda: 10.0)
+    assert slow.core_seconds == pytest.approx(2 * (0.95 + 0.35 + 0.1) + (4 - 1.4), abs=1e-6)
+
+
+def test_a_replica_serves_after_its_cold_start_and_is_billed_before() -> None:
+    policy = Scripted(Size(1.0, 8, 1), Size(1.0, 8, 2))
+    result = run([], policy, 6.0)
+    assert (result.started, result.core_seconds) == (1, pytest.approx(1 * 1 + 2 * 5))
+    assert [seen.ready for seen in policy.seen[:6]] == [1, 1, 1, 2, 2, 2]
+
+
+def test_a_replica_that_goes_finishes_its_batch() -> None:
+    sent = requests(0.9, 0.9, 0.9, slo_s=2.0)
+    one_by_one = Scripted(Size(1.0, 1, 3), Size(1.0, 1, 1))
+    result = run(sent, one_by_one, service_ratio=lambda: 8.0)
+    assert (result.in_time, result.shed) == (3, 0)
+    assert result.core_seconds == pytest.approx(
+        3 * (0.9 + 8 * MODEL.latency(1, 1)) + (4 - 0.9 - 8 * MODEL.latency(1, 1))
+    )
+
+
+def test_a_node_has_only_so_much() -> None:
+    result = run([], Scripted(Size(2.0, 8, 1), Size(2.0, 8, 4)), node_cores=5.0)
+    assert (result.started, result.timeline[-1].cores) == (1, 4.0)
+
+
+def test_what_a_metrics_server_would_report() -> None:
+    policy = Scripted(Size(1.0, 1))
+    run(requests(0.2, 0.2), policy)
+    took = 2 * MODEL.latency(1, 1)  # one after the other
+    assert policy.seen[1].used_cores == pytest.approx(took)
+    assert policy.seen[1].in_flight == pytest.approx(1.5 * took)
+
+
+def test_slower_service_than_predicted_is_late_and_counted() -> None:
+    assert run(requests(1.0, slo_s=0.06), Scripted(Size(1.0, 8)), service_ratio=lambda: 2.0).late == 1
+
+
+NAMES = [*POLICIES, "static-2"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+@settings(max_examples=8, deadline=None)
+@given(arrivals=st.lists(st.floats(0, 8), max_size=60), slo_s=st.floats(0.02, 1.0))
+def test_every_request_has_one_outcome_under_every_policy(name: str, arrivals: list[float], slo_s: float) -> None:
+    sent = requests(*arrivals, slo_s=slo_s)
+    chosen = make_policy(name, SERVICE)
+    result = simulate(sent, SERVICE, chosen.scaling, chosen.dispatch, World(8.0))
+    assert result.in_time + result.late + result.shed == result.sent == len(sent)
+    assert sum(result.in_time_by_class.values()) == result.in_time
+    most = SERVICE.max_cores * SERVICE.max_replicas
+    assert 0 < result.core_seconds <= most * 8.0 + 1e-6
+    assert result.used_core_seconds <= result.core_seconds + 1e-6
+    assert all(moment.cores <= most for moment in result.timeline)
+
+
+@pytest.mark.parametrize("name", ["sponge", "fa2", "themis"])
+def test_a_run_repeats_itself(name: str) -> None:
+    sent = requests(*(0.03 * i for i in range(100)))
+
+    def once() -> Result:
+        chosen = make_policy(name, SERVICE)
+        return simulate(sent, SERVICE, chosen.scaling, chosen.dispatch, World(3.0))
+
+    assert once() == once()
+
+
+def test_with_exact_service_times_ours_meets_a_steady_load_at_few_cores() -> None:
+    sent = requests(*(0.05 * i for i in range(600)), slo_s=0.8)
+    chosen = make_policy("sponge", SERVICE)
+    result = simulate(sent, SERVICE, chosen.scaling, chosen.dispatch, World(30.0))
+    assert result.violations == 0
+    assert result.mean_cores < 1.5  # 20/s at 55 ms are 1.1 cores of work
