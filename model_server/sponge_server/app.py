@@ -85,6 +85,7 @@ class Server:
         self._cores = Cores(settings.cores)
         self._stop = asyncio.Event()
         self._hurry = asyncio.Event()
+        self._calls_end: asyncio.Task[None] | None = None
         self._planner: Planner | None = None
 
     async def run(self) -> None:
@@ -265,6 +266,8 @@ class Server:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._hurry.wait(), settings.drain_delay_s)
         status.phase = "draining"
+        # Tells the other end of long connections to make their next call elsewhere; calls that run are finished.
+        self._calls_end = asyncio.get_running_loop().create_task(rpc.stop(settings.drain_s))
         end = self._clock() + settings.drain_s
         # Polled, for it is once in a life and counts in two places.
         while (engine.jobs or len(self._uploads)) and self._clock() < end and not self._hurry.is_set():  # noqa: ASYNC110

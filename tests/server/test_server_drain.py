@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import tritonclient.grpc as triton
 from server_process import ServerProcess, command_body, eventually
+from tritonclient.utils import InferenceServerException
 
 pytestmark = pytest.mark.torch
 
@@ -84,7 +85,22 @@ def test_under_load_no_accepted_request_is_lost(tmp_path: Path, pool: ThreadPool
             finally:
                 connection.close()
 
+    def call_on() -> list[str]:
+        """On one channel, until it is refused."""
+        statuses = []
+        given = triton.InferInput("command", [1, 1], "INT64")
+        given.set_data_from_numpy(np.array([[20]]))
+        with triton.InferenceServerClient(server.grpc) as client:
+            while not statuses or statuses[-1] == "OK":
+                try:
+                    client.infer("m", [given])
+                    statuses.append("OK")
+                except InferenceServerException as error:
+                    statuses.append(str(error.status()))
+        return statuses
+
     clients = [pool.submit(send_on) for _ in range(8)]
+    callers = [pool.submit(call_on) for _ in range(4)]
     eventually(lambda: waiting(server) > 0)
     server.process.send_signal(signal.SIGTERM)
     eventually(lambda: server.ask("/readyz").status == 503)
@@ -97,6 +113,10 @@ def test_under_load_no_accepted_request_is_lost(tmp_path: Path, pool: ThreadPool
     for statuses in answers:
         assert 0 not in statuses[:-1]
         assert statuses == sorted(statuses, key=lambda status: (status == 0, status))  # never 200 after a refusal
+    for called in callers:
+        statuses = called.result()
+        assert len(statuses) > 1
+        assert statuses[-1] == "StatusCode.UNAVAILABLE"
     events = [json.loads(line) for line in server.errors.read_text().splitlines()]
     (end,) = [line for line in events if line["event"] == "drain.end"]
     assert (end["unanswered"], end["uploads"]) == (0, 0)

@@ -26,7 +26,7 @@ from sponge_profiles.cgroup import Cgroup, CgroupError
 __all__ = ["LocalBackend"]
 
 HOST = "127.0.0.1"
-SERVE = (sys.executable, "-m", "sponge_cli.main", "serve")
+SERVE = (sys.executable, "-m", "sponge_cli.main", "serve", "--log-format", "text")
 READY_WITHIN_S = 180.0
 END_WITHIN_S = 20.0
 LOG_TAIL = 3
