@@ -1,11 +1,12 @@
 """The data port's application: Open Inference Protocol V2 routes, `/docs`, and problem+json for whatever goes wrong.
 
-Thin: every answer comes from the data plane. The hot path is a plain route that the web framework only matches; the
-rest is described by types, so that `/docs` is true.
+Thin: every answer comes from the data plane. The hot path goes past the web framework; the rest is described by types,
+so that `/docs` is true.
 """
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 from fastapi import FastAPI
@@ -14,6 +15,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from sponge_server.control import problem_response
 from sponge_server.dataplane import EXTENSIONS, MODEL_VERSION, SERVER_NAME, SERVER_VERSION, DataPlane
@@ -26,6 +28,8 @@ __all__ = ["data_app"]
 
 INFER = "/v2/models/{model}/infer"
 INFER_VERSION = "/v2/models/{model}/versions/{version}/infer"
+HOT_PATH = re.compile(r"/v2/models/(?P<model>[^/]+)(?:/versions/(?P<version>[^/]+))?/infer")
+"""The two of them, for requests that do not go through the web framework."""
 
 MODEL_PROBLEMS: dict[int | str, dict[str, Any]] = {status: PROBLEMS[status] for status in (404, 503)}
 
@@ -63,8 +67,24 @@ class ModelMetadata(BaseModel):
     outputs: list[TensorMetadata]
 
 
-def data_app(plane: DataPlane, infer: InferEndpoint) -> FastAPI:
-    """The ASGI application of the data port."""
+def data_app(plane: DataPlane, infer: InferEndpoint) -> ASGIApp:
+    """The ASGI application of the data port: inference goes straight to its endpoint, all else to the web framework."""
+    rest = described_app(plane, infer)
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        # The framework's layers and its matching of routes cost as much as a decision of the engine.
+        hot = HOT_PATH.fullmatch(scope["path"]) if scope.get("method") == "POST" else None
+        if hot is None:
+            await rest(scope, receive, send)
+        else:
+            scope["path_params"] = hot.groupdict()
+            await infer(scope, receive, send)
+
+    return app
+
+
+def described_app(plane: DataPlane, infer: InferEndpoint) -> FastAPI:
+    """Every route with its description, inference too."""
     app = FastAPI(
         title="Sponge model server",
         version=SERVER_VERSION,
