@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 import random
-import re
 import sys
 import threading
 import time
@@ -104,10 +103,8 @@ def _running(pid: int) -> int:
 
 def profile_ratio(server: LiveServer) -> float:
     """Throughput at two cores over that at one, by the profile that the server took: two lanes that slow each other."""
-    taken = re.search(r"profile\.taken.* interference=([\d.e-]+)", server.log.read_text())
-    if taken is None:
-        raise SpongeError(f"the server's log has no profile: {server.log}")
-    return 2.0 / (1.0 + float(taken[1]))
+    (taken,) = server.events("profile.taken")
+    return 2.0 / (1.0 + float(taken["interference"]))
 
 
 async def hold(server: LiveServer, client: ControlClient, clients: PatientClients, milli: int, seconds: float) -> Phase:

@@ -5,6 +5,7 @@ What every experiment on the server alone shares. Knows nothing of load or of wh
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import selectors
@@ -16,7 +17,7 @@ import time
 import urllib.request
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 from sponge_core.contract import ApplyRequest, SizeRange, StateSnapshot
 from sponge_core.errors import SpongeError
@@ -109,6 +110,11 @@ class LiveServer:
             lines = answer.read().decode().splitlines()
         samples = (line.rpartition(" ") for line in lines if not line.startswith("#"))
         return {name: float(value) for name, _, value in samples}
+
+    def events(self, name: str) -> list[dict[str, Any]]:
+        """The fields of what it logged under this name so far."""
+        lines = (json.loads(line) for line in self.log.read_text().splitlines() if line.startswith("{"))
+        return [line for line in lines if line["event"] == name]
 
     def state(self) -> StateSnapshot:
         """Its state now."""
