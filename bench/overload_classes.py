@@ -56,6 +56,10 @@ class Row:
     throttled_s: float  # summed over the cgroup's CPUs
     http_cores: float
     late_by_ms: float | None  # median of the late ones
+    took_over_predicted: tuple[float, ...]  # p50, p90, p99 over batches
+    lane_over_cpu: tuple[float, ...]  # the same of a lane's time by its threads' CPU; above 1 it stood still
+    hand_over_ms: float  # median of a batch's time outside of its lane
+    threads: float  # mean threads of a batch
 
 
 def schedule(rate: float, seconds: float, seed: int, bodies: int) -> Schedule:
@@ -79,6 +83,7 @@ def measure(
     server: LiveServer, bodies: Sequence[InferBody], capacity: float, overload: float, seconds: float, seed: int
 ) -> Row:
     """One run and its figures."""
+    traced = len(server.events("batch.done"))
     before, cpu, throttled = server.metrics(), server.http_cpu_s(), server.cgroup.cpu_stat().throttled_s
     with asyncio.Runner(loop_factory=precise_loop) as runner:
         records = runner.run(send(server, bodies, schedule(overload * capacity, seconds, seed, len(bodies))))
@@ -106,6 +111,21 @@ def measure(
         round(server.cgroup.cpu_stat().throttled_s - throttled, 2),
         round((server.http_cpu_s() - cpu) / seconds, 3),
         round(float(np.median(late_ms)), 1) if late_ms else None,
+        *traces(server.events("batch.done")[traced:]),
+    )
+
+
+def traces(batches: Sequence[dict[str, float]]) -> tuple[tuple[float, ...], tuple[float, ...], float, float]:
+    """What single batches say of a run: the last four fields of a row."""
+
+    def spread(values: list[float]) -> tuple[float, ...]:
+        return tuple(round(float(x), 3) for x in np.percentile(values, (50, 90, 99)))
+
+    return (
+        spread([batch["took_ms"] / batch["predicted_ms"] for batch in batches]),
+        spread([batch["lane_ms"] * batch["threads"] / max(batch["cpu_ms"], 0.01) for batch in batches]),
+        round(float(np.median([batch["took_ms"] - batch["lane_ms"] for batch in batches])), 2),
+        round(mean(batch["threads"] for batch in batches), 2),
     )
 
 
@@ -142,7 +162,7 @@ def main() -> None:
     rows: list[Row] = []
     go_first()
     for cores in options.cores or (1.0, 1.5):
-        with LiveServer(cores, "--max-batch", str(MAX_BATCH)) as server:
+        with LiveServer(cores, "--max-batch", str(MAX_BATCH), "--log-level", "debug") as server:
             bodies = photographs(server)
             capacity = saturated_rps(server, bodies[0], 8.0)
             rows += [
@@ -158,7 +178,8 @@ def main() -> None:
     )
     table = Table(title=f"halves due after {' and '.join(f'{s * 1000:g}' for s in CLASSES_S)} ms")
     columns = ("cores", "x", "seed", "capacity", "offered", "goodput", "share %", "in time by class %", "late", "shed")
-    for column in (*columns, "expired", "rows/s", "batch", "throttled s", "HTTP cores", "late by ms"):
+    traced = ("threads", "took/predicted p50, p90, p99", "lane/CPU", "hand-over ms")
+    for column in (*columns, "expired", "rows/s", "batch", "throttled s", "HTTP cores", "late by ms", *traced):
         table.add_column(column, justify="right")
     for row in rows:
         table.add_row(
@@ -168,8 +189,11 @@ def main() -> None:
             *(str(row.outcomes[outcome]) for outcome in ("late", "shed", "expired")),
             *(f"{value:.2f}" for value in (row.computed_rps, row.batch_size, row.throttled_s, row.http_cores)),
             "-" if row.late_by_ms is None else f"{row.late_by_ms:.1f}",
+            f"{row.threads:.2f}",
+            *(" ".join(f"{x:.2f}" for x in those) for those in (row.took_over_predicted, row.lane_over_cpu)),
+            f"{row.hand_over_ms:.2f}",
         )
-    Console(width=150).print(table)
+    Console(width=190).print(table)
 
 
 if __name__ == "__main__":

@@ -286,6 +286,18 @@ class Engine:
             return
         ratio = self.scheduler.finish(batch.key, now, result.cpu_s)
         self._models[batch.model].books.computed(batch, result, ratio)
+        event(
+            log,
+            "batch.done",
+            logging.DEBUG,
+            rows=len(batch.requests),
+            threads=batch.threads,
+            slack_ms=(batch.requests[0].deadline - batch.started) * 1000,
+            predicted_ms=batch.work_s / batch.speed * 1000,
+            took_ms=(now - batch.started) * 1000,
+            lane_ms=result.batch_s * 1000,
+            cpu_ms=result.cpu_s * 1000,
+        )
 
     def _row_done(self, job: Job, item: Item, row_id: int, outputs: tuple[Tensor, ...] | ItemError) -> None:
         if job not in self._jobs:
