@@ -38,6 +38,7 @@ MAX_BATCH = 8
 STEP_MILLI, MOST_MILLI = 250, 2000
 SIZES = SizeRange(min_milli=STEP_MILLI, max_milli=MOST_MILLI, step_milli=STEP_MILLI)
 SAMPLE_S = 0.004
+AGAIN_S = 0.002
 SETTLE_S = 2.0
 
 
@@ -65,7 +66,8 @@ class Seen:
 
     samples: int = 0
     most: int = 0
-    over: int = 0  # samples with more than the budget
+    glimpses: int = 0  # samples with more than the budget
+    over: int = 0  # those where that was still so a moment later
 
 
 class ThreadWatch:
@@ -91,8 +93,14 @@ class ThreadWatch:
                 continue  # changed while it was read
             seen = self.seen.setdefault(before, Seen())
             seen.samples += 1
-            seen.most = max(seen.most, running)
-            seen.over += running > before
+            if running > before:
+                # A lane that has handed in its answer may still be on its way to sleep while the next batch starts.
+                seen.glimpses += 1
+                time.sleep(AGAIN_S)
+                running = min(running, sum(_running(pid) for pid in self._lanes))
+                seen.over += running > before and self.bound == before
+            if self.bound == before:
+                seen.most = max(seen.most, running)
 
 
 def _running(pid: int) -> int:
@@ -202,10 +210,10 @@ def main() -> None:
     print(f"{rates}; two cores give {measured:.2f} times one, the profile says {expected:.2f}")
     print(f"{answered} answered, {failed} not, over {len(wandered)} random resizes")
     table = Table()
-    for column in ("thread budget", "looks", "most threads seen", "looks with more"):
+    for column in ("thread budget", "looks", "with more at a glimpse", "and a moment later", "most threads seen"):
         table.add_column(column, justify="right")
     for budget, those in sorted(seen.items()):
-        table.add_row(*map(str, (budget, those.samples, those.most, those.over)))
+        table.add_row(*map(str, (budget, those.samples, those.glimpses, those.over, those.most)))
     Console().print(table)
     print(f"ms until in force: growing {grown}, shrinking {shrunk}")
     sys.exit(failed > 0 or any(those.most > budget for budget, those in seen.items()))
