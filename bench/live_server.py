@@ -68,11 +68,13 @@ class LiveServer:
                 command, stdout=subprocess.PIPE, stderr=sink, text=True, start_new_session=True
             )
         try:
-            addresses = re.findall(r"http://[\d.]+:\d+", self._first_line())
-            if len(addresses) != 2:
+            line = self._first_line()
+            addresses, calls = re.findall(r"http://[\d.]+:\d+", line), re.search(r"grpc://(\S+)", line)
+            if len(addresses) != 2 or calls is None:
                 words = " / ".join(self.log.read_text(errors="replace").splitlines()[-LOG_TAIL:])
                 raise SpongeError(f"the server is not ready after {READY_WITHIN_S:g} s: {words or 'it said nothing'}")
             self.url, self.control_url = addresses
+            self.grpc = calls[1]
         except BaseException:
             self._end()
             raise

@@ -307,6 +307,9 @@ class Engine:
             where = f"row {index}: " if len(job.ids) > 1 else ""
             if item.images:  # the one thing that is looked into no sooner than in the lane
                 self._fail(job, RejectedError(f"{where}{outputs}"), self._timeliness(job))
+            elif bad := item.not_finite():
+                text = f"{where}{outputs}: its input '{bad}' holds NaN or Inf"
+                self._fail(job, RejectedError(text), self._timeliness(job))
             else:
                 self._fail(job, FailedError(f"{where}{outputs}"), "error")
             return

@@ -160,6 +160,15 @@ def test_a_wrong_output_is_refused_before_it_is_computed(server: ServerProcess, 
     assert (reply.status, "no output nope" in reply.json["detail"]) == (422, True)
 
 
+def test_a_nan_that_comes_back_was_the_clients(server: ServerProcess, spec: dict[str, Any]) -> None:
+    entry = tensor(spec, parameters={"binary_data_size": 256})
+    del entry["data"]
+    head = json.dumps({"inputs": [entry]}).encode()
+    body = head + np.full(64, np.nan, "<f4").tobytes()
+    reply = server.infer("digits", body, inference_header_content_length=str(len(head)))
+    assert (reply.status, "its input 'input' holds NaN or Inf" in reply.json["detail"]) == (422, True)
+
+
 def test_a_corrupt_image_says_so(server: ServerProcess) -> None:
     reply = server.infer("digits", png()[:40], content_type="image/png")
     assert reply.status == 422

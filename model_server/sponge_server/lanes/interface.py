@@ -14,6 +14,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+import numpy as np
+
+from sponge_core.datatypes import NUMPY_TYPES
 from sponge_core.errors import SpongeError
 
 __all__ = [
@@ -103,6 +106,19 @@ class Item:
     def rows(self) -> int:
         """How much of the batch the item takes."""
         return len(self.images) or self.tensors[0].shape[0]
+
+    def not_finite(self) -> str | None:
+        """The first input that holds a NaN or Inf. Some models take them, so it is asked only when one has failed."""
+        for tensor in self.tensors:
+            if tensor.datatype == "BF16":
+                numbers = (np.frombuffer(tensor.data, "<u2").astype("<u4") << 16).view("<f4")
+            elif tensor.datatype in ("FP16", "FP32", "FP64"):
+                numbers = np.frombuffer(tensor.data, NUMPY_TYPES[tensor.datatype])
+            else:
+                continue
+            if not np.isfinite(numbers).all():
+                return tensor.name
+        return None
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,1 @@
+"""Malformed requests over every protocol, from a seed."""

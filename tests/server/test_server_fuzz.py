@@ -1,0 +1,42 @@
+"""A short, fixed part of the fuzzing bench: malformed requests of every kind, and a server that does not mind."""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+
+import pytest
+from bench.fuzz import Addresses, fuzz
+from bench.fuzzing.http import Target, malformed_request
+from bench.fuzzing.rpc import malformed_call
+from server_process import ServerProcess
+
+REQUESTS, SEED = 400, 7
+
+
+@pytest.mark.torch
+async def test_nothing_malformed_breaks_the_server(tmp_path: Path) -> None:
+    options = ("--slo-ms", "500", "--header-timeout-s", "2", "--max-body-bytes", str(4 << 20))
+    server = ServerProcess(tmp_path, "--model", "digits=digits://", *options)
+    lanes = len(server.ask("/control/v1/state").json["lanes"])
+    findings = await fuzz(
+        Addresses(server.data.removeprefix("http://"), server.grpc), REQUESTS, SEED, lambda _: None, lambda: None
+    )
+    assert findings.failures == []
+    assert sum(findings.sent.values()) == REQUESTS
+    assert set(findings.sent) == {"wire", "grpc", "schema"}
+    assert findings.good >= 2 * REQUESTS // 50
+    assert len(server.ask("/control/v1/state").json["lanes"]) == lanes
+    assert server.metric("sponge_lane_crashes_total") == 0
+    assert server.stop() == 0
+
+
+def test_a_seed_makes_the_same_requests() -> None:
+    target = Target("digits", "input", (1, 1, 8, 8), "logits", b"\x89PNG" + bytes(60))
+
+    def made(seed: int) -> list[object]:
+        rng = random.Random(seed)
+        return [make(rng, target) for make in (malformed_request, malformed_call) for _ in range(50)]
+
+    assert made(3) == made(3)
+    assert made(3) != made(4)
