@@ -21,7 +21,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from sponge_profiles.measure import BatchTime
-    from sponge_profiles.profile import Profile
+    from sponge_profiles.memory import MemoryModel
+    from sponge_profiles.profile import MemoryUse, Profile
     from sponge_server.lanes.forked import ForkedLanes
 
 __all__ = ["command"]
@@ -153,6 +154,10 @@ async def _measure_pool(plan: _Plan, pool: ForkedLanes, console: Console) -> Pro
     from sponge_profiles.cgroup import Cgroup, CgroupError
     from sponge_profiles.measure import grid_points, machine_name, measure_grid, measure_interference, waiting_share
     from sponge_profiles.profile import Profile
+    from sponge_server.memory import measure_memory
+
+    # First of all: what a lane keeps of a batch is seen on a lane that has run none.
+    memory, _ = await measure_memory(pool, max(plan.cores), None)
 
     async def run_batch(batch: int, threads: int) -> BatchTime:
         return await _run(pool, batch, threads)
@@ -194,7 +199,7 @@ async def _measure_pool(plan: _Plan, pool: ForkedLanes, console: Console) -> Pro
             soft_wrap=True,
         )
     how = "with no CPU limit" if group is None else "under a real CPU limit of as many cores as threads"
-    return Profile.from_points(
+    profile = Profile.from_points(
         grid_points(samples, lambda time: time.wall_s),
         name=plan.name,
         model=plan.source,
@@ -203,6 +208,16 @@ async def _measure_pool(plan: _Plan, pool: ForkedLanes, console: Console) -> Pro
         percentile=plan.percentile,
         interference=interference,
     )
+    return profile.model_copy(update={"memory": None if memory is None else _memory_use(memory)})
+
+
+def _memory_use(memory: MemoryModel) -> MemoryUse:
+    from sponge_profiles.profile import MemoryUse
+
+    base, lane, item = (
+        round(size / (1 << 20), 2) for size in (memory.base_bytes, memory.lane_bytes, memory.item_bytes)
+    )
+    return MemoryUse(base_mib=base, lane_mib=lane, item_mib=item)
 
 
 async def _run(pool: ForkedLanes, batch: int, threads: int) -> BatchTime:
@@ -246,6 +261,13 @@ def _print_table(profile: Profile, console: Console) -> None:
         highlight=False,
         soft_wrap=True,
     )
+    if profile.memory is not None:
+        console.print(
+            f"memory: {profile.memory.base_mib:g} MiB for server and model, {profile.memory.lane_mib:g} MiB a lane, "
+            f"{profile.memory.item_mib:g} MiB a row of its largest batch",
+            highlight=False,
+            soft_wrap=True,
+        )
 
 
 def _name_of(source: str) -> str:

@@ -23,6 +23,7 @@ __all__ = [
     "own_cpu_cgroup",
     "read_cpu_stat",
     "read_memory_limit",
+    "read_oom_kills",
     "read_quota_milli",
 ]
 
@@ -101,6 +102,17 @@ def read_quota_milli(path: Path) -> int | None:
             limits.append(quota)
         directory = directory.parent
     return min(limits, default=None)
+
+
+def read_oom_kills(path: Path) -> int:
+    """Processes of the cgroup killed for want of memory so far; 0 where the kernel does not count them."""
+    for name in ("memory.events", "memory.oom_control"):
+        try:
+            lines = (path / name).read_text(encoding="ascii").splitlines()
+        except OSError:
+            continue
+        return next((int(line.split()[1]) for line in lines if line.startswith("oom_kill ")), 0)
+    return 0
 
 
 def read_cpu_stat(path: Path) -> CpuStat:

@@ -19,7 +19,7 @@ from sponge_core.errors import ProfileError
 from sponge_core.latency import LatencyModel
 from sponge_profiles.fitting import Fit, Point, fit, judge
 
-__all__ = ["Coefficients", "ErrorQuantiles", "GridPoint", "Profile", "load_profile", "profile_names"]
+__all__ = ["Coefficients", "ErrorQuantiles", "GridPoint", "MemoryUse", "Profile", "load_profile", "profile_names"]
 
 _FASTER_TOLERANCE = 0.10  # a larger batch may measure this much faster before it is called impossible: noise
 
@@ -60,6 +60,14 @@ class GridPoint(_Part):
         return {50: self.p50_ms, 95: self.p95_ms, 99: self.p99_ms}[percentile]
 
 
+class MemoryUse(_Part):
+    """What a server with this model takes, in MiB: base + lanes * (lane + item * batch)."""
+
+    base_mib: float = Field(ge=0)
+    lane_mib: float = Field(ge=0)
+    item_mib: float = Field(ge=0)
+
+
 class Profile(_Part):
     """How long the batches of one model take on one kind of machine.
 
@@ -79,6 +87,7 @@ class Profile(_Part):
     error: ErrorQuantiles
     r2: float | None = None
     mape_percent: float | None = Field(default=None, ge=0)
+    memory: MemoryUse | None = None
     points: tuple[GridPoint, ...] = Field(min_length=1)
 
     @model_validator(mode="after")

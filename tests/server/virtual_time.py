@@ -130,6 +130,7 @@ class FakePool:
         self.profiles = profiles
         self.lanes = [FakeLane(number, profiles) for number in range(lanes)]
         self.listeners: list[Callable[[], None]] = []
+        self.pids: list[int] = []
 
     def add_listener(self, callback: Callable[[], None]) -> None:
         self.listeners.append(callback)

@@ -257,6 +257,11 @@ class LanePool(Protocol):
         """Every lane in order of id, healthy or not."""
         ...
 
+    @property
+    def pids(self) -> Sequence[int]:
+        """Processes that run now: the one that holds the models, then the lanes'; none where lanes are not processes."""
+        ...
+
     def add_listener(self, callback: Callable[[], None]) -> None:
         """`callback` runs on the loop whenever the lanes, or the health of one, have changed: time to decide again."""
         ...

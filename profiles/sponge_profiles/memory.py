@@ -1,0 +1,75 @@
+"""How much memory a server needs, by lanes and batch size, and what of that fits under a limit.
+
+The model is a pure value; beside it, what the kernel says of a process. Bytes everywhere. Only memory that cannot be
+dropped counts: the pages of a program's files can be read again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+__all__ = ["RESERVE_BYTES", "MemoryModel", "anonymous_bytes", "private_bytes"]
+
+RESERVE_BYTES = 64 << 20
+"""Left free: page tables, requests that wait, and the code that has to stay in memory to run."""
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryModel:
+    """base + lanes * (lane + item * batch): server and weights, each lane for itself, each row of its largest batch."""
+
+    base_bytes: int
+    lane_bytes: int
+    item_bytes: int
+
+    @classmethod
+    def of(cls, base_bytes: int, lane: Sequence[tuple[int, int]], shared_item_bytes: int) -> MemoryModel:
+        """Fits (batch, bytes of the lane) so that no point needs more than the model says.
+
+        Args:
+            lane: at least one point.
+            shared_item_bytes: what a row takes in memory that server and lane share, which no process owns.
+        """
+        batches, sizes = (np.array(column, dtype=float) for column in zip(*lane, strict=True))
+        several = len(set(batches)) > 1
+        slope = max(0.0, float(np.polyfit(batches, sizes, 1)[0])) if several else 0.0
+        rest = max(0.0, float((sizes - slope * batches).max()))
+        return cls(base_bytes, round(rest), round(slope) + shared_item_bytes)
+
+    def need(self, lanes: int, batch: int) -> int:
+        """Bytes for `lanes` lanes that each run batches of up to `batch`."""
+        return self.base_bytes + lanes * (self.lane_bytes + self.item_bytes * batch)
+
+    def fit(self, limit_bytes: int, lanes: int, batch: int) -> tuple[int, int] | None:
+        """The most of (lanes, batch) that stays below the limit; None when not even one lane with one row does.
+
+        Gives up rows before lanes: a lane keeps a core busy that larger batches would not.
+        """
+        for count in range(lanes, 0, -1):
+            room = (limit_bytes - RESERVE_BYTES - self.base_bytes) / count - self.lane_bytes
+            rows = batch if self.item_bytes == 0 and room >= 0 else int(room // max(1, self.item_bytes))
+            if rows >= 1:
+                return count, min(batch, rows)
+        return None
+
+
+def private_bytes(pid: int) -> int | None:
+    """Memory that the process shares with no other, written pages only; None where the kernel does not say."""
+    return _rollup(pid, "Private_Dirty")
+
+
+def anonymous_bytes(pid: int) -> int | None:
+    """The process's memory that no file backs, shared with its forks or not; None where the kernel does not say."""
+    return _rollup(pid, "Anonymous")
+
+
+def _rollup(pid: int, field: str) -> int | None:
+    try:
+        lines = Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return None
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{field}:")), None)
