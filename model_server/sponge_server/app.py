@@ -110,7 +110,9 @@ class Server:
             await control.start()
             await data.start()
             await rpc.start()
-            prepared = await self._unless_stopped(prepare(settings, self._pool, self._cores, self._status))
+            prepared = await self._unless_stopped(
+                prepare(settings, self._pool, self._cores, self._status, self._metrics)
+            )
             if prepared is not None:
                 engine, heartbeat = self._assemble(prepared)
                 beat = loop.create_task(heartbeat.run())
@@ -213,7 +215,7 @@ class Server:
             pool=self._pool,
             metrics=metrics,
             max_batch=max_batch,
-            max_lanes=settings.max_lanes,
+            max_lanes=min(model.max_lanes for model in prepared),
             clock=clock,
         )
         self._control.refresh = lambda: self._refresh(scheduler, models)

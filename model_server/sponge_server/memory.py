@@ -10,6 +10,7 @@ import asyncio
 import logging
 import math
 import os
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -45,6 +46,15 @@ class Fitted:
     limit_bytes: int | None
     lanes: int
     batches: tuple[int, ...]
+
+    @property
+    def most_lanes(self) -> int:
+        """So many would fit with these batches, should a larger size call for more."""
+        if self.model is None or self.limit_bytes is None:
+            return sys.maxsize
+        each = self.model.lane_bytes + self.model.item_bytes * max(self.batches)
+        room = self.limit_bytes - RESERVE_BYTES - self.model.base_bytes
+        return max(self.lanes, room // max(1, each))
 
 
 def memory_limit() -> int | None:

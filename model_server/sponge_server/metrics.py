@@ -16,6 +16,8 @@ from prometheus_client import (
 )
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
+from sponge_profiles.memory import MemoryModel
+
 __all__ = ["Metrics"]
 
 # A timestamp beside every counter would double the exposition, and nothing here reads it.
@@ -103,6 +105,13 @@ class Metrics:
             "sponge_reconfigure_seconds", "From an apply message to the threads in use fitting it.", SECONDS
         )
         self.loop_lag = histogram("sponge_event_loop_lag_seconds", "How late the event loop runs its timers.", LAG)
+        self.memory = Gauge(
+            "sponge_memory_bytes",
+            "Measured at start: memory of server and model (base), of a lane, of a row of its largest batch (item).",
+            ("part",),
+            registry=registry,
+        )
+        self.memory_limit = gauge("sponge_memory_limit_bytes", "Memory limit of the server's cgroup; 0 without one.")
         self.uploads = gauge("sponge_uploads_in_flight", "Requests whose body is still coming.")
         self.sent_at_ignored = counter(
             "sponge_sent_at_ignored_total", "Send times that were implausible and ignored.", "reason"
@@ -115,6 +124,14 @@ class Metrics:
         self.held_bytes = gauge("sponge_request_bytes", "Memory set aside for requests, from first byte to answer.")
         ProcessCollector(registry=registry)
         self.projection = histogram("sponge_projection_seconds", "Time spent on one projection of the frontier.", LAG)
+
+    def set_memory(self, model: MemoryModel | None, limit_bytes: int | None) -> None:
+        """What was measured at start; nothing of it where the kernel does not tell."""
+        if limit_bytes is not None:
+            self.memory_limit.set(limit_bytes)
+        if model is not None:
+            for part, size in (("base", model.base_bytes), ("lane", model.lane_bytes), ("item", model.item_bytes)):
+                self.memory.labels(part).set(size)
 
     def set_throttled(self, total_s: float) -> None:
         """Brings the throttled seconds up to `total_s`, which never falls."""

@@ -11,6 +11,7 @@ import os
 import time
 from dataclasses import dataclass, replace
 
+from sponge_core.errors import SpongeError
 from sponge_core.latency import LatencyModel
 from sponge_profiles.measure import BatchTime, quick_profile
 from sponge_profiles.profile import Profile, load_profile
@@ -18,6 +19,8 @@ from sponge_server.cores import Cores
 from sponge_server.lanes.examples import example_item
 from sponge_server.lanes.interface import LanePool, ModelInfo
 from sponge_server.logs import event
+from sponge_server.memory import Fitted, MemoryLimitError, fit_memory, memory_limit, oom_kills
+from sponge_server.metrics import Metrics
 from sponge_server.models.source import parse
 from sponge_server.settings import ServerSettings
 from sponge_server.status import Status
@@ -35,20 +38,25 @@ could serve. What is really slower is learnt from the batches."""
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """What preparing found out about one model. `profile` knows the largest batch that the model takes."""
+    """What preparing found out about one model: `info` and `profile` know the largest batch that it takes and that fits
+    into memory; `max_lanes` is the most that fit."""
 
     info: ModelInfo
     profile: LatencyModel
     profile_name: str
+    max_lanes: int
 
 
-async def prepare(settings: ServerSettings, pool: LanePool, cores: Cores, status: Status) -> list[Prepared]:
+async def prepare(
+    settings: ServerSettings, pool: LanePool, cores: Cores, status: Status, metrics: Metrics
+) -> list[Prepared]:
     """Loads the models, warms every lane up and finds out how long batches take.
 
     Raises:
         ModelError: a model cannot be loaded or fails on a made-up batch.
         ProfileError: a profile is neither shipped nor a file, or does not make sense.
         LaneError: a lane was lost meanwhile.
+        MemoryLimitError: the memory limit does not hold the server with its smallest batch.
     """
     # Found out before anything is loaded: a misspelt name should not cost a minute.
     for model in settings.models:
@@ -58,25 +66,34 @@ async def prepare(settings: ServerSettings, pool: LanePool, cores: Cores, status
     if settings.threads > machine:
         event(log, "cores.more_than_there_are", logging.WARNING, max_cores=settings.max_cores, cpus=machine)
     began = time.monotonic()
-    await pool.start(settings.lanes)
+    fitted = await _start(settings, pool, metrics)
     took_s = time.monotonic() - began
-    for model, info in zip(settings.models, pool.models, strict=True):
-        event(log, "model.loaded", model=model.name, source=model.source, lanes=settings.lanes, took_s=took_s)
+    infos = [replace(info, max_batch=most) for info, most in zip(pool.models, fitted.batches, strict=True)]
+    for model, info in zip(settings.models, infos, strict=True):
+        event(log, "model.loaded", model=model.name, source=model.source, lanes=fitted.lanes, took_s=took_s)
         if info.warning is not None:
             event(log, "model.warning", logging.WARNING, model=model.name, text=info.warning)
     status.phase = "warming"
-    return [await _prepare(settings, pool, cores, index, profile) for index, profile in enumerate(given)]
+    return [
+        await _prepare(settings, pool, cores, index, info, profile, fitted)
+        for index, (info, profile) in enumerate(zip(infos, given, strict=True))
+    ]
 
 
 async def _prepare(
-    settings: ServerSettings, pool: LanePool, cores: Cores, index: int, profile: Profile | None
+    settings: ServerSettings,
+    pool: LanePool,
+    cores: Cores,
+    index: int,
+    info: ModelInfo,
+    profile: Profile | None,
+    fitted: Fitted,
 ) -> Prepared:
     """Warms one model up, and measures it where it has no profile."""
-    info = pool.models[index]
     threads = range(1, settings.threads + 1)
     await _warm_up(pool, index, range(1, info.max_batch + 1), threads, settings.warm_up_s)
     if profile is None:
-        profile = await _measure(settings, pool, cores, index, threads)
+        profile = await _measure(settings, pool, cores, index, info, threads)
         measured = profile.latency_model()
         model = replace(
             measured, error=min(measured.error, MOST_ERROR), interference=min(measured.interference, MOST_INTERFERENCE)
@@ -93,28 +110,55 @@ async def _prepare(
         error=model.error,
         interference=model.interference,
     )
-    return Prepared(info, replace(model, max_batch=info.max_batch), profile.name)
+    return Prepared(
+        info, replace(model, max_batch=info.max_batch), profile.name, min(settings.max_lanes, fitted.most_lanes)
+    )
+
+
+async def _start(settings: ServerSettings, pool: LanePool, metrics: Metrics) -> Fitted:
+    """Loads the models and forks as many lanes as are wanted and fit into memory."""
+    killed = oom_kills()
+    try:
+        await pool.start(1)
+        fitted = await fit_memory(pool, settings.lanes, settings.threads)
+        await pool.scale(fitted.lanes)
+    except SpongeError as error:
+        limit = memory_limit()
+        if limit is None or oom_kills() == killed or isinstance(error, MemoryLimitError):
+            raise
+        text = f"the memory limit of {limit >> 20} MiB does not hold the models: the kernel killed one for its memory"
+        raise MemoryLimitError(f"{text} ({error}); raise the limit") from None
+    metrics.set_memory(fitted.model, fitted.limit_bytes)
+    return fitted
 
 
 async def _warm_up(pool: LanePool, model: int, batches: range, threads: range, limit_s: float) -> None:
     """Runs every pair that can be used, as far as the time allows; the rest pays for itself on first use."""
     began = time.monotonic()
+    runs, wanted = 0, len(pool.lanes) * len(batches) * len(threads)
+
+    def ran(done: int, _: int) -> None:
+        nonlocal runs
+        runs = done
+
     name = pool.models[model].name
     try:
         async with asyncio.timeout(limit_s):
             # The extremes first, on every lane: with many sizes the time may not suffice for all.
             ends = sorted({batches[0], batches[-1]}), sorted({threads[0], threads[-1]})
             await pool.warm_up(*ends, model=model)
-            await pool.warm_up(batches, threads, model=model)
+            await pool.warm_up(batches, threads, ran, model=model)
     except TimeoutError:
-        event(log, "warm_up.cut_short", logging.WARNING, model=name, limit_s=limit_s)
+        skipped = wanted - runs
+        event(log, "warm_up.cut_short", logging.WARNING, model=name, limit_s=limit_s, runs=runs, skipped=skipped)
     else:
-        event(log, "warm_up.done", model=name, took_s=time.monotonic() - began)
+        event(log, "warm_up.done", model=name, took_s=time.monotonic() - began, runs=runs)
 
 
-async def _measure(settings: ServerSettings, pool: LanePool, cores: Cores, model: int, threads: range) -> Profile:
+async def _measure(
+    settings: ServerSettings, pool: LanePool, cores: Cores, model: int, info: ModelInfo, threads: range
+) -> Profile:
     """A profile from the lanes themselves, under whatever limit this process has."""
-    info = pool.models[model]
     item = example_item(info, 1)
 
     async def run_batch(batch: int, threads: int) -> BatchTime:

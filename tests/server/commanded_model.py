@@ -42,3 +42,20 @@ def forward(command: torch.Tensor) -> torch.Tensor:
 
 def factory() -> LoadedModel:
     return LoadedModel(forward=forward, inputs=(TensorSpec("command", "INT64", (1,)),), platform="test")
+
+
+def greedy() -> LoadedModel:
+    """Needs 32 MiB for every row."""
+    return _hungry(32 << 20)
+
+
+def glutton() -> LoadedModel:
+    """Needs 1 GiB for every row, but not for none."""
+    return _hungry(EATEN)
+
+
+def _hungry(row_bytes: int) -> LoadedModel:
+    def eat(command: torch.Tensor) -> torch.Tensor:
+        return torch.ones((len(command), row_bytes), dtype=torch.uint8)[:, :1].double()
+
+    return LoadedModel(forward=eat, inputs=(TensorSpec("command", "INT64", (1,)),), platform="test")

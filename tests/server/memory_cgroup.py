@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,6 +28,10 @@ def memory_cgroup(limit_bytes: int) -> Iterator[Path]:
         yield group
     finally:
         until = time.monotonic() + 10
-        while (group / "cgroup.procs").read_text() and time.monotonic() < until:
+        while (left := (group / "cgroup.procs").read_text().split()) and time.monotonic() < until:
+            time.sleep(0.02)
+        for pid in left:  # of a test that failed
+            os.kill(int(pid), signal.SIGKILL)
+        while (group / "cgroup.procs").read_text():
             time.sleep(0.02)
         group.rmdir()

@@ -81,3 +81,36 @@ def test_a_lane_that_the_kernel_kills_for_its_memory_is_replaced(tmp_path: Path)
             assert len(pids - set((group / "cgroup.procs").read_text().split())) == 1  # a lane; server and zygote live
         finally:
             assert server.stop() == 0
+
+
+def test_the_batch_is_only_as_large_as_the_memory_limit_allows(tmp_path: Path) -> None:
+    """32 MiB a row: a batch of 64 would take 2 GiB. What fits is found without a lane being killed for it."""
+    options = ("--model", "m=python://commanded_model:greedy", "--max-batch", "64", "--slo-ms", "30000", "--cores", "1")
+    with memory_cgroup(1 << 30) as group:
+        server = ServerProcess(tmp_path, *options, cgroup=group)
+        try:
+            cap = state(server)["batch_cap"]
+            assert 2 <= cap < 32
+            need = sum(
+                factor * server.metric(f'sponge_memory_bytes{{part="{part}"}}')
+                for part, factor in (("base", 1), ("lane", 1), ("item", cap))
+            )
+            assert 0.5 * (1 << 30) < need < 1 << 30
+            assert server.metric('sponge_memory_bytes{part="item"}') > 30 << 20
+            assert server.metric("sponge_memory_limit_bytes") == 1 << 30
+            with ThreadPoolExecutor(cap) as pool:
+                replies = list(pool.map(server.command, range(cap)))
+            assert {reply.status for reply in replies} == {200}
+            assert server.metric("sponge_lane_crashes_total") == 0
+            assert "memory.limits_the_server" in server.errors.read_text()
+        finally:
+            assert server.stop() == 0
+
+
+@pytest.mark.parametrize(("model", "limit_mib"), [("factory", 200), ("glutton", 900)])
+def test_a_limit_that_holds_no_batch_at_all_is_refused_at_start(tmp_path: Path, model: str, limit_mib: int) -> None:
+    options = ("--model", f"m=python://commanded_model:{model}", "--max-batch", "1", "--cores", "1")
+    with memory_cgroup(limit_mib << 20) as group, pytest.raises(AssertionError) as failed:
+        ServerProcess(tmp_path, *options, cgroup=group)
+    assert f"the memory limit of {limit_mib} MiB does not hold" in str(failed.value)
+    assert "raise the limit" in str(failed.value)

@@ -259,7 +259,7 @@ class LanePool(Protocol):
 
     @property
     def pids(self) -> Sequence[int]:
-        """Processes that run now: the one that holds the models, then the lanes'; none where lanes are not processes."""
+        """Processes that run now: the one with the models, then the lanes'; none where lanes are not processes."""
         ...
 
     def add_listener(self, callback: Callable[[], None]) -> None:
