@@ -6,6 +6,7 @@ of BentoML's processes imports this module.
 """
 
 import json
+import logging
 import os
 from base64 import b64decode, b64encode
 from typing import Annotated, Any
@@ -21,6 +22,8 @@ TRAFFIC = {"timeout": KNOBS["timeout_ms"] / 1000}
 LIMITED = TRAFFIC | ({"max_concurrency": KNOBS["max_concurrency"]} if KNOBS["max_concurrency"] else {})
 BATCHES = {"batchable": True, "max_batch_size": KNOBS["max_batch"], "max_latency_ms": KNOBS["max_latency_ms"]}
 OctetStream = Annotated[bytes, ContentType("application/octet-stream")]
+
+logging.getLogger("bentoml.access").setLevel(logging.WARNING)  # no line in the log for each request
 
 
 class _ResNet18:

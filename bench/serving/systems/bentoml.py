@@ -57,7 +57,6 @@ class BentoML(System):
         listen = ("--host", "127.0.0.1", "--port", str(port))
         env = {
             "PEER_KNOBS": json.dumps(dict(knobs)),
-            "BENTOML_QUIET": "True",  # no line in the log for each request
             "BENTOML_DO_NOT_TRACK": "True",
             "BENTOML_HOME": "bentoml",
         }
