@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import signal
-import tempfile
 import threading
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -40,6 +40,8 @@ def deployment(knobs: Any) -> Any:
             return await asyncio.get_running_loop().run_in_executor(self._pool, infer, self._model, bodies)
 
         async def __call__(self, request: Request) -> Response:
+            if request.method == "GET":
+                return Response()  # ready; Ray's own health check answers before the replicas do
             return Response(await self.infer(await request.body()), media_type="application/octet-stream")
 
     return ResNet18
@@ -53,7 +55,7 @@ def main() -> None:
         num_cpus=4,  # what Ray believes, so that it starts all; the cgroup decides
         include_dashboard=False,
         object_store_memory=100 * 1024**2,
-        _temp_dir=tempfile.mkdtemp(prefix="ray"),  # short: a socket's path may have 107 bytes
+        _temp_dir=str(Path.cwd()),  # a folder of this run alone, gone with it
     )
     serve.start(
         http_options={"host": "127.0.0.1", "port": knobs.port},

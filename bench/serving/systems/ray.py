@@ -19,7 +19,7 @@ class RayServe(System):
 
     name = "ray"
     packages = ("ray[serve]==2.60.0",)
-    ready_path = "/-/healthz"
+    ready_path = "/ready"
     defaults: Knobs = {  # noqa: RUF012 - a mapping that nobody writes
         "processes": 1,
         "threads": 2,
