@@ -28,7 +28,8 @@ class Sponge(System):
         return [self.defaults]
 
     def launch(self, python: Path, port: int, knobs: Knobs, cores: float) -> Launch:
-        options = {"--model": f"{MODEL}={SOURCE}", "--http-port": str(port), **self.sized(cores)}
+        options = {"--model": f"{MODEL}={SOURCE}", "--http-port": str(port), "--grpc-port": "0"}
+        options |= self.sized(cores)
         serve = (str(python), "-m", "sponge_cli.main", "serve")
         return Launch((*serve, *(word for pair in options.items() for word in pair)))
 
