@@ -89,7 +89,7 @@ def test_a_tight_request_of_one_model_goes_before_loose_ones_of_the_other(
     tight = pool.submit(send, "tight", 200, "digits", digit(), x_sponge_slo_ms="5000")
     for reply in (*running, *loose, tight):
         reply.result()
-    assert finished == ["running", "tight", "loose", "loose", "loose"]
+    assert finished.index("tight") < finished.index("loose")  # the first two end so close that either may be read first
 
 
 def test_each_model_has_its_own_default_objective_and_largest_batch(
