@@ -131,7 +131,7 @@ class Server:
         finally:
             if beat is not None:
                 beat.cancel()
-            await asyncio.gather(rpc.stop(grace_s), data.stop(grace_s))
+            await asyncio.gather(rpc.stop(min(grace_s, CLOSE_GRACE_S)), data.stop(grace_s))
             await control.stop(min(grace_s, CLOSE_GRACE_S))
             await self._pool.close()
             self._cores.close()
@@ -268,8 +268,10 @@ class Server:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._hurry.wait(), settings.drain_delay_s)
         status.phase = "draining"
-        # Tells the other end of long connections to make their next call elsewhere; calls that run are finished.
-        self._calls_end = asyncio.get_running_loop().create_task(rpc.stop(settings.drain_s))
+        if settings.drain_delay_s:
+            # Calls that run are finished, and the next one on an old connection goes elsewhere. Without a delay there
+            # may be no elsewhere yet, and a refusal says more than a closed port.
+            self._calls_end = asyncio.get_running_loop().create_task(rpc.stop(settings.drain_s))
         end = self._clock() + settings.drain_s
         # Polled, for it is once in a life and counts in two places.
         while (engine.jobs or len(self._uploads)) and self._clock() < end and not self._hurry.is_set():  # noqa: ASYNC110
