@@ -38,9 +38,10 @@ e2e: setup ## Tests on a real local Kubernetes.
 bench: setup ## Every figure that the README claims.
 	$(BIN)/python -m bench
 
-format: setup ## Format the code.
+format: setup ## Format the code, and bring the tables of docs/serving.md up to date.
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+	$(BIN)/python tests/cli/test_cli_docs.py
 
 # A pool of its own, so that a process may also hold a client's modules of the same protocol.
 protos: setup ## Write the Python modules of the gRPC protocol anew.
