@@ -67,3 +67,14 @@ def talking() -> LoadedModel:
 
     print("loading")
     return LoadedModel(forward, (TensorSpec("x", "FP32", (1,)),), "test")
+
+
+def remembering() -> LoadedModel:
+    """Answers with the largest batch that its process has run."""
+    seen = [0]
+
+    def forward(x: torch.Tensor) -> torch.Tensor:
+        seen[0] = max(seen[0], len(x))
+        return torch.full((len(x),), float(seen[0]))
+
+    return LoadedModel(forward, (TensorSpec("x", "FP32", (1,)),), "test")

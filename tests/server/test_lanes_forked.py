@@ -215,6 +215,19 @@ async def test_warm_up_runs_every_size_on_every_lane(pool: ForkedLanes) -> None:
     assert steps[8:] == [(1, 2), (2, 2)]
 
 
+async def test_a_lane_that_joins_later_has_run_the_largest_batch_before_it_is_there() -> None:
+    pool = ForkedLanes([ModelSpec("m", "python://lane_models:remembering", max_batch=8)])
+    try:
+        await pool.start(1)
+        await pool.warm_up([1, 5], [1])
+        await pool.scale(2)
+        output = (await pool.lanes[1].run([item((0.0,))], threads=1)).outputs[0]
+        assert not isinstance(output, ItemError)
+        assert struct.unpack("<f", output[0].data) == (5.0,)
+    finally:
+        await pool.close()
+
+
 async def test_a_warm_up_cut_short_leaves_idle_lanes(pool: ForkedLanes) -> None:
     warming = asyncio.create_task(pool.warm_up([8] * 1000, [1]))
     await until(lambda: pool.lanes[0].busy)

@@ -41,6 +41,7 @@ class ForkedLanes:
         self._replacing: dict[int, asyncio.Task[None]] = {}
         self._listeners: list[Callable[[], None]] = []
         self._scaling = asyncio.Lock()
+        self._warmed: dict[int, tuple[int, int]] = {}  # model -> largest batch and thread count of the warm-up
         self._closing = False
 
     @property
@@ -83,6 +84,7 @@ class ForkedLanes:
                 lane = ForkedLane(len(self._lanes), self.models, self._on_lane_change, self._kill)
                 try:
                     await self._fork(lane)
+                    await self._warm(lane)
                 except BaseException:
                     await lane.close()
                     raise
@@ -94,6 +96,7 @@ class ForkedLanes:
     ) -> None:
         """See `interface.LanePool.warm_up`."""
         info = self.models[model]
+        self._warmed[model] = (max(batches), max(threads))
         steps = [(lane, batch, k) for lane in self.lanes for k in threads for batch in batches]
         for done, (lane, batch, k) in enumerate(steps, start=1):
             try:
@@ -168,6 +171,11 @@ class ForkedLanes:
         except TimeoutError:
             self._kill(lane)
             raise LaneCrashed(f"lane {lane.id} did not start within {_START_TIMEOUT_S:g} s") from None
+
+    async def _warm(self, lane: ForkedLane) -> None:
+        """Lets a lane that joins the others run the largest batch of every model, before any request finds it."""
+        for model, (batch, threads) in self._warmed.items():
+            await lane.run([example_item(self.models[model], batch)], threads, _START_TIMEOUT_S, model)
 
     async def _replace(self, lane: ForkedLane) -> None:
         attempt = lane.crashes - 1
