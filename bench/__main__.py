@@ -13,6 +13,7 @@ EXPERIMENTS: dict[str, tuple[str, ...]] = {
     "bench.refusals": ("--short",),
     "bench.idle_cost": ("--short",),
     "bench.disconnects": ("--short",),
+    "bench.fuzz": ("--requests", "2000"),
     "bench.live_resize": ("--short",),
     "bench.overload_classes": ("--short",),
 }
