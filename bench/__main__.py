@@ -8,6 +8,8 @@ import sys
 
 EXPERIMENTS: dict[str, tuple[str, ...]] = {
     "bench.paper_experiment": ("--seeds", "1"),
+    "bench.dispatch_ablation": ("--short",),
+    "bench.decision_time": ("--short",),
     "bench.lane_speed": ("--rounds", "5"),
     "bench.resize_latency": ("--resizes", "12"),
     "bench.refusals": ("--short",),

@@ -44,6 +44,25 @@ def test_a_tight_deadline_gets_more_threads_than_a_loose_one() -> None:
     run_virtual(scenario)
 
 
+def test_under_overload_a_request_too_dear_is_refused_with_the_reason() -> None:
+    """More comes than two cores can answer; those given up are told so, and most of the rest is in time."""
+
+    async def scenario(loop: VirtualLoop) -> None:
+        world = World(loop)
+        jobs = []
+        for _ in range(200):
+            jobs.append(world.submit(slo_s=0.4))
+            await asyncio.sleep(0.01)
+        outcomes = [await world.outcome(job) for job in jobs]
+        refused = [found for found in outcomes if isinstance(found, ShedError)]
+        assert refused
+        assert all("at the price of others" in str(found) for found in refused)
+        # 100/s arrive, in full batches two cores answer 44/s.
+        assert world.counted()["in_time"] >= 0.4 * len(jobs)
+
+    run_virtual(scenario)
+
+
 def test_batches_are_bound_late() -> None:
     """Requests that come while every thread is busy are batched when one becomes free, not before."""
 

@@ -90,7 +90,17 @@ def project(situation: Situation, cores: float, models: Sequence[LatencyModel], 
     """Replays the dispatch rule as if the quota became `cores`; counts what it loses or ends late.
 
     What is late or lost whatever is done now does not count. After the last arrival the queue is served to its end.
+    A size that misses is replayed once more with what the rule gives up under overload, and the fewer misses count.
     """
+    plain = _replay(situation, cores, models, limits, sacrifice=False)
+    if plain.misses == 0 or situation.slos is None:
+        return plain
+    return min(plain, _replay(situation, cores, models, limits, sacrifice=True), key=lambda found: found.misses)
+
+
+def _replay(
+    situation: Situation, cores: float, models: Sequence[LatencyModel], limits: Limits, *, sacrifice: bool
+) -> Projection:
     now = situation.now
     cores, in_force = situation.net(cores), situation.net(situation.cores)
     # A smaller quota waits for the running batches to fit it, a larger one for the actuation.
@@ -120,7 +130,7 @@ def project(situation: Situation, cores: float, models: Sequence[LatencyModel], 
     next_key = len(due)
     arrivals = situation.arrivals
     position, count = 0, len(situation.arrivals)
-    demand = None if situation.slos is None else Demand(slos, _rates(now, arrivals, len(models)))
+    demand = Demand(slos, _rates(now, arrivals, len(models))) if sacrifice else None
     time = now
     while True:
         # While no thread is free nothing can start, and what is lost meanwhile is still found lost later.
