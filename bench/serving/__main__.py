@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Sequence
@@ -190,6 +191,8 @@ def _write_report(ledger: Ledger, plan: Plan, out: Path) -> None:
 
 
 def _run() -> None:
+    # So that a server that is running is ended, too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         main(standalone_mode=True)
     except SpongeError as error:
