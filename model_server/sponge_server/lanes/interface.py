@@ -14,9 +14,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-import numpy as np
-
-from sponge_core.datatypes import NUMPY_TYPES
 from sponge_core.errors import SpongeError
 
 __all__ = [
@@ -109,6 +106,11 @@ class Item:
 
     def not_finite(self) -> str | None:
         """The first input that holds a NaN or Inf. Some models take them, so it is asked only when one has failed."""
+        # At the first request: who only parses a source need not wait for it.
+        import numpy as np
+
+        from sponge_core.datatypes import NUMPY_TYPES
+
         for tensor in self.tensors:
             if tensor.datatype == "BF16":
                 numbers = (np.frombuffer(tensor.data, "<u2").astype("<u4") << 16).view("<f4")
