@@ -239,7 +239,7 @@ def test_draining_answers_what_was_accepted_and_refuses_the_rest(tmp_path: Path,
     accepted = [pool.submit(server.command, 600) for _ in range(3)]
     eventually(lambda: state(server)["queue_length"] == 2)
     server.process.send_signal(signal.SIGTERM)
-    eventually(lambda: server.ask("/readyz").status == 503)
+    eventually(lambda: server.ask("/readyz").json["phase"] == "draining")
     late = server.command(0)
     assert (late.status, late.json["type"]) == (503, "urn:sponge:problem:draining")
     assert state(server)["draining"]

@@ -80,6 +80,7 @@ def test_less_than_the_level_is_left_out(capsys: Capture) -> None:
 
 
 def test_libraries_and_warnings_come_in_the_same_form(capsys: Capture) -> None:
+    logging.captureWarnings(False)  # an earlier test's, which pytest's own capture has taken the place of since
     set_up("info", "json")
     logging.getLogger("uvicorn.error").warning("Invalid %s received.", "HTTP request")
     logging.getLogger("uvicorn.error").info("Started server process")
