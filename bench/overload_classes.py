@@ -10,7 +10,7 @@ same server at its most.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from statistics import mean
 from typing import TYPE_CHECKING
@@ -176,24 +176,49 @@ def main() -> None:
         {"classes_s": CLASSES_S, "rows": [asdict(row) for row in rows]},
         lambda figure: draw(figure, rows),
     )
-    table = Table(title=f"halves due after {' and '.join(f'{s * 1000:g}' for s in CLASSES_S)} ms")
-    columns = ("cores", "x", "seed", "capacity", "offered", "goodput", "share %", "in time by class %", "late", "shed")
-    traced = ("threads", "took/predicted p50, p90, p99", "lane/CPU", "hand-over ms")
-    for column in (*columns, "expired", "rows/s", "batch", "throttled s", "HTTP cores", "late by ms", *traced):
-        table.add_column(column, justify="right")
-    for row in rows:
-        table.add_row(
-            *(f"{value:g}" for value in (row.cores, row.overload, row.seed)),
+    classes = " and ".join(f"{slo_s * 1000:g}" for slo_s in CLASSES_S)
+    show(
+        f"halves due after {classes} ms",
+        ("capacity", "offered", "goodput", "share %", "in time by class %", "late", "shed", "expired"),
+        rows,
+        lambda row: (
             *(f"{value:.1f}" for value in (row.capacity_rps, row.offered_rps, row.goodput_rps, 100 * row.share)),
             " / ".join(f"{100 * share:.1f}" for share in row.in_time_by_class),
             *(str(row.outcomes[outcome]) for outcome in ("late", "shed", "expired")),
-            *(f"{value:.2f}" for value in (row.computed_rps, row.batch_size, row.throttled_s, row.http_cores)),
-            "-" if row.late_by_ms is None else f"{row.late_by_ms:.1f}",
-            f"{row.threads:.2f}",
+        ),
+    )
+    show(
+        "its batches; ratios at p50, p90, p99",
+        (
+            "rows/s",
+            "rows",
+            "threads",
+            "took/predicted",
+            "lane/CPU",
+            "hand-over ms",
+            "late by ms",
+            "throttled s",
+            "HTTP",
+        ),
+        rows,
+        lambda row: (
+            *(f"{value:.2f}" for value in (row.computed_rps, row.batch_size, row.threads)),
             *(" ".join(f"{x:.2f}" for x in those) for those in (row.took_over_predicted, row.lane_over_cpu)),
             f"{row.hand_over_ms:.2f}",
-        )
-    Console(width=190).print(table)
+            "-" if row.late_by_ms is None else f"{row.late_by_ms:.1f}",
+            *(f"{value:.2f}" for value in (row.throttled_s, row.http_cores)),
+        ),
+    )
+
+
+def show(title: str, columns: Sequence[str], rows: Sequence[Row], cells: Callable[[Row], Sequence[str]]) -> None:
+    """One table, each row headed by its case."""
+    table = Table(title=title)
+    for column in ("cores", "load", "seed", *columns):
+        table.add_column(column, justify="right")
+    for row in rows:
+        table.add_row(f"{row.cores:g}", f"{row.overload:g}x", str(row.seed), *cells(row))
+    Console(width=130).print(table)
 
 
 if __name__ == "__main__":
