@@ -158,7 +158,7 @@ def main() -> None:
     parser = arguments(__doc__)
     parser.add_argument("--cores", type=float, action="append", help="repeat; default 1 and 1.5")
     options = parser.parse_args()
-    seeds, seconds = (1, 10.0) if options.short else (3, 15.0)
+    seeds, seconds = (1 if options.short else 3), 10.0
     rows: list[Row] = []
     go_first()
     for cores in options.cores or (1.0, 1.5):
