@@ -152,6 +152,7 @@ def draw(figure: Figure, phases: list[Phase], expected: float, resizes: list[Res
     left, middle, right = figure.subplots(1, 3)
     left.bar([f"{p.milli}m" + " " * i for i, p in enumerate(phases)], [p.answers_rps for p in phases], color=SPONGE)
     left.axhline(phases[1].answers_rps * expected, color=BAD, linestyle="--", label="one core x profile's ratio")
+    left.set_ylim(0, 1.25 * max(p.answers_rps for p in phases))
     left.set_title("Answers/s in each phase")
     left.legend(frameon=False)
     for name, colour, those in (
