@@ -13,7 +13,7 @@ from dataclasses import replace
 
 from sponge_core.latency import LatencyModel
 
-__all__ = ["Correction", "Drift", "Tail"]
+__all__ = ["Correction", "Drift"]
 
 SLOW, FAST = 0.05, 0.25
 """Weights of a sample in the two averages."""
@@ -95,33 +95,6 @@ class Correction:
         own.observe(sample)
         self._all.observe(sample)
         return sample
-
-
-TAIL_QUANTILE = 0.95
-"""So many batches end within what was allowed for them; one request in a batch's tail costs less than a smaller batch
-for all."""
-
-TAIL_STEP = 0.02
-
-TAIL_HIGHEST = 0.5
-"""Who allowed for more would refuse what could be met."""
-
-
-class Tail:
-    """How much longer than predicted a batch may well take: a quantile of the relative error, followed as it changes.
-
-    By stochastic approximation (Robbins and Monro, 1951): up by much for each batch above, down by little for each
-    below. Where the kernel throttles, a few seconds of measuring at the start say little of it.
-    """
-
-    def __init__(self, start: float) -> None:
-        self.error = min(start, TAIL_HIGHEST)
-
-    def observe(self, error: float) -> None:
-        """Learns from one batch; `error` is measured / predicted - 1."""
-        above = error > self.error
-        self.error += TAIL_STEP * (TAIL_QUANTILE if above else TAIL_QUANTILE - 1.0)
-        self.error = min(max(self.error, 0.0), TAIL_HIGHEST)
 
 
 class Drift:

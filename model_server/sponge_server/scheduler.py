@@ -7,15 +7,15 @@ books what that decides, and keeps the account that the next decision needs. Kno
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from sponge_core.batching import Limits, Shed, fastest_s
 from sponge_core.dispatch import Dispatcher, MoldableEdf
 from sponge_core.latency import LatencyModel
 from sponge_core.planning.projected import LEAST_CORES
 from sponge_core.queueing import EdfQueue, Request
-from sponge_core.running import Running, RunningSet, speed_of, stall_of, thread_budget
-from sponge_server.correction import Correction, Drift, Tail
+from sponge_core.running import Running, RunningSet, speed_of, thread_budget
+from sponge_server.correction import Correction, Drift
 
 __all__ = ["Batch", "Scheduler", "Turn"]
 
@@ -73,7 +73,6 @@ class Scheduler:
         self._accounts: dict[int, _Account] = {}
         self._corrections = [Correction() for _ in profiles]
         self._drifts = [Drift() for _ in profiles]
-        self._tails = [Tail(profile.error) for profile in profiles]
         self._profiles = tuple(profiles)
         self._models = list(profiles)
         self._batch_cap = batch_cap
@@ -203,14 +202,12 @@ class Scheduler:
         earliest = min(request.deadline for request in requests)
         self._dispatcher.ended(account.batch.model, len(requests), now <= earliest)
         measured_s = self._work_clock - account.work_clock
-        model, speed = account.batch.model, account.batch.speed
-        # What throttling may add at the end is allowed for apart from the error.
-        self._tails[model].observe((measured_s - stall_of(speed) * speed) / account.batch.work_s - 1.0)
         if account.shared and account.batch.threads == 1:
             measured_s = cpu_s
+        model = account.batch.model
         correction = self._corrections[model]
         ratio = correction.observe(account.profile_s, measured_s, account.batch.threads)
-        self._models[model] = replace(correction.corrected(self._profiles[model]), error=self._tails[model].error)
+        self._models[model] = correction.corrected(self._profiles[model])
         self._drifts[model].observe(now, correction.ratio)
         return ratio
 

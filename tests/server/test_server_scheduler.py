@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from sponge_core.dispatch import POLICIES
 from sponge_core.latency import FLOOR_S, LatencyModel
 from sponge_core.queueing import Request
-from sponge_server.correction import HIGHEST, LOWEST, TAIL_HIGHEST, Correction, Drift, Tail
+from sponge_server.correction import HIGHEST, LOWEST, Correction, Drift
 from sponge_server.scheduler import Scheduler
 
 MODEL = LatencyModel(gamma=0.04, delta=0.005, epsilon=0.0, eta=0.005)
@@ -213,44 +213,3 @@ def test_threads_never_exceed_the_budget_of_the_cores_in_force(
         assert len(running) <= 4
         assert books.threads_running == sum(batch.threads for batch in running)
         assert books.threads_running <= max(before, books.budget)
-
-
-def test_the_tail_follows_the_errors_up_soon_and_down_slowly() -> None:
-    draw = random.Random(1)
-    tail = Tail(0.0)
-    for _ in range(2000):
-        tail.observe(draw.gauss(0.0, 0.1))
-    assert tail.error == pytest.approx(0.164, abs=0.06)  # the 95th percentile of that
-    for _ in range(20):
-        tail.observe(0.4)
-    assert tail.error > 0.3
-    before = tail.error
-    for _ in range(20):
-        tail.observe(0.0)
-    assert before - 0.05 < tail.error < before
-
-
-@given(st.lists(st.floats(-1, 10), max_size=200), st.floats(0, 5))
-def test_the_tail_stays_bounded(errors: list[float], start: float) -> None:
-    tail = Tail(start)
-    for error in errors:
-        tail.observe(error)
-        assert 0.0 <= tail.error <= TAIL_HIGHEST
-
-
-def test_batches_that_end_late_make_the_next_ones_smaller() -> None:
-    def largest_after(stretch: float) -> int:
-        books, now, number = scheduler(), 0.0, 0
-        for _ in range(60):
-            for _ in range(8):
-                number += 1
-                add(books, number, now, 0.3)
-            (batch,) = books.turn(now, 1).batches
-            for request in list(books.queue):
-                books.withdraw(request.id)
-            now += batch.work_s * stretch
-            # The CPU time is as predicted, so the profile itself is right: what stretches is the wall time.
-            books.finish(batch.key, now, batch.work_s)
-        return len(batch.requests)
-
-    assert largest_after(1.3) < largest_after(1.0)
