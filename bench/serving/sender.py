@@ -13,6 +13,7 @@ import asyncio
 import gc
 import json
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -153,7 +154,7 @@ class _Sender:
             async with asyncio.timeout_at(due + each.slo_s + self._job.hang_up_s):
                 connection = await self._pool.take()
                 await _sleep_until(loop, due)
-                answer = connection.begin(request[0])
+                answer = connection.begin(self._stamped(request[0], loop.time() - due))
                 each.lag_s = loop.time() - due
                 for part in request[1:]:
                     connection.write(part)
@@ -165,6 +166,11 @@ class _Sender:
         each.latency_s = loop.time() - due
         if connection is not None:
             self._pool.give_back(connection, each.response is not None and each.response.keep_alive)
+
+    def _stamped(self, head: bytes, late_s: float) -> bytes:
+        """With the time when it was due to be sent, for a system that asks for it."""
+        name = self._system.sent_at
+        return head if name is None else head[:-2] + f"{name}: {time.time() - late_s:.6f}\r\n\r\n".encode()
 
     def _encode(self, body: int, slo_s: float) -> list[bytes]:
         """A request as it is written: the headers, then the parts of the body."""

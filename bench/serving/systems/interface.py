@@ -65,6 +65,7 @@ class System(ABC):
         defaults: the knobs as the system comes, with no thought given to this load; only what must be set.
         ready_path: answers GET with 200 once the server takes requests.
         refusals: status codes by which it refuses a request for want of time or room; any other failure is an error.
+        sent_at: the header in which it takes the client's send time, in epoch seconds; None where it knows none.
     """
 
     name: str
@@ -72,6 +73,7 @@ class System(ABC):
     defaults: Knobs
     ready_path: str = "/"
     refusals: frozenset[int] = frozenset({408, 429, 503, 504})
+    sent_at: str | None = None
 
     @property
     def version(self) -> str:

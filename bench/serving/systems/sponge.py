@@ -23,6 +23,7 @@ class Sponge(System):
     name = "sponge"
     defaults: Knobs = {}  # noqa: RUF012 - a mapping that nobody writes
     ready_path = f"/v2/models/{MODEL}/ready"
+    sent_at = "x-sponge-sent-at"
 
     def candidates(self, cores: float) -> list[Knobs]:
         return [self.defaults]
