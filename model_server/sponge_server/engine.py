@@ -158,7 +158,7 @@ class Engine:
 
     def latest_start(self, due: Due) -> float:
         """A request that is not queued by then cannot be met, as far as is known before its body is."""
-        return due.deadline - (self.scheduler.least_s() if due.settled else 0.0)
+        return due.deadline - (self.scheduler.least_s(due.deadline) if due.settled else 0.0)
 
     def count_lost(self, model: ServedModel, due: Due, outcome: Outcome) -> None:
         """A request that never got as far as the queue: shed unread, or lost during its upload."""

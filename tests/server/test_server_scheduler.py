@@ -213,3 +213,13 @@ def test_threads_never_exceed_the_budget_of_the_cores_in_force(
         assert len(running) <= 4
         assert books.threads_running == sum(batch.threads for batch in running)
         assert books.threads_running <= max(before, books.budget)
+
+
+def test_what_waits_with_earlier_deadlines_goes_first() -> None:
+    books = scheduler(cores=2.0)
+    alone = books.least_s(5.0)
+    for number in range(20):
+        add(books, number, 0.0, 1.0)
+    row_s = MODEL.latency(8, 1) / 8
+    assert books.least_s(5.0) == pytest.approx(alone + 20 * row_s / 2)
+    assert books.least_s(0.5) == pytest.approx(alone)  # goes before all of them
