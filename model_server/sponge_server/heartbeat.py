@@ -65,9 +65,11 @@ class Heartbeat:
                 self._project(now)
 
     def _project_early(self) -> None:
-        self._early = None
         self._project(self._clock())
 
     def _project(self, now: float) -> None:
+        if self._early is not None:  # whoever asked for one soon has it now
+            self._early.cancel()
+            self._early = None
         self._planner.project(now)
         self._board.publish(news=self._planner.urgent)
