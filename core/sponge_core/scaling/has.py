@@ -12,7 +12,7 @@ import math
 from sponge_core.queueing import Request
 from sponge_core.scaling.interface import Observation, Service, Size
 from sponge_core.scaling.seen import ArrivalCounts, WorstNetwork
-from sponge_core.scaling.steady import Configuration, configurations
+from sponge_core.scaling.steady import Configuration, most_throughput
 
 __all__ = ["Has", "KalmanRate"]
 
@@ -62,7 +62,7 @@ class Has:
         carried = self._carried(size, rate, left_s)
         load = rate / carried if carried else math.inf
         if load > UP or (load < DOWN and seen.now - self._changed_at >= COOLDOWN_S):
-            wanted = self._smallest(rate, left_s, 1)
+            wanted = self._smallest(rate, left_s)
         else:
             return size
         if wanted != size:
@@ -70,21 +70,18 @@ class Has:
         return wanted
 
     def _best(self, cores: float, rate: float, left_s: float) -> Configuration | None:
-        options = configurations(self._service.model, [cores], self._service.max_batch, max(rate, 1.0), left_s)
-        return max(options, key=lambda option: option.throughput, default=None)
+        return most_throughput(self._service, cores, max(rate, 1.0), left_s)
 
     def _carried(self, size: Size, rate: float, left_s: float) -> float:
         best = self._best(size.cores, rate, left_s)
         return best.throughput * size.replicas if best else 0.0
 
-    def _smallest(self, rate: float, left_s: float, replicas: int) -> Size:
-        """The least size, then the fewest replicas, whose load stays below `UP`."""
+    def _smallest(self, rate: float, left_s: float) -> Size:
+        """The fewest replicas, then the least size, whose load stays below `UP`."""
         service = self._service
-        while True:
+        for replicas in range(1, service.max_replicas + 1):
             for cores in service.sizes:
                 best = self._best(cores, rate, left_s)
                 if best is not None and rate <= UP * best.throughput * replicas:
                     return Size(cores, best.batch, replicas)
-            if replicas == service.max_replicas:
-                return Size(service.sizes[-1], service.max_batch, replicas)
-            replicas += 1
+        return Size(service.sizes[-1], service.max_batch, service.max_replicas)

@@ -11,7 +11,7 @@ from collections import deque
 
 from sponge_core.queueing import Request
 from sponge_core.scaling.interface import Observation, Service, Size
-from sponge_core.scaling.steady import replicas_for
+from sponge_core.scaling.steady import provisioned
 
 __all__ = ["Hpa"]
 
@@ -35,9 +35,7 @@ class Hpa:
 
     def plan(self, seen: Observation) -> Size:
         if seen.now == 0:
-            service = self._service
-            count = replicas_for(service.model, service.rate, service.max_batch, TARGET, service.max_replicas)
-            return Size(1.0, service.max_batch, count)
+            return provisioned(self._service, TARGET)
         ready = max(1, seen.ready)
         ratio = seen.used_cores / (ready * TARGET)
         desired = ready if abs(ratio - 1) <= TOLERANCE else math.ceil(ready * ratio)

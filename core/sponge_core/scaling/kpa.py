@@ -13,7 +13,7 @@ from collections.abc import Iterable
 
 from sponge_core.queueing import Request
 from sponge_core.scaling.interface import Observation, Service, Size
-from sponge_core.scaling.steady import replicas_for
+from sponge_core.scaling.steady import provisioned
 
 __all__ = ["Kpa"]
 
@@ -39,9 +39,7 @@ class Kpa:
 
     def plan(self, seen: Observation) -> Size:
         if seen.now == 0:
-            service = self._service
-            count = replicas_for(service.model, service.rate, service.max_batch, TARGET, service.max_replicas)
-            return Size(1.0, service.max_batch, count)
+            return provisioned(self._service, TARGET)
         now, ready = seen.now, max(1, seen.ready)
         self._seen.append((now, seen.in_flight))
         while self._seen[0][0] <= now - STABLE_S:

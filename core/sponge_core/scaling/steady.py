@@ -10,8 +10,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from sponge_core.latency import LatencyModel
+from sponge_core.scaling.interface import Service, Size
 
-__all__ = ["Configuration", "configurations", "fill_s", "replicas_for", "with_margin"]
+__all__ = ["Configuration", "configurations", "fill_s", "most_throughput", "provisioned", "with_margin"]
 
 NORMAL_99 = 2.326
 
@@ -62,9 +63,16 @@ def fill_s(batch: int, rate: float) -> float:
     return further * cube**3 / rate
 
 
-def replicas_for(model: LatencyModel, rate: float, max_batch: int, utilisation: float, max_replicas: int) -> int:
-    """One-core replicas that carry `rate` with full batches at this utilisation: where a horizontal service starts."""
-    return min(max_replicas, max(1, math.ceil(rate / (model.throughput(max_batch, 1) * utilisation))))
+def most_throughput(service: Service, cores: float, rate: float, left_s: float) -> Configuration | None:
+    """Of one size, the configuration that carries the most and answers within `left_s` seconds; None: none does."""
+    options = configurations(service.model, [cores], service.max_batch, rate, left_s)
+    return max(options, key=lambda option: option.throughput, default=None)
+
+
+def provisioned(service: Service, utilisation: float) -> Size:
+    """Where a horizontal service starts: one-core replicas that carry its mean rate at this utilisation."""
+    replicas = math.ceil(service.rate / (service.model.throughput(service.max_batch, 1) * utilisation))
+    return Size(1.0, service.max_batch, min(service.max_replicas, max(1, replicas)))
 
 
 def with_margin(rate: float, sigmas: float = 1.0) -> float:

@@ -14,7 +14,7 @@ import math
 from sponge_core.queueing import Request
 from sponge_core.scaling.interface import Observation, Service, Size
 from sponge_core.scaling.seen import ArrivalCounts, WorstNetwork
-from sponge_core.scaling.steady import Configuration, configurations, with_margin
+from sponge_core.scaling.steady import Configuration, most_throughput, with_margin
 
 __all__ = ["Themis"]
 
@@ -43,7 +43,7 @@ class Themis:
         service, size = self._service, seen.size
         rate = with_margin(self._counts.peak(seen.now))
         left_s = service.slo_s - self._network.read()
-        carrying = self._best(size.cores, rate, left_s)
+        carrying = most_throughput(service, size.cores, rate, left_s)
         if carrying is None or carrying.throughput * max(1, seen.ready) < rate:
             self._carried_since = None
             return self._upwards(seen, rate, left_s)
@@ -52,10 +52,6 @@ class Themis:
             return Size(size.cores, carrying.batch, size.replicas)
         return self._sideways(seen, rate, left_s) or Size(size.cores, carrying.batch, size.replicas)
 
-    def _best(self, cores: float, rate: float, left_s: float) -> Configuration | None:
-        options = configurations(self._service.model, [cores], self._service.max_batch, rate, left_s)
-        return max(options, key=lambda option: option.throughput, default=None)
-
     def _upwards(self, seen: Observation, rate: float, left_s: float) -> Size:
         """The same replicas with as few more cores as carry the rate; more replicas where no size does."""
         service, ready = self._service, max(1, seen.ready)
@@ -63,7 +59,7 @@ class Themis:
         for cores in service.sizes:
             if cores < seen.size.cores:
                 continue
-            best = self._best(cores, rate, left_s)
+            best = most_throughput(service, cores, rate, left_s)
             if best is not None and best.throughput * ready >= rate:
                 return Size(cores, best.batch, seen.size.replicas)
             largest = best or largest
@@ -74,7 +70,7 @@ class Themis:
 
     def _sideways(self, seen: Observation, rate: float, left_s: float) -> Size | None:
         """The cheapest number of one-core replicas; first those that are missing start, then the rest goes."""
-        best = self._best(1.0, rate, left_s)
+        best = most_throughput(self._service, 1.0, rate, left_s)
         if best is None:
             return None
         replicas = min(self._service.max_replicas, math.ceil(rate / best.throughput) + SPARE)
