@@ -158,7 +158,13 @@ class Engine:
 
     def latest_start(self, due: Due) -> float:
         """A request that is not queued by then cannot be met, as far as is known before its body is."""
-        return due.deadline - (self.scheduler.least_s(due.deadline) if due.settled else 0.0)
+        return due.deadline - (self.scheduler.least_s() if due.settled else 0.0)
+
+    def is_hopeless(self, due: Due, now: float) -> bool:
+        """Whether a request whose headers are in is lost, with all that goes before it, if its body came at once."""
+        if not due.settled:
+            return due.deadline <= now
+        return self.latest_start(due) <= now + self.scheduler.ahead_s(due.deadline)
 
     def count_lost(self, model: ServedModel, due: Due, outcome: Outcome) -> None:
         """A request that never got as far as the queue: shed unread, or lost during its upload."""

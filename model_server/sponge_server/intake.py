@@ -93,7 +93,7 @@ class Intake:
     def admit(self, model: ServedModel, due: Due, arrived: float) -> None:
         """Raises ProblemError 503 for a request that is lost before its body was read."""
         engine = self.plane.engine
-        if engine.latest_start(due) <= arrived:
+        if engine.is_hopeless(due, arrived):
             engine.count_lost(model, due, "shed")
             raise problem_of(ShedError.hopeless(due.limit_s, due.deadline - arrived, engine.scheduler.backlog_s()))
 

@@ -135,17 +135,18 @@ class Scheduler:
         # A boost for the start, or a range that shrank, may leave more in force than the plan may give.
         return Limits(batch_cap or self._batch_cap, lanes, max(self._max_cores, self._running.cores))
 
-    def least_s(self, deadline: float) -> float:
-        """No request due then can be answered sooner than this many seconds after it was queued, at any size.
-
-        What waits with earlier deadlines goes first, at its cheapest on all cores.
-        """
+    def least_s(self) -> float:
+        """No request can be answered sooner than this many seconds after it was queued, at any size."""
         cores = self._net(self._max_cores)
+        return min(fastest_s(model, cores) for model in self._models)
+
+    def ahead_s(self, deadline: float) -> float:
+        """How long what waits with earlier deadlines takes at the least, at its cheapest on the most cores."""
         ahead_s = 0.0
         for model, line in zip(self._models, self._queue.deadlines, strict=False):
             row_s = min(model.latency(1, 1), model.latency(self._batch_cap, 1) / self._batch_cap)
-            ahead_s += bisect_left(line, deadline) * row_s / cores
-        return ahead_s + min(fastest_s(model, cores) for model in self._models)
+            ahead_s += bisect_left(line, deadline) * row_s
+        return ahead_s / self._net(self._max_cores)
 
     def backlog_s(self) -> float:
         """About how long what waits keeps the cores busy, in the largest batches on one thread each."""
