@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
+from math import inf
 from typing import Literal
 
 import orjson
@@ -80,7 +81,7 @@ class _Quiet(logging.Filter):
         fields = getattr(record, "fields", {})
         about = tuple(str(fields[name]) for name in IDENTITIES if name in fields)
         key = (record.name, record.levelno, record.msg, about)
-        last, held_back = self._said.get(key, (now - QUIET_S, 0))
+        last, held_back = self._said.get(key, (-inf, 0))
         if now - last < QUIET_S:
             self._said[key] = (last, held_back + 1)
             return False

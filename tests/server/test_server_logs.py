@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import logging
-import warnings
+import subprocess
+import sys
 from collections.abc import Iterator
 from datetime import datetime
 
@@ -79,13 +80,19 @@ def test_less_than_the_level_is_left_out(capsys: Capture) -> None:
     assert said(capsys) == []
 
 
-def test_libraries_and_warnings_come_in_the_same_form(capsys: Capture) -> None:
-    logging.captureWarnings(False)  # an earlier test's, which pytest's own capture has taken the place of since
-    set_up("info", "json")
-    logging.getLogger("uvicorn.error").warning("Invalid %s received.", "HTTP request")
-    logging.getLogger("uvicorn.error").info("Started server process")
-    warnings.warn("an old way", stacklevel=1)
-    uvicorn, old = said(capsys)
+def test_libraries_and_warnings_come_in_the_same_form() -> None:
+    # In a process of its own: where warnings go and which are shown belongs to a process, and pytest sees to both.
+    program = """
+import logging, warnings
+from sponge_server.logs import set_up
+
+set_up("info", "json")
+logging.getLogger("uvicorn.error").warning("Invalid %s received.", "HTTP request")
+logging.getLogger("uvicorn.error").info("Started server process")
+warnings.warn("an old way", stacklevel=1)
+"""
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    uvicorn, old = (json.loads(line) for line in ended.stderr.splitlines())
     assert (uvicorn["logger"], uvicorn["event"], uvicorn["text"]) == (
         "uvicorn.error",
         "message",
