@@ -18,7 +18,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
-from sponge_core.choice import cheapest
+from sponge_core.choice import cheapest, tolerable
 from sponge_core.latency import LatencyModel
 from sponge_core.overload import Demand, Overload
 from sponge_core.queueing import EdfQueue, Request
@@ -163,8 +163,9 @@ def plan_step(
     launches: list[StepLaunch] = []
     sacrificed: list[tuple[int, int]] = []
     lost = [bisect_left(line, now + fastest[model]) for model, line in enumerate(waiting)]
-    active = list(running)
-    used = sum(batch.threads for batch in active)
+    active, used = list(running), 0
+    for batch in active:
+        used += batch.threads
     budget = thread_budget(cores)
     free, lanes = budget - used, limits.lanes - len(active)
     overload = demand and Overload(demand, models, limits.batch_cap, limits.lanes, limits.max_cores)
@@ -203,7 +204,7 @@ def plan_step(
         heads[model] = first + 1
         if spare is not None or holds_tried == HOLDS_TRIED:
             # Nothing with less slack than one request needs can start: on to the first that can.
-            least = _least_room(free if spare is None else min(free, spare), used, active, cores, latency)
+            least = _least_room(free if spare is None else min(free, spare), used, active, now, cores, latency)
             heads[model] = max(first + 1, bisect_left(line, now + least))
     # Nothing but time can change the fate of a waiting request between events: look again when it is lost.
     for model, line in enumerate(waiting):
@@ -243,9 +244,16 @@ def _spare_beside(
     return None
 
 
-def _least_room(threads: int, used: int, active: Sequence[Running], cores: float, model: LatencyModel) -> float:
-    """A slack below which not even one request can start on up to `threads` more threads; infinite on none."""
+def _least_room(
+    threads: int, used: int, active: Sequence[Running], now: float, cores: float, model: LatencyModel
+) -> float:
+    """A slack below which not even one request can start on up to `threads` more threads; infinite when none can, as
+    where a fraction of a core has to be left to the batches that run."""
     margin = (1.0 + model.error) * model.slowdown(len(active))
-    return min(
-        (model.latency(1, k) * margin / speed_of(cores, used + k) for k in range(1, threads + 1)), default=math.inf
-    )
+    least = math.inf
+    for more in range(1, threads + 1):
+        speed = speed_of(cores, used + more)
+        if speed == 1.0 or tolerable(active, used, more, now, cores):
+            # Never more than `cheapest` asks for, whatever the rounding.
+            least = min(least, (model.latency(1, more) * margin / speed + stall_of(speed)) * (1.0 - 1e-9))
+    return least

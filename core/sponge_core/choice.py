@@ -13,7 +13,7 @@ from typing import NamedTuple
 from sponge_core.latency import LatencyModel
 from sponge_core.running import CFS_PERIOD_S, Running, speed_of, stall_of
 
-__all__ = ["Choice", "cheapest"]
+__all__ = ["Choice", "cheapest", "tolerable"]
 
 
 class Choice(NamedTuple):
@@ -50,8 +50,7 @@ def cheapest(
     """
     slowdown = model.slowdown(len(active))
     margin = (1.0 + model.error) * slowdown
-    kindest = min(model.by_threads, default=1.0)
-    kindest = min(kindest, 1.0)
+    kindest = min(1.0, *model.by_threads) if model.by_threads else 1.0
     # One item needs at least A/k + B seconds: fewer threads than this cannot do it.
     parallel, serial = model.gamma + model.epsilon, model.delta + model.eta
     room = slack / (margin * kindest) - serial
@@ -73,7 +72,7 @@ def cheapest(
             speed = cores / (used + threads)
             stall = CFS_PERIOD_S * (1.0 - speed)
         batch = model.largest_batch((slack - stall) * speed / margin, threads, most)
-        if batch == 0 or (speed < 1.0 and not _tolerable(active, used, threads, now, cores)):
+        if batch == 0 or (speed < 1.0 and not tolerable(active, used, threads, now, cores)):
             continue
         work = model.latency(batch, threads)
         cost = threads * work / batch
@@ -85,7 +84,7 @@ def cheapest(
     return best
 
 
-def _tolerable(active: Sequence[Running], used: int, more: int, now: float, cores: float) -> bool:
+def tolerable(active: Sequence[Running], used: int, more: int, now: float, cores: float) -> bool:
     """Whether the running batches stay in time when `more` threads start to share the quota with them."""
     before, after = speed_of(cores, used), speed_of(cores, used + more)
     for batch in active:

@@ -97,8 +97,11 @@ class RunningSet:
         self._advance(now)
         if not self._batches:
             return None
-        key = min(self._batches, key=lambda k: self._batches[k].left_s)
-        return key, now + self._batches[key].left_s / speed_of(self._cores, self._threads)
+        first, least = -1, float("inf")
+        for key, batch in self._batches.items():
+            if batch.left_s < least:
+                first, least = key, batch.left_s
+        return first, now + least / speed_of(self._cores, self._threads)
 
     def _advance(self, now: float) -> None:
         elapsed = now - self._now
@@ -106,5 +109,6 @@ class RunningSet:
             done = elapsed * speed_of(self._cores, self._threads)
             for batch in self._batches.values():
                 # A batch that overruns its prediction has "nothing left" until it really ends.
-                batch.left_s = max(0.0, batch.left_s - done)
+                left = batch.left_s - done
+                batch.left_s = left if left > 0.0 else 0.0
             self._now = now

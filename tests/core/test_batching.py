@@ -99,6 +99,24 @@ def test_a_batch_holds_requests_of_its_head_s_model_and_the_others_keep_their_pl
     assert launched(decide(0.0, waiting, (), 4.0, [MODEL, SMALL], LIMITS)) == [([0, 2], 1), ([1, 3], 1), ([4], 1)]
 
 
+def test_a_long_queue_is_not_searched_where_a_fraction_has_to_be_left(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    # The running batch needs its full speed, so no second one may start, however much time it has.
+    looks = 0
+
+    def counted(*arguments: object) -> object:
+        nonlocal looks
+        looks += 1
+        return cheapest(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("sponge_core.batching.cheapest", counted)
+    running = (Running(1, 0.2, 0.201),)
+    decision = decide(0.0, queue(*[1.0 + n / 1000 for n in range(500)]), running, 1.5, [MODEL], LIMITS)
+    assert (decision.launches, decision.sheds) == ((), ())
+    assert looks < 10
+
+
 def test_the_earliest_deadline_of_all_models_comes_first() -> None:
     one_lane = Limits(8, 1, 4.0)
     assert launched(decide(0.0, mixed((2.0, 0), (1.0, 1)), (), 4.0, [MODEL, SMALL], one_lane)) == [([1], 1)]

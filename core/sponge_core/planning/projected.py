@@ -86,21 +86,17 @@ class Projection(NamedTuple):
     longest_s: float  # longest predicted batch at full speed
 
 
-def project(situation: Situation, cores: float, models: Sequence[LatencyModel], limits: Limits) -> Projection:
+def project(
+    situation: Situation, cores: float, models: Sequence[LatencyModel], limits: Limits, *, sacrifice: bool = False
+) -> Projection:
     """Replays the dispatch rule as if the quota became `cores`; counts what it loses or ends late.
 
     What is late or lost whatever is done now does not count. After the last arrival the queue is served to its end.
-    A size that misses is replayed once more with what the rule gives up under overload, and the fewer misses count.
+
+    Args:
+        sacrifice: gives up under overload what the rule does. Needs `situation.slos`, and is of use only where a size
+            misses without it.
     """
-    plain = _replay(situation, cores, models, limits, sacrifice=False)
-    if plain.misses == 0 or situation.slos is None:
-        return plain
-    return min(plain, _replay(situation, cores, models, limits, sacrifice=True), key=lambda found: found.misses)
-
-
-def _replay(
-    situation: Situation, cores: float, models: Sequence[LatencyModel], limits: Limits, *, sacrifice: bool
-) -> Projection:
     now = situation.now
     cores, in_force = situation.net(cores), situation.net(situation.cores)
     # A smaller quota waits for the running batches to fit it, a larger one for the actuation.
@@ -114,7 +110,8 @@ def _replay(
     for model, line in enumerate(situation.queued):
         alive = bisect_left(line, now + best_case[model])
         waiting[model] = list(line[alive:])
-        slos[model] = list(situation.slos[model][alive:]) if situation.slos else [0.0] * len(waiting[model])
+        if sacrifice and situation.slos is not None:
+            slos[model] = list(situation.slos[model][alive:])
     running = RunningSet(in_force, now)
     due: dict[int, float] = {}
     speed = speed_of(in_force, sum(batch.threads for batch in situation.running))
@@ -122,8 +119,12 @@ def _replay(
         running.start(key, batch.threads, batch.left_s, batch.deadline, now)
         doomed = now + batch.left_s / speed > batch.deadline
         due[key] = float("inf") if doomed else batch.deadline
-    if switch_at <= now and running.threads <= thread_budget(cores):
+    own_budget = thread_budget(cores)
+    if switch_at <= now and running.threads <= own_budget:
         running.set_cores(cores, now)
+    # A smaller size takes the threads from new batches at once, the quota when those that run fit it.
+    usable = min(running.cores, cores)
+    budget = thread_budget(usable)
 
     misses = largest = 0
     longest_s = 0.0
@@ -134,26 +135,34 @@ def _replay(
     time = now
     while True:
         # While no thread is free nothing can start, and what is lost meanwhile is still found lost later.
-        if any(waiting) and running.threads < thread_budget(running.cores):
+        if running.threads < budget and any(waiting):
             # Before a larger quota is in force, the rule sees the present one; nothing is lost for that reason alone.
             # After the last arrival nobody comes who could gain from what is given up.
             demand = demand if position < count else None
             batches = running.snapshot(time)
-            step = plan_step(time, waiting, batches, running.cores, models, own_limits, fastest, demand)
+            step = plan_step(time, waiting, batches, usable, models, own_limits, fastest, demand)
             for launch in step.launches:
                 earliest = waiting[launch.model][launch.first]
                 due[next_key] = earliest
                 running.start(next_key, launch.threads, launch.work_s, earliest, time)
                 next_key += 1
-                largest, longest_s = max(largest, launch.batch), max(longest_s, launch.work_s)
+                if launch.batch > largest:
+                    largest = launch.batch
+                if launch.work_s > longest_s:
+                    longest_s = launch.work_s
             # From the back, so that the places before stay true.
             gone = [(launch.model, launch.first, launch.batch) for launch in step.launches]
-            gone += [(model, index, 1) for model, index in step.sacrificed]
-            gone += [(model, 0, lost) for model, lost in enumerate(step.lost) if lost]
-            misses += len(step.sacrificed) + sum(step.lost)
-            for model, first, number in sorted(gone, reverse=True):
+            if step.sacrificed:
+                misses += len(step.sacrificed)
+                gone = sorted(gone + [(model, index, 1) for model, index in step.sacrificed])
+            for model, first, number in reversed(gone):
                 del waiting[model][first : first + number]
                 del slos[model][first : first + number]
+            for model, lost in enumerate(step.lost):
+                if lost:
+                    misses += lost
+                    del waiting[model][:lost]
+                    del slos[model][:lost]
         # On to the next event: the resize, an arrival, or the end of a batch.
         finish = running.next_finish(time)
         upcoming = finish[1] if finish else float("inf")
@@ -168,14 +177,16 @@ def _replay(
             running.finish(finish[0], time)
             if time > due.pop(finish[0]) + 1e-9:
                 misses += 1
-        if running.cores != cores and time >= switch_at and running.threads <= thread_budget(cores):
+        if running.cores != cores and time >= switch_at and running.threads <= own_budget:
             running.set_cores(cores, time)
+            usable, budget = cores, own_budget
         while position < count and arrivals[position].at <= time:
             arrival = arrivals[position]
             if arrival.deadline >= arrival.at + best_case[arrival.model]:
                 place = bisect_right(waiting[arrival.model], arrival.deadline)
                 waiting[arrival.model].insert(place, arrival.deadline)
-                slos[arrival.model].insert(place, arrival.deadline - arrival.at)
+                if sacrifice:
+                    slos[arrival.model].insert(place, arrival.deadline - arrival.at)
             position += 1
 
 
@@ -240,12 +251,22 @@ def project_frontier(
         else:
             bad = middle
     if good > last:
+        # Overload: how much is missed matters now, and less is where the rule gives up what it would.
+        for milli, point in tried.items():
+            fewest = _fewest(situation, milli, models, limits)
+            tried[milli] = FrontierPoint(cores_milli=milli, batch_cap=point.batch_cap, misses=fewest)
         largest = candidates_milli[last]
         tried[largest] = _best_cap(situation, tried[largest], models, limits)
     points = tuple(tried[milli] for milli in sorted(tried))
     present = tried[candidates_milli[here]].misses
     urgent = any(point.cores_milli > in_force and point.misses < present for point in points)
     return Frontier(points, urgent)
+
+
+def _fewest(situation: Situation, milli: int, models: Sequence[LatencyModel], limits: Limits) -> int:
+    """Misses of a size in overload: with what the rule gives up, or without where that saves more."""
+    ways = (False,) if situation.slos is None else (False, True)
+    return min(project(situation, milli / 1000, models, limits, sacrifice=way).misses for way in ways)
 
 
 def _best_cap(
@@ -255,7 +276,7 @@ def _best_cap(
     best, cap = point, limits.batch_cap // 2
     while cap >= 1:
         narrower = Limits(cap, limits.lanes, limits.max_cores)
-        lost = project(situation, point.cores_milli / 1000, models, narrower).misses
+        lost = _fewest(situation, point.cores_milli, models, narrower)
         if lost < best.misses:
             best = FrontierPoint(cores_milli=point.cores_milli, batch_cap=cap, misses=lost)
         cap //= 2
