@@ -39,6 +39,9 @@ LOADS = (0.5, 0.7, 0.9, 1.3, 2.0)
 TUNING_SEED = 1001
 """Tuning sees other schedules than those that count."""
 
+PERFECT = 0.999
+"""In time: no other configuration need be tried at that load."""
+
 START_S = 22.0
 """Of a visit: the yardstick, the server's start and its warm-up."""
 
@@ -110,15 +113,18 @@ def capacity_now(ledger: Ledger, plan: Plan) -> float:
 
 def tune_visits(ledger: Ledger, plan: Plan, candidates: int) -> list[Visit]:
     """Every system's first `candidates` configurations at every load, lightest load first; systems without a choice
-    are left out."""
+    are left out, and so are loads at which a configuration already had everything in time."""
     visits = []
     for name in plan.systems:
-        choices = SYSTEMS[name].candidates(plan.cores)[:candidates]
+        choices = SYSTEMS[name].candidates(plan.cores)
         if len(choices) < 2:
             continue
-        for knobs in choices:
+        for knobs in choices[:candidates]:
             runs = [
-                _params(ledger, plan, name, knobs, mix, load, TUNING_SEED) for load in plan.loads for mix in plan.mixes
+                _params(ledger, plan, name, knobs, mix, load, TUNING_SEED)
+                for load in plan.loads
+                for mix in plan.mixes
+                if not _perfect(_tune_runs(ledger, plan, name, mix, load))
             ]
             visits.append(Visit("tune", name, knobs, tuple(runs)))
     return _left(ledger, visits)
@@ -126,7 +132,7 @@ def tune_visits(ledger: Ledger, plan: Plan, candidates: int) -> list[Visit]:
 
 def tuned(ledger: Ledger, plan: Plan, system: str, mix: str, load: float) -> Knobs:
     """The configuration with the most goodput in tuning at this load; the system's first guess where none was tried."""
-    runs = ledger.of_kind("tune", campaign=plan.name, system=system, mix=mix, load=load, cores=plan.cores)
+    runs = _tune_runs(ledger, plan, system, mix, load)
     if not runs:
         return SYSTEMS[system].candidates(plan.cores)[0]
     best: Knobs = max(runs, key=lambda run: float(run["result"]["goodput_rps"]))["params"]["knobs"]
@@ -178,6 +184,15 @@ def perform(ledger: Ledger, plan: Plan, visit: Visit, folder: Path) -> Iterator[
                 yield params, result
                 if left and not settle(server):
                     break
+
+
+def _tune_runs(ledger: Ledger, plan: Plan, system: str, mix: str, load: float) -> list[Mapping[str, Any]]:
+    return ledger.of_kind("tune", campaign=plan.name, system=system, mix=mix, load=load, cores=plan.cores)
+
+
+def _perfect(runs: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether one of the runs leaves nothing to be gained."""
+    return any(run["result"]["attainment"] >= PERFECT for run in runs)
 
 
 def _params(ledger: Ledger, plan: Plan, system: str, knobs: Knobs, mix: str, load: float, seed: int) -> dict[str, Any]:

@@ -88,11 +88,13 @@ class Steps:
         self._say(f"capacity: {campaign.capacity_of(self._ledger, self._plan)['images_per_s']:.1f} images/s")
 
     def tune(self, candidates: int) -> None:
-        """So many configurations of every peer at each load, in runs of half the length."""
+        """Configurations of every peer at each load, in runs of half the length. All of their first ones come first, so
+        that none is tried where nothing is left to gain."""
         timing = self._plan.timing
         half = Timing((timing.duration_s + timing.warmup_s) / 2, timing.warmup_s, timing.hang_up_s)
         short = replace(self._plan, timing=half)
-        self._perform(short, campaign.tune_visits(self._ledger, short, candidates))
+        for number in range(1, candidates + 1):
+            self._perform(short, campaign.tune_visits(self._ledger, short, number))
 
     def goodput(self, defaults: bool) -> None:
         """Every load, mix and seed, as tuned, or as every system comes."""

@@ -76,11 +76,23 @@ def test_tuning_tries_each_configuration_at_every_load_lightest_first(ledger: Le
     ]
 
 
+def test_where_everything_was_in_time_nothing_else_is_tried(ledger: Ledger) -> None:
+    (first, _) = tune_visits(ledger, PLAN, 2)
+    for run in first.runs:
+        ledger.add("tune", run, {"goodput_rps": 20.0, "attainment": 1.0 if run["load"] == 0.5 else 0.98})
+    (second,) = tune_visits(ledger, PLAN, 2)
+    assert (second.knobs, {run["load"] for run in second.runs}) == ({"size": 2}, {1.3})
+
+
 def test_goodput_runs_with_what_tuning_found_best_at_that_load(ledger: Ledger) -> None:
     goodput = {1: 30.0, 2: 35.0, 3: 33.0}
     for visit in tune_visits(ledger, PLAN, 3):
         for run in visit.runs:
-            ledger.add("tune", run, {"goodput_rps": goodput[visit.knobs["size"]] if run["load"] == 1.3 else 20.0})
+            ledger.add(
+                "tune",
+                run,
+                {"goodput_rps": goodput[visit.knobs["size"]] if run["load"] == 1.3 else 20.0, "attainment": 0.9},
+            )
     assert tuned(ledger, PLAN, "fake", "4g", 1.3) == {"size": 2}
     sizes = {run["load"]: run["knobs"]["size"] for visit in goodput_visits(ledger, PLAN, False) for run in visit.runs}
     assert sizes == {0.5: 1, 1.3: 2}
