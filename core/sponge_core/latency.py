@@ -7,6 +7,7 @@ job, correcting it online the server's (through `scaled`).
 from __future__ import annotations
 
 import sys
+from bisect import bisect_right
 from dataclasses import dataclass, replace
 
 __all__ = ["LatencyModel"]
@@ -25,6 +26,10 @@ class LatencyModel:
     `error` the relative error to allow for (a quantile of measured / predicted - 1); `max_batch` the largest batch that
     the model takes; `by_threads` a factor on the time for 1, 2, ... threads, where they turned out to differ from the
     formula (1 beyond them).
+
+    `by_cell` makes a table of the formula: a factor for each batch size 1, 2, ... in a row for each thread count 1, 2,
+    ...; beyond it the last row and the last column go on. No factor is below 1 and no row lets a larger batch be
+    faster: the dispatch rule takes the formula for a lower bound.
     """
 
     gamma: float
@@ -35,12 +40,16 @@ class LatencyModel:
     error: float = 0.0
     max_batch: int = sys.maxsize
     by_threads: tuple[float, ...] = ()
+    by_cell: tuple[tuple[float, ...], ...] = ()
 
     def latency(self, batch: int, threads: int) -> float:
         """Seconds for a batch of `batch` >= 1 on `threads` >= 1 dedicated threads with no other lane running."""
         value = self.gamma * batch / threads + self.delta * batch + self.epsilon / threads + self.eta
         if threads <= len(self.by_threads):
             value *= self.by_threads[threads - 1]
+        if self.by_cell:
+            row = self.by_cell[min(threads, len(self.by_cell)) - 1]
+            value *= row[min(batch, len(row)) - 1]
         return value if value > FLOOR_S else FLOOR_S
 
     def throughput(self, batch: int, threads: int) -> float:
@@ -51,6 +60,8 @@ class LatencyModel:
         """The largest batch <= `limit` that takes at most `room_s` seconds on `threads` threads; 0 if none does."""
         if self.latency(1, threads) > room_s:
             return 0
+        if self.by_cell:
+            return bisect_right(range(1, limit + 1), room_s, key=lambda batch: self.latency(batch, threads))
         if threads <= len(self.by_threads):
             room_s /= self.by_threads[threads - 1]
         per_item = self.gamma / threads + self.delta

@@ -11,7 +11,7 @@ counts as what the best smaller number of threads takes. The fit then promises n
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -93,9 +93,7 @@ def judge(model: LatencyModel, points: Sequence[Point]) -> Fit:
     spread = float(np.sum((measured - measured.mean()) ** 2))
     p50, p90, worst = (float(np.quantile(error, q)) for q in (0.5, 0.9, 1.0))
     return Fit(
-        model=LatencyModel(
-            model.gamma, model.delta, model.epsilon, model.eta, model.interference, max(0.0, round(p90, 4))
-        ),
+        model=replace(model, error=max(0.0, round(p90, 4))),
         r2=1.0 - float(np.sum((measured - predicted) ** 2)) / spread if spread > 0 else 1.0,
         mape_percent=float(np.mean(np.abs(predicted / measured - 1.0))) * 100,
         error_p50=p50,

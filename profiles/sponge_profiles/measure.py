@@ -13,7 +13,7 @@ import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypedDict
 
 import numpy as np
 
@@ -22,14 +22,15 @@ from sponge_profiles.profile import GridPoint, Profile
 
 __all__ = [
     "BatchTime",
+    "Percentiles",
     "RunBatch",
     "Samples",
     "grid_points",
     "machine_name",
     "measure_grid",
     "measure_interference",
+    "percentiles",
     "quick_profile",
-    "waiting_share",
 ]
 
 _QUICK_ROUNDS = 20
@@ -46,6 +47,16 @@ class BatchTime:
 
 RunBatch = Callable[[int, int], Awaitable[BatchTime]]
 """Runs one batch of (batch, threads) on a free lane; may be called for several lanes at once."""
+
+
+class Percentiles(TypedDict):
+    """The fields of a profile's point that were measured."""
+
+    p50_ms: float
+    p95_ms: float
+    p99_ms: float
+    n: int
+
 
 Samples = Mapping[tuple[int, int], Sequence[BatchTime]]
 """What was measured by (batch, threads)."""
@@ -107,33 +118,19 @@ async def measure_interference(
     return max(0.0, float(np.median(slowdowns))) if slowdowns else 0.0
 
 
-def waiting_share(samples: Samples) -> float:
-    """The share of their time, 0 to 1, for which batches on one thread did not run but waited for a CPU.
-
-    A batch computes from start to end, so this is the neighbours' doing: what was measured is theirs as much as the
-    model's. 0 when nothing ran on one thread.
-    """
-    times = [time for (_, threads), many in samples.items() if threads == 1 for time in many]
-    wall_s = sum(time.wall_s for time in times)
-    return max(0.0, 1.0 - sum(time.cpu_s for time in times) / wall_s) if wall_s else 0.0
-
-
 def grid_points(samples: Samples, seconds: Callable[[BatchTime], float]) -> list[GridPoint]:
     """Percentiles by size. `seconds` picks the clock that counts."""
-    points = []
-    for (batch, threads), times in samples.items():
-        p50, p95, p99 = np.quantile([seconds(t) for t in times], (0.5, 0.95, 0.99)) * 1e3
-        points.append(
-            GridPoint(
-                batch=batch,
-                threads=threads,
-                p50_ms=round(float(p50), 4),
-                p95_ms=round(float(p95), 4),
-                p99_ms=round(float(p99), 4),
-                n=len(times),
-            )
-        )
+    points = [
+        GridPoint(batch=batch, threads=threads, **percentiles([seconds(t) for t in times]))
+        for (batch, threads), times in samples.items()
+    ]
     return sorted(points, key=lambda p: (p.batch, p.threads))
+
+
+def percentiles(seconds: Sequence[float]) -> Percentiles:
+    """What a profile says of one cell, from at least one time."""
+    p50, p95, p99 = (round(float(q) * 1e3, 4) for q in np.quantile(seconds, (0.5, 0.95, 0.99)))
+    return {"p50_ms": p50, "p95_ms": p95, "p99_ms": p99, "n": len(seconds)}
 
 
 async def quick_profile(

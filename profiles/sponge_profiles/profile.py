@@ -9,23 +9,41 @@ from __future__ import annotations
 from collections.abc import Sequence
 from importlib import resources
 from importlib.resources.abc import Traversable
+from itertools import pairwise
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from sponge_core.errors import ProfileError
 from sponge_core.latency import LatencyModel
+from sponge_core.running import speed_of, stall_of, thread_budget
 from sponge_profiles.fitting import Fit, Point, fit, judge
+from sponge_profiles.table import with_table
+from sponge_profiles.validation import CrossValidation, Form, HeldOut, cross_validate
 
-__all__ = ["Coefficients", "ErrorQuantiles", "GridPoint", "MemoryUse", "Profile", "load_profile", "profile_names"]
+__all__ = [
+    "Coefficients",
+    "ErrorQuantiles",
+    "GridPoint",
+    "HeldOutError",
+    "LanePoint",
+    "MemoryUse",
+    "Profile",
+    "QuotaPoint",
+    "Validation",
+    "contradictions",
+    "load_profile",
+    "profile_names",
+]
 
 _FASTER_TOLERANCE = 0.10  # a larger batch may measure this much faster before it is called impossible: noise
 
 
 class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 class Coefficients(_Part):
@@ -45,19 +63,67 @@ class ErrorQuantiles(_Part):
     max: float
 
 
-class GridPoint(_Part):
-    """Latency of one (batch, threads), each percentile where it is known, over `n` batches."""
+class _Latency(_Part):
+    """Each percentile where it is known, over `n` batches."""
 
-    batch: int = Field(ge=1)
-    threads: int = Field(ge=1)
     p50_ms: float | None = Field(default=None, gt=0)
     p95_ms: float | None = Field(default=None, gt=0)
     p99_ms: float | None = Field(default=None, gt=0)
     n: int | None = Field(default=None, ge=1)
 
+    @model_validator(mode="after")
+    def _ascending(self) -> _Latency:
+        known = [(q, value) for q in (50, 95, 99) if (value := self.at(q)) is not None]
+        for (low, less), (high, more) in pairwise(known):
+            if more < less:
+                raise ValueError(f"p{high}_ms is {more:g} but p{low}_ms is {less:g}: a higher percentile is no less")
+        return self
+
     def at(self, percentile: int) -> float | None:
         """Milliseconds at 50, 95 or 99 %; None when not known."""
         return {50: self.p50_ms, 95: self.p95_ms, 99: self.p99_ms}[percentile]
+
+
+class GridPoint(_Latency):
+    """Latency of one (batch, threads), with a core for every thread."""
+
+    batch: int = Field(ge=1)
+    threads: int = Field(ge=1)
+
+
+class QuotaPoint(_Latency):
+    """Latency of a batch under a fraction of a core, where it is throttled."""
+
+    cores: float = Field(gt=0)
+    batch: int = Field(ge=1)
+
+
+class LanePoint(_Latency):
+    """Latency of a batch on one thread beside others of the same size; `alone_p50_ms` is what it takes by itself."""
+
+    lanes: int = Field(ge=2)
+    batch: int = Field(ge=1)
+    alone_p50_ms: float = Field(gt=0)
+
+    @property
+    def slowdown(self) -> float:
+        """Median beside the others over median alone."""
+        return (self.p50_ms or self.alone_p50_ms) / self.alone_p50_ms
+
+
+class HeldOutError(_Part):
+    """How far off predictions were of points that the model had not seen, either way."""
+
+    mean_percent: float = Field(ge=0)
+    p90_percent: float = Field(ge=0)
+    max_percent: float = Field(ge=0)
+
+
+class Validation(_Part):
+    """Every point left out once and predicted from the others, by either form."""
+
+    formula: HeldOutError
+    table: HeldOutError
 
 
 class MemoryUse(_Part):
@@ -73,6 +139,9 @@ class Profile(_Part):
 
     `origin` is "published" for coefficients taken over as they were printed, negative ones included; "fitted" for our
     fit of somebody's table; "measured" for a fit of points measured by Sponge.
+
+    `form` says what predicts: the formula with `coefficients_ms`, or the points as a table. `error` belongs to it: of
+    the formula over the points, of the table over points that were left out. `r2` and `mape_percent` are the formula's.
     """
 
     name: str = Field(min_length=1)
@@ -82,13 +151,17 @@ class Profile(_Part):
     machine: str = Field(min_length=1)
     percentile: Literal[50, 95, 99]
     max_batch: int = Field(ge=1)
+    form: Form = "formula"
     coefficients_ms: Coefficients
     interference: float = Field(default=0.0, ge=0, description="slow-down of every lane by each further running lane")
     error: ErrorQuantiles
     r2: float | None = None
     mape_percent: float | None = Field(default=None, ge=0)
+    validation: Validation | None = None
     memory: MemoryUse | None = None
     points: tuple[GridPoint, ...] = Field(min_length=1)
+    quotas: tuple[QuotaPoint, ...] = ()
+    lanes: tuple[LanePoint, ...] = ()
 
     @model_validator(mode="after")
     def _possible(self) -> Profile:
@@ -104,7 +177,14 @@ class Profile(_Part):
                     f"point (batch {point.batch}, threads {point.threads}) has no p{self.percentile}_ms, "
                     f"which percentile: {self.percentile} needs"
                 )
-        _check_monotone(self.points, self.percentile)
+        for small, large in contradictions(self.points, self.percentile):
+            raise ValueError(
+                f"l({large.batch}, {large.threads}) is {large.at(self.percentile):g} ms but l({small.batch}, "
+                f"{small.threads}) is {small.at(self.percentile):g} ms: a larger batch cannot be faster; measure again "
+                "with --repeat 30"
+            )
+        if negative and self.form == "table":
+            raise ValueError("form: table needs coefficients that are not negative; fit the points again")
         return self
 
     @classmethod
@@ -118,51 +198,60 @@ class Profile(_Part):
         machine: str,
         percentile: Literal[50, 95, 99],
         origin: Literal["fitted", "measured"] = "measured",
+        form: Form | Literal["auto"] = "formula",
         interference: float = 0.0,
         max_batch: int | None = None,
     ) -> Profile:
-        """Fits the points and wraps the result. Raises ProfileError when they are impossible."""
-        return cls._of(
-            fit(_points(points, percentile)),
-            points,
-            name=name,
-            model=model,
-            origin=origin,
-            source=source,
-            machine=machine,
-            percentile=percentile,
-            max_batch=max_batch or max(p.batch for p in points),
-            interference=round(interference, 4),
-        )
+        """Fits the points and wraps the result.
 
-    @classmethod
-    def _of(cls, result: Fit, points: Sequence[GridPoint], **fields: object) -> Profile:
+        Args:
+            form: auto takes the one that predicts points better that it has not seen.
+
+        Raises:
+            ProfileError: the points are impossible.
+        """
+        seconds = _points(points, percentile)
+        result, checked = fit(seconds), cross_validate(seconds)
+        if form == "auto":
+            form = "formula" if checked is None else checked.better
+        error = ErrorQuantiles(p50=result.error_p50, p90=result.error_p90, max=result.error_max)
+        if form == "table" and checked is not None:
+            error = _quantiles(checked.table)
         m = result.model
         try:
             return cls.model_validate(
                 {
-                    **fields,
+                    "name": name,
+                    "model": model,
+                    "origin": origin,
+                    "source": source,
+                    "machine": machine,
+                    "percentile": percentile,
+                    "max_batch": max_batch or max(p.batch for p in points),
+                    "form": form,
                     "coefficients_ms": {
                         "gamma": round(m.gamma * 1e3, 4),
                         "delta": round(m.delta * 1e3, 4),
                         "epsilon": round(m.epsilon * 1e3, 4),
                         "eta": round(m.eta * 1e3, 4),
                     },
-                    "error": {
-                        "p50": round(result.error_p50, 4),
-                        "p90": round(result.error_p90, 4),
-                        "max": round(result.error_max, 4),
-                    },
+                    "interference": round(interference, 4),
+                    "error": {name: round(value, 4) for name, value in error.model_dump().items()},
                     "r2": round(result.r2, 4),
                     "mape_percent": round(result.mape_percent, 2),
+                    "validation": None if checked is None else _validation(checked),
                     "points": [p.model_dump() for p in points],
                 }
             )
         except ValidationError as invalid:
-            raise ProfileError(f"profile '{fields.get('name')}': {_first_error(invalid)}") from None
+            raise ProfileError(f"profile '{name}': {_first_error(invalid)}") from None
 
     def latency_model(self) -> LatencyModel:
-        """The core's model, in seconds; its error is the 90 % quantile over the points, at least 0."""
+        """The core's model, in seconds; its error is the 90 % quantile, at least 0."""
+        formula = self._formula()
+        return with_table(formula, _points(self.points, self.percentile)) if self.form == "table" else formula
+
+    def _formula(self) -> LatencyModel:
         c = self.coefficients_ms
         return LatencyModel(
             gamma=c.gamma / 1e3,
@@ -173,18 +262,26 @@ class Profile(_Part):
             error=max(0.0, self.error.p90),
         )
 
+    def allowed_ms(self, cores: float, batch: int) -> float:
+        """What the dispatch rule counts with for a batch that has `cores` of CPU limit to itself, throttling and error
+        included."""
+        model, threads = self.latency_model(), thread_budget(cores)
+        speed = speed_of(cores, threads)
+        return (model.latency(batch, threads) * (1 + model.error) / speed + stall_of(speed)) * 1e3
+
     def quality(self) -> Fit:
-        """How well the coefficients, whatever made them, meet the points."""
-        return judge(self.latency_model(), _points(self.points, self.percentile))
+        """How well the formula, whatever made its coefficients, meets the points."""
+        return judge(self._formula(), _points(self.points, self.percentile))
 
     def to_yaml(self) -> str:
         """The file's text, fields in reading order."""
         data = self.model_dump(mode="json", exclude_none=True)
-        points = data.pop("points")
-        head: str = yaml.safe_dump(data, sort_keys=False, width=110)
-        # One point a line: a table reads better than 150 lines of keys.
-        rows = [yaml.safe_dump(p, sort_keys=False, default_flow_style=True, width=1000).strip() for p in points]
-        return head + "points:\n" + "".join(f"  - {row}\n" for row in rows)
+        tables = {field: data.pop(field) for field in ("points", "quotas", "lanes")}
+        text: str = yaml.safe_dump(data, sort_keys=False, width=110)
+        for field, points in tables.items():
+            if points:  # one a line: a table reads better than 150 lines of keys
+                text += f"{field}:\n" + "".join(f"  - {_one_line(point)}\n" for point in points)
+        return text
 
     def save(self, path: Path) -> None:
         """Writes the file. Raises ProfileError when it cannot be written."""
@@ -243,22 +340,44 @@ def _data() -> Traversable:
     return resources.files("sponge_profiles") / "data"
 
 
+def _one_line(point: object) -> str:
+    text: str = yaml.safe_dump(point, sort_keys=False, default_flow_style=True, width=1000)
+    return text.strip()
+
+
+def _quantiles(held_out: HeldOut) -> ErrorQuantiles:
+    p50, p90, most = (float(q) for q in np.quantile(held_out.errors, (0.5, 0.9, 1.0)))
+    return ErrorQuantiles(p50=p50, p90=p90, max=most)
+
+
+def _validation(checked: CrossValidation) -> Validation:
+    formula, table = (
+        HeldOutError(
+            mean_percent=round(held_out.mean_percent, 2),
+            p90_percent=round(held_out.off_percent(0.9), 2),
+            max_percent=round(held_out.off_percent(1.0), 2),
+        )
+        for held_out in (checked.formula, checked.table)
+    )
+    return Validation(formula=formula, table=table)
+
+
 def _points(points: Sequence[GridPoint], percentile: int) -> list[Point]:
     return [Point(p.batch, p.threads, value / 1e3) for p in points if (value := p.at(percentile)) is not None]
 
 
-def _check_monotone(points: Sequence[GridPoint], percentile: int) -> None:
-    """Raises ValueError when a larger batch was faster than a smaller one by more than noise."""
-    for small in points:
-        for large in points:
-            if large.threads != small.threads or large.batch <= small.batch:
-                continue
-            fast, slow = large.at(percentile), small.at(percentile)
-            if fast is not None and slow is not None and fast < slow * (1 - _FASTER_TOLERANCE):
-                raise ValueError(
-                    f"l({large.batch}, {large.threads}) is {fast:g} ms but l({small.batch}, {small.threads}) is "
-                    f"{slow:g} ms: a larger batch cannot be faster; measure again with --repeat 30"
-                )
+def contradictions(points: Sequence[GridPoint], percentile: int) -> list[tuple[GridPoint, GridPoint]]:
+    """Pairs on the same threads of which the second, larger batch was faster than the first by more than noise."""
+    return [
+        (small, large)
+        for small in points
+        for large in points
+        if large.threads == small.threads
+        and large.batch > small.batch
+        and (slow := small.at(percentile)) is not None
+        and (fast := large.at(percentile)) is not None
+        and fast < slow * (1 - _FASTER_TOLERANCE)
+    ]
 
 
 def _first_error(invalid: ValidationError) -> str:

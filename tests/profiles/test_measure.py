@@ -15,7 +15,6 @@ from sponge_profiles.measure import (
     measure_grid,
     measure_interference,
     quick_profile,
-    waiting_share,
 )
 
 TRUE = LatencyModel(gamma=0.020, delta=0.004, epsilon=0.006, eta=0.002)
@@ -115,12 +114,6 @@ def test_grid_points_are_percentiles_of_the_clock_that_counts() -> None:
     times = [BatchTime(wall_s=i / 1000, cpu_s=1.0) for i in range(1, 102)]
     (point,) = grid_points({(1, 2): times}, lambda t: t.wall_s)
     assert (point.p50_ms, point.p95_ms, point.p99_ms, point.n) == (51.0, 96.0, 100.0, 101)
-
-
-def test_waiting_for_a_cpu_shows_on_one_thread() -> None:
-    half = BatchTime(wall_s=1.0, cpu_s=0.5)
-    assert waiting_share({(1, 1): [half, half], (1, 2): [BatchTime(1.0, 2.0)]}) == pytest.approx(0.5)
-    assert waiting_share({(1, 2): [half]}) == 0.0
 
 
 def test_the_machine_has_a_name() -> None:

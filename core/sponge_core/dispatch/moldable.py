@@ -51,5 +51,11 @@ def _serial(model: LatencyModel) -> LatencyModel:
     """The same on one thread, with nothing to gain from a second one."""
     model = model.scaled(model.by_threads[0] if model.by_threads else 1.0)
     return replace(
-        model, gamma=0.0, delta=model.gamma + model.delta, epsilon=0.0, eta=model.epsilon + model.eta, by_threads=()
+        model,
+        gamma=0.0,
+        delta=model.gamma + model.delta,
+        epsilon=0.0,
+        eta=model.epsilon + model.eta,
+        by_threads=(),
+        by_cell=model.by_cell[:1],
     )

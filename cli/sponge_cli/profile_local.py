@@ -1,0 +1,191 @@
+"""Measures the cells of a profile on this machine: real lanes in a cgroup of their own.
+
+Knows lanes and cgroups; which cells there are and what becomes of them is `sponge_profiles`' business.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shlex
+import signal
+import sys
+from collections.abc import Sequence
+from contextlib import AsyncExitStack
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from functools import partial
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from sponge_core.errors import SpongeError
+from sponge_profiles.campaign import measure_cells, rounds_left
+from sponge_profiles.cells import Cell
+from sponge_profiles.cgroup import Cgroup, CgroupError, controller_root
+from sponge_profiles.journal import Journal
+from sponge_profiles.measure import BatchTime, machine_name
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from sponge_server.lanes.forked import ForkedLanes
+
+__all__ = ["Plan", "measure"]
+
+_GROUP = "sponge-profile-"
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What to measure, and whether under a CPU limit."""
+
+    source: str
+    name: str
+    cells: Sequence[Cell]
+    repeat: int
+    limit: bool
+
+    @property
+    def most_cores(self) -> float:
+        return max(cell.cores for cell in self.cells)
+
+    @property
+    def largest_batch(self) -> int:
+        return max(cell.batch for cell in self.cells)
+
+    @property
+    def lanes(self) -> int:
+        return max(cell.lanes for cell in self.cells)
+
+    def about(self) -> dict[str, str]:
+        """What every cell depends on: a measurement goes on only where all of it is the same."""
+        return {
+            "the model": self.source,
+            "the model's file": _digest(self.source),
+            "the software": ", ".join(f"{name} {_version(name)}" for name in ("torch", "torchvision")),
+            "the machine": machine_name(),
+            "the CPU limit": "real" if self.limit else "none",
+            "--repeat": str(self.repeat),
+        }
+
+    def how(self, platform: str) -> str:
+        """For the profile's source: by which command, when, on what."""
+        limit = "under a real CPU limit" if self.limit else "with no CPU limit"
+        command = shlex.join(["sponge", *sys.argv[1:]])
+        return f"`{command}` on {datetime.now(UTC):%d %B %Y}, {limit}; {platform}, torch {_version('torch')}"
+
+
+async def measure(plan: Plan, journal: Journal, console: Console) -> None:
+    """Measures what the journal does not hold yet; when it returns the journal holds every cell of the plan.
+
+    Raises:
+        ModelError: the model cannot be loaded.
+        CgroupError: no limit can be set.
+    """
+    from sponge_server.lanes.forked import ForkedLanes
+    from sponge_server.lanes.interface import ModelSpec
+    from sponge_server.memory import measure_memory
+
+    if not rounds_left(plan.cells, plan.repeat, journal):
+        return
+    # Whoever ends this politely finds the cgroup removed, as after Ctrl-C.
+    signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGINT))
+    async with AsyncExitStack() as stack:
+        with console.status(f"loading {plan.source}"):
+            pool = ForkedLanes([ModelSpec(plan.name, plan.source, plan.largest_batch)])
+            stack.push_async_callback(pool.close)
+            await pool.start(plan.lanes)
+        warning = pool.models[0].warning
+        if warning:
+            console.print(f"note: {warning}", highlight=False, soft_wrap=True)
+        journal.note("platform", pool.models[0].platform)
+        # First of all: what a lane keeps of a batch is seen on a lane that has run none.
+        memory, _ = await measure_memory(pool, max(1, int(plan.most_cores)), None)
+        if memory is not None:
+            sizes = {"base_mib": memory.base_bytes, "lane_mib": memory.lane_bytes, "item_mib": memory.item_bytes}
+            journal.note("memory", {name: round(size / (1 << 20), 2) for name, size in sizes.items()})
+        group = _limited(pool, plan.most_cores) if plan.limit else None
+        if group is not None:
+            stack.callback(group.remove)
+        await _measure_cells(plan, journal, pool, group, console)
+
+
+async def _measure_cells(
+    plan: Plan, journal: Journal, pool: ForkedLanes, group: Cgroup | None, console: Console
+) -> None:
+    async def set_cores(cores: float) -> None:
+        if group is not None:
+            group.set_quota_milli(round(cores * 1000))
+
+    columns = (TextColumn("{task.description:<32}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, console=console, transient=True) as bar:
+        task = bar.add_task("measuring", total=rounds_left(plan.cells, plan.repeat, journal))
+
+        def ran(cell: Cell) -> None:
+            bar.update(task, advance=1, description=str(cell))
+
+        await measure_cells(partial(_run, pool), set_cores, plan.cells, plan.repeat, journal, ran)
+
+
+def _limited(pool: ForkedLanes, cores: float) -> Cgroup:
+    """The pool's processes in a cgroup of their own."""
+    group = None
+    try:
+        _sweep()
+        group = Cgroup.create(f"{_GROUP}{os.getpid()}", cores)
+        for pid in pool.pids:
+            group.add_pid(pid)
+    except CgroupError as refused:
+        if group is not None:
+            group.remove()
+        raise CgroupError(f"{refused}; --no-limit measures without a limit") from None
+    return group
+
+
+def _sweep() -> None:
+    """Removes the cgroups of measurements that were killed."""
+    for path in controller_root("cpu").glob(f"{_GROUP}*"):
+        if not Path("/proc", path.name.removeprefix(_GROUP)).exists():
+            Cgroup(path).remove()
+
+
+async def _run(pool: ForkedLanes, batch: int, threads: int) -> BatchTime:
+    from sponge_server.lanes.examples import example_item
+
+    lane = next(lane for lane in pool.lanes if not lane.busy)
+    result = await lane.run([example_item(pool.models[0], 1)] * batch, threads)
+    for outputs in result.outputs:
+        if isinstance(outputs, SpongeError):
+            raise outputs
+    return BatchTime(result.batch_s, result.cpu_s)
+
+
+def _digest(source: str) -> str:
+    """Of the file that a model is in, by its content; empty where a source has no file."""
+    from sponge_server.models.source import parse
+
+    parsed = parse(source)
+    path: Path | None = None
+    if parsed.scheme == "file":
+        path = Path(parsed.target)
+    elif parsed.scheme == "python":
+        try:
+            spec = find_spec(parsed.target.partition(":")[0])
+        except (ImportError, ValueError):
+            spec = None
+        path = None if spec is None or spec.origin is None else Path(spec.origin)
+    if path is None or not path.is_file():  # what is not there is refused when it is loaded
+        return ""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"

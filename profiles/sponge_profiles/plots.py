@@ -1,0 +1,80 @@
+"""A picture of a profile: measured times as points, what predicts them as lines. Knows a profile and nothing else."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from sponge_core.errors import SpongeError
+from sponge_core.latency import LatencyModel
+from sponge_profiles.profile import Profile
+
+__all__ = ["check_path", "save_plot"]
+
+
+def check_path(path: Path) -> None:
+    """Raises SpongeError for a file that `save_plot` could not write: before the measurement, not after it."""
+    if path.suffix not in (".svg", ".png"):
+        raise SpongeError(f"--plot {path}: name a file that ends in .svg or .png")
+    if not path.resolve().parent.is_dir():
+        raise SpongeError(f"--plot {path}: there is no directory {path.resolve().parent}; create it first")
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError:
+        raise SpongeError("--plot needs matplotlib: install sponge-serving[demo]") from None
+
+
+def save_plot(profile: Profile, path: Path) -> None:
+    """Times by batch size, one colour a thread count; right of it what a fraction of a core made of them."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    panels = 2 if profile.quotas else 1
+    figure = Figure(figsize=(6.5 * panels, 4.5), layout="constrained")
+    FigureCanvasAgg(figure)
+    figure.suptitle(f"{profile.name}: p{profile.percentile} of {profile.model} on {profile.machine}", fontsize=10)
+    _draw_points(figure.add_subplot(1, panels, 1), profile)
+    if profile.quotas:
+        _draw_quotas(figure.add_subplot(1, panels, 2), profile)
+    figure.savefig(path, dpi=150)
+
+
+def _draw_points(axes: Any, profile: Profile) -> None:
+    other = profile.model_copy(update={"form": "formula" if profile.form == "table" else "table"})
+    for number, threads in enumerate(sorted({p.threads for p in profile.points})):
+        points = [p for p in profile.points if p.threads == threads]
+        label = f"{threads} thread{'s' if threads > 1 else ''}"
+        colour = f"C{number}"
+        axes.plot([p.batch for p in points], [p.at(profile.percentile) for p in points], "o", color=colour, label=label)
+        _draw_line(axes, profile.latency_model(), profile, threads, color=colour)
+        if profile.origin != "published":  # its coefficients may be negative, and then no table can be made of it
+            _draw_line(axes, other.latency_model(), profile, threads, color=colour, linestyle=":", linewidth=1)
+    note = "" if profile.origin == "published" else f", dotted: the {other.form}"
+    axes.set_title(f"measured, and the {profile.form} as lines{note}", fontsize=9)
+    _finish(axes)
+
+
+def _draw_quotas(axes: Any, profile: Profile) -> None:
+    for number, cores in enumerate(sorted({p.cores for p in profile.quotas})):
+        points = [p for p in profile.quotas if p.cores == cores]
+        colour = f"C{number}"
+        measured = [p.at(profile.percentile) for p in points]
+        axes.plot([p.batch for p in points], measured, "o", color=colour, label=f"{cores:g} cores")
+        allowed = [profile.allowed_ms(cores, p.batch) for p in points]
+        axes.plot([p.batch for p in points], allowed, "-", color=colour)
+    axes.set_title("throttled, and what the dispatch rule counts with as lines", fontsize=9)
+    _finish(axes)
+
+
+def _draw_line(axes: Any, model: LatencyModel, profile: Profile, threads: int, **style: Any) -> None:
+    batches = range(1, max(p.batch for p in profile.points) + 1)
+    axes.plot(batches, [model.latency(b, threads) * 1e3 for b in batches], **{"linestyle": "-", **style})
+
+
+def _finish(axes: Any) -> None:
+    axes.set_xlabel("batch size")
+    axes.set_ylabel("ms")
+    axes.set_xlim(left=0)
+    axes.set_ylim(bottom=0)
+    axes.grid(visible=True, alpha=0.3)
+    axes.legend(fontsize=8)

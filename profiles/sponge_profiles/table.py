@@ -1,0 +1,72 @@
+"""A table in place of the formula: measured cells, interpolated, in the form that the core takes.
+
+The core's model is a formula with a factor for each cell, so a table is the factors that lead from the formula to the
+measured times. Between cells times are joined by lines over the batch size and over 1/threads, which is how the formula
+runs too; outside of the measured range the formula goes on from the edge. Never faster with a larger batch, never
+slower with more threads: where noise says so, it is smoothed away. Pure arithmetic.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+import numpy as np
+import numpy.typing as npt
+from scipy.optimize import isotonic_regression
+
+from sponge_core.latency import LatencyModel
+from sponge_profiles.fitting import Point
+
+__all__ = ["with_table"]
+
+_Array = npt.NDArray[np.float64]
+
+
+def with_table(formula: LatencyModel, points: Sequence[Point]) -> LatencyModel:
+    """The formula with the factors that make it meet the points, as far as those are monotone.
+
+    Args:
+        formula: no negative coefficient; fills the cells of the grid that no point is for, in proportion to their
+            neighbours of the same thread count.
+        points: at least one, each (batch, threads) once.
+    """
+    batches, threads = sorted({p.batch for p in points}), sorted({p.threads for p in points})
+    ratios = np.array([_row(formula, [p for p in points if p.threads == k], batches, k) for k in threads])
+    knots = ratios * np.array([[formula.latency(b, k) for b in batches] for k in threads])
+    knots = np.minimum.accumulate(np.array([_never_faster(row) for row in knots]), axis=0)
+    dense = _between(knots, batches, threads)
+    factors = np.array(
+        [
+            [
+                dense[max(k, threads[0]) - threads[0], max(b, batches[0]) - batches[0]]
+                / formula.latency(max(b, batches[0]), max(k, threads[0]))
+                for b in range(1, batches[-1] + 1)
+            ]
+            for k in range(1, threads[-1] + 1)
+        ]
+    )
+    least = float(factors.min())
+    return replace(formula.scaled(least), by_cell=tuple(tuple(float(f) for f in row) for row in factors / least))
+
+
+def _row(formula: LatencyModel, points: Sequence[Point], batches: Sequence[int], threads: int) -> _Array:
+    """Measured over formula for every batch size; sizes without a point lie between their neighbours."""
+    known = sorted(points, key=lambda p: p.batch)
+    ratios = [p.latency_s / formula.latency(p.batch, threads) for p in known]
+    return np.interp(np.log(batches), np.log([p.batch for p in known]), ratios)
+
+
+def _never_faster(row: _Array) -> _Array:
+    """The closest row, in relative terms, that does not fall with the batch size."""
+    smooth: _Array = np.exp(isotonic_regression(np.log(row)).x)
+    return smooth
+
+
+def _between(knots: _Array, batches: Sequence[int], threads: Sequence[int]) -> _Array:
+    """All whole batch sizes and thread counts of the measured range."""
+    every_b = np.arange(batches[0], batches[-1] + 1)
+    every_k = np.arange(threads[0], threads[-1] + 1)
+    by_batch = np.array([np.interp(every_b, batches, row) for row in knots])
+    falling = -1.0 / np.array(threads)  # ascending, as interp wants it
+    return np.array([np.interp(-1.0 / every_k, falling, column) for column in by_batch.T]).T
