@@ -20,7 +20,7 @@ import numpy as np
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["BAD", "BLUE", "FOLDER", "INK", "SOFT", "SPONGE", "Percentiles", "arguments", "save"]
+__all__ = ["BAD", "BLUE", "FOLDER", "INK", "SOFT", "SPONGE", "Percentiles", "arguments", "picture", "save"]
 
 FOLDER = Path("out/bench")
 INK, SOFT, SPONGE, BLUE, BAD = "#1d2733", "#9aa5b1", "#0b7a75", "#3b6fb6", "#c8372d"
@@ -51,14 +51,20 @@ def arguments(text: str | None, **defaults: Any) -> argparse.ArgumentParser:
 
 def save(folder: Path, name: str, document: Mapping[str, Any], draw: Callable[[Figure], None]) -> None:
     """Writes NAME.json, NAME.svg and NAME.png. `draw` makes the axes of an empty figure."""
+    folder.mkdir(parents=True, exist_ok=True)
+    whole = {"experiment": name, "machine": _machine(), "at": datetime.datetime.now().astimezone().isoformat()}
+    (folder / f"{name}.json").write_text(json.dumps(whole | dict(document), indent=1) + "\n", encoding="utf-8")
+    picture(folder, name, draw)
+    print(f"written: {folder / name}.json, .svg, .png")
+
+
+def picture(folder: Path, name: str, draw: Callable[[Figure], None], height: float = 4.5) -> None:
+    """Writes NAME.svg and NAME.png, the same bytes for the same drawing. `draw` makes the axes of an empty figure."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    folder.mkdir(parents=True, exist_ok=True)
-    whole = {"experiment": name, "machine": _machine(), "at": datetime.datetime.now().astimezone().isoformat()}
-    (folder / f"{name}.json").write_text(json.dumps(whole | dict(document), indent=1) + "\n", encoding="utf-8")
     style = {
         "font.size": 9,
         "axes.spines.top": False,
@@ -69,13 +75,13 @@ def save(folder: Path, name: str, document: Mapping[str, Any], draw: Callable[[F
         "svg.hashsalt": "sponge",
         "figure.dpi": 140,
     }
+    folder.mkdir(parents=True, exist_ok=True)
     with pyplot.rc_context(style):
-        figure = pyplot.figure(figsize=(8.0, 4.5), layout="constrained")
+        figure = pyplot.figure(figsize=(8.0, height), layout="constrained")
         draw(figure)
-        figure.savefig(folder / f"{name}.svg")
+        figure.savefig(folder / f"{name}.svg", metadata={"Date": None})
         figure.savefig(folder / f"{name}.png")
         pyplot.close(figure)
-    print(f"written: {folder / name}.json, .svg, .png")
 
 
 def _machine() -> str:

@@ -23,7 +23,7 @@ from sponge_core.trace import (
     thin_arrivals,
 )
 
-__all__ = ["find_4g_trace", "load_arrivals", "load_bandwidth", "read_lines"]
+__all__ = ["find_4g_trace", "load_arrivals", "load_bandwidth", "read_lines", "recordings_here"]
 
 GHENT_FILE = "ghent_4g_bus_0001.log"
 RECORDED_ARRIVALS = {
@@ -40,6 +40,13 @@ SYNTHETIC_S = 600
 def find_4g_trace(environment: Mapping[str, str], project_root: Path = PROJECT_ROOT) -> Path | None:
     """The recorded 4G trace: in the folder that SPONGE_TRACES names, else beside the project; None when absent."""
     return _find(GHENT_FILE, environment, project_root)
+
+
+def recordings_here(environment: Mapping[str, str], project_root: Path = PROJECT_ROOT) -> list[str]:
+    """The file names of those recordings, of an uplink or of arrivals, that are there; synthetic ones replace the
+    others."""
+    names = (GHENT_FILE, *RECORDED_ARRIVALS.values())
+    return sorted(name for name in names if _find(name, environment, project_root))
 
 
 def _find(name: str, environment: Mapping[str, str], project_root: Path) -> Path | None:

@@ -58,22 +58,30 @@ def check_policies(names: Sequence[str], scenario: Scenario, profile: Profile) -
 
 
 def run_policy(
-    name: str, scenario: Scenario, profile: Profile, requests: Sequence[Request], seed: int, exact: bool
+    name: str,
+    scenario: Scenario,
+    profile: Profile,
+    requests: Sequence[Request],
+    seed: int,
+    exact: bool,
+    slower: float = 1.0,
 ) -> Run:
     """One policy on one schedule.
 
     Args:
         exact: batches take what was predicted; else they err as the profile did.
+        slower: and so many times as long as that.
 
     Raises:
         UnknownPolicyError: no such policy.
     """
     service = scenario.service(profile.latency_model())
     chosen = make_policy(name, service)
+    ratio = (lambda: 1.0) if exact else service_ratios(profile.error, seed)
     world = World(
         scenario.duration_s,
         scenario.resizes(seed),
-        (lambda: 1.0) if exact else service_ratios(profile.error, seed),
+        lambda: slower * ratio(),
         scenario.node_cores or float("inf"),
     )
     return Run(name, simulate(requests, service, chosen.scaling, chosen.dispatch, world))

@@ -1,0 +1,54 @@
+"""`python -m bench.experiments`: every experiment in virtual time, its tables and pictures, and one page of HTML.
+
+    python -m bench.experiments --quick                 a first look: the figures mean nothing
+    python -m bench.experiments                         what docs/experiments.md shows; goes on where it was interrupted
+    python -m bench.experiments --only paper-poisson    one of them, with its tables on the terminal
+
+Runs that have been done with the same parameters and the same code are not done again. The recordings of the uplink and
+of arrivals are read from the folder that SPONGE_TRACES names; synthetic ones stand in for those that are not there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+from bench.experiments.campaign import run_missing
+from bench.experiments.catalogue import EXPERIMENTS, quick
+from bench.experiments.report import parts_of, write
+from bench.serving.ledger import Ledger
+from sponge_core.errors import SpongeError
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def main() -> None:
+    """Runs what is missing, then writes everything anew."""
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.experiments", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--quick", action="store_true", help="20 s, one seed, the ends of a sweep; leaves docs/ alone")
+    parser.add_argument("--only", nargs="+", choices=sorted(EXPERIMENTS), metavar="NAME", help=", ".join(EXPERIMENTS))
+    parser.add_argument("--processes", type=int, default=os.cpu_count(), help="default: one a core, all niced")
+    parser.add_argument("--out", type=Path, default=ROOT / "out" / "reproduce", metavar="DIR")
+    options = parser.parse_args()
+    chosen = {name: EXPERIMENTS[name] for name in options.only or EXPERIMENTS}
+    if options.quick:
+        chosen = {name: quick(each) for name, each in chosen.items()}
+    try:
+        ledger = Ledger(options.out / ("quick.jsonl" if options.quick else "runs.jsonl"))
+        found = run_missing(chosen.values(), ledger, options.processes)
+        if options.only and not options.quick:
+            for name, text in parts_of(chosen, found, options.out / "figures").items():
+                print(f"\n{name}\n\n{text}")
+            return
+        page = write(chosen, found, ROOT / "docs", options.out / "docs" if options.quick else ROOT / "docs", options.out)
+    except SpongeError as error:
+        sys.exit(f"bench.experiments: {error}")
+    print(f"written: {page}")
+
+
+if __name__ == "__main__":
+    main()
