@@ -7,7 +7,7 @@ PACKAGES := core profiles model_server operator simulator client cluster cli
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lint types imports unit e2e bench format protos setup browser down clean
+.PHONY: help demo test check lint types imports unit e2e bench reproduce format protos setup browser down clean
 
 help: ## List the targets.
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -37,6 +37,9 @@ e2e: setup ## Tests on a real local Kubernetes.
 
 bench: setup ## Every figure that the README claims.
 	$(BIN)/python -m bench
+
+reproduce: setup ## Every figure and table of docs/experiments.md, and out/reproduce/report.html; goes on where it was interrupted.
+	$(BIN)/python -m bench.experiments
 
 format: setup ## Format the code, and bring the tables of docs/serving.md up to date.
 	$(BIN)/ruff check --fix .

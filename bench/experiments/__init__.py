@@ -1,1 +1,1 @@
-"""Experiments in virtual time, each declared in `catalogue.py`; `make reproduce` runs them and writes docs/experiments.md."""
+"""Experiments in virtual time, declared in `catalogue.py`; `make reproduce` runs them all."""

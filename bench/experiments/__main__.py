@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import os
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 from bench.experiments.campaign import run_missing
@@ -29,22 +30,26 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python -m bench.experiments", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--quick", action="store_true", help="20 s, one seed, the ends of a sweep; leaves docs/ alone")
+    parser.add_argument("--quick", action="store_true", help="8 s, one seed, the ends of a sweep; leaves docs/ alone")
     parser.add_argument("--only", nargs="+", choices=sorted(EXPERIMENTS), metavar="NAME", help=", ".join(EXPERIMENTS))
+    parser.add_argument("--seeds", type=int, help="at most so many, for a first look; leaves docs/ alone, too")
     parser.add_argument("--processes", type=int, default=os.cpu_count(), help="default: one a core, all niced")
     parser.add_argument("--out", type=Path, default=ROOT / "out" / "reproduce", metavar="DIR")
     options = parser.parse_args()
     chosen = {name: EXPERIMENTS[name] for name in options.only or EXPERIMENTS}
     if options.quick:
         chosen = {name: quick(each) for name, each in chosen.items()}
+    if options.seeds:
+        chosen = {name: replace(each, seeds=min(each.seeds, options.seeds)) for name, each in chosen.items()}
+    whole = not (options.quick or options.seeds)
     try:
         ledger = Ledger(options.out / ("quick.jsonl" if options.quick else "runs.jsonl"))
         found = run_missing(chosen.values(), ledger, options.processes)
-        if options.only and not options.quick:
+        if options.only:
             for name, text in parts_of(chosen, found, options.out / "figures").items():
                 print(f"\n{name}\n\n{text}")
             return
-        page = write(chosen, found, ROOT / "docs", options.out / "docs" if options.quick else ROOT / "docs", options.out)
+        page = write(chosen, found, ROOT / "docs", ROOT / "docs" if whole else options.out / "docs", options.out)
     except SpongeError as error:
         sys.exit(f"bench.experiments: {error}")
     print(f"written: {page}")

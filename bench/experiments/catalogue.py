@@ -19,9 +19,19 @@ OURS = ("sponge",)
 
 EVERY_POLICY = (*POLICIES, "static-4", "static-8", "static-16", CLAIRVOYANT)
 SWEPT = ("sponge", "sponge-paper", "fa2", "barista", "themis", CLAIRVOYANT)
-SAME_DISPATCH = ("vpa-fast", "autopilot", "has", "throttllem", "barista", "inferline", "asyfunc", "static-3", "static-5")
+SAME_DISPATCH = (
+    "vpa-fast",
+    "autopilot",
+    "has",
+    "throttllem",
+    "barista",
+    "inferline",
+    "asyfunc",
+    "static-3",
+    "static-5",
+)
 
-QUICK_S = 20.0
+QUICK_S = 8.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +107,7 @@ EXPERIMENTS: dict[str, Experiment] = {
         _of("twitter", "The bursts of Twitter's stream", 5),
         _of("azure-code", "Azure's coding trace", 10),
         _of("azure-conv", "Azure's conversation trace", 10),
+        _of("seldom", "A service that is seldom used", 5),
         _same_dispatch("paper", "Other sizes over our dispatch rule, the paper's experiment", 5),
         _same_dispatch("mixed-tight", "Other sizes over our dispatch rule, two classes", 5),
         _sweep(
@@ -140,5 +151,7 @@ EXPERIMENTS: dict[str, Experiment] = {
 
 def quick(experiment: Experiment) -> Experiment:
     """A first look: seconds instead of minutes, one seed, the ends of a sweep. Its figures mean nothing."""
-    ends = experiment.variants if len(experiment.variants) == 1 else experiment.variants[:: len(experiment.variants) - 1]
+    ends = (
+        experiment.variants if len(experiment.variants) == 1 else experiment.variants[:: len(experiment.variants) - 1]
+    )
     return replace(experiment, variants=tuple(replace(each, simulated_s=QUICK_S) for each in ends), seeds=1)

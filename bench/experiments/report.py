@@ -51,7 +51,7 @@ def parts_of(experiments: Mapping[str, Experiment], found: Mapping[str, Found], 
 def write(
     experiments: Mapping[str, Experiment], found: Mapping[str, Found], source: Path, target: Path, out: Path
 ) -> Path:
-    """Fills the document in `source`, writes it and its pictures to `target` and the page to `out`; returns the page."""
+    """Fills the document of `source`; writes it and its pictures to `target`, the page to `out`; returns the page."""
     parts = parts_of(experiments, found, target / FIGURES)
     text = filled((source / DOCUMENT).read_text(encoding="utf-8"), parts)
     target.mkdir(parents=True, exist_ok=True)

@@ -82,7 +82,7 @@ def _row(policy: str, results: Sequence[dict[str, Any]], duration_s: float) -> R
 
 def against(ours: Row, other: Row) -> str:
     """What ours is to another policy: `better` (no worse in misses and in cores, better in one), `worse` (the reverse),
-    `misses more` (for fewer cores), `costs more` (for fewer misses) or `equal`.
+    `misses more` (on fewer cores), `misses less` (on more cores) or `equal`.
     """
     misses = ours.missed_percent.mean - other.missed_percent.mean
     cores = ours.cores.mean - other.cores.mean
@@ -92,7 +92,7 @@ def against(ours: Row, other: Row) -> str:
         return "better"
     if misses >= 0 and cores >= 0:
         return "worse"
-    return "misses more" if misses > 0 else "costs more"
+    return "misses more" if misses > 0 else "misses less"
 
 
 def seeds_better(ours: Row, other: Row) -> int:

@@ -43,8 +43,8 @@ WORDS = {
     "better": "better",
     "equal": "equal",
     "worse": "**worse**",
-    "misses more": "misses more, for fewer cores",
-    "costs more": "misses less, for more cores",
+    "misses more": "misses more, fewer cores",
+    "misses less": "misses less, more cores",
 }
 """What ours is to a baseline."""
 
@@ -90,7 +90,7 @@ def verdict(found: Sequence[Row]) -> str:
             f"one than {len(better)} of {len(others)} others."
         )
         for word, introduction in (
-            ("costs more", "It takes more cores, and misses less, than"),
+            ("misses less", "It misses less, on more cores, than"),
             ("misses more", "It misses more, on fewer cores, than"),
             ("worse", "It is beaten by"),
             ("equal", "It is equal to"),
@@ -157,8 +157,9 @@ def decisions_table(trace: BandwidthTrace) -> str:
     infeasible, mean_cores = paper_decisions(trace)
     return (
         markdown(["remaining SLO, ms", "published: cores, batch", "decided here"], body)
-        + f"\n\n{same} of {len(PUBLISHED_DECISIONS)} rows are the same. Once a second over {SCENARIO.duration_s:.0f} s of "
-        f"{trace.name}: {infeasible} s infeasible, {mean_cores:.3f} cores on average."
+        + f"\n\n{same} of {len(PUBLISHED_DECISIONS)} rows are the same. "
+        f"Once a second over {SCENARIO.duration_s:.0f} s of {trace.name}: {infeasible} s infeasible, "
+        f"{mean_cores:.3f} cores on average."
     )
 
 

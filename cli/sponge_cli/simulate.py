@@ -44,7 +44,9 @@ others do.
     help="By name, with commas; static-C for C cores; POLICY@RULE for another dispatch rule; clairvoyant: the bound.",
 )
 @click.option(
-    "--arrivals", metavar="poisson|burst|twitter|azure-code|azure-conv|FILE", help="Instead of the scenario's own."
+    "--arrivals",
+    metavar="poisson|burst|visits|twitter|azure-code|azure-conv|FILE",
+    help="Instead of the scenario's own.",
 )
 @click.option("--bandwidth", metavar="none|4g|synthetic|FILE", help="Instead of the scenario's own.")
 @click.option("--rate", type=click.FloatRange(0, min_open=True), help="Requests per second, instead of the scenario's.")

@@ -21,6 +21,7 @@ from sponge_core.trace import (
     synthetic_4g,
     synthetic_bursts,
     thin_arrivals,
+    visit_arrivals,
 )
 
 __all__ = ["find_4g_trace", "load_arrivals", "load_bandwidth", "read_lines", "recordings_here"]
@@ -82,21 +83,21 @@ def load_arrivals(
     """Arrival times in [0, duration_s).
 
     Args:
-        source: `poisson`, `burst`, `twitter`, `azure-code` or `azure-conv` (the recording if it is there, else one
-            drawn with its statistics) or a file of arrivals.
-        rate_rps: requests per second; for a recording the rate to thin it to, None for its own.
+        source: `poisson`, `burst`, `visits` (ten seconds after minutes of silence), `twitter`, `azure-code` or
+            `azure-conv` (the recording if it is there, else one drawn with its statistics) or a file of arrivals.
+        rate_rps: requests per second, during a visit for those; for a recording the rate to thin it to, None for its
+            own.
 
     Raises:
         TraceError: the file is missing, has a broken row, or fewer arrivals than the rate asks for.
     """
-    if source in ("poisson", "burst"):
+    if source in ("poisson", "burst", "visits"):
         if rate_rps is None:
             raise TraceError(f"--arrivals {source} needs --rate, in requests per second")
-        return (
-            poisson_arrivals(rate_rps, duration_s, seed)
-            if source == "poisson"
-            else burst_arrivals(rate_rps, duration_s)
-        )
+        if source == "burst":
+            return burst_arrivals(rate_rps, duration_s)
+        draw = poisson_arrivals if source == "poisson" else visit_arrivals
+        return draw(rate_rps, duration_s, seed)
     name, arrivals = _recorded(source, duration_s, seed, environment)
     if rate_rps is None:
         return arrivals

@@ -29,6 +29,7 @@ __all__ = [
     "synthetic_4g",
     "synthetic_bursts",
     "thin_arrivals",
+    "visit_arrivals",
 ]
 
 BANDWIDTH_HEADER = "bytes_per_s"
@@ -43,6 +44,8 @@ _4G_MBIT_PER_S = (3.46, 7.08, 10.6, 20.8, 26.8, 34.3, 46.4, 51.2, 56.0)
 _4G_AUTOREGRESSION = 0.762
 """Quantiles of the 4G uplink that was recorded on a bus in Ghent (van der Hooft et al., 2016), none of its rows; and
 the autoregression whose ranks, mapped through them, have the recording's correlation of 0.75 from second to second."""
+
+_VISIT_S, _SILENCE_S = 10.0, 180.0
 
 _BYTES_PER_S_PER_MBIT = 125_000.0
 
@@ -218,6 +221,19 @@ def burst_arrivals(rate_rps: float, duration_s: float) -> tuple[float, ...]:
     seconds = math.ceil(duration_s)
     sent = [math.floor(rate_rps * min(second, duration_s) + 1e-9) for second in range(seconds + 1)]
     return tuple(float(second) for second in range(seconds) for _ in range(sent[second + 1] - sent[second]))
+
+
+def visit_arrivals(rate_rps: float, duration_s: float, seed: int) -> tuple[float, ...]:
+    """Seconds of arrival of a service that is seldom used: visits of 10 s, a Poisson process with `rate_rps` each,
+    after silences of three minutes on average."""
+    rng = np.random.default_rng(seed)
+    times: list[float] = []
+    start_s = float(rng.exponential(_SILENCE_S))
+    while start_s < duration_s:
+        count = int(rng.poisson(rate_rps * _VISIT_S))
+        times += (start_s + np.sort(rng.uniform(0.0, _VISIT_S, count))).tolist()
+        start_s += _VISIT_S + float(rng.exponential(_SILENCE_S))
+    return tuple(time for time in times if time < duration_s)
 
 
 def parse_arrivals(lines: Iterable[str], name: str, seed: int) -> tuple[float, ...]:

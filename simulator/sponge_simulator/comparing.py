@@ -122,7 +122,7 @@ def bound(scenario: Scenario, profile: Profile, schedules: Sequence[Sequence[Req
             service.model,
             max_batch=service.max_batch,
             max_threads=max(1, int(service.max_cores)),
-            min_cores=service.min_cores,
+            min_cores=service.min_cores if service.idle_cores is None else 0.0,  # as with no replica
             duration_s=scenario.duration_s,
         )
         for requests in schedules

@@ -120,6 +120,7 @@ class _Run:
         start = scaling.plan(Observation(0.0, self._queue, (), found, 1, 0.0, 0.0))
         self._replicas = [Replica(start.cores, 0.0) for _ in range(start.replicas)]
         self._size = start
+        self._until_request = start.until_request
         self._now = 0.0
         self._wakes: list[float] = []
         self._position = 0
@@ -148,8 +149,8 @@ class _Run:
             self._finish_batches()
             for replica in self._replicas:
                 replica.step(self._now, world.resize_s())
-            self._arrive(count)
-            if next_plan <= self._now:
+            woken = self._arrive(count) and self._until_request
+            if next_plan <= self._now or woken:
                 next_plan = self._now + interval_s
                 self._plan()
             self._launch()
@@ -193,12 +194,15 @@ class _Run:
         if any(replica.retiring for replica in self._replicas):
             self._replicas = [replica for replica in self._replicas if not (replica.retiring and replica.idle)]
 
-    def _arrive(self, count: int) -> None:
+    def _arrive(self, count: int) -> bool:
+        """Takes in what has arrived by now; whether anything has."""
+        before = self._position
         while self._position < count and self._requests[self._position].arrival <= self._now:
             request = self._requests[self._position]
             self._scaling.arrived(self._now, request)
             self._queue.push(request)
             self._position += 1
+        return self._position > before
 
     def _plan(self) -> None:
         now, serving = self._now, [replica for replica in self._replicas if not replica.retiring]
@@ -214,7 +218,8 @@ class _Run:
         )
         self._planned_at, self._used_since, self._in_flight_since = now, 0.0, 0.0
         wanted = self._scaling.plan(seen)
-        self._scale(wanted.replicas, wanted.cores, serving)
+        self._until_request = wanted.until_request
+        self._scale(max(0 if wanted.until_request else 1, wanted.replicas), wanted.cores, serving)
         for replica in serving:
             grows_by = wanted.cores - replica.cores
             if grows_by <= self._room() and replica.resize(wanted.cores, now, self._world.resize_s()):
@@ -232,7 +237,7 @@ class _Run:
             self._replicas.append(added)
             serving.append(added)
             self._started += 1
-        while len(serving) > max(1, replicas):  # the youngest first: it may not even be ready
+        while len(serving) > replicas:  # the youngest first: it may not even be ready
             serving.pop().retiring = True
         self._replicas = [replica for replica in self._replicas if not (replica.retiring and replica.idle)]
 

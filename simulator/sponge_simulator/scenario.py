@@ -42,11 +42,13 @@ class SloClass(_Part):
 
 
 class Cores(_Part):
-    """The sizes of one replica."""
+    """The sizes of one replica; `idle` is what is left of it after `idle_after_s` without requests, None: all."""
 
     min: float = Field(default=1.0, gt=0)
     max: float = Field(default=16.0, gt=0, le=1024)
     step: float = Field(default=1.0, gt=0)
+    idle: float | None = Field(default=None, gt=0)
+    idle_after_s: float = Field(default=60.0, ge=0)
 
     @model_validator(mode="after")
     def _ordered(self) -> Cores:
@@ -55,6 +57,8 @@ class Cores(_Part):
         steps = (self.max - self.min) / self.step
         if abs(steps - round(steps)) > 1e-9:
             raise ValueError(f"step {self.step:g} does not divide the range from {self.min:g} to {self.max:g}")
+        if self.idle is not None and self.idle > self.min:
+            raise ValueError(f"idle {self.idle:g} is above min {self.min:g}: lower it")
         return self
 
 
@@ -63,7 +67,8 @@ class Scenario(_Part):
 
     Attributes:
         profile: a shipped profile or a file.
-        arrivals: `poisson`, `burst` (all of a second at once) or a file.
+        arrivals: `poisson`, `burst` (all of a second at once), `visits` (of ten seconds after minutes of silence),
+            `twitter`, `azure-code`, `azure-conv` or a file.
         bandwidth: `none`, `synthetic`, `4g` (the recorded trace if it is there, else synthetic) or a file.
         cold_start_s: from asking for a replica until it serves.
         resize_ms: from asking for a size until it is in force: quantiles at 0, 50, 90, 99 and 100 %.
@@ -110,6 +115,8 @@ class Scenario(_Part):
             self.max_replicas,
             self.cold_start_s,
             self.resize_ms[1] / 1000,
+            self.cores.idle,
+            self.cores.idle_after_s,
         )
 
     def requests(self, sent_at: Sequence[float], uplink: BandwidthTrace | None, seed: int) -> list[Request]:

@@ -112,6 +112,28 @@ def test_kpa_panics_when_six_seconds_ask_for_twice_what_is_there() -> None:
     assert kpa.plan(seen(64.0, Size(1.0, 8, panic), in_flight=0.0)).replicas == panic  # nothing is taken away meanwhile
 
 
+def test_kpa_goes_to_zero_where_a_service_may_be_parked_and_back_with_the_first_request() -> None:
+    kpa = policy("kpa", Service(MODEL, slo_s=1.0, rate=20.0, max_batch=8, idle_cores=0.05))
+    sizes = [kpa.plan(seen(2.0 * tick, Size(1.0, 8), in_flight=4.0 if tick == 1 else 0.0)) for tick in range(1, 50)]
+    assert [size.replicas for size in sizes] == [1] * 45 + [0] * 4
+    assert sizes[-1].until_request
+    waiting = kpa.plan(seen(99.0, Size(1.0, 8, 0), queue=[Request(0, 99.0, 100.0, 99.0)]))
+    assert (waiting.replicas, waiting.until_request) == (1, False)
+
+
+def test_sponge_parks_what_is_idle_and_grows_with_the_first_request() -> None:
+    sponge = policy("sponge", Service(MODEL, slo_s=1.0, rate=20.0, max_batch=8, idle_cores=0.05, idle_after_s=5.0))
+    arrive(sponge, 20.0, 1.0)
+    busy = seen(1.0, Size(4.0, 8), queue=[Request(0, 1.0, 2.0, 1.0)])
+    assert sponge.plan(busy).cores >= 1.0
+    sizes = [sponge.plan(seen(1.0 + tick / 10, Size(1.0, 8))) for tick in range(1, 61)]
+    assert [size.cores for size in sizes[:49]] == [1.0] * 49
+    assert {(size.cores, size.until_request) for size in sizes[49:]} == {(0.05, True)}
+    woken = sponge.plan(seen(7.1, Size(0.05, 8), queue=[Request(1, 7.1, 7.6, 6.6)]))
+    assert woken.cores >= 1.0
+    assert not woken.until_request
+
+
 def test_themis_grows_in_a_surge_and_goes_sideways_when_it_lasts() -> None:
     themis = policy("themis")
     arrive(themis, 20.0, 5.0)

@@ -20,6 +20,7 @@ from sponge_core.trace import (
     poisson_arrivals,
     synthetic_4g,
     thin_arrivals,
+    visit_arrivals,
 )
 
 GHENT = ["1000 725 51.0 3.7 1450 725", "2000 1725 51.0 3.7 4000 1000", "", "3000 2725 51.0 3.7 0 1000"]
@@ -122,6 +123,14 @@ def test_a_seed_draws_the_same_again_and_another_does_not() -> None:
     assert synthetic_4g(60, 1) == synthetic_4g(60, 1)
     assert synthetic_4g(60, 1).bytes_per_s != synthetic_4g(60, 2).bytes_per_s
     assert poisson_arrivals(20, 10, 1) == poisson_arrivals(20, 10, 1) != poisson_arrivals(20, 10, 2)
+
+
+def test_visits_are_short_and_far_apart() -> None:
+    arrivals = visit_arrivals(10, 36_000, 1)
+    silences = [later - at for at, later in pairwise(arrivals) if later - at > 10]
+    assert len(silences) == pytest.approx(36_000 / 190, rel=0.2)
+    assert len(arrivals) / (len(silences) + 1) == pytest.approx(100, rel=0.1)
+    assert arrivals == visit_arrivals(10, 36_000, 1) != visit_arrivals(10, 36_000, 2)
 
 
 def test_poisson_arrivals_are_poisson() -> None:

@@ -39,6 +39,7 @@ def test_every_shipped_scenario_loads_and_names_a_shipped_profile(name: str) -> 
         ({"classes": [{"slo_ms": 0, "payload_bytes": 1}]}, r"classes.0.slo_ms: .*greater than 0"),
         ({"cores": {"min": 4, "max": 2}}, "min 4 is above max 2: swap them"),
         ({"cores": {"min": 1, "max": 2, "step": 0.3}}, "step 0.3 does not divide"),
+        ({"cores": {"idle": 2}}, "idle 2 is above min 1: lower it"),
         ({"resize_ms": [5, 4, 3, 2, 1]}, "five ascending quantiles"),
         ({"speed": 3}, "speed: Extra inputs are not permitted"),
     ],

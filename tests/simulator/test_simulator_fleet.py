@@ -83,6 +83,21 @@ def test_a_replica_that_goes_finishes_its_batch() -> None:
     )
 
 
+def test_the_first_request_after_a_silence_is_planned_for_at_once() -> None:
+    parked = Scripted(Size(0.05, 8, until_request=True), Size(0.05, 8, until_request=True), Size(2.0, 8))
+    result = run(requests(1.25), parked, resize_s=lambda: 0.1)
+    assert [seen.now for seen in parked.seen[:3]] == [0.0, 1.0, 1.25]
+    assert result.timeline == (Moment(0.0, 0.05, 1), Moment(1.35, 2.0, 1))
+    assert result.in_time == 1
+
+
+def test_a_service_without_a_replica_answers_after_a_cold_start() -> None:
+    gone = Scripted(Size(1.0, 8, 1), Size(1.0, 8, 0, until_request=True), Size(1.0, 8, 1))
+    result = run(requests(1.5, slo_s=3.0), gone)
+    assert [(moment.at_s, moment.replicas) for moment in result.timeline] == [(0.0, 1), (1.0, 0), (1.5, 1)]
+    assert result.latencies_s == (pytest.approx(SERVICE.cold_start_s + MODEL.latency(1, 1)),)
+
+
 def test_a_node_has_only_so_much() -> None:
     result = run([], Scripted(Size(2.0, 8, 1), Size(2.0, 8, 4)), node_cores=5.0)
     assert (result.started, result.timeline[-1].cores) == (1, 4.0)

@@ -25,6 +25,7 @@ class Service:
         max_cores: the largest size of one replica; `min_cores` its smallest and `step_cores` the distance between.
         cold_start_s: from asking for a replica until it serves.
         resize_s: from asking for a size until it is in force.
+        idle_cores: what is left of an idle replica after `idle_after_s` without requests; None: it is never parked.
     """
 
     model: LatencyModel
@@ -37,6 +38,8 @@ class Service:
     max_replicas: int = 16
     cold_start_s: float = 6.0
     resize_s: float = 0.03
+    idle_cores: float | None = None
+    idle_after_s: float = 60.0
 
     @property
     def sizes(self) -> tuple[float, ...]:
@@ -47,11 +50,16 @@ class Service:
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """What a policy asks for, or what is in force: replicas of so many cores, with batches up to the cap."""
+    """What a policy asks for, or what is in force: replicas of so many cores, with batches up to the cap.
+
+    `until_request`: the next request is planned for at once, as whoever waits for it says so. Only then may there be no
+    replica.
+    """
 
     cores: float
     batch_cap: int
     replicas: int = 1
+    until_request: bool = False
 
 
 @dataclass(frozen=True, slots=True)

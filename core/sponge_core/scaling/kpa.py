@@ -2,7 +2,8 @@
 
 Source: the Knative Serving documentation: the mean number of requests in flight over a stable window of 60 s against
 70 % of what a replica may hold; a panic window of 6 s takes over when it asks for twice what is there, and while it
-lasts nothing is scaled down.
+lasts nothing is scaled down. A service that may be parked goes to zero replicas when the stable window and a grace
+period of 30 s have passed without a request, and the next request starts one.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ __all__ = ["Kpa"]
 TARGET = 0.7
 STABLE_S, PANIC_S = 60.0, 6.0
 PANIC_RATIO = 2.0
+TO_ZERO_S = STABLE_S + 30.0
 
 
 class Kpa:
@@ -33,6 +35,7 @@ class Kpa:
         self._seen: deque[tuple[float, float]] = deque()
         self._panic_until = -math.inf
         self._panic_replicas = 0
+        self._busy_at = 0.0
 
     def arrived(self, now: float, request: Request) -> None:
         """Takes no notice of single requests: only of how many are in flight."""
@@ -41,6 +44,10 @@ class Kpa:
         if seen.now == 0:
             return provisioned(self._service, TARGET)
         now, ready = seen.now, max(1, seen.ready)
+        if seen.in_flight > 0 or seen.queue:
+            self._busy_at = now
+        if self._service.idle_cores is not None and now - self._busy_at >= TO_ZERO_S:
+            return Size(1.0, self._service.max_batch, 0, until_request=True)
         self._seen.append((now, seen.in_flight))
         while self._seen[0][0] <= now - STABLE_S:
             self._seen.popleft()

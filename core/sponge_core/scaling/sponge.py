@@ -26,11 +26,17 @@ class Sponge:
         self._limits = Limits(service.max_batch, thread_budget(service.max_cores), service.max_cores)
         self._forecaster = Forecaster()
         self._decider = SizeDecider(look_back_s)
+        self._busy_at = 0.0
 
     def arrived(self, now: float, request: Request) -> None:
         self._forecaster.observe(now, request.deadline - now)
 
     def plan(self, seen: Observation) -> Size:
+        if seen.queue or seen.running:
+            self._busy_at = seen.now
+        service = self._service
+        if service.idle_cores is not None and seen.now - self._busy_at >= service.idle_after_s:
+            return Size(service.idle_cores, service.max_batch, until_request=True)
         situation = Situation(
             seen.now,
             seen.queue.deadlines,
