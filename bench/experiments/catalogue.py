@@ -10,14 +10,16 @@ from dataclasses import dataclass, replace
 
 from sponge_core.scaling.registry import POLICIES
 from sponge_simulator.comparing import CLAIRVOYANT
+from sponge_simulator.node import JOINTLY, Node, load_node
 from sponge_simulator.scenario import Scenario, load_scenario
 
 __all__ = ["EXPERIMENTS", "OURS", "Experiment", "Variant", "quick"]
 
-OURS = ("sponge",)
+OURS = ("sponge", JOINTLY)
 """The policies that the others are measured against."""
 
 EVERY_POLICY = (*POLICIES, "static-4", "static-8", "static-16", CLAIRVOYANT)
+ON_A_NODE = (JOINTLY, "sponge", *(name for name in POLICIES if name != "sponge"), "static-2", CLAIRVOYANT)
 SWEPT = ("sponge", "sponge-paper", "fa2", "barista", "themis", CLAIRVOYANT)
 SAME_DISPATCH = (
     "vpa-fast",
@@ -31,6 +33,7 @@ SAME_DISPATCH = (
     "static-5",
 )
 
+PAPER = load_scenario("paper")
 QUICK_S = 8.0
 
 
@@ -45,11 +48,16 @@ class Variant:
         simulated_s: only so much of the scenario's duration is run.
     """
 
-    scenario: Scenario
+    scenario: Scenario | Node
     at: float = 0.0
     slower: float = 1.0
     uplink_step_s: float = 0.0
     simulated_s: float | None = None
+
+    @property
+    def duration_s(self) -> float:
+        """What is run."""
+        return self.scenario.duration_s if self.simulated_s is None else self.simulated_s
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +76,7 @@ def _sweep(
     name: str, title: str, axis: str, values: tuple[float, ...], change: Callable[[Variant, float], Variant]
 ) -> Experiment:
     """The paper's experiment with one of its quantities changed."""
-    base = Variant(load_scenario("paper"), simulated_s=300.0)
+    base = Variant(PAPER, simulated_s=300.0)
     variants = tuple(replace(change(base, value), at=value) for value in values)
     return Experiment(name, title, variants, SWEPT, 3, axis)
 
@@ -78,7 +86,7 @@ def _changed(variant: Variant, **changes: object) -> Variant:
 
 
 def _class_changed(variant: Variant, **changes: object) -> Variant:
-    only = variant.scenario.classes[0]
+    only = PAPER.classes[0]
     return _changed(variant, classes=(only.model_copy(update=changes),))
 
 
@@ -108,6 +116,7 @@ EXPERIMENTS: dict[str, Experiment] = {
         _of("azure-code", "Azure's coding trace", 10),
         _of("azure-conv", "Azure's conversation trace", 10),
         _of("seldom", "A service that is seldom used", 5),
+        Experiment("shared", "Four services on one node", (Variant(load_node("shared")),), ON_A_NODE, 5),
         _same_dispatch("paper", "Other sizes over our dispatch rule, the paper's experiment", 5),
         _same_dispatch("mixed-tight", "Other sizes over our dispatch rule, two classes", 5),
         _sweep(

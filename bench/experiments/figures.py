@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from bench.experiments.campaign import Found
 from bench.experiments.catalogue import OURS
-from bench.experiments.runs import schedule
+from bench.experiments.runs import schedules
 from bench.experiments.summary import Row
 from bench.results import BLUE, INK, SOFT, SPONGE
 from sponge_core.queueing import Request
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["draw_cores", "draw_pareto", "draw_sweeps"]
 
 COLOURS = ("#c8772d", "#3b6fb6", "#8a4fa3", "#5b8c3a", "#b5446e", "#7a6a53", "#4a9aa8")
+ALSO_OURS = "#6fb9b3"
 ZERO = 1e-3
 """Percent missed at which "none" is drawn on the logarithmic axis."""
 
@@ -56,8 +57,8 @@ def draw_pareto(figure: Figure, found: Sequence[Row], title: str) -> None:
             alpha=1.0 if ours else 0.75,
             zorder=3 if ours else 2,
         )
-        style = {"fontsize": 10 if ours else 8, "color": colour, "fontweight": "bold" if ours else "normal"}
-        labels.append(axes.text(row.cores.mean, y, row.policy, **style))
+        size, weight = (10, "bold") if ours else (8, "normal")
+        labels.append(axes.text(row.cores.mean, y, row.policy, fontsize=size, color=colour, fontweight=weight))
         xs.append(row.cores.mean)
         ys.append(y)
     axes.set_yscale("log")
@@ -78,10 +79,11 @@ def draw_pareto(figure: Figure, found: Sequence[Row], title: str) -> None:
 def draw_cores(figure: Figure, found: Found, title: str) -> None:
     """What came, and the cores that each policy had for it, second by second; of the first seed."""
     traced = {case.policy: (case, result) for case, result in found if "cores_by_s" in result}
-    case, _ = traced[OURS[0]]
-    requests = schedule(case.variant, case.seed)
+    first = next(policy for policy in traced if policy in OURS)
+    case, _ = traced[first]
+    requests = [request for own in schedules(case.variant, case.seed) for request in own]
     demand, cores = figure.subplots(2, 1, sharex=True, height_ratios=(1, 2))
-    _draw_demand(demand, requests, int(case.variant.simulated_s or case.variant.scenario.duration_s))
+    _draw_demand(demand, requests, int(case.variant.duration_s))
     colours = dict(zip(OVER_TIME, COLOURS, strict=False))
     for policy in (*OVER_TIME, *OURS):
         if policy in traced:
@@ -89,7 +91,8 @@ def draw_cores(figure: Figure, found: Found, title: str) -> None:
             missed = 100 * result["missed"] / max(1, result["sent"])
             label = f"{policy}: {result['mean_cores']:.2f} cores, {missed:.2g} % missed"
             ours = policy in OURS
-            style = {"color": SPONGE if ours else colours[policy], "lw": 1.6 if ours else 0.9, "label": label}
+            colour = colours.get(policy, SPONGE if policy == first else ALSO_OURS)
+            style = {"color": colour, "lw": 1.6 if ours else 0.9, "label": label}
             cores.step(range(len(result["cores_by_s"])), result["cores_by_s"], where="post", **style)
     cores.set_title("cores, mean of each second")
     cores.set_ylim(bottom=0)

@@ -64,7 +64,7 @@ def write(
 
 def _of_one(experiment: Experiment, found: Found, own: list[Row], figures: Path) -> str:
     name = experiment.name
-    seeds = f"{experiment.seeds} seed{'s' if experiment.seeds > 1 else ''} of {_duration(experiment):g} s"
+    seeds = f"{experiment.seeds} seed{'s' if experiment.seeds > 1 else ''} of {experiment.variants[0].duration_s:g} s"
     about = experiment.variants[0].scenario.about
     heading = f"{experiment.title}. {seeds}"
     picture(figures, name, partial(draw_pareto, found=own, title=heading), height=4.8)
@@ -73,11 +73,6 @@ def _of_one(experiment: Experiment, found: Found, own: list[Row], figures: Path)
         picture(figures, f"{name}-cores", partial(draw_cores, found=found, title=f"{experiment.title}, seed 1"))
         parts.append(f"![{name}, over time]({FIGURES}/{name}-cores.svg)")
     return "\n\n".join([*parts, tables.verdict(own), tables.policy_table(own)])
-
-
-def _duration(experiment: Experiment) -> float:
-    variant = experiment.variants[0]
-    return variant.simulated_s or variant.scenario.duration_s
 
 
 def _recordings() -> str:

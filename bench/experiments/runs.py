@@ -9,7 +9,7 @@ import ast
 import hashlib
 import importlib.util
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -24,8 +24,10 @@ from sponge_core.scaling.registry import make_policy
 from sponge_profiles.profile import load_profile
 from sponge_simulator.comparing import CLAIRVOYANT, bound, run_policy
 from sponge_simulator.fleet import Moment, Result
+from sponge_simulator.node import JOINTLY, Node, run_node
+from sponge_simulator.scenario import Scenario
 
-__all__ = ["Case", "run", "schedule"]
+__all__ = ["Case", "run", "schedules"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,87 +57,121 @@ class Case:
         }
 
 
-def schedule(variant: Variant, seed: int) -> list[Request]:
-    """What reaches the service, the same for every policy."""
-    scenario = variant.scenario
+def schedules(variant: Variant, seed: int) -> list[list[Request]]:
+    """What reaches each service, the same under every policy."""
+    whole = variant.scenario
+    if isinstance(whole, Scenario):
+        return [_schedule(variant, whole, seed)]
+    return [_schedule(variant, each, seed + 1000 * index) for index, each in enumerate(whole.services)]
+
+
+def _schedule(variant: Variant, scenario: Scenario, seed: int) -> list[Request]:
     uplink = load_bandwidth(scenario.bandwidth, 1, os.environ)
     if uplink is not None:
         uplink = uplink.starting_at((seed - 1) * variant.uplink_step_s)
     # The whole schedule, also where only its beginning is run: a recording is thinned to its mean rate.
     sent_at = load_arrivals(scenario.arrivals, scenario.rate_rps, scenario.duration_s, seed, os.environ)
-    until_s = variant.simulated_s or scenario.duration_s
+    until_s = variant.duration_s
     return scenario.requests([at for at in sent_at if at < until_s], uplink, seed)
 
 
 def run(case: Case) -> dict[str, Any]:
     """Figures of one run; `p99_ms` is None where nothing was answered, as for the bound."""
-    variant = case.variant
-    scenario = variant.scenario
-    if variant.simulated_s is not None:
-        scenario = scenario.model_copy(update={"duration_s": variant.simulated_s})
-    profile, requests = load_profile(scenario.profile), schedule(variant, case.seed)
+    variant, requests = case.variant, schedules(case.variant, case.seed)
+    whole = variant.scenario.model_copy(update={"duration_s": variant.duration_s})
     if case.policy == CLAIRVOYANT:
-        row = bound(scenario, profile, [requests])
-        sent = {each.name: sum(r.slo_class == each.name for r in requests) for each in scenario.classes}
-        return _figures(len(requests), len(requests), 0, row.mean_cores, sent, sent) | {"p99_ms": None}
-    result = run_policy(case.policy, scenario, profile, requests, case.seed, True, variant.slower).result
-    found = _figures(
-        result.sent, result.in_time, result.shed, result.mean_cores, result.sent_by_class, result.in_time_by_class
-    )
-    found |= {
-        "used_cores": round(result.used_core_seconds / result.duration_s, 4),
-        "resizes": result.resizes,
-        "started": result.started,
-        "p99_ms": round(float(np.percentile(result.latencies_s, 99)) * 1000, 1) if result.latencies_s else None,
+        return _bound(whole, requests)
+    if isinstance(whole, Node):
+        results = run_node(case.policy, whole, requests, case.seed)
+        by_class = dict(zip((each.name for each in whole.services), results, strict=True))
+        sent = {name: result.sent for name, result in by_class.items()}
+        in_time = {name: result.in_time for name, result in by_class.items()}
+    else:
+        profile = load_profile(whole.profile)
+        results = [run_policy(case.policy, whole, profile, requests[0], case.seed, True, variant.slower).result]
+        sent, in_time = results[0].sent_by_class, results[0].in_time_by_class
+    latencies_s = [latency for result in results for latency in result.latencies_s]
+    found = _figures(sum(result.mean_cores for result in results), sent, in_time) | {
+        "shed": sum(result.shed for result in results),
+        "used_cores": round(sum(result.used_core_seconds for result in results) / variant.duration_s, 4),
+        "resizes": sum(result.resizes for result in results),
+        "started": sum(result.started for result in results),
+        "p99_ms": round(float(np.percentile(latencies_s, 99)) * 1000, 1) if latencies_s else None,
     }
-    return found | {"cores_by_s": _by_second(result)} if case.trace else found
+    return found | {"cores_by_s": _by_second(results)} if case.trace else found
 
 
-def _figures(
-    sent: int, in_time: int, shed: int, cores: float, sent_by_class: dict[str, int], in_time_by_class: dict[str, int]
-) -> dict[str, Any]:
-    missed = {name: count - in_time_by_class.get(name, 0) for name, count in sent_by_class.items()}
+def _bound(whole: Scenario | Node, requests: Sequence[Sequence[Request]]) -> dict[str, Any]:
+    """Of several services, all of theirs: that they share a node can only cost more."""
+    services = (whole,) if isinstance(whole, Scenario) else whole.services
+    timed = [each.model_copy(update={"duration_s": whole.duration_s}) for each in services]
+    rows = [bound(each, load_profile(each.profile), [own]) for each, own in zip(timed, requests, strict=True)]
+    if isinstance(whole, Scenario):
+        sent = {each.name: sum(r.slo_class == each.name for r in requests[0]) for each in whole.classes}
+    else:
+        sent = {each.name: len(own) for each, own in zip(services, requests, strict=True)}
+    return _figures(sum(row.mean_cores for row in rows), sent, sent) | {"p99_ms": None}
+
+
+def _figures(cores: float, sent: Mapping[str, int], in_time: Mapping[str, int]) -> dict[str, Any]:
+    missed = {name: count - in_time.get(name, 0) for name, count in sorted(sent.items())}
     return {
-        "sent": sent,
-        "missed": sent - in_time,
-        "shed": shed,
+        "sent": sum(sent.values()),
+        "missed": sum(missed.values()),
         "mean_cores": round(cores, 4),
-        "sent_by_class": dict(sorted(sent_by_class.items())),
-        "missed_by_class": dict(sorted(missed.items())),
+        "sent_by_class": dict(sorted(sent.items())),
+        "missed_by_class": missed,
     }
 
 
-def _by_second(result: Result) -> list[float]:
-    """Mean cores that were billed in each second."""
-    seconds = int(result.duration_s)
+def _by_second(results: Sequence[Result]) -> list[float]:
+    """Mean cores that were billed in each second, of all services together."""
+    seconds = int(results[0].duration_s)
     billed = [0.0] * seconds
-    ends: Sequence[Moment] = [*result.timeline[1:], Moment(result.duration_s, 0.0, 0)]
-    for moment, end in zip(result.timeline, ends, strict=True):
-        at = moment.at_s
-        while at < min(end.at_s, seconds):
-            until = min(end.at_s, int(at) + 1.0)
-            billed[int(at)] += (until - at) * moment.cores
-            at = until
+    for result in results:
+        ends: Sequence[Moment] = [*result.timeline[1:], Moment(result.duration_s, 0.0, 0)]
+        for moment, end in zip(result.timeline, ends, strict=True):
+            at = moment.at_s
+            while at < min(end.at_s, seconds):
+                until = min(end.at_s, int(at) + 1.0)
+                billed[int(at)] += (until - at) * moment.cores
+                at = until
     return [round(cores, 3) for cores in billed]
 
 
 # --- what an outcome depends on -----------------------------------------------------------------------------------
 
-_ROOTS = ("bench.experiments.runs", "sponge_simulator.fleet", "sponge_simulator.scenario", "sponge_client.traces")
+_ROOTS = (
+    "bench.experiments.runs",
+    "sponge_simulator.fleet",
+    "sponge_simulator.node",
+    "sponge_simulator.scenario",
+    "sponge_client.traces",
+)
 _PARTS = ("sponge_core", "sponge_simulator", "sponge_profiles", "sponge_client")
-_NOT_FOLLOWED = ("sponge_core.scaling.registry", "sponge_simulator.comparing", "bench")
-"""These know every policy; a run depends on its own."""
+_NOT_FOLLOWED = (
+    "sponge_core.scaling.registry",
+    "sponge_core.scaling.shared_node",
+    "sponge_simulator.comparing",
+)
+"""These know policies; a run depends on its own."""
 
 
 def _fingerprint(case: Case) -> str:
-    """Changes when the code or the profile that the outcome depends on does, and not when another policy's does."""
-    profile = load_profile(case.variant.scenario.profile)
+    """Changes when the code or a profile that the outcome depends on does, and not when another policy's does."""
+    whole = case.variant.scenario
+    services = (whole,) if isinstance(whole, Scenario) else whole.services
+    profiles = [load_profile(each.profile) for each in services]
+    policy: tuple[str, ...]
     if case.policy == CLAIRVOYANT:
-        policy: tuple[str, ...] = ("sponge_core.scaling.clairvoyant",)
+        policy = ("sponge_core.scaling.clairvoyant",)
+    elif case.policy == JOINTLY:
+        policy = ("sponge_core.scaling.shared_node",)
     else:
-        chosen = make_policy(case.policy, case.variant.scenario.service(profile.latency_model()))
+        chosen = make_policy(case.policy, services[0].service(profiles[0].latency_model()))
         policy = (type(chosen.scaling).__module__, type(chosen.dispatch).__module__)
-    return hashlib.sha256((_of_sources(policy) + profile.model_dump_json()).encode()).hexdigest()[:16]
+    text = _of_sources(policy) + "".join(profile.model_dump_json() for profile in profiles)
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 @cache

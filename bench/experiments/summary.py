@@ -44,7 +44,7 @@ def rows(found: Found) -> list[Row]:
     """One row a policy, in the order of the runs; of one variant."""
     groups: dict[str, list[tuple[float, dict[str, Any]]]] = defaultdict(list)
     for case, result in found:
-        groups[case.policy].append((case.variant.simulated_s or case.variant.scenario.duration_s, result))
+        groups[case.policy].append((case.variant.duration_s, result))
     return [_row(policy, [r for _, r in runs], runs[0][0]) for policy, runs in groups.items()]
 
 

@@ -51,13 +51,13 @@ WORDS = {
 
 def policy_table(found: Sequence[Row]) -> str:
     """All policies of one variant, fewest misses first."""
-    ours, bound = _ours(found)[0], _bound(found)
+    ours = _ours(found)[0]
     classes = sorted(ours.by_class) if len(ours.by_class) > 1 else []
     head = ["policy", "missed %", "seeds", *(f"{name} %" for name in classes), "mean cores", "seeds", "of the bound"]
     body = []
     for row in sorted(found, key=lambda row: (row.policy == CLAIRVOYANT, row.missed_percent.mean, row.cores.mean)):
         is_ours = row.policy in OURS
-        judged = "" if is_ours or row.policy == CLAIRVOYANT else WORDS[against(ours, row)]
+        judged = "" if row is ours or row.policy == CLAIRVOYANT else WORDS[against(ours, row)]
         if judged == WORDS["better"]:
             judged += f", {seeds_better(ours, row)}/{row.seeds} seeds"
         body.append(
@@ -68,7 +68,7 @@ def policy_table(found: Sequence[Row]) -> str:
                 *(_percent(row.by_class[name]) for name in classes),
                 f"{row.cores.mean:.2f}",
                 _span(row.cores, 2),
-                f"{row.cores.mean / bound.cores.mean:.2f}",
+                _of_bound(row, found),
                 "-" if row.p99_ms is None else f"{row.p99_ms:.0f}",
                 f"{row.resizes_per_min:.1f}",
                 judged,
@@ -86,7 +86,7 @@ def verdict(found: Sequence[Row]) -> str:
         better = [name for name, word in judged.items() if word == "better"]
         text = (
             f"`{ours.policy}` misses {_percent(ours.missed_percent.mean)} % on {ours.cores.mean:.2f} cores, "
-            f"{ours.cores.mean / _bound(found).cores.mean:.2f} times the bound. It is no worse in both and better in "
+            f"{_of_bound(ours, found)} times the bound. It is no worse in both and better in "
             f"one than {len(better)} of {len(others)} others."
         )
         for word, introduction in (
@@ -109,7 +109,7 @@ def overview_table(found: Mapping[str, Sequence[Row]], experiments: Mapping[str,
     """One row an experiment: ours, the nearest baseline, and whether all are dominated."""
     body = []
     for name, own in found.items():
-        ours, bound, others = _ours(own)[0], _bound(own), baselines(own)
+        ours, others = _ours(own)[0], baselines(own)
         # The nearest: of those that miss no more than ours and a thousandth, the one with the fewest cores.
         as_good = [row for row in others if row.missed_percent.mean <= ours.missed_percent.mean + 0.1]
         nearest = min(as_good, key=lambda row: row.cores.mean, default=None)
@@ -122,7 +122,7 @@ def overview_table(found: Mapping[str, Sequence[Row]], experiments: Mapping[str,
                 "none"
                 if nearest is None
                 else f"{nearest.policy}: {_percent(nearest.missed_percent.mean)} on {nearest.cores.mean:.2f}",
-                f"{ours.cores.mean / bound.cores.mean:.2f}",
+                _of_bound(ours, own),
                 f"{better} of {len(others)}",
                 ", ".join(beaten) or "none",
             ]
@@ -177,8 +177,10 @@ def _ours(found: Sequence[Row]) -> list[Row]:
     return [row for row in found if row.policy in OURS]
 
 
-def _bound(found: Sequence[Row]) -> Row:
-    return next(row for row in found if row.policy == CLAIRVOYANT)
+def _of_bound(row: Row, found: Sequence[Row]) -> str:
+    """Mean cores over those of the bound, which is 0 where nothing was asked of a service that may be parked."""
+    bound = next(each.cores.mean for each in found if each.policy == CLAIRVOYANT)
+    return f"{row.cores.mean / bound:.2f}" if bound else "-"
 
 
 def _percent(value: float) -> str:

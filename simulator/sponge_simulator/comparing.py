@@ -5,7 +5,7 @@ Puts the scenario, the registry and the simulator together; reads no file and pr
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 
@@ -77,7 +77,7 @@ def run_policy(
     """
     service = scenario.service(profile.latency_model())
     chosen = make_policy(name, service)
-    ratio = (lambda: 1.0) if exact else service_ratios(profile.error, seed)
+    ratio: Callable[[], float] = (lambda: 1.0) if exact else service_ratios(profile.error, seed)
     world = World(
         scenario.duration_s,
         scenario.resizes(seed),

@@ -11,7 +11,7 @@ from __future__ import annotations
 import heapq
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from sponge_core.batching import Limits
 from sponge_core.dispatch import Dispatcher
@@ -20,7 +20,7 @@ from sponge_core.running import thread_budget
 from sponge_core.scaling.interface import Observation, ScalingPolicy, Service, Size
 from sponge_simulator.replica import Replica
 
-__all__ = ["Moment", "Result", "World", "simulate"]
+__all__ = ["Moment", "Result", "ServiceRun", "World", "simulate"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,8 @@ class World:
         duration_s: cores are charged from 0 to here; the queue is served to its end afterwards.
         resize_s: draws how long the next resize takes.
         service_ratio: draws true / predicted time of the next batch.
-        node_cores: what all replicas together can have; growth beyond it is refused.
+        node_cores: what all replicas together can have. A replica beyond it does not start, a size beyond it is granted
+            as far as there is room.
     """
 
     duration_s: float
@@ -94,13 +95,18 @@ def simulate(
 ) -> Result:
     """Runs `requests` (ascending in arrival) to their end.
 
-    What the policy asks for first is in force and ready at time 0; one that keeps what it finds begins with one replica
-    of the largest size.
+    What the policy asks for first is in force and ready at time 0, as far as there is room; one that keeps what it
+    finds begins with one replica of the largest size.
     """
-    return _Run(requests, service, scaling, dispatch, world).to_its_end()
+    run = ServiceRun(requests, service, scaling, dispatch, world)
+    while (at := run.next_at()) < math.inf:
+        run.advance(at)
+    return run.result()
 
 
-class _Run:
+class ServiceRun:
+    """One service's run, event by event, so that several may share a node: then `room` says what is left of it."""
+
     def __init__(
         self,
         requests: Sequence[Request],
@@ -108,16 +114,25 @@ class _Run:
         scaling: ScalingPolicy,
         dispatch: Dispatcher,
         world: World,
+        room: Callable[[], float] | None = None,
     ) -> None:
         self._requests = requests
         self._service = service
         self._scaling = scaling
         self._dispatch = dispatch
         self._world = world
+        self._room = room or (lambda: world.node_cores - self.reserved_cores)
         self._models = [service.model]
         self._queue = EdfQueue()
-        found = Size(service.max_cores, service.max_batch)
+        self._replicas: list[Replica] = []
+        most = self._room()
+        found = Size(
+            max((size for size in service.sizes if size <= most), default=service.min_cores), service.max_batch
+        )
         start = scaling.plan(Observation(0.0, self._queue, (), found, 1, 0.0, 0.0))
+        if start.cores * start.replicas > most:
+            cores = min(start.cores, found.cores)
+            start = replace(start, cores=cores, replicas=min(start.replicas, max(1, int(most / cores))))
         self._replicas = [Replica(start.cores, 0.0) for _ in range(start.replicas)]
         self._size = start
         self._until_request = start.until_request
@@ -128,33 +143,41 @@ class _Run:
         self._latencies: list[float] = []
         self._in_time_by_class: dict[str, int] = {}
         self._core_s = self._used_core_s = 0.0
+        self._next_plan = scaling.interval_s
         # Since the last plan, for what a metrics server would report.
         self._planned_at = 0.0
         self._used_since = self._in_flight_since = 0.0
         self._timeline = [Moment(0.0, start.cores * start.replicas, start.replicas)]
 
-    def to_its_end(self) -> Result:
-        requests, world, interval_s = self._requests, self._world, self._scaling.interval_s
-        count, next_plan = len(requests), interval_s
-        while True:
-            next_arrival = requests[self._position].arrival if self._position < count else math.inf
-            at = min(next_arrival, min((self._next_event(replica) for replica in self._replicas), default=math.inf))
-            if self._wakes:
-                at = min(at, self._wakes[0])
-            if self._now < world.duration_s or self._position < count or self._queue or self._any_busy():
-                at = min(at, next_plan)
-            if at == math.inf:
-                return self._result()
-            self._advance(max(at, self._now))
-            self._finish_batches()
-            for replica in self._replicas:
-                replica.step(self._now, world.resize_s())
-            woken = self._arrive(count) and self._until_request
-            if next_plan <= self._now or woken:
-                next_plan = self._now + interval_s
-                self._plan()
-            self._launch()
-            self._account()
+    @property
+    def reserved_cores(self) -> float:
+        """What the node has granted to all replicas."""
+        return sum(replica.reserved_cores for replica in self._replicas)
+
+    def next_at(self) -> float:
+        """When something happens next; infinity once all is over."""
+        left = self._position < len(self._requests)
+        at = min((self._next_event(replica) for replica in self._replicas), default=math.inf)
+        if left:
+            at = min(at, self._requests[self._position].arrival)
+        if self._wakes:
+            at = min(at, self._wakes[0])
+        if self._now < self._world.duration_s or left or self._queue or self._any_busy():
+            at = min(at, self._next_plan)
+        return max(at, self._now)
+
+    def advance(self, at: float) -> None:
+        """Lets everything happen that is due by `at`, the time that `next_at` said or an earlier one."""
+        self._charge(at)
+        self._finish_batches()
+        for replica in self._replicas:
+            replica.step(self._now, self._world.resize_s())
+        woken = self._arrive() and self._until_request
+        if self._next_plan <= self._now or woken:
+            self._next_plan = self._now + self._scaling.interval_s
+            self._plan()
+        self._launch()
+        self._account()
 
     def _next_event(self, replica: Replica) -> float:
         ready_at = replica.ready_at if replica.ready_at > self._now else math.inf
@@ -163,7 +186,7 @@ class _Run:
     def _any_busy(self) -> bool:
         return any(not replica.idle for replica in self._replicas)
 
-    def _advance(self, at: float) -> None:
+    def _charge(self, at: float) -> None:
         elapsed = at - self._now
         if elapsed > 0:
             used = sum(replica.busy_cores for replica in self._replicas)
@@ -194,10 +217,10 @@ class _Run:
         if any(replica.retiring for replica in self._replicas):
             self._replicas = [replica for replica in self._replicas if not (replica.retiring and replica.idle)]
 
-    def _arrive(self, count: int) -> bool:
+    def _arrive(self) -> bool:
         """Takes in what has arrived by now; whether anything has."""
         before = self._position
-        while self._position < count and self._requests[self._position].arrival <= self._now:
+        while self._position < len(self._requests) and self._requests[self._position].arrival <= self._now:
             request = self._requests[self._position]
             self._scaling.arrived(self._now, request)
             self._queue.push(request)
@@ -221,15 +244,18 @@ class _Run:
         self._until_request = wanted.until_request
         self._scale(max(0 if wanted.until_request else 1, wanted.replicas), wanted.cores, serving)
         for replica in serving:
-            grows_by = wanted.cores - replica.cores
-            if grows_by <= self._room() and replica.resize(wanted.cores, now, self._world.resize_s()):
+            if replica.resize(self._granted(replica, wanted.cores), now, self._world.resize_s()):
                 self._resizes += 1
         # What is asked for counts as in force for the policy once it is.
         in_force = serving[0].cores if serving else wanted.cores
         self._size = Size(in_force, wanted.batch_cap, sum(not replica.retiring for replica in self._replicas))
 
-    def _room(self) -> float:
-        return self._world.node_cores - sum(replica.cores for replica in self._replicas)
+    def _granted(self, replica: Replica, wanted: float) -> float:
+        """The size, or the largest one towards it for which the node has room, as whoever asks learns its ceiling."""
+        most = replica.reserved_cores + self._room() + 1e-9
+        if wanted <= most:
+            return wanted
+        return max((size for size in self._service.sizes if replica.cores < size <= most), default=replica.cores)
 
     def _scale(self, replicas: int, cores: float, serving: list[Replica]) -> None:
         while len(serving) < replicas and cores <= self._room():
@@ -269,7 +295,8 @@ class _Run:
         if (cores, replicas) != (last.cores, last.replicas):
             self._timeline.append(Moment(self._now, cores, replicas))
 
-    def _result(self) -> Result:
+    def result(self) -> Result:
+        """The account so far; whole once all is over."""
         sent_by_class: dict[str, int] = {}
         for request in self._requests:
             sent_by_class[request.slo_class] = sent_by_class.get(request.slo_class, 0) + 1

@@ -39,6 +39,11 @@ class Replica:
         return min(self.cores, self._wanted)
 
     @property
+    def reserved_cores(self) -> float:
+        """What the node may give to nobody else: what is in force, and what has been granted beyond it."""
+        return max(self.cores, self._wanted)
+
+    @property
     def busy_cores(self) -> float:
         return min(self.cores, self._predicted.threads)
 

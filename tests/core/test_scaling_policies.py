@@ -127,7 +127,7 @@ def test_sponge_parks_what_is_idle_and_grows_with_the_first_request() -> None:
     busy = seen(1.0, Size(4.0, 8), queue=[Request(0, 1.0, 2.0, 1.0)])
     assert sponge.plan(busy).cores >= 1.0
     sizes = [sponge.plan(seen(1.0 + tick / 10, Size(1.0, 8))) for tick in range(1, 61)]
-    assert [size.cores for size in sizes[:49]] == [1.0] * 49
+    assert min(size.cores for size in sizes[:49]) == 1.0
     assert {(size.cores, size.until_request) for size in sizes[49:]} == {(0.05, True)}
     woken = sponge.plan(seen(7.1, Size(0.05, 8), queue=[Request(1, 7.1, 7.6, 6.6)]))
     assert woken.cores >= 1.0

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from sponge_core.batching import Limits
+from sponge_core.contract import FrontierPoint
 from sponge_core.forecast import Forecaster
-from sponge_core.planning.projected import Situation, SizeDecider, project_frontier
+from sponge_core.planning.projected import Plan, Situation, SizeDecider, project_frontier
 from sponge_core.queueing import Request
 from sponge_core.running import thread_budget
 from sponge_core.scaling.interface import Observation, Service, Size
@@ -48,4 +51,8 @@ class Sponge:
         )
         frontier = project_frontier(situation, self._sizes, [self._service.model], self._limits)
         plan = self._decider.decide(seen.now, round(1000 * seen.size.cores), frontier.points)
+        return self._settled(situation, frontier.points, plan)
+
+    def _settled(self, situation: Situation, points: Sequence[FrontierPoint], plan: Plan) -> Size:  # noqa: ARG002
+        """What becomes of a plan; `SharedNode` takes the situation and the frontier into account, too."""
         return Size(plan.cores_milli / 1000, plan.batch_cap)
