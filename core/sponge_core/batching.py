@@ -16,7 +16,7 @@ import math
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from typing import Literal
 
 from sponge_core.choice import cheapest, tolerable
 from sponge_core.latency import LatencyModel
@@ -79,7 +79,8 @@ class Decision:
     wake_at: float | None  # decide again then, even if nothing happens before; None: nothing to wait for
 
 
-class StepLaunch(NamedTuple):
+@dataclass(init=False, slots=True)
+class StepLaunch:
     """`batch` deadlines of `model` from index `first` of its list start as one batch."""
 
     model: int
@@ -88,8 +89,17 @@ class StepLaunch(NamedTuple):
     threads: int
     work_s: float
 
+    # Here and in `Step` for the reason that `Running` gives.
+    def __init__(self, model: int, first: int, batch: int, threads: int, work_s: float) -> None:
+        self.model = model
+        self.first = first
+        self.batch = batch
+        self.threads = threads
+        self.work_s = work_s
 
-class Step(NamedTuple):
+
+@dataclass(init=False, slots=True)
+class Step:
     """`plan_step`'s answer, by index into each model's deadlines."""
 
     launches: list[StepLaunch]  # of one model: ascending in `first`
@@ -97,11 +107,26 @@ class Step(NamedTuple):
     sacrificed: list[tuple[int, int]]  # (model, index), given up for the sake of others
     wake_at: float | None
 
+    def __init__(
+        self, launches: list[StepLaunch], lost: list[int], sacrificed: list[tuple[int, int]], wake_at: float | None
+    ) -> None:
+        self.launches = launches
+        self.lost = lost
+        self.sacrificed = sacrificed
+        self.wake_at = wake_at
+
 
 def fastest_s(model: LatencyModel, cores: float) -> float:
     """The least time in which one request can be answered alone on `cores` cores, seconds."""
     budget = thread_budget(cores)
-    return min(model.latency(1, k) / speed_of(cores, k) + stall_of(speed_of(cores, k)) for k in range(1, budget + 1))
+    # Where no part shrinks with fewer threads, only the last two counts can be the best: all of them have their full
+    # speed but the last one.
+    monotone = not model.by_threads and model.gamma >= 0 and model.epsilon >= 0
+    least = math.inf
+    for threads in range(max(1, budget - 1) if monotone else 1, budget + 1):
+        speed = speed_of(cores, threads)
+        least = min(least, model.latency(1, threads) / speed + stall_of(speed))
+    return least
 
 
 def decide(
@@ -171,7 +196,7 @@ def plan_step(
     overload = demand and Overload(demand, models, limits.batch_cap, limits.lanes, limits.max_cores)
     spare: int | None = None  # once threads are held: those free then that the held request does not need
     holds_tried = 0
-    wake_at = float("inf")
+    wake_at = math.inf
     heads = lost.copy()
     while free > 0 and lanes > 0 and (model := _earliest(waiting, heads)) is not None:
         line, first, latency = waiting[model], heads[model], models[model]
@@ -210,14 +235,14 @@ def plan_step(
     for model, line in enumerate(waiting):
         if heads[model] < len(line):
             wake_at = min(wake_at, line[heads[model]] - fastest[model])
-    return Step(launches, lost, sacrificed, None if wake_at == float("inf") else wake_at + 1e-6)
+    return Step(launches, lost, sacrificed, None if wake_at == math.inf else wake_at + 1e-6)
 
 
 def _earliest(waiting: Sequence[Sequence[float]], heads: Sequence[int]) -> int | None:
     """The model whose next deadline is the earliest, the first one on ties; None when every list is at its end."""
     if len(waiting) == 1:
         return 0 if heads[0] < len(waiting[0]) else None
-    earliest, found = float("inf"), None
+    earliest, found = math.inf, None
     for model, line in enumerate(waiting):
         if heads[model] < len(line) and line[heads[model]] < earliest:
             earliest, found = line[heads[model]], model

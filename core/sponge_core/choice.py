@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from dataclasses import dataclass
 
 from sponge_core.latency import LatencyModel
 from sponge_core.running import CFS_PERIOD_S, Running, speed_of, stall_of
@@ -16,12 +16,18 @@ from sponge_core.running import CFS_PERIOD_S, Running, speed_of, stall_of
 __all__ = ["Choice", "cheapest", "tolerable"]
 
 
-class Choice(NamedTuple):
+@dataclass(init=False, slots=True)
+class Choice:
     """A batch size, its threads and its predicted seconds at full speed."""
 
     batch: int
     threads: int
     work_s: float  # with the slow-down by the batches that run beside it
+
+    def __init__(self, batch: int, threads: int, work_s: float) -> None:  # for the reason that `Running` gives
+        self.batch = batch
+        self.threads = threads
+        self.work_s = work_s
 
     @property
     def cost(self) -> float:
@@ -60,7 +66,7 @@ def cheapest(
             return None
         least = max(1, math.ceil(parallel / room - 1e-9))
     best: Choice | None = None
-    best_cost = float("inf")
+    best_cost = math.inf
     for threads in range(least, free + 1):
         # k*l(b, k)/b grows with k at the same b: no more threads can help once the best so far is below that.
         fixed = model.epsilon + model.eta * threads

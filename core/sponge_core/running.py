@@ -34,7 +34,7 @@ def stall_of(speed: float) -> float:
     return CFS_PERIOD_S * (1.0 - speed)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(init=False, slots=True)
 class Running:
     """A running batch: its threads, its work left in seconds at full speed, and the earliest deadline in it."""
 
@@ -42,12 +42,11 @@ class Running:
     left_s: float
     deadline: float
 
-
-@dataclass(slots=True)
-class _Batch:
-    threads: int
-    left_s: float
-    deadline: float
+    # Written out: a generated one stays interpreted where the rest is compiled, and a projection makes hundreds.
+    def __init__(self, threads: int, left_s: float, deadline: float) -> None:
+        self.threads = threads
+        self.left_s = left_s
+        self.deadline = deadline
 
 
 class RunningSet:
@@ -56,7 +55,7 @@ class RunningSet:
     def __init__(self, cores: float, now: float = 0.0) -> None:
         self._cores = cores
         self._now = now
-        self._batches: dict[int, _Batch] = {}
+        self._batches: dict[int, Running] = {}
         self._threads = 0
 
     @property
@@ -74,7 +73,7 @@ class RunningSet:
     def start(self, key: int, threads: int, work_s: float, deadline: float, now: float) -> None:
         """A batch of `work_s` seconds at full speed starts on `threads` threads."""
         self._advance(now)
-        self._batches[key] = _Batch(threads, work_s, deadline)
+        self._batches[key] = Running(threads, work_s, deadline)
         self._threads += threads
 
     def finish(self, key: int, now: float) -> None:
@@ -91,6 +90,11 @@ class RunningSet:
         """Every running batch with its work left at `now`, in order of start."""
         self._advance(now)
         return tuple(Running(b.threads, b.left_s, b.deadline) for b in self._batches.values())
+
+    def live(self, now: float) -> list[Running]:
+        """As `snapshot`, without copies: read it before the set changes."""
+        self._advance(now)
+        return list(self._batches.values())
 
     def next_finish(self, now: float) -> tuple[int, float] | None:
         """Key and predicted time of the batch that ends first if nothing changes; None when none runs."""

@@ -12,9 +12,8 @@ from bisect import bisect_left, bisect_right
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
 
-from sponge_core.batching import Limits, fastest_s, plan_step
+from sponge_core.batching import Limits, Step, fastest_s, plan_step
 from sponge_core.contract import FrontierPoint
 from sponge_core.forecast import Arrival
 from sponge_core.latency import LatencyModel
@@ -78,12 +77,18 @@ class Frontier:
     urgent: bool
 
 
-class Projection(NamedTuple):
+@dataclass(init=False, slots=True)
+class Projection:
     """What a replay saw."""
 
     misses: int
     largest_batch: int  # 0 when nothing was launched
     longest_s: float  # longest predicted batch at full speed
+
+    def __init__(self, misses: int, largest_batch: int, longest_s: float) -> None:  # for the reason `Running` gives
+        self.misses = misses
+        self.largest_batch = largest_batch
+        self.longest_s = longest_s
 
 
 def project(
@@ -97,97 +102,126 @@ def project(
         sacrifice: gives up under overload what the rule does. Needs `situation.slos`, and is of use only where a size
             misses without it.
     """
-    now = situation.now
-    cores, in_force = situation.net(cores), situation.net(situation.cores)
-    # A smaller quota waits for the running batches to fit it, a larger one for the actuation.
-    switch_at = now + situation.resize_s if cores != in_force else now
-    fastest = [fastest_s(model, cores) for model in models]
-    best_case = [fastest_s(model, situation.net(limits.max_cores)) for model in models]
-    own_limits = Limits(limits.batch_cap, max(limits.lanes, thread_budget(cores)), cores)
+    return _Replays(situation, models, limits.max_cores).run(cores, limits, sacrifice)
 
-    waiting: list[list[float]] = [[] for _ in models]
-    slos: list[list[float]] = [[] for _ in models]
-    for model, line in enumerate(situation.queued):
-        alive = bisect_left(line, now + best_case[model])
-        waiting[model] = list(line[alive:])
-        if sacrifice and situation.slos is not None:
-            slos[model] = list(situation.slos[model][alive:])
-    running = RunningSet(in_force, now)
-    due: dict[int, float] = {}
-    speed = speed_of(in_force, sum(batch.threads for batch in situation.running))
-    for key, batch in enumerate(situation.running):
-        running.start(key, batch.threads, batch.left_s, batch.deadline, now)
-        doomed = now + batch.left_s / speed > batch.deadline
-        due[key] = float("inf") if doomed else batch.deadline
-    own_budget = thread_budget(cores)
-    if switch_at <= now and running.threads <= own_budget:
-        running.set_cores(cores, now)
-    # A smaller size takes the threads from new batches at once, the quota when those that run fit it.
-    usable = min(running.cores, cores)
-    budget = thread_budget(usable)
 
-    misses = largest = 0
-    longest_s = 0.0
-    next_key = len(due)
-    arrivals = situation.arrivals
-    position, count = 0, len(situation.arrivals)
-    demand = Demand(slos, _rates(now, arrivals, len(models))) if sacrifice else None
-    time = now
-    while True:
-        # While no thread is free nothing can start, and what is lost meanwhile is still found lost later.
-        if running.threads < budget and any(waiting):
-            # Before a larger quota is in force, the rule sees the present one; nothing is lost for that reason alone.
-            # After the last arrival nobody comes who could gain from what is given up.
-            demand = demand if position < count else None
-            batches = running.snapshot(time)
-            step = plan_step(time, waiting, batches, usable, models, own_limits, fastest, demand)
-            for launch in step.launches:
-                earliest = waiting[launch.model][launch.first]
-                due[next_key] = earliest
-                running.start(next_key, launch.threads, launch.work_s, earliest, time)
-                next_key += 1
-                if launch.batch > largest:
-                    largest = launch.batch
-                if launch.work_s > longest_s:
-                    longest_s = launch.work_s
-            # From the back, so that the places before stay true.
-            gone = [(launch.model, launch.first, launch.batch) for launch in step.launches]
-            if step.sacrificed:
-                misses += len(step.sacrificed)
-                gone = sorted(gone + [(model, index, 1) for model, index in step.sacrificed])
-            for model, first, number in reversed(gone):
-                del waiting[model][first : first + number]
-                del slos[model][first : first + number]
-            for model, lost in enumerate(step.lost):
-                if lost:
-                    misses += lost
-                    del waiting[model][:lost]
-                    del slos[model][:lost]
-        # On to the next event: the resize, an arrival, or the end of a batch.
-        finish = running.next_finish(time)
-        upcoming = finish[1] if finish else float("inf")
-        if position < count and arrivals[position].at < upcoming:
-            upcoming = arrivals[position].at
-        if time < switch_at < upcoming:
-            upcoming = switch_at
-        if upcoming == float("inf"):
-            return Projection(misses + sum(map(len, waiting)), largest, longest_s)
-        time = max(time, upcoming)
-        if finish and finish[1] <= time:
-            running.finish(finish[0], time)
-            if time > due.pop(finish[0]) + 1e-9:
-                misses += 1
-        if running.cores != cores and time >= switch_at and running.threads <= own_budget:
-            running.set_cores(cores, time)
-            usable, budget = cores, own_budget
-        while position < count and arrivals[position].at <= time:
-            arrival = arrivals[position]
-            if arrival.deadline >= arrival.at + best_case[arrival.model]:
-                place = bisect_right(waiting[arrival.model], arrival.deadline)
-                waiting[arrival.model].insert(place, arrival.deadline)
+class _Replays:
+    """Replays of one situation at many sizes; what they have in common is worked out once."""
+
+    def __init__(self, situation: Situation, models: Sequence[LatencyModel], max_cores: float) -> None:
+        self.situation = situation
+        now = situation.now
+        self._models = list(models)
+        self._in_force = situation.net(situation.cores)
+        self._best_case = [fastest_s(model, situation.net(max_cores)) for model in models]
+        # What waits and can still be met by any size.
+        self._waiting: list[list[float]] = [[] for _ in models]
+        self._slos: list[list[float]] = [[] for _ in models]
+        for model, line in enumerate(situation.queued):
+            alive = bisect_left(line, now + self._best_case[model])
+            self._waiting[model] = list(line[alive:])
+            if situation.slos is not None:
+                self._slos[model] = list(situation.slos[model][alive:])
+        # When each running batch is due; never, where it is late whatever is done.
+        speed = speed_of(self._in_force, sum(batch.threads for batch in situation.running))
+        self._due = [
+            math.inf if now + batch.left_s / speed > batch.deadline else batch.deadline for batch in situation.running
+        ]
+
+    def run(self, cores: float, limits: Limits, sacrifice: bool) -> Projection:
+        """The arguments and the answer of `project`."""
+        situation, models, best_case = self.situation, self._models, self._best_case
+        now, arrivals = situation.now, situation.arrivals
+        cores, in_force = situation.net(cores), self._in_force
+        # A smaller quota waits for the running batches to fit it, a larger one for the actuation.
+        switch_at = now + situation.resize_s if cores != in_force else now
+        fastest = [fastest_s(model, cores) for model in models]
+        own_limits = Limits(limits.batch_cap, max(limits.lanes, thread_budget(cores)), cores)
+
+        waiting = [line.copy() for line in self._waiting]
+        slos = [line.copy() for line in self._slos] if sacrifice else []
+        demand = Demand(slos, _rates(now, arrivals, len(models))) if sacrifice else None
+        running = RunningSet(in_force, now)
+        due: dict[int, float] = {}
+        for key, batch in enumerate(situation.running):
+            running.start(key, batch.threads, batch.left_s, batch.deadline, now)
+            due[key] = self._due[key]
+        next_key = len(due)
+        own_budget = thread_budget(cores)
+        resized = cores == in_force
+        if switch_at <= now and running.threads <= own_budget:
+            running.set_cores(cores, now)
+            resized = True
+        # A smaller size takes the threads from new batches at once, the quota when those that run fit it.
+        usable = min(running.cores, cores)
+        budget = thread_budget(usable)
+
+        misses = largest = 0
+        longest_s = 0.0
+        position, count = 0, len(arrivals)
+        time = now
+        while True:
+            # While no thread is free nothing can start, and what is lost meanwhile is still found lost later.
+            if running.threads < budget and any(waiting):
+                # Before a larger quota is in force, the rule sees the present one; nothing is lost for that reason
+                # alone. After the last arrival nobody comes who could gain from what is given up.
+                if position == count:
+                    demand = None
+                step = plan_step(time, waiting, running.live(time), usable, models, own_limits, fastest, demand)
+                for launch in step.launches:
+                    earliest = waiting[launch.model][launch.first]
+                    due[next_key] = earliest
+                    running.start(next_key, launch.threads, launch.work_s, earliest, time)
+                    next_key += 1
+                    if launch.batch > largest:
+                        largest = launch.batch
+                    if launch.work_s > longest_s:
+                        longest_s = launch.work_s
+                misses += _take(step, waiting)
                 if sacrifice:
-                    slos[arrival.model].insert(place, arrival.deadline - arrival.at)
-            position += 1
+                    _take(step, slos)
+            # On to the next event: the resize, an arrival, or the end of a batch.
+            finish = running.next_finish(time)
+            upcoming = finish[1] if finish is not None else math.inf
+            if position < count and arrivals[position].at < upcoming:
+                upcoming = arrivals[position].at
+            if time < switch_at < upcoming:
+                upcoming = switch_at
+            if upcoming == math.inf:
+                return Projection(misses + sum([len(line) for line in waiting]), largest, longest_s)
+            if upcoming > time:
+                time = upcoming
+            if finish is not None and finish[1] <= time:
+                running.finish(finish[0], time)
+                if time > due.pop(finish[0]) + 1e-9:
+                    misses += 1
+            if not resized and time >= switch_at and running.threads <= own_budget:
+                running.set_cores(cores, time)
+                usable, budget, resized = cores, own_budget, True
+            while position < count and arrivals[position].at <= time:
+                arrival = arrivals[position]
+                if arrival.deadline >= arrival.at + best_case[arrival.model]:
+                    place = bisect_right(waiting[arrival.model], arrival.deadline)
+                    waiting[arrival.model].insert(place, arrival.deadline)
+                    if sacrifice:
+                        slos[arrival.model].insert(place, arrival.deadline - arrival.at)
+                position += 1
+
+
+def _take(step: Step, lines: list[list[float]]) -> int:
+    """Takes what a step launches or gives up out of the lists, by model; returns how many it gives up."""
+    gone = [(launch.model, launch.first, launch.batch) for launch in step.launches]
+    if step.sacrificed:
+        gone = sorted(gone + [(model, index, 1) for model, index in step.sacrificed])
+    # From the back, so that the places before stay true.
+    for model, first, number in reversed(gone):
+        del lines[model][first : first + number]
+    given_up = len(step.sacrificed)
+    for model, lost in enumerate(step.lost):
+        if lost:
+            given_up += lost
+            del lines[model][:lost]
+    return given_up
 
 
 def _rates(now: float, arrivals: Sequence[Arrival], models: int) -> list[float]:
@@ -213,11 +247,12 @@ def project_frontier(
         not. Where even the largest misses, its batch cap is the one with the fewest misses.
     """
     tried: dict[int, FrontierPoint] = {}
+    replays = _Replays(situation, models, limits.max_cores)
 
     def misses(index: int) -> float:
         milli = candidates_milli[index]
         if milli not in tried:
-            lost = project(situation, milli / 1000, models, limits).misses
+            lost = replays.run(milli / 1000, limits, False).misses
             tried[milli] = FrontierPoint(cores_milli=milli, batch_cap=limits.batch_cap, misses=lost)
         return tried[milli].misses
 
@@ -253,30 +288,30 @@ def project_frontier(
     if good > last:
         # Overload: how much is missed matters now, and less is where the rule gives up what it would.
         for milli, point in tried.items():
-            fewest = _fewest(situation, milli, models, limits)
+            fewest = _fewest(replays, milli, limits)
             tried[milli] = FrontierPoint(cores_milli=milli, batch_cap=point.batch_cap, misses=fewest)
         largest = candidates_milli[last]
-        tried[largest] = _best_cap(situation, tried[largest], models, limits)
+        tried[largest] = _best_cap(replays, tried[largest], limits)
     points = tuple(tried[milli] for milli in sorted(tried))
     present = tried[candidates_milli[here]].misses
     urgent = any(point.cores_milli > in_force and point.misses < present for point in points)
     return Frontier(points, urgent)
 
 
-def _fewest(situation: Situation, milli: int, models: Sequence[LatencyModel], limits: Limits) -> int:
+def _fewest(replays: _Replays, milli: int, limits: Limits) -> int:
     """Misses of a size in overload: with what the rule gives up, or without where that saves more."""
-    ways = (False,) if situation.slos is None else (False, True)
-    return min(project(situation, milli / 1000, models, limits, sacrifice=way).misses for way in ways)
+    fewest = replays.run(milli / 1000, limits, False).misses
+    if replays.situation.slos is None:
+        return fewest
+    return min(fewest, replays.run(milli / 1000, limits, True).misses)
 
 
-def _best_cap(
-    situation: Situation, point: FrontierPoint, models: Sequence[LatencyModel], limits: Limits
-) -> FrontierPoint:
+def _best_cap(replays: _Replays, point: FrontierPoint, limits: Limits) -> FrontierPoint:
     """In overload, halving the batch cap may save requests: the cap with the fewest misses, the larger one on ties."""
     best, cap = point, limits.batch_cap // 2
     while cap >= 1:
         narrower = Limits(cap, limits.lanes, limits.max_cores)
-        lost = _fewest(situation, point.cores_milli, models, narrower)
+        lost = _fewest(replays, point.cores_milli, narrower)
         if lost < best.misses:
             best = FrontierPoint(cores_milli=point.cores_milli, batch_cap=cap, misses=lost)
         cap //= 2
