@@ -52,7 +52,7 @@ protos: setup ## Write the Python modules of the gRPC protocol anew.
 		sponge_server/protos/inference.proto
 	sed -i 's/_descriptor_pool\.Default()/_descriptor_pool.DescriptorPool()/' model_server/sponge_server/protos/inference_pb2.py
 
-setup: .venv/installed ## The virtual environment, with pinned versions.
+setup: .venv/installed .venv/compiled ## The virtual environment, with pinned versions; decisions compiled where it can.
 
 .venv/installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
@@ -60,6 +60,11 @@ setup: .venv/installed ## The virtual environment, with pinned versions.
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet uv==$(UV_VERSION)
 	$(BIN)/uv pip install --python $(BIN)/python --constraint constraints.txt --editable '.[server,tracing,operator,demo,dev]'
+	touch $@
+
+# Says why if it cannot; the core then runs interpreted and decides the same.
+.venv/compiled: .venv/installed $(wildcard core/sponge_core/*.py core/sponge_core/planning/*.py)
+	$(BIN)/python -m sponge_cli.compile_core || true
 	touch $@
 
 # The browser tests drive the demo's page in a real Chromium.

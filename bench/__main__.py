@@ -10,6 +10,7 @@ EXPERIMENTS: dict[str, tuple[str, ...]] = {
     "bench.paper_experiment": ("--seeds", "1"),
     "bench.dispatch_ablation": ("--short",),
     "bench.decision_time": ("--short",),
+    "bench.planner_speed": ("--short",),
     "bench.lane_speed": ("--rounds", "5"),
     "bench.resize_latency": ("--resizes", "12"),
     "bench.refusals": ("--short",),

@@ -12,6 +12,7 @@ from importlib.metadata import version
 
 import click
 
+from sponge_core import compiled
 from sponge_core.errors import SpongeError
 
 __all__ = ["main"]
@@ -52,7 +53,9 @@ class _LazyGroup(click.Group):
     context_settings={"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "SPONGE"},
     epilog="Every command has --help with an example. Errors that you can repair exit with 2 and say how.",
 )
-@click.version_option(version("sponge-serving"), prog_name="sponge")
+@click.version_option(
+    version("sponge-serving"), prog_name="sponge", message=f"%(prog)s, version %(version)s, core {compiled.kind()}"
+)
 def cli() -> None:
     """Sponge keeps every inference request inside its own deadline with the fewest CPU cores."""
 

@@ -3,3 +3,7 @@
 No I/O, no threads, no clock of its own: time comes in as an argument, so the server, the operator and a virtual-time
 experiment run the very same code.
 """
+
+from sponge_core.compiled import look_there_first
+
+look_there_first(__name__, __path__)

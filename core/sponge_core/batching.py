@@ -16,7 +16,7 @@ import math
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Final, Literal
 
 from sponge_core.choice import cheapest, tolerable
 from sponge_core.latency import LatencyModel
@@ -26,11 +26,10 @@ from sponge_core.running import Running, speed_of, stall_of, thread_budget
 
 __all__ = ["Decision", "Launch", "Limits", "Shed", "Step", "StepLaunch", "decide", "fastest_s", "plan_step"]
 
-MOST_AT_ONCE = 8
+MOST_AT_ONCE: Final = 8
 """Requests that one decision gives up at most, so that it stays short; the next one follows at once."""
 
-
-HOLDS_TRIED = 3
+HOLDS_TRIED: Final = 3
 """Requests that a decision looks at in order to hold threads; what waits behind them has more slack and less need."""
 
 
@@ -187,7 +186,10 @@ def plan_step(
     """
     launches: list[StepLaunch] = []
     sacrificed: list[tuple[int, int]] = []
-    lost = [bisect_left(line, now + fastest[model]) for model, line in enumerate(waiting)]
+    lost = [0] * len(waiting)
+    for each, line in enumerate(waiting):
+        if line and line[0] < now + fastest[each]:
+            lost[each] = bisect_left(line, now + fastest[each])
     active, used = list(running), 0
     for batch in active:
         used += batch.threads
@@ -201,7 +203,7 @@ def plan_step(
     while free > 0 and lanes > 0 and (model := _earliest(waiting, heads)) is not None:
         line, first, latency = waiting[model], heads[model], models[model]
         slack = line[first] - now
-        most = min(len(line) - first, limits.batch_cap, latency.max_batch)
+        most = min(len(line) - first, min(limits.batch_cap, latency.max_batch))
         choice = cheapest(slack, most, free if spare is None else min(free, spare), used, active, now, cores, latency)
         if overload and (choice is None or choice.threads > 1 or choice.batch < most):
             best = choice or cheapest(slack, most, budget, 0, (), now, cores, latency)

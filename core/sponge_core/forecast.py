@@ -8,12 +8,13 @@ from __future__ import annotations
 import math
 from collections import deque
 from dataclasses import dataclass
+from typing import Final
 
 __all__ = ["Arrival", "Forecaster"]
 
-BIN_S = 0.25
+BIN_S: Final = 0.25
 
-GOLDEN = (math.sqrt(5.0) - 1.0) / 2.0
+GOLDEN: Final = (math.sqrt(5.0) - 1.0) / 2.0
 
 
 @dataclass(frozen=True, slots=True, order=True)

@@ -9,10 +9,11 @@ from __future__ import annotations
 import sys
 from bisect import bisect_right
 from dataclasses import dataclass, replace
+from typing import Final
 
 __all__ = ["LatencyModel"]
 
-FLOOR_S = 1e-4
+FLOOR_S: Final = 1e-4
 """No batch is predicted faster than this: the published fits have a negative epsilon and cross zero outside their
 grid."""
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from sponge_core.choice import Choice, cheapest
 from sponge_core.latency import LatencyModel
@@ -18,14 +18,14 @@ from sponge_core.running import thread_budget
 
 __all__ = ["Demand", "Overload"]
 
-WASTE = 1.05
+WASTE: Final = 1.05
 """A request is given up when it costs this many times what it would have cost on arrival, each in a batch as full as
 its deadline allows. Measured by each request's own SLO, so that no class is starved because it is tight."""
 
-SATURATED = 0.95
+SATURATED: Final = 0.95
 """Share of the cores that recent arrivals need, at their cheapest, from which on a waste is taken from others."""
 
-SAMPLES = 5
+SAMPLES: Final = 5
 
 
 class Demand(NamedTuple):

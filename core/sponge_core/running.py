@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Final
 
 __all__ = ["CFS_PERIOD_S", "Running", "RunningSet", "speed_of", "stall_of", "thread_budget"]
 
-CFS_PERIOD_S = 0.1
+CFS_PERIOD_S: Final = 0.1
 """The kernel's default bandwidth period, which the kubelet uses: a throttled thread waits for the next one."""
 
 
@@ -76,10 +77,12 @@ class RunningSet:
         self._batches[key] = Running(threads, work_s, deadline)
         self._threads += threads
 
-    def finish(self, key: int, now: float) -> None:
-        """The batch is done, whatever was predicted. Raises KeyError when it is not running."""
+    def finish(self, key: int, now: float) -> Running:
+        """The batch is done, whatever was predicted; returns it. Raises KeyError when it is not running."""
         self._advance(now)
-        self._threads -= self._batches.pop(key).threads
+        batch = self._batches.pop(key)
+        self._threads -= batch.threads
+        return batch
 
     def set_cores(self, cores: float, now: float) -> None:
         """The quota changed."""

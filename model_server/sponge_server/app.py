@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, TypeVar
 
+from sponge_core import compiled
 from sponge_core.dispatch import POLICIES
 from sponge_server.api import data_app
 from sponge_server.applying import Applier
@@ -79,6 +80,7 @@ class Server:
         self._clock = clock
         self._status = Status()
         self._metrics = Metrics()
+        self._metrics.core_compiled.set(compiled.kind() == "compiled")
         self._uploads = Uploads()
         self._plane = DataPlane([model.name for model in settings.models], self._status)
         self._control = Control(self._status, self._metrics, control_token)
@@ -94,6 +96,7 @@ class Server:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_signal, number)
+        event(log, "core.loaded", kind=compiled.kind())
         intake = self._intake()
         data_socket = listen(settings.host, settings.http_port, "--http-port")
         control_socket = listen(settings.host, settings.control_port, "--control-port")

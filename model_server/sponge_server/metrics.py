@@ -100,6 +100,7 @@ class Metrics:
         self.threads_running = gauge("sponge_threads_running", "Threads of all running batches.")
         self.lanes_running = gauge("sponge_lanes_running", "Lanes that run a batch.")
         self.batch_cap = gauge("sponge_batch_cap", "Largest batch in force.")
+        self.core_compiled = gauge("sponge_core_compiled", "1 where decisions run compiled, 0 where interpreted.")
         self.throttled = counter("sponge_cpu_throttled_seconds_total", "Time that the kernel throttled the cgroup.")
         self.reconfigure = histogram(
             "sponge_reconfigure_seconds", "From an apply message to the threads in use fitting it.", SECONDS

@@ -136,6 +136,7 @@ class ServiceRun:
         self._replicas = [Replica(start.cores, 0.0) for _ in range(start.replicas)]
         self._size = start
         self._until_request = start.until_request
+        self._limits = self._limits_at(start)
         self._now = 0.0
         self._wakes: list[float] = []
         self._position = 0
@@ -157,7 +158,9 @@ class ServiceRun:
     def next_at(self) -> float:
         """When something happens next; infinity once all is over."""
         left = self._position < len(self._requests)
-        at = min((self._next_event(replica) for replica in self._replicas), default=math.inf)
+        at = math.inf
+        for replica in self._replicas:
+            at = min(at, self._next_event(replica))
         if left:
             at = min(at, self._requests[self._position].arrival)
         if self._wakes:
@@ -189,19 +192,25 @@ class ServiceRun:
     def _charge(self, at: float) -> None:
         elapsed = at - self._now
         if elapsed > 0:
-            used = sum(replica.busy_cores for replica in self._replicas)
+            cores = used = 0.0
+            in_flight = len(self._queue)
+            for replica in self._replicas:
+                cores += replica.cores
+                used += replica.busy_cores
+                in_flight += replica.requests
             charged = max(0.0, min(at, self._world.duration_s) - self._now)
-            self._core_s += charged * sum(replica.cores for replica in self._replicas)
+            self._core_s += charged * cores
             self._used_core_s += charged * used
             self._used_since += elapsed * used
-            self._in_flight_since += elapsed * (len(self._queue) + sum(replica.requests for replica in self._replicas))
+            self._in_flight_since += elapsed * in_flight
         self._now = at
         while self._wakes and self._wakes[0] <= at:
             heapq.heappop(self._wakes)
 
     def _finish_batches(self) -> None:
-        now = self._now
+        now, leaving = self._now, False
         for replica in self._replicas:
+            leaving = leaving or replica.retiring
             while replica.next_finish_at <= now:
                 batch = replica.finish(now)
                 in_time = now <= min(request.deadline for request in batch) + 1e-9
@@ -214,7 +223,7 @@ class ServiceRun:
                         self._in_time_by_class[name] = self._in_time_by_class.get(name, 0) + 1
                     else:
                         self._late += 1
-        if any(replica.retiring for replica in self._replicas):
+        if leaving:
             self._replicas = [replica for replica in self._replicas if not (replica.retiring and replica.idle)]
 
     def _arrive(self) -> bool:
@@ -249,6 +258,11 @@ class ServiceRun:
         # What is asked for counts as in force for the policy once it is.
         in_force = serving[0].cores if serving else wanted.cores
         self._size = Size(in_force, wanted.batch_cap, sum(not replica.retiring for replica in self._replicas))
+        self._limits = self._limits_at(self._size)
+
+    def _limits_at(self, size: Size) -> Limits:
+        most = self._service.max_cores
+        return Limits(size.batch_cap, thread_budget(most), most)
 
     def _granted(self, replica: Replica, wanted: float) -> float:
         """The size, or the largest one towards it for which the node has room, as whoever asks learns its ceiling."""
@@ -268,15 +282,14 @@ class ServiceRun:
         self._replicas = [replica for replica in self._replicas if not (replica.retiring and replica.idle)]
 
     def _launch(self) -> None:
-        now, service = self._now, self._service
+        now = self._now
         for replica in self._replicas:
             if not self._queue:
                 return
             if replica.retiring or replica.ready_at > now:
                 continue
             cores = replica.usable_cores
-            limits = Limits(self._size.batch_cap, thread_budget(service.max_cores), service.max_cores)
-            decision = self._dispatch.decide(now, self._queue, replica.running(now), cores, self._models, limits)
+            decision = self._dispatch.decide(now, self._queue, replica.running(now), cores, self._models, self._limits)
             for lost in decision.sheds:
                 self._queue.discard(lost.request.id)
                 self._shed += 1
@@ -290,10 +303,11 @@ class ServiceRun:
     def _account(self) -> None:
         if self._now > self._world.duration_s:
             return
-        cores, replicas = sum(replica.cores for replica in self._replicas), len(self._replicas)
-        last = self._timeline[-1]
-        if (cores, replicas) != (last.cores, last.replicas):
-            self._timeline.append(Moment(self._now, cores, replicas))
+        cores, last = 0.0, self._timeline[-1]
+        for replica in self._replicas:
+            cores += replica.cores
+        if cores != last.cores or len(self._replicas) != last.replicas:
+            self._timeline.append(Moment(self._now, cores, len(self._replicas)))
 
     def result(self) -> Result:
         """The account so far; whole once all is over."""

@@ -32,6 +32,7 @@ class Replica:
         self._truth = RunningSet(cores)
         self._batches: dict[int, Sequence[Request]] = {}
         self._next_key = 0
+        self.requests = 0  # how many are in its batches
 
     @property
     def usable_cores(self) -> float:
@@ -46,11 +47,6 @@ class Replica:
     @property
     def busy_cores(self) -> float:
         return min(self.cores, self._predicted.threads)
-
-    @property
-    def requests(self) -> int:
-        """How many are in its batches."""
-        return sum(len(batch) for batch in self._batches.values())
 
     @property
     def idle(self) -> bool:
@@ -92,6 +88,7 @@ class Replica:
         self._predicted.start(self._next_key, launch.threads, launch.work_s, earliest, now)
         self._truth.start(self._next_key, launch.threads, launch.work_s * service_ratio, earliest, now)
         self._batches[self._next_key] = launch.requests
+        self.requests += len(launch.requests)
         self._next_key += 1
         self._look_ahead(now)
 
@@ -103,7 +100,9 @@ class Replica:
         self._truth.finish(found[0], now)
         self._predicted.finish(found[0], now)
         self._look_ahead(now)
-        return self._batches.pop(found[0])
+        batch = self._batches.pop(found[0])
+        self.requests -= len(batch)
+        return batch
 
     def _look_ahead(self, now: float) -> None:
         found = self._truth.next_finish(now)

@@ -12,6 +12,7 @@ from bisect import bisect_left, bisect_right
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from sponge_core.batching import Limits, Step, fastest_s, plan_step
 from sponge_core.contract import FrontierPoint
@@ -33,10 +34,10 @@ __all__ = [
 ]
 
 
-SHORTEST_SPAN_S = 0.25
+SHORTEST_SPAN_S: Final = 0.25
 """Arrivals that all come sooner are a burst, not a rate."""
 
-LEAST_CORES = 0.01
+LEAST_CORES: Final = 0.01
 """The smallest quota that the kubelet sets is 1 ms in 100 ms."""
 
 
@@ -122,11 +123,8 @@ class _Replays:
             self._waiting[model] = list(line[alive:])
             if situation.slos is not None:
                 self._slos[model] = list(situation.slos[model][alive:])
-        # When each running batch is due; never, where it is late whatever is done.
-        speed = speed_of(self._in_force, sum(batch.threads for batch in situation.running))
-        self._due = [
-            math.inf if now + batch.left_s / speed > batch.deadline else batch.deadline for batch in situation.running
-        ]
+        speed = speed_of(self._in_force, sum([batch.threads for batch in situation.running]))
+        self._late_already = [now + batch.left_s / speed > batch.deadline for batch in situation.running]
 
     def run(self, cores: float, limits: Limits, sacrifice: bool) -> Projection:
         """The arguments and the answer of `project`."""
@@ -142,11 +140,11 @@ class _Replays:
         slos = [line.copy() for line in self._slos] if sacrifice else []
         demand = Demand(slos, _rates(now, arrivals, len(models))) if sacrifice else None
         running = RunningSet(in_force, now)
-        due: dict[int, float] = {}
-        for key, batch in enumerate(situation.running):
-            running.start(key, batch.threads, batch.left_s, batch.deadline, now)
-            due[key] = self._due[key]
-        next_key = len(due)
+        late_already = self._late_already
+        next_key = 0
+        for batch in situation.running:
+            running.start(next_key, batch.threads, batch.left_s, batch.deadline, now)
+            next_key += 1
         own_budget = thread_budget(cores)
         resized = cores == in_force
         if switch_at <= now and running.threads <= own_budget:
@@ -158,11 +156,12 @@ class _Replays:
 
         misses = largest = 0
         longest_s = 0.0
+        left = sum([len(line) for line in waiting])
         position, count = 0, len(arrivals)
         time = now
         while True:
             # While no thread is free nothing can start, and what is lost meanwhile is still found lost later.
-            if running.threads < budget and any(waiting):
+            if running.threads < budget and left:
                 # Before a larger quota is in force, the rule sees the present one; nothing is lost for that reason
                 # alone. After the last arrival nobody comes who could gain from what is given up.
                 if position == count:
@@ -170,14 +169,16 @@ class _Replays:
                 step = plan_step(time, waiting, running.live(time), usable, models, own_limits, fastest, demand)
                 for launch in step.launches:
                     earliest = waiting[launch.model][launch.first]
-                    due[next_key] = earliest
                     running.start(next_key, launch.threads, launch.work_s, earliest, time)
                     next_key += 1
+                    left -= launch.batch
                     if launch.batch > largest:
                         largest = launch.batch
                     if launch.work_s > longest_s:
                         longest_s = launch.work_s
-                misses += _take(step, waiting)
+                given_up = _take(step, waiting)
+                misses += given_up
+                left -= given_up
                 if sacrifice:
                     _take(step, slos)
             # On to the next event: the resize, an arrival, or the end of a batch.
@@ -188,12 +189,13 @@ class _Replays:
             if time < switch_at < upcoming:
                 upcoming = switch_at
             if upcoming == math.inf:
-                return Projection(misses + sum([len(line) for line in waiting]), largest, longest_s)
+                return Projection(misses + left, largest, longest_s)
             if upcoming > time:
                 time = upcoming
             if finish is not None and finish[1] <= time:
-                running.finish(finish[0], time)
-                if time > due.pop(finish[0]) + 1e-9:
+                key = finish[0]
+                batch = running.finish(key, time)
+                if time > batch.deadline + 1e-9 and not (key < len(late_already) and late_already[key]):
                     misses += 1
             if not resized and time >= switch_at and running.threads <= own_budget:
                 running.set_cores(cores, time)
@@ -205,18 +207,19 @@ class _Replays:
                     waiting[arrival.model].insert(place, arrival.deadline)
                     if sacrifice:
                         slos[arrival.model].insert(place, arrival.deadline - arrival.at)
+                    left += 1
                 position += 1
 
 
 def _take(step: Step, lines: list[list[float]]) -> int:
     """Takes what a step launches or gives up out of the lists, by model; returns how many it gives up."""
     gone = [(launch.model, launch.first, launch.batch) for launch in step.launches]
-    if step.sacrificed:
-        gone = sorted(gone + [(model, index, 1) for model, index in step.sacrificed])
-    # From the back, so that the places before stay true.
-    for model, first, number in reversed(gone):
-        del lines[model][first : first + number]
     given_up = len(step.sacrificed)
+    if given_up:
+        gone = sorted(gone + [(model, index, 1) for model, index in step.sacrificed])
+    gone.reverse()  # from the back, so that the places before stay true
+    for model, first, number in gone:
+        del lines[model][first : first + number]
     for model, lost in enumerate(step.lost):
         if lost:
             given_up += lost

@@ -1,0 +1,107 @@
+"""Compiles the core's hot modules with mypyc and installs them beside the packages of this Python environment.
+
+`python -m sponge_cli.compile_core`; `make setup` runs it. A build is kept in the cache, keyed by sources, interpreter
+and mypy, so a new environment or checkout copies it. Without a C compiler, Python's headers or mypyc it says what is
+missing, exits with 1, and the core stays interpreted. `sponge_core.compiled` says how the result is found.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from importlib.metadata import version
+from pathlib import Path
+
+import click
+
+from sponge_core.compiled import MODULES, SOURCES, folder
+from sponge_core.errors import SpongeError
+
+__all__ = ["main"]
+
+TIMEOUT_S = 600
+
+TOOLS = ("mypyc", "setuptools")
+
+
+class _CannotCompileError(SpongeError):
+    """Something is missing or failed; the core works without."""
+
+
+def main() -> int:
+    """Returns the exit code."""
+    try:
+        target, began = folder(), time.monotonic()
+        if target.exists():
+            click.echo(f"compiled core: up to date in {target}")
+            return 0
+        for tool in TOOLS:
+            if importlib.util.find_spec(tool) is None:
+                raise _CannotCompileError(f"{tool} is missing: pip install 'sponge-serving[dev]'")
+        cached = _cache() / f"core-{target.name}-mypy-{version('mypy')}"
+        if not cached.exists():
+            _build(cached)
+        _copy(cached, target)
+        click.echo(f"compiled core: in {target}, took {time.monotonic() - began:.0f} s")
+    except (_CannotCompileError, OSError) as error:
+        click.echo(f"compiled core: none, decisions run interpreted and take longer. {error}", err=True)
+        return 1
+    return 0
+
+
+def _cache() -> Path:
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sponge"
+
+
+def _build(target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="sponge-core-") as scratch:
+        work, package = Path(scratch), SOURCES.name
+        shutil.copytree(SOURCES, work / package, ignore=shutil.ignore_patterns("__pycache__"))
+        files = [f"{package}/{module}.py" for module in MODULES]
+        try:
+            done = subprocess.run(
+                [sys.executable, "-m", "mypyc", *files],
+                cwd=work,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.STDOUT,
+                text=True,
+                timeout=TIMEOUT_S,
+                check=False,
+            )
+        except subprocess.TimeoutExpired:
+            raise _CannotCompileError(f"mypyc took longer than {TIMEOUT_S} s") from None
+        if done.returncode != 0:
+            said = [line.strip() for line in done.stdout.splitlines() if "error" in line.lower()]
+            raise _CannotCompileError(
+                f"A C compiler and Python's headers are needed; mypyc says: {' | '.join(said[-2:])}"
+            )
+        built = work / "built"
+        for extension in [*work.glob("*.so"), *(work / package).rglob("*.so")]:
+            place = built / extension.relative_to(work)
+            place.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(extension, place)
+        _copy(built, target)
+
+
+def _copy(source: Path, target: Path) -> None:
+    """Whole or not at all, also when two do it at once."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    staging = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
+    try:
+        shutil.copytree(source, staging / "whole")
+        (staging / "whole").rename(target)
+    except OSError:
+        if not target.exists():
+            raise
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,78 @@
+"""Finds a compiled copy of the modules that decide, made of these very sources, for imports to use instead of them.
+
+`python -m sponge_cli.compile_core` compiles them with mypyc into the Python environment, in a folder named by a hash of
+the sources and the interpreter's binary interface. Where such a folder is, the packages look there first. Where none
+is, it cannot be loaded, or the sources have changed since, everything runs interpreted and decides the same. The only
+module of the core that reads files, and it does so once, when the core is imported.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib
+import os
+import sys
+from collections.abc import MutableSequence
+from importlib.machinery import EXTENSION_SUFFIXES
+from pathlib import Path
+
+__all__ = ["MODULES", "SOURCES", "SWITCH", "folder", "kind", "look_there_first"]
+
+SWITCH = "SPONGE_COMPILED_CORE"
+"""This environment variable set to 0 keeps the core interpreted, for a debugger or a comparison."""
+
+SOURCES = Path(__file__).parent
+
+MODULES = (
+    "batching",
+    "choice",
+    "forecast",
+    "latency",
+    "overload",
+    "planning/projected",
+    "queueing",
+    "running",
+)
+"""The modules worth it: those that a decision or a projection runs through."""
+
+
+def folder() -> Path:
+    """Where the compiled copy of the present sources is, or would be."""
+    digest = hashlib.sha256(EXTENSION_SUFFIXES[0].encode())
+    for module in MODULES:
+        digest.update((SOURCES / f"{module}.py").read_bytes())
+    return Path(sys.prefix) / "lib" / "sponge-core" / digest.hexdigest()[:16]
+
+
+def kind() -> str:
+    """How the core runs: `compiled` or `interpreted`."""
+    return "interpreted" if _COMPILED is None else "compiled"
+
+
+def look_there_first(package: str, path: MutableSequence[str]) -> None:
+    """Lets the package, whose search path this is, find compiled modules before its sources."""
+    if _COMPILED is not None:
+        path.insert(0, str(_COMPILED.joinpath(*package.split("."))))
+
+
+def _find() -> Path | None:
+    if os.environ.get(SWITCH) == "0":
+        return None
+    try:
+        found = folder()
+        shared = next(found.glob(f"*__mypyc{EXTENSION_SUFFIXES[0]}"), None)
+    except OSError:
+        return None
+    if shared is None:
+        return None
+    # What the extension modules have in common is a module of its own beside them; they import it by name.
+    sys.path.append(str(found))
+    try:
+        importlib.import_module(shared.name.removesuffix(EXTENSION_SUFFIXES[0]))
+    except ImportError:  # made for another C library
+        sys.path.remove(str(found))
+        return None
+    return found
+
+
+_COMPILED = _find()
