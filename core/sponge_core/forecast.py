@@ -17,13 +17,18 @@ BIN_S: Final = 0.25
 GOLDEN: Final = (math.sqrt(5.0) - 1.0) / 2.0
 
 
-@dataclass(frozen=True, slots=True, order=True)
+@dataclass(init=False, slots=True, order=True)
 class Arrival:
     """A request to come: when it can be queued, when its answer is due, and of which model it is."""
 
     at: float
     deadline: float
     model: int = 0
+
+    def __init__(self, at: float, deadline: float, model: int = 0) -> None:  # for the reason that `Running` gives
+        self.at = at
+        self.deadline = deadline
+        self.model = model
 
 
 class Forecaster:
@@ -55,7 +60,9 @@ class Forecaster:
         lived = max(now - self._started, 0.25)
         mean = len(self._seen) / min(self._window_s, lived)
         span = min(self._recent_s, lived)
-        recent = sum(1 for at, _, _ in self._seen if at > now - span) / span
+        recent = len([at for at, _, _ in self._seen if at > now - span]) / span
+        if recent <= mean:
+            return mean
         # A rise counts at once, but only by what exceeds its own standard error; arrivals in bursts make that larger.
         return max(mean, recent - math.sqrt(recent * self._dispersion(now) / span))
 
@@ -66,7 +73,7 @@ class Forecaster:
         for at, _, _ in self._seen:
             counts[min(bins - 1, int((now - at) / BIN_S))] += 1
         mean = len(self._seen) / bins
-        return max(1.0, sum((count - mean) ** 2 for count in counts) / bins / mean)
+        return max(1.0, sum([(count - mean) ** 2 for count in counts]) / bins / mean)
 
     def remaining_quantiles(self, now: float, at: tuple[float, ...]) -> list[float]:
         """Quantiles in 0..1 of the remaining SLO on arrival over the recent window; empty when nothing arrived."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Sequence
+from operator import attrgetter
 
 from sponge_core.contract import FrontierPoint
 from sponge_core.forecast import Arrival, Forecaster
@@ -93,7 +94,10 @@ class Planner:
         """Uploads in flight and forecast arrivals, ascending: the uploads are the first of the forecast and count
         once."""
         uploads = self._uploads.arrivals(now)
-        return sorted([*uploads, *self._forecaster.forecast(now, HORIZON_S)[len(uploads) :]])
+        forecast = self._forecaster.forecast(now, HORIZON_S)
+        if not uploads:
+            return forecast
+        return sorted([*uploads, *forecast[len(uploads) :]], key=attrgetter("at", "deadline", "model"))
 
     def due(self, now: float) -> bool:
         return now - self._last >= (LONGEST_GAP_S if self._idle else self._gap(INTERVAL_S)) - 1e-3
