@@ -183,19 +183,25 @@ def _of_sources(policy: tuple[str, ...]) -> str:
 
 
 def _reached(modules: Iterable[str]) -> set[Path]:
-    """The files of these modules and of all of the project's that they import."""
+    """The sources of these modules and of all of the project's that they import."""
     found: dict[str, Path] = {}
     left = list(modules)
     while left:
         module = left.pop()
-        if module in found:
-            continue
-        spec = importlib.util.find_spec(module)
-        if spec is None or spec.origin is None:
-            continue  # a name in a module, not a module
-        found[module] = Path(spec.origin)
-        left += [name for name in _imports(found[module]) if _followed(name)]
+        if module not in found:
+            found[module] = _source(module)
+            left += [name for name in _imports(found[module]) if _followed(name)]
     return set(found.values())
+
+
+def _source(module: str) -> Path:
+    """Beside its package, whatever of it is loaded: what runs may have been compiled."""
+    package, *inner = module.split(".")
+    spec = importlib.util.find_spec(package)
+    assert spec is not None
+    assert spec.origin is not None
+    path = Path(spec.origin).parent.joinpath(*inner)
+    return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
 
 
 def _followed(module: str) -> bool:

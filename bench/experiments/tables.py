@@ -53,7 +53,7 @@ def policy_table(found: Sequence[Row]) -> str:
     """All policies of one variant, fewest misses first."""
     ours = _ours(found)[0]
     classes = sorted(ours.by_class) if len(ours.by_class) > 1 else []
-    head = ["policy", "missed %", "seeds", *(f"{name} %" for name in classes), "mean cores", "seeds", "of the bound"]
+    head = ["policy", "missed %", *(f"{name} %" for name in classes), "mean cores", "of the bound"]
     body = []
     for row in sorted(found, key=lambda row: (row.policy == CLAIRVOYANT, row.missed_percent.mean, row.cores.mean)):
         is_ours = row.policy in OURS
@@ -63,11 +63,9 @@ def policy_table(found: Sequence[Row]) -> str:
         body.append(
             [
                 f"**{row.policy}**" if is_ours else row.policy,
-                _percent(row.missed_percent.mean),
-                _span(row.missed_percent, 3),
+                f"{_percent(row.missed_percent.mean)}{_span(row.missed_percent)}",
                 *(_percent(row.by_class[name]) for name in classes),
-                f"{row.cores.mean:.2f}",
-                _span(row.cores, 2),
+                f"{row.cores.mean:.2f}{_span(row.cores)}",
                 _of_bound(row, found),
                 "-" if row.p99_ms is None else f"{row.p99_ms:.0f}",
                 f"{row.resizes_per_min:.1f}",
@@ -191,5 +189,6 @@ def _percent(value: float) -> str:
     return f"{value:.3f}" if value < 10 else f"{value:.1f}"
 
 
-def _span(spread: Spread, digits: int) -> str:
-    return f"{spread.least:.{digits}f}-{spread.most:.{digits}f}"
+def _span(spread: Spread) -> str:
+    """The range over the seeds where there is one."""
+    return f" ({spread.least:.2f}-{spread.most:.2f})" if spread.most - spread.least >= 0.005 else ""
