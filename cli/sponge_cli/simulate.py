@@ -105,7 +105,7 @@ def command(
     every_seed = range(seed, seed + seeds)
     schedules = {
         each: scenario.requests(
-            load_arrivals(scenario.arrivals, scenario.rate_rps, scenario.duration_s, each, os.environ),
+            load_arrivals(scenario.arrivals, scenario.peak_rps, scenario.duration_s, each, os.environ),
             uplink,
             each,
         )

@@ -6,6 +6,7 @@ The shipped ones lie in `scenarios/`. Knows nothing of policies; opens no trace 
 from __future__ import annotations
 
 import random
+from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from importlib import resources
 from importlib.resources.abc import Traversable
@@ -62,11 +63,20 @@ class Cores(_Part):
         return self
 
 
+class Step(_Part):
+    """From `from_s` on the rate is `times` the scenario's."""
+
+    from_s: float = Field(ge=0)
+    times: float = Field(gt=0, le=1000)
+
+
 class Scenario(_Part):
     """An experiment without its policies and its seed.
 
     Attributes:
         profile: a shipped profile or a file.
+        rate_rps: requests per second, and what policies that measure no rate are told.
+        steps: how the rate changes, ascending; before the first step it is `rate_rps`.
         arrivals: `poisson`, `burst` (all of a second at once), `visits` (of ten seconds after minutes of silence),
             `twitter`, `azure-code`, `azure-conv` or a file.
         bandwidth: `none`, `synthetic`, `4g` (the recorded trace if it is there, else synthetic) or a file.
@@ -79,6 +89,7 @@ class Scenario(_Part):
     about: str = ""
     profile: str
     rate_rps: float = Field(gt=0)
+    steps: tuple[Step, ...] = ()
     duration_s: float = Field(default=600.0, gt=0)
     arrivals: str = "poisson"
     bandwidth: str = "4g"
@@ -98,9 +109,16 @@ class Scenario(_Part):
         names = [each.name for each in self.classes]
         if len(set(names)) != len(names):
             raise ValueError(f"two classes have one name ({', '.join(names)}): rename one")
+        if [step.from_s for step in self.steps] != sorted({step.from_s for step in self.steps}):
+            raise ValueError("steps must be ascending in from_s: sort them, one for each time")
         if list(self.resize_ms) != sorted(self.resize_ms) or self.resize_ms[0] < 0:
             raise ValueError("resize_ms must be five ascending quantiles, 0 or more")
         return self
+
+    @property
+    def peak_rps(self) -> float:
+        """The highest rate at any time: what arrivals are to be drawn at, for `requests` to thin out."""
+        return self.rate_rps * max(1.0, *(step.times for step in self.steps)) if self.steps else self.rate_rps
 
     def service(self, model: LatencyModel) -> Service:
         """What the policies are told."""
@@ -123,8 +141,12 @@ class Scenario(_Part):
         """What reaches the service, in order of arrival: each payload/bandwidth after it was sent, as the paper does.
 
         A deadline counts from the sending: what the network took is gone.
+
+        Args:
+            sent_at: at `peak_rps`; where the rate is lower, only a share of them is sent.
         """
         draw = random.Random(seed)
+        sent_at = self._thinned(sent_at, seed)
         shares = [each.share for each in self.classes]
         rows = []
         for at in sent_at:
@@ -133,6 +155,13 @@ class Scenario(_Part):
             rows.append((at + network_s, at, at + kind.slo_ms / 1000, kind.name))
         rows.sort()
         return [Request(i, arrival, deadline, at, name) for i, (arrival, at, deadline, name) in enumerate(rows)]
+
+    def _thinned(self, sent_at: Sequence[float], seed: int) -> Sequence[float]:
+        if not self.steps:
+            return sent_at
+        draw, since = random.Random(seed), [step.from_s for step in self.steps]
+        share = [times * self.rate_rps / self.peak_rps for times in (1.0, *(step.times for step in self.steps))]
+        return [at for at in sent_at if draw.random() < share[bisect_right(since, at)]]
 
     def resizes(self, seed: int) -> Callable[[], float]:
         """Draws how long resizes take, in seconds."""

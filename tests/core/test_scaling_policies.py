@@ -6,11 +6,14 @@ import math
 from collections.abc import Sequence
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from sponge_core.latency import LatencyModel
 from sponge_core.queueing import EdfQueue, Request
 from sponge_core.running import Running
 from sponge_core.scaling.fa2 import Fa2, fa2_plan
+from sponge_core.scaling.harmonybatch import Application, grouped
 from sponge_core.scaling.has import KalmanRate
 from sponge_core.scaling.interface import Observation, ScalingPolicy, Service, Size
 from sponge_core.scaling.registry import POLICIES, UnknownPolicyError, make_policy
@@ -239,6 +242,75 @@ def test_asyfunc_keeps_its_base_when_the_burst_has_passed() -> None:
     arrive(asyfunc, 1.0, 4.0, 12.0)
     after = asyfunc.plan(seen(16.0, Size(1.0, 1))).cores
     assert 1.0 < after < burst
+
+
+def drive(target: ScalingPolicy, rate: float, seconds: float, size: Size, start: float) -> Size:
+    """Evenly spaced requests, a plan every 100 ms, sizes in force and replicas ready at once."""
+    for tick in range(round(seconds * 10)):
+        at = start + tick * 0.1
+        arrive(target, rate, 0.1, at)
+        size = target.plan(seen(at + 0.1, size))
+    return size
+
+
+def test_hybrid_adds_a_replica_only_when_the_excess_lasts_and_takes_it_back() -> None:
+    hybrid = policy("hybrid", Service(MODEL, slo_s=1.0, rate=10.0, max_cores=4.0, cold_start_s=6.0))
+    size = drive(hybrid, 10.0, 10.0, Size(4.0, 8), 0.0)
+    assert (size.replicas, size.cores < 4.0) == (1, True)
+    size = drive(hybrid, 40.0, 1.0, size, 10.0)  # four times as much, but over before a start pays
+    size = drive(hybrid, 10.0, 11.0, size, 11.0)
+    assert size.replicas == 1
+    size = drive(hybrid, 40.0, 5.0, size, 22.0)
+    assert size.replicas == 2
+    size = drive(hybrid, 10.0, 12.0, size, 27.0)
+    assert size.replicas == 2  # not before twice a cold start has passed
+    size = drive(hybrid, 10.0, 8.0, size, 39.0)
+    assert size.replicas == 1
+
+
+def test_hybrid_asks_for_as_many_replicas_as_the_rate_takes() -> None:
+    hybrid = policy("hybrid", Service(MODEL, slo_s=1.0, rate=10.0, max_cores=2.0))
+    assert drive(hybrid, 60.0, 8.0, Size(2.0, 8), 0.0).replicas >= 5  # some 6 requests/s and core
+
+
+def test_hybrid_asks_for_nothing_where_no_size_answers_in_time() -> None:
+    hybrid = policy("hybrid", Service(MODEL, slo_s=0.03, rate=10.0, max_cores=4.0))
+    for tick in range(100):
+        at = tick * 0.1
+        hybrid.arrived(at, Request(tick, at, at + 0.03, at))
+        assert hybrid.plan(seen(at + 0.1, Size(4.0, 8))).replicas == 1
+
+
+def test_harmonybatch_groups_what_is_alike_and_keeps_a_tight_slo_apart() -> None:
+    flat = LatencyModel(gamma=0.001, delta=0.001, epsilon=0.0, eta=0.1)  # batches are nearly free
+    alike = [Application(0.9, 5.0), Application(1.0, 5.0)]
+    assert [len(group.applications) for group in grouped(alike, flat, 16)] == [2]
+    apart = [Application(0.11, 1.0), Application(1.0, 50.0)]
+    assert [len(group.applications) for group in grouped(apart, flat, 16)] == [1, 1]
+
+
+@given(
+    st.lists(st.builds(Application, st.floats(0.05, 2.0), st.floats(0.1, 50.0)), min_size=1, max_size=6),
+    st.integers(1, 16),
+)
+def test_harmonybatch_never_pays_more_than_without_groups(applications: list[Application], max_batch: int) -> None:
+    together = grouped(applications, MODEL, max_batch)
+    alone = [group for one in applications for group in grouped([one], MODEL, max_batch)]
+    assert sum(group.busy_cores for group in together) <= sum(group.busy_cores for group in alone) + 1e-6
+    assert sorted(a.left_s for group in together for a in group.applications) == sorted(a.left_s for a in applications)
+    for group in together:
+        assert group.batch == 1 or group.latency_s < group.applications[0].left_s
+
+
+def test_harmonybatch_plans_a_replica_more_for_each_group() -> None:
+    harmony = policy("harmonybatch")
+    for i in range(200):
+        at = i / 20
+        kind, slo_s = ("tight", 0.3) if i % 4 == 0 else ("loose", 1.0)
+        harmony.arrived(at, Request(i, at, at + slo_s, at, kind))
+    chosen = harmony.plan(seen(10.0, Size(1.0, 1)))
+    assert chosen.cores == 1.0
+    assert chosen.replicas > 20 * min(MODEL.latency(b, 1) / b for b in range(1, 9))
 
 
 @pytest.mark.parametrize("name", POLICIES)

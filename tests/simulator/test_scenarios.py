@@ -40,6 +40,8 @@ def test_every_shipped_scenario_loads_and_names_a_shipped_profile(name: str) -> 
         ({"cores": {"min": 4, "max": 2}}, "min 4 is above max 2: swap them"),
         ({"cores": {"min": 1, "max": 2, "step": 0.3}}, "step 0.3 does not divide"),
         ({"cores": {"idle": 2}}, "idle 2 is above min 1: lower it"),
+        ({"steps": [{"from_s": 9, "times": 2}, {"from_s": 3, "times": 1}]}, "ascending in from_s: sort them"),
+        ({"steps": [{"from_s": 9, "times": 0}]}, r"steps.0.times: .*greater than 0"),
         ({"resize_ms": [5, 4, 3, 2, 1]}, "five ascending quantiles"),
         ({"speed": 3}, "speed: Extra inputs are not permitted"),
     ],
@@ -73,6 +75,16 @@ def test_the_network_is_charged_and_classes_have_their_shares(tmp_path: Path) ->
         ("loose", 0.5, 0.9),
     }
     assert sum(r.slo_class == "tight" for r in requests) / len(requests) == pytest.approx(0.25, abs=0.03)
+
+
+def test_the_rate_changes_by_steps(tmp_path: Path) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(yaml.safe_dump(GOOD | {"steps": [{"from_s": 20, "times": 4}, {"from_s": 40, "times": 0.5}]}))
+    scenario = load_scenario(str(path))
+    assert scenario.peak_rps == 40
+    sent = [r.sent for r in scenario.requests(poisson_arrivals(scenario.peak_rps, 100, 1), None, 1)]
+    rates = [sum(start <= at < end for at in sent) / (end - start) for start, end in ((0, 20), (20, 40), (40, 100))]
+    assert rates == pytest.approx([10, 40, 5], rel=0.15)
 
 
 def test_service_times_err_as_the_profile_did() -> None:

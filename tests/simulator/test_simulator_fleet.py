@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -150,3 +151,19 @@ def test_with_exact_service_times_ours_meets_a_steady_load_at_few_cores() -> Non
     result = simulate(sent, SERVICE, chosen.scaling, chosen.dispatch, World(30.0))
     assert result.violations == 0
     assert result.mean_cores < 1.5  # 20/s at 55 ms are 1.1 cores of work
+
+
+def test_hybrid_beats_vertical_alone_in_misses_and_horizontal_alone_in_both() -> None:
+    # 10 requests/s, from second 10 on 60: more than the 36/s or so of a pod of two cores.
+    sent = requests(*(0.1 * i for i in range(100)), *(10 + i / 60 for i in range(1800)), slo_s=0.8)
+
+    def once(name: str, max_cores: float) -> Result:
+        service = replace(SERVICE, slo_s=0.8, max_cores=max_cores, max_replicas=8, cold_start_s=4.0)
+        chosen = make_policy(name, service)
+        return simulate(sent, service, chosen.scaling, chosen.dispatch, World(40.0))
+
+    hybrid, vertical, horizontal = once("hybrid", 2.0), once("sponge", 2.0), once("hybrid", 1.0)
+    assert hybrid.started == 1
+    assert hybrid.violations < 0.5 * vertical.violations
+    assert hybrid.violations < horizontal.violations
+    assert hybrid.core_seconds < horizontal.core_seconds

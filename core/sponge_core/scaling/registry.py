@@ -18,8 +18,10 @@ from sponge_core.scaling.asyfunc import AsyFunc
 from sponge_core.scaling.autopilot import Autopilot
 from sponge_core.scaling.barista import Barista
 from sponge_core.scaling.fa2 import Fa2
+from sponge_core.scaling.harmonybatch import HarmonyBatch
 from sponge_core.scaling.has import Has
 from sponge_core.scaling.hpa import Hpa
+from sponge_core.scaling.hybrid import Hybrid
 from sponge_core.scaling.inferline import InferLine
 from sponge_core.scaling.infless import InfLess
 from sponge_core.scaling.interface import ScalingPolicy, Service
@@ -35,6 +37,7 @@ __all__ = ["POLICIES", "UnknownPolicyError", "make_policy"]
 
 POLICIES: dict[str, Callable[[Service], ScalingPolicy]] = {
     "sponge": Sponge,
+    "hybrid": Hybrid,
     "sponge-paper": SpongePaper,
     "fa2": Fa2,
     "vpa": Vpa,
@@ -47,6 +50,7 @@ POLICIES: dict[str, Callable[[Service], ScalingPolicy]] = {
     "autopilot": Autopilot,
     "aladdin": Aladdin,
     "infless": InfLess,
+    "harmonybatch": HarmonyBatch,
     "barista": Barista,
     "throttllem": ThrottLLeM,
     "asyfunc": AsyFunc,
