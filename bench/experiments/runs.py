@@ -70,7 +70,7 @@ def _schedule(variant: Variant, scenario: Scenario, seed: int) -> list[Request]:
     if uplink is not None:
         uplink = uplink.starting_at((seed - 1) * variant.uplink_step_s)
     # The whole schedule, also where only its beginning is run: a recording is thinned to its mean rate.
-    sent_at = load_arrivals(scenario.arrivals, scenario.rate_rps, scenario.duration_s, seed, os.environ)
+    sent_at = load_arrivals(scenario.arrivals, scenario.peak_rps, scenario.duration_s, seed, os.environ)
     until_s = variant.duration_s
     return scenario.requests([at for at in sent_at if at < until_s], uplink, seed)
 

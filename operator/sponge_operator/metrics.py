@@ -43,6 +43,15 @@ class Metrics:
             self.resizes.labels(outcome)
         self.desired = Gauge("sponge_operator_desired_cores", "Cores that the plan wants.", _POD, registry=registry)
         self.actuated = Gauge("sponge_operator_actuated_cores", "Cores in force.", _POD, registry=registry)
+        self.refused = Gauge(
+            "sponge_operator_refused_cores",
+            "Cores that a pod's load wants and its shared node lacks.",
+            _POD,
+            registry=registry,
+        )
+        self.joint = Counter(
+            "sponge_operator_joint_plans", "Joint plans of a node, by how they came about.", ("how",), registry=registry
+        )
         self.state_age = Gauge(
             "sponge_operator_state_age_seconds", "Age of the newest state of a server.", _POD, registry=registry
         )
@@ -55,7 +64,7 @@ class Metrics:
 
     def forget_pod(self, namespace: str, service: str, pod: str) -> None:
         """The pod is gone."""
-        for gauge in (self.desired, self.actuated, self.state_age):
+        for gauge in (self.desired, self.actuated, self.refused, self.state_age):
             try:
                 gauge.remove(namespace, service, pod)
             except KeyError:

@@ -72,6 +72,7 @@ class Slo(_Part):
     latency: Seconds
     classes: tuple[SloClass, ...] = ()
     target: float = Field(default=99.0, description="percent")
+    weight: int = Field(default=1, description="of a missed request against those of other services")
 
 
 class CpuRange(_Part):

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import time
-from itertools import product
+from itertools import pairwise, product
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sponge_core.contract import FrontierPoint
-from sponge_core.planning.joint import Claim, JointPlan, plan_jointly
+from sponge_core.planning.joint import Claim, JointPlan, every_size, plan_jointly
 
 PATIENT_S = 60.0
 
@@ -61,6 +61,28 @@ def test_too_small_a_node_is_said_not_hidden() -> None:
 def test_without_time_the_greedy_rule_still_fits_the_node() -> None:
     made = plan([claim(10, 2, 0), claim(10, 8, 7), claim(6, 5, 0)], 6, limit_s=0.0)
     assert (sizes(made), made.how) == ([2, 1, 3], "greedy")
+
+
+@given(
+    st.dictionaries(st.integers(1, 16), st.integers(0, 30), min_size=1, max_size=6),
+    st.integers(1, 4),
+    st.integers(0, 60),
+)
+def test_sizes_that_nobody_projected_lie_between_those_that_were(
+    tried: dict[int, int], step: int, requests: int
+) -> None:
+    falling = sorted(tried.values(), reverse=True)
+    points = [
+        FrontierPoint(cores_milli=1000 * cores, batch_cap=4, misses=misses)
+        for cores, misses in zip(sorted(tried), falling, strict=True)
+    ]
+    filled = every_size(points, range(1000, 17_000, 1000 * step), requests)
+    assert set(points) <= set(filled)
+    assert [p.cores_milli for p in filled] == sorted({p.cores_milli for p in filled})
+    misses = [p.misses for p in filled]
+    assert all(more >= less - 1e-9 for more, less in pairwise(misses))
+    assert misses[0] <= max(requests, falling[0])
+    assert filled[-1] == points[-1]
 
 
 claims_drawn = st.lists(

@@ -6,6 +6,7 @@ import asyncio
 import io
 import json
 import time
+import urllib.request
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,9 +19,10 @@ from conftest import Kubectl
 from PIL import Image
 
 from sponge_cli.operator_install import install_operator
-from sponge_cluster import Cluster
+from sponge_cluster import BUSYBOX_IMAGE, Cluster
+from sponge_operator.capacity import view_of
 
-__all__ = ["Service", "eventually", "operator_running", "send"]
+__all__ = ["Service", "block_node", "eventually", "operator_address", "operator_running", "scraped", "send"]
 
 CGROUPS = Path("/sys/fs/cgroup")
 
@@ -143,6 +145,51 @@ def send(pod: dict[str, Any], model: str, rate: float, seconds: float, slo_ms: i
         return counts
 
     return asyncio.run(run())
+
+
+def operator_address(kubectl: Kubectl) -> str:
+    """Where the operator's pod serves its metrics and its health."""
+    pods = json.loads(
+        kubectl("get", "pods", "-n", "sponge-system", "-l", "app.kubernetes.io/name=sponge-operator", "-o", "json")
+    )["items"]
+    return next(str(pod["status"]["podIP"]) for pod in pods if "deletionTimestamp" not in pod["metadata"])
+
+
+def scraped(kubectl: Kubectl) -> str:
+    """The operator's metrics, as Prometheus would read them."""
+    with urllib.request.urlopen(f"http://{operator_address(kubectl)}:9091/metrics", timeout=5) as answer:
+        return str(answer.read().decode())
+
+
+def block_node(kubectl: Kubectl, node_name: str, namespace: str, leave_milli: int) -> None:
+    """A pod "blocker" that leaves the node so much CPU; none where there is not more."""
+    node = json.loads(kubectl("get", "node", node_name, "-o", "json"))
+    pods = json.loads(kubectl("get", "pods", "-A", "--field-selector", f"spec.nodeName={node_name}", "-o", "json"))
+    view = view_of(node, pods["items"], 0.0)
+    milli = view.allocatable_milli - sum(view.held_milli.values()) - leave_milli
+    if milli <= 0:
+        return
+    size = {"cpu": f"{milli}m", "memory": "16Mi"}
+    blocker = {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": "blocker", "namespace": namespace},
+        "spec": {
+            "nodeName": node_name,
+            "terminationGracePeriodSeconds": 0,
+            "containers": [
+                {
+                    "name": "main",
+                    "image": BUSYBOX_IMAGE,
+                    "imagePullPolicy": "Never",
+                    "command": ["/bin/sleep", "600"],
+                    "resources": {"requests": size, "limits": size},
+                }
+            ],
+        },
+    }
+    kubectl("apply", "-f", "-", document=blocker)
+    kubectl("wait", "--for=condition=Ready", "pod/blocker", "-n", namespace, "--timeout=30s")
 
 
 @pytest.fixture(scope="module")

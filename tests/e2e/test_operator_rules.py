@@ -10,16 +10,18 @@ import pytest
 from conftest import Kubectl
 from operator_kit import (
     Service,
+    block_node,
     eventually,
     identity,
     millicores,
     module_namespace,
+    operator_address,
     operator_running,
     quota_file,
+    scraped,
     send,
 )
 
-from sponge_cluster import BUSYBOX_IMAGE
 from sponge_operator.metrics import OUTCOMES
 
 pytestmark = [pytest.mark.e2e, pytest.mark.torch]
@@ -120,35 +122,7 @@ def test_an_idle_pod_is_parked_and_woken(digits: Service) -> None:
 
 
 def test_a_full_node_blocks_a_resize_and_says_so(kubectl: Kubectl, digits: Service) -> None:
-    node = json.loads(kubectl("get", "node", digits.pod()["spec"]["nodeName"], "-o", "json"))
-    pods = json.loads(kubectl("get", "pods", "-A", "-o", "json"))["items"]
-    requests = [
-        millis(container["resources"].get("requests", {}).get("cpu", "0"))
-        for pod in pods
-        if pod["status"]["phase"] in ("Running", "Pending")
-        for container in pod["spec"]["containers"]
-    ]
-    free = millis(node["status"]["allocatable"]["cpu"]) - sum(requests)
-    size = {"cpu": f"{free - 400}m", "memory": "16Mi"}
-    blocker = {
-        "apiVersion": "v1",
-        "kind": "Pod",
-        "metadata": {"name": "blocker", "namespace": digits.namespace},
-        "spec": {
-            "terminationGracePeriodSeconds": 0,
-            "containers": [
-                {
-                    "name": "main",
-                    "image": BUSYBOX_IMAGE,
-                    "imagePullPolicy": "Never",
-                    "command": ["/bin/sleep", "600"],
-                    "resources": {"requests": size, "limits": size},
-                }
-            ],
-        },
-    }
-    kubectl("apply", "-f", "-", document=blocker)
-    kubectl("wait", "--for=condition=Ready", "pod/blocker", "-n", digits.namespace, "--timeout=30s")
+    block_node(kubectl, digits.pod()["spec"]["nodeName"], digits.namespace, leave_milli=400)
     pod, quota = digits.pod(), quota_file(digits.pod())
     digits.patch(cpu={"min": "1125m"})
     eventually(lambda: digits.is_("ResizeBlocked", "True", "Deferred"), 10, "the block is a condition")
@@ -166,10 +140,6 @@ def test_a_full_node_blocks_a_resize_and_says_so(kubectl: Kubectl, digits: Servi
     assert identity(digits.pod()) == identity(pod)
     digits.patch(cpu={"min": "250m"})
     kubectl("delete", "pod", "blocker", "-n", digits.namespace, "--timeout=30s")
-
-
-def millis(quantity: str) -> int:
-    return int(quantity[:-1]) if quantity.endswith("m") else round(float(quantity) * 1000)
 
 
 def test_another_autoscaler_is_reported(kubectl: Kubectl, digits: Service) -> None:
@@ -217,16 +187,7 @@ def test_a_restarted_operator_takes_over(kubectl: Kubectl, digits: Service) -> N
 
 
 def test_metrics(kubectl: Kubectl, digits: Service) -> None:
-    pods = json.loads(
-        kubectl("get", "pods", "-n", "sponge-system", "-l", "app.kubernetes.io/name=sponge-operator", "-o", "json")
-    )["items"]
-    address = next(pod["status"]["podIP"] for pod in pods if "deletionTimestamp" not in pod["metadata"])
-
-    def scraped() -> str:
-        with urllib.request.urlopen(f"http://{address}:9091/metrics", timeout=5) as answer:
-            return str(answer.read().decode())
-
-    text = scraped()
+    text = scraped(kubectl)
     labels = f'namespace="{digits.namespace}",pod="{digits.pod()["metadata"]["name"]}",service="digits"'
     assert f"sponge_operator_desired_cores{{{labels}}} 0.25" in text
     assert f"sponge_operator_actuated_cores{{{labels}}} 0.25" in text
@@ -234,7 +195,7 @@ def test_metrics(kubectl: Kubectl, digits: Service) -> None:
         assert f'sponge_operator_resize_total{{outcome="{outcome}"}}' in text
     for name in ("tick_seconds", "plan_seconds", "resize_seconds", "state_age_seconds", "saved_core_seconds_total"):
         assert f"sponge_operator_{name}" in text
-    with urllib.request.urlopen(f"http://{address}:9092/healthz", timeout=5) as answer:
+    with urllib.request.urlopen(f"http://{operator_address(kubectl)}:9092/healthz", timeout=5) as answer:
         assert answer.status == 200
 
 
@@ -250,6 +211,7 @@ def test_metrics(kubectl: Kubectl, digits: Service) -> None:
         ("delete", "deployments.apps", False),
         ("delete", "secrets", False),
         ("list", "secrets", False),
+        ("get", "nodes", True),
         ("list", "nodes", False),
         ("delete", "spongeservices.serving.sponge.dev", False),
         ("create", "clusterroles.rbac.authorization.k8s.io", False),

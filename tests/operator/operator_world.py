@@ -21,6 +21,7 @@ from sponge_operator.models import SpongeService, parse_service
 from sponge_operator.quantities import cpu_quantity, parse_cpu_milli
 from sponge_operator.services.context import Context, Events
 from sponge_operator.services.driver import PodDriver
+from sponge_operator.services.nodes import Nodes
 from sponge_operator.settings import OperatorSettings
 from sponge_operator.storage.kube import ApiError, Kube
 from sponge_operator.storage.pods import PodCache
@@ -41,6 +42,60 @@ class Diary(Journal):
         self.entries.append(entry)
 
 
+class NodeWorld:
+    """A node with `allocatable` millicores, on which other pods hold `others`; services are added as `World`s.
+
+    Attributes:
+        forbidden: the operator may not read it.
+    """
+
+    def __init__(self, allocatable: int, others: int = 0) -> None:
+        self.allocatable = allocatable
+        self.others = {"metadata": {"uid": "o1"}, "spec": {"containers": [_container(others)]}}
+        self.forbidden = False
+        self.worlds: list[World] = []
+        self._drivers: set[asyncio.Task[None]] = set()
+        self.metrics = Metrics(CollectorRegistry())
+        self.pods = PodCache(on_change=self._pod_changed)
+        self.nodes = Nodes(cast(Kube, self), self.pods, self.metrics, asyncio.get_running_loop().time)
+
+    async def get(self, kind: str, namespace: str, name: str) -> dict[str, Any]:
+        assert (kind, namespace, name) == ("Node", "", "n1")
+        if self.forbidden:
+            raise ApiError(403, {"message": "nodes is forbidden"})
+        return {"status": {"allocatable": {"cpu": cpu_quantity(self.allocatable)}}}
+
+    async def pods_on(self, name: str) -> list[dict[str, Any]]:
+        return copy.deepcopy([self.others, *(world.pod for world in self.worlds)])
+
+    def hold(self, milli: int) -> None:
+        """Other pods come or go."""
+        self.others["spec"] = {"containers": [_container(milli)]}
+
+    def room_for(self, world: World) -> int:
+        others = parse_cpu_milli(self.others["spec"]["containers"][0]["resources"]["requests"]["cpu"])
+        return self.allocatable - others - sum(other.quota for other in self.worlds if other is not world)
+
+    async def run(self, seconds: float) -> None:
+        """Drives all pods for so long, from one call to the next, and looks that the node never holds too much."""
+        if not self._drivers:
+            self._drivers = {asyncio.create_task(w.driver.run()) for w in self.worlds if w.driver is not None}
+        until = asyncio.get_running_loop().time() + seconds
+        while asyncio.get_running_loop().time() < until:
+            assert self.room_for(self.worlds[0]) >= self.worlds[0].quota
+            done, _ = await asyncio.wait(self._drivers, timeout=0.01)
+            for ended in done:
+                ended.result()
+
+    def joint_plans(self) -> float:
+        return sum(s.value for s in next(iter(self.metrics.joint.collect())).samples if s.name.endswith("_total"))
+
+    def _pod_changed(self, key: str) -> None:
+        for world in self.worlds:
+            if world.service().key == key:
+                world.pod_changed()
+
+
 class World:
     """A pod of `start` millicores on a node with `room` for it, whose server needs `need` millicores.
 
@@ -54,7 +109,9 @@ class World:
         idle_since: when the last request ended; None while there are some.
     """
 
-    def __init__(self, start: int = 500, room: int = 16_000, **spec: Any) -> None:
+    def __init__(
+        self, start: int = 500, room: int = 16_000, name: str = "digits", node: NodeWorld | None = None, **spec: Any
+    ) -> None:
         self.loop = asyncio.get_running_loop()
         self.calls: list[tuple[Any, ...]] = []
         self.times: list[float] = []
@@ -73,7 +130,7 @@ class World:
         self.events: list[tuple[str, str, str]] = []
         self.news = asyncio.Event()
         self.body: dict[str, Any] = {
-            "metadata": {"name": "digits", "namespace": "team-a", "uid": "s1", "generation": 1},
+            "metadata": {"name": name, "namespace": "team-a", "uid": "s1", "generation": 1},
             "spec": {
                 "model": {"name": "digits", "source": "digits://"},
                 "slo": {"latency": "300ms"},
@@ -81,24 +138,31 @@ class World:
                 **spec,
             },
         }
-        self.pods = PodCache(on_change=lambda _: self._pod_changed())
+        self.node = node
+        self.pods = PodCache(on_change=lambda _: self.pod_changed()) if node is None else node.pods
         self.diary = Diary()
+        metrics = Metrics(CollectorRegistry()) if node is None else node.metrics
+        kube = cast(Kube, _ApiServer(self))
         self.context = Context(
             settings=OperatorSettings(),
-            kube=cast(Kube, _ApiServer(self)),
+            kube=kube,
             control=cast(ControlClient, _ControlPort(self)),
             pods=self.pods,
-            metrics=Metrics(CollectorRegistry()),
+            nodes=Nodes(kube, self.pods, metrics, self.loop.time) if node is None else node.nodes,
+            metrics=metrics,
             journal=self.diary,
             budget=ResizeBudget(100.0),
             clock=self.loop.time,
             wall=lambda: 1_000_000.0 + self.loop.time(),
         )
         self.driver: PodDriver | None = None
-        self.pod = _pod(start)
+        self.pod = _pod(start, name)
+        if node is not None:
+            self.pod["spec"]["nodeName"] = "n1"
+            node.worlds.append(self)
         self.pods.update(self.pod)
         events = Events(lambda *event: self.events.append(event), self.loop.time)
-        self.driver = PodDriver(self.context, events, self.service, "p1", "digits-1", "token", lambda: None)
+        self.driver = PodDriver(self.context, events, self.service, f"p-{name}", f"{name}-1", "token", lambda: None)
 
     def service(self) -> SpongeService:
         return parse_service(self.body)
@@ -177,10 +241,11 @@ class World:
             return
         wanted = parse_cpu_milli(pod["spec"]["containers"][0]["resources"]["limits"]["cpu"])
         conditions = []
-        if wanted <= self.room:
+        room = self.room if self.node is None else self.node.room_for(self)
+        if wanted <= room:
             self.quota = wanted
         else:
-            sums = f"requested: {wanted}, used: {16_000 - self.room}, capacity: 16000"
+            sums = f"requested: {wanted}, used: {16_000 - room}, capacity: 16000"
             conditions = [
                 {
                     "type": "PodResizePending",
@@ -194,7 +259,8 @@ class World:
         status = self.pod["status"]
         status["observedGeneration"] = pod["metadata"]["generation"]
         status["conditions"] = conditions
-        status["containerStatuses"][0]["resources"]["limits"]["cpu"] = cpu_quantity(self.quota)
+        for kind in ("limits", "requests"):
+            status["containerStatuses"][0]["resources"][kind]["cpu"] = cpu_quantity(self.quota)
         self.touch()
 
     def touch(self) -> None:
@@ -202,7 +268,7 @@ class World:
         self.pod["metadata"]["resourceVersion"] = str(int(self.pod["metadata"]["resourceVersion"]) + 1)
         self.pods.update(copy.deepcopy(self.pod))
 
-    def _pod_changed(self) -> None:
+    def pod_changed(self) -> None:
         if self.driver is not None:
             self.driver.actuator.changed.set()
 
@@ -268,19 +334,23 @@ class _ControlPort:
         )
 
 
-def _pod(milli: int) -> dict[str, Any]:
+def _container(milli: int) -> dict[str, Any]:
+    return {"name": "main", "resources": {"requests": {"cpu": cpu_quantity(milli)}}}
+
+
+def _pod(milli: int, name: str) -> dict[str, Any]:
     resources = {
         "limits": {"cpu": cpu_quantity(milli), "memory": "1Gi"},
         "requests": {"cpu": cpu_quantity(milli), "memory": "1Gi"},
     }
     return {
         "metadata": {
-            "name": "digits-1",
+            "name": f"{name}-1",
             "namespace": "team-a",
-            "uid": "p1",
+            "uid": f"p-{name}",
             "generation": 1,
             "resourceVersion": "1",
-            "labels": {"serving.sponge.dev/service": "digits"},
+            "labels": {"serving.sponge.dev/service": name},
         },
         "spec": {"containers": [{"name": "server", "resources": resources}]},
         "status": {

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal
 
 import pulp
 
 from sponge_core.contract import FrontierPoint
 
-__all__ = ["Claim", "JointPlan", "plan_jointly"]
+__all__ = ["Claim", "JointPlan", "every_size", "plan_jointly"]
 
 SAME_MISSES = 1e-6
 """Weighted misses that differ by less are equal: the solver's arithmetic is not exact."""
@@ -50,6 +51,31 @@ class JointPlan:
     @property
     def cores_milli(self) -> int:
         return sum(point.cores_milli for point in self.points)
+
+
+def every_size(points: Sequence[FrontierPoint], sizes_milli: Sequence[int], requests: float) -> list[FrontierPoint]:
+    """A frontier that also says what the sizes would miss that nobody projected: the program needs them to choose from.
+
+    A server projects only what it needs to find the smallest size without a miss. Between two such sizes the misses are
+    taken to lie on a straight line, and below the smallest of them on the one that ends with every request missed on no
+    core at all. Above the largest nothing is gained.
+
+    Args:
+        points: as projected, ascending in cores, not empty; kept as they are.
+        sizes_milli: those to have a point each.
+        requests: how many the projection looked at.
+    """
+    known = {point.cores_milli: point for point in points}
+    nothing = points[0].model_copy(update={"misses": max(requests, points[0].misses)})
+    corners = [(0, nothing), *known.items()]
+    for milli in sizes_milli:
+        if milli in known or milli >= points[-1].cores_milli:
+            continue
+        (low, below), (high, above) = next(pair for pair in pairwise(corners) if pair[0][0] < milli < pair[1][0])
+        share = (milli - low) / (high - low)
+        misses = below.misses + share * (above.misses - below.misses)
+        known[milli] = FrontierPoint(cores_milli=milli, batch_cap=above.batch_cap, misses=misses)
+    return [known[milli] for milli in sorted(known)]
 
 
 def plan_jointly(

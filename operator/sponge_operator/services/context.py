@@ -10,6 +10,7 @@ from typing import Literal
 from sponge_operator.decision import ResizeBudget
 from sponge_operator.journal import Journal
 from sponge_operator.metrics import Metrics
+from sponge_operator.services.nodes import Nodes
 from sponge_operator.settings import OperatorSettings
 from sponge_operator.storage.kube import Kube
 from sponge_operator.storage.pods import PodCache
@@ -30,6 +31,7 @@ class Context:
     kube: Kube
     control: ControlClient
     pods: PodCache
+    nodes: Nodes
     metrics: Metrics
     journal: Journal
     budget: ResizeBudget

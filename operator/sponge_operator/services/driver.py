@@ -17,9 +17,10 @@ from sponge_operator import resize
 from sponge_operator.decision import PodDecider, Wish, parked, sizes_under
 from sponge_operator.journal import Entry
 from sponge_operator.models import SpongeService
-from sponge_operator.report import LastDecision, PodReport, is_in_service
+from sponge_operator.report import Blocked, LastDecision, PodReport, is_in_service
 from sponge_operator.services.actuator import Actuator, Result
 from sponge_operator.services.context import Context, Events
+from sponge_operator.sharing import Tenant, points_of
 from sponge_operator.storage.server import ServerError
 
 __all__ = ["PodDriver"]
@@ -33,6 +34,9 @@ BLOCKED_GAP_S = 0.2
 """The same where the urgency cannot be helped: nothing may be changed, or no larger size is to be had."""
 
 RETRY_S = 0.5
+
+SHARED_SHOWN_S = 5.0
+"""How long a refusal for the sake of other services stays in the status: a load comes and goes many times a second."""
 
 
 class PodDriver:
@@ -49,6 +53,7 @@ class PodDriver:
         on_news: Callable[[], None],
     ) -> None:
         self._context = context
+        self._events = events
         self._service = service
         self._uid = uid
         self._on_news = on_news
@@ -56,6 +61,9 @@ class PodDriver:
         self._look_back_s = service().spec.planner.look_back
         self._since = 0
         self._again = False
+        self._woken = asyncio.Event()
+        self._shared: Blocked | None = None
+        self._shared_until = 0.0
         self._accounted_at: float | None = None
         self.actuator = Actuator(context, events, uid, token)
         self._token = token
@@ -64,17 +72,37 @@ class PodDriver:
     async def run(self) -> None:
         """Never returns; an error of one look is logged and the next one follows."""
         context = self._context
-        while True:
-            began = context.clock()
+        try:
+            while True:
+                began = context.clock()
+                try:
+                    snapshot = await self._state()
+                    self._since = snapshot.version
+                    gap = await self._look(snapshot)
+                except ServerError as error:
+                    self._unreachable(str(error))
+                    gap = RETRY_S
+                await asyncio.sleep(max(0.0, began + gap - context.clock()))
+        finally:
+            context.nodes.forget(self._uid)
+
+    async def _state(self) -> StateSnapshot:
+        """The server's state: once something is urgent there, `poll_s` has passed, or another pod has woken this
+        one."""
+        context, url = self._context, self.actuator.base_url()
+        if not self._again and not self._woken.is_set():
+            poll = asyncio.ensure_future(context.control.state(url, self._token, self._since, context.settings.poll_s))
+            waking = asyncio.ensure_future(self._woken.wait())
             try:
-                wait_s = 0.0 if self._again else context.settings.poll_s
-                snapshot = await context.control.state(self.actuator.base_url(), self._token, self._since, wait_s)
-                self._since = snapshot.version
-                gap = await self._look(snapshot)
-            except ServerError as error:
-                self._unreachable(str(error))
-                gap = RETRY_S
-            await asyncio.sleep(max(0.0, began + gap - context.clock()))
+                await asyncio.wait({poll, waking}, return_when=asyncio.FIRST_COMPLETED)
+                if poll.done():
+                    return poll.result()
+            finally:
+                waking.cancel()
+                if poll.cancel():
+                    await asyncio.wait({poll})
+        self._woken.clear()
+        return await context.control.state(url, self._token, self._since, 0.0)
 
     async def _look(self, snapshot: StateSnapshot) -> float:
         """Decides on a fresh state and acts; returns the shortest time until the next look."""
@@ -86,6 +114,7 @@ class PodDriver:
         self._account(service, current, began)
         if not snapshot.ready or snapshot.draining or current is None:
             # While it loads, a pod keeps the size that it started with.
+            context.nodes.forget(self._uid)
             self.actuator.note(observed)
             self._seen(observed)
             return BLOCKED_GAP_S
@@ -93,11 +122,18 @@ class PodDriver:
         sizes = sizes_under(service.spec.cpu, ceiling)
         wish = self._decide(service, snapshot, current, sizes, ceiling)
         if service.spec.mode != "Auto" or service.paused:
+            context.nodes.forget(self._uid)
+            self._shared = None
             self._seen(observed)
             outcome = "paused" if service.paused else "recommended"
             self._record(service, snapshot, current, wish, Result(outcome), applied=False)
             return BLOCKED_GAP_S
-        result = await self.actuator.bring(observed, snapshot, wish, sizes)
+        wish = self._share(service, snapshot, current, sizes, wish)
+        result = Result()
+        try:
+            result = await self.actuator.bring(observed, snapshot, wish, sizes)
+        finally:
+            context.nodes.settled(self._uid, result.outcome)
         context.metrics.tick.observe(context.clock() - began)
         self._seen(self.actuator.observe(wish.cores_milli if result.outcome == "actuated" else None))
         if result.outcome is not None:
@@ -121,6 +157,26 @@ class PodDriver:
         self._context.metrics.desired.labels(*self._labels(service)).set(wish.cores_milli / 1000)
         return wish
 
+    def _share(
+        self, service: SpongeService, snapshot: StateSnapshot, current: int, sizes: SizeRange, wish: Wish
+    ) -> Wish:
+        """What the pod gets of its wish, beside the other pods of its node."""
+        context, now = self._context, self._context.clock()
+        points = points_of(wish, snapshot, sizes)
+        tenant = Tenant(self._uid, wish, points, sizes, current, float(service.spec.slo.weight))
+        granted = context.nodes.settle(tenant, self._woken.set)
+        if granted.refused_milli:
+            self._shared = Blocked("NodeShared", context.nodes.describe(self._uid, granted))
+            self._shared_until = now + SHARED_SHOWN_S
+            self._events.emit("Warning", "NodeShared", f"{self.report.name}: {self._shared.message}", self.report.name)
+        elif now >= self._shared_until:
+            self._shared = None
+        labels = self._labels(service)
+        context.metrics.refused.labels(*labels).set(granted.refused_milli / 1000)
+        context.metrics.desired.labels(*labels).set(granted.wish.cores_milli / 1000)
+        self.report = replace(self.report, wish=granted.wish)
+        return granted.wish
+
     def _account(self, service: SpongeService, current: int | None, now: float) -> None:
         if current is None:
             self._accounted_at = None
@@ -139,13 +195,15 @@ class PodDriver:
             actuated_milli=resize.actual_milli(observed),
             in_flight=isinstance(observed, resize.InFlight),
             in_service=is_in_service(self._context.pods.get(self._uid) or {}),
-            blocked=self.actuator.blocked,
+            blocked=self.actuator.blocked or self._shared,
         )
         if (before.blocked, before.in_service) != (self.report.blocked, self.report.in_service):
             self._on_news()
 
     def _unreachable(self, trouble: str) -> None:
         news = self.report.reachable
+        # What it holds stays its own; nobody else's plan counts on it.
+        self._context.nodes.forget(self._uid)
         self.report = replace(self.report, reachable=False, trouble=trouble)
         self._accounted_at = None
         if news:

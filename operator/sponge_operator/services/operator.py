@@ -18,6 +18,7 @@ from sponge_operator.decision import ResizeBudget
 from sponge_operator.journal import Journal
 from sponge_operator.metrics import Metrics
 from sponge_operator.services.context import Context, Events, EventType
+from sponge_operator.services.nodes import Nodes
 from sponge_operator.services.runner import Runner
 from sponge_operator.settings import OperatorSettings
 from sponge_operator.storage.kube import Kube
@@ -56,13 +57,15 @@ class Operator:
     async def _open(self) -> None:
         registry = CollectorRegistry()
         ProcessCollector(registry=registry)
-        loop = asyncio.get_running_loop()
+        loop, metrics = asyncio.get_running_loop(), Metrics(registry)
+        kube = await self._stack.enter_async_context(Kube())
         self._context = Context(
             settings=self.settings,
-            kube=await self._stack.enter_async_context(Kube()),
+            kube=kube,
             control=await self._stack.enter_async_context(ControlClient()),
             pods=self._pods,
-            metrics=Metrics(registry),
+            nodes=Nodes(kube, self._pods, metrics, loop.time),
+            metrics=metrics,
             journal=self._stack.enter_context(Journal(self.settings.decision_log)),
             budget=ResizeBudget(self.settings.resizes_per_s),
             clock=loop.time,

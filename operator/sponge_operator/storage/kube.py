@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -30,6 +30,7 @@ MERGE = "application/merge-patch+json"
 STRATEGIC = "application/strategic-merge-patch+json"
 
 _PATHS = {
+    "Node": "/api/v1/nodes",
     "Pod": "/api/v1/namespaces/{namespace}/pods",
     "Deployment": "/apis/apps/v1/namespaces/{namespace}/deployments",
     "Service": "/api/v1/namespaces/{namespace}/services",
@@ -109,6 +110,13 @@ class Kube:
                 return []
             raise
         items: list[dict[str, Any]] = answer["items"]
+        return items
+
+    async def pods_on(self, node: str) -> Sequence[Mapping[str, Any]]:
+        """The pods of all namespaces that are bound to a node. Raises ApiError."""
+        # Version 0: from the API server's cache. The sums are those of a moment ago either way.
+        query = {"fieldSelector": f"spec.nodeName={node}", "resourceVersion": "0"}
+        items: Sequence[Mapping[str, Any]] = (await self._call("GET", "/api/v1/pods", query=query))["items"]
         return items
 
     async def apply(self, manifest: Mapping[str, Any]) -> dict[str, Any]:

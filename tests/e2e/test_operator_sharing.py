@@ -1,0 +1,80 @@
+"""Two services in the real cluster that together want more than their node has."""
+
+from __future__ import annotations
+
+import re
+import threading
+
+import pytest
+from conftest import Kubectl
+from operator_kit import (
+    Service,
+    block_node,
+    eventually,
+    identity,
+    millicores,
+    operator_running,
+    quota_file,
+    scraped,
+    send,
+)
+
+pytestmark = [pytest.mark.e2e, pytest.mark.torch, pytest.mark.usefixtures("operator_running")]
+__all__ = ["operator_running"]
+
+ROOM = 1500
+
+
+def deferred(kubectl: Kubectl) -> float:
+    found = re.search(r'^sponge_operator_resize_total\{outcome="deferred"\} (\S+)$', scraped(kubectl), re.MULTILINE)
+    assert found is not None
+    return float(found[1])
+
+
+def test_two_services_share_a_node_without_a_deferred_resize(kubectl: Kubectl, namespace: str) -> None:
+    services = [Service(kubectl, namespace, name) for name in ("left", "right")]
+    for service in services:  # one after the other: each starts with a whole core
+        service.apply(
+            model={"name": service.name, "source": "torchvision://resnet18?weights=none"},
+            slo={"latency": "400ms", "target": 50},
+            cpu={"min": "250m", "max": "1500m", "step": "125m"},
+        )
+        service.wait_ready()
+        eventually(lambda one=service: one.get()["status"].get("cores") == "0.25", 40, "an idle pod shrinks to cpu.min")
+    pods = [service.pod() for service in services]
+    nodes = {pod["spec"]["nodeName"] for pod in pods}
+    if len(nodes) > 1:
+        pytest.skip("the scheduler put them on two nodes")
+    # Besides the 250m that each has: together they could have 1.5 cores, and both want that much.
+    block_node(kubectl, nodes.pop(), namespace, leave_milli=ROOM - 2 * 250)
+    before, quotas = [identity(pod) for pod in pods], [quota_file(pod) for pod in pods]
+    refused_before = deferred(kubectl)
+
+    counts: list[dict[int, int]] = [{}, {}]
+
+    def load(index: int) -> None:
+        counts[index].update(send(pods[index], services[index].name, rate=40, seconds=15, slo_ms=400))
+
+    # The operator looks at a shared node every few seconds: let it see the blocker.
+    threading.Event().wait(6.0)
+    loads = [threading.Thread(target=load, args=(index,)) for index in (0, 1)]
+    for thread in loads:
+        thread.start()
+    most, shared = 0, False
+    while any(thread.is_alive() for thread in loads):
+        most = max(most, sum(millicores(quota) for quota in quotas))
+        shared = shared or any(service.is_("ResizeBlocked", "True", "NodeShared") for service in services)
+    for thread in loads:
+        thread.join()
+    assert 500 < most <= ROOM
+    assert shared, "one of them was refused what it wished, and says so"
+    assert ("Warning", "NodeShared") in [event for service in services for event in service.events()]
+    assert deferred(kubectl) == refused_before
+    assert 'sponge_operator_joint_plans_total{how="program"}' in scraped(kubectl)
+    assert all(count.get(200, 0) > 0 for count in counts)
+
+    # The load has gone: nobody is refused anything, and no container was restarted.
+    for service, quota in zip(services, quotas, strict=True):
+        eventually(lambda one=quota: millicores(one) == 250, 30, "an idle pod shrinks to cpu.min")
+        eventually(lambda one=service: one.is_("ResizeBlocked", "False", "NothingBlocked"), 20, "the refusal ends")
+    assert [identity(service.pod()) for service in services] == before

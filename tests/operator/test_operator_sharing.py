@@ -1,0 +1,249 @@
+"""Several services on one node: in virtual time with the operator's own drivers, and the rules by themselves."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from operator_world import NodeWorld, World
+from test_operator_status import snapshot
+from virtual_time import VirtualLoop, run_virtual
+
+from sponge_core.contract import FrontierPoint, SizeRange
+from sponge_operator.capacity import pod_milli, view_of
+from sponge_operator.decision import Wish
+from sponge_operator.sharing import Tenant, grant, points_of, share
+
+SIZES = SizeRange(min_milli=250, max_milli=1500, step_milli=125)
+
+
+def refused(node: NodeWorld) -> dict[str, float]:
+    samples = next(iter(node.metrics.refused.collect())).samples
+    return {sample.labels["service"]: sample.value for sample in samples}
+
+
+def blocked(world: World) -> str | None:
+    assert world.driver is not None
+    found = world.driver.report.blocked
+    return found.reason if found else None
+
+
+def test_services_that_fit_are_left_as_they_are() -> None:
+    async def scenario(loop: VirtualLoop) -> None:
+        node = NodeWorld(4000, others=500)
+        a, b = World(name="a", node=node), World(name="b", node=node)
+        await node.run(3.0)
+        burst = loop.time()
+        loop.call_later(0.3, a.change, 1250)
+        loop.call_later(0.3, b.change, 1500)
+        await node.run(1.0)
+        assert (a.patches(), b.patches()) == ([1250], [1500])
+        assert max(a.times[1], b.times[1]) == pytest.approx(burst + 0.3, abs=2e-3)
+        assert node.joint_plans() == 0
+        assert refused(node) == {"a": 0.0, "b": 0.0}
+        assert (blocked(a), blocked(b)) == (None, None)
+
+    run_virtual(scenario)
+
+
+def test_services_that_do_not_fit_share_without_a_refused_resize() -> None:
+    async def scenario(_: VirtualLoop) -> None:
+        node = NodeWorld(2000, others=250)
+        a, b = World(name="a", node=node), World(name="b", node=node)
+        await node.run(3.0)
+        a.change(1500)
+        b.change(1500)
+        await node.run(5.0)
+        assert a.quota + b.quota == 1750
+        assert node.joint_plans() > 0
+        assert sum(refused(node).values()) == pytest.approx(1.25)
+        assert set(a.outcomes()) == {"actuated"}
+        assert "NodeShared" in (blocked(a), blocked(b))
+        events = [event for world in (a, b) for event in world.events]
+        assert {event[1] for event in events} == {"NodeShared"}
+        assert "node n1 has 1.75 cores for 2 pods that together ask for" in events[0][2]
+        # The load has gone: so has the refusal, after the time that it is shown for.
+        a.change(500, urgent=False)
+        b.change(500, urgent=False)
+        await node.run(8.0)
+        assert (a.quota, b.quota) == (500, 500)
+        assert (blocked(a), blocked(b)) == (None, None)
+
+    run_virtual(scenario)
+
+
+def test_the_weightier_service_grows_after_the_other_has_shrunk() -> None:
+    async def scenario(loop: VirtualLoop) -> None:
+        node = NodeWorld(2000, others=250)
+        a = World(name="a", node=node)
+        b = World(name="b", node=node, slo={"latency": "300ms", "weight": 10})
+        a.change(1250)
+        await node.run(3.0)
+        assert (a.quota, b.quota) == (1250, 500)
+        burst, before = loop.time(), len(a.times)
+        loop.call_later(0.3, b.change, 1500)
+        await node.run(1.5)
+        assert (a.quota, b.quota) == (250, 1500)
+        assert a.calls[before:] == [("apply", 250, 1500), ("patch", 250)]
+        # The long poll is not waited for, and the grow follows the shrink.
+        assert a.times[-1] < burst + 0.5
+        assert a.times[-1] < b.times[b.calls.index(("patch", 1500))] < burst + 0.7
+        assert set(a.outcomes()) == {"actuated"}
+        assert (blocked(a), blocked(b)) == ("NodeShared", None)
+
+    run_virtual(scenario)
+
+
+def test_a_grow_takes_what_is_free_and_the_rest_when_it_is() -> None:
+    async def scenario(_: VirtualLoop) -> None:
+        node = NodeWorld(2000)
+        a, b = World(start=1250, name="a", node=node), World(start=250, name="b", node=node)
+        await node.run(3.0)
+        a.need = 250  # seen at the next poll, and let go a look-back later
+        b.change(1250)
+        await node.run(4.0)
+        assert b.patches()[-1] == 1250
+        assert b.patches()[0] < 1250
+        assert (a.quota, b.quota) == (250, 1250)
+        assert set(a.outcomes()) == {"actuated"}
+
+    run_virtual(scenario)
+
+
+def test_a_pod_whose_server_is_silent_keeps_what_it_holds() -> None:
+    async def scenario(_: VirtualLoop) -> None:
+        node = NodeWorld(2000)
+        a = World(start=1000, name="a", node=node)
+        b = World(start=250, name="b", node=node)
+        c = World(start=250, name="c", node=node)
+        await node.run(3.0)
+        a.reachable = False
+        b.change(1000)
+        c.change(1000)
+        await node.run(5.0)
+        assert a.quota == 1000
+        assert b.quota + c.quota == 1000
+        assert set(b.outcomes()) == {"actuated"}
+
+    run_virtual(scenario)
+
+
+def test_an_operator_that_may_not_read_nodes_plans_each_alone() -> None:
+    async def scenario(_: VirtualLoop) -> None:
+        node = NodeWorld(2000)
+        node.forbidden = True
+        a, b = World(name="a", node=node), World(name="b", node=node)
+        await node.run(3.0)
+        a.change(1500)
+        await node.run(1.0)
+        b.change(1500)
+        await node.run(5.0)
+        assert (a.quota, b.quota) == (1500, 500)
+        assert blocked(b) == "Deferred"
+
+    run_virtual(scenario)
+
+
+def test_a_pod_that_nobody_had_seen_is_taken_into_account_after_the_first_refusal() -> None:
+    async def scenario(_: VirtualLoop) -> None:
+        node = NodeWorld(3000)
+        a, b = World(name="a", node=node), World(name="b", node=node)
+        await node.run(1.0)
+        node.hold(1000)
+        a.change(1500)
+        b.change(1500)
+        await node.run(3.0)
+        assert a.outcomes()["deferred"] <= 2  # by one pod or by both at once
+        await node.run(40.0)
+        assert a.quota + b.quota == 2000
+        assert a.outcomes()["deferred"] <= 2
+
+    run_virtual(scenario)
+
+
+# --- the rules -------------------------------------------------------------------------------------------------------
+
+
+def wish(milli: int, reason: str = "hold") -> Wish:
+    return Wish(milli, 8, feasible=True, reason=reason)
+
+
+def frontier(*points: tuple[int, float]) -> list[FrontierPoint]:
+    return [FrontierPoint(cores_milli=milli, batch_cap=8, misses=misses) for milli, misses in points]
+
+
+def test_what_nobody_projected_is_filled_in() -> None:
+    state = snapshot(frontier=frontier((750, 4), (1000, 0), (1500, 0)), queue_length=2, arrival_rate_rps=8.0)
+    points = points_of(wish(1000), state, SIZES)
+    assert [p.cores_milli for p in points] == [250, 375, 500, 625, 750, 875, 1000]
+    assert [p.misses for p in points] == pytest.approx([8, 7, 6, 5, 4, 2, 0])
+
+
+@pytest.mark.parametrize(
+    ("wished", "points"),
+    [
+        pytest.param(wish(50, "parked"), frontier((250, 0)), id="parked below the range"),
+        pytest.param(wish(500), [], id="no profile yet"),
+    ],
+)
+def test_a_pod_without_a_choice_has_one_point(wished: Wish, points: list[FrontierPoint]) -> None:
+    assert [p.cores_milli for p in points_of(wished, snapshot(frontier=points), SIZES)] == [wished.cores_milli]
+
+
+tenants_drawn = st.lists(
+    st.tuples(st.integers(0, 10), st.integers(0, 10), st.integers(0, 40)).map(
+        lambda drawn: (250 + 125 * drawn[0], 250 + 125 * drawn[1], drawn[2])
+    ),
+    min_size=2,
+    max_size=4,
+)
+
+
+@settings(max_examples=40, deadline=None)
+@given(tenants_drawn, st.integers(0, 2000), st.randoms(use_true_random=False))
+def test_a_node_is_never_overfull_and_all_get_what_was_planned(
+    drawn: list[tuple[int, int, int]], spare: int, order: object
+) -> None:
+    held = {str(i): has for i, (has, _, _) in enumerate(drawn)}
+    room = sum(held.values()) + spare
+    tenants = {}
+    for i, (has, want, load) in enumerate(drawn):
+        state = snapshot(frontier=frontier((want, 0)), arrival_rate_rps=float(load))
+        tenants[str(i)] = Tenant(str(i), wish(want), points_of(wish(want), state, SIZES), SIZES, has)
+    plan = share(list(tenants.values()), room, lambda: 0.0)
+    planned = dict(zip(tenants, plan.points, strict=True)) if plan else {}
+    turns = [*tenants] * 3  # shrink, then grow, in any order
+    order.shuffle(turns)  # type: ignore[attr-defined]
+    for uid in (*turns, *tenants, *tenants):
+        tenant = tenants[uid]
+        now = Tenant(uid, tenant.wish, tenant.points, SIZES, held[uid])
+        held[uid] = grant(now, planned.get(uid), room, held).wish.cores_milli
+        assert sum(held.values()) <= room
+    for uid, tenant in tenants.items():
+        wanted = planned.get(uid) or tenant.wish
+        assert held[uid] == wanted.cores_milli
+
+
+def container(name: str, cpu: str, **more: object) -> dict[str, object]:
+    return {"name": name, "resources": {"requests": {"cpu": cpu}}, **more}
+
+
+def test_a_pod_holds_what_the_scheduler_counts() -> None:
+    pod = {
+        "metadata": {"uid": "1"},
+        "spec": {
+            "initContainers": [container("first", "1"), container("proxy", "100m", restartPolicy="Always")],
+            "containers": [container("server", "500m"), {"name": "free"}],
+            "overhead": {"cpu": "10m"},
+        },
+        # On its way down from 700m: until that is done the node keeps it.
+        "status": {"containerStatuses": [{"name": "server", "allocatedResources": {"cpu": "700m"}}]},
+    }
+    assert pod_milli(pod) == 1010
+    pod["spec"]["initContainers"].pop(0)  # type: ignore[index]
+    assert pod_milli(pod) == 810
+    pod["spec"]["resources"] = {"requests": {"cpu": "2"}}  # type: ignore[index]
+    assert pod_milli(pod) == 2010
+    over = {**pod, "metadata": {"uid": "2"}, "status": {"phase": "Succeeded"}}
+    view = view_of({"status": {"allocatable": {"cpu": "3920m"}}}, [pod, over], 7.0)
+    assert (view.allocatable_milli, dict(view.held_milli)) == (3920, {"1": 2010})
