@@ -135,10 +135,10 @@ def command(
     journal = _journal(plan, output, restart, messages)
     try:
         asyncio.run(measure(plan, journal, messages))
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, asyncio.CancelledError):
         if journal.path is not None:
             _say(messages, f"{len(journal)} visits to cells are kept in {journal.path}; the same command goes on there")
-        raise
+        raise KeyboardInterrupt from None
     finally:
         journal.close()
     profile = _profile(plan, journal, cast("Literal[50, 95, 99]", int(percentile)), cast("Form", form), messages)

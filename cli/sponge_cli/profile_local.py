@@ -5,6 +5,7 @@ Knows lanes and cgroups; which cells there are and what becomes of them is `spon
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import os
 import shlex
@@ -85,6 +86,7 @@ async def measure(plan: Plan, journal: Journal, console: Console) -> None:
     Raises:
         ModelError: the model cannot be loaded.
         CgroupError: no limit can be set.
+        asyncio.CancelledError: the process was told to end.
     """
     from sponge_server.lanes.forked import ForkedLanes
     from sponge_server.lanes.interface import ModelSpec
@@ -92,8 +94,10 @@ async def measure(plan: Plan, journal: Journal, console: Console) -> None:
 
     if not rounds_left(plan.cells, plan.repeat, journal):
         return
+    task = asyncio.current_task()
+    assert task is not None
     # Whoever ends this politely finds the cgroup removed, as after Ctrl-C.
-    signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGINT))
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     async with AsyncExitStack() as stack:
         with console.status(f"loading {plan.source}"):
             pool = ForkedLanes([ModelSpec(plan.name, plan.source, plan.largest_batch)])

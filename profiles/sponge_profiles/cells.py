@@ -165,6 +165,7 @@ def profile_of(
         machine=machine,
         percentile=percentile,
         form=form,
+        cross_validated=True,
         interference=max(0.0, float(np.median(further))) if further else 0.0,
     )
     quotas = tuple(

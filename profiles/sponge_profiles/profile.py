@@ -199,6 +199,7 @@ class Profile(_Part):
         percentile: Literal[50, 95, 99],
         origin: Literal["fitted", "measured"] = "measured",
         form: Form | Literal["auto"] = "formula",
+        cross_validated: bool = False,
         interference: float = 0.0,
         max_batch: int | None = None,
     ) -> Profile:
@@ -206,12 +207,14 @@ class Profile(_Part):
 
         Args:
             form: auto takes the one that predicts points better that it has not seen.
+            cross_validated: say how either form does on such points, whichever is taken.
 
         Raises:
             ProfileError: the points are impossible.
         """
         seconds = _points(points, percentile)
-        result, checked = fit(seconds), cross_validate(seconds)
+        result = fit(seconds)
+        checked = cross_validate(seconds) if cross_validated or form != "formula" else None
         if form == "auto":
             form = "formula" if checked is None else checked.better
         error = ErrorQuantiles(p50=result.error_p50, p90=result.error_p90, max=result.error_max)
@@ -340,8 +343,10 @@ def _data() -> Traversable:
     return resources.files("sponge_profiles") / "data"
 
 
-def _one_line(point: object) -> str:
-    text: str = yaml.safe_dump(point, sort_keys=False, default_flow_style=True, width=1000)
+def _one_line(point: dict[str, object]) -> str:
+    """What was measured first, then what it took."""
+    ordered = dict(sorted(point.items(), key=lambda item: item[0] in _Latency.model_fields))
+    text: str = yaml.safe_dump(ordered, sort_keys=False, default_flow_style=True, width=1000)
     return text.strip()
 
 

@@ -20,6 +20,9 @@ from sponge_profiles.fitting import Point
 
 __all__ = ["with_table"]
 
+_BEYOND = 4
+"""The table reaches to so many times the largest batch and thread count, to be monotone for all that is asked."""
+
 _Array = npt.NDArray[np.float64]
 
 
@@ -35,17 +38,15 @@ def with_table(formula: LatencyModel, points: Sequence[Point]) -> LatencyModel:
     ratios = np.array([_row(formula, [p for p in points if p.threads == k], batches, k) for k in threads])
     knots = ratios * np.array([[formula.latency(b, k) for b in batches] for k in threads])
     knots = np.minimum.accumulate(np.array([_never_faster(row) for row in knots]), axis=0)
-    dense = _between(knots, batches, threads)
-    factors = np.array(
-        [
-            [
-                dense[max(k, threads[0]) - threads[0], max(b, batches[0]) - batches[0]]
-                / formula.latency(max(b, batches[0]), max(k, threads[0]))
-                for b in range(1, batches[-1] + 1)
-            ]
-            for k in range(1, threads[-1] + 1)
-        ]
-    )
+    every_b, every_k = np.arange(1, _BEYOND * batches[-1] + 1), np.arange(1, _BEYOND * threads[-1] + 1)
+    plain = np.array([[formula.latency(int(b), int(k)) for b in every_b] for k in every_k])
+    inner_b = np.clip(every_b, batches[0], batches[-1]) - 1
+    inner_k = np.clip(every_k, threads[0], threads[-1]) - 1
+    dense = _between(knots, batches, threads)[np.ix_(inner_k - inner_k[0], inner_b - inner_b[0])]
+    seconds = dense / plain[np.ix_(inner_k, inner_b)] * plain
+    # Inside of the measured range this changes nothing; outside, a factor of the edge can be too much of a good thing.
+    seconds = np.minimum.accumulate(np.maximum.accumulate(seconds, axis=1), axis=0)
+    factors = seconds / plain
     least = float(factors.min())
     return replace(formula.scaled(least), by_cell=tuple(tuple(float(f) for f in row) for row in factors / least))
 

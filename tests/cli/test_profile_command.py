@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from sponge_profiles.profile import load_profile
 
+COMMAND = [sys.executable, "-m", "sponge_cli.main"]
 
-def sponge(*arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "sponge_cli.main", "profile", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=240, check=False)
+
+def sponge(*arguments: str, command: str = "profile") -> subprocess.CompletedProcess[str]:
+    return subprocess.run([*COMMAND, command, *arguments], capture_output=True, text=True, timeout=240, check=False)
 
 
 def cgroups() -> list[str]:
@@ -40,6 +43,65 @@ def test_measures_under_a_limit_and_writes_what_it_prints(tmp_path: Path) -> Non
     assert "formula of p50" in done.stderr
     assert ("real CPU limit" in profile.source) == (not limit)
     assert cgroups() == []
+
+
+@pytest.mark.torch
+@pytest.mark.skipif(os.geteuid() != 0, reason="a CPU limit takes root")
+@pytest.mark.skipif(len(os.sched_getaffinity(0)) < 2, reason="lanes side by side take two CPUs")
+def test_an_interrupted_measurement_goes_on(tmp_path: Path) -> None:
+    file, part, plot = tmp_path / "d.yaml", tmp_path / "d.yaml.part", tmp_path / "d.svg"
+    command = ["digits://", "--cores", "0.5,1,2", "--batches", "1,64", "--repeat", "100", "--percentile", "50"]
+    command += ["-o", str(file), "--plot", str(plot)]
+    first = subprocess.Popen([*COMMAND, "profile", *command], stderr=subprocess.PIPE, text=True)
+    visited = 0
+    while visited < 3:
+        assert first.poll() is None, first.communicate()[1]
+        visited = part.read_text().count('"visit"') if part.exists() else 0
+        time.sleep(0.005)
+    first.send_signal(signal.SIGTERM)
+    _, messages = first.communicate(timeout=60)
+    assert first.returncode == 130
+    assert "the same command goes on there" in messages
+    assert "Traceback" not in messages
+    assert cgroups() == []
+    assert not file.exists()
+    kept = part.read_text()
+
+    other = sponge("digits://?dtype=bf16", *command[1:])
+    assert other.returncode == 2
+    assert "the model was digits://, now it is digits://?dtype=bf16" in other.stderr
+    assert part.read_text() == kept
+
+    done = sponge(*command)
+    assert done.returncode == 0, done.stderr
+    assert f"going on with {part}" in done.stderr
+    assert "lanes side by side" in done.stdout
+    assert "this profile uses the " in done.stdout
+    profile = load_profile(str(file))
+    assert {p.n for p in profile.points} == {100}
+    assert {(p.cores, p.n) for p in profile.quotas} == {(0.5, 100)}
+    assert {(p.lanes, p.n) for p in profile.lanes} == {(2, 200)}
+    assert "<svg" in plot.read_text()
+    assert not part.exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("name: x", "model is missing (and"),
+        ("- 1", "must be a YAML mapping"),
+        ("a: [", "is not valid YAML in line"),
+        (None, "give a file, one of "),
+    ],
+)
+def test_a_broken_profile_is_refused_wherever_one_is_read(tmp_path: Path, text: str | None, message: str) -> None:
+    file = tmp_path / "p.yaml"
+    if text is not None:
+        file.write_text(text)
+    done = sponge("--profile", str(file), "--rate", "1", command="plan")
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize(
