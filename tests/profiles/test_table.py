@@ -11,6 +11,7 @@ from sponge_core.latency import LatencyModel
 from sponge_profiles.fitting import Point, best_within_threads, fit
 from sponge_profiles.table import with_table
 from sponge_profiles.validation import cross_validate
+from sponge_server.correction import Correction
 
 FORMULA = LatencyModel(gamma=0.020, delta=0.004, epsilon=0.006, eta=0.002)
 BATCHES, THREADS = (1, 2, 4, 8), (1, 2, 4)
@@ -84,6 +85,17 @@ def test_the_dispatch_rule_finds_on_a_table_what_looking_at_every_thread_count_f
     assert (found is None) == (not costs)
     if found is not None:
         assert found.cost == pytest.approx(min(costs))
+
+
+def test_the_online_correction_scales_a_table_as_it_does_a_formula() -> None:
+    table, correction = with_table(FORMULA, [Point(b, k, step(b, k)) for b, k in GRID]), Correction()
+    for _ in range(200):
+        for k, factor in ((1, 1.2), (2, 1.5)):
+            correction.observe(table.latency(4, k), factor * table.latency(4, k), k)
+    corrected = correction.corrected(table)
+    for b in (1, 3, 8):
+        assert corrected.latency(b, 1) == pytest.approx(1.2 * table.latency(b, 1), rel=0.01)
+        assert corrected.latency(b, 2) == pytest.approx(1.5 * table.latency(b, 2), rel=0.01)
 
 
 def test_the_formula_is_chosen_where_it_is_true() -> None:
