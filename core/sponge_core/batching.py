@@ -204,7 +204,12 @@ def plan_step(
         line, first, latency = waiting[model], heads[model], models[model]
         slack = line[first] - now
         most = min(len(line) - first, min(limits.batch_cap, latency.max_batch))
-        choice = cheapest(slack, most, free if spare is None else min(free, spare), used, active, now, cores, latency)
+        may_take = free if spare is None else min(free, spare)
+        choice = None
+        if overload and budget > cores and overload.saturated:
+            # Somebody will want the last, shared thread while this batch runs: it must bear that, or the thread idles.
+            choice = cheapest(slack, most, may_take, used, active, now, cores, latency, crowd=budget)
+        choice = choice or cheapest(slack, most, may_take, used, active, now, cores, latency)
         if overload and (choice is None or choice.threads > 1 or choice.batch < most):
             best = choice or cheapest(slack, most, budget, 0, (), now, cores, latency)
             # What only a larger size could meet waits for the plan to grow.

@@ -44,6 +44,7 @@ def cheapest(
     now: float,
     cores: float,
     model: LatencyModel,
+    crowd: int = 0,
 ) -> Choice | None:
     """The (b, k) with the fewest core-seconds per request that ends within `slack`, or None.
 
@@ -53,6 +54,7 @@ def cheapest(
         free: threads that may be taken.
         used: threads of the batches in `active`.
         cores: the quota in force; a last thread beyond it slows all down, and must not make a running batch late.
+        crowd: threads that will run beside each other at least, whatever runs now.
     """
     slowdown = model.slowdown(len(active))
     margin = (1.0 + model.error) * slowdown
@@ -74,8 +76,8 @@ def cheapest(
         if best is not None and (bound > best_cost + 1e-12 or (best.batch == most and bound > best_cost - 1e-12)):
             break
         speed, stall = 1.0, 0.0
-        if used + threads > cores:
-            speed = cores / (used + threads)
+        if (together := max(used + threads, crowd)) > cores:
+            speed = cores / together
             stall = CFS_PERIOD_S * (1.0 - speed)
         batch = model.largest_batch((slack - stall) * speed / margin, threads, most)
         if batch == 0 or (speed < 1.0 and not tolerable(active, used, threads, now, cores)):

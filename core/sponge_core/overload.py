@@ -14,7 +14,7 @@ from typing import Final, NamedTuple
 
 from sponge_core.choice import Choice, cheapest
 from sponge_core.latency import LatencyModel
-from sponge_core.running import thread_budget
+from sponge_core.running import speed_of, stall_of, thread_budget
 
 __all__ = ["Demand", "Overload"]
 
@@ -45,7 +45,9 @@ class Overload:
         self._models = models
         self._caps = [min(batch_cap, model.max_batch) for model in models]
         self._cores = max_cores
-        self._beside = min(lanes, thread_budget(max_cores)) - 1
+        self._threads = thread_budget(max_cores)
+        self._speed = speed_of(max_cores, self._threads)  # with every thread busy, as they are under overload
+        self._beside = min(lanes, self._threads) - 1
         self._saturated: bool | None = None
 
     def gives_up(self, now: float, model: int, line: Sequence[float], index: int, choice: Choice | None) -> bool:
@@ -60,7 +62,7 @@ class Overload:
         if not self.saturated:
             return False
         # Somebody must gain: requests that wait and still have time for the batch that this one has missed.
-        enough = (1.0 + self._models[model].error) * fresh.work_s
+        enough = (1.0 + self._models[model].error) * fresh.work_s / self._speed + stall_of(self._speed)
         heirs = len(line) - max(index + 1, bisect_left(line, now + enough))
         return heirs >= (choice.batch if choice is not None else 1)
 
@@ -83,9 +85,9 @@ class Overload:
         return self._models[model].slowdown(self._beside) * sum(costs) / len(costs)
 
     def _fresh(self, model: int, slo_s: float) -> Choice | None:
-        """The cheapest full batch under a whole SLO."""
-        threads = thread_budget(self._cores)
-        return cheapest(slo_s, self._caps[model], threads, 0, (), 0.0, self._cores, self._models[model])
+        """The cheapest full batch under a whole SLO, while the other threads are busy, too."""
+        cap, threads = self._caps[model], self._threads
+        return cheapest(slo_s, cap, threads, 0, (), 0.0, self._cores, self._models[model], crowd=threads)
 
     def _cost(self, model: int, choice: Choice) -> float:
         """Core-seconds per request without the slow-down by others, which is no choice of this batch."""

@@ -105,10 +105,10 @@ def test_a_long_queue_is_not_searched_where_a_fraction_has_to_be_left(
     # The running batch needs its full speed, so no second one may start, however much time it has.
     looks = 0
 
-    def counted(*arguments: object) -> object:
+    def counted(*arguments: object, **named: object) -> object:
         nonlocal looks
         looks += 1
-        return cheapest(*arguments)  # type: ignore[arg-type]
+        return cheapest(*arguments, **named)  # type: ignore[arg-type]
 
     monkeypatch.setattr("sponge_core.batching.cheapest", counted)
     running = (Running(1, 0.2, 0.201),)

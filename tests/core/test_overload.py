@@ -39,6 +39,21 @@ def test_a_plan_that_may_still_grow_is_waited_for() -> None:
     assert given_up(deadlines, slos, rate=60.0, limits=Limits(8, 4, 4.0)) == []
 
 
+def batches_at_one_and_a_half(left_s: float, rate: float) -> list[tuple[int, int]]:
+    """(rows, threads) of what starts when sixteen with so much time left wait."""
+    demand = Demand([[0.5] * 16], [rate])
+    limits = Limits(8, 4, 1.5)
+    step = plan_step(0.0, [[left_s] * 16], (), 1.5, [MODEL], limits, [fastest_s(MODEL, 1.5)], demand)
+    assert step.sacrificed == []
+    return [(launch.batch, launch.threads) for launch in step.launches]
+
+
+def test_under_overload_a_batch_leaves_room_for_another_on_the_shared_thread() -> None:
+    # Alone, eight end within 200 ms; beside another batch at three quarters of the speed, six do.
+    assert batches_at_one_and_a_half(0.26, rate=10.0) == [(8, 1)]
+    assert batches_at_one_and_a_half(0.26, rate=90.0) == [(6, 1), (6, 1)]
+
+
 def test_a_tight_class_is_measured_by_its_own_slo() -> None:
     # A fresh request of 70 ms has lost nothing yet, though it costs more than twice what the loose ones cost.
     deadlines, slos = [0.07, *[0.4] * 8], [0.07, *[0.5] * 8]
