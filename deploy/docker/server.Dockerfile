@@ -15,6 +15,11 @@ COPY . .
 RUN if [ -n "$TORCH_INDEX" ]; then grep -viE '^(torch|torchvision|nvidia-|cuda-|triton)' constraints.txt > /tmp/constraints.txt; \
     else cp constraints.txt /tmp/constraints.txt; fi \
  && /opt/sponge/bin/pip install --constraint /tmp/constraints.txt ".[server,tracing]"
+# Decisions run compiled; the compilers stay in this stage.
+RUN apt-get update && apt-get install --yes --no-install-recommends gcc libc6-dev \
+ && /opt/sponge/bin/pip install --constraint /tmp/constraints.txt mypy setuptools \
+ && /opt/sponge/bin/python -m sponge_cli.compile_core \
+ && /opt/sponge/bin/pip uninstall --yes mypy
 
 FROM python:${PYTHON}
 # libgomp: the threads of torch.

@@ -8,6 +8,7 @@ Both are pure; neither knows HTTP, Kubernetes or a clock.
 from __future__ import annotations
 
 import math
+import sys
 from bisect import bisect_left, bisect_right
 from collections import deque
 from collections.abc import Sequence
@@ -103,7 +104,7 @@ def project(
         sacrifice: gives up under overload what the rule does. Needs `situation.slos`, and is of use only where a size
             misses without it.
     """
-    return _Replays(situation, models, limits.max_cores).run(cores, limits, sacrifice)
+    return _Replays(situation, models, limits.max_cores).run(cores, limits, sacrifice=sacrifice)
 
 
 class _Replays:
@@ -126,8 +127,12 @@ class _Replays:
         speed = speed_of(self._in_force, sum([batch.threads for batch in situation.running]))
         self._late_already = [now + batch.left_s / speed > batch.deadline for batch in situation.running]
 
-    def run(self, cores: float, limits: Limits, sacrifice: bool) -> Projection:
-        """The arguments and the answer of `project`."""
+    def run(self, cores: float, limits: Limits, *, sacrifice: bool = False, enough: int = sys.maxsize) -> Projection:
+        """The arguments and the answer of `project`.
+
+        Args:
+            enough: so many misses that more would make no difference; the replay ends there.
+        """
         situation, models, best_case = self.situation, self._models, self._best_case
         now, arrivals = situation.now, situation.arrivals
         cores, in_force = situation.net(cores), self._in_force
@@ -159,7 +164,7 @@ class _Replays:
         left = sum([len(line) for line in waiting])
         position, count = 0, len(arrivals)
         time = now
-        while True:
+        while misses < enough:
             # While no thread is free nothing can start, and what is lost meanwhile is still found lost later.
             if running.threads < budget and left:
                 # Before a larger quota is in force, the rule sees the present one; nothing is lost for that reason
@@ -209,6 +214,7 @@ class _Replays:
                         slos[arrival.model].insert(place, arrival.deadline - arrival.at)
                     left += 1
                 position += 1
+        return Projection(misses, largest, longest_s)
 
 
 def _take(step: Step, lines: list[list[float]]) -> int:
@@ -255,7 +261,7 @@ def project_frontier(
     def misses(index: int) -> float:
         milli = candidates_milli[index]
         if milli not in tried:
-            lost = replays.run(milli / 1000, limits, False).misses
+            lost = replays.run(milli / 1000, limits).misses
             tried[milli] = FrontierPoint(cores_milli=milli, batch_cap=limits.batch_cap, misses=lost)
         return tried[milli].misses
 
@@ -291,7 +297,7 @@ def project_frontier(
     if good > last:
         # Overload: how much is missed matters now, and less is where the rule gives up what it would.
         for milli, point in tried.items():
-            fewest = _fewest(replays, milli, limits)
+            fewest = _fewest(replays, milli, limits, round(point.misses))
             tried[milli] = FrontierPoint(cores_milli=milli, batch_cap=point.batch_cap, misses=fewest)
         largest = candidates_milli[last]
         tried[largest] = _best_cap(replays, tried[largest], limits)
@@ -301,12 +307,11 @@ def project_frontier(
     return Frontier(points, urgent)
 
 
-def _fewest(replays: _Replays, milli: int, limits: Limits) -> int:
-    """Misses of a size in overload: with what the rule gives up, or without where that saves more."""
-    fewest = replays.run(milli / 1000, limits, False).misses
+def _fewest(replays: _Replays, milli: int, limits: Limits, without: int) -> int:
+    """Misses of a size in overload: with what the rule gives up, or `without` where that saves more."""
     if replays.situation.slos is None:
-        return fewest
-    return min(fewest, replays.run(milli / 1000, limits, True).misses)
+        return without
+    return min(without, replays.run(milli / 1000, limits, sacrifice=True, enough=without).misses)
 
 
 def _best_cap(replays: _Replays, point: FrontierPoint, limits: Limits) -> FrontierPoint:
@@ -314,8 +319,10 @@ def _best_cap(replays: _Replays, point: FrontierPoint, limits: Limits) -> Fronti
     best, cap = point, limits.batch_cap // 2
     while cap >= 1:
         narrower = Limits(cap, limits.lanes, limits.max_cores)
-        lost = _fewest(replays, point.cores_milli, narrower)
-        if lost < best.misses:
+        most = round(best.misses)
+        lost = replays.run(point.cores_milli / 1000, narrower, enough=most).misses
+        lost = _fewest(replays, point.cores_milli, narrower, min(most, lost))
+        if lost < most:
             best = FrontierPoint(cores_milli=point.cores_milli, batch_cap=cap, misses=lost)
         cap //= 2
     return best
@@ -342,7 +349,8 @@ def plan_steady(
         if rate > cores * most_per_core or remaining_slo_s < fastest_s(model, cores):
             continue
         limits = Limits(max_batch, thread_budget(cores), sizes_milli[-1] / 1000)
-        projection = project(Situation(0.0, (), (), arrivals, cores, 0.0), cores, [model], limits)
+        replays = _Replays(Situation(0.0, (), (), arrivals, cores, 0.0), [model], limits.max_cores)
+        projection = replays.run(cores, limits, enough=1)
         if projection.misses == 0:
             return milli, projection
     return None
