@@ -118,11 +118,8 @@ class Step:
 def fastest_s(model: LatencyModel, cores: float) -> float:
     """The least time in which one request can be answered alone on `cores` cores, seconds."""
     budget = thread_budget(cores)
-    # Where no part shrinks with fewer threads, only the last two counts can be the best: all of them have their full
-    # speed but the last one.
-    monotone = not model.by_threads and model.gamma >= 0 and model.epsilon >= 0
     least = math.inf
-    for threads in range(max(1, budget - 1) if monotone else 1, budget + 1):
+    for threads in range(1, budget + 1):
         speed = speed_of(cores, threads)
         least = min(least, model.latency(1, threads) / speed + stall_of(speed))
     return least
