@@ -21,8 +21,14 @@ def decided(state: dict[str, Any]) -> str:
     """Every answer of the core to `state`, whose fields are those that `test_compiled_core.py` draws."""
     now, cores, most = 10.0, state["cores"], state["cores"] * state["room"]
     models = [
-        LatencyModel(*coefficients, interference=interference, error=error, by_threads=tuple(by_threads))
-        for coefficients, interference, error, by_threads in state["models"]
+        LatencyModel(
+            *coefficients,
+            interference=interference,
+            error=error,
+            by_threads=tuple(by_threads),
+            by_cell=tuple(tuple(row) for row in by_cell),
+        )
+        for coefficients, interference, error, by_threads, by_cell in state["models"]
     ]
     queue, forecaster = EdfQueue(), Forecaster()
     for number, (model, waited, slo) in enumerate(state["requests"]):

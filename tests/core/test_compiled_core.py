@@ -26,6 +26,8 @@ MODELS = st.tuples(
     st.sampled_from([0.0, 0.05]),
     st.sampled_from([0.0, 0.1]),
     st.lists(st.floats(0.5, 2), max_size=3),
+    # Factors of a table never fall with the batch.
+    st.lists(st.lists(st.floats(1, 2), min_size=1, max_size=4).map(sorted), max_size=3),
 )
 STATES = st.fixed_dictionaries(
     {
