@@ -49,12 +49,14 @@ class Grant:
 
     Attributes:
         wish: the size for now.
-        refused_milli: what it wished beyond what the joint plan gives; 0 where it gets its wish, now or soon.
-        waits: more was planned for it, and comes when others have shrunk.
+        lacks_milli: what it wished beyond that.
+        refused: the joint plan gives the lacking cores to others.
+        waits: more was planned for it than is free now, and comes when others have shrunk.
     """
 
     wish: Wish
-    refused_milli: int = 0
+    lacks_milli: int = 0
+    refused: bool = False
     waits: bool = False
 
 
@@ -88,9 +90,9 @@ def grant(tenant: Tenant, planned: FrontierPoint | None, room_milli: int, held_m
         room_milli: what the node has for all tenants.
         held_milli: what each tenant holds of that now, by uid.
     """
-    wish, refused = tenant.wish, 0
-    if planned is not None and planned.cores_milli < wish.cores_milli:
-        refused = wish.cores_milli - planned.cores_milli
+    wish, alone = tenant.wish, tenant.wish.cores_milli
+    refused = planned is not None and planned.cores_milli < alone
+    if planned is not None and refused:
         feasible = wish.feasible and planned.misses == 0
         wish = replace(
             wish,
@@ -101,8 +103,8 @@ def grant(tenant: Tenant, planned: FrontierPoint | None, room_milli: int, held_m
         )
     free = room_milli - sum(milli for uid, milli in held_milli.items() if uid != tenant.uid)
     if wish.cores_milli <= max(free, tenant.current_milli):
-        return Grant(wish, refused)
+        return Grant(wish, alone - wish.cores_milli, refused)
     sizes = tenant.sizes
     fits = sizes.min_milli + (free - sizes.min_milli) // sizes.step_milli * sizes.step_milli
     now = max(tenant.current_milli, fits)
-    return Grant(replace(wish, cores_milli=now, feasible=False, reason="waits"), refused, waits=True)
+    return Grant(replace(wish, cores_milli=now, feasible=False, reason="waits"), alone - now, refused, waits=True)

@@ -128,6 +128,25 @@ def test_a_pod_whose_server_is_silent_keeps_what_it_holds() -> None:
     run_virtual(scenario)
 
 
+def test_a_node_that_cannot_hold_even_the_smallest_sizes_says_so() -> None:
+    async def scenario(_: VirtualLoop) -> None:
+        node = NodeWorld(1100)
+        World(name="a", node=node)
+        b = World(name="b", node=node)
+        await node.run(3.0)
+        b.body["spec"]["cpu"] = {"min": "1", "max": "2", "step": "500m"}
+        await node.run(6.0)
+        assert b.patches() == []
+        assert blocked(b) == "NodeShared"
+        assert refused(node)["b"] == 0.5
+        node.hold(0)
+        node.allocatable = 4000
+        await node.run(12.0)
+        assert (b.quota, blocked(b)) == (1000, None)
+
+    run_virtual(scenario)
+
+
 def test_an_operator_that_may_not_read_nodes_plans_each_alone() -> None:
     async def scenario(_: VirtualLoop) -> None:
         node = NodeWorld(2000)

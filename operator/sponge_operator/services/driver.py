@@ -38,6 +38,9 @@ RETRY_S = 0.5
 SHARED_SHOWN_S = 5.0
 """How long a refusal for the sake of other services stays in the status: a load comes and goes many times a second."""
 
+WAIT_SHOWN_S = 1.0
+"""How long a pod waits for others to shrink until its status says so; a shrink takes some tens of milliseconds."""
+
 
 class PodDriver:
     """One pod's loop; `run` until cancelled."""
@@ -64,6 +67,7 @@ class PodDriver:
         self._woken = asyncio.Event()
         self._shared: Blocked | None = None
         self._shared_until = 0.0
+        self._waits_since: float | None = None
         self._accounted_at: float | None = None
         self.actuator = Actuator(context, events, uid, token)
         self._token = token
@@ -124,6 +128,7 @@ class PodDriver:
         if service.spec.mode != "Auto" or service.paused:
             context.nodes.forget(self._uid)
             self._shared = None
+            context.metrics.refused.labels(*self._labels(service)).set(0)
             self._seen(observed)
             outcome = "paused" if service.paused else "recommended"
             self._record(service, snapshot, current, wish, Result(outcome), applied=False)
@@ -165,14 +170,15 @@ class PodDriver:
         points = points_of(wish, snapshot, sizes)
         tenant = Tenant(self._uid, wish, points, sizes, current, float(service.spec.slo.weight))
         granted = context.nodes.settle(tenant, self._woken.set)
-        if granted.refused_milli:
+        self._waits_since = (self._waits_since or now) if granted.waits else None
+        if granted.refused or (self._waits_since is not None and now - self._waits_since >= WAIT_SHOWN_S):
             self._shared = Blocked("NodeShared", context.nodes.describe(self._uid, granted))
             self._shared_until = now + SHARED_SHOWN_S
             self._events.emit("Warning", "NodeShared", f"{self.report.name}: {self._shared.message}", self.report.name)
         elif now >= self._shared_until:
             self._shared = None
         labels = self._labels(service)
-        context.metrics.refused.labels(*labels).set(granted.refused_milli / 1000)
+        context.metrics.refused.labels(*labels).set(granted.lacks_milli / 1000)
         context.metrics.desired.labels(*labels).set(granted.wish.cores_milli / 1000)
         self.report = replace(self.report, wish=granted.wish)
         return granted.wish

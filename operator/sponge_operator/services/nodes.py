@@ -133,7 +133,7 @@ class Nodes:
         node = self._nodes[name]
         wished = sum(tenant.wish.cores_milli for tenant in node.tenants.values()) / 1000
         room = self._room(node, node.view) / 1000 if node.view is not None else 0.0
-        alone = (granted.wish.cores_milli + granted.refused_milli) / 1000
+        alone = (granted.wish.cores_milli + granted.lacks_milli) / 1000
         return (
             f"node {name} has {room:g} cores for {len(node.tenants)} pods that together ask for {wished:g}: of "
             f"{alone:g} cores this one is given {granted.wish.cores_milli / 1000:g}"
