@@ -89,7 +89,7 @@ async def measure(plan: Plan, journal: Journal, console: Console) -> None:
         asyncio.CancelledError: the process was told to end.
     """
     from sponge_server.lanes.forked import ForkedLanes
-    from sponge_server.lanes.interface import ModelSpec
+    from sponge_server.lanes.interface import ModelError, ModelSpec
     from sponge_server.memory import measure_memory
 
     if not rounds_left(plan.cells, plan.repeat, journal):
@@ -102,7 +102,12 @@ async def measure(plan: Plan, journal: Journal, console: Console) -> None:
         with console.status(f"loading {plan.source}"):
             pool = ForkedLanes([ModelSpec(plan.name, plan.source, plan.largest_batch)])
             stack.push_async_callback(pool.close)
-            await pool.start(plan.lanes)
+            try:
+                await pool.start(plan.lanes)
+            except ModelError as refused:
+                # The lanes know the option by the name that it has when they serve.
+                why, _, most = str(refused).partition(f": use --max-batch {plan.name}=")
+                raise ModelError(f"{why}: leave sizes above {most} out of --batches" if most else why) from None
         warning = pool.models[0].warning
         if warning:
             console.print(f"note: {warning}", highlight=False, soft_wrap=True)

@@ -65,10 +65,13 @@ def _lanes(profile: Profile) -> Table:
 
 def _sentences(profile: Profile) -> list[str]:
     c = profile.coefficients_ms
+    above = max(0.0, profile.error.p90) * 100
     lines = [
         f"l(b,k) = {c.gamma:g}*b/k + {c.delta:g}*b + {c.epsilon:g}/k + {c.eta:g} ms;  R2 {profile.r2:g}, mean error "
-        f"{profile.mape_percent:g} %, 90 % of points within {max(0.0, profile.error.p90) * 100:.0f} % above; each "
-        f"further lane slows the others by {profile.interference * 100:.0f} %"
+        f"{profile.mape_percent:g} %",
+        f"90 % of the cells are within {above:.0f} % above the {profile.form}"
+        + (" that was made of the others; " if profile.form == "table" else "; ")
+        + f"each further lane slows the others by {profile.interference * 100:.0f} %",
     ]
     if profile.validation is not None:
         formula, table = profile.validation.formula, profile.validation.table

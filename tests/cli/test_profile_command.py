@@ -85,6 +85,28 @@ def test_an_interrupted_measurement_goes_on(tmp_path: Path) -> None:
     assert not part.exists()
 
 
+@pytest.mark.torch
+def test_a_batch_that_the_model_does_not_take_is_refused_and_so_is_its_file_when_it_changed(tmp_path: Path) -> None:
+    import torch
+
+    def export(most: int) -> None:
+        dynamic = ({0: torch.export.Dim("batch", min=1, max=most)},)
+        program = torch.export.export(torch.nn.Linear(6, 2), (torch.ones(2, 6),), dynamic_shapes=dynamic)
+        torch.export.save(program, tmp_path / "m.pt2")
+
+    export(4)
+    command = [f"file://{tmp_path}/m.pt2", "--cores", "1", "-o", str(tmp_path / "m.yaml"), "--no-limit"]
+    done = sponge(*command, "--batches", "1,4,8")
+    assert done.returncode == 2
+    assert "exported for at most 4 rows: leave sizes above 4 out of --batches" in done.stderr
+    export(8)
+    done = sponge(*command, "--batches", "1,4,8")
+    assert done.returncode == 2
+    assert "holds a measurement of something else: the model's file was" in done.stderr
+    done = sponge(*command, "--batches", "1,4,8", "--restart")
+    assert done.returncode == 0, done.stderr
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
