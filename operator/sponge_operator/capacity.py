@@ -19,15 +19,14 @@ __all__ = ["NodeView", "asked_milli", "container_milli", "pod_milli", "view_of"]
 class NodeView:
     """A node at a moment: what it has for pods, and what each pod on it holds, by uid."""
 
-    seen_at: float
     allocatable_milli: int
     held_milli: Mapping[str, int]
 
 
-def view_of(node: Mapping[str, Any], pods: Iterable[Mapping[str, Any]], now: float) -> NodeView:
+def view_of(node: Mapping[str, Any], pods: Iterable[Mapping[str, Any]]) -> NodeView:
     """A node and the pods that are bound to it; those that have ended hold nothing."""
     held = {pod["metadata"]["uid"]: pod_milli(pod) for pod in pods if not _ended(pod)}
-    return NodeView(now, parse_cpu_milli(node["status"]["allocatable"]["cpu"]), held)
+    return NodeView(parse_cpu_milli(node["status"]["allocatable"]["cpu"]), held)
 
 
 def pod_milli(pod: Mapping[str, Any]) -> int:

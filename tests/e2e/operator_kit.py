@@ -165,7 +165,7 @@ def block_node(kubectl: Kubectl, node_name: str, namespace: str, leave_milli: in
     """A pod "blocker" that leaves the node so much CPU; none where there is not more."""
     node = json.loads(kubectl("get", "node", node_name, "-o", "json"))
     pods = json.loads(kubectl("get", "pods", "-A", "--field-selector", f"spec.nodeName={node_name}", "-o", "json"))
-    view = view_of(node, pods["items"], 0.0)
+    view = view_of(node, pods["items"])
     milli = view.allocatable_milli - sum(view.held_milli.values()) - leave_milli
     if milli <= 0:
         return

@@ -264,5 +264,5 @@ def test_a_pod_holds_what_the_scheduler_counts() -> None:
     pod["spec"]["resources"] = {"requests": {"cpu": "2"}}  # type: ignore[index]
     assert pod_milli(pod) == 2010
     over = {**pod, "metadata": {"uid": "2"}, "status": {"phase": "Succeeded"}}
-    view = view_of({"status": {"allocatable": {"cpu": "3920m"}}}, [pod, over], 7.0)
+    view = view_of({"status": {"allocatable": {"cpu": "3920m"}}}, [pod, over])
     assert (view.allocatable_milli, dict(view.held_milli)) == (3920, {"1": 2010})

@@ -170,7 +170,10 @@ class PodDriver:
         points = points_of(wish, snapshot, sizes)
         tenant = Tenant(self._uid, wish, points, sizes, current, float(service.spec.slo.weight))
         granted = context.nodes.settle(tenant, self._woken.set)
-        self._waits_since = (self._waits_since or now) if granted.waits else None
+        if not granted.waits:
+            self._waits_since = None
+        elif self._waits_since is None:
+            self._waits_since = now
         if granted.refused or (self._waits_since is not None and now - self._waits_since >= WAIT_SHOWN_S):
             self._shared = Blocked("NodeShared", context.nodes.describe(self._uid, granted))
             self._shared_until = now + SHARED_SHOWN_S

@@ -189,6 +189,7 @@ class Nodes:
         if node.looking or self._clock() < node.look_at:
             return
         node.looking = True
+        node.look_at = self._clock() + FRESH_S
         task = asyncio.create_task(self._look(name, node), name=f"look at node {name}")
         self._looks.add(task)
         task.add_done_callback(self._looks.discard)
@@ -197,13 +198,12 @@ class Nodes:
         try:
             found = await self._kube.get("Node", "", name)
             pods = await self._kube.pods_on(name)
-            now = self._clock()
-            node.view = view_of(found, pods, now) if found is not None else None
-            node.look_at = now + FRESH_S
+            node.view = view_of(found, pods) if found is not None else None
         except ApiError as error:
             # What was known may have changed by now: the kubelet's word is the better one.
             node.view = None
-            node.look_at = self._clock() + (FORBIDDEN_S if error.status == 403 else FRESH_S)
+            if error.status == 403:
+                node.look_at = self._clock() + FORBIDDEN_S
             log.warning("node.unreadable node=%s status=%d message=%s", name, error.status, error)
         finally:
             node.looking = False
