@@ -39,7 +39,14 @@ def draw_pareto(figure: Figure, found: Sequence[Row], title: str) -> None:
         if row.policy == CLAIRVOYANT:
             axes.axvline(row.cores.mean, color=SOFT, linestyle=(0, (4, 3)), linewidth=1, zorder=1)
             axes.text(
-                row.cores.mean, 160, " nobody can miss nothing with less", color=INK, fontsize=7, va="bottom", ha="left"
+                row.cores.mean - 0.05,
+                0.06,
+                "the bound: nobody misses nothing with less",
+                color=INK,
+                rotation=90,
+                fontsize=7.5,
+                ha="right",
+                va="center",
             )
             continue
         ours = row.policy in OURS
@@ -97,7 +104,7 @@ def draw_cores(figure: Figure, found: Found, title: str) -> None:
     cores.set_title("cores, mean of each second")
     cores.set_ylim(bottom=0)
     cores.set_xlabel("seconds")
-    cores.set_xlim(left=0)
+    cores.set_xlim(0, case.variant.duration_s)
     figure.suptitle(title, x=0.01, ha="left", fontsize=10)
     figure.legend(*cores.get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False, fontsize=8)
 
