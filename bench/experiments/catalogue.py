@@ -15,8 +15,8 @@ from sponge_simulator.scenario import Scenario, load_scenario
 
 __all__ = ["EXPERIMENTS", "OURS", "Experiment", "Variant", "quick"]
 
-OURS = ("sponge", JOINTLY)
-"""The policies that the others are measured against."""
+OURS = ("sponge", JOINTLY, "hybrid")
+"""The policies that the others are measured against, the first of them that takes part in an experiment above all."""
 
 EVERY_POLICY = (*POLICIES, "static-4", "static-8", "static-16", CLAIRVOYANT)
 ON_A_NODE = (JOINTLY, "sponge", *(name for name in POLICIES if name != "sponge"), "static-2", CLAIRVOYANT)
@@ -90,12 +90,15 @@ def _class_changed(variant: Variant, **changes: object) -> Variant:
     return _changed(variant, classes=(only.model_copy(update=changes),))
 
 
-def _of(name: str, title: str, seeds: int, arrivals: str | None = None, step_s: float = 0.0) -> Experiment:
-    """All policies on a shipped scenario."""
+def _of(
+    name: str, title: str, seeds: int, arrivals: str | None = None, step_s: float = 0.0, first: str = OURS[0]
+) -> Experiment:
+    """All policies on a shipped scenario, `first` above all."""
     scenario = load_scenario(name)
     own = name if arrivals is None else f"{name}-{arrivals}"
+    policies = (first, *(policy for policy in EVERY_POLICY if policy != first))
     scenario = scenario if arrivals is None else scenario.model_copy(update={"arrivals": arrivals})
-    return Experiment(own, title, (Variant(scenario, uplink_step_s=step_s),), EVERY_POLICY, seeds)
+    return Experiment(own, title, (Variant(scenario, uplink_step_s=step_s),), policies, seeds)
 
 
 def _same_dispatch(name: str, title: str, seeds: int) -> Experiment:
@@ -116,6 +119,7 @@ EXPERIMENTS: dict[str, Experiment] = {
         _of("azure-code", "Azure's coding trace", 10),
         _of("azure-conv", "Azure's conversation trace", 10),
         _of("seldom", "A service that is seldom used", 5),
+        _of("step", "A surge beyond what one pod can take", 5, first="hybrid"),
         Experiment("shared", "Four services on one node", (Variant(load_node("shared")),), ON_A_NODE, 5),
         _same_dispatch("paper", "Other sizes over our dispatch rule, the paper's experiment", 5),
         _same_dispatch("mixed-tight", "Other sizes over our dispatch rule, two classes", 5),

@@ -116,7 +116,7 @@ def overview_table(found: Mapping[str, Sequence[Row]], experiments: Mapping[str,
         body.append(
             [
                 experiments[name].title,
-                f"{_percent(ours.missed_percent.mean)} on {ours.cores.mean:.2f}",
+                f"{ours.policy}: {_percent(ours.missed_percent.mean)} on {ours.cores.mean:.2f}",
                 "none"
                 if nearest is None
                 else f"{nearest.policy}: {_percent(nearest.missed_percent.mean)} on {nearest.cores.mean:.2f}",

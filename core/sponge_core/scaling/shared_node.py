@@ -1,8 +1,9 @@
 """Ours for several services on one node: each plans for itself while all fit, and jointly once they do not.
 
-Every service keeps the node told of what it would take and, once that is more than there is, of how much it would miss
-with every smaller size; the node answers with its part of the joint plan (`planning/joint.py`). What another service
-last said may be a tick old, as it is in the operator. Knows nothing of who runs the services.
+The operator's decision for a node, without an operator. Every service keeps the node told of what it would take and,
+once that is more than there is, of how much it would miss with every smaller size; the node answers with its part of
+the joint plan (`planning/joint.py`). What another service last said may be a tick old. Knows nothing of who runs the
+services.
 """
 
 from __future__ import annotations
@@ -10,8 +11,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from sponge_core.contract import FrontierPoint
-from sponge_core.planning.joint import Claim, plan_jointly
-from sponge_core.planning.projected import Plan, Situation, project
+from sponge_core.planning.joint import Claim, every_size, plan_jointly
+from sponge_core.planning.projected import Plan, Situation
 from sponge_core.scaling.interface import Service, Size
 from sponge_core.scaling.sponge import Sponge
 
@@ -54,19 +55,18 @@ class _Member(Sponge):
     def _settled(self, situation: Situation, points: Sequence[FrontierPoint], plan: Plan) -> Size:
         if self._node.fits(self._index, plan.cores_milli):
             return super()._settled(situation, points, plan)
-        claim = Claim(self._every_point(situation, points), round(1000 * situation.cores))
+        claim = Claim(self._every_point(situation, points, plan), round(1000 * situation.cores))
         part = self._node.part(self._index, claim)
         return Size(part.cores_milli / 1000, part.batch_cap)
 
-    def _every_point(self, situation: Situation, points: Sequence[FrontierPoint]) -> list[FrontierPoint]:
-        """The frontier with the sizes that its search left out, up to the first without a miss."""
-        known = {point.cores_milli: point for point in points}
-        complete: list[FrontierPoint] = []
-        for milli in self._sizes:
-            if milli not in known:
-                lost = project(situation, milli / 1000, [self._service.model], self._limits).misses
-                known[milli] = FrontierPoint(cores_milli=milli, batch_cap=self._limits.batch_cap, misses=lost)
-            complete.append(known[milli])
-            if known[milli].misses == 0:
-                break
-        return complete
+    def _every_point(self, situation: Situation, points: Sequence[FrontierPoint], plan: Plan) -> list[FrontierPoint]:
+        """What it would miss with every size up to what it would take, as the operator works it out."""
+        projected = [point for point in points if point.cores_milli <= plan.cores_milli]
+        alone = FrontierPoint(cores_milli=plan.cores_milli, batch_cap=plan.batch_cap, misses=0)
+        if not projected:
+            return [alone]
+        if projected[-1].cores_milli < plan.cores_milli and projected[-1].misses > 0:
+            projected.append(alone)
+        requests = sum(map(len, situation.queued)) + len(situation.arrivals)
+        sizes = [milli for milli in self._sizes if milli <= plan.cores_milli]
+        return every_size(projected, sizes, requests)
