@@ -101,6 +101,11 @@ def _of(
     return Experiment(own, title, (Variant(scenario, uplink_step_s=step_s),), policies, seeds)
 
 
+def _shorter(experiment: Experiment, simulated_s: float) -> Experiment:
+    """Only so much of each run."""
+    return replace(experiment, variants=tuple(replace(each, simulated_s=simulated_s) for each in experiment.variants))
+
+
 def _same_dispatch(name: str, title: str, seeds: int) -> Experiment:
     """How much is our dispatch rule, how much our sizes: other sizes over our dispatch rule."""
     others = tuple(f"{policy}@moldable-edf" for policy in SAME_DISPATCH)
@@ -113,16 +118,16 @@ EXPERIMENTS: dict[str, Experiment] = {
     for each in (
         _of("paper", "The paper's experiment, Poisson arrivals", 10, "poisson"),
         _of("paper", "The paper's experiment, a burst every second", 10, "burst", step_s=61.0),
-        _of("mixed", "Two classes: 300 ms and 1000 ms", 10),
-        _of("mixed-tight", "Two classes: 120 ms and 600 ms", 10),
-        _of("twitter", "The bursts of Twitter's stream", 5),
+        _shorter(_of("mixed", "Two classes: 300 ms and 1000 ms", 10), 300.0),
+        _shorter(_of("mixed-tight", "Two classes: 120 ms and 600 ms", 10), 300.0),
+        _of("twitter", "The bursts of Twitter's stream", 3),
         _of("azure-code", "Azure's coding trace", 10),
         _of("azure-conv", "Azure's conversation trace", 10),
         _of("seldom", "A service that is seldom used", 5),
         _of("step", "A surge beyond what one pod can take", 5, first="hybrid"),
-        Experiment("shared", "Four services on one node", (Variant(load_node("shared")),), ON_A_NODE, 5),
-        _same_dispatch("paper", "Other sizes over our dispatch rule, the paper's experiment", 5),
-        _same_dispatch("mixed-tight", "Other sizes over our dispatch rule, two classes", 5),
+        Experiment("shared", "Four services on one node", (Variant(load_node("shared")),), ON_A_NODE, 3),
+        _same_dispatch("paper", "Other sizes over our dispatch rule, the paper's experiment", 3),
+        _same_dispatch("mixed-tight", "Other sizes over our dispatch rule, two classes", 3),
         _sweep(
             "by-slo",
             "The SLO",
@@ -167,4 +172,4 @@ def quick(experiment: Experiment) -> Experiment:
     ends = (
         experiment.variants if len(experiment.variants) == 1 else experiment.variants[:: len(experiment.variants) - 1]
     )
-    return replace(experiment, variants=tuple(replace(each, simulated_s=QUICK_S) for each in ends), seeds=1)
+    return replace(_shorter(replace(experiment, variants=ends), QUICK_S), seeds=1)
