@@ -8,6 +8,7 @@ image.
 from __future__ import annotations
 
 import importlib.util
+import os
 import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -78,5 +79,7 @@ def python_pod(mounts: Iterable[str], host_root: str = "") -> PythonPod:
         name = f"sponge-host-{number}"
         volumes.append({"name": name, "hostPath": {"path": host_root + path, "type": "Directory"}})
         volume_mounts.append({"name": name, "mountPath": path, "readOnly": True})
-    command = (sys.executable, "-m", "sponge_cli.main")
+    sources = os.environ.get("PYTHONPATH")  # a source tree that is not the installed one
+    environment = ("/usr/bin/env", f"PYTHONPATH={sources}") if sources else ()
+    command = (*environment, sys.executable, "-m", "sponge_cli.main")
     return PythonPod(PYTHON_IMAGE, "Never", command, tuple(volumes), tuple(volume_mounts))

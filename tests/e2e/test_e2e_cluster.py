@@ -106,7 +106,7 @@ def test_this_python_runs_in_a_locked_down_pod_and_reaches_the_api(
 ) -> None:
     python = cluster.python_pod()
     container = python.container() | {
-        "command": [python.command[0], "-c", IN_POD],
+        "command": [*python.command[:-2], "-c", IN_POD],
         "resources": {"limits": {"cpu": "1", "memory": "1Gi"}},
         "securityContext": {
             "readOnlyRootFilesystem": True,
