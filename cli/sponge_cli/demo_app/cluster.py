@@ -15,7 +15,7 @@ import re
 import socket
 import subprocess
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -51,9 +51,13 @@ class _Steps:
 
 
 class ClusterBackend(Backend):
-    """A cluster that runs already is used and left; one that was started for the demo is taken down again."""
+    """A cluster that runs already is used and left; one that was started for the demo is taken down again.
 
-    def __init__(self) -> None:
+    `template`: a partial pod template for the servers.
+    """
+
+    def __init__(self, template: Mapping[str, Any] | None = None) -> None:
+        self._template = template
         self._cluster: Cluster | None = None
         self._is_ours = False
         self._pod = ""
@@ -74,7 +78,7 @@ class ClusterBackend(Backend):
         self._kubectl("apply", "-f", "-", stdin=json.dumps(namespace))
 
     async def start(self, scenario: Scenario, static_milli: int | None) -> Endpoint:
-        document = json.dumps(manifest(scenario, static_milli))
+        document = json.dumps(manifest(scenario, static_milli, self._template))
         await asyncio.to_thread(self._kubectl, "apply", "-n", NAMESPACE, "-f", "-", stdin=document)
         pod = await self._ready_pod()
         self._pod = pod["metadata"]["name"]
@@ -164,8 +168,8 @@ class ClusterBackend(Backend):
         return {**os.environ, "KUBECONFIG": str(self._cluster.kubeconfig)}
 
 
-def manifest(scenario: Scenario, static_milli: int | None) -> dict[str, Any]:
-    """The SpongeService of a run."""
+def manifest(scenario: Scenario, static_milli: int | None, template: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """The SpongeService of a run, with a partial pod template for its servers."""
     low, high = (scenario.min_milli, scenario.max_milli) if static_milli is None else (static_milli, static_milli)
     return {
         "apiVersion": "serving.sponge.dev/v1alpha1",
@@ -178,5 +182,6 @@ def manifest(scenario: Scenario, static_milli: int | None) -> dict[str, Any]:
             "batch": {"max": scenario.max_batch},
             "profile": {"from": scenario.profile},
             "mode": "Auto" if static_milli is None else "Off",
+            "template": template or {},
         },
     }

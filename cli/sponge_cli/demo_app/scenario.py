@@ -27,6 +27,7 @@ class Scenario:
     source: str = "torchvision://resnet18?weights=none"
     slo_s: float = 0.8
     rate_rps: float = 9.0
+    arrivals: str = "poisson"
     payload_bytes: int = 303_600
     max_batch: int = 8
     min_milli: int = 250

@@ -146,6 +146,7 @@ class Session:
         options = {
             "--url": endpoint.url,
             "--model": scenario.model,
+            "--arrivals": scenario.arrivals,
             "--rate": f"{scenario.rate_rps:g}",
             "--duration-s": f"{scenario.duration_s:g}",
             "--slo-ms": f"{scenario.slo_s * 1000:g}",
