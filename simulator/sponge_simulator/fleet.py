@@ -13,8 +13,11 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
-from sponge_core.batching import Limits
+from sponge_core.batching import Launch, Limits
 from sponge_core.dispatch import Dispatcher
+from sponge_core.forecast import Arrival
+from sponge_core.latency import LatencyModel
+from sponge_core.planning.projected import LEAST_CORES
 from sponge_core.queueing import EdfQueue, Request
 from sponge_core.running import thread_budget
 from sponge_core.scaling.interface import Observation, ScalingPolicy, Service, Size
@@ -31,6 +34,9 @@ class World:
         duration_s: cores are charged from 0 to here; the queue is served to its end afterwards.
         resize_s: draws how long the next resize takes.
         service_ratio: draws true / predicted time of the next batch.
+        takes_s: gives the true time of a batch at full speed instead.
+        learn: told of each batch that ended and of its true time, gives the model that is predicted by from then on.
+        by_periods: a quota is given out as the kernel does, so much in each 100 ms; else evenly.
         node_cores: what all replicas together can have. A replica beyond it does not start, a size beyond it is granted
             as far as there is room.
     """
@@ -38,6 +44,9 @@ class World:
     duration_s: float
     resize_s: Callable[[], float] = lambda: 0.03
     service_ratio: Callable[[], float] = lambda: 1.0
+    takes_s: Callable[[Launch], float] | None = None
+    learn: Callable[[Launch, float], LatencyModel] | None = None
+    by_periods: bool = False
     node_cores: float = math.inf
 
 
@@ -133,13 +142,14 @@ class ServiceRun:
         if start.cores * start.replicas > most:
             cores = min(start.cores, found.cores)
             start = replace(start, cores=cores, replicas=min(start.replicas, max(1, int(most / cores))))
-        self._replicas = [Replica(start.cores, 0.0) for _ in range(start.replicas)]
+        self._replicas = [self._replica(start.cores, 0.0) for _ in range(start.replicas)]
         self._size = start
         self._until_request = start.until_request
         self._limits = self._limits_at(start)
         self._now = 0.0
         self._wakes: list[float] = []
         self._position = 0
+        self._longest_upload_s = max((request.arrival - request.sent for request in requests), default=0.0)
         self._in_time = self._late = self._shed = self._resizes = self._started = 0
         self._latencies: list[float] = []
         self._in_time_by_class: dict[str, int] = {}
@@ -212,7 +222,10 @@ class ServiceRun:
         for replica in self._replicas:
             leaving = leaving or replica.retiring
             while replica.next_finish_at <= now:
-                batch = replica.finish(now)
+                launch, took_s = replica.finish(now)
+                batch = launch.requests
+                if self._world.learn is not None:
+                    self._models = [self._world.learn(launch, took_s)]
                 in_time = now <= min(request.deadline for request in batch) + 1e-9
                 self._dispatch.ended(batch[0].model, len(batch), in_time)
                 for request in batch:
@@ -247,6 +260,8 @@ class ServiceRun:
             sum(replica.ready_at <= now for replica in serving),
             self._used_since / since if since else 0.0,
             self._in_flight_since / since if since else 0.0,
+            self._uploads(),
+            self._models[0],
         )
         self._planned_at, self._used_since, self._in_flight_since = now, 0.0, 0.0
         wanted = self._scaling.plan(seen)
@@ -262,7 +277,21 @@ class ServiceRun:
 
     def _limits_at(self, size: Size) -> Limits:
         most = self._service.max_cores
-        return Limits(size.batch_cap, thread_budget(most), most)
+        return Limits(size.batch_cap, thread_budget(most), max(most - self._service.overhead_cores, LEAST_CORES))
+
+    def _uploads(self) -> tuple[Arrival, ...]:
+        """What was sent and is not here yet; every link is taken to keep its pace."""
+        now, found = self._now, []
+        for index in range(self._position, len(self._requests)):
+            request = self._requests[index]
+            if request.arrival > now + self._longest_upload_s:
+                break
+            if request.sent <= now:
+                found.append(Arrival(request.arrival, request.deadline, request.model))
+        return tuple(found)
+
+    def _replica(self, cores: float, ready_at: float) -> Replica:
+        return Replica(cores, ready_at, self._service.overhead_cores, self._world.by_periods)
 
     def _granted(self, replica: Replica, wanted: float) -> float:
         """The size, or the largest one towards it for which the node has room, as whoever asks learns its ceiling."""
@@ -273,7 +302,7 @@ class ServiceRun:
 
     def _scale(self, replicas: int, cores: float, serving: list[Replica]) -> None:
         while len(serving) < replicas and cores <= self._room():
-            added = Replica(cores, self._now + self._service.cold_start_s)
+            added = self._replica(cores, self._now + self._service.cold_start_s)
             self._replicas.append(added)
             serving.append(added)
             self._started += 1
@@ -296,9 +325,13 @@ class ServiceRun:
             for launch in decision.launches:
                 for request in launch.requests:
                     self._queue.discard(request.id)
-                replica.start(launch, now, self._world.service_ratio())
+                replica.start(launch, now, self._takes_s(launch))
             if decision.wake_at is not None:
                 heapq.heappush(self._wakes, max(decision.wake_at, now + 1e-6))
+
+    def _takes_s(self, launch: Launch) -> float:
+        world = self._world
+        return launch.work_s * world.service_ratio() if world.takes_s is None else world.takes_s(launch)
 
     def _account(self) -> None:
         if self._now > self._world.duration_s:

@@ -1,26 +1,30 @@
 """One replica in virtual time: its batches as they were predicted and as they really go, its size and its changes.
 
-The predicted account is what a dispatch rule may see; the true one decides when a batch ends. A larger size is in force
-a resize after it was asked for; a smaller one takes the threads away at once and the quota when the running batches fit
-it, as the operator does. Knows nothing of policies.
+The predicted account is what a dispatch rule may see; the true one decides when a batch ends, under a quota that is
+given out evenly or, as the kernel does, by periods. A larger size is in force a resize after it was asked for; a smaller
+one takes the threads away at once and the quota when the running batches fit it, as the operator does. Knows nothing of
+policies.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 from sponge_core.batching import Launch
-from sponge_core.queueing import Request
+from sponge_core.planning.projected import LEAST_CORES
 from sponge_core.running import Running, RunningSet, thread_budget
+from sponge_simulator.throttling import ThrottledSet
 
 __all__ = ["Replica"]
 
 
 class Replica:
-    """`ready_at` is when it begins to serve; it is billed from its making on, `cores` at every moment."""
+    """`ready_at` is when it begins to serve; it is billed from its making on, `cores` at every moment.
 
-    def __init__(self, cores: float, ready_at: float) -> None:
+    `overhead`: cores that are used beside the batches, out of the same quota.
+    """
+
+    def __init__(self, cores: float, ready_at: float, overhead: float = 0.0, by_periods: bool = False) -> None:
         self.ready_at = ready_at
         self.retiring = False
         self.cores = cores
@@ -28,16 +32,17 @@ class Replica:
         self.in_force_at = math.inf
         self._wanted = cores
         self._waits_to_shrink = False
-        self._predicted = RunningSet(cores)
-        self._truth = RunningSet(cores)
-        self._batches: dict[int, Sequence[Request]] = {}
+        self._overhead = overhead
+        self._predicted = RunningSet(self._net(cores))
+        self._truth = ThrottledSet(cores, overhead) if by_periods else RunningSet(self._net(cores))
+        self._batches: dict[int, tuple[Launch, float]] = {}
         self._next_key = 0
         self.requests = 0  # how many are in its batches
 
     @property
     def usable_cores(self) -> float:
         """What new batches may count on: never more than is in force, nor than is to be."""
-        return min(self.cores, self._wanted)
+        return self._net(min(self.cores, self._wanted))
 
     @property
     def reserved_cores(self) -> float:
@@ -78,31 +83,34 @@ class Replica:
         if self.in_force_at <= now:
             self.in_force_at = math.inf
             self.cores = self._wanted
-            self._predicted.set_cores(self.cores, now)
-            self._truth.set_cores(self.cores, now)
+            self._predicted.set_cores(self._net(self.cores), now)
+            self._truth.set_cores(self.cores if isinstance(self._truth, ThrottledSet) else self._net(self.cores), now)
             self._look_ahead(now)
 
-    def start(self, launch: Launch, now: float, service_ratio: float) -> None:
-        """A batch begins; it will really take `service_ratio` times what was predicted."""
+    def start(self, launch: Launch, now: float, takes_s: float) -> None:
+        """A batch begins; it will really take `takes_s` seconds at full speed."""
         earliest = min(request.deadline for request in launch.requests)
         self._predicted.start(self._next_key, launch.threads, launch.work_s, earliest, now)
-        self._truth.start(self._next_key, launch.threads, launch.work_s * service_ratio, earliest, now)
-        self._batches[self._next_key] = launch.requests
+        self._truth.start(self._next_key, launch.threads, takes_s, earliest, now)
+        self._batches[self._next_key] = launch, takes_s
         self.requests += len(launch.requests)
         self._next_key += 1
         self._look_ahead(now)
 
-    def finish(self, now: float) -> Sequence[Request]:
-        """The requests of the batch that ends now. Raises ValueError when none runs."""
+    def finish(self, now: float) -> tuple[Launch, float]:
+        """The batch that ends now, and what it took at full speed. Raises ValueError when none runs."""
         found = self._truth.next_finish(now)
         if found is None:
             raise ValueError("no batch runs here")
         self._truth.finish(found[0], now)
         self._predicted.finish(found[0], now)
         self._look_ahead(now)
-        batch = self._batches.pop(found[0])
-        self.requests -= len(batch)
-        return batch
+        launch, took_s = self._batches.pop(found[0])
+        self.requests -= len(launch.requests)
+        return launch, took_s
+
+    def _net(self, cores: float) -> float:
+        return max(cores - self._overhead, LEAST_CORES)
 
     def _look_ahead(self, now: float) -> None:
         found = self._truth.next_finish(now)

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sponge_core.batching import Launch
 from sponge_core.dispatch import POLICIES as DISPATCH
 from sponge_core.latency import LatencyModel
 from sponge_core.queueing import Request
@@ -167,3 +168,46 @@ def test_hybrid_beats_vertical_alone_in_misses_and_horizontal_alone_in_both() ->
     assert hybrid.violations < 0.5 * vertical.violations
     assert hybrid.violations < horizontal.violations
     assert hybrid.core_seconds < horizontal.core_seconds
+
+
+def test_what_is_used_beside_the_batches_comes_out_of_the_quota() -> None:
+    beside = replace(SERVICE, overhead_cores=0.25)
+    (sent,) = requests(1.0, slo_s=2.0)
+    rule = DISPATCH["moldable-edf"].make()
+    evenly = simulate([sent], beside, Scripted(Size(0.5, 8)), rule, World(4.0))
+    assert evenly.latencies_s == (pytest.approx(MODEL.latency(1, 1) / (0.5 - 0.25)),)
+    by_periods = simulate([sent], beside, Scripted(Size(0.5, 8)), rule, World(4.0, by_periods=True))
+    # 50 ms of CPU in each 100 ms, for the batch and a quarter of another thread beside it: 40 ms of its 55, then the rest
+    assert by_periods.latencies_s == (pytest.approx(0.1 + 0.055 - 0.04),)
+
+
+def test_servers_predict_by_what_they_have_learnt() -> None:
+    learnt: list[tuple[int, float]] = []
+
+    def learn(launch: Launch, took_s: float) -> LatencyModel:
+        learnt.append((len(launch.requests), took_s))
+        return MODEL.scaled(4.0)
+
+    policy = Scripted(Size(1.0, 8))
+    # The second one cannot be met by a model that says 220 ms.
+    result = run(requests(0.5, 1.5, slo_s=0.2), policy, takes_s=lambda _: 0.15, learn=learn)
+    assert (result.in_time, result.shed, learnt) == (1, 1, [(1, 0.15)])
+    assert [seen.model for seen in policy.seen[:3]] == [None, MODEL.scaled(4.0), MODEL.scaled(4.0)]
+
+
+def test_a_deployment_sees_uploads_and_looks_again_at_once_when_a_request_is_in_danger() -> None:
+    # A burst after a rest: found by what waits, not by the next poll a second later.
+    sent = [Request(i, 5.2 + i * 1e-6, 5.9, 5.2) for i in range(12)]
+    service = replace(SERVICE, min_cores=0.5, step_cores=0.5)
+    chosen = make_policy("sponge-deployed", service)
+    result = simulate(sent, service, chosen.scaling, chosen.dispatch, World(8.0))
+    grown = next(moment.at_s for moment in result.timeline if moment.at_s > 5)
+    assert grown < 5.2 + 0.1
+    assert result.timeline[-1].cores == 0.5
+
+
+def test_only_what_was_sent_counts_as_an_upload() -> None:
+    policy = Scripted(Size(1.0, 8))
+    sent = [Request(0, 1.5, 3.0, 0.9), Request(1, 2.5, 3.0, 1.9)]
+    simulate(sent, SERVICE, policy, DISPATCH[policy.dispatch].make(), World(4.0))
+    assert [[upload.at for upload in seen.uploads] for seen in policy.seen] == [[], [1.5], [2.5], [], []]

@@ -8,6 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
+from sponge_core.forecast import Arrival
 from sponge_core.latency import LatencyModel
 from sponge_core.queueing import EdfQueue, Request
 from sponge_core.running import Running
@@ -26,6 +27,7 @@ class Service:
         cold_start_s: from asking for a replica until it serves.
         resize_s: from asking for a size until it is in force.
         idle_cores: what is left of an idle replica after `idle_after_s` without requests; None: it is never parked.
+        overhead_cores: cores of a replica's size that are used beside the batches, by receiving, planning, answering.
     """
 
     model: LatencyModel
@@ -40,6 +42,7 @@ class Service:
     resize_s: float = 0.03
     idle_cores: float | None = None
     idle_after_s: float = 60.0
+    overhead_cores: float = 0.0
 
     @property
     def sizes(self) -> tuple[float, ...]:
@@ -73,6 +76,8 @@ class Observation:
         ready: replicas that serve.
         used_cores: mean CPU in use since the last plan, as a metrics server would report it.
         in_flight: mean number of requests waiting or running since the last plan.
+        uploads: requests whose headers are here and whose body is still coming, ascending.
+        model: the service's, as its servers have corrected it by now; None where none does.
     """
 
     now: float
@@ -82,6 +87,8 @@ class Observation:
     ready: int
     used_cores: float
     in_flight: float
+    uploads: tuple[Arrival, ...] = ()
+    model: LatencyModel | None = None
 
 
 class ScalingPolicy(Protocol):

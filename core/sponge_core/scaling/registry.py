@@ -27,6 +27,7 @@ from sponge_core.scaling.infless import InfLess
 from sponge_core.scaling.interface import ScalingPolicy, Service
 from sponge_core.scaling.kpa import Kpa
 from sponge_core.scaling.sponge import Sponge
+from sponge_core.scaling.sponge_deployed import SpongeDeployed
 from sponge_core.scaling.sponge_paper import SpongePaper
 from sponge_core.scaling.static import Static
 from sponge_core.scaling.themis import Themis
@@ -38,6 +39,7 @@ __all__ = ["POLICIES", "UnknownPolicyError", "make_policy"]
 POLICIES: dict[str, Callable[[Service], ScalingPolicy]] = {
     "sponge": Sponge,
     "hybrid": Hybrid,
+    "sponge-deployed": SpongeDeployed,
     "sponge-paper": SpongePaper,
     "fa2": Fa2,
     "vpa": Vpa,
