@@ -1,0 +1,369 @@
+"""One schedule through a real cluster and through the simulator: how far can the simulator be believed?
+
+The demo's service (ResNet-18, 250m to 1500m, 800 ms end to end, 9 requests/s over the 4G uplink) on the local
+Kubernetes: real operator, real kubelet, real server. Then the very same requests in virtual time: once as `sponge
+simulate` has it (the profile taken at its word), and once with what was measured of this cluster, each of which can be
+looked up in a log or a metric: how long resizes took, what batches took over what the profile says, how much CPU the
+server used beside them; at the pace at which server and operator look. Neither attainment nor cores of the real run go
+into that.
+
+    python -m bench.fidelity --arrivals poisson,burst
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import random
+import re
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from bench.results import BLUE, INK, SOFT, SPONGE, Percentiles, arguments, save
+from sponge_cli.demo_app.backend import DemoError, Endpoint, PodFacts
+from sponge_cli.demo_app.cluster import NAMESPACE, ClusterBackend
+from sponge_cli.demo_app.document import Story
+from sponge_cli.demo_app.recording import Run
+from sponge_cli.demo_app.scenario import Scenario, uplink_of
+from sponge_cli.demo_app.session import Session
+from sponge_cli.operator_install import NAMESPACE as OPERATOR_NAMESPACE
+from sponge_client.traces import load_arrivals
+from sponge_core.batching import Launch
+from sponge_core.errors import SpongeError
+from sponge_core.latency import LatencyModel
+from sponge_core.queueing import Request
+from sponge_core.scaling.interface import Service
+from sponge_core.scaling.registry import make_policy
+from sponge_profiles.profile import load_profile
+from sponge_server.correction import Correction
+from sponge_simulator.fleet import Moment, World, simulate
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+OPERATOR = "deploy/sponge-operator"
+VERBOSE = {"spec": {"containers": [{"name": "server", "env": [{"name": "SPONGE_SERVE_LOG_LEVEL", "value": "debug"}]}]}}
+LEAD_S = 5.0
+"""Virtual time before the first request: the real service has shrunk to its smallest size by then, too."""
+
+DEFAULT_RESIZE_S = 0.037
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """What real runs say of the cluster. `batches_s`: CPU seconds of batches on one thread, by their size."""
+
+    batches_s: dict[int, tuple[float, ...]]
+    resizes_s: tuple[float, ...]
+    overhead_cores: float
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One side of the comparison. `steps`: (seconds after the start, cores from then on)."""
+
+    arrivals: str
+    side: str
+    sent: int
+    in_time: int
+    late: int
+    refused: int
+    attainment: float
+    mean_cores: float
+    resizes: int
+    p99_ms: float | None
+    steps: list[tuple[float, float]] = field(repr=False)
+
+
+class WatchedCluster(ClusterBackend):
+    """The demo's cluster, which keeps what its server and its operator tell of a run."""
+
+    def __init__(self) -> None:
+        super().__init__(VERBOSE)
+        self._endpoint: Endpoint | None = None
+        self._cpu_s: list[tuple[float, float]] = []
+        self.evidence: list[Evidence] = []
+
+    async def start(self, scenario: Scenario, static_milli: int | None) -> Endpoint:
+        self._endpoint = await super().start(scenario, static_milli)
+        self._cpu_s.clear()
+        return self._endpoint
+
+    async def facts(self) -> PodFacts:
+        """Asked for just before the load and just after it."""
+        assert self._endpoint is not None
+        facts = await super().facts()
+        text = await asyncio.to_thread(_read, f"{self._endpoint.control_url}/metrics")
+        found = re.search(r"^process_cpu_seconds_total (\S+)$", text, re.MULTILINE)
+        if found is None:
+            raise DemoError("the server's metrics have no process_cpu_seconds_total")
+        self._cpu_s.append((time.monotonic(), float(found[1])))
+        return facts
+
+    async def stop(self) -> None:
+        if len(self._cpu_s) == 2:
+            (began, before), (ended, after) = self._cpu_s
+            self._cpu_s.clear()
+            pods = await asyncio.to_thread(self._kubectl, "logs", "-n", NAMESPACE, self._pod)
+            operator = await asyncio.to_thread(self._kubectl, "logs", "-n", OPERATOR_NAMESPACE, OPERATOR)
+            took = re.findall(rf"resize\.actuated pod={self._pod} \S+ took=(\S+)", operator)
+            overhead = (after - before) / (ended - began)
+            self.evidence.append(Evidence(batch_times(pods), tuple(float(s) for s in took), overhead))
+        await super().stop()
+
+
+def batch_times(log: str) -> dict[int, tuple[float, ...]]:
+    """CPU seconds of the batches on one thread that a server logged, by size."""
+    found: dict[int, list[float]] = {}
+    for line in log.splitlines():
+        if '"batch.done"' in line:
+            batch = json.loads(line)
+            if batch["threads"] == 1:
+                found.setdefault(batch["rows"], []).append(batch["cpu_ms"] / 1000)
+    return {rows: tuple(times) for rows, times in sorted(found.items())}
+
+
+def pooled(evidence: Sequence[Evidence]) -> Evidence:
+    """Of all runs together."""
+    sizes = sorted({rows for each in evidence for rows in each.batches_s})
+    return Evidence(
+        {rows: tuple(s for each in evidence for s in each.batches_s.get(rows, ())) for rows in sizes},
+        tuple(took for each in evidence for took in each.resizes_s),
+        fmean(each.overhead_cores for each in evidence),
+    )
+
+
+def _read(url: str) -> str:
+    with urllib.request.urlopen(url, timeout=30) as answer:
+        return str(answer.read(), "utf-8")
+
+
+def drive(scenario: Scenario, backend: WatchedCluster, folder: Path, say: Callable[[str], None]) -> tuple[Run, Row]:
+    """The real run."""
+    trace, from_s = uplink_of(scenario, os.environ)
+    story = Story(scenario, trace.starting_at(from_s), from_s, backend.description, len(due_at(scenario)))
+    session = Session(story, backend, statics=(), most_statics=0, folder=folder, publish=lambda _: None, say=say)
+    asyncio.run(session.run())
+    run, figures = story.runs[0], story.figures[0]
+    assert run.started_at is not None
+    if figures.restarts:
+        raise DemoError("the server was restarted during the run: its figures say nothing")
+    steps = [(sample.at - run.started_at, sample.cores_milli / 1000) for sample in run.samples]
+    return run, Row(
+        scenario.arrivals,
+        "cluster",
+        figures.sent,
+        figures.in_time,
+        figures.late,
+        figures.refused,
+        round(figures.in_time / figures.sent, 5),
+        figures.mean_cores,
+        figures.resizes,
+        figures.p99_ms,
+        _corners(steps, scenario.duration_s),
+    )
+
+
+def due_at(scenario: Scenario) -> list[float]:
+    """When each request is sent: what `sponge load` draws from the same arguments."""
+    arrivals = load_arrivals(scenario.arrivals, scenario.rate_rps, scenario.duration_s, scenario.seed, os.environ)
+    return [at for at in arrivals if at < scenario.duration_s]
+
+
+def virtual_requests(scenario: Scenario) -> list[Request]:
+    """The same requests, as they reach the server: each with an uplink of its own."""
+    trace, from_s = uplink_of(scenario, os.environ)
+    uplink = trace.starting_at(from_s)
+    rows = sorted((at + uplink.upload_s(at, scenario.payload_bytes), at) for at in due_at(scenario))
+    return [
+        Request(number, LEAD_S + arrival, LEAD_S + at + scenario.slo_s, LEAD_S + at)
+        for number, (arrival, at) in enumerate(rows)
+    ]
+
+
+class MeasuredBatches:
+    """Batches take what batches of that size took, and the server learns from each, as the real one does.
+
+    More threads, and sizes that were not seen, are off by as much as the nearest size on one thread.
+    """
+
+    def __init__(self, profile: LatencyModel, seen: Evidence, seed: int) -> None:
+        self._profile = profile
+        self._draw = random.Random(seed)
+        self._correction = Correction()
+        self._ratios = {
+            rows: [each / profile.latency(rows, 1) for each in times] for rows, times in seen.batches_s.items()
+        }
+
+    def takes_s(self, launch: Launch) -> float:
+        rows = len(launch.requests)
+        nearest = min(self._ratios, key=lambda seen: abs(seen - rows))
+        return self._profile.latency(rows, launch.threads) * self._draw.choice(self._ratios[nearest])
+
+    def learn(self, launch: Launch, took_s: float) -> LatencyModel:
+        predicted_s = self._profile.latency(len(launch.requests), launch.threads)
+        self._correction.observe(predicted_s, took_s, launch.threads)
+        return self._correction.corrected(self._profile)
+
+
+def replay(scenario: Scenario, side: str, policy: str, model: LatencyModel, seen: Evidence | None) -> Row:
+    """The run in virtual time: as `sponge simulate` would, or with what was seen of the cluster."""
+    resizes = seen.resizes_s if seen and seen.resizes_s else (DEFAULT_RESIZE_S,)
+    service = Service(
+        model,
+        scenario.slo_s,
+        scenario.rate_rps,
+        scenario.max_batch,
+        scenario.min_milli / 1000,
+        scenario.max_milli / 1000,
+        scenario.step_milli / 1000,
+        max_replicas=1,
+        resize_s=fmean(resizes),
+        overhead_cores=seen.overhead_cores if seen else 0.0,
+    )
+    draw = random.Random(scenario.seed)
+    chosen = make_policy(policy, service)
+    world = World(LEAD_S + scenario.duration_s, lambda: draw.choice(resizes))
+    if seen is not None:
+        batches = MeasuredBatches(model, seen, scenario.seed)
+        world = replace(world, takes_s=batches.takes_s, learn=batches.learn)
+    result = simulate(virtual_requests(scenario), service, chosen.scaling, chosen.dispatch, world)
+    steps = _corners([(moment.at_s - LEAD_S, moment.cores) for moment in result.timeline], scenario.duration_s)
+    latencies = result.latencies_s
+    return Row(
+        scenario.arrivals,
+        side,
+        result.sent,
+        result.in_time,
+        result.late,
+        result.shed,
+        round(result.in_time / result.sent, 5),
+        round(_mean(steps), 3),
+        _changes(result.timeline),
+        round(float(np.percentile(latencies, 99)) * 1000, 1) if latencies else None,
+        steps,
+    )
+
+
+def _changes(timeline: Sequence[Moment]) -> int:
+    return sum(moment.at_s >= LEAD_S for moment in timeline)
+
+
+def _corners(steps: Sequence[tuple[float, float]], duration_s: float) -> list[tuple[float, float]]:
+    """The corners of a step line from 0 to the end, one for each change."""
+    corners: list[tuple[float, float]] = []
+    for at, cores in steps:
+        if at <= 0:
+            corners = [(0.0, cores)]
+        elif at < duration_s and (not corners or corners[-1][1] != cores):
+            corners.append((round(at, 3), cores))
+    return [*corners, (duration_s, corners[-1][1])]
+
+
+def _mean(steps: Sequence[tuple[float, float]]) -> float:
+    area = sum(cores * (steps[i + 1][0] - at) for i, (at, cores) in enumerate(steps[:-1]))
+    return area / (steps[-1][0] - steps[0][0])
+
+
+def draw_cores(figure: Figure, rows: Sequence[Row]) -> None:
+    """Cores over time, one panel for each kind of arrivals."""
+    kinds = list(dict.fromkeys(row.arrivals for row in rows))
+    colours = {"cluster": SPONGE, "simulator, told": BLUE, "simulator": SOFT}
+    for axes, kind in zip(figure.subplots(len(kinds), 1, squeeze=False)[:, 0], kinds, strict=True):
+        for row in reversed([row for row in rows if row.arrivals == kind]):
+            label = f"{row.side}: {row.attainment:.2%} in time, {row.mean_cores:.3f} cores"
+            times, cores = zip(*row.steps, strict=True)
+            axes.step(times, cores, where="post", color=colours.get(row.side, INK), label=label, linewidth=1.2)
+        axes.set_ylim(0)
+        axes.set_title(f"Cores over time, {kind} arrivals")
+        axes.legend(frameon=False, fontsize=8, loc="upper right")
+    axes.set_xlabel("s")
+
+
+def table_of(rows: Sequence[Row]) -> Table:
+    """Each side by side with the cluster's figures: how far it is off."""
+    table = Table()
+    for column in ("arrivals", "", "sent", "in time", "off by, points", "cores", "off by", "resizes", "p99 ms"):
+        table.add_column(column, justify="left" if column in ("arrivals", "") else "right")
+    for row in rows:
+        real = next(other for other in rows if other.arrivals == row.arrivals and other.side == "cluster")
+        off = ("", "") if row is real else _off(row, real)
+        p99 = "-" if row.p99_ms is None else f"{row.p99_ms:.0f}"
+        counts = (str(row.sent), f"{row.attainment:.2%}", off[0], f"{row.mean_cores:.3f}", off[1], str(row.resizes))
+        table.add_row(row.arrivals, row.side, *counts, p99)
+    return table
+
+
+def _off(row: Row, real: Row) -> tuple[str, str]:
+    return f"{100 * (row.attainment - real.attainment):+.2f}", f"{row.mean_cores / real.mean_cores - 1:+.1%}"
+
+
+def run_all(scenarios: Sequence[Scenario], model: LatencyModel, folder: Path) -> tuple[list[Row], Evidence]:
+    """All kinds of arrivals on one cluster, then all of them in virtual time."""
+    backend = WatchedCluster()
+    rows: list[Row] = []
+
+    def say(text: str) -> None:
+        Console(stderr=True).print(text, highlight=False)
+
+    try:
+        backend.open(say)
+        real = [drive(scenario, backend, folder, say)[1] for scenario in scenarios]
+    finally:
+        backend.close()
+    seen = pooled(backend.evidence)
+    for scenario, row in zip(scenarios, real, strict=True):
+        told = replay(scenario, "simulator, told", "sponge-deployed", model, seen)
+        rows += [row, told, replay(scenario, "simulator", "sponge", model, None)]
+    return rows, seen
+
+
+def main() -> None:
+    """Runs both, writes, prints."""
+    parser = arguments(__doc__)
+    parser.add_argument("--arrivals", default="poisson,burst", help="poisson, burst or both (default)")
+    parser.add_argument("--seconds", type=float, default=70.0, help="of each run (default 70)")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--json", action="store_true", help="print the document that is written")
+    options = parser.parse_args()
+    seconds = 20.0 if options.short else options.seconds
+    kinds = options.arrivals.split(",")
+    if not set(kinds) <= {"poisson", "burst"}:
+        parser.error(f"--arrivals {options.arrivals}: name poisson, burst or both with a comma")
+    scenarios = [Scenario(seconds, arrivals=kind, seed=options.seed) for kind in kinds]
+    model = load_profile(scenarios[0].profile).latency_model()
+    try:
+        with tempfile.TemporaryDirectory(prefix="sponge-fidelity-") as folder:
+            rows, seen = run_all(scenarios, model, Path(folder))
+    except SpongeError as error:
+        sys.exit(f"fidelity: {error}")
+    document: dict[str, Any] = {
+        "scenario": asdict(scenarios[0]),
+        "rows": [asdict(row) for row in rows],
+        "measured": asdict(seen),
+    }
+    save(options.out, "fidelity", document, lambda figure: draw_cores(figure, rows))
+    if options.json:
+        print(json.dumps(document))
+        return
+    Console().print(table_of(rows))
+    print(f"told: ms until a resize was in force, {Percentiles.of(seen.resizes_s)}; ", end="")
+    print(f"{seen.overhead_cores:.3f} cores beside the batches; batches over their profile, by rows: ", end="")
+    each = (f"{rows}: {fmean(s) / model.latency(rows, 1):.2f} (n {len(s)})" for rows, s in seen.batches_s.items())
+    print(", ".join(each))
+
+
+if __name__ == "__main__":
+    main()
