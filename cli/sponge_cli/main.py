@@ -29,6 +29,9 @@ SUBCOMMANDS = {
     "demo": "The whole of it on this machine: live page, table, report.",
 }
 
+HIDDEN = ("profile-worker",)
+"""What `sponge` itself starts; not for people."""
+
 
 class _LazyGroup(click.Group):
     """Lists the subcommands without importing them."""
@@ -37,9 +40,9 @@ class _LazyGroup(click.Group):
         return list(SUBCOMMANDS)
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if cmd_name not in SUBCOMMANDS:
+        if cmd_name not in SUBCOMMANDS and cmd_name not in HIDDEN:
             return None
-        module = importlib.import_module(f"sponge_cli.{cmd_name}")
+        module = importlib.import_module(f"sponge_cli.{cmd_name.replace('-', '_')}")
         command: click.Command = module.command
         return command
 

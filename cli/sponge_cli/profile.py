@@ -16,6 +16,8 @@ import click
 from sponge_core.errors import SpongeError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from rich.console import Console
 
     from sponge_cli.profile_local import Plan
@@ -33,6 +35,7 @@ Examples:
   sponge profile torchvision://resnet18?weights=none --cores 0.5,1,1.5,2 --batches 1,2,4,8 -o resnet18.yaml
   sponge profile file:///models/m.pt2 --cores 1,2,4 --repeat 50 --percentile 99 -o m.yaml --plot m.svg
   sponge profile digits:// --no-limit --json
+  sponge profile torchvision://resnet18 --in-cluster --namespace models --cores 0.5,1,2,4 -o resnet18.yaml
 """
 
 
@@ -91,6 +94,19 @@ class _Numbers(click.ParamType[list[float]]):
 )
 @click.option("--restart", is_flag=True, help="Measure all again, where an earlier run was interrupted.")
 @click.option("--no-limit", is_flag=True, help="Measure without a CPU limit, where none can be set.")
+@click.option(
+    "--in-cluster",
+    is_flag=True,
+    help="Measure in a pod of the cluster that kubectl uses: on the node that will serve.",
+)
+@click.option("--namespace", default="default", show_default=True, help="Of that pod.")
+@click.option("--image", help="Of that pod.  [default: sponge-server:VERSION]")
+@click.option("--memory", default="2Gi", show_default=True, help="Of that pod, request and limit.")
+@click.option(
+    "--template",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Partial pod template (YAML) over that pod: volumes, node selector, tolerations, ...",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print the profile as one JSON object.")
 def command(
     source: str,
@@ -104,6 +120,11 @@ def command(
     plots: tuple[Path, ...],
     restart: bool,
     no_limit: bool,
+    in_cluster: bool,
+    namespace: str,
+    image: str | None,
+    memory: str,
+    template: Path | None,
     as_json: bool,
 ) -> None:
     """Measure how long batches of SOURCE take, by batch size and cores.
@@ -111,6 +132,9 @@ def command(
     Runs real lanes in a cgroup of their own, limited to as many cores as the cell has, and lanes side by side for how
     much they slow each other. Takes some tens of seconds; use a quiet machine. With -o, every measured cell is kept in
     OUTPUT.part until the profile is written: after an interruption the same command goes on there.
+
+    With --in-cluster the lanes run in a pod, which is resized in place from one CPU limit to the next and deleted at
+    the end. SOURCE is then loaded in that pod.
     """
     import asyncio
 
@@ -126,21 +150,34 @@ def command(
         name=name or _name_of(source),
         cells=grid_cells(cores, [int(batch) for batch in batches]),
         repeat=repeat,
-        limit=not no_limit,
     )
-    _refuse(plan, output)
+    _refuse(plan, output, no_limit, in_cluster)
     for path in plots:
         check_path(path)
     console, messages = Console(stderr=as_json), Console(stderr=True)
-    journal = _journal(plan, output, restart, messages)
+    journal: Journal | None = None
+
+    def open_journal(about: Mapping[str, str]) -> Journal:
+        nonlocal journal
+        journal = _journal(plan, about, output, restart, messages)
+        return journal
+
     try:
-        asyncio.run(measure(plan, journal, messages))
+        if in_cluster:
+            from sponge_cli.profile_cluster import PodPlan, measure_in_cluster, read_template
+
+            given = {} if template is None else read_template(template)
+            asyncio.run(measure_in_cluster(plan, PodPlan(namespace, image, given, memory), open_journal, messages))
+        else:
+            asyncio.run(measure(plan, not no_limit, open_journal, messages))
     except (KeyboardInterrupt, asyncio.CancelledError):
-        if journal.path is not None:
+        if journal is not None and journal.path is not None:
             _say(messages, f"{len(journal)} visits to cells are kept in {journal.path}; the same command goes on there")
         raise KeyboardInterrupt from None
     finally:
-        journal.close()
+        if journal is not None:
+            journal.close()
+    assert journal is not None
     profile = _profile(plan, journal, cast("Literal[50, 95, 99]", int(percentile)), cast("Form", form), messages)
     if output is not None:
         profile.save(output)
@@ -154,22 +191,24 @@ def command(
         click.echo(json.dumps(profile.model_dump(mode="json")))
 
 
-def _refuse(plan: Plan, output: Path | None) -> None:
+def _refuse(plan: Plan, output: Path | None, no_limit: bool, in_cluster: bool) -> None:
     """Raises SpongeError for what cannot be measured or written here, before anything is loaded."""
     machine, most = len(os.sched_getaffinity(0)), plan.most_cores
-    if most > machine:
+    if no_limit and in_cluster:
+        raise SpongeError("--no-limit is for this machine alone: a pod is measured under its CPU limit; leave it out")
+    if most > machine and not in_cluster:
         raise SpongeError(f"--cores {most:g}: this machine has {machine} CPUs; measure up to that, the fit goes on")
-    if not plan.limit and not all(cell.whole for cell in plan.cells):
+    if no_limit and not all(cell.whole for cell in plan.cells):
         raise SpongeError("--no-limit measures whole numbers of cores: leave the fractions out, or --no-limit")
     if output is not None and not output.resolve().parent.is_dir():
         raise SpongeError(f"-o {output}: there is no directory {output.resolve().parent}; create it first")
 
 
-def _journal(plan: Plan, output: Path | None, restart: bool, console: Console) -> Journal:
+def _journal(plan: Plan, about: Mapping[str, str], output: Path | None, restart: bool, console: Console) -> Journal:
     from sponge_profiles.journal import Journal
 
     path = None if output is None else output.with_name(f"{output.name}.part")
-    journal = Journal.open(path, plan.about(), restart)
+    journal = Journal.open(path, about, restart)
     if len(journal):
         _say(console, f"going on with {path}: {len(journal)} visits to cells are there; --restart measures them again")
     strangers = sorted(journal.cells - set(plan.cells))
@@ -183,7 +222,6 @@ def _profile(
 ) -> Profile:
     """Of the cells that the journal holds; those that contradict each other are dropped from it."""
     from sponge_profiles.cells import contradicting, profile_of, waiting_share
-    from sponge_profiles.measure import machine_name
     from sponge_profiles.profile import MemoryUse
 
     measured = journal.measured(plan.cells)
@@ -206,8 +244,8 @@ def _profile(
         measured,
         name=plan.name,
         model=plan.source,
-        source=plan.how(journal.notes["platform"]),
-        machine=machine_name(),
+        source=journal.notes["how"],
+        machine=journal.notes["machine"],
         percentile=percentile,
         form=form,
         memory=None if memory is None else MemoryUse(**memory),

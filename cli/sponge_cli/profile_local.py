@@ -1,6 +1,7 @@
 """Measures the cells of a profile on this machine: real lanes in a cgroup of their own.
 
-Knows lanes and cgroups; which cells there are and what becomes of them is `sponge_profiles`' business.
+Knows lanes and cgroups; which cells there are and what becomes of them is `sponge_profiles`' business. What is not
+about the cgroup serves `profile_worker` in a pod as well.
 """
 
 from __future__ import annotations
@@ -11,8 +12,8 @@ import os
 import shlex
 import signal
 import sys
-from collections.abc import Sequence
-from contextlib import AsyncExitStack
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import partial
@@ -28,27 +29,29 @@ from sponge_profiles.campaign import measure_cells, rounds_left
 from sponge_profiles.cells import Cell
 from sponge_profiles.cgroup import Cgroup, CgroupError, controller_root
 from sponge_profiles.journal import Journal
-from sponge_profiles.measure import BatchTime, machine_name
+from sponge_profiles.measure import BatchTime, RunBatch, machine_name
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from sponge_server.lanes.forked import ForkedLanes
 
-__all__ = ["Plan", "measure"]
+__all__ = ["Loaded", "OpenJournal", "Plan", "loaded", "measure", "measure_plan", "run_on", "surroundings", "take_notes"]
 
 _GROUP = "sponge-profile-"
+
+OpenJournal = Callable[[Mapping[str, str]], Journal]
+"""Opens the journal of a measurement that depends on these facts."""
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What to measure, and whether under a CPU limit."""
+    """What to measure."""
 
     source: str
     name: str
     cells: Sequence[Cell]
     repeat: int
-    limit: bool
 
     @property
     def most_cores(self) -> float:
@@ -62,25 +65,70 @@ class Plan:
     def lanes(self) -> int:
         return max(cell.lanes for cell in self.cells)
 
-    def about(self) -> dict[str, str]:
+    def about(self, surroundings: Mapping[str, str], limit: str) -> dict[str, str]:
         """What every cell depends on: a measurement goes on only where all of it is the same."""
-        return {
-            "the model": self.source,
-            "the model's file": _digest(self.source),
-            "the software": ", ".join(f"{name} {_version(name)}" for name in ("torch", "torchvision")),
-            "the machine": machine_name(),
-            "the CPU limit": "real" if self.limit else "none",
-            "--repeat": str(self.repeat),
-        }
-
-    def how(self, platform: str) -> str:
-        """For the profile's source: by which command, when, on what."""
-        limit = "under a real CPU limit" if self.limit else "with no CPU limit"
-        command = shlex.join(["sponge", *sys.argv[1:]])
-        return f"`{command}` on {datetime.now(UTC):%d %B %Y}, {limit}; {platform}, torch {_version('torch')}"
+        return {"the model": self.source, **surroundings, "the CPU limit": limit, "--repeat": str(self.repeat)}
 
 
-async def measure(plan: Plan, journal: Journal, console: Console) -> None:
+@dataclass(frozen=True, slots=True)
+class Loaded:
+    """A model on lanes that are ready, and what is known of it; `memory` has the fields of a profile's MemoryUse."""
+
+    pool: ForkedLanes
+    platform: str
+    warning: str | None
+    memory: dict[str, float] | None
+
+
+@asynccontextmanager
+async def loaded(source: str, name: str, max_batch: int, lanes: int, threads: int) -> AsyncIterator[Loaded]:
+    """Lanes with the model, until the end of the block. Raises ModelError."""
+    from sponge_server.lanes.forked import ForkedLanes
+    from sponge_server.lanes.interface import ModelError, ModelSpec
+    from sponge_server.memory import measure_memory
+
+    pool = ForkedLanes([ModelSpec(name, source, max_batch)])
+    try:
+        try:
+            await pool.start(lanes)
+        except ModelError as refused:
+            # The lanes know the option by the name that it has when they serve.
+            why, _, most = str(refused).partition(f": use --max-batch {name}=")
+            raise ModelError(f"{why}: leave sizes above {most} out of --batches" if most else why) from None
+        # First of all: what a lane keeps of a batch is seen on a lane that has run none.
+        memory, _ = await measure_memory(pool, threads, None)
+        sizes = None
+        if memory is not None:
+            parts = {"base_mib": memory.base_bytes, "lane_mib": memory.lane_bytes, "item_mib": memory.item_bytes}
+            sizes = {name: round(size / (1 << 20), 2) for name, size in parts.items()}
+        info = pool.models[0]
+        yield Loaded(pool, info.platform, info.warning, sizes)
+    finally:
+        await pool.close()
+
+
+def surroundings(source: str) -> dict[str, str]:
+    """What a batch's time depends on beside the model's name and the CPU limit: of the machine that this runs on."""
+    return {
+        "the model's file": _digest(source),
+        "the software": ", ".join(f"{name} {_version(name)}" for name in ("torch", "torchvision")),
+        "the machine": machine_name(),
+    }
+
+
+def take_notes(
+    journal: Journal, about: Mapping[str, str], limit: str, platform: str, memory: Mapping[str, float] | None
+) -> None:
+    """Keeps what the profile will say of how it came about: by which command, when, on what."""
+    command = shlex.join(["sponge", *sys.argv[1:]])
+    how = f"`{command}` on {datetime.now(UTC):%d %B %Y}, {limit}; {platform}, {about['the software']}"
+    journal.note("how", how)
+    journal.note("machine", about["the machine"])
+    if memory is not None:
+        journal.note("memory", dict(memory))
+
+
+async def measure(plan: Plan, limited: bool, open_journal: OpenJournal, console: Console) -> None:
     """Measures what the journal does not hold yet; when it returns the journal holds every cell of the plan.
 
     Raises:
@@ -88,10 +136,8 @@ async def measure(plan: Plan, journal: Journal, console: Console) -> None:
         CgroupError: no limit can be set.
         asyncio.CancelledError: the process was told to end.
     """
-    from sponge_server.lanes.forked import ForkedLanes
-    from sponge_server.lanes.interface import ModelError, ModelSpec
-    from sponge_server.memory import measure_memory
-
+    about = surroundings(plan.source)
+    journal = open_journal(plan.about(about, "real" if limited else "none"))
     if not rounds_left(plan.cells, plan.repeat, journal):
         return
     task = asyncio.current_task()
@@ -100,36 +146,32 @@ async def measure(plan: Plan, journal: Journal, console: Console) -> None:
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     async with AsyncExitStack() as stack:
         with console.status(f"loading {plan.source}"):
-            pool = ForkedLanes([ModelSpec(plan.name, plan.source, plan.largest_batch)])
-            stack.push_async_callback(pool.close)
-            try:
-                await pool.start(plan.lanes)
-            except ModelError as refused:
-                # The lanes know the option by the name that it has when they serve.
-                why, _, most = str(refused).partition(f": use --max-batch {plan.name}=")
-                raise ModelError(f"{why}: leave sizes above {most} out of --batches" if most else why) from None
-        warning = pool.models[0].warning
-        if warning:
-            console.print(f"note: {warning}", highlight=False, soft_wrap=True)
-        journal.note("platform", pool.models[0].platform)
-        # First of all: what a lane keeps of a batch is seen on a lane that has run none.
-        memory, _ = await measure_memory(pool, max(1, int(plan.most_cores)), None)
-        if memory is not None:
-            sizes = {"base_mib": memory.base_bytes, "lane_mib": memory.lane_bytes, "item_mib": memory.item_bytes}
-            journal.note("memory", {name: round(size / (1 << 20), 2) for name, size in sizes.items()})
-        group = _limited(pool, plan.most_cores) if plan.limit else None
+            model = await stack.enter_async_context(
+                loaded(plan.source, plan.name, plan.largest_batch, plan.lanes, max(1, int(plan.most_cores)))
+            )
+        if model.warning:
+            console.print(f"note: {model.warning}", highlight=False, soft_wrap=True)
+        limit = "under a real CPU limit" if limited else "with no CPU limit"
+        take_notes(journal, about, limit, model.platform, model.memory)
+        group = _limited(model.pool, plan.most_cores) if limited else None
         if group is not None:
             stack.callback(group.remove)
-        await _measure_cells(plan, journal, pool, group, console)
+
+        async def set_cores(cores: float) -> None:
+            if group is not None:
+                group.set_quota_milli(round(cores * 1000))
+
+        await measure_plan(plan, journal, partial(run_on, model.pool), set_cores, console)
 
 
-async def _measure_cells(
-    plan: Plan, journal: Journal, pool: ForkedLanes, group: Cgroup | None, console: Console
+async def measure_plan(
+    plan: Plan,
+    journal: Journal,
+    run_batch: RunBatch,
+    set_cores: Callable[[float], Awaitable[None]],
+    console: Console,
 ) -> None:
-    async def set_cores(cores: float) -> None:
-        if group is not None:
-            group.set_quota_milli(round(cores * 1000))
-
+    """Measures the plan's cells with a bar of progress."""
     columns = (TextColumn("{task.description:<32}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task("measuring", total=rounds_left(plan.cells, plan.repeat, journal))
@@ -137,7 +179,7 @@ async def _measure_cells(
         def ran(cell: Cell) -> None:
             bar.update(task, advance=1, description=str(cell))
 
-        await measure_cells(partial(_run, pool), set_cores, plan.cells, plan.repeat, journal, ran)
+        await measure_cells(run_batch, set_cores, plan.cells, plan.repeat, journal, ran)
 
 
 def _limited(pool: ForkedLanes, cores: float) -> Cgroup:
@@ -162,7 +204,8 @@ def _sweep() -> None:
             Cgroup(path).remove()
 
 
-async def _run(pool: ForkedLanes, batch: int, threads: int) -> BatchTime:
+async def run_on(pool: ForkedLanes, batch: int, threads: int) -> BatchTime:
+    """Runs one batch on a free lane."""
     from sponge_server.lanes.examples import example_item
 
     lane = next(lane for lane in pool.lanes if not lane.busy)

@@ -139,6 +139,14 @@ class Kube:
         path = f"/api/v1/namespaces/{metadata['namespace']}/pods/{metadata['name']}/resize"
         return await self._call("PATCH", path, patch, STRATEGIC, {"fieldManager": FIELD_MANAGER})
 
+    async def delete(self, kind: str, namespace: str, name: str) -> None:
+        """Deletes the object, if it is there; does not wait for its end. Raises ApiError."""
+        try:
+            await self._call("DELETE", f"{_PATHS[kind].format(namespace=namespace)}/{name}")
+        except ApiError as error:
+            if error.status != 404:
+                raise
+
     async def write_status(self, namespace: str, name: str, status: Mapping[str, Any]) -> None:
         """Merges `status` into a SpongeService's; null removes a field. Raises ApiError."""
         path = f"/apis/{GROUP}/{VERSION}/namespaces/{namespace}/{PLURAL}/{name}/status"
