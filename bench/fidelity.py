@@ -235,7 +235,7 @@ def replay(scenario: Scenario, side: str, policy: str, model: LatencyModel, seen
     )
     draw = random.Random(scenario.seed)
     chosen = make_policy(policy, service)
-    world = World(LEAD_S + scenario.duration_s, lambda: draw.choice(resizes))
+    world = World(LEAD_S + scenario.duration_s, lambda: draw.choice(resizes), by_periods=True)
     if seen is not None:
         batches = MeasuredBatches(model, seen, scenario.seed)
         world = replace(world, takes_s=batches.takes_s, learn=batches.learn)

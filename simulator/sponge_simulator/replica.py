@@ -1,9 +1,9 @@
 """One replica in virtual time: its batches as they were predicted and as they really go, its size and its changes.
 
 The predicted account is what a dispatch rule may see; the true one decides when a batch ends, under a quota that is
-given out evenly or, as the kernel does, by periods. A larger size is in force a resize after it was asked for; a smaller
-one takes the threads away at once and the quota when the running batches fit it, as the operator does. Knows nothing of
-policies.
+given out evenly or, as the kernel does, by periods. A larger size is in force a resize after it was asked for; a
+smaller one takes the threads away at once and the quota when the running batches fit it, as the operator does. Knows
+nothing of policies.
 """
 
 from __future__ import annotations

@@ -177,7 +177,7 @@ def test_what_is_used_beside_the_batches_comes_out_of_the_quota() -> None:
     evenly = simulate([sent], beside, Scripted(Size(0.5, 8)), rule, World(4.0))
     assert evenly.latencies_s == (pytest.approx(MODEL.latency(1, 1) / (0.5 - 0.25)),)
     by_periods = simulate([sent], beside, Scripted(Size(0.5, 8)), rule, World(4.0, by_periods=True))
-    # 50 ms of CPU in each 100 ms, for the batch and a quarter of another thread beside it: 40 ms of its 55, then the rest
+    # 50 ms of CPU in each 100 ms, for the batch and a quarter of a thread beside it: 40 ms of its 55, then the rest.
     assert by_periods.latencies_s == (pytest.approx(0.1 + 0.055 - 0.04),)
 
 
