@@ -13,6 +13,7 @@ EXPERIMENTS: dict[str, tuple[str, ...]] = {
     "bench.planner_speed": ("--short",),
     "bench.lane_speed": ("--rounds", "5"),
     "bench.resize_latency": ("--resizes", "12"),
+    "bench.fidelity": ("--short",),
     "bench.refusals": ("--short",),
     "bench.idle_cost": ("--short",),
     "bench.disconnects": ("--short",),

@@ -358,7 +358,7 @@ def main() -> None:
     if options.json:
         print(json.dumps(document))
         return
-    Console().print(table_of(rows))
+    Console(width=None if sys.stdout.isatty() else 120).print(table_of(rows))
     print(f"told: ms until a resize was in force, {Percentiles.of(seen.resizes_s)}; ", end="")
     print(f"{seen.overhead_cores:.3f} cores beside the batches; batches over their profile, by rows: ", end="")
     each = (f"{rows}: {fmean(s) / model.latency(rows, 1):.2f} (n {len(s)})" for rows, s in seen.batches_s.items())

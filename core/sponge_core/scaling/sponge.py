@@ -35,11 +35,8 @@ class Sponge:
         self._forecaster.observe(now, request.deadline - now)
 
     def plan(self, seen: Observation) -> Size:
-        if seen.queue or seen.running:
-            self._busy_at = seen.now
-        service = self._service
-        if service.idle_cores is not None and seen.now - self._busy_at >= service.idle_after_s:
-            return Size(service.idle_cores, service.max_batch, until_request=True)
+        if parked := self._parked(seen):
+            return parked
         situation = Situation(
             seen.now,
             seen.queue.deadlines,
@@ -52,6 +49,15 @@ class Sponge:
         frontier = project_frontier(situation, self._sizes, [self._service.model], self._limits)
         plan = self._decider.decide(seen.now, round(1000 * seen.size.cores), frontier.points)
         return self._settled(situation, frontier.points, plan)
+
+    def _parked(self, seen: Observation) -> Size | None:
+        """The size of a service that has had nothing to do for long enough; None while it has."""
+        service = self._service
+        if seen.queue or seen.running:
+            self._busy_at = seen.now
+        if service.idle_cores is None or seen.now - self._busy_at < service.idle_after_s:
+            return None
+        return Size(service.idle_cores, service.max_batch, until_request=True)
 
     def _settled(self, situation: Situation, points: Sequence[FrontierPoint], plan: Plan) -> Size:  # noqa: ARG002
         """What becomes of a plan; `SharedNode` takes the situation and the frontier into account, too."""

@@ -7,57 +7,47 @@ learns of it once a second or as soon as a larger size would save a request.
 
 from __future__ import annotations
 
-from sponge_core.batching import Limits
-from sponge_core.forecast import Forecaster
-from sponge_core.planning.projected import Frontier, Situation, SizeDecider, project_frontier
-from sponge_core.queueing import Request
-from sponge_core.running import thread_budget
+from sponge_core.planning.projected import Frontier, Situation, project_frontier
 from sponge_core.scaling.interface import Observation, Service, Size
+from sponge_core.scaling.sponge import HORIZON_S, Sponge
 
 __all__ = ["SpongeDeployed"]
 
-HORIZON_S = 1.0
 PROJECTED_EVERY_S, SHORTEST_GAP_S = 0.1, 0.02
 """Between projections on a whole core: at rest, and while requests keep waiting. As `sponge_server.planning`."""
 
 POLL_S = 1.0
 """The longest that a server holds its state back. As `sponge_operator.settings`."""
 
-LOOK_BACK_S = 1.0
 
-
-class SpongeDeployed:
-    """One replica."""
+class SpongeDeployed(Sponge):
+    """One replica; grown as soon as the server finds it in danger, else decided once a second."""
 
     interval_s = SHORTEST_GAP_S
-    dispatch = "moldable-edf"
 
     def __init__(self, service: Service) -> None:
-        self._service = service
-        self._sizes = [round(1000 * cores) for cores in service.sizes]
-        self._limits = Limits(service.max_batch, thread_budget(service.max_cores), service.max_cores)
-        self._forecaster = Forecaster()
-        self._decider = SizeDecider(LOOK_BACK_S)
+        super().__init__(service)
         self._frontier: Frontier | None = None
         self._projected_at = self._looked_at = -POLL_S
         self._decided = (0, 0)
         self._is_asked_for = False
         self._wanted = Size(service.max_cores, service.max_batch)
 
-    def arrived(self, now: float, request: Request) -> None:
-        self._forecaster.observe(now, request.deadline - now)
-
     def plan(self, seen: Observation) -> Size:
+        if parked := self._parked(seen):
+            self._wanted = parked
+            return parked
         # A projection is asked for when it has been decided what to start and requests wait still.
         decided = (len(seen.queue), len(seen.running))
         self._is_asked_for |= len(seen.queue) > 0 and decided != self._decided
         self._decided = decided
         gap_s = (SHORTEST_GAP_S if self._is_asked_for else PROJECTED_EVERY_S) / min(1.0, seen.size.cores)
-        fresh = self._frontier is None or seen.now - self._projected_at >= gap_s - 1e-3
+        woken = self._wanted.until_request
+        fresh = self._frontier is None or woken or seen.now - self._projected_at >= gap_s - 1e-3
         if fresh:
             self._frontier, self._projected_at, self._is_asked_for = self._project(seen), seen.now, False
         assert self._frontier is not None
-        if (fresh and self._frontier.urgent) or seen.now - self._looked_at >= POLL_S - 1e-9:
+        if (fresh and self._frontier.urgent) or woken or seen.now - self._looked_at >= POLL_S - 1e-9:
             plan = self._decider.decide(seen.now, round(1000 * seen.size.cores), self._frontier.points)
             self._wanted, self._looked_at = Size(plan.cores_milli / 1000, plan.batch_cap), seen.now
         return self._wanted
