@@ -79,9 +79,12 @@ async def measure_in_cluster(plan: Plan, pod_plan: PodPlan, open_journal: OpenJo
 
     Raises:
         PodError: there is no such pod to be had, or it was lost.
+        asyncio.CancelledError: the process was told to end.
     """
+    task = asyncio.current_task()
+    assert task is not None
     # Whoever ends this politely finds the pod deleted, as after Ctrl-C.
-    signal.signal(signal.SIGTERM, signal.getsignal(signal.SIGINT))
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     most = plan.most_cores
     arguments = [plan.source, "--name", plan.name, "--max-batch", str(plan.largest_batch)]
     arguments += ["--lanes", str(plan.lanes), "--threads", str(max(1, int(most)))]

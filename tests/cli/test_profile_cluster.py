@@ -84,7 +84,7 @@ def test_the_worker_answers_each_line_and_ends_with_its_input() -> None:
     ]
     command = [sys.executable, "-m", "sponge_cli.main", "profile-worker", "digits://", "--name", "d"]
     done = subprocess.run(
-        [*command, "--max-batch", "4", "--lanes", "1", "--threads", "1"],
+        [*command, "--max-batch", "4", "--lanes", "2", "--threads", "1"],
         input="".join(json.dumps(question) + "\n" for question in questions),
         capture_output=True,
         text=True,
