@@ -176,7 +176,8 @@ class ProfilePod:
         self._milli = milli
         self._say = say
         self._kubectl = ""
-        self._kube = Kube()
+        named = os.environ.get("KUBECONFIG")
+        self._kube = Kube(Path(named) if named else None)
         self._pod: dict[str, Any] = {}
         self._attached: Process | None = None
         self._listening: asyncio.Task[None] | None = None

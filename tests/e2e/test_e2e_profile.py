@@ -71,8 +71,9 @@ def test_a_pod_is_resized_through_the_grid_and_deleted(
         (("--cores", "1", "--namespace", "nowhere"), "no namespace 'nowhere'"),
         (("--cores", "1", "--no-limit"), "leave it out"),
     ],
+    ids=["cores", "namespace", "limit"],
 )
-def test_what_cannot_be_measured_is_said_in_a_line(
+def test_what_cannot_be_is_said_in_a_line(
     cluster: Cluster, kubectl: Kubectl, namespace: str, arguments: tuple[str, ...], message: str
 ) -> None:
     where = () if "--namespace" in arguments else ("--namespace", namespace)
@@ -84,8 +85,8 @@ def test_what_cannot_be_measured_is_said_in_a_line(
     eventually(lambda: not pods(kubectl, namespace), 20, "the pod is gone")
 
 
-@pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM])
-def test_who_is_interrupted_deletes_the_pod_and_says_where_it_goes_on(
+@pytest.mark.parametrize("ending", [signal.SIGINT, signal.SIGTERM], ids=["int", "term"])
+def test_an_interrupt_deletes_the_pod(
     cluster: Cluster, kubectl: Kubectl, namespace: str, tmp_path: Path, ending: signal.Signals
 ) -> None:
     file = tmp_path / "d.yaml"
