@@ -34,20 +34,20 @@ class World:
         duration_s: cores are charged from 0 to here; the queue is served to its end afterwards.
         resize_s: draws how long the next resize takes.
         service_ratio: draws true / predicted time of the next batch.
-        takes_s: gives the true time of a batch at full speed instead.
-        learn: told of each batch that ended and of its true time, gives the model that is predicted by from then on.
-        by_periods: a quota is given out as the kernel does, so much in each 100 ms; else evenly.
         node_cores: what all replicas together can have. A replica beyond it does not start, a size beyond it is granted
             as far as there is room.
+        takes_s: gives the true time of a batch at full speed instead of `service_ratio`.
+        learn: told of each batch that ended and of its true time, gives the model that is predicted by from then on.
+        by_periods: a quota is given out as the kernel does, so much in each 100 ms; else evenly.
     """
 
     duration_s: float
     resize_s: Callable[[], float] = lambda: 0.03
     service_ratio: Callable[[], float] = lambda: 1.0
+    node_cores: float = math.inf
     takes_s: Callable[[Launch], float] | None = None
     learn: Callable[[Launch, float], LatencyModel] | None = None
     by_periods: bool = False
-    node_cores: float = math.inf
 
 
 @dataclass(frozen=True, slots=True)
