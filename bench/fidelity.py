@@ -3,9 +3,9 @@
 The demo's service (ResNet-18, 250m to 1500m, 800 ms end to end, 9 requests/s over the 4G uplink) on the local
 Kubernetes: real operator, real kubelet, real server. Then the very same requests in virtual time: once as `sponge
 simulate` has it (the profile taken at its word), and once with what was measured of this cluster, each of which can be
-looked up in a log or a metric: how long resizes took, what batches took over what the profile says, how much CPU the
-server used beside them; at the pace at which server and operator look. Neither attainment nor cores of the real run go
-into that.
+looked up in a log or a metric: how long resizes took, what batches took, how much CPU the server used beside them. The
+server's own code corrects the profile and extrapolates uploads there, the quota is given out as by the kernel, and
+server and operator look at their own pace. Neither attainment nor cores of the real run go into that.
 
     python -m bench.fidelity --arrivals poisson,burst
 """
@@ -39,6 +39,7 @@ from sponge_cli.demo_app.recording import Run
 from sponge_cli.demo_app.scenario import Scenario, uplink_of
 from sponge_cli.demo_app.session import Session
 from sponge_cli.operator_install import NAMESPACE as OPERATOR_NAMESPACE
+from sponge_client.load import CHUNK_BYTES
 from sponge_client.traces import load_arrivals
 from sponge_core.batching import Launch
 from sponge_core.errors import SpongeError
@@ -48,6 +49,7 @@ from sponge_core.scaling.interface import Service
 from sponge_core.scaling.registry import make_policy
 from sponge_profiles.profile import load_profile
 from sponge_server.correction import Correction
+from sponge_server.uploads import Uploads
 from sponge_simulator.fleet import Moment, World, simulate
 
 if TYPE_CHECKING:
@@ -59,6 +61,9 @@ LEAD_S = 5.0
 """Virtual time before the first request: the real service has shrunk to its smallest size by then, too."""
 
 DEFAULT_RESIZE_S = 0.037
+
+JSON_BYTES = 190
+"""Of a request, before the first byte of its image: they leave with the headers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,6 +223,24 @@ class MeasuredBatches:
         return self._correction.corrected(self._profile)
 
 
+class SeenUploads:
+    """Uploads as the server expects them to go on: it knows the bytes that it has read, which came in pieces."""
+
+    def __init__(self, scenario: Scenario) -> None:
+        trace, from_s = uplink_of(scenario, os.environ)
+        self._uplink = trace.starting_at(from_s)
+        self._bytes = scenario.payload_bytes
+
+    def left_s(self, request: Request, received_at: float, now: float) -> float:
+        came = self._uplink.carried(max(received_at, request.sent) - LEAD_S) - self._uplink.carried(
+            request.sent - LEAD_S
+        )
+        uploads = Uploads()
+        upload = uploads.begin(request.sent, request.deadline, self._bytes)
+        upload.received = JSON_BYTES + int(max(0.0, came - JSON_BYTES) // CHUNK_BYTES) * CHUNK_BYTES
+        return uploads.arrivals(now)[0].at - now
+
+
 def replay(scenario: Scenario, side: str, policy: str, model: LatencyModel, seen: Evidence | None) -> Row:
     """The run in virtual time: as `sponge simulate` would, or with what was seen of the cluster."""
     resizes = seen.resizes_s if seen and seen.resizes_s else (DEFAULT_RESIZE_S,)
@@ -238,7 +261,8 @@ def replay(scenario: Scenario, side: str, policy: str, model: LatencyModel, seen
     world = World(LEAD_S + scenario.duration_s, lambda: draw.choice(resizes), by_periods=True)
     if seen is not None:
         batches = MeasuredBatches(model, seen, scenario.seed)
-        world = replace(world, takes_s=batches.takes_s, learn=batches.learn)
+        uploads = SeenUploads(scenario)
+        world = replace(world, takes_s=batches.takes_s, learn=batches.learn, upload_left_s=uploads.left_s)
     result = simulate(virtual_requests(scenario), service, chosen.scaling, chosen.dispatch, world)
     steps = _corners([(moment.at_s - LEAD_S, moment.cores) for moment in result.timeline], scenario.duration_s)
     latencies = result.latencies_s

@@ -39,6 +39,8 @@ class World:
         takes_s: gives the true time of a batch at full speed instead of `service_ratio`.
         learn: told of each batch that ended and of its true time, gives the model that is predicted by from then on.
         by_periods: a quota is given out as the kernel does, so much in each 100 ms; else evenly.
+        upload_left_s: how long a server expects the rest of an upload to take, by what it had received at one time and
+            expects at another, later one; None: as long as it will.
     """
 
     duration_s: float
@@ -48,6 +50,7 @@ class World:
     takes_s: Callable[[Launch], float] | None = None
     learn: Callable[[Launch, float], LatencyModel] | None = None
     by_periods: bool = False
+    upload_left_s: Callable[[Request, float, float], float] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -280,15 +283,18 @@ class ServiceRun:
         return Limits(size.batch_cap, thread_budget(most), max(most - self._service.overhead_cores, LEAST_CORES))
 
     def _uploads(self) -> tuple[Arrival, ...]:
-        """What was sent and is not here yet; every link is taken to keep its pace."""
+        """What was sent and is not here yet, as far as the servers can tell when it will be."""
         now, found = self._now, []
+        expects = self._world.upload_left_s
+        received_at = max((replica.awake_until(now) for replica in self._replicas), default=now)
         for index in range(self._position, len(self._requests)):
             request = self._requests[index]
             if request.arrival > now + self._longest_upload_s:
                 break
             if request.sent <= now:
-                found.append(Arrival(request.arrival, request.deadline, request.model))
-        return tuple(found)
+                at = request.arrival if expects is None else now + expects(request, received_at, now)
+                found.append(Arrival(at, request.deadline, request.model))
+        return tuple(sorted(found, key=lambda upload: upload.at))
 
     def _replica(self, cores: float, ready_at: float) -> Replica:
         return Replica(cores, ready_at, self._service.overhead_cores, self._world.by_periods)

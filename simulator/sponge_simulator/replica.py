@@ -65,6 +65,11 @@ class Replica:
     def running(self, now: float) -> tuple[Running, ...]:
         return self._predicted.snapshot(now)
 
+    def awake_until(self, now: float) -> float:
+        """The last moment by `now` at which what receives and plans could run: the kernel throttles it with the
+        batches."""
+        return self._truth.ran_until(now) if isinstance(self._truth, ThrottledSet) else now
+
     def resize(self, cores: float, now: float, resize_s: float) -> bool:
         """Asks for a size; returns whether that began a resize. One that is under way is not interrupted."""
         if self.in_force_at < math.inf or cores == self._wanted:

@@ -26,6 +26,7 @@ class ThrottledSet:
         self._now = now
         self._period = _period_of(now)
         self._used_s = 0.0  # CPU seconds of this period's quota
+        self._ran_until = now
         self._left_s: dict[int, float] = {}
         self._threads_of: dict[int, int] = {}
         self._threads = 0
@@ -70,10 +71,17 @@ class ThrottledSet:
             period += 1
             at, used_s = period * CFS_PERIOD_S, 0.0
 
+    def ran_until(self, now: float) -> float:
+        """The last moment by `now` at which anything under the quota could run."""
+        self._advance(now)
+        return self._ran_until
+
     def _advance(self, now: float) -> None:
         while now > self._now:
             end = min(now, (self._period + 1) * CFS_PERIOD_S)
             runs_s = self._runs_s(self._now, end, self._used_s)
+            if runs_s > 0:
+                self._ran_until = self._now + runs_s
             self._used_s += runs_s * (self._threads + self._overhead)
             for key, left_s in self._left_s.items():
                 self._left_s[key] = max(0.0, left_s - runs_s)
@@ -82,7 +90,7 @@ class ThrottledSet:
                 self._period, self._used_s = self._period + 1, 0.0
             if not self._left_s and now > self._now:  # nothing to follow through the periods between
                 self._period = _period_of(now)
-                self._now = max(self._now, self._period * CFS_PERIOD_S)
+                self._now = self._ran_until = max(self._now, self._period * CFS_PERIOD_S)
 
     def _runs_s(self, start: float, end: float, used_s: float) -> float:
         """For how long between two moments of one period the threads run."""
