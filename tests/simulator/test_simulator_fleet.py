@@ -211,3 +211,19 @@ def test_only_what_was_sent_counts_as_an_upload() -> None:
     sent = [Request(0, 1.5, 3.0, 0.9), Request(1, 2.5, 3.0, 1.9)]
     simulate(sent, SERVICE, policy, DISPATCH[policy.dispatch].make(), World(4.0))
     assert [[upload.at for upload in seen.uploads] for seen in policy.seen] == [[], [1.5], [2.5], [], []]
+
+
+def test_a_server_tells_an_uploads_end_by_what_it_had_read_when_it_last_ran() -> None:
+    policy = Scripted(Size(0.25, 8))
+    asked: list[tuple[float, float]] = []
+
+    def left_s(request: Request, received_at: float, now: float) -> float:
+        asked.append((received_at, now))
+        return 0.5
+
+    # The first one runs from 0.95 on: 25 of its 55 ms, then nothing until 1.0 (and again 25 ms).
+    sent = [Request(0, 0.95, 3.0, 0.95), Request(1, 1.5, 3.0, 0.9)]
+    rule = DISPATCH[policy.dispatch].make()
+    simulate(sent, SERVICE, policy, rule, World(2.0, by_periods=True, upload_left_s=left_s))
+    assert [upload.at for upload in policy.seen[1].uploads] == [1.5]
+    assert asked == [(pytest.approx(0.975), 1.0)]

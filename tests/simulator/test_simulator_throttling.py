@@ -53,6 +53,13 @@ def test_batches_share_the_quota_and_the_shortest_ends_first() -> None:
     assert (running.threads, running.next_finish(0.02)) == (1, (1, pytest.approx(0.08)))
 
 
+def test_nothing_runs_once_the_quota_of_a_period_is_used_up() -> None:
+    running = ThrottledSet(0.25)
+    assert running.ran_until(0.04) == 0.04
+    running.start(0, 1, 0.2, 9.0, 0.1)
+    assert [running.ran_until(at) for at in (0.11, 0.15, 0.19, 0.21)] == pytest.approx([0.11, 0.125, 0.125, 0.21])
+
+
 @given(
     cores=st.sampled_from([0.05, 0.25, 0.375, 0.5, 1.25]),
     work_s=st.floats(0.001, 0.5),
