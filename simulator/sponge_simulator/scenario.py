@@ -6,7 +6,7 @@ The shipped ones lie in `scenarios/`. Knows nothing of policies; opens no trace 
 from __future__ import annotations
 
 import random
-from bisect import bisect_right
+from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Sequence
 from importlib import resources
 from importlib.resources.abc import Traversable
@@ -180,7 +180,7 @@ def _from_quantiles(at: Sequence[float], values: Sequence[float], seed: int) -> 
 
     def one() -> float:
         u = draw.random()
-        upper = next(i for i in range(1, len(at)) if u <= at[i])
+        upper = bisect_left(at, u, 1)
         weight = (u - at[upper - 1]) / (at[upper] - at[upper - 1])
         return values[upper - 1] + weight * (values[upper] - values[upper - 1])
 

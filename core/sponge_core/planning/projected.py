@@ -163,6 +163,7 @@ class _Replays:
         longest_s = 0.0
         left = sum([len(line) for line in waiting])
         position, count = 0, len(arrivals)
+        next_at = arrivals[0].at if count else math.inf
         time = now
         while misses < enough:
             # While no thread is free nothing can start, and what is lost meanwhile is still found lost later.
@@ -189,8 +190,8 @@ class _Replays:
             # On to the next event: the resize, an arrival, or the end of a batch.
             finish = running.next_finish(time)
             upcoming = finish[1] if finish is not None else math.inf
-            if position < count and arrivals[position].at < upcoming:
-                upcoming = arrivals[position].at
+            if next_at < upcoming:
+                upcoming = next_at
             if time < switch_at < upcoming:
                 upcoming = switch_at
             if upcoming == math.inf:
@@ -205,27 +206,31 @@ class _Replays:
             if not resized and time >= switch_at and running.threads <= own_budget:
                 running.set_cores(cores, time)
                 usable, budget, resized = cores, own_budget, True
-            while position < count and arrivals[position].at <= time:
+            while next_at <= time:
                 arrival = arrivals[position]
-                if arrival.deadline >= arrival.at + best_case[arrival.model]:
+                if arrival.deadline >= next_at + best_case[arrival.model]:
                     place = bisect_right(waiting[arrival.model], arrival.deadline)
                     waiting[arrival.model].insert(place, arrival.deadline)
                     if sacrifice:
                         slos[arrival.model].insert(place, arrival.deadline - arrival.at)
                     left += 1
                 position += 1
+                next_at = arrivals[position].at if position < count else math.inf
         return Projection(misses, largest, longest_s)
 
 
 def _take(step: Step, lines: list[list[float]]) -> int:
     """Takes what a step launches or gives up out of the lists, by model; returns how many it gives up."""
-    gone = [(launch.model, launch.first, launch.batch) for launch in step.launches]
-    given_up = len(step.sacrificed)
+    launches, given_up = step.launches, len(step.sacrificed)
+    # From the back, so that the places before stay true.
     if given_up:
-        gone = sorted(gone + [(model, index, 1) for model, index in step.sacrificed])
-    gone.reverse()  # from the back, so that the places before stay true
-    for model, first, number in gone:
-        del lines[model][first : first + number]
+        gone = [(launch.model, launch.first, launch.batch) for launch in launches]
+        for model, first, number in sorted(gone + [(*place, 1) for place in step.sacrificed], reverse=True):
+            del lines[model][first : first + number]
+    else:
+        for index in range(len(launches) - 1, -1, -1):
+            launch = launches[index]
+            del lines[launch.model][launch.first : launch.first + launch.batch]
     for model, lost in enumerate(step.lost):
         if lost:
             given_up += lost
