@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Iterable
 from importlib.metadata import version
 from pathlib import Path
 
@@ -25,6 +26,11 @@ from sponge_core.errors import SpongeError
 __all__ = ["main"]
 
 TIMEOUT_S = 600
+
+_COMPILER = ("-m", "mypyc")
+
+KEPT = 8
+"""Builds that are kept, the newest: several checkouts may share an environment."""
 
 TOOLS = ("mypyc", "setuptools")
 
@@ -47,6 +53,8 @@ def main() -> int:
         if not cached.exists():
             _build(cached)
         _copy(cached, target)
+        _forget(cached.parent.glob("core-*"))
+        _forget(target.parent.glob("[!.]*"))
         click.echo(f"compiled core: in {target}, took {time.monotonic() - began:.0f} s")
     except (_CannotCompileError, OSError) as error:
         click.echo(f"compiled core: none, decisions run interpreted and take longer. {error}", err=True)
@@ -66,7 +74,7 @@ def _build(target: Path) -> None:
         files = [f"{package}/{module}.py" for module in MODULES]
         try:
             done = subprocess.run(
-                [sys.executable, "-m", "mypyc", *files],
+                [sys.executable, *_COMPILER, *files],
                 cwd=work,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
@@ -87,6 +95,11 @@ def _build(target: Path) -> None:
             place.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(extension, place)
         _copy(built, target)
+
+
+def _forget(builds: Iterable[Path]) -> None:
+    for old in sorted(builds, key=lambda build: build.stat().st_mtime, reverse=True)[KEPT:]:
+        shutil.rmtree(old, ignore_errors=True)
 
 
 def _copy(source: Path, target: Path) -> None:
