@@ -1,4 +1,4 @@
-"""Compiles the core's hot modules with mypyc and installs them beside the packages of this Python environment.
+"""Compiles the hot modules of core and simulator with mypyc, for the packages of this Python environment to use.
 
 `python -m sponge_cli.compile_core`; `make setup` runs it. A build is kept in the cache, keyed by sources, interpreter
 and mypy, so a new environment or checkout copies it. Without a C compiler, Python's headers or mypyc it says what is
@@ -14,16 +14,20 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 
 import click
 
-from sponge_core.compiled import MODULES, SOURCES, folder
+import sponge_simulator
+from sponge_core import compiled
+from sponge_core.compiled import SOURCES, folder
 from sponge_core.errors import SpongeError
 
 __all__ = ["main"]
+
+PACKAGES = {SOURCES.name: compiled.MODULES, sponge_simulator.__name__: sponge_simulator.MODULES}
 
 TIMEOUT_S = 600
 
@@ -42,36 +46,48 @@ class _CannotCompileError(SpongeError):
 def main() -> int:
     """Returns the exit code."""
     try:
-        target, began = folder(), time.monotonic()
-        if target.exists():
-            click.echo(f"compiled core: up to date in {target}")
-            return 0
-        for tool in TOOLS:
-            if importlib.util.find_spec(tool) is None:
-                raise _CannotCompileError(f"{tool} is missing: pip install 'sponge-serving[dev]'")
-        cached = _cache() / f"core-{target.name}-mypy-{version('mypy')}"
-        if not cached.exists():
-            _build(cached)
-        _copy(cached, target)
-        _forget(cached.parent.glob("core-*"))
-        _forget(target.parent.glob("[!.]*"))
-        click.echo(f"compiled core: in {target}, took {time.monotonic() - began:.0f} s")
+        for package, modules in PACKAGES.items():
+            _install(_sources(package), modules)
     except (_CannotCompileError, OSError) as error:
         click.echo(f"compiled core: none, decisions run interpreted and take longer. {error}", err=True)
         return 1
     return 0
 
 
+def _sources(package: str) -> Path:
+    spec = importlib.util.find_spec(package)
+    assert spec is not None
+    assert spec.origin is not None
+    return Path(spec.origin).parent
+
+
+def _install(sources: Path, modules: Sequence[str]) -> None:
+    target, began = folder(sources, modules), time.monotonic()
+    if target.exists():
+        click.echo(f"compiled {sources.name}: up to date in {target}")
+        return
+    for tool in TOOLS:
+        if importlib.util.find_spec(tool) is None:
+            raise _CannotCompileError(f"{tool} is missing: pip install 'sponge-serving[dev]'")
+    cached = _cache() / f"{target.name}-mypy-{version('mypy')}"
+    if not cached.exists():
+        _build(sources, modules, cached)
+    _copy(cached, target)
+    _forget(cached.parent.glob(f"{sources.name}-*"))
+    _forget(target.parent.glob(f"{sources.name}-*"))
+    click.echo(f"compiled {sources.name}: in {target}, took {time.monotonic() - began:.0f} s")
+
+
 def _cache() -> Path:
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sponge"
 
 
-def _build(target: Path) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
+def _build(sources: Path, modules: Sequence[str], target: Path) -> None:
     with tempfile.TemporaryDirectory(prefix="sponge-core-") as scratch:
-        work, package = Path(scratch), SOURCES.name
-        shutil.copytree(SOURCES, work / package, ignore=shutil.ignore_patterns("__pycache__"))
-        files = [f"{package}/{module}.py" for module in MODULES]
+        work = Path(scratch)
+        for needed in {SOURCES, sources}:
+            shutil.copytree(needed, work / needed.name, ignore=shutil.ignore_patterns("__pycache__"))
+        files = [f"{sources.name}/{module}.py" for module in modules]
         try:
             done = subprocess.run(
                 [sys.executable, *_COMPILER, *files],
@@ -90,7 +106,7 @@ def _build(target: Path) -> None:
                 f"A C compiler and Python's headers are needed; mypyc says: {' | '.join(said[-2:])}"
             )
         built = work / "built"
-        for extension in [*work.glob("*.so"), *(work / package).rglob("*.so")]:
+        for extension in [*work.glob("*.so"), *(work / sources.name).rglob("*.so")]:
             place = built / extension.relative_to(work)
             place.parent.mkdir(parents=True, exist_ok=True)
             shutil.copy(extension, place)

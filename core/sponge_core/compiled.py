@@ -1,9 +1,9 @@
-"""Finds a compiled copy of the modules that decide, made of these very sources, for imports to use instead of them.
+"""Finds compiled copies of hot modules, made of these very sources, for imports to use instead of them.
 
 `python -m sponge_cli.compile_core` compiles them with mypyc into the Python environment, in a folder named by a hash of
 the sources and the interpreter's binary interface. Where such a folder is, the packages look there first. Where none
 is, it cannot be loaded, or the sources have changed since, everything runs interpreted and decides the same. The only
-module of the core that reads files, and it does so once, when the core is imported.
+module of the core that reads files, and it does so once, when a package is imported.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ import hashlib
 import importlib
 import os
 import sys
-from collections.abc import MutableSequence
+from collections.abc import MutableSequence, Sequence
 from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 
 __all__ = ["MODULES", "SOURCES", "SWITCH", "folder", "kind", "look_there_first"]
 
 SWITCH = "SPONGE_COMPILED_CORE"
-"""This environment variable set to 0 keeps the core interpreted, for a debugger or a comparison."""
+"""This environment variable set to 0 keeps everything interpreted, for a debugger or a comparison."""
 
 SOURCES = Path(__file__).parent
 
@@ -33,33 +33,44 @@ MODULES = (
     "queueing",
     "running",
 )
-"""The modules worth it: those that a decision or a projection runs through."""
+"""The core's modules that are worth it: those that a decision or a projection runs through."""
+
+_found: dict[str, Path | None] = {}
+"""By package: where its compiled modules are."""
 
 
-def folder() -> Path:
-    """Where the compiled copy of the present sources is, or would be."""
+def folder(sources: Path = SOURCES, modules: Sequence[str] = MODULES) -> Path:
+    """Where the compiled copy of a package's modules is, or would be. What they do depends on the core's, too."""
     digest = hashlib.sha256(EXTENSION_SUFFIXES[0].encode())
-    for module in MODULES:
-        digest.update((SOURCES / f"{module}.py").read_bytes())
-    return Path(sys.prefix) / "lib" / "sponge-core" / digest.hexdigest()[:16]
+    for source in sorted({SOURCES / f"{module}.py" for module in MODULES} | {sources / f"{m}.py" for m in modules}):
+        digest.update(source.read_bytes())
+    return Path(sys.prefix) / "lib" / "sponge-core" / f"{sources.name}-{digest.hexdigest()[:16]}"
 
 
 def kind() -> str:
     """How the core runs: `compiled` or `interpreted`."""
-    return "interpreted" if _COMPILED is None else "compiled"
+    return "interpreted" if _found[SOURCES.name] is None else "compiled"
 
 
-def look_there_first(package: str, path: MutableSequence[str]) -> None:
-    """Lets the package, whose search path this is, find compiled modules before its sources."""
-    if _COMPILED is not None:
-        path.insert(0, str(_COMPILED.joinpath(*package.split("."))))
+def look_there_first(package: str, path: MutableSequence[str], modules: Sequence[str] = ()) -> None:
+    """Lets a package, whose search path this is, find compiled modules before its sources.
+
+    Args:
+        modules: of a package at the top: those that may be compiled. Packages inside it follow.
+    """
+    top, *inner = package.split(".")
+    if not inner:
+        _found[top] = _load(Path(path[0]), modules)
+    found = _found[top]
+    if found is not None:
+        path.insert(0, str(found.joinpath(top, *inner)))
 
 
-def _find() -> Path | None:
+def _load(sources: Path, modules: Sequence[str]) -> Path | None:
     if os.environ.get(SWITCH) == "0":
         return None
     try:
-        found = folder()
+        found = folder(sources, modules)
         shared = next(found.glob(f"*__mypyc{EXTENSION_SUFFIXES[0]}"), None)
     except OSError:
         return None
@@ -73,6 +84,3 @@ def _find() -> Path | None:
         sys.path.remove(str(found))
         return None
     return found
-
-
-_COMPILED = _find()

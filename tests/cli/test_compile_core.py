@@ -10,17 +10,18 @@ from pathlib import Path
 import pytest
 
 from sponge_cli import compile_core
-from sponge_core.compiled import folder
+from sponge_core.compiled import MODULES, SOURCES, folder
 
 
 @pytest.fixture(autouse=True)
 def own_folders(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(compile_core, "PACKAGES", {SOURCES.name: MODULES})
     monkeypatch.setattr(sys, "prefix", str(tmp_path / "environment"))
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
 
 
 def cached(tmp_path: Path, key: str) -> Path:
-    build = tmp_path / "cache" / "sponge" / f"core-{key}-mypy-{version('mypy')}"
+    build = tmp_path / "cache" / "sponge" / f"{key}-mypy-{version('mypy')}"
     build.mkdir(parents=True)
     (build / "shared__mypyc.so").write_text("made before")
     return build
@@ -54,8 +55,8 @@ def test_without_a_c_compiler_the_reason_is_told(
 
 def test_only_the_newest_builds_are_kept(tmp_path: Path) -> None:
     for age in range(12):
-        os.utime(cached(tmp_path, f"old{age}"), (1000 - age, 1000 - age))
+        os.utime(cached(tmp_path, f"{SOURCES.name}-old{age}"), (1000 - age, 1000 - age))
     cached(tmp_path, folder().name)
     assert compile_core.main() == 0
-    left = sorted(build.name.split("-")[1] for build in (tmp_path / "cache" / "sponge").iterdir())
-    assert left == sorted([folder().name, *(f"old{age}" for age in range(compile_core.KEPT - 1))])
+    left = {build.name.partition("-mypy")[0] for build in (tmp_path / "cache" / "sponge").iterdir()}
+    assert left == {folder().name, *(f"{SOURCES.name}-old{age}" for age in range(compile_core.KEPT - 1))}

@@ -110,5 +110,5 @@ def test_a_compiled_copy_that_cannot_be_loaded_leaves_the_core_interpreted(
     broken.parent.mkdir(parents=True)
     broken.write_bytes(b"no program")
     before = list(sys.path)
-    assert compiled._find() is None
+    assert compiled._load(compiled.SOURCES, compiled.MODULES) is None
     assert sys.path == before
