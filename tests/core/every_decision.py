@@ -56,6 +56,7 @@ def decided(state: dict[str, Any]) -> str:
         decide(now, queue, running, cores, models, limits),
         decide(now, queue, running, cores, models, limits, sacrifice=False),
         project_frontier(situation, sizes, models, limits),
+        project_frontier(situation, sizes, models, limits, counted=False),
         *(project(situation, most, models, limits, sacrifice=sacrifice) for sacrifice in (False, True)),
         forecaster.rate(now),
         coming,

@@ -96,26 +96,41 @@ def test_a_steady_load_is_sized_before_anything_runs() -> None:
     assert plan_steady(20.0, 0.01, SIZES, MODEL, 8) is None
 
 
-@settings(max_examples=60, deadline=None)
-@given(
-    st.lists(st.floats(0.01, 1.5), max_size=12),
-    st.lists(st.tuples(st.floats(0, 1), st.floats(0.05, 1)), max_size=12),
-    st.sampled_from(SIZES),
-)
-def test_the_frontier_holds_the_size_with_the_fewest_misses_that_it_tried(
-    queued: list[float], arrivals: list[tuple[float, float]], in_force: int
-) -> None:
+@st.composite
+def situations(draw: st.DrawFn) -> Situation:
+    queued = draw(st.lists(st.floats(0.01, 1.5), max_size=12))
+    arrivals = draw(st.lists(st.tuples(st.floats(0, 1), st.floats(0.05, 1)), max_size=12))
     coming = tuple(sorted(Arrival(at, at + left) for at, left in arrivals))
-    here = situation(queued=tuple(sorted(queued)), arrivals=coming, cores=in_force / 1000, resize_s=0.03)
+    in_force = draw(st.sampled_from(SIZES))
+    return situation(queued=tuple(sorted(queued)), arrivals=coming, cores=in_force / 1000, resize_s=0.03)
+
+
+@settings(max_examples=60, deadline=None)
+@given(situations())
+def test_the_frontier_holds_the_size_with_the_fewest_misses_that_it_tried(here: Situation) -> None:
     found = project_frontier(here, SIZES, [MODEL], LIMITS)
     sizes = [p.cores_milli for p in found.points]
     assert sizes == sorted(set(sizes))
-    assert in_force in sizes
+    assert round(1000 * here.cores) in sizes
     fewest = min(p.misses for p in found.points)
     if fewest > 0:
         assert sizes[-1] == SIZES[-1], "nobody is told that it cannot be done before the largest was tried"
     chosen = next(p for p in found.points if p.misses == fewest)
     assert project(here, chosen.cores_milli / 1000, [MODEL], Limits(chosen.batch_cap, 4, 4.0)).misses == fewest
+
+
+@settings(max_examples=60, deadline=None)
+@given(situations())
+def test_uncounted_misses_are_still_misses(here: Situation) -> None:
+    counted = project_frontier(here, SIZES, [MODEL], LIMITS)
+    found = project_frontier(here, SIZES, [MODEL], LIMITS, counted=False)
+    if all(p.misses for p in counted.points):
+        assert found == counted
+    else:
+        assert found.urgent == counted.urgent
+        assert [(p.cores_milli, p.misses > 0) for p in found.points] == [
+            (p.cores_milli, p.misses > 0) for p in counted.points
+        ]
 
 
 @settings(max_examples=60, deadline=None)

@@ -248,13 +248,19 @@ def _rates(now: float, arrivals: Sequence[Arrival], models: int) -> list[float]:
 
 
 def project_frontier(
-    situation: Situation, candidates_milli: Sequence[int], models: Sequence[LatencyModel], limits: Limits
+    situation: Situation,
+    candidates_milli: Sequence[int],
+    models: Sequence[LatencyModel],
+    limits: Limits,
+    *,
+    counted: bool = True,
 ) -> Frontier:
     """Finds the smallest candidate without a miss, starting from the size in force.
 
     Args:
         candidates_milli: sizes allowed, ascending, not empty.
         limits: `max_cores` is the largest that a plan may give.
+        counted: else, where some size misses nothing, of the others it is only told that they miss something.
 
     Returns:
         Every size that was tried; among them the smallest without a miss if there is one, and always the largest if
@@ -262,11 +268,12 @@ def project_frontier(
     """
     tried: dict[int, FrontierPoint] = {}
     replays = _Replays(situation, models, limits.max_cores)
+    enough = sys.maxsize if counted else 1
 
     def misses(index: int) -> float:
         milli = candidates_milli[index]
         if milli not in tried:
-            lost = replays.run(milli / 1000, limits).misses
+            lost = replays.run(milli / 1000, limits, enough=enough).misses
             tried[milli] = FrontierPoint(cores_milli=milli, batch_cap=limits.batch_cap, misses=lost)
         return tried[milli].misses
 
@@ -302,7 +309,8 @@ def project_frontier(
     if good > last:
         # Overload: how much is missed matters now, and less is where the rule gives up what it would.
         for milli, point in tried.items():
-            fewest = _fewest(replays, milli, limits, round(point.misses))
+            without = round(point.misses) if counted else replays.run(milli / 1000, limits).misses
+            fewest = _fewest(replays, milli, limits, without)
             tried[milli] = FrontierPoint(cores_milli=milli, batch_cap=point.batch_cap, misses=fewest)
         largest = candidates_milli[last]
         tried[largest] = _best_cap(replays, tried[largest], limits)

@@ -48,6 +48,8 @@ class SharedNode:
 
 
 class _Member(Sponge):
+    counts_misses = True
+
     def __init__(self, service: Service, node: SharedNode, index: int) -> None:
         super().__init__(service)
         self._node, self._index = node, index

@@ -23,6 +23,9 @@ class Sponge:
     interval_s = 0.1
     dispatch = "moldable-edf"
 
+    counts_misses = False
+    """Alone on its node it has no use for how much a smaller size would miss."""
+
     def __init__(self, service: Service, look_back_s: float = 1.0) -> None:
         self._service = service
         self._sizes = [round(1000 * cores) for cores in service.sizes]
@@ -46,7 +49,9 @@ class Sponge:
             self._service.resize_s,
             slos=seen.queue.slos,
         )
-        frontier = project_frontier(situation, self._sizes, [self._service.model], self._limits)
+        frontier = project_frontier(
+            situation, self._sizes, [self._service.model], self._limits, counted=self.counts_misses
+        )
         plan = self._decider.decide(seen.now, round(1000 * seen.size.cores), frontier.points)
         return self._settled(situation, frontier.points, plan)
 
