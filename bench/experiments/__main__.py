@@ -33,6 +33,11 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="8 s, one seed, the ends of a sweep; leaves docs/ alone")
     parser.add_argument("--only", nargs="+", choices=sorted(EXPERIMENTS), metavar="NAME", help=", ".join(EXPERIMENTS))
     parser.add_argument("--seeds", type=int, help="at most so many, for a first look; leaves docs/ alone, too")
+    parser.add_argument(
+        "--spot-check",
+        action="store_true",
+        help="where only the code has changed, run one seed of each anew, and the others only if it differs",
+    )
     parser.add_argument("--processes", type=int, default=os.cpu_count(), help="default: one a core, all niced")
     parser.add_argument("--out", type=Path, default=ROOT / "out" / "reproduce", metavar="DIR")
     options = parser.parse_args()
@@ -44,7 +49,7 @@ def main() -> None:
     whole = not (options.quick or options.seeds)
     try:
         ledger = Ledger(options.out / ("quick.jsonl" if options.quick else "runs.jsonl"))
-        found = run_missing(chosen.values(), ledger, options.processes)
+        found = run_missing(chosen.values(), ledger, options.processes, options.spot_check)
         if options.only:
             for name, text in parts_of(chosen, found, options.out / "figures").items():
                 print(f"\n{name}\n\n{text}")

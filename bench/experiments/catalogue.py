@@ -15,7 +15,7 @@ from sponge_simulator.scenario import Scenario, load_scenario
 
 __all__ = ["EXPERIMENTS", "OURS", "Experiment", "Variant", "quick"]
 
-OURS = ("sponge", JOINTLY, "hybrid")
+OURS = ("sponge", JOINTLY, "hybrid", "sponge-deployed")
 """The policies that the others are measured against, the first of them that takes part in an experiment above all."""
 
 EVERY_POLICY = (*POLICIES, "static-4", "static-8", "static-16", CLAIRVOYANT)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from dataclasses import replace
@@ -40,6 +41,20 @@ def test_a_run_is_kept_and_not_done_again(tmp_path: Path, monkeypatch: pytest.Mo
     assert len(path.read_text().splitlines()) == len(first[FIXED.name]) == 2
     monkeypatch.setattr(campaign, "run", None)  # would fail
     assert run_missing([FIXED], Ledger(path), 1) == first
+
+
+def test_what_code_that_decides_the_same_gave_is_kept_after_a_look_at_one_seed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, twice = tmp_path / "runs.jsonl", replace(FIXED, seeds=3)
+    first = run_missing([twice], Ledger(path), 1)
+    monkeypatch.setattr("bench.experiments.runs._fingerprint", lambda case: "changed")
+    assert run_missing([twice], Ledger(path), 1, spot_check=True) == first
+    kept = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [run["params"]["seed"] for run in kept] == [1, 1, 2, 2, 3, 3, 1, 1, 2, 3, 2, 3]
+    path.write_text(path.read_text().replace('"missed": ', '"missed": 9'))
+    monkeypatch.setattr("bench.experiments.runs._fingerprint", lambda case: "changed again")
+    assert run_missing([twice], Ledger(path), 1, spot_check=True) == first  # none was kept: the first seed differs
 
 
 def test_a_run_depends_on_its_own_policy_and_not_on_the_others(monkeypatch: pytest.MonkeyPatch) -> None:
