@@ -18,8 +18,9 @@ __all__ = ["EXPERIMENTS", "OURS", "Experiment", "Variant", "quick"]
 OURS = ("sponge", JOINTLY, "hybrid", "sponge-deployed")
 """The policies that the others are measured against, the first of them that takes part in an experiment above all."""
 
-EVERY_POLICY = (*POLICIES, "static-4", "static-8", "static-16", CLAIRVOYANT)
-ON_A_NODE = (JOINTLY, "sponge", *(name for name in POLICIES if name != "sponge"), "static-2", CLAIRVOYANT)
+BASELINES = tuple(name for name in POLICIES if name not in OURS)
+EVERY_POLICY = (*BASELINES, "static-4", "static-8", "static-16", CLAIRVOYANT)
+ON_A_NODE = (JOINTLY, "sponge", *BASELINES, "static-2", CLAIRVOYANT)
 SWEPT = ("sponge", "sponge-paper", "fa2", "barista", "themis", CLAIRVOYANT)
 SAME_DISPATCH = (
     "vpa-fast",
@@ -91,12 +92,17 @@ def _class_changed(variant: Variant, **changes: object) -> Variant:
 
 
 def _of(
-    name: str, title: str, seeds: int, arrivals: str | None = None, step_s: float = 0.0, first: str = OURS[0]
+    name: str,
+    title: str,
+    seeds: int,
+    arrivals: str | None = None,
+    step_s: float = 0.0,
+    ours: tuple[str, ...] = ("sponge",),
 ) -> Experiment:
-    """All policies on a shipped scenario, `first` above all."""
+    """All policies on a shipped scenario; of ours those that differ there."""
     scenario = load_scenario(name)
     own = name if arrivals is None else f"{name}-{arrivals}"
-    policies = (first, *(policy for policy in EVERY_POLICY if policy != first))
+    policies = (*ours, *EVERY_POLICY)
     scenario = scenario if arrivals is None else scenario.model_copy(update={"arrivals": arrivals})
     return Experiment(own, title, (Variant(scenario, uplink_step_s=step_s),), policies, seeds)
 
@@ -108,9 +114,10 @@ def _shorter(experiment: Experiment, simulated_s: float) -> Experiment:
 
 def _same_dispatch(name: str, title: str, seeds: int) -> Experiment:
     """How much is our dispatch rule, how much our sizes: other sizes over our dispatch rule."""
+    ours = tuple(policy for policy in ("sponge", "sponge-deployed") if policy in POLICIES)
     others = tuple(f"{policy}@moldable-edf" for policy in SAME_DISPATCH)
     variant = Variant(load_scenario(name))
-    return Experiment(f"{name}-dispatch", title, (variant,), ("sponge", *others, CLAIRVOYANT), seeds)
+    return Experiment(f"{name}-dispatch", title, (variant,), (*ours, *others, CLAIRVOYANT), seeds)
 
 
 EXPERIMENTS: dict[str, Experiment] = {
@@ -124,7 +131,7 @@ EXPERIMENTS: dict[str, Experiment] = {
         _of("azure-code", "Azure's coding trace", 10),
         _of("azure-conv", "Azure's conversation trace", 10),
         _of("seldom", "A service that is seldom used", 5),
-        _of("step", "A surge beyond what one pod can take", 5, first="hybrid"),
+        _of("step", "A surge beyond what one pod can take", 5, ours=("hybrid", "sponge")),
         Experiment("shared", "Four services on one node", (Variant(load_node("shared")),), ON_A_NODE, 3),
         _same_dispatch("paper", "Other sizes over our dispatch rule, the paper's experiment", 3),
         _same_dispatch("mixed-tight", "Other sizes over our dispatch rule, two classes", 3),

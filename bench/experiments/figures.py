@@ -92,7 +92,7 @@ def draw_cores(figure: Figure, found: Found, title: str) -> None:
     demand, cores = figure.subplots(2, 1, sharex=True, height_ratios=(1, 2))
     _draw_demand(demand, requests, int(case.variant.duration_s))
     colours = dict(zip(OVER_TIME, COLOURS, strict=False))
-    for policy in (*OVER_TIME, *OURS):
+    for policy in (*OVER_TIME, *(own for own in reversed(list(traced)) if own in OURS)):
         if policy in traced:
             result = traced[policy][1]
             missed = 100 * result["missed"] / max(1, result["sent"])

@@ -184,8 +184,8 @@ def _of_bound(row: Row, found: Sequence[Row]) -> str:
 
 def _percent(value: float) -> str:
     """Three digits behind the point at most, and no zero that is none."""
-    if value == 0:
-        return "0"
+    if value < 0.001:
+        return "<0.001" if value else "0"
     return f"{value:.3f}" if value < 10 else f"{value:.1f}"
 
 
