@@ -21,6 +21,12 @@ if TYPE_CHECKING:
 __all__ = ["draw_cores", "draw_pareto", "draw_sweeps"]
 
 COLOURS = ("#c8772d", "#3b6fb6", "#8a4fa3", "#5b8c3a", "#b5446e", "#7a6a53", "#4a9aa8")
+CORES = (0.1, 0.2, 0.5, 1, 2, 3, 4, 6, 8, 12, 16, 24)
+"""Where the logarithmic axis of cores is labelled."""
+
+STARTED_S = 5
+"""Ours begins with the largest size; that is over by now, and the axis is drawn for what comes."""
+
 ALSO_OURS = "#6fb9b3"
 ZERO = 1e-3
 """Percent missed at which "none" is drawn on the logarithmic axis."""
@@ -39,7 +45,7 @@ def draw_pareto(figure: Figure, found: Sequence[Row], title: str) -> None:
         if row.policy == CLAIRVOYANT:
             axes.axvline(row.cores.mean, color=SOFT, linestyle=(0, (4, 3)), linewidth=1, zorder=1)
             axes.text(
-                row.cores.mean - 0.05,
+                row.cores.mean * 0.99,
                 0.06,
                 "the bound: nobody misses nothing with less",
                 color=INK,
@@ -64,13 +70,17 @@ def draw_pareto(figure: Figure, found: Sequence[Row], title: str) -> None:
             alpha=1.0 if ours else 0.75,
             zorder=3 if ours else 2,
         )
-        size, weight = (10, "bold") if ours else (8, "normal")
+        size, weight = (10, "bold") if ours else (7.5, "normal")
         labels.append(axes.text(row.cores.mean, y, row.policy, fontsize=size, color=colour, fontweight=weight))
         xs.append(row.cores.mean)
         ys.append(y)
     axes.set_yscale("log")
     axes.set_ylim(ZERO * 0.55, 150)
-    axes.set_xlim(0, max([17.0, *(x * 1.05 for x in xs)]))
+    axes.set_xscale("log")
+    least, most = min(row.cores.least for row in found), max(row.cores.most for row in found)
+    axes.set_xlim(0.8 * least, 1.3 * most)
+    ticks = [cores for cores in CORES if 0.8 * least < cores < 1.3 * most]
+    axes.set_xticks(ticks, [f"{cores:g}" for cores in ticks])
     axes.set_yticks([ZERO, 0.01, 0.1, 1, 10, 100], ["none", "0.01", "0.1", "1", "10", "100"])
     axes.minorticks_off()
     axes.set_xlabel("mean cores")
@@ -79,7 +89,13 @@ def draw_pareto(figure: Figure, found: Sequence[Row], title: str) -> None:
     figure.suptitle(title, x=0.01, ha="left", fontsize=10)
     figure.canvas.draw()
     adjust_text(
-        labels, x=xs, y=ys, ax=axes, arrowprops={"arrowstyle": "-", "color": SOFT, "lw": 0.5}, expand=(1.15, 1.4)
+        labels,
+        x=xs,
+        y=ys,
+        ax=axes,
+        arrowprops={"arrowstyle": "-", "color": SOFT, "lw": 0.5},
+        expand=(1.2, 1.7),
+        max_move=(25, 25),
     )
 
 
@@ -101,8 +117,9 @@ def draw_cores(figure: Figure, found: Found, title: str) -> None:
             colour = colours.get(policy, SPONGE if policy == first else ALSO_OURS)
             style = {"color": colour, "lw": 1.6 if ours else 0.9, "label": label}
             cores.step(range(len(result["cores_by_s"])), result["cores_by_s"], where="post", **style)
-    cores.set_title("cores, mean of each second")
-    cores.set_ylim(bottom=0)
+    cores.set_title("cores, mean of each second; what is higher in the first seconds is cut off")
+    shown = [traced[policy][1]["cores_by_s"][STARTED_S:] for policy in traced if policy in (*OVER_TIME, *OURS)]
+    cores.set_ylim(0, 1.1 * max(map(max, shown)))
     cores.set_xlabel("seconds")
     cores.set_xlim(0, case.variant.duration_s)
     figure.suptitle(title, x=0.01, ha="left", fontsize=10)

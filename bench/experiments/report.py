@@ -67,7 +67,7 @@ def _of_one(experiment: Experiment, found: Found, own: list[Row], figures: Path)
     seeds = f"{experiment.seeds} seed{'s' if experiment.seeds > 1 else ''} of {experiment.variants[0].duration_s:g} s"
     about = experiment.variants[0].scenario.about
     heading = f"{experiment.title}. {seeds}"
-    picture(figures, name, partial(draw_pareto, found=own, title=heading), height=4.8)
+    picture(figures, name, partial(draw_pareto, found=own, title=heading), height=5.4)
     parts = [f"{about[0].upper()}{about[1:]}; {seeds}.", f"![{name}]({FIGURES}/{name}.svg)"]
     if not name.endswith("-dispatch"):
         picture(figures, f"{name}-cores", partial(draw_cores, found=found, title=f"{experiment.title}, seed 1"))
