@@ -184,7 +184,8 @@ def test_invariants(
         assert keys == sorted(keys), "earliest deadline first, ties in order of arrival"
         assert now + launch.work_s <= launch.requests[0].deadline + 1e-9, "no launch that is late by its own prediction"
     fastest = [fastest_s(model, limits.max_cores) for model in models]
-    assert {s.request.id for s in decision.sheds} == {r.id for r in before if r.deadline < now + fastest[r.model]}
+    lost = {s.request.id for s in decision.sheds if s.reason != "sacrificed"}
+    assert lost == {r.id for r in before if r.deadline < now + fastest[r.model]}
     if decision.wake_at is not None:
         assert decision.wake_at > now
 
