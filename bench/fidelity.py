@@ -35,7 +35,6 @@ from bench.results import BLUE, INK, SOFT, SPONGE, Percentiles, arguments, save
 from sponge_cli.demo_app.backend import DemoError, Endpoint, PodFacts
 from sponge_cli.demo_app.cluster import NAMESPACE, ClusterBackend
 from sponge_cli.demo_app.document import Story
-from sponge_cli.demo_app.recording import Run
 from sponge_cli.demo_app.scenario import Scenario, uplink_of
 from sponge_cli.demo_app.session import Session
 from sponge_cli.operator_install import NAMESPACE as OPERATOR_NAMESPACE
@@ -61,6 +60,7 @@ LEAD_S = 5.0
 """Virtual time before the first request: the real service has shrunk to its smallest size by then, too."""
 
 DEFAULT_RESIZE_S = 0.037
+"""The median of `bench.resize_latency`."""
 
 JSON_BYTES = 157
 """Of a request, before the first byte of its image: they leave with the headers."""
@@ -155,7 +155,7 @@ def _read(url: str) -> str:
         return str(answer.read(), "utf-8")
 
 
-def drive(scenario: Scenario, backend: WatchedCluster, folder: Path, say: Callable[[str], None]) -> tuple[Run, Row]:
+def drive(scenario: Scenario, backend: WatchedCluster, folder: Path, say: Callable[[str], None]) -> Row:
     """The real run."""
     trace, from_s = uplink_of(scenario, os.environ)
     story = Story(scenario, trace.starting_at(from_s), from_s, backend.description, len(due_at(scenario)))
@@ -166,7 +166,7 @@ def drive(scenario: Scenario, backend: WatchedCluster, folder: Path, say: Callab
     if figures.restarts:
         raise DemoError("the server was restarted during the run: its figures say nothing")
     steps = [(sample.at - run.started_at, sample.cores_milli / 1000) for sample in run.samples]
-    return run, Row(
+    return Row(
         scenario.arrivals,
         "cluster",
         figures.sent,
@@ -344,7 +344,7 @@ def run_all(scenarios: Sequence[Scenario], model: LatencyModel, folder: Path) ->
 
     try:
         backend.open(say)
-        real = [drive(scenario, backend, folder, say)[1] for scenario in scenarios]
+        real = [drive(scenario, backend, folder, say) for scenario in scenarios]
     finally:
         backend.close()
     seen = pooled(backend.evidence)
