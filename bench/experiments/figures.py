@@ -123,7 +123,7 @@ def draw_cores(figure: Figure, found: Found, title: str) -> None:
     cores.set_xlabel("seconds")
     cores.set_xlim(0, case.variant.duration_s)
     figure.suptitle(title, x=0.01, ha="left", fontsize=10)
-    figure.legend(*cores.get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False, fontsize=8)
+    figure.legend(*cores.get_legend_handles_labels(), loc="outside lower center", ncols=2, frameon=False, fontsize=8)
 
 
 def _draw_demand(axes: Axes, requests: Sequence[Request], seconds: int) -> None:
@@ -134,8 +134,8 @@ def _draw_demand(axes: Axes, requests: Sequence[Request], seconds: int) -> None:
             counts[second] += 1
             left_ms = 1000 * (request.deadline - request.arrival)
             least[second] = left_ms if math.isnan(least[second]) else min(least[second], left_ms)
-    axes.set_title("requests in each second (bars), least remaining SLO on arrival in ms (line)")
-    axes.bar(range(seconds), counts, width=1.0, color=SOFT, alpha=0.5, align="edge")
+    axes.set_title("requests in each second (grey), least remaining SLO on arrival in ms (line)")
+    axes.fill_between(range(seconds), counts, step="post", color=SOFT, alpha=0.5, linewidth=0)
     axes.set_ylim(bottom=0)
     right = axes.twinx()
     right.plot(range(seconds), least, color=BLUE, lw=0.9)
@@ -151,7 +151,7 @@ def draw_sweeps(figure: Figure, sweeps: Mapping[str, tuple[str, Mapping[float, S
     Args:
         sweeps: by title, the axis' label and the rows of each place.
     """
-    panels = figure.subplots(2, len(sweeps), sharex="col", squeeze=False)
+    panels = figure.subplots(2, len(sweeps), sharex="col", sharey="row", squeeze=False)
     for column, (title, (axis, places)) in enumerate(sweeps.items()):
         missed, cores = panels[0][column], panels[1][column]
         policies = [row.policy for row in next(iter(places.values()))]
@@ -174,13 +174,14 @@ def draw_sweeps(figure: Figure, sweeps: Mapping[str, tuple[str, Mapping[float, S
         missed.set_title(title)
         missed.set_yscale("log")
         missed.set_ylim(ZERO * 0.55, 150)
-        ticks = ["none", "0.01", "0.1", "1", "10", "100"] if column == 0 else [""] * 6
-        missed.set_yticks([ZERO, 0.01, 0.1, 1, 10, 100], ticks)
+        missed.set_yticks([ZERO, 0.01, 0.1, 1, 10, 100], ["none", "0.01", "0.1", "1", "10", "100"])
         missed.minorticks_off()
-        cores.set_ylim(0, 17)
+        cores.set_ylim(bottom=0)
         cores.set_xlabel(axis)
         if max(places) > 20 * min(at for at in places if at > 0):
             cores.set_xscale("log")
+            cores.set_xticks(list(places), [f"{at:g}" for at in places])
+            cores.minorticks_off()
         for axes in (missed, cores):
             axes.grid(visible=True, alpha=0.2)
     panels[0][0].set_ylabel("missed, %")
