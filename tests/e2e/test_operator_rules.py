@@ -187,10 +187,13 @@ def test_a_restarted_operator_takes_over(kubectl: Kubectl, digits: Service) -> N
 
 
 def test_metrics(kubectl: Kubectl, digits: Service) -> None:
-    text = scraped(kubectl)
     labels = f'namespace="{digits.namespace}",pod="{digits.pod()["metadata"]["name"]}",service="digits"'
+    # The status is written after a resize, the metric at the next look at the pod.
+    in_force = f"sponge_operator_actuated_cores{{{labels}}} 0.25"
+    eventually(lambda: in_force in scraped(kubectl), 5, "the size in force is a metric")
+    text = scraped(kubectl)
     assert f"sponge_operator_desired_cores{{{labels}}} 0.25" in text
-    assert f"sponge_operator_actuated_cores{{{labels}}} 0.25" in text
+    assert f"sponge_operator_refused_cores{{{labels}}} 0.0" in text
     for outcome in OUTCOMES:
         assert f'sponge_operator_resize_total{{outcome="{outcome}"}}' in text
     for name in ("tick_seconds", "plan_seconds", "resize_seconds", "state_age_seconds", "saved_core_seconds_total"):
