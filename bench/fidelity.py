@@ -310,7 +310,7 @@ def draw_cores(figure: Figure, rows: Sequence[Row]) -> None:
             label = f"{row.side}: {row.attainment:.2%} in time, {row.mean_cores:.3f} cores"
             times, cores = zip(*row.steps, strict=True)
             axes.step(times, cores, where="post", color=colours.get(row.side, INK), label=label, linewidth=1.2)
-        axes.set_ylim(0)
+        axes.set_ylim(0, 1.6 * max(cores for row in rows if row.arrivals == kind for _, cores in row.steps))
         axes.set_title(f"Cores over time, {kind} arrivals")
         axes.legend(frameon=False, fontsize=8, loc="upper right")
     axes.set_xlabel("s")
