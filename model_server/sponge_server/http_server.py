@@ -30,8 +30,9 @@ CLOSE_GRACE_S = 3
 OTHER_FILES = 512
 """Open files besides the connections: lanes, pipes, the control port."""
 
-LINGER_S = 1.0
-"""Between the refusal of a connection and its end: closed at once, a client that still sends would not see why."""
+LINGER_S, LINGER_BYTES = 1.0, 16 << 20
+"""Between the last answer of a connection and its end, so much of what the client still sends is read, to no end:
+closed at once, the connection would be reset, and a client that writes before it reads would not see the answer."""
 
 MOST_HEAD = 64 << 10
 """Bytes of a request that are no body: names, headers, the framing of chunks. The parser itself bounds none of them."""
@@ -114,13 +115,15 @@ class _Protocol(HttpToolsProtocol):
         super().__init__(config, *args, **more)
         self._own = config
         self.timeout_keep_alive = config.limits.keep_alive_s  # type: ignore[assignment]
-        self._refused = False
+        self._spoken = False
+        self._unread_bytes = 0
         self._reading = False
         self._head_bytes = 0
         self._timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
+        self._writing = _Writing(self, transport)
         if len(self.connections) > self._own.limits.max_connections:
             self._refuse()
         else:
@@ -131,14 +134,17 @@ class _Protocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        if self._refused:
+        if self._spoken:
+            self._unread_bytes += len(data)
+            if self._unread_bytes > LINGER_BYTES:
+                self.transport.abort()
             return
         if self._timer is None and (self.cycle is None or self.cycle.response_complete):
             self._await_headers()
         self._reading = True
         self._head_bytes += len(data)
         super().data_received(data)
-        if self._head_bytes > MOST_HEAD and not self.transport.is_closing():
+        if self._head_bytes > MOST_HEAD and not self._spoken and not self.transport.is_closing():
             self._end_with(TOO_LONG)
 
     def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - the library's text names no fix
@@ -153,8 +159,20 @@ class _Protocol(HttpToolsProtocol):
         self._reading = False
         self._head_bytes = 0
         super().on_headers_complete()
+        self.cycle.transport = self._writing  # type: ignore[assignment]
         if self._own.leaving:
             self.cycle.keep_alive = False
+
+    def on_response_complete(self) -> None:
+        if not self._spoken:
+            super().on_response_complete()
+
+    def end(self) -> None:
+        """Everything was said on this connection. Closes it, but not while its client is still sending."""
+        if self.cycle is None or not self.cycle.more_body:
+            self.transport.close()
+        else:
+            self._speak_no_more()
 
     def leave(self) -> None:
         """The answer to the request that is being served is the last one of this connection."""
@@ -181,15 +199,37 @@ class _Protocol(HttpToolsProtocol):
         """Answers for the application, unless it is already answering, and closes."""
         if self.cycle is None or self.cycle.response_complete or not self.cycle.response_started:
             self.transport.write(_response(problem))
-        self.transport.close()
+        self._speak_no_more()
+
+    def _speak_no_more(self) -> None:
+        if self._spoken or self.transport.is_closing():
+            return
+        self._spoken = True
+        if self.cycle is not None and not self.cycle.response_complete:
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
+        self._disarm()
+        self._unset_keepalive_if_required()
+        self.flow.resume_reading()
+        self.transport.write_eof()
+        self._timer = self.loop.call_later(LINGER_S, self.transport.abort)
 
     def _refuse(self) -> None:
-        self._refused = True
         self.connections.discard(self)
         event(log, "http.too_many_connections", logging.WARNING, most=self._own.limits.max_connections)
         self.transport.write(_response(TOO_MANY))
-        self.transport.write_eof()
-        self._timer = self.loop.call_later(LINGER_S, self.transport.abort)
+        self._speak_no_more()
+
+
+class _Writing:
+    """What an answer is written to: the connection's transport, whose end is the connection's to choose."""
+
+    __slots__ = ("close", "is_closing", "write")
+
+    def __init__(self, connection: _Protocol, transport: asyncio.Transport) -> None:
+        self.write = transport.write
+        self.is_closing = transport.is_closing
+        self.close = connection.end
 
 
 def _response(problem: ProblemError) -> bytes:

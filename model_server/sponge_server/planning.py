@@ -1,14 +1,15 @@
 """The planner's half that lives next to the queue: projects the near future and keeps the frontier fresh.
 
 The only module that knows the core's forecast and projection. Decides when a projection is worth its cost, never what
-to do about it: that is the operator's half.
+to do about it: that is the operator's half. Without an operator nobody reads the frontier, and none is projected.
 """
 
 from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from operator import attrgetter
 
 from sponge_core.contract import FrontierPoint
@@ -30,6 +31,9 @@ LONGEST_GAP_S = 1.0
 
 COST_SHARE = 0.05
 """Projections use at most this share of the CPU in force."""
+
+WATCHED_S = 5.0
+"""After a reader has left, the frontier is kept fresh for so long: he is expected back."""
 
 HORIZON_S = 1.0
 """How far ahead arrivals are forecast; the queue is then played to its end."""
@@ -68,6 +72,8 @@ class Planner:
         self._cost_s = 0.0
         self._idle = True
         self._last = -math.inf
+        self._readers = 0
+        self._left = -math.inf
 
     def set_sizes(self, sizes_milli: Sequence[int]) -> None:
         """The sizes that a plan may give from now on, ascending, not empty."""
@@ -79,8 +85,25 @@ class Planner:
 
     def waiting(self) -> None:
         """Something came in that may not be met: project before the next interval ends."""
+        if not self.watched:
+            return
         # The first request after a rest finds its projection due at once, however small the server was parked.
         self._request_soon(0.0 if self._idle else max(0.0, self._last + self._gap(SHORTEST_GAP_S) - self._clock()))
+
+    @property
+    def watched(self) -> bool:
+        """Whether somebody reads the frontier, or did a moment ago. While nobody does it grows old."""
+        return self._readers > 0 or self._clock() - self._left <= WATCHED_S
+
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """While somebody waits for what the frontier will say."""
+        self._readers += 1
+        try:
+            yield
+        finally:
+            self._readers -= 1
+            self._left = self._clock()
 
     def rate(self, now: float) -> float:
         """Arrivals per second, in rows."""
@@ -100,7 +123,7 @@ class Planner:
         return sorted([*uploads, *forecast[len(uploads) :]], key=attrgetter("at", "deadline", "model"))
 
     def due(self, now: float) -> bool:
-        return now - self._last >= (LONGEST_GAP_S if self._idle else self._gap(INTERVAL_S)) - 1e-3
+        return self.watched and now - self._last >= (LONGEST_GAP_S if self._idle else self._gap(INTERVAL_S)) - 1e-3
 
     def project(self, now: float) -> None:
         """Renews `frontier` and `urgent`."""

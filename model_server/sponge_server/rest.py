@@ -7,7 +7,6 @@ work. Knows HTTP, and the data plane as the place where requests go; nothing of 
 from __future__ import annotations
 
 import asyncio
-import contextlib
 from collections.abc import Iterable
 
 from starlette.types import Receive, Scope, Send
@@ -33,10 +32,6 @@ SPARED_BYTES = 1 << 20
 """A refused request keeps its connection when the rest of its body is no longer than this: reading on costs less than
 another connection. One that announces more, or no length, is to stop."""
 
-LINGER_S, LINGER_BYTES = 1.0, 16 << 20
-"""Before the connection of such a request is closed, so much of what it is still sending is read: closed at once, it
-would be reset, and a client that writes before it reads would never see the answer."""
-
 Headers = list[tuple[bytes, bytes]]
 
 
@@ -59,10 +54,6 @@ class InferEndpoint:
             headers = [(b"content-type", PROBLEM_TYPE.encode()), *problem.headers]
         headers.append((b"content-length", str(len(body)).encode()))
         await send({"type": "http.response.start", "status": status, "headers": headers})
-        if CLOSE in headers:
-            await send({"type": "http.response.body", "body": body, "more_body": True})
-            await _linger(receive)
-            body = b""
         await send({"type": "http.response.body", "body": body})
 
     async def _answer(self, scope: Scope, receive: Receive, arrived: float) -> tuple[int, Headers, bytes]:
@@ -157,18 +148,6 @@ async def _cancel_on_disconnect(receive: Receive, engine: Engine, job: Job) -> N
     while (await receive())["type"] != "http.disconnect":
         pass
     engine.cancel(job)
-
-
-async def _linger(receive: Receive) -> None:
-    """Reads on, to no end, after the whole answer was sent."""
-    read = 0
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(LINGER_S):
-            while read < LINGER_BYTES:
-                message = await receive()
-                read += len(message.get("body", b""))
-                if not message.get("more_body", False):
-                    return
 
 
 def _is_image(headers: dict[bytes, bytes]) -> bool:

@@ -62,10 +62,14 @@ class StateBoard:
 
         A `since` from before a restart of the server, larger than any version here, waits like one that is up to date.
         """
-        if since and self._news_version <= since and not self._status.ending:
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._news.wait(), wait_s)
-        return self.snapshot()
+        if not self._planner.watched:
+            self._planner.project(self._clock())
+            self.publish(news=self._planner.urgent)
+        with self._planner.watching():
+            if since and self._news_version <= since and not self._status.ending:
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._news.wait(), wait_s)
+            return self.snapshot()
 
     def snapshot(self) -> StateSnapshot:
         """One consistent view; counts the version up."""

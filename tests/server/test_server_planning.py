@@ -70,8 +70,18 @@ class Site:
             used_s=lambda: self.used_s,
             charge=self.engine.set_overhead,
         )
-        self.beat = loop.create_task(self.heartbeat.run())
         self.loop = loop
+        self.tasks = [loop.create_task(self.heartbeat.run())]
+
+    def operate(self) -> None:
+        """Reads the state again and again, as an operator does."""
+
+        async def read_on() -> None:
+            version = None
+            while True:
+                version = (await self.board.read(version, 1.0)).version
+
+        self.tasks.append(self.loop.create_task(read_on()))
 
     def submit(self, slo_s: float) -> Job:
         job = self.engine.submit(self.models[0], [item()], Due(self.loop.time(), slo_s, "default", "absent", 7))
@@ -85,13 +95,15 @@ def site(scenario: Callable[[Site], object], tmp_path: Path, cores: float) -> No
         try:
             await scenario(place)  # type: ignore[misc]
         finally:
-            place.beat.cancel()
+            for task in place.tasks:
+                task.cancel()
 
     run_virtual(run)
 
 
 def test_an_idle_server_offers_its_smallest_size_without_projecting(tmp_path: Path) -> None:
     async def scenario(place: Site) -> None:
+        place.operate()
         await asyncio.sleep(1.0)
         assert [(p.cores_milli, p.batch_cap, p.misses) for p in place.planner.frontier] == [(500, 4, 0)]
         assert not place.planner.urgent
@@ -101,6 +113,7 @@ def test_an_idle_server_offers_its_smallest_size_without_projecting(tmp_path: Pa
 
 def test_a_steady_load_gets_a_frontier_with_a_size_that_misses_nothing(tmp_path: Path) -> None:
     async def scenario(place: Site) -> None:
+        place.operate()
         for _ in range(100):
             place.submit(1.0)
             await asyncio.sleep(0.05)
@@ -202,6 +215,7 @@ def test_projections_keep_to_their_share_of_a_small_cpu(tmp_path: Path) -> None:
             original(now)
 
         place.planner.project = counted  # type: ignore[method-assign]
+        place.operate()
         for _ in range(200):
             place.submit(0.9)
             await asyncio.sleep(0.02)
@@ -210,3 +224,15 @@ def test_projections_keep_to_their_share_of_a_small_cpu(tmp_path: Path) -> None:
         assert len(projected) > 10
 
     site(scenario, tmp_path, 0.5)
+
+
+def test_without_an_operator_nothing_is_projected_until_one_asks(tmp_path: Path) -> None:
+    async def scenario(place: Site) -> None:
+        for _ in range(100):
+            place.submit(1.0)
+            await asyncio.sleep(0.05)
+        assert place.planner.frontier == []
+        first = await place.board.read(None, 0.0)
+        assert {p.cores_milli: p.misses for p in first.frontier}[500] > 0
+
+    site(scenario, tmp_path, 2.0)

@@ -103,6 +103,26 @@ def test_a_client_that_asks_first_is_spared_its_body(wire: Wire, head: bytes, st
     assert (got, headers["connection"]) == (status, "close")
 
 
+@pytest.mark.parametrize("how", ["the client wants so", "the body is long", "the body has no length"])
+def test_a_refusal_that_ends_its_connection_is_seen_by_a_client_that_is_still_sending(wire: Wire, how: str) -> None:
+    """Closed at once, the connection would be reset, and the answer lost."""
+    length = 2 * LIMIT if how == "the body is long" else LIMIT // 2
+    framing = (
+        b"content-length: %d\r\n" % length if how != "the body has no length" else b"transfer-encoding: chunked\r\n"
+    )
+    wire.send(
+        HEAD, b"connection: close\r\n" if how == "the client wants so" else b"", b"x-sponge-slo-ms: 0.1\r\n", framing
+    )
+    wire.send(b"\r\n")
+    for _ in range(8):
+        time.sleep(0.01)
+        wire.send(b"%x\r\n" % (length // 8) if b"chunked" in framing else b"", bytes(length // 8))
+    status, headers, body = wire.answer()
+    assert (status, headers["connection"]) == (413 if how == "the body is long" else 503, "close")
+    assert json.loads(body)["status"] == status
+    assert wire.closed()
+
+
 def test_pipelined_requests_are_answered_in_order(wire: Wire) -> None:
     good = HEAD + b"content-length: %d\r\n\r\n" % len(BODY) + BODY
     missing = b"GET /nope HTTP/1.1\r\nhost: x\r\n\r\n"
