@@ -67,6 +67,15 @@ class ShedError(RequestError):
         text = f"{left_ms:.0f} ms of the {limit_ms:.0f} ms were left on arrival, too few even at the largest size"
         return cls(text, retry_s)
 
+    @classmethod
+    def behind(cls, limit_s: float, left_s: float, least_s: float, rows: int, ahead_s: float) -> ShedError:
+        """There was time enough on arrival, but for the `rows` that go first: they need `ahead_s`, it `least_s`."""
+        text = (
+            f"{rows} rows due earlier need about {ahead_s * 1000:.0f} ms and this request {least_s * 1000:.0f} ms after"
+            f" them, but only {left_s * 1000:.0f} ms of its {limit_s * 1000:.0f} ms were left on arrival"
+        )
+        return cls(text, ahead_s)
+
 
 class ExpiredError(RequestError):
     """Dropped from the queue when its deadline could not be met any more."""

@@ -87,7 +87,6 @@ class Server:
         self._cores = Cores(settings.cores)
         self._stop = asyncio.Event()
         self._hurry = asyncio.Event()
-        self._calls_end: asyncio.Task[None] | None = None
         self._planner: Planner | None = None
 
     async def run(self) -> None:
@@ -102,7 +101,7 @@ class Server:
         control_socket = listen(settings.host, settings.control_port, "--control-port")
         limits = self._limits()
         data = HttpServer(data_app(self._plane, InferEndpoint(intake)), data_socket, limits)
-        rpc = GrpcServer(intake, settings.host, settings.grpc_port)
+        rpc = GrpcServer(intake, settings.host, settings.grpc_port, settings.max_connections)
         control = HttpServer(control_app(self._control), control_socket, limits)
         self._metrics.connections.labels("http").set_function(lambda: data.connections)
         self._metrics.connections.labels("control").set_function(lambda: control.connections)
@@ -271,10 +270,6 @@ class Server:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._hurry.wait(), settings.drain_delay_s)
         status.phase = "draining"
-        if settings.drain_delay_s:
-            # Calls that run are finished, and the next one on an old connection goes elsewhere. Without a delay there
-            # may be no elsewhere yet, and a refusal says more than a closed port.
-            self._calls_end = asyncio.get_running_loop().create_task(rpc.stop(settings.drain_s))
         end = self._clock() + settings.drain_s
         # Polled, for it is once in a life and counts in two places.
         while (engine.jobs or len(self._uploads)) and self._clock() < end and not self._hurry.is_set():  # noqa: ASYNC110

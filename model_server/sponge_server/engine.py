@@ -160,11 +160,18 @@ class Engine:
         """A request that is not queued by then cannot be met, as far as is known before its body is."""
         return due.deadline - (self.scheduler.least_s() if due.settled else 0.0)
 
-    def is_hopeless(self, due: Due, now: float) -> bool:
-        """Whether a request whose headers are in is lost, with all that goes before it, if its body came at once."""
+    def refusal(self, due: Due, now: float) -> ShedError | None:
+        """Why a request whose headers are in is lost though its body came at once; None when it is not."""
+        left_s = due.deadline - now
         if not due.settled:
-            return due.deadline <= now
-        return self.latest_start(due) <= now + self.scheduler.ahead_s(due.deadline)
+            return None if left_s > 0 else ShedError.hopeless(due.limit_s, left_s, self.scheduler.backlog_s())
+        least_s = self.scheduler.least_s()
+        if left_s <= least_s:
+            return ShedError.hopeless(due.limit_s, left_s, self.scheduler.backlog_s())
+        rows, ahead_s = self.scheduler.ahead(due.deadline)
+        if left_s <= least_s + ahead_s:
+            return ShedError.behind(due.limit_s, left_s, least_s, rows, ahead_s)
+        return None
 
     def count_lost(self, model: ServedModel, due: Due, outcome: Outcome) -> None:
         """A request that never got as far as the queue: shed unread, or lost during its upload."""

@@ -120,7 +120,11 @@ class _Service:
         due = intake.due(headers, arrived, stand_in, call_timeout_s)
         intake.admit(stand_in, due, arrived)
         async with intake.receiving(stand_in, due, body) as upload:
-            raw = await self._read(messages, context, upload, body)
+            # How much of it has come is not told: room for one row is taken before.
+            expected = min(stand_in.info.least_row_bytes, intake.max_body)
+            intake.hold(expected, body)
+            raw = await self._read(messages, context, upload)
+            intake.hold(len(raw) - expected, body)
         message = _parsed(pb.ModelInferRequest, raw)
         model = self._plane.described(message.model_name, message.model_version or None)
         if model is not stand_in:
@@ -133,13 +137,12 @@ class _Service:
         due = intake.with_body_timeout(due, request)
         return model, request, await self._answer(self._plane.submit(model, request, due), due)
 
-    async def _read(self, messages: AsyncIterator[bytes], context: Context, upload: Upload, body: Body) -> bytes:
+    async def _read(self, messages: AsyncIterator[bytes], context: Context, upload: Upload) -> bytes:
         # How much of a message has come is not told; that one is coming is, once it is not here at once.
         soon = asyncio.get_running_loop().call_later(TRUSTED_AFTER_S, self._intake.still_coming)
         try:
             async for raw in messages:
                 upload.received = len(raw)
-                self._intake.hold(len(raw), body)
                 return raw
         finally:
             soon.cancel()

@@ -26,6 +26,9 @@ HANDSHAKE_S = 20
 IDLE_S = 300
 """A connection without calls is closed after this; a channel opens another one by itself when it needs it."""
 
+MAX_STREAMS = 1024
+"""Calls that are open at once on a connection; the client's library keeps back more, where no deadline is looked at."""
+
 FRAME_OVERHEAD = 1 << 20
 """A message holds a little more than the tensors that a body of REST holds: names, shapes, parameters."""
 
@@ -33,7 +36,7 @@ FRAME_OVERHEAD = 1 << 20
 class GrpcServer:
     """The protocol's gRPC form at one address."""
 
-    def __init__(self, intake: Intake, host: str, port: int) -> None:
+    def __init__(self, intake: Intake, host: str, port: int, max_connections: int) -> None:
         """Raises SpongeError when the address cannot be had. Port 0 takes a free one."""
         if port:
             # The library says only that it failed; this says why.
@@ -42,6 +45,8 @@ class GrpcServer:
             options=(
                 # A second server on the same port would silently share its calls.
                 ("grpc.so_reuseport", 0),
+                ("grpc.max_allowed_incoming_connections", max_connections),
+                ("grpc.max_concurrent_streams", MAX_STREAMS),
                 ("grpc.max_receive_message_length", intake.max_body + FRAME_OVERHEAD),
                 ("grpc.max_send_message_length", -1),
                 # Compressed messages are refused, as compressed bodies are: a small one may unfold to any size.
@@ -72,7 +77,11 @@ class GrpcServer:
             await self._health.set(name, state)
 
     async def stop(self, grace_s: float = CLOSE_GRACE_S) -> None:
-        """Takes no more calls, lets the open ones finish their answer for `grace_s` at most, ends."""
+        """Takes no more calls, lets the open ones finish their answer for `grace_s` at most, ends.
+
+        A call that crosses the end of its connection may be cancelled, not refused: until nothing accepted is left
+        unanswered, the service itself refuses.
+        """
         await self._server.stop(grace_s)
 
 

@@ -11,7 +11,6 @@ from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
-from sponge_server.answers import ShedError
 from sponge_server.dataplane import DataPlane, problem_of
 from sponge_server.deadlines import BadHeaderError, Due, resolve
 from sponge_server.metrics import Metrics
@@ -93,9 +92,10 @@ class Intake:
     def admit(self, model: ServedModel, due: Due, arrived: float) -> None:
         """Raises ProblemError 503 for a request that is lost before its body was read."""
         engine = self.plane.engine
-        if engine.is_hopeless(due, arrived):
+        refusal = engine.refusal(due, arrived)
+        if refusal is not None:
             engine.count_lost(model, due, "shed")
-            raise problem_of(ShedError.hopeless(due.limit_s, due.deadline - arrived, engine.scheduler.backlog_s()))
+            raise problem_of(refusal)
 
     @asynccontextmanager
     async def receiving(self, model: ServedModel, due: Due, body: Body) -> AsyncIterator[Upload]:
@@ -131,7 +131,7 @@ class Intake:
         self._on_upload()
 
     def hold(self, size: int, body: Body) -> None:
-        """Sets `size` bytes aside for the body; inside `receiving` only."""
+        """Sets `size` bytes aside for the body, or gives some back if it is below 0; inside `receiving` only."""
         if not self._memory.take(size):
             raise _NoRoomError
         body.held += size

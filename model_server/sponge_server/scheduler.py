@@ -140,13 +140,16 @@ class Scheduler:
         cores = self._net(self._max_cores)
         return min(fastest_s(model, cores) for model in self._models)
 
-    def ahead_s(self, deadline: float) -> float:
-        """How long what waits with earlier deadlines takes at the least, at its cheapest on the most cores."""
-        ahead_s = 0.0
+    def ahead(self, deadline: float) -> tuple[int, float]:
+        """The rows that wait with earlier deadlines, and their time at the least: at their cheapest, on the most
+        cores."""
+        rows, ahead_s = 0, 0.0
         for model, line in zip(self._models, self._queue.deadlines, strict=False):
             row_s = min(model.latency(1, 1), model.latency(self._batch_cap, 1) / self._batch_cap)
-            ahead_s += bisect_left(line, deadline) * row_s
-        return ahead_s / self._net(self._max_cores)
+            earlier = bisect_left(line, deadline)
+            rows += earlier
+            ahead_s += earlier * row_s
+        return rows, ahead_s / self._net(self._max_cores)
 
     def backlog_s(self) -> float:
         """About how long what waits keeps the cores busy, in the largest batches on one thread each."""

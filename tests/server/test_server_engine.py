@@ -12,6 +12,7 @@ from engine_world import MODEL, World, bad_item, item
 from virtual_time import POISON, VirtualLoop, run_virtual
 
 from sponge_server.answers import Answer, ClientGoneError, ExpiredError, FailedError, RejectedError, ShedError
+from sponge_server.deadlines import Due
 from sponge_server.witness import AccessLog
 
 
@@ -267,6 +268,30 @@ def test_no_healthy_lane_means_waiting_then_expiring() -> None:
         lane.healthy = True
         world.pool.changed()
         assert isinstance(await world.outcome(patient), Answer)
+
+    run_virtual(scenario)
+
+
+def test_what_is_refused_for_what_waits_ahead_of_it_says_so() -> None:
+    async def scenario(loop: VirtualLoop) -> None:
+        world = World(loop, lanes=1, cores=1.0)
+        jobs = [world.submit(slo_s=4.0) for _ in range(40)]
+
+        def refusal(slo_s: float, rank: int = 1) -> ShedError | None:
+            return world.engine.refusal(Due(loop.time(), slo_s, "default", "absent", rank), loop.time())
+
+        assert (refusal(4.1), refusal(1.2)) == (None, None)
+        jobs += [world.submit(slo_s=1.0) for _ in range(30)]
+        needed_s = 30 * MODEL.latency(8, 1) / 8
+        behind = refusal(1.2)
+        assert behind is not None
+        assert f"30 rows due earlier need about {needed_s * 1000:.0f} ms" in str(behind)
+        assert "only 1200 ms of its 1200 ms were left" in str(behind)
+        assert behind.retry_s == close(needed_s)
+        assert "too few even at the largest size" in str(refusal(0.01))
+        assert refusal(1.2, rank=7) is None, "its body may bring another deadline"
+        world.engine.give_up()
+        await asyncio.gather(*(world.outcome(job) for job in jobs))
 
     run_virtual(scenario)
 

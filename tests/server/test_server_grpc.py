@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import signal
 import socket
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -227,6 +228,34 @@ def test_memory_is_charged_for_messages_as_for_bodies(
     assert [one.result() for one in filled] == [[0]] * 3
 
 
+def test_room_for_a_message_is_taken_before_it_comes(tmp_path: Path) -> None:
+    """Else any number of slow messages would be in memory before one of them is counted."""
+    overhead, row = 4096, 8 * 8 * 4
+    limits = (
+        "--max-queue-bytes",
+        str(3 * (overhead + row) - 1),
+        "--max-body-bytes",
+        "8000",
+        "--max-json-bytes",
+        "8000",
+    )
+    server = ServerProcess(tmp_path, "--model", "digits=digits://", "--slo-ms", "20000", *limits)
+    with grpc.insecure_channel(server.grpc) as channel:
+        rest_comes = threading.Event()
+
+        def message() -> Iterator[bytes]:
+            rest_comes.wait(60)
+            yield b""
+
+        calls = [channel.stream_unary(f"/{SERVICE}/ModelInfer").future(message()) for _ in range(3)]
+        eventually(lambda: any(call.done() for call in calls))
+        assert {call.code().name for call in calls if call.done()} == {"RESOURCE_EXHAUSTED"}
+        rest_comes.set()
+        assert sorted(call.code().name for call in calls) == ["NOT_FOUND", "NOT_FOUND", "RESOURCE_EXHAUSTED"]
+        eventually(lambda: server.metric("sponge_request_bytes") == 0)
+    assert server.stop() == 0
+
+
 @pytest.mark.parametrize("method", ["ServerLive", "ServerMetadata", "ModelReady", "ModelMetadata", "ModelInfer"])
 def test_garbage_is_no_failure_of_the_server(stub: Stub, method: str) -> None:
     with pytest.raises(grpc.RpcError) as error:
@@ -252,23 +281,72 @@ def test_health_and_reflection(server: ServerProcess) -> None:
         assert described.FindMethodByName("ModelInfer").input_type.full_name == "inference.ModelInferRequest"
 
 
-def test_draining_answers_what_was_accepted_and_refuses_the_rest(tmp_path: Path, pool: ThreadPoolExecutor) -> None:
-    server = ServerProcess(tmp_path, *OPTIONS)
+@pytest.mark.parametrize("delay", ["0", "0.2"])
+def test_draining_answers_what_was_accepted_and_refuses_the_rest(
+    tmp_path: Path, pool: ThreadPoolExecutor, delay: str
+) -> None:
+    """A message that is still coming keeps the server from its end until everything was looked at."""
+    server = ServerProcess(tmp_path, *OPTIONS, "--drain-delay-s", delay)
+    rest_comes = threading.Event()
+
+    def message() -> Iterator[bytes]:
+        rest_comes.wait(60)
+        yield request(7).SerializeToString()
+
     with grpc.insecure_channel(server.grpc) as channel:
         stub, health = Stub(channel), health_pb2_grpc.HealthStub(channel)
         watch = health.Watch(health_pb2.HealthCheckRequest())
         assert next(watch).status == health_pb2.HealthCheckResponse.SERVING
-        accepted = [pool.submit(stub.infer, 700) for _ in range(3)]
-        eventually(lambda: waiting(server) == 2)
+        uploading = channel.stream_unary(
+            f"/{SERVICE}/ModelInfer", response_deserializer=pb.ModelInferResponse.FromString
+        ).future(message(), timeout=60)
+        eventually(lambda: server.ask("/control/v1/state").json["uploads_in_flight"] == 1)
+        accepted = [pool.submit(stub.infer, 200) for _ in range(3)]
+        eventually(lambda: waiting(server) + running(server) + outcomes(server)["in_time"] == 3)
         server.process.send_signal(signal.SIGTERM)
         assert next(watch).status == health_pb2.HealthCheckResponse.NOT_SERVING
-        eventually(lambda: server.ask("/readyz").status == 503)
-        with pytest.raises(grpc.RpcError) as error:
-            stub.infer(0)
-        assert refused(error)[0] in ("UNAVAILABLE", "CANCELLED")
+        refusals: list[grpc.RpcError] = []
+
+        def is_refused() -> bool:
+            try:
+                stub.infer(0)
+            except grpc.RpcError as error:
+                refusals.append(error)
+            return bool(refusals)
+
+        eventually(is_refused)
+        is_refused()
+        for error in refusals:
+            assert (error.code().name, error.details()) == ("UNAVAILABLE", "not ready: the server is shutting down")
+            assert dict(error.trailing_metadata())["sponge-problem"] == "draining"
         watch.cancel()
-        assert [one.result() for one in accepted] == [[700]] * 3
+        assert [one.result() for one in accepted] == [[200]] * 3
+        rest_comes.set()
+        assert list(uploading.result().outputs[0].contents.fp64_contents) == [7]
     assert server.process.wait(timeout=20) == 0
+
+
+def test_more_connections_than_allowed_are_closed(tmp_path: Path) -> None:
+    server = ServerProcess(tmp_path, *OPTIONS, "--max-connections", "2")
+    own = (("grpc.use_local_subchannel_pool", 1),)
+    channels = [grpc.insecure_channel(server.grpc, options=own) for _ in range(3)]
+    for channel in channels[:2]:
+        assert Stub(channel).infer(1) == [1]
+    with pytest.raises(grpc.RpcError) as error:
+        Stub(channels[2]).infer(1, timeout=5)
+    assert refused(error)[0] == "UNAVAILABLE"
+    channels[0].close()
+    eventually(lambda: _answers(channels[2]))
+    for channel in channels[1:]:
+        channel.close()
+    assert server.stop() == 0
+
+
+def _answers(channel: grpc.Channel) -> bool:
+    try:
+        return Stub(channel).infer(1, timeout=5) == [1]
+    except grpc.RpcError:
+        return False
 
 
 def test_a_port_in_use_names_the_option(server: ServerProcess, tmp_path: Path) -> None:

@@ -217,11 +217,11 @@ def test_threads_never_exceed_the_budget_of_the_cores_in_force(
 
 def test_what_waits_with_earlier_deadlines_goes_first() -> None:
     books = scheduler(cores=2.0)
-    assert books.ahead_s(5.0) == 0.0
+    assert books.ahead(5.0) == (0, 0.0)
     alone = books.least_s()
     for number in range(20):
         add(books, number, 0.0, 1.0)
     row_s = MODEL.latency(8, 1) / 8
-    assert books.ahead_s(5.0) == pytest.approx(20 * row_s / 2)
-    assert books.ahead_s(0.5) == 0.0  # goes before all of them
+    assert books.ahead(5.0) == (20, pytest.approx(20 * row_s / 2))
+    assert books.ahead(0.5) == (0, 0.0)  # goes before all of them
     assert books.least_s() == alone  # what waits will be gone before a slow body is here

@@ -144,6 +144,13 @@ class ModelInfo:
     warning: str | None
     platform: str
 
+    @property
+    def least_row_bytes(self) -> int:
+        """Of the inputs of one row, as tensors; a dimension of any size counts as 1."""
+        return sum(
+            DATATYPE_SIZE[spec.datatype] * math.prod(max(1, size) for size in spec.shape) for spec in self.inputs
+        )
+
     def check(self, item: Item) -> None:
         """Raises ItemError, saying what to send instead, when the item does not fit this model.
 
