@@ -16,8 +16,8 @@ from sponge_server.oip import (
     OutputRequest,
     Strings,
     TensorHead,
-    check_priority,
     class_count,
+    infer_request,
     numbers_input,
     raw_input,
     select_outputs,
@@ -55,28 +55,16 @@ def decode(message: pb.ModelInferRequest) -> InferRequest:
         raise OipError("the request needs at least one input")
     if raw and len(raw) != len(message.inputs):
         raise OipError(f"raw_input_contents has {len(raw)} entries for {len(message.inputs)} inputs: give one an input")
-    tensors: list[Tensor] = []
-    strings: list[Strings] = []
+    inputs: list[Tensor | Strings] = []
     for index, item in enumerate(message.inputs):
         head = tensor_head(item.name, item.datatype, list(item.shape), f"inputs[{index}]")
         if raw and item.HasField("contents"):
             raise OipError(f"{head.where} has contents, but the request has raw_input_contents: give one of them")
-        given = raw_input(head, memoryview(raw[index]), "raw_input_contents") if raw else _typed(head, item.contents)
-        if isinstance(given, Tensor):
-            tensors.append(given)
-        else:
-            strings.append(given)
-    parameters = _parameters(message.parameters)
-    if "priority" in parameters:
-        check_priority(parameters["priority"])
-    return InferRequest(
-        id=message.id,
-        tensors=tuple(tensors),
-        strings=tuple(strings),
-        outputs=tuple(_outputs(message, bool(raw))),
-        binary=bool(raw),
-        timeout_us=parameters.get("timeout"),
-    )
+        inputs.append(
+            raw_input(head, memoryview(raw[index]), "raw_input_contents") if raw else _typed(head, item.contents)
+        )
+    binary = bool(raw)
+    return infer_request(message.id, inputs, _outputs(message, binary), binary, _parameters(message.parameters))
 
 
 def encode(

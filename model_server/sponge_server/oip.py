@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import struct
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,8 +25,8 @@ __all__ = [
     "OutputRequest",
     "Strings",
     "TensorHead",
-    "check_priority",
     "class_count",
+    "infer_request",
     "numbers_input",
     "pack_strings",
     "raw_input",
@@ -165,13 +165,24 @@ def class_count(value: object, where: str) -> int:
     return value
 
 
-def check_priority(value: object) -> None:
-    """Raises OipError when the parameter `priority` is no whole number >= 0.
-
-    It changes nothing here: requests are served by their deadlines, and who is in a hurry says so with a tighter one.
-    """
-    if type(value) is not int or value < 0:
-        raise OipError(f"parameters.priority is {value!r}: give a whole number >= 0, or better a tighter deadline")
+def infer_request(
+    request_id: str,
+    inputs: Sequence[Tensor | Strings],
+    outputs: Iterable[OutputRequest],
+    binary: bool,
+    parameters: Mapping[str, object],
+) -> InferRequest:
+    """A request from its decoded parts. Raises OipError for a parameter that cannot be understood."""
+    if "priority" in parameters:
+        _check_priority(parameters["priority"])
+    return InferRequest(
+        id=request_id,
+        tensors=tuple(given for given in inputs if isinstance(given, Tensor)),
+        strings=tuple(given for given in inputs if isinstance(given, Strings)),
+        outputs=tuple(outputs),
+        binary=binary,
+        timeout_us=parameters.get("timeout"),
+    )
 
 
 def select_outputs(request: InferRequest, outputs: Sequence[Tensor], labels: Sequence[str] | None) -> Iterator[Output]:
@@ -238,6 +249,15 @@ def values_of(tensor: Tensor) -> np.ndarray[Any, Any]:
         return (np.frombuffer(tensor.data, "<u2").astype("<u4") << 16).view("<f4")
     array = np.frombuffer(tensor.data, NUMPY_TYPES[tensor.datatype])
     return array.astype("<f4") if tensor.datatype == "FP16" else array
+
+
+def _check_priority(value: object) -> None:
+    """Raises OipError when it is no whole number >= 0.
+
+    It changes nothing here: requests are served by their deadlines, and who is in a hurry says so with a tighter one.
+    """
+    if type(value) is not int or value < 0:
+        raise OipError(f"parameters.priority is {value!r}: give a whole number >= 0, or better a tighter deadline")
 
 
 def _classes(tensor: Tensor, top: int, labels: Sequence[str] | None) -> Strings:

@@ -18,8 +18,8 @@ from sponge_server.oip import (
     OipError,
     OutputRequest,
     Strings,
-    check_priority,
     class_count,
+    infer_request,
     numbers_input,
     raw_input,
     select_outputs,
@@ -52,35 +52,22 @@ def decode(body: bytes, header_length: int | None) -> InferRequest:
     request = _object(document, "the request")
     parameters = _object(request.get("parameters", {}), "parameters")
     binary = _flag(parameters, "binary_data_output", "parameters")
-    tensors: list[Tensor] = []
-    strings: list[Strings] = []
+    inputs: list[Tensor | Strings] = []
     offset = 0
-    inputs = request.get("inputs")
-    if not isinstance(inputs, list) or not inputs:
+    given = request.get("inputs")
+    if not isinstance(given, list) or not given:
         raise OipError('the request needs a list "inputs" with at least one input')
-    for index, entry in enumerate(inputs):
+    for index, entry in enumerate(given):
         item = _object(entry, f"inputs[{index}]")
         parsed, used = _input(item, f"inputs[{index}]", rest[offset:])
         offset += used
-        if isinstance(parsed, Tensor):
-            tensors.append(parsed)
-        else:
-            strings.append(parsed)
+        inputs.append(parsed)
     if offset != len(rest):
         raise OipError(f"{len(rest)} bytes follow the JSON part, the inputs' binary_data_size add up to {offset}")
-    if "priority" in parameters:
-        check_priority(parameters["priority"])
     request_id = request.get("id", "")
     if not isinstance(request_id, str):
         raise OipError(f"id must be a string, got {request_id!r}")
-    return InferRequest(
-        id=request_id,
-        tensors=tuple(tensors),
-        strings=tuple(strings),
-        outputs=tuple(_outputs(request.get("outputs", []), binary)),
-        binary=binary,
-        timeout_us=parameters.get("timeout"),
-    )
+    return infer_request(request_id, inputs, _outputs(request.get("outputs", []), binary), binary, parameters)
 
 
 def encode(
