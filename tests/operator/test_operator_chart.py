@@ -65,8 +65,8 @@ def metric_names() -> set[str]:
     return names
 
 
-@pytest.mark.parametrize("path", ["grafana/sponge.json", "prometheus/alerts.yaml"])
-def test_only_metrics_that_exist(path: str) -> None:
+def metrics_used(path: str) -> set[str]:
+    """Names of the metrics in all expressions of a file."""
     document = yaml.safe_load((DEPLOY / path).read_text())
 
     def expressions(node: Any) -> list[str]:
@@ -75,9 +75,20 @@ def test_only_metrics_that_exist(path: str) -> None:
             return own + [expr for value in node.values() for expr in expressions(value)]
         return [expr for value in node for expr in expressions(value)] if isinstance(node, list) else []
 
-    used = {name for expr in expressions(document) for name in re.findall(r"\bsponge_\w+", expr)}
+    return {name for expr in expressions(document) for name in re.findall(r"\b(?:sponge|process)_\w+", expr)}
+
+
+@pytest.mark.parametrize("path", ["grafana/sponge.json", "prometheus/alerts.yaml"])
+def test_only_metrics_that_exist(path: str) -> None:
+    used = metrics_used(path)
     assert used
     assert used <= metric_names()
+
+
+def test_every_metric_of_a_server_is_drawn() -> None:
+    drawn = {re.sub(r"_(total|bucket|sum|count)$", "", name) for name in metrics_used("grafana/sponge.json")}
+    families = {family.name for family in ServerMetrics().registry.collect() if family.name.startswith("sponge_")}
+    assert families - drawn == set()
 
 
 def test_the_roles_name_no_wildcard() -> None:
