@@ -96,6 +96,7 @@ def draw_pareto(figure: Figure, found: Sequence[Row], title: str) -> None:
         arrowprops={"arrowstyle": "-", "color": SOFT, "lw": 0.5},
         expand=(1.2, 1.7),
         max_move=(25, 25),
+        iter_lim=300,
     )
 
 
