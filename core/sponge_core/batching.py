@@ -175,7 +175,8 @@ def plan_step(
     1. What cannot finish even alone on the most cores (`fastest` seconds, see `fastest_s`) is lost.
     2. For the earliest surviving deadline, of all (b, k) that fit the free threads and end in time, the one with the
        fewest core-seconds per request, k*l(b, k)/b, starts now (ties: the larger b).
-    3. With `demand`, and only in overload: one that costs more answers than it is worth is sacrificed instead.
+    3. With `demand`, and only in overload: one that costs more answers than it is worth is sacrificed instead. While no
+       thread is free, so are those whom only their long wait put before requests with far less time.
     4. If none fits what is free but one will when running batches end, threads are held for it; later requests may
        backfill only what it leaves free then. (A batch that ends before then is no case of its own: with a gap that
        long the held request itself would have fitted.)
@@ -197,6 +198,10 @@ def plan_step(
     holds_tried = 0
     wake_at = math.inf
     heads = lost.copy()
+    if overload and (free <= 0 or lanes <= 0) and cores >= limits.max_cores:
+        for each, line in enumerate(waiting):
+            given_way = overload.giving_way(now, each, line, lost[each])
+            sacrificed += [(each, index) for index in given_way[: MOST_AT_ONCE - len(sacrificed)]]
     while free > 0 and lanes > 0 and (model := _earliest(waiting, heads)) is not None:
         line, first, latency = waiting[model], heads[model], models[model]
         slack = line[first] - now
@@ -207,15 +212,17 @@ def plan_step(
             # Somebody will want the last, shared thread while this batch runs: it must bear that, or the thread idles.
             choice = cheapest(slack, most, may_take, used, active, now, cores, latency, crowd=budget)
         choice = choice or cheapest(slack, most, may_take, used, active, now, cores, latency)
+        given_up = False
         if overload and (choice is None or choice.threads > 1 or choice.batch < most):
             best = choice or cheapest(slack, most, budget, 0, (), now, cores, latency)
             # What only a larger size could meet waits for the plan to grow.
-            if (best or cores >= limits.max_cores) and overload.gives_up(now, model, line, first, best):
-                sacrificed.append((model, first))
-                heads[model] += 1
-                if len(sacrificed) == MOST_AT_ONCE:
-                    return Step(launches, lost, sacrificed, now + 1e-6)
-                continue
+            given_up = bool(best or cores >= limits.max_cores) and overload.gives_up(now, model, line, first, best)
+        if given_up:
+            sacrificed.append((model, first))
+            heads[model] += 1
+            if len(sacrificed) == MOST_AT_ONCE:
+                return Step(launches, lost, sacrificed, now + 1e-6)
+            continue
         if choice is not None:
             launches.append(StepLaunch(model, first, choice.batch, choice.threads, choice.work_s))
             active.append(Running(choice.threads, choice.work_s, line[first]))

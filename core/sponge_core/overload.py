@@ -25,6 +25,9 @@ its deadline allows. Measured by each request's own SLO, so that no class is sta
 SATURATED: Final = 0.95
 """Share of the cores that recent arrivals need, at their cheapest, from which on a waste is taken from others."""
 
+FAR_LESS: Final = 0.5
+"""Times a request's own SLO: one that had no more than this on arrival is of a tighter class."""
+
 SAMPLES: Final = 5
 
 
@@ -65,6 +68,27 @@ class Overload:
         enough = (1.0 + self._models[model].error) * fresh.work_s / self._speed + stall_of(self._speed)
         heirs = len(line) - max(index + 1, bisect_left(line, now + enough))
         return heirs >= (choice.batch if choice is not None else 1)
+
+    def giving_way(self, now: float, model: int, line: Sequence[float], first: int) -> list[int]:
+        """The requests of a `line`, from index `first` on, that have waited themselves ahead of a tighter class.
+
+        When not all can be served, those with little time come first, as they do in EDF while nobody waits for long:
+        one gives way that has no more time left than a fresh request of the tightest class that waits, and had far
+        more.
+        """
+        slos = self._demand.slos[model]
+        # Who gives way must be missed by nobody: a batch's worth stays.
+        most = len(line) - first - self._caps[model]
+        if most <= 0 or not self.saturated:
+            return []
+        tightest = min(slos[first:])
+        found: list[int] = []
+        for index in range(first, len(line)):
+            if line[index] - now >= tightest or len(found) == most:
+                break
+            if slos[index] * FAR_LESS >= tightest:
+                found.append(index)
+        return found
 
     @property
     def saturated(self) -> bool:

@@ -39,6 +39,36 @@ def test_a_plan_that_may_still_grow_is_waited_for() -> None:
     assert given_up(deadlines, slos, rate=60.0, limits=Limits(8, 4, 4.0)) == []
 
 
+def given_way(deadlines: list[float], slos: list[float], rate: float, max_cores: float = 1.0) -> list[int]:
+    """What is sacrificed while the only thread is busy."""
+    busy = [Running(1, 0.05, 1.0)]
+    limits = Limits(4, 1, max_cores)
+    demand = Demand([slos], [rate])
+    step = plan_step(0.0, [deadlines], busy, 1.0, [MODEL], limits, [fastest_s(MODEL, limits.max_cores)], demand)
+    assert step.launches == []
+    return [index for _, index in step.sacrificed]
+
+
+def test_one_that_waited_itself_ahead_of_a_tighter_class_gives_way() -> None:
+    # The second and the third came with a second and have no more left than the tight ones had on arrival.
+    deadlines, slos = [0.2, 0.22, 0.25, 0.28, 0.29, 0.5, 0.6], [0.3, 1.0, 1.0, 0.3, 0.3, 1.0, 1.0]
+    assert given_way(deadlines, slos, rate=90.0) == [1, 2]
+
+
+def test_nobody_gives_way_where_all_can_be_served_or_the_plan_may_grow() -> None:
+    deadlines, slos = [0.2, 0.22, 0.25, 0.28, 0.29, 0.5, 0.6], [0.3, 1.0, 1.0, 0.3, 0.3, 1.0, 1.0]
+    assert given_way(deadlines, slos, rate=5.0) == []
+    assert given_way(deadlines, slos, rate=90.0, max_cores=2.0) == []
+
+
+def test_a_batch_is_left_of_those_who_might_give_way() -> None:
+    assert given_way([0.2, 0.22, 0.25, 0.28, 0.29], [0.3, 1.0, 1.0, 1.0, 1.0], rate=90.0) == [1]
+
+
+def test_classes_that_are_nearly_alike_do_not_give_way_to_each_other() -> None:
+    assert given_way([0.2, 0.22, 0.25, 0.28, 0.29, 0.5, 0.6], [0.3, 0.5, 0.5, 0.3, 0.3, 0.5, 0.5], rate=90.0) == []
+
+
 def batches_at_one_and_a_half(left_s: float, rate: float) -> list[tuple[int, int]]:
     """(rows, threads) of what starts when sixteen with so much time left wait."""
     demand = Demand([[0.5] * 16], [rate])
