@@ -127,8 +127,7 @@ def _json_base(rng: random.Random, target: Target) -> _Request:
 
 
 def _binary_base(rng: random.Random, target: Target) -> _Request:
-    # Numbers of a sane size, or none: what overflows inside the model is the model's failure, and rightly a 500.
-    odd = rng.choice((0.0, 0.0, float("nan"), float("inf")))
+    odd = rng.choice((0.0, 0.0, float("nan"), float("inf"), 3e38))
     data = struct.pack(f"<{target.elements}f", odd, *(rng.uniform(-2, 2) for _ in range(target.elements - 1)))
     document: Any = _document(target)
     entry = document["inputs"][0]

@@ -31,7 +31,16 @@ from sponge_server.answers import (
 )
 from sponge_server.books import Books
 from sponge_server.deadlines import Due
-from sponge_server.lanes.interface import Item, ItemError, Lane, LaneError, LanePool, LaneResult, Tensor
+from sponge_server.lanes.interface import (
+    Item,
+    ItemError,
+    Lane,
+    LaneError,
+    LanePool,
+    LaneResult,
+    NotFiniteError,
+    Tensor,
+)
 from sponge_server.logs import event
 from sponge_server.scheduler import Batch, Scheduler
 from sponge_server.served import ServedModel
@@ -110,6 +119,7 @@ class Engine:
         self._observer = observer
         self._witnesses = witnesses
         self._max_rows = max_rows
+        self._sound: set[int] = set()
         self._next_id = 0
         self._jobs: set[Job] = set()
         self._waiting: dict[int, _Row] = {}
@@ -267,6 +277,8 @@ class Engine:
                 ended = self._clock()
                 if not left:
                     self._release(batch, None if apart else result)
+                if not all(isinstance(outputs, ItemError) for outputs in result.outputs):
+                    self._sound.add(batch.model)
                 for (request, (job, item)), outputs in zip(part, result.outputs, strict=True):
                     job.queue_s = max(job.queue_s, batch.started - job.arrival)
                     job.batch_s = max(job.batch_s, ended - batch.started - result.batch_s)
@@ -322,6 +334,10 @@ class Engine:
                 self._fail(job, RejectedError(f"{where}{outputs}"), self._timeliness(job))
             elif bad := item.not_finite():
                 text = f"{where}{outputs}: its input '{bad}' holds NaN or Inf"
+                self._fail(job, RejectedError(text), self._timeliness(job))
+            elif isinstance(outputs, NotFiniteError) and job.model.index in self._sound:
+                # The model does not change while it is served, so the reason can only be in what it was given.
+                text = f"{where}{outputs}, but not for others: check the scale of its input"
                 self._fail(job, RejectedError(text), self._timeliness(job))
             else:
                 self._fail(job, FailedError(f"{where}{outputs}"), "error")

@@ -29,7 +29,7 @@ def state(server: ServerProcess) -> dict[str, Any]:
     return snapshot
 
 
-def batch_with(server: ServerProcess, command: int) -> str:
+def batch_with(server: ServerProcess, command: int, status: int = 500) -> str:
     """Sends `command` in one batch with three well-behaved requests, whose answers are checked; what it was told."""
     with ThreadPoolExecutor(5) as pool:
         blocker = pool.submit(server.command, 400)
@@ -40,7 +40,7 @@ def batch_with(server: ServerProcess, command: int) -> str:
         eventually(lambda: state(server)["queue_length"] == 4 or blocker.done())
         assert blocker.result().status == 200
         assert [reply.result().json["outputs"][0]["data"] for reply in good] == [[1], [2], [3]]
-        assert bad.result().status == 500
+        assert bad.result().status == status
         assert server.command(7).json["outputs"][0]["data"] == [7]
         return str(bad.result().json["detail"])
 
@@ -49,7 +49,6 @@ def batch_with(server: ServerProcess, command: int) -> str:
     ("command", "crashes", "told"),
     [
         (FAIL, 0, "told to fail"),
-        (NAN, 0, "the model gave NaN or Inf in its output 'output' for this request"),
         (SQUEEZE, 0, "its first dimension must be the batch"),
         (LEAVE, 0, "tried to exit the process on this request (code told to leave)"),
         (CRASH, 2, "lost twice with this request"),
@@ -60,6 +59,21 @@ def test_who_asks_for_trouble_gets_it_alone(server: ServerProcess, command: int,
     before = server.metric('sponge_lane_crashes_total{model="m"}')
     assert told in batch_with(server, command)
     assert server.metric('sponge_lane_crashes_total{model="m"}') == before + crashes
+
+
+def test_a_finite_input_that_only_one_request_gets_a_nan_for_is_its_own_fault(server: ServerProcess) -> None:
+    told = batch_with(server, NAN, 422)
+    assert told == (
+        "the model gave NaN or Inf in its output 'output' for this request, but not for others: check the scale of its"
+        " input"
+    )
+
+
+def test_a_model_that_never_gave_a_number_has_failed(tmp_path: Path) -> None:
+    server = ServerProcess(tmp_path, *OPTIONS)
+    assert [server.command(NAN).status for _ in range(2)] == [500, 500]
+    assert (server.command(7).status, server.command(NAN).status) == (200, 422)
+    assert server.stop() == 0
 
 
 def test_a_hung_lane_is_replaced_and_its_request_tried_once_more(server: ServerProcess) -> None:

@@ -19,6 +19,7 @@ from sponge_server.lanes.interface import (
     LaneError,
     LaneResult,
     ModelInfo,
+    NotFiniteError,
     Tensor,
 )
 from sponge_server.lanes.wire import Message, SharedMemory, aligned, pack
@@ -210,8 +211,11 @@ class ForkedLane:
                 rows = batch.items[index].rows
                 outputs[index] = tuple(self._rows(output, row, rows) for output in group["outputs"])
                 row += rows
-        for number, message in answer["errors"].items():  # last: some of them are rows of a batch that ran
+        for number, message in answer["errors"].items():
             outputs[batch.sent[int(number)]] = ItemError(message)
+        for number, name in answer["not_finite"].items():  # last: these are rows of a batch that ran
+            text = f"the model gave NaN or Inf in its output '{name}' for this request"
+            outputs[batch.sent[int(number)]] = NotFiniteError(text)
         if not batch.done.done():
             batch.done.set_result(
                 LaneResult(

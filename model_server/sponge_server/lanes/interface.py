@@ -28,6 +28,7 @@ __all__ = [
     "ModelError",
     "ModelInfo",
     "ModelSpec",
+    "NotFiniteError",
     "Progress",
     "Tensor",
     "TensorSpec",
@@ -58,6 +59,10 @@ class LaneCrashed(LaneError):  # noqa: N818 - reads as what happened
 
 class ItemError(SpongeError):
     """One item of a batch failed, by its own fault or the model's; the others are not affected."""
+
+
+class NotFiniteError(ItemError):
+    """The model answered the item with NaN or Inf."""
 
 
 class ModelError(SpongeError):

@@ -82,8 +82,9 @@ def _be_the_first_victim() -> None:
 def _run_batch(
     model: LoadedModel, items: Sequence[dict[str, Any]], inputs: SharedMemory, outputs: SharedMemory
 ) -> dict[str, Any]:
-    """The outputs by group of items that ran together, and the errors by item."""
+    """The outputs by group of items that ran together, the errors by item, and by item an output that is not finite."""
     ready, errors = _prepare(model, items, inputs)
+    not_finite: dict[int, str] = {}
     groups: list[dict[str, Any]] = []
     end = 0
     # Rows of different sizes cannot be one tensor; where the model takes any size they run one after another.
@@ -104,8 +105,8 @@ def _run_batch(
         described, end = _write(named, outputs, end)
         groups.append({"items": [item.index for item in group], "outputs": described})
         if model.finite:
-            errors |= _not_finite(named, group)
-    return {"groups": groups, "errors": errors}
+            not_finite |= _not_finite(named, group)
+    return {"groups": groups, "errors": errors, "not_finite": not_finite}
 
 
 def _prepare(
@@ -181,8 +182,8 @@ def _write(named: list[tuple[str, torch.Tensor]], outputs: SharedMemory, end: in
 
 
 def _not_finite(named: list[tuple[str, torch.Tensor]], group: list[_Ready]) -> dict[int, str]:
-    """The items with a NaN or Inf in their rows, and what to tell their clients."""
-    errors: dict[int, str] = {}
+    """The items with a NaN or Inf in their rows, and the output where it is."""
+    found: dict[int, str] = {}
     for name, tensor in named:
         # A sum is not finite if one of its terms is not: one pass, and nothing allocated, where all is well. One that
         # overflows only has the rows looked at.
@@ -191,9 +192,9 @@ def _not_finite(named: list[tuple[str, torch.Tensor]], group: list[_Ready]) -> d
         start = 0
         for item in group:
             if not bool(tensor[start : start + item.rows].isfinite().all()):
-                errors[item.index] = f"the model gave NaN or Inf in its output '{name}' for this request"
+                found[item.index] = name
             start += item.rows
-    return errors
+    return found
 
 
 def _line(error: BaseException) -> str:
