@@ -50,6 +50,10 @@ T = TypeVar("T")
 
 DRAIN_POLL_S = 0.01
 
+LAST_REFUSALS_S = 0.25
+"""After the last answer, before the ports close: who just got one asks again, and on an open gRPC channel the library
+would cancel that call, where the service refuses it."""
+
 HURRIED_GRACE_S = 0.2
 """For the refusals of what was given up on a second signal."""
 
@@ -276,6 +280,8 @@ class Server:
             await asyncio.sleep(DRAIN_POLL_S)
         event(log, "drain.end", unanswered=engine.jobs, uploads=len(self._uploads), hurried=self._hurry.is_set())
         engine.give_up()
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._hurry.wait(), LAST_REFUSALS_S)
         return HURRIED_GRACE_S if self._hurry.is_set() else max(CLOSE_GRACE_S, end - self._clock())
 
     def _on_signal(self, number: int) -> None:

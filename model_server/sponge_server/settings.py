@@ -238,7 +238,9 @@ class ServerSettings(BaseSettings):
         "Limits", "How long a connection may idle between requests; longer than clients keep theirs.", 75.0
     )
     write_timeout_s: Positive = setting("Limits", "How long a client may leave its answer unread.", 30.0)
-    max_connections: int = setting("Limits", "Open connections a port; more are refused with 503, over gRPC closed.", 4096, ge=1)
+    max_connections: int = setting(
+        "Limits", "Open connections a port; more are refused with 503, over gRPC closed.", 4096, ge=1
+    )
     backlog: int = setting("Limits", "Connections that the kernel keeps until they are taken.", 2048, ge=1)
 
     drain_delay_s: Seconds = setting(
