@@ -20,7 +20,7 @@ __all__ = ["Demand", "Overload"]
 
 WASTE: Final = 1.05
 """A request is given up when it costs this many times what it would have cost on arrival, each in a batch as full as
-its deadline allows. Measured by each request's own SLO, so that no class is starved because it is tight."""
+its deadline allows. Measured by each request's own SLO, so that none is given up because it is tight."""
 
 SATURATED: Final = 0.95
 """Share of the cores that recent arrivals need, at their cheapest, from which on a waste is taken from others."""
