@@ -45,6 +45,13 @@ class Demo:
         return self.process.returncode, out.decode()
 
 
+@pytest.fixture(autouse=True)
+def _ctrl_c_is_not_ignored() -> None:
+    """A shell ignores it for what it starts in the background, and the demo would inherit that."""
+    if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 @contextlib.asynccontextmanager
 async def demo(out: Path, *options: str) -> AsyncIterator[Demo]:
     process = await asyncio.create_subprocess_exec(

@@ -1,4 +1,4 @@
-"""Whole runs of the dispatch policies in virtual time: overload, starvation, and what nobody can beat."""
+"""Whole runs of the dispatch policies in virtual time: overload, who comes first in it, and what nobody can beat."""
 
 from __future__ import annotations
 
@@ -29,11 +29,13 @@ def run_fixed(requests: Sequence[Request], policy: str, cores: float, max_batch:
 
 @pytest.mark.parametrize("load", [1.3, 2.0])
 @pytest.mark.parametrize("cores", [2, 4])
-def test_overload_does_not_collapse_and_starves_no_class(load: float, cores: int) -> None:
+def test_overload_does_not_collapse_and_the_tight_come_first(load: float, cores: int) -> None:
     found = run(Case(DEFAULT, "resnet18", cores, load, seed=7, duration_s=10.0))
     capacity = capacity_rps(load_model("resnet18"), cores)
     assert found.goodput_rps >= 0.94 * capacity
-    assert min(found.tight, found.loose) > 0.5 / load
+    assert found.tight >= (0.95 if load < 2.0 else 0.75)
+    # The loose get what is left: at twice the capacity the tight half alone fills the cores.
+    assert found.loose > (0.4 if load < 2.0 else 0.05)
 
 
 @pytest.mark.parametrize("profile", ["resnet18", "resnet18-paper", "resnet18-epyc"])
