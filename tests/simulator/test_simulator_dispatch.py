@@ -33,7 +33,7 @@ def test_overload_does_not_collapse_and_the_tight_come_first(load: float, cores:
     found = run(Case(DEFAULT, "resnet18", cores, load, seed=7, duration_s=10.0))
     capacity = capacity_rps(load_model("resnet18"), cores)
     assert found.goodput_rps >= 0.94 * capacity
-    assert found.tight >= (0.95 if load < 2.0 else 0.75)
+    assert found.tight >= (0.85 if load < 2.0 else 0.75)
     # The loose get what is left: at twice the capacity the tight half alone fills the cores.
     assert found.loose > (0.4 if load < 2.0 else 0.05)
 
