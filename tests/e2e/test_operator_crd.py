@@ -88,7 +88,7 @@ def test_defaults(kubectl: Kubectl) -> None:
     made = json.loads(kubectl("create", "--dry-run=server", "-o", "json", "-f", "-", document=good()))
     assert made["spec"] == {
         "model": {"name": "digits", "source": "digits://"},
-        "slo": {"latency": "300ms", "target": 99},
+        "slo": {"latency": "300ms", "target": 99, "weight": 1},
         "cpu": {"min": "250m", "max": 2, "step": "250m"},
         "memory": {"base": "1Gi", "perBatchItem": "16Mi"},
         "batch": {"max": 8},
