@@ -6,14 +6,14 @@ Either way a pod grows only into what is free now: a shrink that makes room come
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from sponge_core.contract import FrontierPoint, SizeRange, StateSnapshot
-from sponge_core.planning.joint import Claim, JointPlan, every_size, plan_jointly
+from sponge_core.planning.joint import Claim, JointPlan, plan_jointly, up_to
 from sponge_operator.decision import Wish
 
-__all__ = ["Grant", "Tenant", "grant", "points_of", "share"]
+__all__ = ["Grant", "Tenant", "fit", "grant", "points_of", "share"]
 
 MOST_POINTS = 16
 """Sizes of one pod that the program chooses from, besides those that its server projected."""
@@ -30,14 +30,14 @@ class Tenant:
     """One driven pod on a node, and what it would have if it were alone.
 
     Attributes:
-        points: what its sizes would miss, up to the wish; see `points_of`.
+        snapshot: what its server said, the frontier that led to the wish.
         current_milli: the size in force.
         weight: what one missed request of its service counts.
     """
 
     uid: str
     wish: Wish
-    points: Sequence[FrontierPoint]
+    snapshot: StateSnapshot
     sizes: SizeRange
     current_milli: int
     weight: float = 1.0
@@ -63,22 +63,26 @@ class Grant:
 def points_of(wish: Wish, snapshot: StateSnapshot, sizes: SizeRange) -> list[FrontierPoint]:
     """What a pod could do with less than its wish, for every size or for some that are spread evenly."""
     alone = FrontierPoint(cores_milli=wish.cores_milli, batch_cap=wish.batch_cap, misses=0.0)
-    projected = [p for p in snapshot.frontier if sizes.min_milli <= p.cores_milli <= wish.cores_milli]
-    if wish.reason == "parked" or not projected:
+    if wish.reason == "parked":
         return [alone]
-    if projected[-1].cores_milli < wish.cores_milli and projected[-1].misses > 0:
-        projected.append(alone)
+    projected = [point for point in snapshot.frontier if point.cores_milli >= sizes.min_milli]
     steps = (wish.cores_milli - sizes.min_milli) // sizes.step_milli
     stride = sizes.step_milli * max(1, -(-steps // MOST_POINTS))
     requests = snapshot.queue_length + HORIZON_S * snapshot.arrival_rate_rps
-    return every_size(projected, range(sizes.min_milli, wish.cores_milli + 1, stride), requests)
+    return up_to(alone, projected, range(sizes.min_milli, wish.cores_milli + 1, stride), requests)
 
 
-def share(tenants: Sequence[Tenant], room_milli: int, clock: Callable[[], float]) -> JointPlan | None:
-    """The joint plan, a point for each tenant; None where their wishes fit together and there is nothing to plan."""
-    if sum(tenant.wish.cores_milli for tenant in tenants) <= room_milli:
-        return None
-    claims = [Claim(tenant.points, tenant.current_milli, tenant.weight) for tenant in tenants]
+def fit(tenants: Iterable[Tenant], room_milli: int) -> bool:
+    """Whether all can have their wishes, and there is nothing to plan."""
+    return sum(tenant.wish.cores_milli for tenant in tenants) <= room_milli
+
+
+def share(tenants: Sequence[Tenant], room_milli: int, clock: Callable[[], float]) -> JointPlan:
+    """The joint plan of tenants whose wishes do not fit, a point for each."""
+    claims = [
+        Claim(points_of(tenant.wish, tenant.snapshot, tenant.sizes), tenant.current_milli, tenant.weight)
+        for tenant in tenants
+    ]
     return plan_jointly(claims, room_milli, clock, TIME_LIMIT_S)
 
 

@@ -12,7 +12,7 @@ from virtual_time import VirtualLoop, run_virtual
 from sponge_core.contract import FrontierPoint, SizeRange
 from sponge_operator.capacity import pod_milli, view_of
 from sponge_operator.decision import Wish
-from sponge_operator.sharing import Tenant, grant, points_of, share
+from sponge_operator.sharing import Tenant, fit, grant, points_of, share
 
 SIZES = SizeRange(min_milli=250, max_milli=1500, step_milli=125)
 
@@ -228,14 +228,15 @@ def test_a_node_is_never_overfull_and_all_get_what_was_planned(
     tenants = {}
     for i, (has, want, load) in enumerate(drawn):
         state = snapshot(frontier=frontier((want, 0)), arrival_rate_rps=float(load))
-        tenants[str(i)] = Tenant(str(i), wish(want), points_of(wish(want), state, SIZES), SIZES, has)
-    plan = share(list(tenants.values()), room, lambda: 0.0)
+        tenants[str(i)] = Tenant(str(i), wish(want), state, SIZES, has)
+    rivals = list(tenants.values())
+    plan = None if fit(rivals, room) else share(rivals, room, lambda: 0.0)
     planned = dict(zip(tenants, plan.points, strict=True)) if plan else {}
     turns = [*tenants] * 3  # shrink, then grow, in any order
     order.shuffle(turns)  # type: ignore[attr-defined]
     for uid in (*turns, *tenants, *tenants):
         tenant = tenants[uid]
-        now = Tenant(uid, tenant.wish, tenant.points, SIZES, held[uid])
+        now = Tenant(uid, tenant.wish, tenant.snapshot, SIZES, held[uid])
         held[uid] = grant(now, planned.get(uid), room, held).wish.cores_milli
         assert sum(held.values()) <= room
     for uid, tenant in tenants.items():

@@ -16,7 +16,7 @@ import pulp
 
 from sponge_core.contract import FrontierPoint
 
-__all__ = ["Claim", "JointPlan", "every_size", "plan_jointly"]
+__all__ = ["Claim", "JointPlan", "every_size", "plan_jointly", "up_to"]
 
 SAME_MISSES = 1e-6
 """Weighted misses that differ by less are equal: the solver's arithmetic is not exact."""
@@ -51,6 +51,24 @@ class JointPlan:
     @property
     def cores_milli(self) -> int:
         return sum(point.cores_milli for point in self.points)
+
+
+def up_to(
+    alone: FrontierPoint, points: Sequence[FrontierPoint], sizes_milli: Sequence[int], requests: float
+) -> list[FrontierPoint]:
+    """What a service could do with each size up to the one that it would take by itself.
+
+    Args:
+        alone: that size; whoever takes it reckons to miss nothing with it.
+        points: as projected, ascending in cores.
+        sizes_milli, requests: see `every_size`.
+    """
+    projected = [point for point in points if point.cores_milli <= alone.cores_milli]
+    if not projected:
+        return [alone]
+    if projected[-1].cores_milli < alone.cores_milli and projected[-1].misses > 0:
+        projected.append(alone)
+    return every_size(projected, sizes_milli, requests)
 
 
 def every_size(points: Sequence[FrontierPoint], sizes_milli: Sequence[int], requests: float) -> list[FrontierPoint]:

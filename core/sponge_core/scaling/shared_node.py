@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from sponge_core.contract import FrontierPoint
-from sponge_core.planning.joint import Claim, every_size, plan_jointly
+from sponge_core.planning.joint import Claim, plan_jointly, up_to
 from sponge_core.planning.projected import Plan, Situation
 from sponge_core.scaling.interface import Service, Size
 from sponge_core.scaling.sponge import Sponge
@@ -63,12 +63,7 @@ class _Member(Sponge):
 
     def _every_point(self, situation: Situation, points: Sequence[FrontierPoint], plan: Plan) -> list[FrontierPoint]:
         """What it would miss with every size up to what it would take, as the operator works it out."""
-        projected = [point for point in points if point.cores_milli <= plan.cores_milli]
         alone = FrontierPoint(cores_milli=plan.cores_milli, batch_cap=plan.batch_cap, misses=0)
-        if not projected:
-            return [alone]
-        if projected[-1].cores_milli < plan.cores_milli and projected[-1].misses > 0:
-            projected.append(alone)
         requests = sum(map(len, situation.queued)) + len(situation.arrivals)
         sizes = [milli for milli in self._sizes if milli <= plan.cores_milli]
-        return every_size(projected, sizes, requests)
+        return up_to(alone, points, sizes, requests)

@@ -20,7 +20,7 @@ from sponge_operator.models import SpongeService
 from sponge_operator.report import Blocked, LastDecision, PodReport, is_in_service
 from sponge_operator.services.actuator import Actuator, Result
 from sponge_operator.services.context import Context, Events
-from sponge_operator.sharing import Tenant, points_of
+from sponge_operator.sharing import Tenant
 from sponge_operator.storage.server import ServerError
 
 __all__ = ["PodDriver"]
@@ -167,8 +167,7 @@ class PodDriver:
     ) -> Wish:
         """What the pod gets of its wish, beside the other pods of its node."""
         context, now = self._context, self._context.clock()
-        points = points_of(wish, snapshot, sizes)
-        tenant = Tenant(self._uid, wish, points, sizes, current, float(service.spec.slo.weight))
+        tenant = Tenant(self._uid, wish, snapshot, sizes, current, float(service.spec.slo.weight))
         granted = context.nodes.settle(tenant, self._woken.set)
         if not granted.waits:
             self._waits_since = None

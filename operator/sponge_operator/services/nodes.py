@@ -163,7 +163,7 @@ class Nodes:
     def _plan(self, node: _Node, room: int) -> None:
         """Brings `node.planned` up to date: empty where all wishes fit."""
         now, tenants = self._clock(), list(node.tenants.values())
-        if sum(tenant.wish.cores_milli for tenant in tenants) <= room:
+        if sharing.fit(tenants, room):
             node.planned, node.planned_for = {}, None
             return
         key = (frozenset(node.tenants), room)
@@ -171,8 +171,6 @@ class Nodes:
             return
         with self._metrics.plan.labels("joint").time():
             plan = sharing.share(tenants, room, self._clock)
-        if plan is None:
-            return
         self._metrics.joint.labels(plan.how).inc()
         before = node.planned
         node.planned = {tenant.uid: point for tenant, point in zip(tenants, plan.points, strict=True)}
