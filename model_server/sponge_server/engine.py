@@ -173,11 +173,11 @@ class Engine:
     def refusal(self, due: Due, now: float) -> ShedError | None:
         """Why a request whose headers are in is lost though its body came at once; None when it is not."""
         left_s = due.deadline - now
-        if not due.settled:
-            return None if left_s > 0 else ShedError.hopeless(due.limit_s, left_s, self.scheduler.backlog_s())
-        least_s = self.scheduler.least_s()
+        least_s = self.scheduler.least_s() if due.settled else 0.0
         if left_s <= least_s:
             return ShedError.hopeless(due.limit_s, left_s, self.scheduler.backlog_s())
+        if not due.settled:
+            return None
         rows, ahead_s = self.scheduler.ahead(due.deadline)
         if left_s <= least_s + ahead_s:
             return ShedError.behind(due.limit_s, left_s, least_s, rows, ahead_s)
