@@ -35,7 +35,7 @@ def python_of(system: System) -> Path:
     if not system.packages:
         return Path(sys.executable)
     if not _is_current(system):
-        raise SpongeError(f"{system.name} is not installed: run `python -m bench.serving setup --system {system.name}`")
+        raise SpongeError(f"{system.name} is not installed: run `python -m bench.serving setup --systems {system.name}`")
     return environment(system) / "bin" / "python"
 
 
@@ -46,9 +46,10 @@ def set_up(system: System) -> None:
     folder = environment(system)
     shutil.rmtree(folder, ignore_errors=True)
     CACHE.mkdir(parents=True, exist_ok=True)
-    _run("uv", "venv", "--quiet", "--python", sys.executable, str(folder))
+    uv = (sys.executable, "-m", "uv")  # the project's, whether or not it is on the PATH
+    _run(*uv, "venv", "--quiet", "--python", sys.executable, str(folder))
     python = folder / "bin" / "python"
-    _run("uv", "pip", "install", "--quiet", "--python", str(python), *system.packages)
+    _run(*uv, "pip", "install", "--quiet", "--python", str(python), *system.packages)
     (packages,) = (folder / "lib").glob("python*/site-packages")
     (packages / "sponge-torch.pth").write_text(f"{_torch_links()}\n")
     _run(str(python), "-c", CHECK)
