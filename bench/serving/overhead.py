@@ -14,7 +14,7 @@ from bench.serving.systems import SYSTEMS
 
 __all__ = ["OVERHEAD_S", "measure_overhead"]
 
-OVERHEAD_S = 60.0
+OVERHEAD_S = 75.0
 """About what one system takes."""
 
 ONE_AT_A_TIME_S = 6.0
@@ -27,11 +27,11 @@ BARE_S = 3.0
 def measure_overhead(ledger: Ledger, plan: Plan, folder: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """Each system that the campaign has not measured yet; yields (system, figures).
 
-    The bare loop is measured anew next to each: batches of one in the faster of its shapes for the floor, and the
-    capacity's shape for saturation. A system runs as tuned for the lightest load.
+    One at a time, every system computes on one thread, as Sponge does for whoever can wait: what is left over the bare
+    loop on one thread is the server's own. For saturation it runs as tuned for the lightest load, beside the bare
+    loop in the shape of the capacity. Both loops are measured anew next to each system.
     """
     best = capacity_of(ledger, plan)
-    whole = max(best["processes"], best["threads"])
     for name in plan.systems:
         knobs = tuned(ledger, plan, name, plan.mixes[0], min(plan.loads))
         params = {
@@ -43,15 +43,14 @@ def measure_overhead(ledger: Ledger, plan: Plan, folder: Path) -> Iterator[tuple
         }
         if ledger.find("overhead", params):
             continue
-        shapes = ((1, whole), (1, 1))
-        floor = min(
-            (bare(plan.cores, processes, threads, [1], BARE_S)[0] for processes, threads in shapes),
-            key=lambda figure: float(figure["batch_p50_ms"]),
-        )
+        (floor,) = bare(plan.cores, 1, 1, [1], BARE_S)
+        single = {name: 1 for name in ("processes", "lanes", "threads") if name in knobs}
+        with serving(SYSTEMS[name], {**knobs, **single}, plan.cores, folder / f"{name}.log") as server:
+            warm_up(server)
+            alone = closed_loop(server, 1, ONE_AT_A_TIME_S, THINK_S)
         (full,) = bare(plan.cores, best["processes"], best["threads"], [best["batch"]], BARE_S)
         with serving(SYSTEMS[name], knobs, plan.cores, folder / f"{name}.log") as server:
             warm_up(server)
-            alone = closed_loop(server, 1, ONE_AT_A_TIME_S, THINK_S)
             saturated = closed_loop(server, CLIENTS, SATURATED_S)
         result = {
             "p50_ms": alone["p50_ms"],
