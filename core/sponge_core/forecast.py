@@ -16,6 +16,9 @@ BIN_S: Final = 0.25
 
 GOLDEN: Final = (math.sqrt(5.0) - 1.0) / 2.0
 
+TIGHTEST: Final = 0.1
+"""Share of the recent arrivals, those with the least left, that the forecast's margin is made of."""
+
 
 @dataclass(init=False, slots=True, order=True)
 class Arrival:
@@ -35,7 +38,8 @@ class Forecaster:
     """Keeps the arrivals of the last `window_s` seconds.
 
     The margin is `sigmas` standard deviations of a Poisson count over the horizon: n + sigmas*sqrt(n) arrivals are
-    expected where n is the mean.
+    expected where n is the mean. Those of the margin are of the tightest: a surprise that can wait for a larger size
+    needs no cores kept ready.
     """
 
     def __init__(self, window_s: float = 5.0, sigmas: float = 0.5, recent_s: float = 2.0) -> None:
@@ -87,12 +91,16 @@ class Forecaster:
         if mean <= 0 or not values:
             return []
         count = round(mean + self._sigmas * math.sqrt(mean))
+        margin = count - round(mean)
+        tightest = sorted(values, key=_left)[: max(1, round(TIGHTEST * len(values)))]
         arrivals = []
         for i in range(count):
             # A golden-ratio walk visits the quantiles evenly in every stretch of arrivals: no tight cluster by chance.
             quantile = ((i + 0.5) * GOLDEN) % 1.0
             at = now + (i + 0.5) * horizon_s / count
-            model, left = values[int(quantile * len(values))]
+            of_margin = (i + 1) * margin // count > i * margin // count  # evenly among the others
+            among = tightest if of_margin else values
+            model, left = among[int(quantile * len(among))]
             arrivals.append(Arrival(at, at + left, model))
         return arrivals
 
@@ -105,3 +113,7 @@ class Forecaster:
     def _forget(self, now: float) -> None:
         while self._seen and self._seen[0][0] <= now - self._window_s:
             self._seen.popleft()
+
+
+def _left(seen: tuple[int, float]) -> float:
+    return seen[1]

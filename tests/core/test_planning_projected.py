@@ -164,6 +164,34 @@ def test_a_need_inside_the_look_back_holds_the_size_up() -> None:
     assert decider.decide(1.5, 4000, points((1000, 0))).cores_milli == 3000
 
 
+def looks(decider: SizeDecider, current: int, *needs: tuple[float, int]) -> list[int]:
+    """The size after each look, at (time, need)."""
+    sizes = []
+    for now, need in needs:
+        current = decider.decide(now, current, points((need, 0))).cores_milli
+        sizes.append(current)
+    return sizes
+
+
+def test_a_peak_is_met_and_given_back_at_the_next_look() -> None:
+    steady = [(i / 10, 2000) for i in range(15)]
+    decider = SizeDecider(look_back_s=1.0)
+    assert looks(decider, 2000, *steady, (1.5, 4000), (1.6, 2000), (1.7, 2000))[-3:] == [4000, 2000, 2000]
+
+
+def test_a_need_of_two_looks_is_no_peak() -> None:
+    steady = [(i / 10, 2000) for i in range(15)]
+    decider = SizeDecider(look_back_s=1.0)
+    sizes = looks(decider, 2000, *steady, (1.5, 4000), (1.6, 3000), (1.7, 2000), (2.55, 2000), (2.65, 2000))
+    assert sizes[-5:] == [4000, 3000, 3000, 3000, 2000]
+
+
+def test_looks_far_apart_say_nothing_of_a_peak() -> None:
+    decider = SizeDecider(look_back_s=1.0)
+    sizes = looks(decider, 2000, (0.0, 2000), (1.0, 2000), (1.9, 4000), (2.8, 2000), (3.1, 2000))
+    assert sizes[-3:] == [4000, 4000, 2000]
+
+
 def test_overload_takes_the_size_with_the_fewest_misses_and_says_so() -> None:
     plan = SizeDecider().decide(0.0, 1000, points((1000, 9), (3000, 5), (4000, 5)))
     assert (plan.cores_milli, plan.feasible, plan.reason) == (3000, False, "overload")

@@ -38,6 +38,9 @@ __all__ = [
 SHORTEST_SPAN_S: Final = 0.25
 """Arrivals that all come sooner are a burst, not a rate."""
 
+PEAK_S: Final = 0.3
+"""A need that is there in one look, and in neither of two looks around it that are no further apart, is a peak."""
+
 LEAST_CORES: Final = 0.01
 """The smallest quota that the kubelet sets is 1 ms in 100 ms."""
 
@@ -380,10 +383,11 @@ class Plan:
 
 
 class SizeDecider:
-    """Grows at once; shrinks only to the largest size that was needed over the look-back.
+    """Grows at once; shrinks only to the largest size that was needed over the look-back, peaks apart.
 
-    Resizing is cheap but not free (each is an API write and two kubelet events), so a need that lasts shorter than
-    `look_back_s` never causes a shrink.
+    Resizing is cheap but not free (each is an API write and two kubelet events), so that a shrink waits until what it
+    takes away has not been needed for `look_back_s`. A peak has its growth, but does not hold the size up: it is a few
+    requests that happened to come together, and mostly over before a look-back would end.
     """
 
     def __init__(self, look_back_s: float = 1.0) -> None:
@@ -398,6 +402,7 @@ class SizeDecider:
             # Fresh, or taken over: what is there counts as needed until the look-back has passed.
             self._needs.append((now, current_milli))
         self._needs.append((now, needed.cores_milli))
+        self._flatten_peak()
         while self._needs[0][0] < now - self._look_back_s:
             self._needs.popleft()
         feasible = fewest == 0
@@ -408,3 +413,11 @@ class SizeDecider:
         target = min(current_milli, max(milli for _, milli in self._needs))
         reason = "shrink" if target < current_milli else "hold"
         return Plan(target, needed.batch_cap, feasible, reason)
+
+    def _flatten_peak(self) -> None:
+        """Takes a peak for the larger of its neighbours, once the look after it is known."""
+        if len(self._needs) < 3:
+            return
+        (before_at, before), (at, need), (now, last) = self._needs[-3], self._needs[-2], self._needs[-1]
+        if now - before_at <= PEAK_S:
+            self._needs[-2] = at, min(need, max(before, last))
