@@ -95,11 +95,14 @@ class Forecaster:
         tightest = sorted(values, key=_left)[: max(1, round(TIGHTEST * len(values)))]
         arrivals = []
         for i in range(count):
+            before = i * margin // count  # of the margin's so far, which come evenly among the others
+            if (i + 1) * margin // count > before:
+                among, number = tightest, before
+            else:
+                among, number = values, i - before
             # A golden-ratio walk visits the quantiles evenly in every stretch of arrivals: no tight cluster by chance.
-            quantile = ((i + 0.5) * GOLDEN) % 1.0
+            quantile = ((number + 0.5) * GOLDEN) % 1.0
             at = now + (i + 0.5) * horizon_s / count
-            of_margin = (i + 1) * margin // count > i * margin // count  # evenly among the others
-            among = tightest if of_margin else values
             model, left = among[int(quantile * len(among))]
             arrivals.append(Arrival(at, at + left, model))
         return arrivals

@@ -20,7 +20,8 @@ MODEL = LatencyModel(gamma=0.08, delta=0.02, epsilon=0.0, eta=0.01)
 SMALL = LatencyModel(gamma=0.02, delta=0.01, epsilon=0.01, eta=0.005, error=0.1, max_batch=3)
 LIMITS = Limits(batch_cap=4, lanes=4, max_cores=4.0)
 ALL = POLICIES | VARIANTS
-BY_DEADLINE = set(ALL) - {"fifo", "triton-like", "clipper"}
+BY_ARRIVAL = {"fifo", "triton-like", "clipper", "bentoml-like"}
+BY_DEADLINE = set(ALL) - BY_ARRIVAL
 
 running_lists = st.lists(
     st.builds(Running, threads=st.integers(1, 3), left_s=st.floats(0, 0.5), deadline=st.floats(0, 2)), max_size=3
@@ -73,8 +74,8 @@ def test_the_names_that_the_command_takes_are_the_registry_s() -> None:
 
 
 def test_first_come_is_first_served_where_it_is_promised() -> None:
-    queue = EdfQueue([Request(0, 0.0, 9.0), *(Request(i, 0.1 * i, 2.0) for i in range(1, 6))])
-    for policy in ("fifo", "triton-like", "clipper"):
+    queue = EdfQueue([Request(0, 0.8, 9.0), *(Request(i, 0.8 + 0.02 * i, 2.0) for i in range(1, 6))])
+    for policy in BY_ARRIVAL:
         assert decide(policy, queue).launches[0].requests[0].id == 0
     assert all(decide(policy, queue).launches[0].requests[0].id == 1 for policy in BY_DEADLINE)
 
@@ -86,7 +87,7 @@ def test_who_gives_up_what() -> None:
         policy: tuple(bool(decide(policy, EdfQueue(requests)).sheds) for requests in (hopeless, expired))
         for policy in ALL
     }
-    keeps_all = {"fifo", "clipper", "edf-single-lane", "fixed batch, no shedding"}
+    keeps_all = {"fifo", "clipper", "bentoml-like", "edf-single-lane", "fixed batch, no shedding"}
     assert {policy for policy, shed in given_up.items() if shed == (False, False)} == keeps_all
     assert {policy for policy, shed in given_up.items() if shed == (False, True)} == {"triton-like"}
 
@@ -131,6 +132,28 @@ def test_nexus_drops_the_head_that_would_break_the_batch() -> None:
     made = decide("nexus", EdfQueue(stale + fresh), cores=1.0)
     assert [shed.request.id for shed in made.sheds] == [0]
     assert [request.id for request in made.launches[0].requests] == [1, 2, 3, 4]
+
+
+@pytest.mark.parametrize(("due_in_s", "kept"), [(0.5, False), (0.55, True)])
+def test_clockwork_refuses_ahead_whom_the_others_in_front_make_late(due_in_s: float, kept: bool) -> None:
+    # On one core four take 410 ms, and the fifth 110 ms more.
+    queue = EdfQueue([*(Request(i, 1.0, 1.45) for i in range(4)), Request(4, 1.0, 1.0 + due_in_s)])
+    made = decide("clockwork", queue, cores=1.0)
+    assert [request.id for request in made.launches[0].requests] == [0, 1, 2, 3]
+    assert [shed.request.id for shed in made.sheds] == ([] if kept else [4])
+    assert not decide("clockwork", queue, cores=2.0).sheds, "with a second lane it is in time"
+
+
+def test_clockwork_takes_no_larger_batch_than_the_head_allows() -> None:
+    queue = EdfQueue([Request(0, 1.0, 1.25), *(Request(i, 1.0, 9.0) for i in range(1, 5))])
+    assert [request.id for request in decide("clockwork", queue, cores=1.0).launches[0].requests] == [0, 1]
+
+
+@pytest.mark.parametrize(("behind", "dropped"), [(1, []), (2, [0])])
+def test_bentoml_drops_the_oldest_by_what_all_that_wait_would_take(behind: int, dropped: list[int]) -> None:
+    # 750 ms old; two take 210 ms, three 310 ms, and the bound is a second whatever the deadline.
+    queue = EdfQueue([Request(0, 0.25, 9.0), *(Request(i, 1.0, 9.0) for i in range(1, behind + 1))])
+    assert [shed.request.id for shed in decide("bentoml-like", queue).sheds] == dropped
 
 
 def test_the_paper_s_server_runs_one_batch_on_all_cores() -> None:

@@ -57,8 +57,8 @@ def test_the_margin_is_made_of_the_tightest_and_spread_evenly() -> None:
     tight = [a.at for a in arrivals if a.deadline - a.at < 0.5]
     # One in twenty of the hundred, and half a standard deviation of them besides: half of the tightest tenth is tight.
     assert len(arrivals) == pytest.approx(105, abs=1)
-    assert 7 <= len(tight) <= 9
-    assert max(b - a for a, b in zip([10.0, *tight], [*tight, 12.0], strict=True)) < 0.9
+    assert 6 <= len(tight) <= 8
+    assert max(b - a for a, b in zip([10.0, *tight], [*tight, 12.0], strict=True)) < 0.5
 
 
 def test_the_forecast_keeps_the_models_shares_and_each_its_own_slo() -> None:
@@ -66,7 +66,8 @@ def test_the_forecast_keeps_the_models_shares_and_each_its_own_slo() -> None:
     for i in range(500):
         forecaster.observe(i / 50, *((0.3, 1) if i % 5 == 0 else (1.0, 0)))
     arrivals = forecaster.forecast(10.0, 2.0)
-    assert sum(a.model for a in arrivals) / len(arrivals) == pytest.approx(0.2, abs=0.03)
+    # 20 of the hundred, and the margin's five besides, as that model is the tighter one.
+    assert sum(a.model for a in arrivals) == pytest.approx(25, abs=2)
     assert all(a.deadline - a.at == pytest.approx(0.3 if a.model else 1.0) for a in arrivals)
 
 

@@ -150,9 +150,10 @@ def points(*needs: tuple[int, float]) -> list[FrontierPoint]:
 def test_growth_is_immediate_and_shrinking_waits_for_the_look_back() -> None:
     decider = SizeDecider(look_back_s=1.0)
     assert decider.decide(0.0, 1000, points((1000, 3), (2000, 0))).cores_milli == 2000
-    held = decider.decide(0.1, 2000, points((1000, 0), (2000, 0)))
+    assert decider.decide(0.1, 2000, points((1000, 3), (2000, 0))).cores_milli == 2000
+    held = decider.decide(0.2, 2000, points((1000, 0), (2000, 0)))
     assert (held.cores_milli, held.reason) == (2000, "hold")
-    assert decider.decide(0.9, 2000, points((1000, 0))).cores_milli == 2000
+    assert decider.decide(1.0, 2000, points((1000, 0))).cores_milli == 2000
     shrunk = decider.decide(1.15, 2000, points((1000, 0)))
     assert (shrunk.cores_milli, shrunk.reason) == (1000, "shrink")
 

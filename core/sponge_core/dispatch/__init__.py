@@ -8,7 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Literal, NamedTuple
 
+from sponge_core.dispatch.bentoml import BentoMlLike
 from sponge_core.dispatch.clipper import Clipper
+from sponge_core.dispatch.clockwork import Clockwork
 from sponge_core.dispatch.interface import Dispatcher
 from sponge_core.dispatch.moldable import MoldableEdf
 from sponge_core.dispatch.nexus import Nexus
@@ -27,7 +29,17 @@ class Policy(NamedTuple):
     summary: str
 
 
-PolicyName = Literal["moldable-edf", "edf-single-lane", "nexus", "symphony", "clipper", "triton-like", "fifo"]
+PolicyName = Literal[
+    "moldable-edf",
+    "edf-single-lane",
+    "nexus",
+    "symphony",
+    "clockwork",
+    "clipper",
+    "bentoml-like",
+    "triton-like",
+    "fifo",
+]
 
 DEFAULT: PolicyName = "moldable-edf"
 
@@ -36,7 +48,9 @@ POLICIES: dict[str, Policy] = {
     "edf-single-lane": Policy(EdfSingleLane, "one batch at a time on all cores, by deadline, as in the paper"),
     "nexus": Policy(Nexus, "by deadline, early drop of what would force small batches"),
     "symphony": Policy(Symphony, "by deadline, a batch starts as late as its head allows"),
+    "clockwork": Policy(Clockwork, "by deadline, refuses at once whom its schedule of all that waits shows to be late"),
     "clipper": Policy(Clipper, "first come, first served, batch size by additive increase"),
+    "bentoml-like": Policy(BentoMlLike, "first come, first served, the oldest dropped by a regression of batch times"),
     "triton-like": Policy(TritonLike, "first come, first served, a short wait for a full batch"),
     "fifo": Policy(Plain, "first come, first served, full batches on one thread each"),
 }

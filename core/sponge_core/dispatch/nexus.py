@@ -9,6 +9,7 @@ from sponge_core.batching import Limits, Shed
 from sponge_core.dispatch.plain import Plain
 from sponge_core.latency import LatencyModel
 from sponge_core.queueing import EdfQueue, Request
+from sponge_core.running import Running
 
 __all__ = ["Nexus"]
 
@@ -23,7 +24,15 @@ class Nexus(Plain):
         room = (line[0].deadline - now) / (1.0 + model.error)
         return max(1, model.largest_batch(room, threads, cap))
 
-    def sheds(self, now: float, queue: EdfQueue, models: Sequence[LatencyModel], limits: Limits) -> list[Shed]:
+    def sheds(
+        self,
+        now: float,
+        queue: EdfQueue,
+        running: Sequence[Running],  # noqa: ARG002
+        cores: float,  # noqa: ARG002
+        models: Sequence[LatencyModel],
+        limits: Limits,
+    ) -> list[Shed]:
         """A sliding window over each model's queue: up to the first request that can head a full batch."""
         lost: list[Shed] = []
         for model, line in enumerate(queue.deadlines):

@@ -41,7 +41,7 @@ class Plain(Dispatcher):
         models: Sequence[LatencyModel],
         limits: Limits,
     ) -> Decision:
-        sheds = self.sheds(now, queue, models, limits)
+        sheds = self.sheds(now, queue, running, cores, models, limits)
         gone = {shed.request.id for shed in sheds}
         order = (request for request in self._order(queue) if request.id not in gone)
         budget = thread_budget(cores)
@@ -78,7 +78,15 @@ class Plain(Dispatcher):
         """When the next batch of up to `size` of `line` should start."""
         return now
 
-    def sheds(self, now: float, queue: EdfQueue, models: Sequence[LatencyModel], limits: Limits) -> list[Shed]:
+    def sheds(
+        self,
+        now: float,
+        queue: EdfQueue,
+        running: Sequence[Running],  # noqa: ARG002
+        cores: float,  # noqa: ARG002
+        models: Sequence[LatencyModel],
+        limits: Limits,
+    ) -> list[Shed]:
         """What to give up now."""
         if self._drop == "nothing":
             return []

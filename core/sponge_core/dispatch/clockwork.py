@@ -1,0 +1,67 @@
+"""As Clockwork (OSDI 2020): the largest batch that the head's deadline allows, and a request is refused as soon as the
+predicted schedule shows that it will be late, not when it is."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Sequence
+
+from sponge_core.batching import Limits, Shed
+from sponge_core.dispatch.plain import Plain
+from sponge_core.latency import LatencyModel
+from sponge_core.queueing import EdfQueue, Request
+from sponge_core.running import Running, speed_of, thread_budget
+
+__all__ = ["Clockwork"]
+
+
+class Clockwork(Plain):
+    """Earliest deadline first on lanes of one thread, by a schedule of everything that waits."""
+
+    def __init__(self) -> None:
+        super().__init__(by_deadline=True)
+
+    def size(self, now: float, line: Sequence[Request], model: LatencyModel, cap: int, threads: int) -> int:
+        return max(1, _allowed(line[0].deadline - now, model, cap, threads))
+
+    def sheds(
+        self,
+        now: float,
+        queue: EdfQueue,
+        running: Sequence[Running],
+        cores: float,
+        models: Sequence[LatencyModel],
+        limits: Limits,
+    ) -> list[Shed]:
+        """Lays out what waits on the lanes, batch after batch; gives up whom no lane reaches in time."""
+        budget = thread_budget(cores)
+        speed = speed_of(cores, budget)
+        lanes = [now + batch.left_s / speed for batch in running][:budget]
+        lanes += [now] * (min(budget, limits.lanes) - len(lanes))
+        heapq.heapify(lanes)
+        lines = queue.deadlines
+        places = [0] * len(lines)
+        lost: list[Shed] = []
+        while (model := _earliest(lines, places)) is not None:
+            place, latency = places[model], models[model]
+            room = (lines[model][place] - lanes[0]) * speed
+            batch = _allowed(room, latency, min(limits.batch_cap, latency.max_batch, len(lines[model]) - place), 1)
+            if batch:
+                heapq.heapreplace(lanes, lanes[0] + latency.latency(batch, 1) / speed)
+            else:
+                lost += [Shed(request, "expired") for request in queue.waiting(model, place, 1)]
+            places[model] += max(1, batch)
+        return lost
+
+
+def _allowed(room_s: float, model: LatencyModel, cap: int, threads: int) -> int:
+    """The largest batch that ends within `room_s`; 0: none does."""
+    return model.largest_batch(room_s / (1.0 + model.error), threads, cap)
+
+
+def _earliest(lines: Sequence[Sequence[float]], places: Sequence[int]) -> int | None:
+    """The model whose line goes on with the earliest deadline; None when all are at their end."""
+    left = [
+        (line[place], model) for model, (line, place) in enumerate(zip(lines, places, strict=True)) if place < len(line)
+    ]
+    return min(left)[1] if left else None
