@@ -35,7 +35,8 @@ def python_of(system: System) -> Path:
     if not system.packages:
         return Path(sys.executable)
     if not _is_current(system):
-        raise SpongeError(f"{system.name} is not installed: run `python -m bench.serving setup --systems {system.name}`")
+        command = f"python -m bench.serving setup --systems {system.name}"
+        raise SpongeError(f"{system.name} is not installed: run `{command}`")
     return environment(system) / "bin" / "python"
 
 

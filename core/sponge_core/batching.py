@@ -24,7 +24,7 @@ from sponge_core.overload import Demand, Overload
 from sponge_core.queueing import EdfQueue, Request
 from sponge_core.running import Running, speed_of, stall_of, thread_budget
 
-__all__ = ["Decision", "Launch", "Limits", "Shed", "Step", "StepLaunch", "decide", "fastest_s", "plan_step"]
+__all__ = ["Decision", "Launch", "Limits", "Shed", "Step", "StepLaunch", "decide", "earliest", "fastest_s", "plan_step"]
 
 MOST_AT_ONCE: Final = 8
 """Requests that one decision gives up at most, so that it stays short; the next one follows at once."""
@@ -202,7 +202,7 @@ def plan_step(
         for each, line in enumerate(waiting):
             given_way = overload.giving_way(now, each, line, lost[each])
             sacrificed += [(each, index) for index in given_way[: MOST_AT_ONCE - len(sacrificed)]]
-    while free > 0 and lanes > 0 and (model := _earliest(waiting, heads)) is not None:
+    while free > 0 and lanes > 0 and (model := earliest(waiting, heads)) is not None:
         line, first, latency = waiting[model], heads[model], models[model]
         slack = line[first] - now
         most = min(len(line) - first, min(limits.batch_cap, latency.max_batch))
@@ -249,7 +249,7 @@ def plan_step(
     return Step(launches, lost, sacrificed, None if wake_at == math.inf else wake_at + 1e-6)
 
 
-def _earliest(waiting: Sequence[Sequence[float]], heads: Sequence[int]) -> int | None:
+def earliest(waiting: Sequence[Sequence[float]], heads: Sequence[int]) -> int | None:
     """The model whose next deadline is the earliest, the first one on ties; None when every list is at its end."""
     if len(waiting) == 1:
         return 0 if heads[0] < len(waiting[0]) else None

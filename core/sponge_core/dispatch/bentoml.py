@@ -17,8 +17,9 @@ __all__ = ["BentoMlLike"]
 class BentoMlLike(Plain):
     """First come, first served; `max_latency_s` is the bound.
 
-    The regression is the latency model on one thread, which is linear in the batch: it is taken as learned. BentoML also
-    lets a batch wait for more, for less than its own average wait; with batches of tens of milliseconds that is nothing.
+    The regression is the latency model on one thread, which is linear in the batch: it is taken as learned. BentoML
+    also lets a batch wait for more, for less than its own average wait; beside batches of tens of milliseconds that is
+    nothing.
     """
 
     def __init__(self, max_latency_s: float = 1.0) -> None:

@@ -6,7 +6,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Sequence
 
-from sponge_core.batching import Limits, Shed
+from sponge_core.batching import Limits, Shed, earliest
 from sponge_core.dispatch.plain import Plain
 from sponge_core.latency import LatencyModel
 from sponge_core.queueing import EdfQueue, Request
@@ -42,7 +42,7 @@ class Clockwork(Plain):
         lines = queue.deadlines
         places = [0] * len(lines)
         lost: list[Shed] = []
-        while (model := _earliest(lines, places)) is not None:
+        while (model := earliest(lines, places)) is not None:
             place, latency = places[model], models[model]
             room = (lines[model][place] - lanes[0]) * speed
             batch = _allowed(room, latency, min(limits.batch_cap, latency.max_batch, len(lines[model]) - place), 1)
@@ -57,11 +57,3 @@ class Clockwork(Plain):
 def _allowed(room_s: float, model: LatencyModel, cap: int, threads: int) -> int:
     """The largest batch that ends within `room_s`; 0: none does."""
     return model.largest_batch(room_s / (1.0 + model.error), threads, cap)
-
-
-def _earliest(lines: Sequence[Sequence[float]], places: Sequence[int]) -> int | None:
-    """The model whose line goes on with the earliest deadline; None when all are at their end."""
-    left = [
-        (line[place], model) for model, (line, place) in enumerate(zip(lines, places, strict=True)) if place < len(line)
-    ]
-    return min(left)[1] if left else None
