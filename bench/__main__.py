@@ -7,7 +7,6 @@ import subprocess
 import sys
 
 EXPERIMENTS: dict[str, tuple[str, ...]] = {
-    "bench.paper_experiment": ("--seeds", "1"),
     "bench.dispatch_ablation": ("--short",),
     "bench.decision_time": ("--short",),
     "bench.planner_speed": ("--short",),

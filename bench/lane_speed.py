@@ -23,6 +23,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from sponge_profiles.cache import cache_root
 from sponge_server.lanes.examples import example_item
 from sponge_server.lanes.forked import ForkedLanes
 from sponge_server.lanes.interface import ItemError, ModelSpec
@@ -128,8 +129,7 @@ def main() -> None:
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--prepare", action="store_true", help="only export and compile, which is kept for later runs")
     options = parser.parse_args()
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    forms = prepared(cache / "sponge" / "bench" / f"lane-speed-torch{torch.__version__.split('+')[0]}")
+    forms = prepared(cache_root() / "bench" / f"lane-speed-torch{torch.__version__.split('+')[0]}")
     if options.prepare:
         return
     inside, outside = asyncio.run(measure(forms, options.rounds))

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from bench.experiments.catalogue import OURS, Experiment
+from bench.experiments.decisions import PROFILE, SCENARIO, paper_decisions
 from bench.experiments.summary import Row, Spread, against, baselines, seeds_better
-from bench.paper_experiment import PROFILE, SCENARIO, paper_decisions
 from bench.serving.tables import markdown
 from sponge_core.planning.paper import PaperPlanner
 from sponge_core.trace import BandwidthTrace

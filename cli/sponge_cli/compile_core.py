@@ -8,7 +8,6 @@ missing, exits with 1, and the core stays interpreted. `sponge_core.compiled` sa
 from __future__ import annotations
 
 import importlib.util
-import os
 import shutil
 import subprocess
 import sys
@@ -24,6 +23,7 @@ import sponge_simulator
 from sponge_core import compiled
 from sponge_core.compiled import SOURCES, folder
 from sponge_core.errors import SpongeError
+from sponge_profiles.cache import cache_root
 
 __all__ = ["main"]
 
@@ -69,17 +69,13 @@ def _install(sources: Path, modules: Sequence[str]) -> None:
     for tool in TOOLS:
         if importlib.util.find_spec(tool) is None:
             raise _CannotCompileError(f"{tool} is missing: pip install 'sponge-serving[dev]'")
-    cached = _cache() / f"{target.name}-mypy-{version('mypy')}"
+    cached = cache_root() / f"{target.name}-mypy-{version('mypy')}"
     if not cached.exists():
         _build(sources, modules, cached)
     _copy(cached, target)
     _forget(cached.parent.glob(f"{sources.name}-*"))
     _forget(target.parent.glob(f"{sources.name}-*"))
     click.echo(f"compiled {sources.name}: in {target}, took {time.monotonic() - began:.0f} s")
-
-
-def _cache() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sponge"
 
 
 def _build(sources: Path, modules: Sequence[str], target: Path) -> None:

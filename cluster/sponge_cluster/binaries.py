@@ -19,6 +19,7 @@ from sponge_cluster.errors import ClusterError
 from sponge_cluster.locks import locked
 from sponge_cluster.processes import check
 from sponge_cluster.progress import Progress
+from sponge_profiles.cache import cache_root
 
 __all__ = [
     "CLIENTS",
@@ -76,9 +77,7 @@ def cache_folder() -> Path:
     digest = hashlib.sha256()
     for source in _SOURCES:
         digest.update((MODULE / source).read_bytes())
-    base = os.environ.get("XDG_CACHE_HOME")
-    root = Path(base) if base else Path.home() / ".cache"
-    return root / "sponge" / f"bin-{_versions()[_KUBERNETES]}-{digest.hexdigest()[:12]}"
+    return cache_root() / f"bin-{_versions()[_KUBERNETES]}-{digest.hexdigest()[:12]}"
 
 
 def ensure(names: Sequence[str], progress: Progress) -> dict[str, Path]:

@@ -14,6 +14,8 @@ from typing import Any
 
 import pytest
 
+from sponge_profiles.cache import cache_root
+
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE), str(HERE.parent / "server")]
 
@@ -49,7 +51,7 @@ class Remote:
 
 @pytest.fixture(scope="session")
 def kserve_process() -> Iterator[subprocess.Popen[str]]:
-    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "sponge"
+    cache = cache_root()
     cache.mkdir(parents=True, exist_ok=True)
     place = cache / f"client-kserve-{KSERVE}"
     with (cache / "client-kserve.lock").open("w") as lock:

@@ -5,7 +5,6 @@ For demos and tests without a network. Training runs in a process of its own: th
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 import tempfile
@@ -13,6 +12,7 @@ from pathlib import Path
 
 import torch
 
+from sponge_profiles.cache import cache_root
 from sponge_server.lanes.interface import ModelError
 from sponge_server.models.exported import Sidecar, SidecarImage, load_file, sidecar_path
 from sponge_server.models.loaded import LoadedModel
@@ -38,9 +38,8 @@ def load(source: Source) -> LoadedModel:
 
 def cached() -> Path:
     """The model in the user's cache, built in a process of its own when missing. Raises ModelError."""
-    root = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     # Programs saved by one torch need not load in another.
-    path = root / "sponge" / "models" / f"digits-torch{torch.__version__.split('+')[0]}.pt2"
+    path = cache_root() / "models" / f"digits-torch{torch.__version__.split('+')[0]}.pt2"
     if path.is_file() and sidecar_path(path).is_file():
         return path
     command = [sys.executable, "-m", "sponge_server.models.digits", str(path)]

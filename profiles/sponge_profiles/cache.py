@@ -1,0 +1,13 @@
+"""Where this user's caches are. Everything in there can be made again."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+__all__ = ["cache_root"]
+
+
+def cache_root() -> Path:
+    """Sponge's folder in the user's cache (XDG_CACHE_HOME, else ~/.cache), which may not be there yet."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sponge"
