@@ -5,6 +5,9 @@ It runs on the loop of the HTTP ports, on the same data plane.
 
 from __future__ import annotations
 
+import asyncio
+from typing import Any
+
 import grpc
 from google.protobuf.descriptor_pool import DescriptorPool
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
@@ -33,6 +36,30 @@ FRAME_OVERHEAD = 1 << 20
 """A message holds a little more than the tensors that a body of REST holds: names, shapes, parameters."""
 
 
+class _Health(health.aio.HealthServicer):
+    """The library's health service, whose watchers do not keep the server from ending."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._ending = asyncio.Event()
+
+    async def Watch(self, request: health_pb2.HealthCheckRequest, context: Any) -> None:  # noqa: N802 - the protocol's name
+        """Tells every change until the client has heard enough, or the server ends."""
+        watch = asyncio.ensure_future(super().Watch(request, context))
+        ending = asyncio.ensure_future(self._ending.wait())
+        try:
+            done, _ = await asyncio.wait((watch, ending), return_when=asyncio.FIRST_COMPLETED)
+            if watch in done:
+                watch.result()
+        finally:
+            watch.cancel()
+            ending.cancel()
+
+    def end(self) -> None:
+        """Ends every watch."""
+        self._ending.set()
+
+
 class GrpcServer:
     """The protocol's gRPC form at one address."""
 
@@ -56,7 +83,7 @@ class GrpcServer:
             )
         )
         self._server.add_generic_rpc_handlers((inference_handler(intake),))
-        self._health = health.aio.HealthServicer()
+        self._health = _Health()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         names = (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, self._server, _pool())
@@ -82,6 +109,7 @@ class GrpcServer:
         A call that crosses the end of its connection may be cancelled, not refused: until nothing accepted is left
         unanswered, the service itself refuses.
         """
+        self._health.end()
         await self._server.stop(grace_s)
 
 

@@ -319,10 +319,10 @@ def test_draining_answers_what_was_accepted_and_refuses_the_rest(
         for error in refusals:
             assert (error.code().name, error.details()) == ("UNAVAILABLE", "not ready: the server is shutting down")
             assert dict(error.trailing_metadata())["sponge-problem"] == "draining"
-        watch.cancel()
         assert [one.result() for one in accepted] == [[200]] * 3
         rest_comes.set()
         assert list(uploading.result().outputs[0].contents.fp64_contents) == [7]
+        assert list(watch) == [], "a watch is told of the end, not cut off when the patience with it is over"
     assert server.process.wait(timeout=20) == 0
 
 
