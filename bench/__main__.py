@@ -19,6 +19,7 @@ EXPERIMENTS: dict[str, tuple[str, ...]] = {
     "bench.fuzz": ("--requests", "2000"),
     "bench.live_resize": ("--short",),
     "bench.overload_classes": ("--short",),
+    "bench.live_ablation": ("--short",),
 }
 """Each with its arguments for a first look."""
 

@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 import urllib.request
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -41,16 +42,24 @@ class LiveServer:
         options: further options of `sponge serve`.
         model, source: what it serves.
         log: where its stderr goes; a temporary file by default.
+        program: the module that has the command, and what goes before `serve`.
     """
 
     def __init__(
-        self, cores: float, *options: str, model: str = MODEL, source: str = SOURCE, log: Path | None = None
+        self,
+        cores: float,
+        *options: str,
+        model: str = MODEL,
+        source: str = SOURCE,
+        log: Path | None = None,
+        program: Sequence[str] = ("sponge_cli.main",),
     ) -> None:
         self.cores = cores
         self.model = model
         self._options = ("--model", f"{model}={source}", "--cores", f"{cores:g}", *options)
         self._folder = tempfile.TemporaryDirectory(prefix="sponge-bench-")
         self.log = log or Path(self._folder.name) / "log"
+        self._program = program
         self._version = 0
 
     def __enter__(self) -> Self:
@@ -59,7 +68,7 @@ class LiveServer:
         self.token = os.urandom(8).hex()
         token_file = Path(self._folder.name) / "token"
         token_file.write_text(self.token)
-        command = [sys.executable, "-m", "sponge_cli.main", "serve", "--http-port", "0", "--control-port", "0"]
+        command = [sys.executable, "-m", *self._program, "serve", "--http-port", "0", "--control-port", "0"]
         command += ["--control-token-file", str(token_file), *self._options]
         # It moves itself before it starts: what it forks and reads of its quota is right from the first moment.
         command = ["sh", "-c", 'echo $$ > "$0"/cgroup.procs; exec "$@"', str(self.cgroup.path), *command]
