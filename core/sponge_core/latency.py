@@ -6,6 +6,7 @@ job, correcting it online the server's (through `scaled`).
 
 from __future__ import annotations
 
+import math
 import sys
 from bisect import bisect_right
 from dataclasses import dataclass, replace
@@ -70,6 +71,19 @@ class LatencyModel:
         if per_item * limit <= room_for_items:
             return limit
         return max(1, int(room_for_items / per_item))
+
+    def least_work(self, most: int, threads: int) -> float:
+        """A lower bound of the core-seconds that an item takes, in batches up to `most` on up to `threads` threads; 0
+        where the formula says nothing sensible."""
+        least = math.inf
+        for used in range(1, threads + 1):
+            # k*l(b, k)/b is monotone in b: the least is at one end. A table only adds to the formula.
+            fixed = self.epsilon + self.eta * used
+            work = self.gamma + self.delta * used + (fixed / most if fixed > 0 else fixed)
+            if used <= len(self.by_threads):
+                work *= self.by_threads[used - 1]
+            least = min(least, work)
+        return max(0.0, least)
 
     def slowdown(self, others: int) -> float:
         """Factor on a batch's time when `others` more lanes run beside it."""

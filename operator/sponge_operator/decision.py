@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from sponge_core.contract import FrontierPoint, SizeRange
-from sponge_core.planning.projected import SizeDecider
+from sponge_core.planning.decider import SizeDecider
 from sponge_operator.models import CpuRange
 
 __all__ = ["PodDecider", "ResizeBudget", "Wish", "parked", "sizes_under"]

@@ -1,8 +1,9 @@
-"""The projection and the decision: hand-made situations, then invariants."""
+"""The projection: hand-made situations, then invariants."""
 
 from __future__ import annotations
 
-import pytest
+from dataclasses import replace
+
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -10,7 +11,7 @@ from sponge_core.batching import Limits
 from sponge_core.contract import FrontierPoint
 from sponge_core.forecast import Arrival
 from sponge_core.latency import LatencyModel
-from sponge_core.planning.projected import Situation, SizeDecider, plan_steady, project, project_frontier
+from sponge_core.planning.projected import Replays, Situation, plan_steady, project, project_frontier
 from sponge_core.running import Running
 
 # 100 ms an item on one thread, of which 80 parallel; 10 ms fixed.
@@ -111,12 +112,37 @@ def test_the_frontier_holds_the_size_with_the_fewest_misses_that_it_tried(here: 
     found = project_frontier(here, SIZES, [MODEL], LIMITS)
     sizes = [p.cores_milli for p in found.points]
     assert sizes == sorted(set(sizes))
-    assert round(1000 * here.cores) in sizes
     fewest = min(p.misses for p in found.points)
     if fewest > 0:
+        assert round(1000 * here.cores) in sizes
         assert sizes[-1] == SIZES[-1], "nobody is told that it cannot be done before the largest was tried"
     chosen = next(p for p in found.points if p.misses == fewest)
     assert project(here, chosen.cores_milli / 1000, [MODEL], Limits(chosen.batch_cap, 4, 4.0)).misses == fewest
+
+
+@settings(max_examples=100, deadline=None)
+@given(situations(), st.sampled_from([0.0, 0.2]), st.booleans())
+def test_a_size_that_is_ruled_out_without_a_replay_misses_something(
+    here: Situation, error: float, serial: bool
+) -> None:
+    model = replace(MODEL, error=error, gamma=0.0) if serial else replace(MODEL, error=error)
+    many = [125 * i for i in range(1, 33)]
+    least = found_least(here, many, model)
+    for milli in many[:least]:
+        assert project(here, milli / 1000, [model], LIMITS).misses > 0, milli
+
+
+def test_the_bounds_rule_out_what_time_and_work_say() -> None:
+    # l(1,1) = 110 ms, l(1,2) = 70 ms; eight at once take at least 8 * 102 ms of a core.
+    assert found_least(situation(queued=(0.1,)), SIZES, MODEL) == 1
+    assert found_least(situation(arrivals=(Arrival(0.5, 0.6),)), SIZES, MODEL) == 1
+    assert found_least(situation(queued=tuple([0.3] * 8)), SIZES, MODEL) == 2
+    assert found_least(situation(queued=tuple([0.2] * 60)), SIZES, MODEL) == 4
+    assert found_least(situation(), SIZES, MODEL) == 0
+
+
+def found_least(at: Situation, candidates: list[int], model: LatencyModel) -> int:
+    return Replays(at, [model], LIMITS.max_cores).first_candidate(candidates, LIMITS.batch_cap)
 
 
 @settings(max_examples=60, deadline=None)
@@ -141,63 +167,3 @@ def test_serial_work_is_monotone_in_cores(queued: list[float], cores: int) -> No
     unit = Limits(1, 8, 8.0)
     at = situation(queued=tuple(sorted(queued)), cores=float(cores))
     assert project(at, cores + 1.0, [serial], unit).misses <= project(at, float(cores), [serial], unit).misses
-
-
-def points(*needs: tuple[int, float]) -> list[FrontierPoint]:
-    return [FrontierPoint(cores_milli=c, batch_cap=8, misses=m) for c, m in needs]
-
-
-def test_growth_is_immediate_and_shrinking_waits_for_the_look_back() -> None:
-    decider = SizeDecider(look_back_s=1.0)
-    assert decider.decide(0.0, 1000, points((1000, 3), (2000, 0))).cores_milli == 2000
-    assert decider.decide(0.1, 2000, points((1000, 3), (2000, 0))).cores_milli == 2000
-    held = decider.decide(0.2, 2000, points((1000, 0), (2000, 0)))
-    assert (held.cores_milli, held.reason) == (2000, "hold")
-    assert decider.decide(1.0, 2000, points((1000, 0))).cores_milli == 2000
-    shrunk = decider.decide(1.15, 2000, points((1000, 0)))
-    assert (shrunk.cores_milli, shrunk.reason) == (1000, "shrink")
-
-
-def test_a_need_inside_the_look_back_holds_the_size_up() -> None:
-    decider = SizeDecider(look_back_s=1.0)
-    decider.decide(0.0, 1000, points((4000, 0)))
-    decider.decide(0.8, 4000, points((3000, 0)))
-    assert decider.decide(1.5, 4000, points((1000, 0))).cores_milli == 3000
-
-
-def looks(decider: SizeDecider, current: int, *needs: tuple[float, int]) -> list[int]:
-    """The size after each look, at (time, need)."""
-    sizes = []
-    for now, need in needs:
-        current = decider.decide(now, current, points((need, 0))).cores_milli
-        sizes.append(current)
-    return sizes
-
-
-def test_a_peak_is_met_and_given_back_at_the_next_look() -> None:
-    steady = [(i / 10, 2000) for i in range(15)]
-    decider = SizeDecider(look_back_s=1.0)
-    assert looks(decider, 2000, *steady, (1.5, 4000), (1.6, 2000), (1.7, 2000))[-3:] == [4000, 2000, 2000]
-
-
-def test_a_need_of_two_looks_is_no_peak() -> None:
-    steady = [(i / 10, 2000) for i in range(15)]
-    decider = SizeDecider(look_back_s=1.0)
-    sizes = looks(decider, 2000, *steady, (1.5, 4000), (1.6, 3000), (1.7, 2000), (2.55, 2000), (2.65, 2000))
-    assert sizes[-5:] == [4000, 3000, 3000, 3000, 2000]
-
-
-def test_looks_far_apart_say_nothing_of_a_peak() -> None:
-    decider = SizeDecider(look_back_s=1.0)
-    sizes = looks(decider, 2000, (0.0, 2000), (1.0, 2000), (1.9, 4000), (2.8, 2000), (3.1, 2000))
-    assert sizes[-3:] == [4000, 4000, 2000]
-
-
-def test_overload_takes_the_size_with_the_fewest_misses_and_says_so() -> None:
-    plan = SizeDecider().decide(0.0, 1000, points((1000, 9), (3000, 5), (4000, 5)))
-    assert (plan.cores_milli, plan.feasible, plan.reason) == (3000, False, "overload")
-
-
-@pytest.mark.parametrize("current", [1000, 2000, 4000])
-def test_a_fresh_decider_never_shrinks_on_its_first_word(current: int) -> None:
-    assert SizeDecider().decide(5.0, current, points((1000, 0))).cores_milli == current

@@ -1,8 +1,7 @@
 """The default planner: replays the dispatch rule into the near future for each size that matters.
 
-Two halves. The projection runs in the server, next to the queue, and yields the frontier: how many misses each size
-would have. The decision runs in the operator: grow at once, shrink only to what was needed over a short look-back.
-Both are pure; neither knows HTTP, Kubernetes or a clock.
+It runs in the server, next to the queue, and yields the frontier: how many misses each size would have; what is made of
+it is `decider`'s. Pure: knows neither HTTP nor Kubernetes nor a clock.
 """
 
 from __future__ import annotations
@@ -10,7 +9,6 @@ from __future__ import annotations
 import math
 import sys
 from bisect import bisect_left, bisect_right
-from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
@@ -20,26 +18,27 @@ from sponge_core.contract import FrontierPoint
 from sponge_core.forecast import Arrival
 from sponge_core.latency import LatencyModel
 from sponge_core.overload import Demand
-from sponge_core.running import Running, RunningSet, speed_of, thread_budget
+from sponge_core.running import Running, RunningSet, speed_of, stall_of, thread_budget
 
 __all__ = [
     "LEAST_CORES",
     "Frontier",
-    "Plan",
     "Projection",
+    "Replays",
     "Situation",
-    "SizeDecider",
     "plan_steady",
     "project",
     "project_frontier",
 ]
 
 
+FAR: Final = 4
+"""With so many sizes that are not ruled out up to the one in force, the search begins with the smallest of them."""
+
+TINY_S: Final = 1e-6
+
 SHORTEST_SPAN_S: Final = 0.25
 """Arrivals that all come sooner are a burst, not a rate."""
-
-PEAK_S: Final = 0.3
-"""A need that is there in one look, and in neither of two looks around it that are no further apart, is a peak."""
 
 LEAST_CORES: Final = 0.01
 """The smallest quota that the kubelet sets is 1 ms in 100 ms."""
@@ -107,18 +106,19 @@ def project(
         sacrifice: gives up under overload what the rule does. Needs `situation.slos`, and is of use only where a size
             misses without it.
     """
-    return _Replays(situation, models, limits.max_cores).run(cores, limits, sacrifice=sacrifice)
+    return Replays(situation, models, limits.max_cores).run(cores, limits, sacrifice=sacrifice)
 
 
-class _Replays:
+class Replays:
     """Replays of one situation at many sizes; what they have in common is worked out once."""
 
     def __init__(self, situation: Situation, models: Sequence[LatencyModel], max_cores: float) -> None:
         self.situation = situation
         now = situation.now
         self._models = list(models)
+        self._max_cores = situation.net(max_cores)
         self._in_force = situation.net(situation.cores)
-        self._best_case = [fastest_s(model, situation.net(max_cores)) for model in models]
+        self._best_case = [fastest_s(model, self._max_cores) for model in models]
         # What waits and can still be met by any size.
         self._waiting: list[list[float]] = [[] for _ in models]
         self._slos: list[list[float]] = [[] for _ in models]
@@ -129,6 +129,34 @@ class _Replays:
                 self._slos[model] = list(situation.slos[model][alive:])
         speed = speed_of(self._in_force, sum([batch.threads for batch in situation.running]))
         self._late_already = [now + batch.left_s / speed > batch.deadline for batch in situation.running]
+
+    def first_candidate(self, candidates_milli: Sequence[int], batch_cap: int) -> int:
+        """The place of the smallest size that is not ruled out without a replay; their number where every one is.
+
+        Two bounds. Nobody's time is too short for an answer alone, with the allowance for error, on this size. And
+        those that wait and are due first do not need more core-seconds until then than its threads have.
+        """
+        situation, threads = self.situation, thread_budget(self._max_cores)
+        shortest = [line[0] - situation.now if line else math.inf for line in self._waiting]
+        for arrival in situation.arrivals:
+            left = arrival.deadline - arrival.at
+            if self._best_case[arrival.model] <= left < shortest[arrival.model]:
+                shortest[arrival.model] = left
+        busiest = 0.0
+        for model, line in enumerate(self._waiting):
+            work = self._models[model].least_work(min(batch_cap, self._models[model].max_batch), threads)
+            for place in range(len(line)):
+                busiest = max(busiest, (place + 1) * work / max(line[place] - situation.now, TINY_S))
+        for place, milli in enumerate(candidates_milli):
+            cores = situation.net(milli / 1000)
+            if thread_budget(cores) < busiest * (1.0 - 1e-9):
+                continue
+            for model, left in enumerate(shortest):
+                if left < math.inf and left < _alone_s(self._models[model], cores) * (1.0 - 1e-9):
+                    break
+            else:
+                return place
+        return len(candidates_milli)
 
     def run(self, cores: float, limits: Limits, *, sacrifice: bool = False, enough: int = sys.maxsize) -> Projection:
         """The arguments and the answer of `project`.
@@ -222,6 +250,16 @@ class _Replays:
         return Projection(misses, largest, longest_s)
 
 
+def _alone_s(model: LatencyModel, cores: float) -> float:
+    """The least time that the rule asks for to start one request alone on `cores` cores, seconds."""
+    budget = thread_budget(cores)
+    least = math.inf
+    for threads in range(1, budget + 1):
+        speed = speed_of(cores, threads)
+        least = min(least, model.latency(1, threads) * (1.0 + model.error) / speed + stall_of(speed))
+    return least
+
+
 def _take(step: Step, lines: list[list[float]]) -> int:
     """Takes what a step launches or gives up out of the lists, by model; returns how many it gives up."""
     launches, given_up = step.launches, len(step.sacrificed)
@@ -266,11 +304,11 @@ def project_frontier(
         counted: else, where some size misses nothing, of the others it is only told that they miss something.
 
     Returns:
-        Every size that was tried; among them the smallest without a miss if there is one, and always the largest if
-        not. Where even the largest misses, its batch cap is the one with the fewest misses.
+        Every size that was tried; among them the smallest without a miss if there is one, and if not the largest and
+        the one in force. Where even the largest misses, its batch cap is the one with the fewest misses.
     """
     tried: dict[int, FrontierPoint] = {}
-    replays = _Replays(situation, models, limits.max_cores)
+    replays = Replays(situation, models, limits.max_cores)
     enough = sys.maxsize if counted else 1
 
     def misses(index: int) -> float:
@@ -283,20 +321,23 @@ def project_frontier(
     in_force = round(situation.cores * 1000)
     last = len(candidates_milli) - 1
     here = min(range(last + 1), key=lambda i: abs(candidates_milli[i] - in_force))
-    if misses(here) == 0:
+    bad = replays.first_candidate(candidates_milli, limits.batch_cap) - 1
+    good = last + 1
+    # Where everything from the size in force on down may do, that is not where to look.
+    probe = bad + 1 if here > bad + FAR else min(last, max(here, bad + 1))
+    stride = 1
+    if bad < last and misses(probe) == 0:
         # Down by doubling steps while nothing is missed, then bisect the last gap.
-        good, stride = here, 1
-        bad = -1
-        while good > 0:
-            probe = max(0, good - stride)
+        good = probe
+        while good > bad + 1:
+            probe = max(bad + 1, good - stride)
             if misses(probe) == 0:
                 good, stride = probe, stride * 2
             else:
                 bad = probe
                 break
-    else:
-        bad, stride = here, 1
-        good = last + 1
+    elif bad < last:
+        bad = probe
         while bad < last:
             probe = min(last, bad + stride)
             if misses(probe) == 0:
@@ -309,7 +350,10 @@ def project_frontier(
             good = middle
         else:
             bad = middle
+    if good > here:
+        misses(here)
     if good > last:
+        misses(last)
         # Overload: how much is missed matters now, and less is where the rule gives up what it would.
         for milli, point in tried.items():
             without = round(point.misses) if counted else replays.run(milli / 1000, limits).misses
@@ -318,19 +362,19 @@ def project_frontier(
         largest = candidates_milli[last]
         tried[largest] = _best_cap(replays, tried[largest], limits)
     points = tuple(tried[milli] for milli in sorted(tried))
-    present = tried[candidates_milli[here]].misses
+    present = tried[candidates_milli[here]].misses if good > here else 0.0
     urgent = any(point.cores_milli > in_force and point.misses < present for point in points)
     return Frontier(points, urgent)
 
 
-def _fewest(replays: _Replays, milli: int, limits: Limits, without: int) -> int:
+def _fewest(replays: Replays, milli: int, limits: Limits, without: int) -> int:
     """Misses of a size in overload: with what the rule gives up, or `without` where that saves more."""
     if replays.situation.slos is None:
         return without
     return min(without, replays.run(milli / 1000, limits, sacrifice=True, enough=without).misses)
 
 
-def _best_cap(replays: _Replays, point: FrontierPoint, limits: Limits) -> FrontierPoint:
+def _best_cap(replays: Replays, point: FrontierPoint, limits: Limits) -> FrontierPoint:
     """In overload, halving the batch cap may save requests: the cap with the fewest misses, the larger one on ties."""
     best, cap = point, limits.batch_cap // 2
     while cap >= 1:
@@ -365,59 +409,8 @@ def plan_steady(
         if rate > cores * most_per_core or remaining_slo_s < fastest_s(model, cores):
             continue
         limits = Limits(max_batch, thread_budget(cores), sizes_milli[-1] / 1000)
-        replays = _Replays(Situation(0.0, (), (), arrivals, cores, 0.0), [model], limits.max_cores)
+        replays = Replays(Situation(0.0, (), (), arrivals, cores, 0.0), [model], limits.max_cores)
         projection = replays.run(cores, limits, enough=1)
         if projection.misses == 0:
             return milli, projection
     return None
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """A decision of size: what to run with, and why."""
-
-    cores_milli: int
-    batch_cap: int
-    feasible: bool  # no miss is projected at this size
-    reason: str
-
-
-class SizeDecider:
-    """Grows at once; shrinks only to the largest size that was needed over the look-back, peaks apart.
-
-    Resizing is cheap but not free (each is an API write and two kubelet events), so that a shrink waits until what it
-    takes away has not been needed for `look_back_s`. A peak has its growth, but does not hold the size up: it is a few
-    requests that happened to come together, and mostly over before a look-back would end.
-    """
-
-    def __init__(self, look_back_s: float = 1.0) -> None:
-        self._look_back_s = look_back_s
-        self._needs: deque[tuple[float, int]] = deque()
-
-    def decide(self, now: float, current_milli: int, points: Sequence[FrontierPoint]) -> Plan:
-        """The plan for now, from a frontier (ascending, not empty) and the needs of the recent past."""
-        fewest = min(point.misses for point in points)
-        needed = next(point for point in points if point.misses == fewest)
-        if not self._needs:
-            # Fresh, or taken over: what is there counts as needed until the look-back has passed.
-            self._needs.append((now, current_milli))
-        self._needs.append((now, needed.cores_milli))
-        self._flatten_peak()
-        while self._needs[0][0] < now - self._look_back_s:
-            self._needs.popleft()
-        feasible = fewest == 0
-        if needed.cores_milli >= current_milli:
-            grows = needed.cores_milli > current_milli
-            reason = ("grow" if grows else "hold") if feasible else "overload"
-            return Plan(needed.cores_milli, needed.batch_cap, feasible, reason)
-        target = min(current_milli, max(milli for _, milli in self._needs))
-        reason = "shrink" if target < current_milli else "hold"
-        return Plan(target, needed.batch_cap, feasible, reason)
-
-    def _flatten_peak(self) -> None:
-        """Takes a peak for the larger of its neighbours, once the look after it is known."""
-        if len(self._needs) < 3:
-            return
-        (before_at, before), (at, need), (now, last) = self._needs[-3], self._needs[-2], self._needs[-1]
-        if now - before_at <= PEAK_S:
-            self._needs[-2] = at, min(need, max(before, last))

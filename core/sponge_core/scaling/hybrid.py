@@ -19,7 +19,8 @@ from statistics import fmean
 from sponge_core.batching import Limits
 from sponge_core.forecast import Arrival, Forecaster
 from sponge_core.latency import LatencyModel
-from sponge_core.planning.projected import Situation, SizeDecider, project_frontier
+from sponge_core.planning.decider import SizeDecider
+from sponge_core.planning.projected import Situation, project_frontier
 from sponge_core.queueing import Request
 from sponge_core.running import thread_budget
 from sponge_core.scaling.interface import Observation, Service, Size

@@ -11,8 +11,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from sponge_core.contract import FrontierPoint
+from sponge_core.planning.decider import Plan
 from sponge_core.planning.joint import Claim, plan_jointly, up_to
-from sponge_core.planning.projected import Plan, Situation
+from sponge_core.planning.projected import Situation
 from sponge_core.scaling.interface import Service, Size
 from sponge_core.scaling.sponge import Sponge
 

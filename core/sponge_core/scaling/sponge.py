@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from sponge_core.batching import Limits
 from sponge_core.contract import FrontierPoint
 from sponge_core.forecast import Forecaster
-from sponge_core.planning.projected import Plan, Situation, SizeDecider, project_frontier
+from sponge_core.planning.decider import Plan, SizeDecider
+from sponge_core.planning.projected import Situation, project_frontier
 from sponge_core.queueing import Request
 from sponge_core.running import thread_budget
 from sponge_core.scaling.interface import Observation, Service, Size

@@ -1,0 +1,69 @@
+"""What size follows from a frontier: grow at once, shrink only to what was needed over a short look-back.
+
+The half of the planner that runs in the operator. Pure: time comes in, and it remembers nothing but recent needs.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
+
+from sponge_core.contract import FrontierPoint
+
+__all__ = ["Plan", "SizeDecider"]
+
+PEAK_S: Final = 0.3
+"""A need that is there in one look, and in neither of two looks around it that are no further apart, is a peak."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """A decision of size: what to run with, and why."""
+
+    cores_milli: int
+    batch_cap: int
+    feasible: bool  # no miss is projected at this size
+    reason: str
+
+
+class SizeDecider:
+    """Grows at once; shrinks only to the largest size that was needed over the look-back, peaks apart.
+
+    Resizing is cheap but not free (each is an API write and two kubelet events), so that a shrink waits until what it
+    takes away has not been needed for `look_back_s`. A peak has its growth, but does not hold the size up: it is a few
+    requests that happened to come together, and mostly over before a look-back would end.
+    """
+
+    def __init__(self, look_back_s: float = 1.0) -> None:
+        self._look_back_s = look_back_s
+        self._needs: deque[tuple[float, int]] = deque()
+
+    def decide(self, now: float, current_milli: int, points: Sequence[FrontierPoint]) -> Plan:
+        """The plan for now, from a frontier (ascending, not empty) and the needs of the recent past."""
+        fewest = min(point.misses for point in points)
+        needed = next(point for point in points if point.misses == fewest)
+        if not self._needs:
+            # Fresh, or taken over: what is there counts as needed until the look-back has passed.
+            self._needs.append((now, current_milli))
+        self._needs.append((now, needed.cores_milli))
+        self._flatten_peak()
+        while self._needs[0][0] < now - self._look_back_s:
+            self._needs.popleft()
+        feasible = fewest == 0
+        if needed.cores_milli >= current_milli:
+            grows = needed.cores_milli > current_milli
+            reason = ("grow" if grows else "hold") if feasible else "overload"
+            return Plan(needed.cores_milli, needed.batch_cap, feasible, reason)
+        target = min(current_milli, max(milli for _, milli in self._needs))
+        reason = "shrink" if target < current_milli else "hold"
+        return Plan(target, needed.batch_cap, feasible, reason)
+
+    def _flatten_peak(self) -> None:
+        """Takes a peak for the larger of its neighbours, once the look after it is known."""
+        if len(self._needs) < 3:
+            return
+        (before_at, before), (at, need), (now, last) = self._needs[-3], self._needs[-2], self._needs[-1]
+        if now - before_at <= PEAK_S:
+            self._needs[-2] = at, min(need, max(before, last))
