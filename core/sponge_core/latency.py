@@ -76,6 +76,8 @@ class LatencyModel:
         """A lower bound of the core-seconds that an item takes, in batches up to `most` on up to `threads` threads; 0
         where the formula says nothing sensible."""
         least = math.inf
+        if not self.by_threads and self.delta >= 0 and self.eta >= 0:
+            threads = 1  # more only cost more
         for used in range(1, threads + 1):
             # k*l(b, k)/b is monotone in b: the least is at one end. A table only adds to the formula.
             fixed = self.epsilon + self.eta * used

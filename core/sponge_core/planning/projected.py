@@ -32,8 +32,11 @@ __all__ = [
 ]
 
 
-FAR: Final = 4
-"""With so many sizes that are not ruled out up to the one in force, the search begins with the smallest of them."""
+FAR: Final = 3
+"""With more sizes between the one in force and the one that the work suggests, the search begins with the latter."""
+
+FAR_SHORT: Final = 16
+"""With more misses than this a size is no neighbour of one without."""
 
 TINY_S: Final = 1e-6
 
@@ -136,7 +139,7 @@ class Replays:
         Two bounds. Nobody's time is too short for an answer alone, with the allowance for error, on this size. And
         those that wait and are due first do not need more core-seconds until then than its threads have.
         """
-        situation, threads = self.situation, thread_budget(self._max_cores)
+        situation = self.situation
         shortest = [line[0] - situation.now if line else math.inf for line in self._waiting]
         for arrival in situation.arrivals:
             left = arrival.deadline - arrival.at
@@ -144,7 +147,7 @@ class Replays:
                 shortest[arrival.model] = left
         busiest = 0.0
         for model, line in enumerate(self._waiting):
-            work = self._models[model].least_work(min(batch_cap, self._models[model].max_batch), threads)
+            work = self._least_work(model, batch_cap)
             for place in range(len(line)):
                 busiest = max(busiest, (place + 1) * work / max(line[place] - situation.now, TINY_S))
         for place, milli in enumerate(candidates_milli):
@@ -157,6 +160,22 @@ class Replays:
             else:
                 return place
         return len(candidates_milli)
+
+    def mean_cores(self, batch_cap: int) -> float:
+        """About what is needed: all work at its cheapest, spread until the last deadline."""
+        work, until = 0.0, self.situation.now
+        for model, line in enumerate(self._waiting):
+            work += len(line) * self._least_work(model, batch_cap)
+            if line:
+                until = max(until, line[-1])
+        for arrival in self.situation.arrivals:
+            work += self._least_work(arrival.model, batch_cap)
+            until = max(until, arrival.deadline)
+        return work / max(until - self.situation.now, SHORTEST_SPAN_S)
+
+    def _least_work(self, model: int, batch_cap: int) -> float:
+        latency = self._models[model]
+        return latency.least_work(min(batch_cap, latency.max_batch), thread_budget(self._max_cores))
 
     def run(self, cores: float, limits: Limits, *, sacrifice: bool = False, enough: int = sys.maxsize) -> Projection:
         """The arguments and the answer of `project`.
@@ -307,24 +326,22 @@ def project_frontier(
         Every size that was tried; among them the smallest without a miss if there is one, and if not the largest and
         the one in force. Where even the largest misses, its batch cap is the one with the fewest misses.
     """
-    tried: dict[int, FrontierPoint] = {}
     replays = Replays(situation, models, limits.max_cores)
     enough = sys.maxsize if counted else 1
+    tried: dict[int, Projection] = {}
 
-    def misses(index: int) -> float:
-        milli = candidates_milli[index]
-        if milli not in tried:
-            lost = replays.run(milli / 1000, limits, enough=enough).misses
-            tried[milli] = FrontierPoint(cores_milli=milli, batch_cap=limits.batch_cap, misses=lost)
-        return tried[milli].misses
+    def misses(index: int) -> int:
+        if index not in tried:
+            tried[index] = replays.run(candidates_milli[index] / 1000, limits, enough=enough)
+        return tried[index].misses
 
     in_force = round(situation.cores * 1000)
     last = len(candidates_milli) - 1
     here = min(range(last + 1), key=lambda i: abs(candidates_milli[i] - in_force))
     bad = replays.first_candidate(candidates_milli, limits.batch_cap) - 1
     good = last + 1
-    # Where everything from the size in force on down may do, that is not where to look.
-    probe = bad + 1 if here > bad + FAR else min(last, max(here, bad + 1))
+    likely = bisect_left(candidates_milli, 1000 * replays.mean_cores(limits.batch_cap))
+    probe = min(last, max(bad + 1, here if abs(here - likely) <= FAR else likely))
     stride = 1
     if bad < last and misses(probe) == 0:
         # Down by doubling steps while nothing is missed, then bisect the last gap.
@@ -339,7 +356,8 @@ def project_frontier(
     elif bad < last:
         bad = probe
         while bad < last:
-            probe = min(last, bad + stride)
+            # Where far too much is missed the question is whether any size will do.
+            probe = last if misses(bad) > FAR_SHORT else min(last, bad + stride)
             if misses(probe) == 0:
                 good = probe
                 break
@@ -352,40 +370,50 @@ def project_frontier(
             bad = middle
     if good > here:
         misses(here)
+    cap = limits.batch_cap
     if good > last:
         misses(last)
         # Overload: how much is missed matters now, and less is where the rule gives up what it would.
-        for milli, point in tried.items():
-            without = round(point.misses) if counted else replays.run(milli / 1000, limits).misses
-            fewest = _fewest(replays, milli, limits, without)
-            tried[milli] = FrontierPoint(cores_milli=milli, batch_cap=point.batch_cap, misses=fewest)
-        largest = candidates_milli[last]
-        tried[largest] = _best_cap(replays, tried[largest], limits)
-    points = tuple(tried[milli] for milli in sorted(tried))
-    present = tried[candidates_milli[here]].misses if good > here else 0.0
+        for index in tried:
+            cores = candidates_milli[index] / 1000
+            without = tried[index] if counted else replays.run(cores, limits)
+            tried[index] = _with_sacrifice(replays, cores, limits, without)
+        cap, tried[last] = _best_cap(replays, candidates_milli[last] / 1000, limits, tried[last])
+    points = tuple(
+        FrontierPoint(
+            cores_milli=candidates_milli[index],
+            batch_cap=cap if index == last else limits.batch_cap,
+            misses=tried[index].misses,
+        )
+        for index in sorted(tried)
+    )
+    present = tried[here].misses if good > here else 0
     urgent = any(point.cores_milli > in_force and point.misses < present for point in points)
     return Frontier(points, urgent)
 
 
-def _fewest(replays: Replays, milli: int, limits: Limits, without: int) -> int:
-    """Misses of a size in overload: with what the rule gives up, or `without` where that saves more."""
+def _with_sacrifice(replays: Replays, cores: float, limits: Limits, without: Projection) -> Projection:
+    """A size in overload: with what the rule gives up, or `without` where that saves more."""
     if replays.situation.slos is None:
         return without
-    return min(without, replays.run(milli / 1000, limits, sacrifice=True, enough=without).misses)
+    found = replays.run(cores, limits, sacrifice=True, enough=without.misses)
+    return found if found.misses < without.misses else without
 
 
-def _best_cap(replays: Replays, point: FrontierPoint, limits: Limits) -> FrontierPoint:
+def _best_cap(replays: Replays, cores: float, limits: Limits, found: Projection) -> tuple[int, Projection]:
     """In overload, halving the batch cap may save requests: the cap with the fewest misses, the larger one on ties."""
-    best, cap = point, limits.batch_cap // 2
-    while cap >= 1:
-        narrower = Limits(cap, limits.lanes, limits.max_cores)
-        most = round(best.misses)
-        lost = replays.run(point.cores_milli / 1000, narrower, enough=most).misses
-        lost = _fewest(replays, point.cores_milli, narrower, min(most, lost))
-        if lost < most:
-            best = FrontierPoint(cores_milli=point.cores_milli, batch_cap=cap, misses=lost)
+    best, cap = limits.batch_cap, limits.batch_cap // 2
+    while cap >= 1 and found.misses:
+        if cap < found.largest_batch:
+            narrower = Limits(cap, limits.lanes, limits.max_cores)
+            more = found.misses + 1
+            other = _with_sacrifice(replays, cores, narrower, replays.run(cores, narrower, enough=more))
+            if other.misses >= more:
+                break  # what is lost by smaller batches only grows from here
+            if other.misses < found.misses:
+                best, found = cap, other
         cap //= 2
-    return best
+    return best, found
 
 
 def plan_steady(
