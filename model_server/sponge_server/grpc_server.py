@@ -36,7 +36,7 @@ FRAME_OVERHEAD = 1 << 20
 """A message holds a little more than the tensors that a body of REST holds: names, shapes, parameters."""
 
 
-class _Health(health.aio.HealthServicer):
+class _Health(health.aio.HealthServicer):  # type: ignore[misc]
     """The library's health service, whose watchers do not keep the server from ending."""
 
     def __init__(self) -> None:

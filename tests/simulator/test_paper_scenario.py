@@ -10,7 +10,7 @@ import sys
 def test_ours_keeps_the_deadlines_with_a_quarter_of_the_paper_s_cores() -> None:
     simulate = ["simulate", "--scenario", "paper", "--policies", "sponge,sponge-paper,clairvoyant"]
     done = subprocess.run(
-        [sys.executable, "-m", "sponge_cli.main", *simulate, "--trace", "synthetic", "--json"],
+        [sys.executable, "-m", "sponge_cli.main", *simulate, "--bandwidth", "synthetic", "--json"],
         capture_output=True,
         text=True,
         timeout=240,
