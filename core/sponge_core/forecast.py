@@ -92,7 +92,8 @@ class Forecaster:
             return []
         count = round(mean + self._sigmas * math.sqrt(mean))
         margin = count - round(mean)
-        tightest = sorted(values, key=_left)[: max(1, round(TIGHTEST * len(values)))]
+        one_model = values[0][0] == values[-1][0]  # then they are in order of what is left already
+        tightest = (values if one_model else sorted(values, key=_left))[: max(1, round(TIGHTEST * len(values)))]
         arrivals = []
         for i in range(count):
             before = i * margin // count  # of the margin's so far, which come evenly among the others
