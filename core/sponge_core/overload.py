@@ -64,10 +64,17 @@ class Overload:
             return False
         if not self.saturated:
             return False
-        # Somebody must gain: requests that wait and still have time for the batch that this one has missed.
+        # Somebody must gain: requests that wait and still have time for the batch that this one has missed. Those that
+        # came with far more time than it are none: it would be given up for who can wait.
         enough = (1.0 + self._models[model].error) * fresh.work_s / self._speed + stall_of(self._speed)
-        heirs = len(line) - max(index + 1, bisect_left(line, now + enough))
-        return heirs >= (choice.batch if choice is not None else 1)
+        slos = self._demand.slos[model]
+        missing = choice.batch if choice is not None else 1
+        for heir in range(max(index + 1, bisect_left(line, now + enough)), len(line)):
+            if slos[heir] * FAR_LESS < slos[index]:
+                missing -= 1
+                if missing == 0:
+                    return True
+        return False
 
     def giving_way(self, now: float, model: int, line: Sequence[float], first: int) -> list[int]:
         """The requests of a `line`, from index `first` on, that have waited themselves ahead of a tighter class.

@@ -29,6 +29,12 @@ def test_a_stale_head_makes_room_for_a_full_batch() -> None:
     assert given_up(deadlines, slos, rate=60.0) == [0]
 
 
+def test_nobody_is_given_up_for_those_who_came_with_far_more_time() -> None:
+    deadlines = [0.07, *[0.4] * 8]
+    assert given_up(deadlines, [0.4, *[0.7] * 8], rate=60.0) == [0]
+    assert given_up(deadlines, [0.4, *[0.9] * 8], rate=60.0) == []
+
+
 def test_below_saturation_everybody_is_served() -> None:
     deadlines, slos = [0.07, *[0.4] * 8], [0.5] * 9
     assert given_up(deadlines, slos, rate=30.0) == []
