@@ -159,7 +159,8 @@ def _grpc_timeout(raw: bytes) -> float:
 
 def _number(name: bytes, raw: bytes) -> float:
     try:
-        value = float(raw)
+        # Python's own writing of 1_000 is nobody's in a header.
+        value = math.nan if b"_" in raw else float(raw)
     except ValueError:
         value = math.nan
     if not math.isfinite(value):

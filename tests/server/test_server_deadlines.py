@@ -81,6 +81,7 @@ def test_the_class_is_kept_for_the_books_even_when_a_number_overrules_it() -> No
         {"x-sponge-slo-ms": "0"},
         {"x-sponge-slo-ms": "-5"},
         {"x-sponge-slo-ms": "nan"},
+        {"x-request-timeout-seconds": "1_000"},
         {"x-sponge-slo-ms": "1e12"},
         {"x-sponge-slo-class": "platinum"},
         {"x-request-timeout-seconds": ""},
