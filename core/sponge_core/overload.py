@@ -8,6 +8,7 @@ the threads as they should be used. Pure; knows nothing of requests but their de
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_left
 from collections.abc import Sequence
 from typing import Final, NamedTuple
@@ -21,6 +22,9 @@ __all__ = ["Demand", "Overload"]
 WASTE: Final = 1.05
 """A request is given up when it costs this many times what it would have cost on arrival, each in a batch as full as
 its deadline allows. Measured by each request's own SLO, so that none is given up because it is tight."""
+
+LARGE_WASTE: Final = 1.15
+"""The same, from which on it is given up for those who came with far more time, too."""
 
 SATURATED: Final = 0.95
 """Share of the cores that recent arrivals need, at their cheapest, from which on a waste is taken from others."""
@@ -59,18 +63,19 @@ class Overload:
         Args:
             choice: the best that can be done for it; None when nothing can.
         """
-        fresh = self._fresh(model, self._demand.slos[model][index])
-        if fresh is None or (choice is not None and self._cost(model, choice) <= WASTE * self._cost(model, fresh)):
+        slos = self._demand.slos[model]
+        fresh = self._fresh(model, slos[index])
+        if fresh is None:
             return False
-        if not self.saturated:
+        dearer = math.inf if choice is None else self._cost(model, choice) / self._cost(model, fresh)
+        if dearer <= WASTE or not self.saturated:
             return False
         # Somebody must gain: requests that wait and still have time for the batch that this one has missed. Those that
-        # came with far more time than it are none: it would be given up for who can wait.
+        # came with far more time can wait, and count only where the waste is large.
         enough = (1.0 + self._models[model].error) * fresh.work_s / self._speed + stall_of(self._speed)
-        slos = self._demand.slos[model]
         missing = choice.batch if choice is not None else 1
         for heir in range(max(index + 1, bisect_left(line, now + enough)), len(line)):
-            if slos[heir] * FAR_LESS < slos[index]:
+            if dearer > LARGE_WASTE or slos[heir] * FAR_LESS < slos[index]:
                 missing -= 1
                 if missing == 0:
                     return True
