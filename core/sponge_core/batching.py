@@ -115,13 +115,17 @@ class Step:
         self.wake_at = wake_at
 
 
-def fastest_s(model: LatencyModel, cores: float) -> float:
-    """The least time in which one request can be answered alone on `cores` cores, seconds."""
+def fastest_s(model: LatencyModel, cores: float, margin: float = 1.0) -> float:
+    """The least time in which one request can be answered alone on `cores` cores, seconds.
+
+    Args:
+        margin: factor on the model's time, for its error.
+    """
     budget = thread_budget(cores)
     least = math.inf
     for threads in range(1, budget + 1):
         speed = speed_of(cores, threads)
-        least = min(least, model.latency(1, threads) / speed + stall_of(speed))
+        least = min(least, model.latency(1, threads) * margin / speed + stall_of(speed))
     return least
 
 

@@ -7,22 +7,16 @@ import heapq
 from collections.abc import Sequence
 
 from sponge_core.batching import Limits, Shed, earliest
-from sponge_core.dispatch.plain import Plain
+from sponge_core.dispatch.plain import BySlack, allowed
 from sponge_core.latency import LatencyModel
-from sponge_core.queueing import EdfQueue, Request
+from sponge_core.queueing import EdfQueue
 from sponge_core.running import Running, speed_of, thread_budget
 
 __all__ = ["Clockwork"]
 
 
-class Clockwork(Plain):
+class Clockwork(BySlack):
     """Earliest deadline first on lanes of one thread, by a schedule of everything that waits."""
-
-    def __init__(self) -> None:
-        super().__init__(by_deadline=True)
-
-    def size(self, now: float, line: Sequence[Request], model: LatencyModel, cap: int, threads: int) -> int:
-        return max(1, _allowed(line[0].deadline - now, model, cap, threads))
 
     def sheds(
         self,
@@ -45,15 +39,10 @@ class Clockwork(Plain):
         while (model := earliest(lines, places)) is not None:
             place, latency = places[model], models[model]
             room = (lines[model][place] - lanes[0]) * speed
-            batch = _allowed(room, latency, min(limits.batch_cap, latency.max_batch, len(lines[model]) - place), 1)
+            batch = allowed(room, latency, min(limits.batch_cap, latency.max_batch, len(lines[model]) - place), 1)
             if batch:
                 heapq.heapreplace(lanes, lanes[0] + latency.latency(batch, 1) / speed)
             else:
                 lost += [Shed(request, "expired") for request in queue.waiting(model, place, 1)]
             places[model] += max(1, batch)
         return lost
-
-
-def _allowed(room_s: float, model: LatencyModel, cap: int, threads: int) -> int:
-    """The largest batch that ends within `room_s`; 0: none does."""
-    return model.largest_batch(room_s / (1.0 + model.error), threads, cap)

@@ -6,23 +6,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from sponge_core.batching import Limits, Shed
-from sponge_core.dispatch.plain import Plain
+from sponge_core.dispatch.plain import BySlack
 from sponge_core.latency import LatencyModel
-from sponge_core.queueing import EdfQueue, Request
+from sponge_core.queueing import EdfQueue
 from sponge_core.running import Running
 
 __all__ = ["Nexus"]
 
 
-class Nexus(Plain):
+class Nexus(BySlack):
     """Earliest deadline first; the batch is as large as its head's slack allows."""
-
-    def __init__(self) -> None:
-        super().__init__(by_deadline=True)
-
-    def size(self, now: float, line: Sequence[Request], model: LatencyModel, cap: int, threads: int) -> int:
-        room = (line[0].deadline - now) / (1.0 + model.error)
-        return max(1, model.largest_batch(room, threads, cap))
 
     def sheds(
         self,

@@ -15,7 +15,7 @@ from sponge_core.latency import LatencyModel
 from sponge_core.queueing import EdfQueue, Request
 from sponge_core.running import Running, thread_budget
 
-__all__ = ["Plain"]
+__all__ = ["BySlack", "Plain", "allowed"]
 
 
 class Plain(Dispatcher):
@@ -103,6 +103,21 @@ class Plain(Dispatcher):
 
     def _rank(self, request: Request) -> tuple[float, int]:
         return (request.deadline if self._by_deadline else 0.0, request.id)
+
+
+class BySlack(Plain):
+    """Earliest deadline first; a batch is as large as its head's slack allows."""
+
+    def __init__(self, *, drop: str = "nothing") -> None:
+        super().__init__(by_deadline=True, drop=drop)
+
+    def size(self, now: float, line: Sequence[Request], model: LatencyModel, cap: int, threads: int) -> int:
+        return max(1, allowed(line[0].deadline - now, model, cap, threads))
+
+
+def allowed(room_s: float, model: LatencyModel, cap: int, threads: int) -> int:
+    """The largest batch that ends within `room_s`, its error allowed for; 0: none does."""
+    return model.largest_batch(room_s / (1.0 + model.error), threads, cap)
 
 
 def _by_model(requests: Iterable[Request]) -> dict[int, list[Request]]:

@@ -5,22 +5,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from sponge_core.dispatch.plain import Plain
+from sponge_core.dispatch.plain import BySlack
 from sponge_core.latency import LatencyModel
 from sponge_core.queueing import Request
 
 __all__ = ["Symphony"]
 
 
-class Symphony(Plain):
+class Symphony(BySlack):
     """Earliest deadline first; a batch waits until one more request would no longer fit under its head's deadline."""
 
     def __init__(self) -> None:
-        super().__init__(by_deadline=True, drop="hopeless")
-
-    def size(self, now: float, line: Sequence[Request], model: LatencyModel, cap: int, threads: int) -> int:
-        room = (line[0].deadline - now) / (1.0 + model.error)
-        return max(1, model.largest_batch(room, threads, cap))
+        super().__init__(drop="hopeless")
 
     def start(self, now: float, line: Sequence[Request], size: int, model: LatencyModel, threads: int) -> float:
         if len(line) >= size:

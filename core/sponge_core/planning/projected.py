@@ -18,7 +18,7 @@ from sponge_core.contract import FrontierPoint
 from sponge_core.forecast import Arrival
 from sponge_core.latency import LatencyModel
 from sponge_core.overload import Demand
-from sponge_core.running import Running, RunningSet, speed_of, stall_of, thread_budget
+from sponge_core.running import Running, RunningSet, speed_of, thread_budget
 
 __all__ = [
     "LEAST_CORES",
@@ -145,9 +145,9 @@ class Replays:
             left = arrival.deadline - arrival.at
             if self._best_case[arrival.model] <= left < shortest[arrival.model]:
                 shortest[arrival.model] = left
-        busiest = 0.0
+        busiest, works = 0.0, self._least_works(batch_cap)
         for model, line in enumerate(self._waiting):
-            work = self._least_work(model, batch_cap)
+            work = works[model]
             for place in range(len(line)):
                 busiest = max(busiest, (place + 1) * work / max(line[place] - situation.now, TINY_S))
         for place, milli in enumerate(candidates_milli):
@@ -155,7 +155,8 @@ class Replays:
             if thread_budget(cores) < busiest * (1.0 - 1e-9):
                 continue
             for model, left in enumerate(shortest):
-                if left < math.inf and left < _alone_s(self._models[model], cores) * (1.0 - 1e-9):
+                latency = self._models[model]
+                if left < math.inf and left < fastest_s(latency, cores, 1.0 + latency.error) * (1.0 - 1e-9):
                     break
             else:
                 return place
@@ -163,19 +164,20 @@ class Replays:
 
     def mean_cores(self, batch_cap: int) -> float:
         """About what is needed: all work at its cheapest, spread until the last deadline."""
-        work, until = 0.0, self.situation.now
+        work, until, works = 0.0, self.situation.now, self._least_works(batch_cap)
         for model, line in enumerate(self._waiting):
-            work += len(line) * self._least_work(model, batch_cap)
+            work += len(line) * works[model]
             if line:
                 until = max(until, line[-1])
         for arrival in self.situation.arrivals:
-            work += self._least_work(arrival.model, batch_cap)
+            work += works[arrival.model]
             until = max(until, arrival.deadline)
         return work / max(until - self.situation.now, SHORTEST_SPAN_S)
 
-    def _least_work(self, model: int, batch_cap: int) -> float:
-        latency = self._models[model]
-        return latency.least_work(min(batch_cap, latency.max_batch), thread_budget(self._max_cores))
+    def _least_works(self, batch_cap: int) -> list[float]:
+        """By model: a lower bound of the core-seconds of a request."""
+        threads = thread_budget(self._max_cores)
+        return [model.least_work(min(batch_cap, model.max_batch), threads) for model in self._models]
 
     def run(self, cores: float, limits: Limits, *, sacrifice: bool = False, enough: int = sys.maxsize) -> Projection:
         """The arguments and the answer of `project`.
@@ -267,16 +269,6 @@ class Replays:
                 position += 1
                 next_at = arrivals[position].at if position < count else math.inf
         return Projection(misses, largest, longest_s)
-
-
-def _alone_s(model: LatencyModel, cores: float) -> float:
-    """The least time that the rule asks for to start one request alone on `cores` cores, seconds."""
-    budget = thread_budget(cores)
-    least = math.inf
-    for threads in range(1, budget + 1):
-        speed = speed_of(cores, threads)
-        least = min(least, model.latency(1, threads) * (1.0 + model.error) / speed + stall_of(speed))
-    return least
 
 
 def _take(step: Step, lines: list[list[float]]) -> int:
