@@ -1,7 +1,8 @@
 """Finds out at start how much memory lanes and batches take, and how many of them the memory limit holds.
 
-Runs made-up batches of growing size on the first lane and reads its memory after each: a lane keeps what it once
-needed, so what it has is its peak. Stops before a size that would not fit. Knows nothing of HTTP or deadlines.
+Runs made-up batches of growing size on the first lane and reads its memory after each, when it still has all that the
+batch needed. Stops before a size that would not fit. Later, a lane that has come to keep more than its share gives back
+what is free. Knows nothing of HTTP or deadlines.
 """
 
 from __future__ import annotations
@@ -38,12 +39,14 @@ class Fitted:
     """What the memory limit allows. `model` is None where the kernel does not tell what processes use.
 
     Attributes:
+        started_bytes: what a lane has of its own before its first batch.
         lanes: as many as were wanted, or the fewer that fit.
         batches: the largest batch of every model of the pool.
     """
 
     model: MemoryModel | None
     limit_bytes: int | None
+    started_bytes: int
     lanes: int
     batches: tuple[int, ...]
 
@@ -55,6 +58,14 @@ class Fitted:
         each = self.model.lane_bytes + self.model.item_bytes * max(self.batches)
         room = self.limit_bytes - RESERVE_BYTES - self.model.base_bytes
         return max(self.lanes, room // max(1, each))
+
+    def keep_bytes(self, lanes: int) -> int | None:
+        """What each of so many lanes may keep between two batches, beyond what it started with, so that the next one
+        finds room in its share of the limit; None where nothing has to be given back."""
+        if self.model is None or self.limit_bytes is None:
+            return None
+        share = (self.limit_bytes - RESERVE_BYTES - self.model.base_bytes) // lanes
+        return max(0, share - self.started_bytes - self.model.item_bytes * max(self.batches))
 
 
 def memory_limit() -> int | None:
@@ -77,10 +88,11 @@ async def fit_memory(pool: LanePool, lanes: int, threads: int) -> Fitted:
     """
     limit = memory_limit()
     wanted = [info.max_batch for info in pool.models]
+    started = private_bytes(pool.pids[1]) if len(pool.pids) > 1 else None
     model, reached = await measure_memory(pool, threads, limit)
-    if model is None:
+    if model is None or started is None:
         event(log, "memory.unknown", logging.WARNING, limit_mib=_mib(limit))
-        return Fitted(None, limit, lanes, tuple(wanted))
+        return Fitted(None, limit, 0, lanes, tuple(wanted))
     fits = (lanes, max(wanted)) if limit is None else model.fit(limit, lanes, max(wanted))
     if fits is None:
         assert limit is not None
@@ -108,7 +120,7 @@ async def fit_memory(pool: LanePool, lanes: int, threads: int) -> Fitted:
             max_batch=max(batches),
             enough_mib=_mib(model.need(lanes, max(wanted)) + RESERVE_BYTES),
         )
-    return Fitted(model, limit, fits[0], batches)
+    return Fitted(model, limit, started, fits[0], batches)
 
 
 async def measure_memory(pool: LanePool, threads: int, limit: int | None) -> tuple[MemoryModel | None, tuple[int, ...]]:
@@ -150,19 +162,27 @@ async def measure_memory(pool: LanePool, threads: int, limit: int | None) -> tup
 
 
 async def _lane_bytes_after(pool: LanePool, model: int, batch: int, threads: int) -> int | None:
-    """The lane's own memory after a batch of this size; None when that killed it."""
+    """The lane's own memory after a batch of this size, without what others have left; None when that killed it."""
+    pool.keep(lambda _: 0)
+    emptied = await _runs(pool, model, 1, threads)
+    pool.keep(lambda _: None)
+    return private_bytes(pool.pids[1]) if emptied and await _runs(pool, model, batch, threads) else None
+
+
+async def _runs(pool: LanePool, model: int, batch: int, threads: int) -> bool:
+    """Runs a batch on the first lane. Whether it could; where it killed the lane, another has taken its place."""
     lane = pool.lanes[0]
     try:
         result = await lane.run([example_item(pool.models[model], batch)], threads, model=model)
     except LaneCrashed:
         while not lane.healthy:  # noqa: ASYNC110 - the pool replaces it
             await asyncio.sleep(_REPLACED_POLL_S)
-        return None
+        return False
     failed = result.outputs[0]
     if isinstance(failed, ItemError):  # an allocation that failed, for one
         event(log, "memory.batch_failed", logging.WARNING, rows=batch, error=failed)
-        return None
-    return private_bytes(pool.pids[1])
+        return False
+    return True
 
 
 def _sizes(most: int) -> list[int]:

@@ -121,6 +121,7 @@ async def _start(settings: ServerSettings, pool: LanePool, metrics: Metrics) -> 
     try:
         await pool.start(1)
         fitted = await fit_memory(pool, settings.lanes, settings.threads)
+        pool.keep(fitted.keep_bytes)
         await pool.scale(fitted.lanes)
     except SpongeError as error:
         limit = memory_limit()

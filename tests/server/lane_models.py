@@ -39,6 +39,15 @@ def wide() -> LoadedModel:
     return LoadedModel(lambda v: v.sum(1), (TensorSpec("v", "FP64", (4096,)),), "test")
 
 
+def hungry() -> LoadedModel:
+    """Needs as many MiB as the first value of the first row says, for the time of the batch."""
+
+    def forward(x: torch.Tensor) -> torch.Tensor:
+        return torch.ones(int(x[0, 0]), 1 << 20, dtype=torch.int8).sum() + x
+
+    return LoadedModel(forward, (TensorSpec("x", "FP32", (1,)),), "test")
+
+
 def threaded() -> LoadedModel:
     threading.Thread(target=time.sleep, args=(3600,), daemon=True).start()
     return moody()

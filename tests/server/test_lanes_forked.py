@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
+from sponge_profiles.memory import private_bytes
 from sponge_server.lanes.forked import ForkedLanes
 from sponge_server.lanes.interface import (
     Item,
@@ -224,6 +225,29 @@ async def test_a_lane_that_joins_later_has_run_the_largest_batch_before_it_is_th
         output = (await pool.lanes[1].run([item((0.0,))], threads=1)).outputs[0]
         assert not isinstance(output, ItemError)
         assert struct.unpack("<f", output[0].data) == (5.0,)
+    finally:
+        await pool.close()
+
+
+async def test_a_lane_keeps_the_memory_of_its_batches_up_to_its_allowance() -> None:
+    pool = ForkedLanes([ModelSpec("m", "python://lane_models:hungry", max_batch=1)])
+
+    async def left_by(mib: float) -> float:
+        """MiB that the lane has of its own once it is done with a batch that needed so many."""
+        await pool.lanes[0].run([item((mib,))], threads=1)
+        await pool.lanes[0].run([item((0.0,))], threads=1)  # only now is what the first gave back surely gone
+        size = private_bytes(pool.pids[1])
+        assert size is not None
+        return size / (1 << 20)
+
+    try:
+        await pool.start(1)
+        started = await left_by(0.0)
+        assert await left_by(200.0) > started + 190, "without an allowance it keeps all for the next batch"
+        pool.keep(lambda lanes: (300 << 20) // lanes)
+        assert await left_by(200.0) > started + 190
+        await pool.scale(2)
+        assert await left_by(200.0) < started + 50, "of two lanes each has half the room"
     finally:
         await pool.close()
 

@@ -11,6 +11,7 @@ from typing import Any, TypeVar
 
 from sponge_core.latency import LatencyModel
 from sponge_server.lanes.interface import (
+    Allowance,
     Item,
     ItemError,
     LaneCrashed,
@@ -149,6 +150,9 @@ class FakePool:
     async def warm_up(
         self, batches: Sequence[int], threads: Sequence[int], progress: Progress | None = None, model: int = 0
     ) -> None:
+        return
+
+    def keep(self, allowance: Allowance) -> None:
         return
 
     async def close(self) -> None:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 
 from sponge_server.lanes.examples import example_item
 from sponge_server.lanes.forked_lane import ForkedLane
-from sponge_server.lanes.interface import LaneCrashed, LaneError, ModelError, ModelInfo, ModelSpec, Progress
+from sponge_server.lanes.interface import Allowance, LaneCrashed, LaneError, ModelError, ModelInfo, ModelSpec, Progress
 from sponge_server.lanes.zygote_client import ZygoteClient, read_message
 from sponge_server.logs import event
 
@@ -41,6 +41,7 @@ class ForkedLanes:
         self._replacing: dict[int, asyncio.Task[None]] = {}
         self._listeners: list[Callable[[], None]] = []
         self._scaling = asyncio.Lock()
+        self._allowance: Allowance = lambda _: None
         self._warmed: dict[int, tuple[int, int]] = {}  # model -> largest batch and thread count of the warm-up
         self._closing = False
 
@@ -80,8 +81,12 @@ class ForkedLanes:
             for lane in extra:
                 await self._stop_replacing(lane)
                 await lane.retire()
+            keep = self._allowance(lanes)
+            for lane in self._lanes:
+                lane.keep = keep
             while len(self._lanes) < lanes:
                 lane = ForkedLane(len(self._lanes), self.models, self._on_lane_change, self._kill)
+                lane.keep = keep
                 try:
                     await self._fork(lane)
                     await self._warm(lane)
@@ -108,6 +113,12 @@ class ForkedLanes:
                 raise ModelError(f"model {info.name} fails on a made-up batch of {batch}: {result.outputs[0]}")
             if progress is not None:
                 progress(done, len(steps))
+
+    def keep(self, allowance: Allowance) -> None:
+        """See `interface.LanePool.keep`."""
+        self._allowance = allowance
+        for lane in self._lanes:
+            lane.keep = allowance(len(self._lanes))
 
     async def close(self) -> None:
         """See `interface.LanePool.close`."""

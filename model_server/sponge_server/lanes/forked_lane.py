@@ -59,6 +59,7 @@ class ForkedLane:
         self._models = models
         self._on_change = on_change
         self._kill = kill
+        self.keep: int | None = None  # bytes; see `interface.LanePool.keep`
         self.pid: int | None = None
         self.crashes = 0  # in a row, without a batch that ended well between them
         self.inputs = SharedMemory.create(f"sponge-lane-{lane}-in", max(_size_of(info, info.inputs) for info in models))
@@ -115,7 +116,7 @@ class ForkedLane:
         self._batch = batch
         if timeout_s is not None:
             batch.watchdog = asyncio.get_running_loop().call_later(timeout_s, self._on_hang, timeout_s)
-        self._writer.write(pack({"model": model, "items": described, "threads": threads}))
+        self._writer.write(pack({"model": model, "items": described, "threads": threads, "keep": self.keep}))
         # A caller that is cancelled (its client left) does not stop the batch: other requests are in it.
         return await asyncio.shield(batch.done)
 

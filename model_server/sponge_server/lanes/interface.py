@@ -18,6 +18,7 @@ from sponge_core.errors import SpongeError
 
 __all__ = [
     "DATATYPE_SIZE",
+    "Allowance",
     "Item",
     "ItemError",
     "Lane",
@@ -224,6 +225,10 @@ Progress = Callable[[int, int], None]
 """Called with (steps done, steps in all)."""
 
 
+Allowance = Callable[[int], int | None]
+"""By the number of lanes: bytes that each may have beyond what it started with; None for any number."""
+
+
 class Lane(Protocol):
     """One inference worker. The object stays when its process is replaced; `id` is the slot, from 0."""
 
@@ -299,6 +304,13 @@ class LanePool(Protocol):
         """Runs every (batch, threads) of a model once on every lane, so that no request pays for first-time set-up.
 
         Cancelled, it ends with the batch that runs then and leaves the lanes idle.
+        """
+        ...
+
+    def keep(self, allowance: Allowance) -> None:
+        """How much memory a lane may keep for its next batch; at first it may keep all.
+
+        Holds from the next batch on: one that leaves its lane with more makes it give back to the kernel what is free.
         """
         ...
 

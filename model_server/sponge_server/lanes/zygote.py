@@ -24,6 +24,7 @@ from typing import Any
 from sponge_core.errors import SpongeError
 from sponge_server.lanes.aside import end_process, how_it_ended, run_aside
 from sponge_server.lanes.interface import ItemError, ModelError, ModelInfo, TensorSpec
+from sponge_server.lanes.memory import give_back
 from sponge_server.lanes.wire import SharedMemory, receive, send
 
 __all__ = ["ENVIRONMENT", "main"]
@@ -75,6 +76,7 @@ def main(fd: int) -> None:
             return
         send(control, {"loaded": asdict(info)})
         models.append(model)
+    give_back()  # free pages would be shared with the lanes, and a copy made of each that one of them writes to
     gc.freeze()  # a collection in a lane would write to, and so copy, every page that holds an object
     _Zygote(control, models).serve()
 
