@@ -20,7 +20,7 @@ TIGHT_SLO_S = 0.5
 MODEL_SCRIPT = """
 import os, sys
 sys.path += os.environ["PYTHONPATH"].split(os.pathsep)  # Triton starts Python in isolated mode
-from bench.serving.peers.triton import TritonPythonModel
+from bench.serving.peers.tritonserver import TritonPythonModel
 """
 
 CONFIG = """
@@ -95,7 +95,7 @@ class Triton(System):
         }
         options = ("--model-repository=models", "--http-address=127.0.0.1", f"--http-port={port}")
         quiet = ("--allow-grpc=false", "--allow-metrics=false", "--log-info=false", "--exit-timeout-secs=2")
-        return Launch((str(python), "-m", "bench.serving.peers.triton", *options, *quiet), files=files)
+        return Launch((str(python), "-m", "bench.serving.peers.tritonserver", *options, *quiet), files=files)
 
     def request(self, body: bytes, slo_s: float, knobs: Knobs) -> Wire:
         parameters: dict[str, object] = {"binary_data_output": True}
