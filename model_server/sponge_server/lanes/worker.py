@@ -20,7 +20,7 @@ import torch
 
 from sponge_server.lanes.examples import example_tensor
 from sponge_server.lanes.interface import ItemError
-from sponge_server.lanes.memory import give_back, resident_bytes
+from sponge_server.lanes.memory import give_back, held_bytes
 from sponge_server.lanes.wire import SharedMemory, aligned, receive, send
 from sponge_server.models.loaded import TORCH_DTYPE, LoadedModel
 
@@ -55,7 +55,7 @@ def example_inputs(model: LoadedModel, rows: int) -> list[torch.Tensor]:
 def serve(models: Sequence[LoadedModel], sock: socket.socket, inputs: SharedMemory, outputs: SharedMemory) -> None:
     """Runs batches until the server closes the socket. The first batch of a process is slow, so one runs beforehand."""
     _be_the_first_victim()
-    at_start = resident_bytes()
+    at_start = held_bytes()
     for model in models:
         model.run(example_inputs(model, 1))
     send(sock, {"ready": os.getpid()})
@@ -73,7 +73,7 @@ def serve(models: Sequence[LoadedModel], sock: socket.socket, inputs: SharedMemo
         }
         send(sock, answer)
         # After the answer, so that nobody waits for it but a batch that comes at once.
-        if request["keep"] is not None and resident_bytes() - at_start > request["keep"]:
+        if request["keep"] is not None and held_bytes() - at_start > request["keep"]:
             give_back()
 
 
