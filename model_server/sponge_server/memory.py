@@ -56,15 +56,14 @@ class Fitted:
         if self.model is None or self.limit_bytes is None:
             return sys.maxsize
         each = self.model.lane_bytes + self.model.item_bytes * max(self.batches)
-        room = self.limit_bytes - RESERVE_BYTES - self.model.base_bytes
-        return max(self.lanes, room // max(1, each))
+        return max(self.lanes, self.model.room(self.limit_bytes) // max(1, each))
 
     def keep_bytes(self, lanes: int) -> int | None:
         """What each of so many lanes may keep between two batches, beyond what it started with, so that the next one
         finds room in its share of the limit; None where nothing has to be given back."""
         if self.model is None or self.limit_bytes is None:
             return None
-        share = (self.limit_bytes - RESERVE_BYTES - self.model.base_bytes) // lanes
+        share = self.model.room(self.limit_bytes) // lanes
         return max(0, share - self.started_bytes - self.model.item_bytes * max(self.batches))
 
 

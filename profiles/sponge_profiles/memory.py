@@ -44,13 +44,17 @@ class MemoryModel:
         """Bytes for `lanes` lanes that each run batches of up to `batch`."""
         return self.base_bytes + lanes * (self.lane_bytes + self.item_bytes * batch)
 
+    def room(self, limit_bytes: int) -> int:
+        """Bytes that all lanes together may have below the limit."""
+        return limit_bytes - RESERVE_BYTES - self.base_bytes
+
     def fit(self, limit_bytes: int, lanes: int, batch: int) -> tuple[int, int] | None:
         """The most of (lanes, batch) that stays below the limit; None when not even one lane with one row does.
 
         Gives up rows before lanes: a lane keeps a core busy that larger batches would not.
         """
         for count in range(lanes, 0, -1):
-            room = (limit_bytes - RESERVE_BYTES - self.base_bytes) / count - self.lane_bytes
+            room = self.room(limit_bytes) / count - self.lane_bytes
             rows = batch if self.item_bytes == 0 and room >= 0 else int(room // max(1, self.item_bytes))
             if rows >= 1:
                 return count, min(batch, rows)

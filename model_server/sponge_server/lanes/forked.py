@@ -42,6 +42,7 @@ class ForkedLanes:
         self._listeners: list[Callable[[], None]] = []
         self._scaling = asyncio.Lock()
         self._allowance: Allowance = lambda _: None
+        self._keep: int | None = None  # of each lane, by the allowance
         self._warmed: dict[int, tuple[int, int]] = {}  # model -> largest batch and thread count of the warm-up
         self._closing = False
 
@@ -81,12 +82,9 @@ class ForkedLanes:
             for lane in extra:
                 await self._stop_replacing(lane)
                 await lane.retire()
-            keep = self._allowance(lanes)
-            for lane in self._lanes:
-                lane.keep = keep
+            self._keep = self._allowance(lanes)
             while len(self._lanes) < lanes:
-                lane = ForkedLane(len(self._lanes), self.models, self._on_lane_change, self._kill)
-                lane.keep = keep
+                lane = ForkedLane(len(self._lanes), self.models, self._on_lane_change, self._kill, lambda: self._keep)
                 try:
                     await self._fork(lane)
                     await self._warm(lane)
@@ -116,9 +114,7 @@ class ForkedLanes:
 
     def keep(self, allowance: Allowance) -> None:
         """See `interface.LanePool.keep`."""
-        self._allowance = allowance
-        for lane in self._lanes:
-            lane.keep = allowance(len(self._lanes))
+        self._allowance, self._keep = allowance, allowance(len(self._lanes))
 
     async def close(self) -> None:
         """See `interface.LanePool.close`."""

@@ -48,18 +48,20 @@ class ForkedLane:
         models: Sequence[ModelInfo],
         on_change: Callable[[ForkedLane], None],
         kill: Callable[[ForkedLane], None],
+        keep: Callable[[], int | None],
     ) -> None:
         """Allocates the shared memory, enough for a full batch of the largest of `models`.
 
         Args:
             on_change: called when the lane's health changed.
             kill: asked to end the lane's process; the end itself is noticed at the socket.
+            keep: bytes that the lane may keep after its next batch, see `interface.LanePool.keep`.
         """
         self._id = lane
         self._models = models
         self._on_change = on_change
         self._kill = kill
-        self.keep: int | None = None  # bytes; see `interface.LanePool.keep`
+        self._keep = keep
         self.pid: int | None = None
         self.crashes = 0  # in a row, without a batch that ended well between them
         self.inputs = SharedMemory.create(f"sponge-lane-{lane}-in", max(_size_of(info, info.inputs) for info in models))
@@ -116,7 +118,7 @@ class ForkedLane:
         self._batch = batch
         if timeout_s is not None:
             batch.watchdog = asyncio.get_running_loop().call_later(timeout_s, self._on_hang, timeout_s)
-        self._writer.write(pack({"model": model, "items": described, "threads": threads, "keep": self.keep}))
+        self._writer.write(pack({"model": model, "items": described, "threads": threads, "keep": self._keep()}))
         # A caller that is cancelled (its client left) does not stop the batch: other requests are in it.
         return await asyncio.shield(batch.done)
 

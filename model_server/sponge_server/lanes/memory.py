@@ -16,7 +16,10 @@ _PAGE_BYTES = resource.getpagesize()
 
 
 def held_bytes() -> int:
-    """Memory of this process that is in RAM and no file's, pages shared with its parent too; a read of some 10 µs."""
+    """Memory of this process that is in RAM and no file's, pages shared with its parent too.
+
+    For after every batch: some 10 µs, where the exact `sponge_profiles.memory.anonymous_bytes` takes 15 ms.
+    """
     _, resident, of_files, *_ = Path("/proc/self/statm").read_bytes().split()
     return (int(resident) - int(of_files)) * _PAGE_BYTES
 
