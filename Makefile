@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BACKEND ?= auto
 UV_VERSION := $(shell sed -n 's/^uv==//p' constraints.txt)
-PACKAGES := core profiles model_server operator simulator client cluster cli
+PACKAGES := core profiles model_server operator simulator client cli tools
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
@@ -54,17 +54,17 @@ protos: setup ## Write the Python modules of the gRPC protocol anew.
 
 setup: .venv/installed .venv/compiled ## The virtual environment, with pinned versions; decisions compiled where it can.
 
-.venv/installed: pyproject.toml constraints.txt
+.venv/installed: pyproject.toml tools/pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "Python 3.11 or newer is needed; point PYTHON at one: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 2; }
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet uv==$(UV_VERSION)
-	$(BIN)/uv pip install --python $(BIN)/python --constraint constraints.txt --editable '.[server,tracing,operator,demo,dev]'
+	$(BIN)/uv pip install --python $(BIN)/python --constraint constraints.txt --editable '.[server,tracing,operator,simulator,dev]' --editable ./tools
 	touch $@
 
 # Says why if it cannot; the core then runs interpreted and decides the same.
-.venv/compiled: .venv/installed $(wildcard core/sponge_core/*.py core/sponge_core/planning/*.py)
-	$(BIN)/python -m sponge_cli.compile_core || true
+.venv/compiled: .venv/installed $(shell find core/sponge_core simulator/sponge_simulator -name '*.py')
+	$(BIN)/python -m sponge_system.compile_modules || true
 	touch $@
 
 # The browser tests drive the demo's page in a real Chromium.

@@ -16,10 +16,10 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.results import SPONGE, arguments, save
-from sponge_core.batching import Limits, decide
+from sponge_core.cpu_sharing import Running
+from sponge_core.dispatch.moldable_edf import Limits, decide
+from sponge_core.edf_queue import EdfQueue, Request
 from sponge_core.latency import LatencyModel
-from sponge_core.queueing import EdfQueue, Request
-from sponge_core.running import Running
 from sponge_profiles.profile import load_profile
 
 if TYPE_CHECKING:

@@ -9,8 +9,8 @@ from __future__ import annotations
 import torch
 import torchvision
 
-from sponge_server.lanes.interface import TensorSpec
 from sponge_server.models.loaded import LoadedModel
+from sponge_server.workers.interface import TensorSpec
 
 __all__ = ["ssdlite320"]
 

@@ -22,15 +22,15 @@ from rich.progress import track
 from rich.table import Table
 
 from bench.results import INK, SPONGE, arguments, save
-from sponge_core.choice import cheapest
-from sponge_core.dispatch import DEFAULT, POLICIES, VARIANTS
+from sponge_core.dispatch.batch_sizing import cheapest
+from sponge_core.dispatch.registry import DEFAULT, POLICIES, VARIANTS
+from sponge_core.edf_queue import Request
 from sponge_core.latency import LatencyModel
-from sponge_core.queueing import Request
-from sponge_core.scaling.interface import Service
-from sponge_core.scaling.static import Static
-from sponge_core.trace import poisson_arrivals
 from sponge_profiles.profile import load_profile
 from sponge_simulator.fleet import World, simulate
+from sponge_simulator.scaling.interface import Service
+from sponge_simulator.scaling.static import Static
+from sponge_workload.traces import poisson_arrivals
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -32,24 +32,24 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.results import BLUE, INK, SOFT, SPONGE, Percentiles, arguments, save
-from sponge_cli.demo_app.backend import DemoError, Endpoint, PodFacts
-from sponge_cli.demo_app.cluster import NAMESPACE, ClusterBackend
-from sponge_cli.demo_app.document import Story
-from sponge_cli.demo_app.scenario import Scenario, uplink_of
-from sponge_cli.demo_app.session import Session
-from sponge_cli.operator_install import NAMESPACE as OPERATOR_NAMESPACE
 from sponge_client.load import CHUNK_BYTES
-from sponge_client.traces import load_arrivals
-from sponge_core.batching import Launch
+from sponge_cluster.chart import NAMESPACE as OPERATOR_NAMESPACE
+from sponge_core.dispatch.moldable_edf import Launch
+from sponge_core.edf_queue import Request
 from sponge_core.errors import SpongeError
 from sponge_core.latency import LatencyModel
-from sponge_core.queueing import Request
-from sponge_core.scaling.interface import Service
-from sponge_core.scaling.registry import make_policy
+from sponge_demo.backend import DemoError, Endpoint, PodFacts
+from sponge_demo.cluster import NAMESPACE, ClusterBackend
+from sponge_demo.document import Story
+from sponge_demo.scenario import Scenario, uplink_of
+from sponge_demo.session import Session
 from sponge_profiles.profile import load_profile
-from sponge_server.correction import Correction
+from sponge_server.engine.calibration import Correction
 from sponge_server.uploads import Uploads
 from sponge_simulator.fleet import Moment, World, simulate
+from sponge_simulator.scaling.interface import Service
+from sponge_simulator.scaling.registry import make_policy
+from sponge_workload.files import load_arrivals
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

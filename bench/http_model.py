@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import torch
 
-from sponge_server.lanes.interface import TensorSpec
 from sponge_server.models.loaded import LoadedModel
+from sponge_server.workers.interface import TensorSpec
 
 __all__ = ["image", "small"]
 

@@ -18,9 +18,9 @@ from rich.table import Table
 
 from bench.live_server import LiveServer
 from bench.results import BAD, BLUE, SPONGE, arguments, save
-from sponge_core.contract import SizeRange
+from sponge_core.control_api import SizeRange
 from sponge_core.errors import SpongeError
-from sponge_operator.storage.server import ControlClient
+from sponge_operator.clients.server import ControlClient
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -23,11 +23,11 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from sponge_profiles.cache import cache_root
-from sponge_server.lanes.examples import example_item
-from sponge_server.lanes.forked import ForkedLanes
-from sponge_server.lanes.interface import ItemError, ModelSpec
-from sponge_server.lanes.zygote import ENVIRONMENT
+from sponge_server.workers.examples import example_item
+from sponge_server.workers.fork_server import ENVIRONMENT
+from sponge_server.workers.interface import ItemError, ModelSpec
+from sponge_server.workers.pool import ForkedLanes
+from sponge_system.cache_folder import cache_root
 
 EAGER = "torchvision://resnet18?weights=none"
 BATCHES, THREADS = (1, 4, 8), (1, 2)

@@ -26,10 +26,10 @@ from rich.table import Table
 from bench.live_server import LiveServer
 from bench.pressure import PatientClients, photographs
 from bench.results import BAD, BLUE, SPONGE, Percentiles, arguments, save
-from sponge_core.contract import SizeRange
+from sponge_core.control_api import SizeRange
+from sponge_core.cpu_sharing import thread_budget
 from sponge_core.errors import SpongeError
-from sponge_core.running import thread_budget
-from sponge_operator.storage.server import ControlClient
+from sponge_operator.clients.server import ControlClient
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

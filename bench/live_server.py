@@ -20,10 +20,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
-from sponge_core.contract import ApplyRequest, SizeRange, StateSnapshot
+from sponge_core.control_api import ApplyRequest, SizeRange, StateSnapshot
 from sponge_core.errors import SpongeError
-from sponge_operator.storage.server import ControlClient
-from sponge_profiles.cgroup import Cgroup
+from sponge_operator.clients.server import ControlClient
+from sponge_system.cgroup import Cgroup
 
 __all__ = ["MODEL", "SOURCE", "LiveServer"]
 

@@ -27,8 +27,8 @@ from sponge_client.oip import InferBody
 from sponge_client.outcomes import Record
 from sponge_client.schedule import Schedule, Shot
 from sponge_client.wire import go_first, precise_loop
-from sponge_core.contract import OUTCOMES
-from sponge_core.trace import poisson_arrivals
+from sponge_core.control_api import OUTCOMES
+from sponge_workload.traces import poisson_arrivals
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

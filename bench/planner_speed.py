@@ -18,15 +18,15 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+import sponge_compiled as compiled
 from bench.decision_time import measure, scenes
 from bench.results import SPONGE, arguments, save
-from sponge_core import compiled
-from sponge_core.batching import Limits
+from sponge_core.cpu_sharing import Running
+from sponge_core.dispatch.moldable_edf import Limits
+from sponge_core.edf_queue import EdfQueue, Request
 from sponge_core.forecast import Forecaster
 from sponge_core.planning.joint import Claim, plan_jointly
 from sponge_core.planning.projected import Frontier, Situation, project_frontier
-from sponge_core.queueing import EdfQueue, Request
-from sponge_core.running import Running
 from sponge_profiles.profile import load_profile
 from sponge_simulator.scenario import load_scenario
 

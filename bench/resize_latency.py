@@ -27,9 +27,9 @@ from bench.results import Percentiles
 from sponge_cluster import BUSYBOX_IMAGE, Cluster, ConsoleProgress, up
 from sponge_cluster.containers import container_cgroup
 from sponge_core.errors import SpongeError
-from sponge_operator.quantities import parse_cpu_milli
-from sponge_operator.storage.kube import Kube
-from sponge_profiles.cgroup import read_quota_milli
+from sponge_core.quantities import parse_cpu_milli
+from sponge_operator.clients.kube import Kube
+from sponge_system.cgroup import read_quota_milli
 
 NAMESPACE = "default"
 POD = "bench-resize"

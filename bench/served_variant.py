@@ -8,7 +8,7 @@ from __future__ import annotations
 import sys
 
 from sponge_cli.main import main
-from sponge_core.dispatch import DEFAULT, POLICIES, VARIANTS
+from sponge_core.dispatch.registry import DEFAULT, POLICIES, VARIANTS
 
 if __name__ == "__main__":
     POLICIES[DEFAULT] = VARIANTS[sys.argv.pop(1)]

@@ -11,7 +11,7 @@ from bench.experiments.catalogue import OURS
 from bench.experiments.runs import schedules
 from bench.experiments.summary import Row
 from bench.results import BLUE, INK, SOFT, SPONGE
-from sponge_core.queueing import Request
+from sponge_core.edf_queue import Request
 from sponge_simulator.comparing import CLAIRVOYANT
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from bench.experiments.document import as_page, filled
 from bench.experiments.figures import draw_cores, draw_pareto, draw_sweeps
 from bench.experiments.summary import Row, by_variant, rows
 from bench.results import picture
-from sponge_client.traces import load_bandwidth, recordings_here
+from sponge_workload.files import load_bandwidth, recordings_here
 
 __all__ = ["parts_of", "write"]
 

@@ -18,14 +18,14 @@ from typing import Any
 import numpy as np
 
 from bench.experiments.catalogue import Variant
-from sponge_client.traces import load_arrivals, load_bandwidth, recordings_here
-from sponge_core.queueing import Request
-from sponge_core.scaling.registry import make_policy
+from sponge_core.edf_queue import Request
 from sponge_profiles.profile import load_profile
 from sponge_simulator.comparing import CLAIRVOYANT, bound, run_policy
 from sponge_simulator.fleet import Moment, Result
 from sponge_simulator.node import JOINTLY, Node, run_node
+from sponge_simulator.scaling.registry import make_policy
 from sponge_simulator.scenario import Scenario
+from sponge_workload.files import load_arrivals, load_bandwidth, recordings_here
 
 __all__ = ["Case", "run", "schedules"]
 
@@ -146,12 +146,12 @@ _ROOTS = (
     "sponge_simulator.fleet",
     "sponge_simulator.node",
     "sponge_simulator.scenario",
-    "sponge_client.traces",
+    "sponge_workload.files",
 )
 _PARTS = ("sponge_core", "sponge_simulator", "sponge_profiles", "sponge_client")
 _NOT_FOLLOWED = (
-    "sponge_core.scaling.registry",
-    "sponge_core.scaling.shared_node",
+    "sponge_simulator.scaling.registry",
+    "sponge_simulator.scaling.shared_node",
     "sponge_simulator.comparing",
 )
 """These know policies; a run depends on its own."""
@@ -164,9 +164,9 @@ def _fingerprint(case: Case) -> str:
     profiles = [load_profile(each.profile) for each in services]
     policy: tuple[str, ...]
     if case.policy == CLAIRVOYANT:
-        policy = ("sponge_core.scaling.clairvoyant",)
+        policy = ("sponge_simulator.clairvoyant",)
     elif case.policy == JOINTLY:
-        policy = ("sponge_core.scaling.shared_node",)
+        policy = ("sponge_simulator.scaling.shared_node",)
     else:
         chosen = make_policy(case.policy, services[0].service(profiles[0].latency_model()))
         policy = (type(chosen.scaling).__module__, type(chosen.dispatch).__module__)

@@ -19,8 +19,8 @@ from bench.serving.measure import Timing, bare, open_loop, settle, warm_up
 from bench.serving.schedule import MIXES, make_shots
 from bench.serving.servers import serving
 from bench.serving.systems import SYSTEMS, Knobs
-from sponge_client.traces import load_bandwidth
 from sponge_core.errors import SpongeError
+from sponge_workload.files import load_bandwidth
 
 __all__ = [
     "LOADS",

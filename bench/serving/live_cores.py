@@ -25,12 +25,12 @@ from bench.serving.schedule import MIXES, varying_shots
 from bench.serving.servers import Server, free_port, serving
 from bench.serving.systems import SYSTEMS, Knobs
 from bench.serving.systems.sponge import ResizableSponge
-from sponge_cli.demo_app.backend import Endpoint
-from sponge_cli.demo_app.controller import Controller
 from sponge_client.schedule import Shot
-from sponge_client.traces import load_bandwidth
-from sponge_core.contract import SizeRange
-from sponge_operator.storage.server import ControlClient
+from sponge_core.control_api import SizeRange
+from sponge_demo.backend import Endpoint
+from sponge_demo.controller import Controller
+from sponge_operator.clients.server import ControlClient
+from sponge_workload.files import load_bandwidth
 
 __all__ = ["CORES_RUN_S", "SIZES", "TARGET", "measure_cores"]
 

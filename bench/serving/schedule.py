@@ -13,7 +13,7 @@ import numpy as np
 
 from bench.serving.shared import INPUTS
 from sponge_client.schedule import Shot
-from sponge_core.trace import BandwidthTrace, poisson_arrivals
+from sponge_workload.traces import BandwidthTrace, poisson_arrivals
 
 __all__ = ["MIXES", "Mix", "fingerprint", "make_shots", "varying_shots"]
 

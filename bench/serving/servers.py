@@ -25,7 +25,7 @@ from bench.serving.environments import python_of
 from bench.serving.systems import Knobs, System
 from bench.serving.systems.interface import REPOSITORY
 from sponge_core.errors import SpongeError
-from sponge_profiles.cgroup import Cgroup
+from sponge_system.cgroup import Cgroup
 
 __all__ = ["Server", "ServerFailedError", "cgroup_environment", "limited", "serving"]
 

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from bench.serving.model import load_model
-from sponge_server.lanes.interface import TensorSpec
 from sponge_server.models.loaded import LoadedModel
+from sponge_server.workers.interface import TensorSpec
 
 __all__ = ["resnet18"]
 

@@ -39,9 +39,9 @@ def command(source: str, output: Path, max_batch: int, dtype: str, accept_accura
     """
     from rich.console import Console
 
-    from sponge_server.logs import set_up
     from sponge_server.models.compiling import compile_model
     from sponge_server.models.source import with_precision
+    from sponge_server.observability.logs import set_up
 
     set_up("warning")
     console = Console(stderr=True, highlight=False, soft_wrap=True)

@@ -82,8 +82,8 @@ def command(
     answered requests. Ctrl-C stops the sending and accounts for what was sent; a second one waits for no more answers.
     """
     from sponge_client.load import LoadSpec
-    from sponge_client.traces import load_arrivals, load_bandwidth
     from sponge_client.wire import precise_loop
+    from sponge_workload.files import load_arrivals, load_bandwidth
 
     link = load_bandwidth(bandwidth, seed, os.environ)
     spec = LoadSpec(

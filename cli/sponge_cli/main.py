@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import importlib
 import sys
-from importlib.metadata import version
+from importlib.metadata import EntryPoint, entry_points, version
 
 import click
 
-from sponge_core import compiled
+import sponge_compiled as compiled
 from sponge_core.errors import SpongeError
 
 __all__ = ["main"]
@@ -25,9 +25,10 @@ SUBCOMMANDS = {
     "plan": "Ask a planner for cores and batch size.",
     "simulate": "Compare scaling policies in virtual time.",
     "load": "Send an open-loop load with deadlines.",
-    "cluster": "Start and stop a local Kubernetes.",
-    "demo": "The whole of it on this machine: live page, table, report.",
 }
+
+COMMANDS_GROUP = "sponge.commands"
+"""Entry points of this group are further subcommands: a `click.Command` each. The source tree's tools bring some."""
 
 HIDDEN = ("profile-worker",)
 """What `sponge` itself starts; not for people."""
@@ -37,9 +38,12 @@ class _LazyGroup(click.Group):
     """Lists the subcommands without importing them."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        return list(SUBCOMMANDS)
+        return [*SUBCOMMANDS, *_added()]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if (added := _added().get(cmd_name)) is not None:
+            loaded: click.Command = added.load()
+            return loaded
         if cmd_name not in SUBCOMMANDS and cmd_name not in HIDDEN:
             return None
         module = importlib.import_module(f"sponge_cli.{cmd_name.replace('-', '_')}")
@@ -49,6 +53,13 @@ class _LazyGroup(click.Group):
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl(list(SUBCOMMANDS.items()))
+        if added := _added():
+            with formatter.section("Commands of installed tools"):
+                formatter.write_dl([(name, entry.load().get_short_help_str(60)) for name, entry in added.items()])
+
+
+def _added() -> dict[str, EntryPoint]:
+    return {entry.name: entry for entry in entry_points(group=COMMANDS_GROUP)}
 
 
 @click.group(

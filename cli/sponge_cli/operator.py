@@ -93,8 +93,8 @@ def install(cluster: str) -> None:
     Its pods, and those of every SpongeService, run this machine's Python environment: no images to build. For any other
     cluster: helm install sponge deploy/helm/sponge --namespace sponge-system --create-namespace
     """
-    from sponge_cli.operator_install import NAMESPACE, install_operator
     from sponge_cluster import connect
+    from sponge_cluster.chart import NAMESPACE, install_operator
 
     install_operator(connect(cluster))
     click.echo(f"The operator runs in namespace {NAMESPACE}.")

@@ -23,7 +23,7 @@ from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, EnvSettingsSource
 
 from sponge_core.errors import SpongeError
-from sponge_server.logs import masked
+from sponge_server.observability.logs import masked
 
 __all__ = ["Resolved", "SettingsCommand", "SettingsError", "render", "resolve", "settings_options"]
 

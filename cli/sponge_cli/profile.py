@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
-    from sponge_cli.profile_local import Plan
-    from sponge_profiles.journal import Journal
+    from sponge_profiler.checkpoint import Journal
+    from sponge_profiler.local import Plan
     from sponge_profiles.profile import Profile
     from sponge_profiles.validation import Form
 
@@ -140,10 +140,10 @@ def command(
 
     from rich.console import Console
 
-    from sponge_cli.profile_local import Plan, measure
-    from sponge_cli.profile_report import print_report
-    from sponge_profiles.cells import grid_cells
-    from sponge_profiles.plots import check_path, save_plot
+    from sponge_profiler.grid import grid_cells
+    from sponge_profiler.local import Plan, measure
+    from sponge_profiler.plots import check_path, save_plot
+    from sponge_profiler.report import print_report
 
     plan = Plan(
         source=source,
@@ -164,7 +164,7 @@ def command(
 
     try:
         if in_cluster:
-            from sponge_cli.profile_cluster import PodPlan, measure_in_cluster, read_template
+            from sponge_profiler.in_cluster import PodPlan, measure_in_cluster, read_template
 
             given = {} if template is None else read_template(template)
             asyncio.run(measure_in_cluster(plan, PodPlan(namespace, image, given, memory), open_journal, messages))
@@ -205,7 +205,7 @@ def _refuse(plan: Plan, output: Path | None, no_limit: bool, in_cluster: bool) -
 
 
 def _journal(plan: Plan, about: Mapping[str, str], output: Path | None, restart: bool, console: Console) -> Journal:
-    from sponge_profiles.journal import Journal
+    from sponge_profiler.checkpoint import Journal
 
     path = None if output is None else output.with_name(f"{output.name}.part")
     journal = Journal.open(path, about, restart)
@@ -221,7 +221,7 @@ def _profile(
     plan: Plan, journal: Journal, percentile: Literal[50, 95, 99], form: Form | Literal["auto"], console: Console
 ) -> Profile:
     """Of the cells that the journal holds; those that contradict each other are dropped from it."""
-    from sponge_profiles.cells import contradicting, profile_of, waiting_share
+    from sponge_profiler.grid import contradicting, profile_of, waiting_share
     from sponge_profiles.profile import MemoryUse
 
     measured = journal.measured(plan.cells)

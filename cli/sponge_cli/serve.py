@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from sponge_cli.options import SettingsCommand, render, resolve, settings_options
-from sponge_core.dispatch import POLICIES
+from sponge_core.dispatch.registry import POLICIES
 from sponge_core.errors import SpongeError
 from sponge_server.settings import ServerSettings
 
 if TYPE_CHECKING:
-    from sponge_server.tracing import Tracing
+    from sponge_server.observability.tracing import Tracing
 
 __all__ = ["command"]
 
@@ -77,12 +77,12 @@ def command(config: Path | None, print_config: bool, **flags: Any) -> None:
     import uvloop
 
     from sponge_server.app import Server
-    from sponge_server.lanes.forked import ForkedLanes
-    from sponge_server.lanes.interface import ModelSpec
-    from sponge_server.logs import set_up
     from sponge_server.models.source import with_precision
-    from sponge_server.promptness import wake_promptly
-    from sponge_server.witness import AccessLog, Witness
+    from sponge_server.observability.logs import set_up
+    from sponge_server.observability.observers import AccessLog, Witness
+    from sponge_server.workers.interface import ModelSpec
+    from sponge_server.workers.pool import ForkedLanes
+    from sponge_system.os_scheduling import wake_promptly
 
     set_up(settings.log_level, settings.log_format)
     wake_promptly()
@@ -112,7 +112,7 @@ command.params[:0] = settings_options(ServerSettings)
 
 def _tracing() -> Tracing:
     try:
-        from sponge_server.tracing import Tracing
+        from sponge_server.observability.tracing import Tracing
     except ImportError as error:
         raise SpongeError(f"--tracing: {error.name} is missing: pip install 'sponge-serving[tracing]'") from None
     return Tracing()

@@ -29,7 +29,7 @@ Examples:
 
 \b
 A policy of your own is one file: a class with `interval_s`, `dispatch`, `arrived` and `plan` in
-core/sponge_core/scaling/, and a line in its registry.py. It decides from what it is told (an Observation)
+simulator/sponge_simulator/scaling/, and a line in its registry.py. It decides from what it is told (an Observation)
 and answers with a Size; a test in tests/core shows it a made-up situation. docs/policies.md tells what the
 others do.
 """
@@ -85,10 +85,10 @@ def command(
     from rich.console import Console
     from rich.progress import Progress
 
-    from sponge_client.traces import load_arrivals, load_bandwidth
     from sponge_profiles.profile import load_profile
     from sponge_simulator.comparing import CLAIRVOYANT, bound, check_policies, pooled, run_policy
     from sponge_simulator.scenario import load_scenario
+    from sponge_workload.files import load_arrivals, load_bandwidth
 
     if listing:
         click.echo(_listing())
@@ -164,8 +164,8 @@ def _table(title: str, rows: list[Row]) -> Table:
 
 
 def _listing() -> str:
-    from sponge_core.dispatch import POLICIES as DISPATCH
-    from sponge_core.scaling.registry import POLICIES
+    from sponge_core.dispatch.registry import POLICIES as DISPATCH
+    from sponge_simulator.scaling.registry import POLICIES
     from sponge_simulator.scenario import load_scenario, scenario_names
 
     return "\n".join(

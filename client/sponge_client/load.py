@@ -21,8 +21,8 @@ from sponge_client.outcomes import Record, outcome_of
 from sponge_client.payloads import image_bodies, tensor_bodies
 from sponge_client.schedule import Schedule, Shot, make_schedule
 from sponge_client.wire import Address, Connection, ConnectionPool, ResponseReader
-from sponge_core.contract import Outcome
-from sponge_core.trace import BandwidthTrace
+from sponge_core.control_api import Outcome
+from sponge_workload.traces import BandwidthTrace
 
 __all__ = ["LoadRun", "LoadSpec", "prepare"]
 

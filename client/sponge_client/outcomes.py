@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from sponge_core.contract import OUTCOMES, Outcome
+from sponge_core.control_api import OUTCOMES, Outcome
 
 __all__ = ["Record", "Summary", "outcome_of", "summarise"]
 

@@ -4,6 +4,6 @@ No I/O, no threads, no clock of its own: time comes in as an argument, so the se
 experiment run the very same code.
 """
 
-from sponge_core.compiled import MODULES, look_there_first
+from sponge_compiled import look_there_first
 
-look_there_first(__name__, __path__, MODULES)
+look_there_first(__name__, __path__)

@@ -18,7 +18,7 @@ RUN if [ -n "$TORCH_INDEX" ]; then grep -viE '^(torch|torchvision|nvidia-|cuda-|
 # Decisions run compiled; the compilers stay in this stage.
 RUN apt-get update && apt-get install --yes --no-install-recommends gcc libc6-dev \
  && /opt/sponge/bin/pip install --constraint /tmp/constraints.txt mypy setuptools \
- && /opt/sponge/bin/python -m sponge_cli.compile_core \
+ && /opt/sponge/bin/python -m sponge_system.compile_modules \
  && /opt/sponge/bin/pip uninstall --yes mypy
 
 FROM python:${PYTHON}

@@ -14,33 +14,33 @@ import time
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, TypeVar
 
-from sponge_core import compiled
-from sponge_core.dispatch import POLICIES
-from sponge_server.api import data_app
-from sponge_server.applying import Applier
-from sponge_server.books import Books
-from sponge_server.control import Control, control_app
-from sponge_server.cores import Cores
+import sponge_compiled as compiled
+from sponge_core.dispatch.registry import POLICIES
+from sponge_server.control.control_app import Control, control_app
+from sponge_server.control.control_loop import Heartbeat
+from sponge_server.control.projector import Planner
+from sponge_server.control.reconfigure import Applier
+from sponge_server.control.state_publisher import StateBoard
 from sponge_server.dataplane import DataPlane
 from sponge_server.deadlines import SloPolicy
-from sponge_server.engine import Engine
-from sponge_server.grpc_server import GrpcServer
-from sponge_server.heartbeat import Heartbeat
-from sponge_server.http_server import CLOSE_GRACE_S, HttpLimits, HttpServer, listen, make_room
+from sponge_server.engine.cpu_quota import Cores
+from sponge_server.engine.engine import Engine
+from sponge_server.engine.scheduler import Scheduler
 from sponge_server.intake import Intake
-from sponge_server.lanes.interface import LanePool
-from sponge_server.logs import event
-from sponge_server.metrics import Metrics
-from sponge_server.planning import Planner
-from sponge_server.preparing import Prepared, prepare
-from sponge_server.rest import InferEndpoint
-from sponge_server.scheduler import Scheduler
-from sponge_server.served import ServedModel
+from sponge_server.lifecycle import Status
+from sponge_server.model_handle import ServedModel
+from sponge_server.observability.logs import event
+from sponge_server.observability.metrics import Metrics
+from sponge_server.observability.observers import Witness
+from sponge_server.observability.request_stats import Books
+from sponge_server.protocol.grpc_server import GrpcServer
+from sponge_server.protocol.http_app import data_app
+from sponge_server.protocol.http_server import CLOSE_GRACE_S, HttpLimits, HttpServer, listen, make_room
+from sponge_server.protocol.rest import InferEndpoint
 from sponge_server.settings import ServerSettings
-from sponge_server.state import StateBoard
-from sponge_server.status import Status
+from sponge_server.startup.startup import Prepared, prepare
 from sponge_server.uploads import BodyMemory, Uploads
-from sponge_server.witness import Witness
+from sponge_server.workers.interface import LanePool
 
 __all__ = ["Server"]
 

@@ -10,14 +10,14 @@ from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from typing import TypeVar
 
-from sponge_server.answers import Answer, ExpiredError, FailedError, RejectedError, RequestError, ShedError
 from sponge_server.deadlines import Due
-from sponge_server.engine import Engine, Job
-from sponge_server.lanes.interface import Item, ItemError, ModelInfo, Tensor
-from sponge_server.oip import InferRequest, OipError, Strings
-from sponge_server.problems import ProblemError, retry_after
-from sponge_server.served import ServedModel
-from sponge_server.status import Status
+from sponge_server.engine.engine import Engine, Job
+from sponge_server.lifecycle import Status
+from sponge_server.model_handle import ServedModel
+from sponge_server.protocol.oip import InferRequest, OipError, Strings
+from sponge_server.protocol.problems import ProblemError, retry_after
+from sponge_server.results import Answer, ExpiredError, FailedError, RejectedError, RequestError, ShedError
+from sponge_server.workers.interface import Item, ItemError, ModelInfo, Tensor
 
 __all__ = [
     "EXTENSIONS",

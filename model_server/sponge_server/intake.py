@@ -13,10 +13,10 @@ from dataclasses import dataclass
 
 from sponge_server.dataplane import DataPlane, problem_of
 from sponge_server.deadlines import BadHeaderError, Due, resolve
-from sponge_server.metrics import Metrics
-from sponge_server.oip import InferRequest
-from sponge_server.problems import ProblemError, retry_after
-from sponge_server.served import ServedModel
+from sponge_server.model_handle import ServedModel
+from sponge_server.observability.metrics import Metrics
+from sponge_server.protocol.oip import InferRequest
+from sponge_server.protocol.problems import ProblemError, retry_after
 from sponge_server.uploads import BodyMemory, Upload, Uploads
 
 __all__ = ["Body", "ClientLeftError", "Intake"]

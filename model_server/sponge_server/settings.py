@@ -20,10 +20,10 @@ from pydantic import BeforeValidator, Field, PlainSerializer, model_validator
 from pydantic.config import JsonDict
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
-from sponge_core.dispatch import DEFAULT, PolicyName
+from sponge_core.cpu_sharing import thread_budget
+from sponge_core.dispatch.registry import DEFAULT, PolicyName
 from sponge_core.errors import SpongeError
-from sponge_core.running import thread_budget
-from sponge_server.logs import Format
+from sponge_server.observability.logs import Format
 
 __all__ = ["ContradictionError", "ModelSettings", "ServerSettings", "milli", "sizes_milli"]
 

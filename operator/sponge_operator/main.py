@@ -16,10 +16,10 @@ from typing import Any
 import kopf
 
 from sponge_core.errors import SpongeError
-from sponge_operator.builders.manifests import SERVICE_LABEL
-from sponge_operator.models import GROUP, PLURAL, VERSION
-from sponge_operator.services.context import EventType
-from sponge_operator.services.operator import Operator
+from sponge_operator.context import EventType
+from sponge_operator.reconcile.operator import Operator
+from sponge_operator.resources.manifests import SERVICE_LABEL
+from sponge_operator.resources.model import GROUP, PLURAL, VERSION
 from sponge_operator.settings import OperatorSettings
 
 __all__ = ["run"]

@@ -17,11 +17,11 @@ import numpy as np
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from sponge_core.cpu_sharing import speed_of, stall_of, thread_budget
 from sponge_core.errors import ProfileError
 from sponge_core.latency import LatencyModel
-from sponge_core.running import speed_of, stall_of, thread_budget
 from sponge_profiles.fitting import Fit, Point, fit, judge
-from sponge_profiles.table import with_table
+from sponge_profiles.interpolation import with_table
 from sponge_profiles.validation import CrossValidation, Form, HeldOut, cross_validate
 
 __all__ = [

@@ -14,7 +14,7 @@ import numpy as np
 
 from sponge_core.latency import LatencyModel
 from sponge_profiles.fitting import Point, best_within_threads, fit
-from sponge_profiles.table import with_table
+from sponge_profiles.interpolation import with_table
 
 __all__ = ["CrossValidation", "Form", "HeldOut", "cross_validate"]
 

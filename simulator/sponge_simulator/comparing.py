@@ -11,11 +11,11 @@ from statistics import fmean
 
 import numpy as np
 
-from sponge_core.queueing import Request
-from sponge_core.scaling.clairvoyant import clairvoyant_core_seconds
-from sponge_core.scaling.registry import make_policy
+from sponge_core.edf_queue import Request
 from sponge_profiles.profile import Profile
+from sponge_simulator.clairvoyant import clairvoyant_core_seconds
 from sponge_simulator.fleet import Result, World, simulate
+from sponge_simulator.scaling.registry import make_policy
 from sponge_simulator.scenario import Scenario, service_ratios
 
 __all__ = ["CLAIRVOYANT", "Row", "Run", "bound", "check_policies", "pooled", "run_policy"]

@@ -13,15 +13,15 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
-from sponge_core.batching import Launch, Limits
-from sponge_core.dispatch import Dispatcher
+from sponge_core.cpu_sharing import thread_budget
+from sponge_core.dispatch.moldable_edf import Launch, Limits
+from sponge_core.dispatch.registry import Dispatcher
+from sponge_core.edf_queue import EdfQueue, Request
 from sponge_core.forecast import Arrival
 from sponge_core.latency import LatencyModel
 from sponge_core.planning.projected import LEAST_CORES
-from sponge_core.queueing import EdfQueue, Request
-from sponge_core.running import thread_budget
-from sponge_core.scaling.interface import Observation, ScalingPolicy, Service, Size
 from sponge_simulator.replica import Replica
+from sponge_simulator.scaling.interface import Observation, ScalingPolicy, Service, Size
 
 __all__ = ["Moment", "Result", "ServiceRun", "World", "simulate"]
 

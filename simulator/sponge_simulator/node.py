@@ -13,12 +13,12 @@ from importlib import resources
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, field_validator
 
-from sponge_core.queueing import Request
-from sponge_core.scaling.interface import ScalingPolicy
-from sponge_core.scaling.registry import make_policy
-from sponge_core.scaling.shared_node import SharedNode
+from sponge_core.edf_queue import Request
 from sponge_profiles.profile import load_profile
 from sponge_simulator.fleet import Result, ServiceRun, World
+from sponge_simulator.scaling.interface import ScalingPolicy
+from sponge_simulator.scaling.registry import make_policy
+from sponge_simulator.scaling.shared_node import SharedNode
 from sponge_simulator.scenario import Scenario, load_scenario
 
 __all__ = ["JOINTLY", "Node", "load_node", "run_node"]

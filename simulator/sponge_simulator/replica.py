@@ -10,9 +10,9 @@ from __future__ import annotations
 
 import math
 
-from sponge_core.batching import Launch
+from sponge_core.cpu_sharing import Running, RunningSet, thread_budget
+from sponge_core.dispatch.moldable_edf import Launch
 from sponge_core.planning.projected import LEAST_CORES
-from sponge_core.running import Running, RunningSet, thread_budget
 from sponge_simulator.throttling import ThrottledSet
 
 __all__ = ["Replica"]

@@ -15,12 +15,12 @@ from pathlib import Path
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from sponge_core.edf_queue import Request
 from sponge_core.errors import SpongeError
 from sponge_core.latency import LatencyModel
-from sponge_core.queueing import Request
-from sponge_core.scaling.interface import Service
-from sponge_core.trace import BandwidthTrace
 from sponge_profiles.profile import ErrorQuantiles
+from sponge_simulator.scaling.interface import Service
+from sponge_workload.traces import BandwidthTrace
 
 __all__ = ["Scenario", "ScenarioError", "SloClass", "load_scenario", "scenario_names", "service_ratios"]
 

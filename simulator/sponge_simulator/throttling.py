@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 
-from sponge_core.running import CFS_PERIOD_S
+from sponge_core.cpu_sharing import CFS_PERIOD_S
 
 __all__ = ["ThrottledSet"]
 

@@ -8,12 +8,12 @@ import os
 import pytest
 from bench.fidelity import LEAD_S, Evidence, MeasuredBatches, SeenUploads, batch_times, pooled, replay, virtual_requests
 
-from sponge_cli.demo_app.scenario import Scenario, uplink_of
 from sponge_client.load import CHUNK_BYTES
-from sponge_core.batching import Launch
+from sponge_core.dispatch.moldable_edf import Launch
+from sponge_core.edf_queue import Request
 from sponge_core.latency import LatencyModel
-from sponge_core.queueing import Request
-from sponge_core.trace import poisson_arrivals
+from sponge_demo.scenario import Scenario, uplink_of
+from sponge_workload.traces import poisson_arrivals
 
 SCENARIO = Scenario(10.0)
 PROFILE = LatencyModel(gamma=0.02, delta=0.0, epsilon=0.01, eta=0.01)

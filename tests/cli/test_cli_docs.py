@@ -9,7 +9,7 @@ import click
 import pytest
 
 from sponge_cli.options import settings_options
-from sponge_server.metrics import Metrics
+from sponge_server.observability.metrics import Metrics
 from sponge_server.settings import ServerSettings
 
 PAGE = Path(__file__).parents[2] / "docs" / "serving.md"

@@ -8,9 +8,9 @@ import pytest
 from sponge_client.errors import LoadError, ServerError
 from sponge_client.oip import ModelMetadata, Tensor, TensorSpec, decode, encode
 from sponge_client.payloads import image_bodies, tensor_bodies
-from sponge_server import oip_json as server_oip
-from sponge_server.lanes import interface
-from sponge_server.oip import InferRequest
+from sponge_server.protocol import oip_json as server_oip
+from sponge_server.protocol.oip import InferRequest
+from sponge_server.workers import interface
 
 IMAGE_MODEL = ModelMetadata("m", (TensorSpec("image", "BYTES", (-1,)),))
 TENSOR_MODEL = ModelMetadata("m", (TensorSpec("x", "FP32", (-1, 3, -1, 8)), TensorSpec("n", "INT64", (-1,))))

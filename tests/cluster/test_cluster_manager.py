@@ -13,13 +13,13 @@ import yaml
 from click.testing import CliRunner
 
 import sponge_cluster
-from sponge_cli.cluster import command
 from sponge_cluster import ClusterError, Status, connect, down, python_pod, status
 from sponge_cluster.api import node_is_ready
+from sponge_cluster.command import command
+from sponge_cluster.host_python import host_mounts, outermost
 from sponge_cluster.kind import create_command, delete_command, kind_config, load_command
 from sponge_cluster.manager import choose
-from sponge_cluster.pythonpods import host_mounts, outermost
-from sponge_cluster.records import read_processes, read_record, write_record
+from sponge_cluster.state_file import read_processes, read_record, write_record
 
 
 @pytest.fixture(autouse=True)

@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from sponge_cluster import cgroups
+from sponge_cluster.cleanup import mounts_below, remove_run_folder, shim_sockets
 from sponge_cluster.errors import ClusterError
-from sponge_cluster.leftovers import mounts_below, remove_run_folder, shim_sockets
 from sponge_cluster.network import removal_script
 
 SAVED = """\
@@ -62,7 +62,7 @@ def test_the_last_mount_comes_off_first_and_neighbours_stay() -> None:
 
 
 def test_nothing_is_deleted_through_a_mount(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr("sponge_cluster.leftovers._present_mounts", lambda folder: [folder / "pods"])
+    monkeypatch.setattr("sponge_cluster.cleanup._present_mounts", lambda folder: [folder / "pods"])
     (tmp_path / "pods").mkdir()
     with pytest.raises(ClusterError, match="still mounted; unmount it"):
         remove_run_folder(tmp_path)

@@ -6,8 +6,8 @@ import time
 
 import torch
 
-from sponge_server.lanes.interface import TensorSpec
 from sponge_server.models.loaded import LoadedModel
+from sponge_server.workers.interface import TensorSpec
 
 SLOW = 1000.0
 """A first element of the wide input above this is so many milliseconds more of work."""

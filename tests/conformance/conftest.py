@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from sponge_profiles.cache import cache_root
+from sponge_system.cache_folder import cache_root
 
 HERE = Path(__file__).parent
 sys.path[:0] = [str(HERE), str(HERE.parent / "server")]

@@ -8,12 +8,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sponge_core.batching import Decision, Limits
-from sponge_core.dispatch import DEFAULT, POLICIES, VARIANTS, PolicyName
-from sponge_core.dispatch.clipper import Clipper
+from sponge_core.cpu_sharing import Running, thread_budget
+from sponge_core.dispatch.moldable_edf import Decision, Limits
+from sponge_core.dispatch.policies.clipper import Clipper
+from sponge_core.dispatch.registry import DEFAULT, POLICIES, VARIANTS, PolicyName
+from sponge_core.edf_queue import EdfQueue, Request
 from sponge_core.latency import LatencyModel
-from sponge_core.queueing import EdfQueue, Request
-from sponge_core.running import Running, thread_budget
 
 # 100 ms an item on one thread, of which 80 parallel; 10 ms fixed.
 MODEL = LatencyModel(gamma=0.08, delta=0.02, epsilon=0.0, eta=0.01)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from sponge_core.contract import FrontierPoint
+from sponge_core.control_api import FrontierPoint
 from sponge_core.planning.decider import SizeDecider
 
 

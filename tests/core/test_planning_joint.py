@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sponge_core.contract import FrontierPoint
+from sponge_core.control_api import FrontierPoint
 from sponge_core.planning.joint import Claim, JointPlan, every_size, plan_jointly
 
 PATIENT_S = 60.0

@@ -7,12 +7,12 @@ from dataclasses import replace
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sponge_core.batching import Limits
-from sponge_core.contract import FrontierPoint
+from sponge_core.control_api import FrontierPoint
+from sponge_core.cpu_sharing import Running
+from sponge_core.dispatch.moldable_edf import Limits
 from sponge_core.forecast import Arrival
 from sponge_core.latency import LatencyModel
 from sponge_core.planning.projected import Replays, Situation, plan_steady, project, project_frontier
-from sponge_core.running import Running
 
 # 100 ms an item on one thread, of which 80 parallel; 10 ms fixed.
 MODEL = LatencyModel(gamma=0.08, delta=0.02, epsilon=0.0, eta=0.01)

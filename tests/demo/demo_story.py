@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from sponge_cli.demo_app.document import Story
-from sponge_cli.demo_app.recording import Run, Sample, figures_of
-from sponge_cli.demo_app.scenario import Scenario
 from sponge_client.outcomes import Record, outcome_of
-from sponge_core.trace import BandwidthTrace
+from sponge_demo.document import Story
+from sponge_demo.recording import Run, Sample, figures_of
+from sponge_demo.scenario import Scenario
+from sponge_workload.traces import BandwidthTrace
 
 START = 1_000_000.0
 DURATION_S = 20.0

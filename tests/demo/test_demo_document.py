@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 from demo_story import START, fixed_run, story
 
-from sponge_cli.demo_app.cluster import manifest
-from sponge_cli.demo_app.document import Progress, Story, build_document, verdict
-from sponge_cli.demo_app.recording import Run
-from sponge_cli.demo_app.report import write_json, write_picture, write_report
-from sponge_cli.demo_app.scenario import Scenario, around_worst_second
-from sponge_core.trace import BandwidthTrace, synthetic_4g
+from sponge_demo.cluster import manifest
+from sponge_demo.document import Progress, Story, build_document, verdict
+from sponge_demo.recording import Run
+from sponge_demo.report import write_json, write_picture, write_report
+from sponge_demo.scenario import Scenario, around_worst_second
+from sponge_workload.traces import BandwidthTrace, synthetic_4g
 
 SPONGE = "Sponge answered 90.00 % in time with 0.62 cores on average."
 

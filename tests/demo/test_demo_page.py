@@ -8,10 +8,10 @@ import pytest
 from browser import Browser
 from demo_story import START, fixed_run, sponge_run, story
 
-from sponge_cli.demo_app.backend import DemoError
-from sponge_cli.demo_app.document import Progress, Story, build_document
-from sponge_cli.demo_app.page import LivePage
-from sponge_cli.demo_app.report import write_report
+from sponge_demo.backend import DemoError
+from sponge_demo.document import Progress, Story, build_document
+from sponge_demo.page import LivePage
+from sponge_demo.report import write_report
 
 DRAWN = "Number(document.body.dataset.drawn || 0)"
 POINTS = "document.querySelectorAll('#attained .scatterlayer path.js-line').length"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from demo_story import DURATION_S, START, UPLINK, fixed_run, record, sponge_run
 
-from sponge_cli.demo_app.recording import Run, Sample, figures_of, mean_milli, series_of
+from sponge_demo.recording import Run, Sample, figures_of, mean_milli, series_of
 
 
 def sample(at_s: float, milli: int) -> Sample:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from sponge_cli.demo_app.choose import cluster_possible
-from sponge_cli.demo_app.statics import next_static, smallest_good
+from sponge_demo.choose import cluster_possible
+from sponge_demo.statics import next_static, smallest_good
 
 SIZES = (250, 375, 500, 625, 750, 875, 1000, 1125, 1250, 1375, 1500)
 

@@ -18,9 +18,9 @@ import pytest
 from conftest import Kubectl
 from PIL import Image
 
-from sponge_cli.operator_install import install_operator
 from sponge_cluster import BUSYBOX_IMAGE, Cluster
-from sponge_operator.capacity import view_of
+from sponge_cluster.chart import install_operator
+from sponge_operator.node.capacity import view_of
 
 __all__ = ["Service", "block_node", "eventually", "operator_address", "operator_running", "scraped", "send"]
 

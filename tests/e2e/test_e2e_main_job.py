@@ -18,8 +18,8 @@ from operator_kit import Service, eventually, identity, millicores, operator_run
 from sklearn.datasets import load_digits
 from tritonclient.utils import InferenceServerException
 
-from sponge_core.contract import StateSnapshot
-from sponge_core.running import thread_budget
+from sponge_core.control_api import StateSnapshot
+from sponge_core.cpu_sharing import thread_budget
 
 pytestmark = [pytest.mark.e2e, pytest.mark.torch, pytest.mark.usefixtures("operator_running")]
 __all__ = ["operator_running"]

@@ -17,8 +17,8 @@ import pytest
 from conftest import Kubectl
 from operator_kit import eventually
 
-from sponge_cli.profile_cluster import PodError, PodPlan, ProfilePod
 from sponge_cluster import BUSYBOX_IMAGE, Cluster
+from sponge_profiler.in_cluster import PodError, PodPlan, ProfilePod
 from sponge_profiles.profile import load_profile
 
 pytestmark = [pytest.mark.e2e, pytest.mark.torch]

@@ -7,8 +7,8 @@ import subprocess
 import pytest
 import yaml
 
-from sponge_cli.operator_install import CHART
 from sponge_cluster import Cluster
+from sponge_cluster.chart import CHART
 
 pytestmark = pytest.mark.e2e
 

@@ -13,19 +13,19 @@ from typing import Any, cast
 
 from prometheus_client import CollectorRegistry
 
-from sponge_core.contract import ApplyAck, ApplyRequest, FrontierPoint, StateSnapshot
-from sponge_operator.decision import ResizeBudget
-from sponge_operator.journal import Entry, Journal
+from sponge_core.control_api import ApplyAck, ApplyRequest, FrontierPoint, StateSnapshot
+from sponge_core.quantities import cpu_quantity, parse_cpu_milli
+from sponge_operator.autoscale.decision_log import Entry, Journal
+from sponge_operator.autoscale.pod_controller import PodDriver
+from sponge_operator.autoscale.recommender import ResizeBudget
+from sponge_operator.clients.kube import ApiError, Kube
+from sponge_operator.clients.pods import PodCache
+from sponge_operator.clients.server import ControlClient, ServerError, StaleVersionError
+from sponge_operator.context import Context, Events
 from sponge_operator.metrics import Metrics
-from sponge_operator.models import SpongeService, parse_service
-from sponge_operator.quantities import cpu_quantity, parse_cpu_milli
-from sponge_operator.services.context import Context, Events
-from sponge_operator.services.driver import PodDriver
-from sponge_operator.services.nodes import Nodes
+from sponge_operator.node.coordinator import Nodes
+from sponge_operator.resources.model import SpongeService, parse_service
 from sponge_operator.settings import OperatorSettings
-from sponge_operator.storage.kube import ApiError, Kube
-from sponge_operator.storage.pods import PodCache
-from sponge_operator.storage.server import ControlClient, ServerError, StaleVersionError
 
 KUBELET_S = 0.022
 STATUS_S = 0.02

@@ -11,10 +11,10 @@ import pytest
 import yaml
 from prometheus_client import CollectorRegistry
 
-from sponge_cli.operator_install import CHART, local_values
 from sponge_cluster import PythonPod
+from sponge_cluster.chart import CHART, local_values
 from sponge_operator.metrics import Metrics
-from sponge_server.metrics import Metrics as ServerMetrics
+from sponge_server.observability.metrics import Metrics as ServerMetrics
 
 ROOT = Path(__file__).parents[2]
 DEPLOY = ROOT / "deploy"

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from sponge_core.errors import SpongeError
-from sponge_operator.journal import Entry, Journal
-from sponge_operator.services.context import Events
+from sponge_operator.autoscale.decision_log import Entry, Journal
+from sponge_operator.context import Events
 
 
 def sponge(*arguments: str) -> subprocess.CompletedProcess[str]:

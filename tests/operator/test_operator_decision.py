@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sponge_core.contract import FrontierPoint, SizeRange
-from sponge_operator.decision import PodDecider, ResizeBudget, sizes_under
-from sponge_operator.models import CpuRange
+from sponge_core.control_api import FrontierPoint, SizeRange
+from sponge_operator.autoscale.recommender import PodDecider, ResizeBudget, sizes_under
+from sponge_operator.resources.model import CpuRange
 
 SIZES = SizeRange(min_milli=250, max_milli=1500, step_milli=125)
 

@@ -6,7 +6,7 @@ import pytest
 from operator_world import KUBELET_S, World
 from virtual_time import VirtualLoop, run_virtual
 
-from sponge_operator.storage.kube import ApiError
+from sponge_operator.clients.kube import ApiError
 
 
 def test_a_burst_is_answered_at_once_and_in_order() -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from sponge_operator.builders.manifests import (
+from sponge_operator.resources.manifests import (
     build_config_map,
     build_deployment,
     build_secret,
@@ -17,7 +17,7 @@ from sponge_operator.builders.manifests import (
     startup_milli,
     token_of,
 )
-from sponge_operator.models import SpongeService, parse_service
+from sponge_operator.resources.model import SpongeService, parse_service
 
 CASES = sorted((Path(__file__).parent / "data" / "manifests").iterdir())
 PLAIN = Path(__file__).parent / "data" / "manifests" / "plain" / "service.yaml"

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from sponge_operator.builders.merge import strategic_merge
+from sponge_operator.resources.merge import strategic_merge
 
 
 @pytest.mark.parametrize(

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sponge_core.errors import SpongeError
-from sponge_operator.models import CpuRange, parse_service
-from sponge_operator.quantities import cores_text, cpu_quantity, parse_bytes, parse_cpu_milli, parse_time_s
+from sponge_core.quantities import cores_text, cpu_quantity, parse_bytes, parse_cpu_milli, parse_time_s
+from sponge_operator.resources.model import CpuRange, parse_service
 
 
 def body(**spec: Any) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sponge_operator import resize
+from sponge_operator.autoscale import resize
 
 CASES = sorted((Path(__file__).parent / "data" / "resize").glob("*.yaml"))
 STATES = st.one_of(

@@ -9,10 +9,10 @@ from operator_world import NodeWorld, World
 from test_operator_status import snapshot
 from virtual_time import VirtualLoop, run_virtual
 
-from sponge_core.contract import FrontierPoint, SizeRange
-from sponge_operator.capacity import pod_milli, view_of
-from sponge_operator.decision import Wish
-from sponge_operator.sharing import Tenant, fit, grant, points_of, share
+from sponge_core.control_api import FrontierPoint, SizeRange
+from sponge_operator.autoscale.recommender import Wish
+from sponge_operator.node.allocation import Tenant, fit, grant, points_of, share
+from sponge_operator.node.capacity import pod_milli, view_of
 
 SIZES = SizeRange(min_milli=250, max_milli=1500, step_milli=125)
 

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 from test_operator_models import body
 
-from sponge_core.contract import FrontierPoint, StateSnapshot
-from sponge_operator.decision import Wish
-from sponge_operator.models import parse_service
-from sponge_operator.report import Blocked, LastDecision, PodReport
-from sponge_operator.status import Attainment, Situation, build_status, substance
+from sponge_core.control_api import FrontierPoint, StateSnapshot
+from sponge_operator.autoscale.pod_state import Blocked, LastDecision, PodReport
+from sponge_operator.autoscale.recommender import Wish
+from sponge_operator.resources.model import parse_service
+from sponge_operator.resources.status import Attainment, Situation, build_status, substance
 
 NOW = 1_767_225_600.0  # 2026-01-01T00:00:00Z
 

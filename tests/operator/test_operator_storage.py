@@ -10,9 +10,9 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 from test_operator_status import snapshot
 
-from sponge_core.contract import ApplyAck, ApplyRequest
-from sponge_operator.storage.pods import PodCache
-from sponge_operator.storage.server import ControlClient, ServerError, StaleVersionError
+from sponge_core.control_api import ApplyAck, ApplyRequest
+from sponge_operator.clients.pods import PodCache
+from sponge_operator.clients.server import ControlClient, ServerError, StaleVersionError
 
 ACK = ApplyAck(version=3, cores_milli=500, thread_budget=1, batch_cap=8, now_s=1.0, waited_s=0.0)
 

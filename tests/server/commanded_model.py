@@ -13,8 +13,8 @@ import time
 
 import torch
 
-from sponge_server.lanes.interface import TensorSpec
 from sponge_server.models.loaded import LoadedModel
+from sponge_server.workers.interface import TensorSpec
 
 CRASH, FAIL, SEGFAULT, LEAVE, NAN, EAT, SQUEEZE = -1, -2, -3, -4, -5, -6, -7
 

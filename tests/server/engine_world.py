@@ -11,14 +11,14 @@ from typing import Any
 from virtual_time import FakePool, VirtualLoop
 
 from sponge_core.latency import LatencyModel
-from sponge_server.books import Books
 from sponge_server.deadlines import Due, SloPolicy
-from sponge_server.engine import Engine, Job
-from sponge_server.lanes.interface import Item, ModelInfo, Tensor
-from sponge_server.metrics import Metrics
-from sponge_server.scheduler import Scheduler
-from sponge_server.served import ServedModel
-from sponge_server.witness import Witness
+from sponge_server.engine.engine import Engine, Job
+from sponge_server.engine.scheduler import Scheduler
+from sponge_server.model_handle import ServedModel
+from sponge_server.observability.metrics import Metrics
+from sponge_server.observability.observers import Witness
+from sponge_server.observability.request_stats import Books
+from sponge_server.workers.interface import Item, ModelInfo, Tensor
 
 MODEL = LatencyModel(gamma=0.04, delta=0.005, epsilon=0.0, eta=0.005)
 """l(1, 1) = 50 ms, l(1, 2) = 30 ms, l(2, 1) = 95 ms."""

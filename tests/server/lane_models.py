@@ -10,8 +10,8 @@ import time
 
 import torch
 
-from sponge_server.lanes.interface import TensorSpec
 from sponge_server.models.loaded import LoadedModel
+from sponge_server.workers.interface import TensorSpec
 
 FAIL, HANG, DIE = 1.0, 2.0, 3.0
 

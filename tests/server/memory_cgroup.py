@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from sponge_profiles.cgroup import CgroupError, controller_root
+from sponge_system.cgroup import CgroupError, controller_root
 
 
 @contextlib.contextmanager

@@ -15,9 +15,7 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from sponge_profiles.memory import private_bytes
-from sponge_server.lanes.forked import ForkedLanes
-from sponge_server.lanes.interface import (
+from sponge_server.workers.interface import (
     Item,
     ItemError,
     LaneCrashed,
@@ -28,6 +26,8 @@ from sponge_server.lanes.interface import (
     Tensor,
     TensorSpec,
 )
+from sponge_server.workers.pool import ForkedLanes
+from sponge_system.process_memory import private_bytes
 
 pytestmark = [pytest.mark.torch, pytest.mark.asyncio(loop_scope="module")]
 
@@ -304,7 +304,7 @@ async def test_a_model_that_cannot_serve_says_why(source: str, message: str) -> 
 
 ORPHANS = """
 import asyncio
-from sponge_server.lanes.forked import ForkedLanes
+from sponge_server.workers.pool import ForkedLanes
 from test_lanes_forked import HANG, MOODY, item
 async def main():
     pool = ForkedLanes([MOODY])

@@ -7,8 +7,8 @@ import sys
 
 import pytest
 
-from sponge_server.lanes.examples import example_item
-from sponge_server.lanes.interface import Item, ItemError, ModelInfo, Tensor, TensorSpec
+from sponge_server.workers.examples import example_item
+from sponge_server.workers.interface import Item, ItemError, ModelInfo, Tensor, TensorSpec
 
 INFO = ModelInfo(
     name="m",
@@ -61,7 +61,7 @@ def test_refused_with_the_reason(item: Item, message: str) -> None:
 
 def test_the_servers_side_never_imports_torch() -> None:
     code = (
-        "import sys, sponge_server.lanes.forked, sponge_server.models.source as s; s.parse('digits://');"
+        "import sys, sponge_server.workers.pool, sponge_server.models.source as s; s.parse('digits://');"
         "print([m for m in ('torch', 'numpy', 'PIL') if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

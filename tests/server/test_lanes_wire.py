@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import socket
 
-from sponge_server.lanes.wire import SharedMemory, aligned, receive, send
+from sponge_server.workers.ipc import SharedMemory, aligned, receive, send
 
 
 def test_messages_keep_their_bounds_and_bring_descriptors_along() -> None:

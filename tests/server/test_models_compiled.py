@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 import torch
 
-from sponge_server.lanes.examples import example_item
-from sponge_server.lanes.forked import ForkedLanes
-from sponge_server.lanes.interface import ModelError, ModelSpec
 from sponge_server.models import precision
 from sponge_server.models.compiling import compile_model
 from sponge_server.models.exported import sidecar_path
 from sponge_server.models.source import load, parse, with_precision
+from sponge_server.workers.examples import example_item
+from sponge_server.workers.interface import ModelError, ModelSpec
+from sponge_server.workers.pool import ForkedLanes
 
 pytestmark = pytest.mark.torch
 

@@ -11,8 +11,8 @@ import torch
 import torchvision
 from PIL import Image
 
-from sponge_server.lanes.interface import ItemError
 from sponge_server.models.images import ImageTransform
+from sponge_server.workers.interface import ItemError
 
 pytestmark = pytest.mark.torch
 

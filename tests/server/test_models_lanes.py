@@ -12,9 +12,9 @@ from PIL import Image
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
-from sponge_server.lanes.examples import example_item
-from sponge_server.lanes.forked import ForkedLanes
-from sponge_server.lanes.interface import Item, ItemError, ModelSpec, Tensor
+from sponge_server.workers.examples import example_item
+from sponge_server.workers.interface import Item, ItemError, ModelSpec, Tensor
+from sponge_server.workers.pool import ForkedLanes
 
 pytestmark = [pytest.mark.torch, pytest.mark.asyncio(loop_scope="module")]
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from sponge_server.lanes.interface import ModelError, TensorSpec
 from sponge_server.models.exported import sidecar_path
 from sponge_server.models.source import load, parse
+from sponge_server.workers.interface import ModelError, TensorSpec
 
 pytestmark = pytest.mark.torch
 

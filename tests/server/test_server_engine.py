@@ -11,9 +11,9 @@ import pytest
 from engine_world import MODEL, World, bad_item, item
 from virtual_time import POISON, VirtualLoop, run_virtual
 
-from sponge_server.answers import Answer, ClientGoneError, ExpiredError, FailedError, RejectedError, ShedError
 from sponge_server.deadlines import Due
-from sponge_server.witness import AccessLog
+from sponge_server.observability.observers import AccessLog
+from sponge_server.results import Answer, ClientGoneError, ExpiredError, FailedError, RejectedError, ShedError
 
 
 def close(value: float) -> object:
@@ -370,7 +370,7 @@ def test_every_request_has_exactly_one_outcome_under_overload_with_crashes() -> 
 
 
 def test_the_access_log_tells_what_became_of_each_request(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.DEBUG, "sponge_server.witness")
+    caplog.set_level(logging.DEBUG, "sponge_server.observability.observers")
 
     async def scenario(loop: VirtualLoop) -> None:
         world = World(loop, witnesses=[AccessLog()])

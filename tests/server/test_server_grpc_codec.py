@@ -13,10 +13,10 @@ from google.protobuf.descriptor_pb2 import FileDescriptorSet
 
 from sponge_core.datatypes import NUMPY_TYPES
 from sponge_server import protos
-from sponge_server.grpc_codec import CONTENTS, decode, encode, typed_bytes
-from sponge_server.lanes.interface import Tensor
-from sponge_server.oip import InferRequest, OipError, OutputRequest, pack_strings
+from sponge_server.protocol.grpc_codec import CONTENTS, decode, encode, typed_bytes
+from sponge_server.protocol.oip import InferRequest, OipError, OutputRequest, pack_strings
 from sponge_server.protos import inference_pb2 as pb
+from sponge_server.workers.interface import Tensor
 
 Input = pb.ModelInferRequest.InferInputTensor
 

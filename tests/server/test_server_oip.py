@@ -16,9 +16,9 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 
 from sponge_core.datatypes import NUMPY_TYPES
-from sponge_server.lanes.interface import DATATYPE_SIZE, Tensor
-from sponge_server.oip import InferRequest, OipError, OutputRequest, pack_strings, unpack_strings
-from sponge_server.oip_json import decode, encode
+from sponge_server.protocol.oip import InferRequest, OipError, OutputRequest, pack_strings, unpack_strings
+from sponge_server.protocol.oip_json import decode, encode
+from sponge_server.workers.interface import DATATYPE_SIZE, Tensor
 
 relaxed = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 """A busy machine is no failure."""

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 
+from sponge_core.edf_queue import Request
 from sponge_core.latency import LatencyModel
-from sponge_core.queueing import Request
-from sponge_server.overhead import Overhead
-from sponge_server.scheduler import Scheduler
+from sponge_server.engine.scheduler import Scheduler
+from sponge_server.engine.self_usage import Overhead
 
 MODEL = LatencyModel(gamma=0.08, delta=0.02, epsilon=0.0, eta=0.01)  # 110 ms alone on one thread
 

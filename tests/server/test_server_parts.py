@@ -8,10 +8,10 @@ from typing import Any
 import orjson
 import pytest
 
-from sponge_core.running import thread_budget
-from sponge_server.cores import Cores
-from sponge_server.problems import ProblemError, retry_after
-from sponge_server.recent import RecentLatencies
+from sponge_core.cpu_sharing import thread_budget
+from sponge_server.engine.cpu_quota import Cores
+from sponge_server.observability.latency_window import RecentLatencies
+from sponge_server.protocol.problems import ProblemError, retry_after
 from sponge_server.settings import ServerSettings, sizes_milli
 from sponge_server.uploads import BodyMemory, Uploads
 

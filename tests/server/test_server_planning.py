@@ -11,16 +11,16 @@ import pytest
 from engine_world import MODEL, item, served
 from virtual_time import FakePool, VirtualLoop, run_virtual
 
-from sponge_server.books import Books
-from sponge_server.cores import Cores
+from sponge_server.control.control_loop import Heartbeat
+from sponge_server.control.projector import Planner
+from sponge_server.control.state_publisher import StateBoard
 from sponge_server.deadlines import Due
-from sponge_server.engine import Engine, Job
-from sponge_server.heartbeat import Heartbeat
-from sponge_server.metrics import Metrics
-from sponge_server.planning import Planner
-from sponge_server.scheduler import Scheduler
-from sponge_server.state import StateBoard
-from sponge_server.status import Status
+from sponge_server.engine.cpu_quota import Cores
+from sponge_server.engine.engine import Engine, Job
+from sponge_server.engine.scheduler import Scheduler
+from sponge_server.lifecycle import Status
+from sponge_server.observability.metrics import Metrics
+from sponge_server.observability.request_stats import Books
 from sponge_server.uploads import Uploads
 
 SIZES = (500, 1000, 1500, 2000)

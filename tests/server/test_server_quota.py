@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from server_process import ServerProcess, eventually
 
-from sponge_profiles.cgroup import Cgroup, CgroupError
+from sponge_system.cgroup import Cgroup, CgroupError
 
 pytestmark = pytest.mark.torch
 

@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sponge_core.dispatch import POLICIES
+from sponge_core.dispatch.registry import POLICIES
+from sponge_core.edf_queue import Request
 from sponge_core.latency import FLOOR_S, LatencyModel
-from sponge_core.queueing import Request
-from sponge_server.correction import HIGHEST, LOWEST, Correction, Drift
-from sponge_server.scheduler import Scheduler
+from sponge_server.engine.calibration import HIGHEST, LOWEST, Correction, Drift
+from sponge_server.engine.scheduler import Scheduler
 
 MODEL = LatencyModel(gamma=0.04, delta=0.005, epsilon=0.0, eta=0.005)
 

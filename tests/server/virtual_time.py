@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, TypeVar
 
 from sponge_core.latency import LatencyModel
-from sponge_server.lanes.interface import (
+from sponge_server.workers.interface import (
     Allowance,
     Item,
     ItemError,

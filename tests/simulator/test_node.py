@@ -7,15 +7,15 @@ from collections.abc import Sequence
 
 import pytest
 
-from sponge_core.contract import FrontierPoint
+from sponge_core.control_api import FrontierPoint
+from sponge_core.edf_queue import Request
 from sponge_core.planning.joint import Claim
-from sponge_core.queueing import Request
-from sponge_core.scaling.shared_node import SharedNode
-from sponge_core.trace import poisson_arrivals
 from sponge_profiles.profile import load_profile
 from sponge_simulator.fleet import Result
 from sponge_simulator.node import JOINTLY, Node, load_node, run_node
+from sponge_simulator.scaling.shared_node import SharedNode
 from sponge_simulator.scenario import load_scenario
+from sponge_workload.traces import poisson_arrivals
 
 
 def node(cores: float, *rates: float, duration_s: float = 30.0) -> Node:

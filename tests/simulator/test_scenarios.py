@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from sponge_core.trace import BandwidthTrace, poisson_arrivals
 from sponge_profiles.profile import load_profile
 from sponge_simulator.scenario import ScenarioError, load_scenario, scenario_names, service_ratios
+from sponge_workload.traces import BandwidthTrace, poisson_arrivals
 
 GOOD = {
     "name": "mine",

@@ -11,12 +11,12 @@ from bench.dispatch_ablation import Case, capacity_rps, load_model, run
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sponge_core.dispatch import DEFAULT, POLICIES, VARIANTS
+from sponge_core.dispatch.registry import DEFAULT, POLICIES, VARIANTS
+from sponge_core.edf_queue import Request
 from sponge_core.latency import LatencyModel
-from sponge_core.queueing import Request
-from sponge_core.scaling.interface import Service
-from sponge_core.scaling.static import Static
 from sponge_simulator.fleet import Result, World, simulate
+from sponge_simulator.scaling.interface import Service
+from sponge_simulator.scaling.static import Static
 
 ALL = POLICIES | VARIANTS
 MODEL = LatencyModel(gamma=0.04, delta=0.01, epsilon=0.02, eta=0.005)

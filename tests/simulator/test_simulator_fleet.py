@@ -9,13 +9,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sponge_core.batching import Launch
-from sponge_core.dispatch import POLICIES as DISPATCH
+from sponge_core.dispatch.moldable_edf import Launch
+from sponge_core.dispatch.registry import POLICIES as DISPATCH
+from sponge_core.edf_queue import Request
 from sponge_core.latency import LatencyModel
-from sponge_core.queueing import Request
-from sponge_core.scaling.interface import Observation, Service, Size
-from sponge_core.scaling.registry import POLICIES, make_policy
 from sponge_simulator.fleet import Moment, Result, World, simulate
+from sponge_simulator.scaling.interface import Observation, Service, Size
+from sponge_simulator.scaling.registry import POLICIES, make_policy
 
 MODEL = LatencyModel(gamma=0.04, delta=0.01, epsilon=0.0, eta=0.005)
 SERVICE = Service(MODEL, slo_s=0.5, rate=10.0, max_batch=8, max_cores=4.0, max_replicas=4, cold_start_s=2.0)

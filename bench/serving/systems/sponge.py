@@ -9,7 +9,7 @@ from bench.serving.shared import INPUT_SHAPE, Logits
 from bench.serving.systems.interface import Knobs, Launch, System, Wire
 from sponge_client.errors import ServerError
 from sponge_client.oip import HEADER_LENGTH, Tensor, decode, encode
-from sponge_core.contract import SizeRange
+from sponge_core.control_api import SizeRange
 
 __all__ = ["ResizableSponge", "Sponge"]
 

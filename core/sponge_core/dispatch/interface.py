@@ -9,16 +9,16 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
-from sponge_core.batching import Decision, Limits
+from sponge_core.cpu_sharing import Running
+from sponge_core.dispatch.moldable_edf import Decision, Limits
+from sponge_core.edf_queue import EdfQueue
 from sponge_core.latency import LatencyModel
-from sponge_core.queueing import EdfQueue
-from sponge_core.running import Running
 
 __all__ = ["Dispatcher"]
 
 
 class Dispatcher(ABC):
-    """A dispatch policy. The arguments of `decide` are those of `sponge_core.batching.decide`."""
+    """A dispatch policy. The arguments of `decide` are those of `sponge_core.dispatch.moldable_edf.decide`."""
 
     @abstractmethod
     def decide(

@@ -1,5 +1,5 @@
-"""Planners: how many cores, and which batch cap. One file each; `PLANNERS` in `registry` names them for the command."""
+"""Planners: from what a server sees to sizes and their misses, from those to one size, and one node shared by many."""
 
-from sponge_core.compiled import look_there_first
+from sponge_compiled import look_there_first
 
 look_there_first(__name__, __path__)

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from sponge_core.contract import FrontierPoint
+from sponge_core.control_api import FrontierPoint
 
 __all__ = ["Plan", "SizeDecider"]
 

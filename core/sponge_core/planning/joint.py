@@ -14,7 +14,7 @@ from typing import Literal
 
 import pulp
 
-from sponge_core.contract import FrontierPoint
+from sponge_core.control_api import FrontierPoint
 
 __all__ = ["Claim", "JointPlan", "every_size", "plan_jointly", "up_to"]
 

@@ -13,12 +13,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from sponge_core.batching import Limits, Step, fastest_s, plan_step
-from sponge_core.contract import FrontierPoint
+from sponge_core.control_api import FrontierPoint
+from sponge_core.cpu_sharing import Running, RunningSet, speed_of, thread_budget
+from sponge_core.dispatch.load_shedding import Demand
+from sponge_core.dispatch.moldable_edf import Limits, Step, fastest_s, plan_step
 from sponge_core.forecast import Arrival
 from sponge_core.latency import LatencyModel
-from sponge_core.overload import Demand
-from sponge_core.running import Running, RunningSet, speed_of, thread_budget
 
 __all__ = [
     "LEAST_CORES",

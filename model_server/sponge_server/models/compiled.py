@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch.utils import _pytree
 
-from sponge_server.lanes.interface import ModelError
+from sponge_server.workers.interface import ModelError
 
 __all__ = ["CPU_LEVELS", "PLATFORM", "Package", "is_package"]
 

@@ -16,12 +16,12 @@ from typing import Any
 
 import torch
 
-from sponge_server.lanes.interface import ModelError
 from sponge_server.models.compiled import PLATFORM, Package
 from sponge_server.models.exported import Sidecar, SidecarCompiled, SidecarImage, SidecarInput, sidecar_path
 from sponge_server.models.loaded import LoadedModel
 from sponge_server.models.precision import Accuracy, compare, made_up_inputs
 from sponge_server.models.source import load
+from sponge_server.workers.interface import ModelError
 
 __all__ = ["Compiled", "compile_model", "export"]
 

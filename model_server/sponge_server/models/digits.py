@@ -12,11 +12,11 @@ from pathlib import Path
 
 import torch
 
-from sponge_profiles.cache import cache_root
-from sponge_server.lanes.interface import ModelError
 from sponge_server.models.exported import Sidecar, SidecarImage, load_file, sidecar_path
 from sponge_server.models.loaded import LoadedModel
 from sponge_server.models.source import Source
+from sponge_server.workers.interface import ModelError
+from sponge_system.cache_folder import cache_root
 
 __all__ = ["build", "cached", "load"]
 

@@ -13,11 +13,11 @@ from typing import Any, Literal
 import torch
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from sponge_server.lanes.interface import ModelError, TensorSpec
 from sponge_server.models.compiled import PLATFORM, Package, is_package
 from sponge_server.models.images import ImageTransform
 from sponge_server.models.loaded import TORCH_DTYPE, LoadedModel
 from sponge_server.models.source import Source
+from sponge_server.workers.interface import ModelError, TensorSpec
 
 __all__ = ["Sidecar", "SidecarCompiled", "SidecarImage", "SidecarInput", "load", "load_file", "sidecar_path"]
 

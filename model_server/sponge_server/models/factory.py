@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import importlib
 
-from sponge_server.lanes.interface import ModelError
 from sponge_server.models.loaded import LoadedModel
 from sponge_server.models.source import Source
+from sponge_server.workers.interface import ModelError
 
 __all__ = ["load"]
 

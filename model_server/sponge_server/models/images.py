@@ -15,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from sponge_server.lanes.interface import ItemError
+from sponge_server.workers.interface import ItemError
 
 __all__ = ["ImageTransform"]
 

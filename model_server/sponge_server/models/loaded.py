@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
-from sponge_server.lanes.interface import ItemError, TensorSpec
 from sponge_server.models.images import ImageTransform
+from sponge_server.workers.interface import ItemError, TensorSpec
 
 __all__ = ["TORCH_DTYPE", "LoadedModel"]
 

@@ -15,11 +15,11 @@ from typing import Any
 
 import torch
 
-from sponge_server.lanes.aside import run_aside
-from sponge_server.lanes.interface import ModelError
-from sponge_server.logs import event
 from sponge_server.models.compiled import Package
 from sponge_server.models.loaded import TORCH_DTYPE, LoadedModel
+from sponge_server.observability.logs import event
+from sponge_server.workers.forked_call import run_aside
+from sponge_server.workers.interface import ModelError
 
 __all__ = ["LARGEST_ERROR", "LEAST_AGREEMENT", "Accuracy", "compare", "in_dtype", "made_up_inputs", "native_bf16"]
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qsl, unquote, urlsplit
 
-from sponge_server.lanes.interface import ModelError
+from sponge_server.workers.interface import ModelError
 
 if TYPE_CHECKING:
     from sponge_server.models.loaded import LoadedModel

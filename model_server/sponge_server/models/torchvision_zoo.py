@@ -13,10 +13,10 @@ from typing import Any
 import torch
 import torchvision
 
-from sponge_server.lanes.interface import ModelError, TensorSpec
 from sponge_server.models.images import ImageTransform
 from sponge_server.models.loaded import LoadedModel
 from sponge_server.models.source import Source
+from sponge_server.workers.interface import ModelError, TensorSpec
 
 __all__ = ["load"]
 

@@ -1,0 +1,1 @@
+"""Runs requests: scheduler, engine, and what they know of CPU quota and batch times."""

@@ -1,0 +1,144 @@
+"""Every Prometheus metric of the server, on a registry of its own. Base units: seconds, cores, bytes.
+
+Names and labels are part of the contract with dashboards and alerts. Knows nothing of where the numbers come from.
+"""
+
+from __future__ import annotations
+
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    ProcessCollector,
+    disable_created_metrics,
+    generate_latest,
+)
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
+
+from sponge_system.process_memory import MemoryModel
+
+__all__ = ["Metrics"]
+
+# A timestamp beside every counter would double the exposition, and nothing here reads it.
+disable_created_metrics()  # type: ignore[no-untyped-call]
+
+SECONDS = (
+    0.001,
+    0.0025,
+    0.005,
+    0.01,
+    0.02,
+    0.035,
+    0.05,
+    0.075,
+    0.1,
+    0.15,
+    0.2,
+    0.3,
+    0.5,
+    0.75,
+    1.0,
+    1.5,
+    2.5,
+    5.0,
+    10.0,
+)
+SLACK = (-1.0, -0.1, 0.0, 0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.3, 0.5, 0.75, 1.0, 2.0, 5.0, 10.0)
+RATIO = (0.25, 0.5, 0.7, 0.8, 0.9, 0.95, 1.0, 1.05, 1.1, 1.2, 1.5, 2.0, 3.0, 5.0)
+SIZES = (1, 2, 3, 4, 6, 8, 12, 16, 24, 32, 64, 128)
+LAG = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
+
+
+class Metrics:
+    """The metrics of one server, one attribute each."""
+
+    def __init__(self) -> None:
+        self.registry = registry = CollectorRegistry()
+        self._throttled_s = 0.0
+
+        def counter(name: str, text: str, *labels: str) -> Counter:
+            return Counter(name, text, labels, registry=registry)
+
+        def gauge(name: str, text: str, *labels: str) -> Gauge:
+            return Gauge(name, text, labels, registry=registry)
+
+        def histogram(name: str, text: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
+            return Histogram(name, text, labels, registry=registry, buckets=buckets)
+
+        self.requests = counter(
+            "sponge_requests_total", "Requests by what became of them.", "model", "slo_class", "outcome"
+        )
+        self.latency = histogram(
+            "sponge_request_latency_seconds",
+            "From the client's send time to the answer.",
+            SECONDS,
+            "model",
+            "slo_class",
+        )
+        self.queue = histogram("sponge_queue_seconds", "From arrival to dispatch.", SECONDS, "model")
+        self.slack = histogram("sponge_slack_at_dispatch_seconds", "Deadline minus time of dispatch.", SLACK, "model")
+        self.batch_size = histogram("sponge_batch_size", "Rows of a batch.", SIZES, "model")
+        self.batch_threads = histogram("sponge_batch_threads", "Threads that a batch ran on.", SIZES, "model")
+        self.batch = histogram("sponge_batch_seconds", "Time of a batch in its lane.", SECONDS, "model")
+        self.prediction_ratio = histogram(
+            "sponge_latency_prediction_ratio", "Measured over predicted work of a batch.", RATIO, "model"
+        )
+        self.profile_drifted = gauge(
+            "sponge_profile_drifted", "1 while batches take much more or less than the profile says."
+        )
+        self.dispatch = counter(
+            "sponge_dispatch_total",
+            "Decisions by what they did: launch, shed, expire, sacrifice, or wait with requests in the queue.",
+            "reason",
+        )
+        self.queue_length = gauge("sponge_queue_length", "Rows that wait.", "model")
+        self.quota = gauge(
+            "sponge_cpu_quota_cores", "Quota of the server's cgroup; the applied cores when it has none."
+        )
+        self.thread_budget = gauge("sponge_thread_budget", "Threads that may run at once.")
+        self.threads_running = gauge("sponge_threads_running", "Threads of all running batches.")
+        self.lanes_running = gauge("sponge_lanes_running", "Lanes that run a batch.")
+        self.batch_cap = gauge("sponge_batch_cap", "Largest batch in force.")
+        self.core_compiled = gauge("sponge_core_compiled", "1 where decisions run compiled, 0 where interpreted.")
+        self.throttled = counter("sponge_cpu_throttled_seconds_total", "Time that the kernel throttled the cgroup.")
+        self.reconfigure = histogram(
+            "sponge_reconfigure_seconds", "From an apply message to the threads in use fitting it.", SECONDS
+        )
+        self.loop_lag = histogram("sponge_event_loop_lag_seconds", "How late the event loop runs its timers.", LAG)
+        self.memory = Gauge(
+            "sponge_memory_bytes",
+            "Measured at start: memory of server and model (base), of a lane, of a row of its largest batch (item).",
+            ("part",),
+            registry=registry,
+        )
+        self.memory_limit = gauge("sponge_memory_limit_bytes", "Memory limit of the server's cgroup; 0 without one.")
+        self.uploads = gauge("sponge_uploads_in_flight", "Requests whose body is still coming.")
+        self.sent_at_ignored = counter(
+            "sponge_sent_at_ignored_total", "Send times that were implausible and ignored.", "reason"
+        )
+        self.problems = counter(
+            "sponge_problems_total", "Inference answers that were errors, by HTTP status.", "status"
+        )
+        self.lane_crashes = counter("sponge_lane_crashes_total", "Batches lost to a lane that died or hung.", "model")
+        self.connections = gauge("sponge_http_connections", "Open connections of a port.", "port")
+        self.held_bytes = gauge("sponge_request_bytes", "Memory set aside for requests, from first byte to answer.")
+        ProcessCollector(registry=registry)
+        self.projection = histogram("sponge_projection_seconds", "Time spent on one projection of the frontier.", LAG)
+
+    def set_memory(self, model: MemoryModel | None, limit_bytes: int | None) -> None:
+        """What was measured at start; nothing of it where the kernel does not tell."""
+        if limit_bytes is not None:
+            self.memory_limit.set(limit_bytes)
+        if model is not None:
+            for part, size in (("base", model.base_bytes), ("lane", model.lane_bytes), ("item", model.item_bytes)):
+                self.memory.labels(part).set(size)
+
+    def set_throttled(self, total_s: float) -> None:
+        """Brings the throttled seconds up to `total_s`, which never falls."""
+        self.throttled.inc(max(0.0, total_s - self._throttled_s))
+        self._throttled_s = max(self._throttled_s, total_s)
+
+    def render(self) -> tuple[bytes, str]:
+        """The exposition and its content type."""
+        return generate_latest(self.registry), CONTENT_TYPE_LATEST

@@ -1,0 +1,130 @@
+"""The Open Inference Protocol (V2) over gRPC: from its messages to requests, and from answers to its messages.
+
+A codec and nothing more: knows no model, no gRPC server and no queue.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from sponge_server.protocol.oip import (
+    InferRequest,
+    OipError,
+    Output,
+    OutputRequest,
+    Strings,
+    TensorHead,
+    class_count,
+    infer_request,
+    numbers_input,
+    raw_input,
+    select_outputs,
+    strings_input,
+    tensor_head,
+    values_of,
+)
+from sponge_server.protos import inference_pb2 as pb
+from sponge_server.workers.interface import Tensor
+
+__all__ = ["decode", "encode", "typed_bytes"]
+
+CONTENTS = {
+    "BOOL": "bool_contents",
+    "UINT8": "uint_contents",
+    "INT8": "int_contents",
+    "INT16": "int_contents",
+    "INT32": "int_contents",
+    "INT64": "int64_contents",
+    "FP32": "fp32_contents",
+    "FP64": "fp64_contents",
+    "BYTES": "bytes_contents",
+}
+"""Where the protocol puts the elements of each datatype; what is missing travels in raw form only."""
+
+
+def typed_bytes(message: pb.ModelInferRequest) -> int:
+    """Bytes of the numbers that have to be taken one by one."""
+    return sum(item.contents.ByteSize() for item in message.inputs if item.datatype != "BYTES")
+
+
+def decode(message: pb.ModelInferRequest) -> InferRequest:
+    """Reads a request. Raises OipError with what was expected and what came."""
+    raw = message.raw_input_contents
+    if not message.inputs:
+        raise OipError("the request needs at least one input")
+    if raw and len(raw) != len(message.inputs):
+        raise OipError(f"raw_input_contents has {len(raw)} entries for {len(message.inputs)} inputs: give one an input")
+    inputs: list[Tensor | Strings] = []
+    for index, item in enumerate(message.inputs):
+        head = tensor_head(item.name, item.datatype, list(item.shape), f"inputs[{index}]")
+        if raw and item.HasField("contents"):
+            raise OipError(f"{head.where} has contents, but the request has raw_input_contents: give one of them")
+        inputs.append(
+            raw_input(head, memoryview(raw[index]), "raw_input_contents") if raw else _typed(head, item.contents)
+        )
+    binary = bool(raw)
+    return infer_request(message.id, inputs, _outputs(message, binary), binary, _parameters(message.parameters))
+
+
+def encode(
+    model: str,
+    version: str,
+    request: InferRequest,
+    outputs: Sequence[Tensor],
+    labels: Sequence[str] | None = None,
+) -> pb.ModelInferResponse:
+    """The response: in raw form if the request was, or if an output has no other.
+
+    Args:
+        outputs: what the model gave, in its order.
+        labels: names of the classes, used where a client asks for a classification.
+
+    Raises:
+        OipError: an output is asked for that the model does not have.
+    """
+    response = pb.ModelInferResponse(model_name=model, model_version=version, id=request.id)
+    selected = list(select_outputs(request, outputs, labels))
+    raw = request.binary or any(output.datatype not in CONTENTS for output in selected)
+    for output in selected:
+        entry = response.outputs.add(name=output.ask.name, datatype=output.datatype, shape=output.shape)
+        if raw:
+            response.raw_output_contents.append(bytes(output.raw))
+        else:
+            getattr(entry.contents, CONTENTS[output.datatype]).extend(_elements(output))
+    return response
+
+
+def _typed(head: TensorHead, contents: pb.InferTensorContents) -> Tensor | Strings:
+    field = CONTENTS.get(head.datatype)
+    if field is None:
+        raise OipError(f"{head.where}: {head.datatype} has no typed form, send it as raw_input_contents")
+    elements = getattr(contents, field)
+    if head.datatype == "BYTES":
+        return strings_input(head, list(elements), field)
+    return numbers_input(head, list(elements), field)
+
+
+def _elements(output: Output) -> Iterable[Any]:
+    if output.strings is not None:
+        return [bytes(value) for value in output.strings.values]
+    values: list[Any] = values_of(output.tensor).tolist()
+    return values
+
+
+def _outputs(message: pb.ModelInferRequest, binary: bool) -> Iterable[OutputRequest]:
+    for index, item in enumerate(message.outputs):
+        where = f"outputs[{index}]"
+        if not item.name:
+            raise OipError(f'{where} needs a "name"')
+        yield OutputRequest(
+            item.name, binary, class_count(_parameters(item.parameters).get("classification", 0), where)
+        )
+
+
+def _parameters(given: Mapping[str, pb.InferParameter]) -> dict[str, object]:
+    found: dict[str, object] = {}
+    for name, parameter in given.items():
+        kind = parameter.WhichOneof("parameter_choice")
+        found[name] = None if kind is None else getattr(parameter, kind)
+    return found

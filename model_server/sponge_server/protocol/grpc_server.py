@@ -1,0 +1,121 @@
+"""The gRPC port: start and stop, health and reflection. The only module that knows how the gRPC library is set up.
+
+It runs on the loop of the HTTP ports, on the same data plane.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+import grpc
+from google.protobuf.descriptor_pool import DescriptorPool
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from sponge_core.errors import SpongeError
+from sponge_server.intake import Intake
+from sponge_server.protocol.grpc_service import SERVICE, inference_handler
+from sponge_server.protocol.http_server import CLOSE_GRACE_S, listen
+from sponge_server.protos import inference_pb2
+
+__all__ = ["GrpcServer"]
+
+OPTION = "--grpc-port"
+
+HANDSHAKE_S = 20
+"""For a new connection to say that it speaks HTTP/2."""
+
+IDLE_S = 300
+"""A connection without calls is closed after this; a channel opens another one by itself when it needs it."""
+
+MAX_STREAMS = 1024
+"""Calls that are open at once on a connection; the client's library keeps back more, where no deadline is looked at."""
+
+FRAME_OVERHEAD = 1 << 20
+"""A message holds a little more than the tensors that a body of REST holds: names, shapes, parameters."""
+
+
+class _Health(health.aio.HealthServicer):  # type: ignore[misc]
+    """The library's health service, whose watchers do not keep the server from ending."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._ending = asyncio.Event()
+
+    async def Watch(self, request: health_pb2.HealthCheckRequest, context: Any) -> None:  # noqa: N802 - the protocol's name
+        """Tells every change until the client has heard enough, or the server ends."""
+        watch = asyncio.ensure_future(super().Watch(request, context))
+        ending = asyncio.ensure_future(self._ending.wait())
+        try:
+            done, _ = await asyncio.wait((watch, ending), return_when=asyncio.FIRST_COMPLETED)
+            if watch in done:
+                watch.result()
+        finally:
+            watch.cancel()
+            ending.cancel()
+
+    def end(self) -> None:
+        """Ends every watch."""
+        self._ending.set()
+
+
+class GrpcServer:
+    """The protocol's gRPC form at one address."""
+
+    def __init__(self, intake: Intake, host: str, port: int, max_connections: int) -> None:
+        """Raises SpongeError when the address cannot be had. Port 0 takes a free one."""
+        if port:
+            # The library says only that it failed; this says why.
+            listen(host, port, OPTION).close()
+        self._server = grpc.aio.server(
+            options=(
+                # A second server on the same port would silently share its calls.
+                ("grpc.so_reuseport", 0),
+                ("grpc.max_allowed_incoming_connections", max_connections),
+                ("grpc.max_concurrent_streams", MAX_STREAMS),
+                ("grpc.max_receive_message_length", intake.max_body + FRAME_OVERHEAD),
+                ("grpc.max_send_message_length", -1),
+                # Compressed messages are refused, as compressed bodies are: a small one may unfold to any size.
+                ("grpc.compression_enabled_algorithms_bitset", 1),
+                ("grpc.server_handshake_timeout_ms", HANDSHAKE_S * 1000),
+                ("grpc.max_connection_idle_ms", IDLE_S * 1000),
+            )
+        )
+        self._server.add_generic_rpc_handlers((inference_handler(intake),))
+        self._health = _Health()
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        names = (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
+        reflection.enable_server_reflection(names, self._server, _pool())
+        try:
+            self.port: int = self._server.add_insecure_port(f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
+        except RuntimeError:
+            raise SpongeError(f"cannot listen on {host}:{port}; choose another port with {OPTION}") from None
+
+    async def start(self) -> None:
+        """Takes calls from now on; health says that the models are not ready."""
+        await self.set_ready(False)
+        await self._server.start()
+
+    async def set_ready(self, ready: bool) -> None:
+        """What health tells, to watchers at once."""
+        state = health_pb2.HealthCheckResponse.SERVING if ready else health_pb2.HealthCheckResponse.NOT_SERVING
+        for name in ("", SERVICE):
+            await self._health.set(name, state)
+
+    async def stop(self, grace_s: float = CLOSE_GRACE_S) -> None:
+        """Takes no more calls, lets the open ones finish their answer for `grace_s` at most, ends.
+
+        A call that crosses the end of its connection may be cancelled, not refused: until nothing accepted is left
+        unanswered, the service itself refuses.
+        """
+        self._health.end()
+        await self._server.stop(grace_s)
+
+
+def _pool() -> DescriptorPool:
+    """The descriptors that reflection tells: the protocol's own, and health's."""
+    pool = DescriptorPool()
+    for file in (inference_pb2.DESCRIPTOR, health_pb2.DESCRIPTOR):
+        pool.AddSerializedFile(file.serialized_pb)
+    return pool

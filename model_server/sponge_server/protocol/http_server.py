@@ -1,0 +1,327 @@
+"""One HTTP port: a bound socket, an application, start and stop. The only module that knows the HTTP server in use."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import logging
+import resource
+import socket
+from collections.abc import Generator
+from dataclasses import dataclass
+from typing import Any
+
+import uvicorn
+from starlette.types import ASGIApp
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from sponge_core.errors import SpongeError
+from sponge_server.observability.logs import event
+from sponge_server.protocol.problems import PROBLEM_TYPE, ProblemError, retry_after
+
+__all__ = ["CLOSE_GRACE_S", "HttpLimits", "HttpServer", "listen", "make_room"]
+
+log = logging.getLogger(__name__)
+
+CLOSE_GRACE_S = 3
+"""For connections that are still writing an answer when the server stops."""
+
+OTHER_FILES = 512
+"""Open files besides the connections: lanes, pipes, the control port."""
+
+LINGER_S, LINGER_BYTES = 1.0, 16 << 20
+"""Between the last answer of a connection and its end, so much of what the client still sends is read, to no end:
+closed at once, the connection would be reset, and a client that writes before it reads would not see the answer."""
+
+MOST_HEAD = 64 << 10
+"""Bytes of a request that are no body: names, headers, the framing of chunks. The parser itself bounds none of them."""
+
+FRAMING_PER_BYTE = 8
+"""What one byte of body may cost in framing: a chunk of a single byte costs five."""
+
+MALFORMED = ProblemError(400, "malformed", "this is not HTTP/1.1 as it should be: check the request line and headers")
+TOO_LONG = ProblemError(431, "headers-too-large", f"the headers take more than {MOST_HEAD} bytes: send less")
+TOO_SLOW = ProblemError(408, "too-slow", "the headers of the request did not come in time: send them at once")
+TOO_MANY = ProblemError(
+    503,
+    "too-many-connections",
+    "the server has as many connections as it may: use fewer, and keep them open",
+    retry_after(0),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class HttpLimits:
+    """What one port grants its clients.
+
+    Attributes:
+        header_timeout_s: for the headers of a request, from its first byte; of the first one, from the connection.
+        keep_alive_s: how long a connection may idle between requests.
+        write_timeout_s: how long a client may leave an answer unread.
+        max_connections: open at once; more are refused with 503.
+        backlog: connections that the kernel keeps until they are taken.
+    """
+
+    header_timeout_s: float
+    keep_alive_s: float
+    write_timeout_s: float
+    max_connections: int
+    backlog: int
+
+
+def listen(host: str, port: int, option: str) -> socket.socket:
+    """A bound socket; port 0 takes a free one. Raises SpongeError naming `option` when the address cannot be had."""
+    try:
+        family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[
+            0
+        ]
+        sock = socket.socket(family, kind)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        sock.bind(address)
+    except socket.gaierror as error:
+        raise SpongeError(f"--host {host}: {error.strerror}") from None
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            raise SpongeError(
+                f"port {port} on {host} is in use: stop who uses it, or choose another with {option}"
+            ) from None
+        raise SpongeError(f"cannot listen on {host}:{port}: {error.strerror}; choose another with {option}") from None
+    return sock
+
+
+class _Config(uvicorn.Config):
+    def __init__(self, app: ASGIApp, limits: HttpLimits) -> None:
+        super().__init__(
+            app,
+            http=_Protocol,
+            ws="none",
+            lifespan="off",
+            log_config=None,
+            access_log=False,
+            server_header=False,
+            proxy_headers=False,
+            backlog=limits.backlog,
+            timeout_graceful_shutdown=CLOSE_GRACE_S,
+        )
+        self.limits = limits
+        self.leaving = False
+
+
+class _Protocol(HttpToolsProtocol):
+    """One connection. Adds to the library's: a bound on connections, a timeout for headers, an end of keep-alive."""
+
+    def __init__(self, config: _Config, *args: Any, **more: Any) -> None:
+        super().__init__(config, *args, **more)
+        self._own = config
+        self.timeout_keep_alive = config.limits.keep_alive_s  # type: ignore[assignment]
+        self._spoken = False
+        self._unread_bytes = 0
+        self._reading = False
+        self._head_bytes = 0
+        self._timer: asyncio.TimerHandle | None = None
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._writing = _Writing(self, transport)
+        if len(self.connections) > self._own.limits.max_connections:
+            self._refuse()
+        else:
+            self._await_headers()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._disarm()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        if self._spoken:
+            self._unread_bytes += len(data)
+            if self._unread_bytes > LINGER_BYTES:
+                self.transport.abort()
+            return
+        if self._timer is None and (self.cycle is None or self.cycle.response_complete):
+            self._await_headers()
+        self._reading = True
+        self._head_bytes += len(data)
+        super().data_received(data)
+        if self._head_bytes > MOST_HEAD and not self._spoken and not self.transport.is_closing():
+            self._end_with(TOO_LONG)
+
+    def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - the library's text names no fix
+        self._end_with(MALFORMED)
+
+    def on_body(self, body: bytes) -> None:
+        self._head_bytes -= FRAMING_PER_BYTE * len(body)
+        super().on_body(body)
+
+    def on_headers_complete(self) -> None:
+        self._disarm()
+        self._reading = False
+        self._head_bytes = 0
+        super().on_headers_complete()
+        self.cycle.transport = self._writing  # type: ignore[assignment]
+        if self._own.leaving:
+            self.cycle.keep_alive = False
+
+    def on_response_complete(self) -> None:
+        if not self._spoken:
+            super().on_response_complete()
+
+    def end(self) -> None:
+        """Everything was said on this connection. Closes it, but not while its client is still sending."""
+        if self.cycle is None or not self.cycle.more_body:
+            self.transport.close()
+        else:
+            self._speak_no_more()
+
+    def leave(self) -> None:
+        """The answer to the request that is being served is the last one of this connection."""
+        if self.cycle is not None and not self.cycle.response_started:
+            self.cycle.keep_alive = False
+
+    def _await_headers(self) -> None:
+        self._timer = self.loop.call_later(self._own.limits.header_timeout_s, self._too_slow)
+
+    def _disarm(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _too_slow(self) -> None:
+        self._timer = None
+        if not self.transport.is_closing():
+            if self._reading:
+                self._end_with(TOO_SLOW)
+            else:
+                self.transport.close()
+
+    def _end_with(self, problem: ProblemError) -> None:
+        """Answers for the application, unless it is already answering, and closes."""
+        if self.cycle is None or self.cycle.response_complete or not self.cycle.response_started:
+            self.transport.write(_response(problem))
+        self._speak_no_more()
+
+    def _speak_no_more(self) -> None:
+        if self._spoken or self.transport.is_closing():
+            return
+        self._spoken = True
+        if self.cycle is not None and not self.cycle.response_complete:
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
+        self._disarm()
+        self._unset_keepalive_if_required()
+        self.flow.resume_reading()
+        self.transport.write_eof()
+        self._timer = self.loop.call_later(LINGER_S, self.transport.abort)
+
+    def _refuse(self) -> None:
+        self.connections.discard(self)
+        event(log, "http.too_many_connections", logging.WARNING, most=self._own.limits.max_connections)
+        self.transport.write(_response(TOO_MANY))
+        self._speak_no_more()
+
+
+class _Writing:
+    """What an answer is written to: the connection's transport, whose end is the connection's to choose."""
+
+    __slots__ = ("close", "is_closing", "write")
+
+    def __init__(self, connection: _Protocol, transport: asyncio.Transport) -> None:
+        self.write = transport.write
+        self.is_closing = transport.is_closing
+        self.close = connection.end
+
+
+def _response(problem: ProblemError) -> bytes:
+    """A whole answer, for where no application is asked."""
+    body = problem.body()
+    extra = "".join(f"{name.decode()}: {value.decode()}\r\n" for name, value in problem.headers)
+    head = (
+        f"HTTP/1.1 {problem.status} {problem.title}\r\nContent-Type: {PROBLEM_TYPE}\r\n"
+        f"Content-Length: {len(body)}\r\n{extra}Connection: close\r\n\r\n"
+    )
+    return head.encode() + body
+
+
+def make_room(connections: int) -> None:
+    """Raises this process's limit of open files so that many connections fit, as far as it may."""
+    needed = connections + OTHER_FILES
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft != resource.RLIM_INFINITY and soft < needed:
+        allowed = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+        if allowed < needed:
+            event(log, "http.few_open_files", logging.WARNING, limit=allowed, needed=needed)
+
+
+class _Uvicorn(uvicorn.Server):
+    def __init__(self, config: uvicorn.Config) -> None:
+        super().__init__(config)
+        self._leaving = asyncio.Event()
+
+    def leave(self) -> None:
+        """Ends `serve` in an orderly way."""
+        self.should_exit = True
+        self._leaving.set()
+
+    async def main_loop(self) -> None:
+        """Renews the date header once a second; the library's own loop wakes up ten times as often, for nothing."""
+        while not await self.on_tick(0):
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._leaving.wait(), 1.0)
+
+    @contextlib.contextmanager
+    def capture_signals(self) -> Generator[None, None, None]:
+        """Signals are the application's: two of these servers share one loop and one orderly end."""
+        yield
+
+
+class HttpServer:
+    """Serves `app` on `sock`."""
+
+    def __init__(self, app: ASGIApp, sock: socket.socket, limits: HttpLimits) -> None:
+        # Inherited by every connection; an answer that is never read would be kept for ever.
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(limits.write_timeout_s * 1000))
+        self._sock = sock
+        self._config = _Config(app, limits)
+        self._server = _Uvicorn(self._config)
+        self._task: asyncio.Task[None] | None = None
+
+    @property
+    def connections(self) -> int:
+        """Connections that are open now."""
+        return len(self._server.server_state.connections)
+
+    @property
+    def port(self) -> int:
+        port: int = self._sock.getsockname()[1]
+        return port
+
+    async def start(self) -> None:
+        """Returns once connections are taken."""
+        self._task = asyncio.get_running_loop().create_task(self._server.serve(sockets=[self._sock]))
+        while not self._server.started:
+            if self._task.done():
+                self._task.result()
+                raise SpongeError("the HTTP server ended before it had started")
+            await asyncio.sleep(0)
+
+    def leave(self) -> None:
+        """From now on every answer is the last one of its connection; new connections are still taken."""
+        self._config.leaving = True
+        for connection in self._server.server_state.connections:
+            assert isinstance(connection, _Protocol)
+            connection.leave()
+
+    async def stop(self, grace_s: float = CLOSE_GRACE_S) -> None:
+        """Takes no more connections, lets the open ones finish their answer for `grace_s` at most, ends.
+
+        Does nothing if never started.
+        """
+        if self._task is not None:
+            self._config.timeout_graceful_shutdown = grace_s  # type: ignore[assignment]
+            self._server.leave()
+            await self._task
+            for connection in list(self._server.server_state.connections):
+                assert isinstance(connection, _Protocol)
+                connection.transport.abort()

@@ -1,0 +1,274 @@
+"""The Open Inference Protocol (V2) in what its REST and gRPC forms share: requests, tensors, outputs as plain data.
+
+Knows no encoding, no model, no server and no queue. Whether the tensors suit a model is for `ModelInfo.check` to say;
+here only what the protocol itself demands is refused.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from sponge_core.datatypes import NUMPY_TYPES
+from sponge_core.errors import SpongeError
+from sponge_server.workers.interface import DATATYPE_SIZE, Tensor
+
+__all__ = [
+    "InferRequest",
+    "OipError",
+    "Output",
+    "OutputRequest",
+    "Strings",
+    "TensorHead",
+    "class_count",
+    "infer_request",
+    "numbers_input",
+    "pack_strings",
+    "raw_input",
+    "select_outputs",
+    "strings_input",
+    "tensor_head",
+    "unpack_strings",
+    "values_of",
+]
+
+
+class OipError(SpongeError):
+    """A body that is not a request of the protocol; says where and what was expected."""
+
+
+@dataclass(frozen=True, slots=True)
+class Strings:
+    """An input of datatype BYTES: its elements in row-major order."""
+
+    name: str
+    shape: tuple[int, ...]
+    values: tuple[bytes | memoryview, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class OutputRequest:
+    """How one output is wanted: `top` > 0 asks for that many classes instead of the tensor."""
+
+    name: str
+    binary: bool
+    top: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class InferRequest:
+    """A decoded request. `outputs` is empty when the client takes all of them; `binary` is then how it wants them."""
+
+    id: str = ""
+    tensors: tuple[Tensor, ...] = ()
+    strings: tuple[Strings, ...] = ()
+    outputs: tuple[OutputRequest, ...] = ()
+    binary: bool = False
+    timeout_us: object = None
+
+
+@dataclass(frozen=True, slots=True)
+class TensorHead:
+    """What a request says of an input before its data."""
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+
+    @property
+    def where(self) -> str:
+        """How an error names it."""
+        return f"input {self.name!r}"
+
+    @property
+    def elements(self) -> int:
+        return math.prod(self.shape)
+
+
+@dataclass(frozen=True, slots=True)
+class Output:
+    """One output of an answer as its client wants it: a tensor, or the classes that stand for it."""
+
+    ask: OutputRequest
+    tensor: Tensor
+    strings: Strings | None = None
+
+    @property
+    def datatype(self) -> str:
+        return self.tensor.datatype if self.strings is None else "BYTES"
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self.tensor.shape if self.strings is None else self.strings.shape
+
+    @property
+    def raw(self) -> bytes | bytearray | memoryview:
+        """Its data in the protocol's binary form."""
+        return self.tensor.data if self.strings is None else pack_strings(self.strings.values)
+
+
+def tensor_head(name: object, datatype: object, shape: object, where: str) -> TensorHead:
+    """Checks what a request says of an input. Raises OipError."""
+    if not isinstance(name, str) or not name:
+        raise OipError(f'{where} needs a "name"')
+    where = f"input {name!r}"
+    if not isinstance(datatype, str) or (datatype != "BYTES" and datatype not in DATATYPE_SIZE):
+        known = ", ".join([*DATATYPE_SIZE, "BYTES"])
+        raise OipError(f"{where}: datatype is {datatype!r}, expected one of {known}")
+    if not isinstance(shape, list) or not all(type(size) is int and size >= 0 for size in shape):
+        raise OipError(f"{where}: shape is {shape!r}, expected a list of sizes >= 0")
+    return TensorHead(name, datatype, tuple(shape))
+
+
+def raw_input(head: TensorHead, data: memoryview, said: str) -> Tensor | Strings:
+    """An input from its data in binary form; `said` names where the data's length comes from."""
+    if head.datatype == "BYTES":
+        return strings_input(head, unpack_strings(data, head.where), "the binary data")
+    wanted = head.elements * DATATYPE_SIZE[head.datatype]
+    if len(data) != wanted:
+        raise OipError(
+            f"{head.where}: shape {list(head.shape)} of {head.datatype} needs {wanted} bytes, {said} is {len(data)}"
+        )
+    return Tensor(head.name, head.datatype, head.shape, data)
+
+
+def strings_input(head: TensorHead, values: Sequence[bytes | memoryview], said: str) -> Strings:
+    """An input of datatype BYTES from its elements. Raises OipError when they are not as many as its shape holds."""
+    if len(values) != head.elements:
+        raise OipError(
+            f"{head.where}: shape {list(head.shape)} holds {head.elements} elements, {said} has {len(values)}"
+        )
+    return Strings(head.name, head.shape, tuple(values))
+
+
+def numbers_input(head: TensorHead, data: list[Any], said: str) -> Tensor:
+    """An input from single numbers. Raises OipError when they are not those of its datatype and shape."""
+    if head.datatype == "BF16":
+        raise OipError(f"{head.where}: BF16 has no JSON form, send it as a binary tensor")
+    array = _array(data, NUMPY_TYPES[head.datatype], head.datatype, head.where)
+    if array.size != head.elements:
+        raise OipError(
+            f"{head.where}: shape {list(head.shape)} holds {head.elements} elements, {said} has {array.size}"
+        )
+    return Tensor(head.name, head.datatype, head.shape, array.tobytes())
+
+
+def class_count(value: object, where: str) -> int:
+    """The parameter `classification` of an output: how many classes are wanted. Raises OipError."""
+    if type(value) is not int or value < 0:
+        raise OipError(f"{where}: classification is {value!r}, expected how many classes to return")
+    return value
+
+
+def infer_request(
+    request_id: str,
+    inputs: Sequence[Tensor | Strings],
+    outputs: Iterable[OutputRequest],
+    binary: bool,
+    parameters: Mapping[str, object],
+) -> InferRequest:
+    """A request from its decoded parts. Raises OipError for a parameter that cannot be understood."""
+    if "priority" in parameters:
+        _check_priority(parameters["priority"])
+    return InferRequest(
+        id=request_id,
+        tensors=tuple(given for given in inputs if isinstance(given, Tensor)),
+        strings=tuple(given for given in inputs if isinstance(given, Strings)),
+        outputs=tuple(outputs),
+        binary=binary,
+        timeout_us=parameters.get("timeout"),
+    )
+
+
+def select_outputs(request: InferRequest, outputs: Sequence[Tensor], labels: Sequence[str] | None) -> Iterator[Output]:
+    """What the client asked for of what the model gave, in the client's order; all of it if it asked for nothing.
+
+    Args:
+        labels: names of the classes, used where a client asks for a classification.
+
+    Raises:
+        OipError: an output is asked for that the model does not have.
+    """
+    given = {tensor.name: tensor for tensor in outputs}
+    for ask in request.outputs or (OutputRequest(tensor.name, request.binary) for tensor in outputs):
+        tensor = given.get(ask.name)
+        if tensor is None:
+            raise OipError(f"the model has no output {ask.name!r}; it has {', '.join(given)}")
+        yield Output(ask, tensor, _classes(tensor, ask.top, labels) if ask.top else None)
+
+
+def pack_strings(values: Iterable[bytes | memoryview]) -> bytes:
+    """Elements of datatype BYTES in binary form: each behind its length, four bytes little-endian."""
+    parts: list[bytes | memoryview] = []
+    for value in values:
+        parts += (struct.pack("<I", len(value)), value)
+    return b"".join(parts)
+
+
+def unpack_strings(data: memoryview, where: str) -> list[memoryview]:
+    """The reverse of `pack_strings`, without copying. Raises OipError when the lengths do not add up."""
+    values: list[memoryview] = []
+    at = 0
+    while at < len(data):
+        if at + 4 > len(data):
+            raise OipError(f"{where}: element {len(values)} has no room for its four-byte length prefix")
+        size = int.from_bytes(data[at : at + 4], "little")
+        at += 4
+        if at + size > len(data):
+            raise OipError(f"{where}: element {len(values)} says {size} bytes, {len(data) - at} are left")
+        values.append(data[at : at + size])
+        at += size
+    return values
+
+
+def _array(data: list[Any], dtype: np.dtype[Any], datatype: str, where: str) -> np.ndarray[Any, Any]:
+    """JSON numbers as an array, refusing what a plain conversion would silently bend: text, fractions, overflow."""
+    try:
+        array = np.asarray(data) if data else np.empty(0, dtype)
+    except ValueError:
+        raise OipError(f"{where}: data is ragged, every row needs the same length") from None
+    allowed = {"b": "b", "u": "bui", "i": "bui", "f": "buif"}[dtype.kind]
+    if array.size and array.dtype.kind not in allowed:
+        raise OipError(f"{where}: data does not hold {datatype} values")
+    if dtype.kind in "ui" and array.size and array.dtype.kind in "ui":
+        bounds = np.iinfo(dtype)
+        if int(array.min()) < bounds.min or int(array.max()) > bounds.max:
+            raise OipError(f"{where}: data goes beyond {bounds.min} to {bounds.max}, the range of {datatype}")
+    with np.errstate(over="ignore"):
+        return np.ascontiguousarray(array, dtype)
+
+
+def values_of(tensor: Tensor) -> np.ndarray[Any, Any]:
+    """The elements of a tensor as numbers, in a flat array; half precision is widened, which changes no value."""
+    if tensor.datatype == "BF16":
+        return (np.frombuffer(tensor.data, "<u2").astype("<u4") << 16).view("<f4")
+    array = np.frombuffer(tensor.data, NUMPY_TYPES[tensor.datatype])
+    return array.astype("<f4") if tensor.datatype == "FP16" else array
+
+
+def _check_priority(value: object) -> None:
+    """Raises OipError when it is no whole number >= 0.
+
+    It changes nothing here: requests are served by their deadlines, and who is in a hurry says so with a tighter one.
+    """
+    if type(value) is not int or value < 0:
+        raise OipError(f"parameters.priority is {value!r}: give a whole number >= 0, or better a tighter deadline")
+
+
+def _classes(tensor: Tensor, top: int, labels: Sequence[str] | None) -> Strings:
+    """The `top` largest entries of each row as `value:index[:label]`, largest first."""
+    scores = values_of(tensor).reshape(tensor.shape[0], -1)
+    top = min(top, scores.shape[1])
+    best = np.argsort(-scores, axis=1, kind="stable")[:, :top]
+    named = labels if labels is not None and len(labels) == scores.shape[1] else None
+    texts = [
+        f"{row[i]:f}:{i}:{named[i]}" if named else f"{row[i]:f}:{i}"
+        for row, order in zip(scores, best, strict=True)
+        for i in order
+    ]
+    return Strings(tensor.name, (tensor.shape[0], top), tuple(text.encode() for text in texts))

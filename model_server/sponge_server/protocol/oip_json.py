@@ -1,0 +1,174 @@
+"""The Open Inference Protocol (V2) over REST: requests and responses as bytes, JSON and the binary tensor extension.
+
+A codec and nothing more: knows no model, no HTTP server and no queue.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import orjson
+
+from sponge_server.protocol.oip import (
+    InferRequest,
+    OipError,
+    OutputRequest,
+    Strings,
+    class_count,
+    infer_request,
+    numbers_input,
+    raw_input,
+    select_outputs,
+    strings_input,
+    tensor_head,
+    values_of,
+)
+from sponge_server.workers.interface import Tensor
+
+__all__ = ["decode", "encode"]
+
+
+def decode(body: bytes, header_length: int | None) -> InferRequest:
+    """Reads a request.
+
+    Args:
+        header_length: value of `Inference-Header-Content-Length`: so many bytes of JSON, then the binary tensors in
+            the order of the inputs. None: all of it is JSON.
+
+    Raises:
+        OipError: with what was expected and what came.
+    """
+    view = memoryview(body)
+    if header_length is not None and not 0 < header_length <= len(body):
+        raise OipError(f"Inference-Header-Content-Length is {header_length}, the body has {len(body)} bytes")
+    head, rest = (view, view[:0]) if header_length is None else (view[:header_length], view[header_length:])
+    try:
+        document = orjson.loads(head)
+    except orjson.JSONDecodeError as error:
+        raise OipError(f"the JSON part of the body cannot be read: {error}") from None
+    request = _object(document, "the request")
+    parameters = _object(request.get("parameters", {}), "parameters")
+    binary = _flag(parameters, "binary_data_output", "parameters")
+    inputs: list[Tensor | Strings] = []
+    offset = 0
+    given = request.get("inputs")
+    if not isinstance(given, list) or not given:
+        raise OipError('the request needs a list "inputs" with at least one input')
+    for index, entry in enumerate(given):
+        item = _object(entry, f"inputs[{index}]")
+        parsed, used = _input(item, f"inputs[{index}]", rest[offset:])
+        offset += used
+        inputs.append(parsed)
+    if offset != len(rest):
+        raise OipError(f"{len(rest)} bytes follow the JSON part, the inputs' binary_data_size add up to {offset}")
+    request_id = request.get("id", "")
+    if not isinstance(request_id, str):
+        raise OipError(f"id must be a string, got {request_id!r}")
+    return infer_request(request_id, inputs, _outputs(request.get("outputs", []), binary), binary, parameters)
+
+
+def encode(
+    model: str,
+    version: str,
+    request: InferRequest,
+    outputs: Sequence[Tensor],
+    labels: Sequence[str] | None = None,
+) -> tuple[bytes, int | None]:
+    """The response body and, when it carries binary tensors, the length of its JSON part.
+
+    Args:
+        outputs: what the model gave, in its order.
+        labels: names of the classes, used where a client asks for a classification.
+
+    Raises:
+        OipError: an output is asked for that the model does not have.
+    """
+    entries: list[dict[str, Any]] = []
+    blobs: list[bytes | bytearray | memoryview] = []
+    for output in select_outputs(request, outputs, labels):
+        entry: dict[str, Any] = {"name": output.ask.name, "datatype": output.datatype, "shape": list(output.shape)}
+        if output.ask.binary:
+            blob = output.raw
+            entry["parameters"] = {"binary_data_size": memoryview(blob).nbytes}
+            blobs.append(blob)
+        elif output.strings is not None:
+            entry["data"] = [bytes(value).decode() for value in output.strings.values]
+        else:
+            entry["data"] = values_of(output.tensor)
+        entries.append(entry)
+    document: dict[str, Any] = {"model_name": model, "model_version": version}
+    if request.id:
+        document["id"] = request.id
+    document["outputs"] = entries
+    head = orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)
+    if not blobs:
+        return head, None
+    return b"".join([head, *blobs]), len(head)
+
+
+def _input(item: dict[str, Any], where: str, rest: memoryview) -> tuple[Tensor | Strings, int]:
+    """One input, and how many bytes of `rest` it took."""
+    head = tensor_head(item.get("name"), item.get("datatype"), item.get("shape"), where)
+    parameters = _object(item.get("parameters", {}), f"{head.where}: parameters")
+    size = parameters.get("binary_data_size")
+    if size is not None:
+        if type(size) is not int or not 0 <= size <= len(rest):
+            raise OipError(
+                f"{head.where}: binary_data_size is {size!r}, {len(rest)} bytes are left after the JSON part"
+            )
+        return raw_input(head, rest[:size], "binary_data_size"), size
+    data = item.get("data")
+    if not isinstance(data, list):
+        raise OipError(f'{head.where} needs either a list "data" or the parameter binary_data_size')
+    if head.datatype == "BYTES":
+        return strings_input(head, [_base64(value, head.where) for value in _flat(data, head.where)], "data"), 0
+    return numbers_input(head, data, "data"), 0
+
+
+def _flat(data: list[Any], where: str, depth: int = 8) -> Iterable[Any]:
+    if not depth:
+        raise OipError(f"{where}: data is nested too deeply")
+    for value in data:
+        if isinstance(value, list):
+            yield from _flat(value, where, depth - 1)
+        else:
+            yield value
+
+
+def _base64(value: object, where: str) -> bytes:
+    if not isinstance(value, str):
+        raise OipError(f"{where}: BYTES elements in JSON are base64 strings")
+    try:
+        return base64.b64decode(value, validate=True)
+    except (binascii.Error, ValueError):
+        raise OipError(f"{where}: a BYTES element is not valid base64; send raw bytes as a binary tensor") from None
+
+
+def _outputs(raw: object, binary_default: bool) -> Iterable[OutputRequest]:
+    if not isinstance(raw, list):
+        raise OipError("outputs must be a list")
+    for index, entry in enumerate(raw):
+        where = f"outputs[{index}]"
+        item = _object(entry, where)
+        name = item.get("name")
+        if not isinstance(name, str):
+            raise OipError(f'{where} needs a "name"')
+        parameters = _object(item.get("parameters", {}), f"{where}.parameters")
+        top = class_count(parameters.get("classification", 0), where)
+        yield OutputRequest(name, _flag(parameters, "binary_data", where, binary_default), top)
+
+
+def _object(value: object, where: str) -> dict[str, Any]:
+    if not isinstance(value, dict):
+        raise OipError(f"{where} must be a JSON object")
+    return value
+
+
+def _flag(parameters: dict[str, Any], name: str, where: str, default: bool = False) -> bool:
+    value = parameters.get(name, default)
+    if not isinstance(value, bool):
+        raise OipError(f"{where}: {name} is {value!r}, expected true or false")
+    return value

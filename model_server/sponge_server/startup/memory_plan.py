@@ -1,0 +1,213 @@
+"""Finds out at start how much memory lanes and batches take, and how many of them the memory limit holds.
+
+Runs made-up batches of growing size on the first lane and reads its memory after each, when it still has all that the
+batch needed. Stops before a size that would not fit. Later, a lane that has come to keep more than its share gives back
+what is free. Knows nothing of HTTP or deadlines.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from sponge_core.errors import SpongeError
+from sponge_server.observability.logs import event
+from sponge_server.workers.examples import ANY_SIZE, example_item
+from sponge_server.workers.interface import DATATYPE_SIZE, ItemError, LaneCrashed, LanePool, ModelInfo, TensorSpec
+from sponge_system.cgroup import own_cgroup, read_memory_limit, read_oom_kills
+from sponge_system.process_memory import RESERVE_BYTES, MemoryModel, anonymous_bytes, private_bytes
+
+__all__ = ["Fitted", "MemoryLimitError", "fit_memory", "measure_memory", "memory_limit", "oom_kills"]
+
+log = logging.getLogger(__name__)
+
+_REPLACED_POLL_S = 0.05
+_MIB = 1 << 20
+
+
+class MemoryLimitError(SpongeError):
+    """The memory limit does not hold the server with its smallest batch."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fitted:
+    """What the memory limit allows. `model` is None where the kernel does not tell what processes use.
+
+    Attributes:
+        started_bytes: what a lane has of its own before its first batch.
+        lanes: as many as were wanted, or the fewer that fit.
+        batches: the largest batch of every model of the pool.
+    """
+
+    model: MemoryModel | None
+    limit_bytes: int | None
+    started_bytes: int
+    lanes: int
+    batches: tuple[int, ...]
+
+    @property
+    def most_lanes(self) -> int:
+        """So many would fit with these batches, should a larger size call for more."""
+        if self.model is None or self.limit_bytes is None:
+            return sys.maxsize
+        each = self.model.lane_bytes + self.model.item_bytes * max(self.batches)
+        return max(self.lanes, self.model.room(self.limit_bytes) // max(1, each))
+
+    def keep_bytes(self, lanes: int) -> int | None:
+        """What each of so many lanes may keep between two batches, beyond what it started with, so that the next one
+        finds room in its share of the limit; None where nothing has to be given back."""
+        if self.model is None or self.limit_bytes is None:
+            return None
+        share = self.model.room(self.limit_bytes) // lanes
+        return max(0, share - self.started_bytes - self.model.item_bytes * max(self.batches))
+
+
+def memory_limit() -> int | None:
+    """The memory limit of this process's cgroup, in bytes; None when there is none."""
+    cgroup = own_cgroup("memory")
+    return None if cgroup is None else read_memory_limit(cgroup)
+
+
+def oom_kills() -> int:
+    """Processes of this cgroup that the kernel has killed for want of memory."""
+    cgroup = own_cgroup("memory")
+    return 0 if cgroup is None else read_oom_kills(cgroup)
+
+
+async def fit_memory(pool: LanePool, lanes: int, threads: int) -> Fitted:
+    """Measures on the one lane that the pool has, and says how many of them and how large batches fit.
+
+    Raises:
+        MemoryLimitError: not even one lane with a batch of 1 does.
+    """
+    limit = memory_limit()
+    wanted = [info.max_batch for info in pool.models]
+    started = private_bytes(pool.pids[1]) if len(pool.pids) > 1 else None
+    model, reached = await measure_memory(pool, threads, limit)
+    if model is None or started is None:
+        event(log, "memory.unknown", logging.WARNING, limit_mib=_mib(limit))
+        return Fitted(None, limit, 0, lanes, tuple(wanted))
+    fits = (lanes, max(wanted)) if limit is None else model.fit(limit, lanes, max(wanted))
+    if fits is None:
+        assert limit is not None
+        raise MemoryLimitError(_refusal(model, limit))
+    batches = tuple(min(size, most, fits[1]) for size, most in zip(wanted, reached, strict=True))
+    event(
+        log,
+        "memory.measured",
+        base_mib=_mib(model.base_bytes),
+        lane_mib=_mib(model.lane_bytes),
+        item_mib=_mib(model.item_bytes),
+        limit_mib=_mib(limit),
+        need_mib=_mib(model.need(fits[0], max(batches))),
+        lanes=fits[0],
+        max_batch=max(batches),
+    )
+    if fits[0] < lanes or list(batches) != wanted:
+        event(
+            log,
+            "memory.limits_the_server",
+            logging.WARNING,
+            wanted_lanes=lanes,
+            wanted_batch=max(wanted),
+            lanes=fits[0],
+            max_batch=max(batches),
+            enough_mib=_mib(model.need(lanes, max(wanted)) + RESERVE_BYTES),
+        )
+    return Fitted(model, limit, started, fits[0], batches)
+
+
+async def measure_memory(pool: LanePool, threads: int, limit: int | None) -> tuple[MemoryModel | None, tuple[int, ...]]:
+    """The memory model of the pool, and the largest batch of every model that ran within the limit.
+
+    Raises MemoryLimitError when a batch of 1 was killed for its memory.
+    """
+    reached = [info.max_batch for info in pool.models]
+    pids = pool.pids
+    base = [anonymous_bytes(pid) for pid in (os.getpid(), *pids[:1])]
+    if len(pids) < 2 or None in base:
+        return None, tuple(reached)
+    base_bytes = sum(size for size in base if size is not None)
+    found: MemoryModel | None = None
+    for index, info in enumerate(pool.models):
+        points: list[tuple[int, int]] = []
+        for batch in _sizes(info.max_batch):
+            known = MemoryModel.of(base_bytes, points, _row_bytes(info)) if len(points) >= 2 else None
+            if known is not None and limit is not None and known.need(1, batch) + RESERVE_BYTES > limit:
+                break
+            used = await _lane_bytes_after(pool, index, batch, threads)
+            if used is None:
+                if not points:
+                    raise MemoryLimitError(
+                        f"the memory limit of {_mib(limit):g} MiB does not hold a batch of 1 of {info.name}: its lane "
+                        "was killed for it; raise the limit"
+                    )
+                reached[index] = points[-1][0]
+                break
+            points.append((batch, used))
+        own = MemoryModel.of(base_bytes, points, _row_bytes(info))
+        # A lane runs one batch at a time and keeps its memory for the next, whichever model that is of.
+        found = (
+            own
+            if found is None
+            else MemoryModel(base_bytes, max(found.lane_bytes, own.lane_bytes), max(found.item_bytes, own.item_bytes))
+        )
+    return found, tuple(reached)
+
+
+async def _lane_bytes_after(pool: LanePool, model: int, batch: int, threads: int) -> int | None:
+    """The lane's own memory after a batch of this size, without what others have left; None when that killed it."""
+    pool.keep(lambda _: 0)
+    emptied = await _runs(pool, model, 1, threads)
+    pool.keep(lambda _: None)
+    return private_bytes(pool.pids[1]) if emptied and await _runs(pool, model, batch, threads) else None
+
+
+async def _runs(pool: LanePool, model: int, batch: int, threads: int) -> bool:
+    """Runs a batch on the first lane. Whether it could; where it killed the lane, another has taken its place."""
+    lane = pool.lanes[0]
+    try:
+        result = await lane.run([example_item(pool.models[model], batch)], threads, model=model)
+    except LaneCrashed:
+        while not lane.healthy:  # noqa: ASYNC110 - the pool replaces it
+            await asyncio.sleep(_REPLACED_POLL_S)
+        return False
+    failed = result.outputs[0]
+    if isinstance(failed, ItemError):  # an allocation that failed, for one
+        event(log, "memory.batch_failed", logging.WARNING, rows=batch, error=failed)
+        return False
+    return True
+
+
+def _sizes(most: int) -> list[int]:
+    """1, 2, 4, ... and `most`, ascending."""
+    return sorted({most, *(1 << power for power in range(most.bit_length()) if 1 << power <= most)})
+
+
+def _row_bytes(info: ModelInfo) -> int:
+    """Inputs and outputs of a row, which lie in memory that server and lane share."""
+    return sum(_spec_bytes(spec) for spec in (*info.inputs, *info.outputs))
+
+
+def _spec_bytes(spec: TensorSpec) -> int:
+    sizes: Sequence[int] = [ANY_SIZE if size < 0 else size for size in spec.shape]
+    return math.prod(sizes) * DATATYPE_SIZE[spec.datatype]
+
+
+def _refusal(model: MemoryModel, limit: int) -> str:
+    least = model.need(1, 1) + RESERVE_BYTES
+    return (
+        f"the memory limit of {_mib(limit):g} MiB does not hold one lane with a batch of 1, which takes "
+        f"{_mib(least):g} MiB ({_mib(model.base_bytes):g} for server and model, {_mib(model.lane_bytes):g} a lane, "
+        f"{_mib(model.item_bytes):g} a row, {_mib(RESERVE_BYTES):g} in reserve): raise the limit, spec.memory in a "
+        "SpongeService, to at least that"
+    )
+
+
+def _mib(size: int | None) -> float:
+    return math.inf if size is None else round(size / _MIB, 1)

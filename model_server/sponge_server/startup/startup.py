@@ -1,0 +1,182 @@
+"""From model sources to a server that can promise deadlines: load, warm up, take a profile of each model.
+
+The only module that knows where profiles come from. Knows nothing of HTTP.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+from dataclasses import dataclass, replace
+
+from sponge_core.errors import SpongeError
+from sponge_core.latency import LatencyModel
+from sponge_profiles.profile import Profile, load_profile
+from sponge_profiles.timing import BatchTime, quick_profile
+from sponge_server.engine.cpu_quota import Cores
+from sponge_server.lifecycle import Status
+from sponge_server.models.source import parse
+from sponge_server.observability.logs import event
+from sponge_server.observability.metrics import Metrics
+from sponge_server.settings import ServerSettings
+from sponge_server.startup.memory_plan import Fitted, MemoryLimitError, fit_memory, memory_limit, oom_kills
+from sponge_server.workers.examples import example_item
+from sponge_server.workers.interface import LanePool, ModelInfo
+
+__all__ = ["Prepared", "prepare"]
+
+log = logging.getLogger(__name__)
+
+
+MOST_ERROR = 0.5
+MOST_INTERFERENCE = 0.5
+"""A few seconds beside a noisy neighbour can say anything of these, and a server that believed it would refuse what it
+could serve. What is really slower is learnt from the batches."""
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """What preparing found out about one model: `info` and `profile` know the largest batch that it takes and that fits
+    into memory; `max_lanes` is the most that fit."""
+
+    info: ModelInfo
+    profile: LatencyModel
+    profile_name: str
+    max_lanes: int
+
+
+async def prepare(
+    settings: ServerSettings, pool: LanePool, cores: Cores, status: Status, metrics: Metrics
+) -> list[Prepared]:
+    """Loads the models, warms every lane up and finds out how long batches take.
+
+    Raises:
+        ModelError: a model cannot be loaded or fails on a made-up batch.
+        ProfileError: a profile is neither shipped nor a file, or does not make sense.
+        LaneError: a lane was lost meanwhile.
+        MemoryLimitError: the memory limit does not hold the server with its smallest batch.
+    """
+    # Found out before anything is loaded: a misspelt name should not cost a minute.
+    for model in settings.models:
+        parse(model.source)
+    given = [None if model.profile == "auto" else load_profile(model.profile) for model in settings.models]
+    machine = len(os.sched_getaffinity(0))
+    if settings.threads > machine:
+        event(log, "cores.more_than_there_are", logging.WARNING, max_cores=settings.max_cores, cpus=machine)
+    began = time.monotonic()
+    fitted = await _start(settings, pool, metrics)
+    took_s = time.monotonic() - began
+    infos = [replace(info, max_batch=most) for info, most in zip(pool.models, fitted.batches, strict=True)]
+    for model, info in zip(settings.models, infos, strict=True):
+        event(log, "model.loaded", model=model.name, source=model.source, lanes=fitted.lanes, took_s=took_s)
+        if info.warning is not None:
+            event(log, "model.warning", logging.WARNING, model=model.name, text=info.warning)
+    status.phase = "warming"
+    return [
+        await _prepare(settings, pool, cores, index, info, profile, fitted)
+        for index, (info, profile) in enumerate(zip(infos, given, strict=True))
+    ]
+
+
+async def _prepare(
+    settings: ServerSettings,
+    pool: LanePool,
+    cores: Cores,
+    index: int,
+    info: ModelInfo,
+    profile: Profile | None,
+    fitted: Fitted,
+) -> Prepared:
+    """Warms one model up, and measures it where it has no profile."""
+    threads = range(1, settings.threads + 1)
+    await _warm_up(pool, index, range(1, info.max_batch + 1), threads, settings.warm_up_s)
+    if profile is None:
+        profile = await _measure(settings, pool, cores, index, info, threads)
+        measured = profile.latency_model()
+        model = replace(
+            measured, error=min(measured.error, MOST_ERROR), interference=min(measured.interference, MOST_INTERFERENCE)
+        )
+    else:
+        model = profile.latency_model()
+    event(
+        log,
+        "profile.taken",
+        model=info.name,
+        profile=profile.name,
+        alone_ms=model.latency(1, 1) * 1000,
+        full_ms=model.latency(info.max_batch, 1) * 1000,
+        error=model.error,
+        interference=model.interference,
+    )
+    return Prepared(
+        info, replace(model, max_batch=info.max_batch), profile.name, min(settings.max_lanes, fitted.most_lanes)
+    )
+
+
+async def _start(settings: ServerSettings, pool: LanePool, metrics: Metrics) -> Fitted:
+    """Loads the models and forks as many lanes as are wanted and fit into memory."""
+    killed = oom_kills()
+    try:
+        await pool.start(1)
+        fitted = await fit_memory(pool, settings.lanes, settings.threads)
+        pool.keep(fitted.keep_bytes)
+        await pool.scale(fitted.lanes)
+    except SpongeError as error:
+        limit = memory_limit()
+        if limit is None or oom_kills() == killed or isinstance(error, MemoryLimitError):
+            raise
+        text = f"the memory limit of {limit >> 20} MiB does not hold the models: the kernel killed one for its memory"
+        raise MemoryLimitError(f"{text} ({error}); raise the limit") from None
+    metrics.set_memory(fitted.model, fitted.limit_bytes)
+    return fitted
+
+
+async def _warm_up(pool: LanePool, model: int, batches: range, threads: range, limit_s: float) -> None:
+    """Runs every pair that can be used, as far as the time allows; the rest pays for itself on first use."""
+    began = time.monotonic()
+    runs, wanted = 0, len(pool.lanes) * len(batches) * len(threads)
+
+    def ran(done: int, _: int) -> None:
+        nonlocal runs
+        runs = done
+
+    name = pool.models[model].name
+    try:
+        async with asyncio.timeout(limit_s):
+            # The extremes first, on every lane: with many sizes the time may not suffice for all.
+            ends = sorted({batches[0], batches[-1]}), sorted({threads[0], threads[-1]})
+            await pool.warm_up(*ends, model=model)
+            await pool.warm_up(batches, threads, ran, model=model)
+    except TimeoutError:
+        skipped = wanted - runs
+        event(log, "warm_up.cut_short", logging.WARNING, model=name, limit_s=limit_s, runs=runs, skipped=skipped)
+    else:
+        event(log, "warm_up.done", model=name, took_s=time.monotonic() - began, runs=runs)
+
+
+async def _measure(
+    settings: ServerSettings, pool: LanePool, cores: Cores, model: int, info: ModelInfo, threads: range
+) -> Profile:
+    """A profile from the lanes themselves, under whatever limit this process has."""
+    item = example_item(info, 1)
+
+    async def run_batch(batch: int, threads: int) -> BatchTime:
+        lane = next(lane for lane in pool.lanes if lane.healthy and not lane.busy)
+        began = time.monotonic()
+        result = await lane.run([item] * batch, threads, model=model)
+        return BatchTime(time.monotonic() - began, result.cpu_s)
+
+    quota_milli = cores.quota_milli
+    machine = float(len(os.sched_getaffinity(0)))
+    sizes = {1, info.max_batch, *(size for size in (2, 4, 8, 16, 32) if size < info.max_batch)}
+    return await quick_profile(
+        run_batch,
+        sorted(sizes),
+        threads,
+        machine if quota_milli is None else min(machine, quota_milli / 1000),
+        settings.profile_s,
+        model=info.name,
+        lanes=len(pool.lanes),
+    )

@@ -1,0 +1,30 @@
+"""Made-up items of the right shape, for probing a model's outputs, warming up and measuring. Free of torch."""
+
+from __future__ import annotations
+
+import math
+import struct
+
+from sponge_server.workers.interface import DATATYPE_SIZE, Item, ModelInfo, Tensor, TensorSpec
+
+__all__ = ["example_item", "example_tensor"]
+
+ANY_SIZE = 16
+"""Stands in for a dimension that takes any size."""
+
+_FORMAT = {"FP16": "e", "FP32": "f", "FP64": "d"}
+_VALUES = [((i * 37) % 101) / 101 for i in range(101)]  # within 0..1, as pixels are; a prime length never lines up
+
+
+def example_item(info: ModelInfo, rows: int) -> Item:
+    """An item of `rows` rows that the model accepts: fractions for floats, zeros (valid as indices) for the rest."""
+    return Item(tensors=tuple(example_tensor(spec, rows) for spec in info.inputs))
+
+
+def example_tensor(spec: TensorSpec, rows: int) -> Tensor:
+    """One input of an example item."""
+    shape = (rows, *(ANY_SIZE if size < 0 else size for size in spec.shape))
+    size = math.prod(shape) * DATATYPE_SIZE[spec.datatype]
+    letter = _FORMAT.get(spec.datatype)
+    pattern = struct.pack(f"<{len(_VALUES)}{letter}", *_VALUES) if letter else b"\0"
+    return Tensor(spec.name, spec.datatype, shape, (pattern * -(-size // len(pattern)))[:size])

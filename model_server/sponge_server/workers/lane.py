@@ -1,0 +1,272 @@
+"""The server's side of one lane: hands over a batch through shared memory, waits for the answer, notices the end.
+
+Lives on the event loop and never blocks it. Does not fork, kill or replace anything itself: it tells the pool.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from sponge_server.workers.fork_client import read_message
+from sponge_server.workers.interface import (
+    DATATYPE_SIZE,
+    Item,
+    ItemError,
+    LaneCrashed,
+    LaneError,
+    LaneResult,
+    ModelInfo,
+    NotFiniteError,
+    Tensor,
+)
+from sponge_server.workers.ipc import Message, SharedMemory, aligned, pack
+
+__all__ = ["ForkedLane"]
+
+
+@dataclass(slots=True)
+class _Batch:
+    """A batch on its way. `sent` maps the lane's item numbers to the caller's."""
+
+    items: Sequence[Item]
+    sent: list[int]
+    refused: dict[int, ItemError]
+    done: asyncio.Future[LaneResult]
+    watchdog: asyncio.TimerHandle | None = None
+
+
+class ForkedLane:
+    """Implements `interface.Lane`; its process comes and goes with `connect`, the object and its id stay."""
+
+    def __init__(
+        self,
+        lane: int,
+        models: Sequence[ModelInfo],
+        on_change: Callable[[ForkedLane], None],
+        kill: Callable[[ForkedLane], None],
+        keep: Callable[[], int | None],
+    ) -> None:
+        """Allocates the shared memory, enough for a full batch of the largest of `models`.
+
+        Args:
+            on_change: called when the lane's health changed.
+            kill: asked to end the lane's process; the end itself is noticed at the socket.
+            keep: bytes that the lane may keep after its next batch, see `interface.LanePool.keep`.
+        """
+        self._id = lane
+        self._models = models
+        self._on_change = on_change
+        self._kill = kill
+        self._keep = keep
+        self.pid: int | None = None
+        self.crashes = 0  # in a row, without a batch that ended well between them
+        self.inputs = SharedMemory.create(f"sponge-lane-{lane}-in", max(_size_of(info, info.inputs) for info in models))
+        self.outputs = SharedMemory.create(
+            f"sponge-lane-{lane}-out", max(_size_of(info, info.outputs) for info in models)
+        )
+        self._writer: asyncio.StreamWriter | None = None
+        self._listening: asyncio.Task[None] | None = None
+        self._healthy = False
+        self._batch: _Batch | None = None
+        self._hung_for_s: float | None = None
+
+    @property
+    def id(self) -> int:
+        return self._id
+
+    @property
+    def healthy(self) -> bool:
+        return self._healthy
+
+    @property
+    def busy(self) -> bool:
+        return self._batch is not None
+
+    async def connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Takes over a fresh process; returns when it can run batches. Raises LaneCrashed when it ends before."""
+        self._writer, self._hung_for_s = writer, None
+        try:
+            first = await read_message(reader)
+        except BaseException:
+            writer.close()
+            raise
+        if first is None:
+            writer.close()
+            raise LaneCrashed(f"lane {self._id} ended while it was starting; its output is in the log")
+        self.pid = first["ready"]
+        self._healthy = True
+        self._listening = asyncio.create_task(self._listen(reader), name=f"lane-{self._id}")
+        self._on_change(self)
+
+    async def run(
+        self, items: Sequence[Item], threads: int, timeout_s: float | None = None, model: int = 0
+    ) -> LaneResult:
+        """See `interface.Lane.run`."""
+        info = self._models[model]
+        batch = self._checked(items, threads, info)
+        if not batch.sent:
+            outputs = tuple(batch.refused[index] for index in range(len(items)))
+            return LaneResult(outputs, batch_s=0.0, cpu_s=0.0, threads=threads)
+        await self.settled()
+        if not self._healthy or self._writer is None:
+            raise LaneCrashed(f"lane {self._id} is being replaced")
+        described = self._put([items[index] for index in batch.sent], info)
+        self._batch = batch
+        if timeout_s is not None:
+            batch.watchdog = asyncio.get_running_loop().call_later(timeout_s, self._on_hang, timeout_s)
+        self._writer.write(pack({"model": model, "items": described, "threads": threads, "keep": self._keep()}))
+        # A caller that is cancelled (its client left) does not stop the batch: other requests are in it.
+        return await asyncio.shield(batch.done)
+
+    async def retire(self) -> None:
+        """Waits for the running batch, then lets the process end."""
+        await self.settled()
+        await self.close()
+
+    async def settled(self) -> None:
+        """Returns when no batch runs."""
+        while self._batch is not None:
+            await asyncio.wait([self._batch.done])
+
+    async def close(self) -> None:
+        """Ends the lane now; a running batch fails."""
+        self._healthy = False
+        if self._listening is not None:
+            self._listening.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._listening
+            self._listening = None
+        self._disconnect(f"lane {self._id} was closed")
+        self.inputs.close()
+        self.outputs.close()
+
+    def _checked(self, items: Sequence[Item], threads: int, info: ModelInfo) -> _Batch:
+        if threads < 1:
+            raise LaneError(f"{threads} threads asked for: a batch needs at least 1")
+        sent: list[int] = []
+        refused: dict[int, ItemError] = {}
+        for index, item in enumerate(items):
+            try:
+                info.check(item)
+                sent.append(index)
+            except ItemError as error:
+                refused[index] = error
+        rows = sum(items[index].rows for index in sent)
+        if not items or rows > info.max_batch:
+            raise LaneError(f"a batch of {rows} rows: {info.name} takes 1 to {info.max_batch}")
+        done: asyncio.Future[LaneResult] = asyncio.get_running_loop().create_future()
+        done.add_done_callback(_seen)
+        return _Batch(items, sent, refused, done)
+
+    def _put(self, items: Sequence[Item], info: ModelInfo) -> list[Message]:
+        """Copies the items' bytes to the lane; gives where they are."""
+        described: list[Message] = []
+        blobs: list[tuple[int, memoryview]] = []
+        end = 0
+
+        def place(data: bytes | bytearray | memoryview) -> tuple[int, int]:
+            nonlocal end
+            start = aligned(end)
+            view = memoryview(data).cast("B")
+            blobs.append((start, view))
+            end = start + view.nbytes
+            return start, view.nbytes
+
+        for item in items:
+            if item.images:
+                described.append({"images": [place(image) for image in item.images]})
+            else:
+                by_name = {tensor.name: tensor for tensor in item.tensors}
+                ordered = [by_name[spec.name] for spec in info.inputs]
+                described.append({"tensors": [(*place(tensor.data), tensor.shape) for tensor in ordered]})
+        self.inputs.grow(end)
+        for start, view in blobs:
+            self.inputs.map[start : start + view.nbytes] = view
+        return described
+
+    async def _listen(self, reader: asyncio.StreamReader) -> None:
+        while (answer := await read_message(reader)) is not None:
+            self._finish(answer)
+        self._healthy = False
+        self.crashes += 1
+        why = f"hung for {self._hung_for_s:g} s and was killed" if self._hung_for_s is not None else "died"
+        self._disconnect(f"lane {self._id} {why} while it ran the batch; it is being replaced")
+        self._listening = None
+        self._on_change(self)
+
+    def _finish(self, answer: Message) -> None:
+        batch, self._batch = self._batch, None
+        if batch is None:
+            return
+        self.crashes = 0
+        if batch.watchdog is not None:
+            batch.watchdog.cancel()
+        outputs: dict[int, tuple[Tensor, ...] | ItemError] = dict(batch.refused)
+        self.outputs.fit()
+        for group in answer["groups"]:
+            row = 0
+            for number in group["items"]:
+                index = batch.sent[number]
+                rows = batch.items[index].rows
+                outputs[index] = tuple(self._rows(output, row, rows) for output in group["outputs"])
+                row += rows
+        for number, message in answer["errors"].items():
+            outputs[batch.sent[int(number)]] = ItemError(message)
+        for number, name in answer["not_finite"].items():  # last: these are rows of a batch that ran
+            text = f"the model gave NaN or Inf in its output '{name}' for this request"
+            outputs[batch.sent[int(number)]] = NotFiniteError(text)
+        if not batch.done.done():
+            batch.done.set_result(
+                LaneResult(
+                    outputs=tuple(outputs[index] for index in range(len(batch.items))),
+                    batch_s=answer["batch_s"],
+                    cpu_s=answer["cpu_s"],
+                    threads=answer["threads"],
+                )
+            )
+
+    def _rows(self, output: dict[str, Any], first: int, rows: int) -> Tensor:
+        """Copies an item's rows out, since the next batch writes over them."""
+        shape = tuple(output["shape"][1:])
+        row_size = DATATYPE_SIZE[output["datatype"]]
+        for size in shape:
+            row_size *= size
+        start = output["start"] + first * row_size
+        data = bytes(self.outputs.map[start : start + rows * row_size])
+        return Tensor(output["name"], output["datatype"], (rows, *shape), data)
+
+    def _on_hang(self, timeout_s: float) -> None:
+        self._hung_for_s = timeout_s
+        self._kill(self)
+
+    def _disconnect(self, why: str) -> None:
+        batch, self._batch = self._batch, None
+        if batch is not None:
+            if batch.watchdog is not None:
+                batch.watchdog.cancel()
+            if not batch.done.done():
+                batch.done.set_exception(LaneCrashed(why))
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None
+        self.pid = None
+
+
+def _size_of(info: ModelInfo, specs: Sequence[Any]) -> int:
+    """Bytes for a full batch; a dimension of any size counts as 1, the memory grows when it must."""
+    total = 0
+    for spec in specs:
+        size = DATATYPE_SIZE[spec.datatype] * info.max_batch
+        for dimension in spec.shape:
+            size *= max(1, dimension)
+        total = aligned(total) + size
+    return total
+
+
+def _seen(done: asyncio.Future[LaneResult]) -> None:
+    if not done.cancelled():
+        done.exception()  # marks it as seen: the caller may have been cancelled

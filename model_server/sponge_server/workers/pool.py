@@ -1,0 +1,230 @@
+"""Lanes as processes forked from a warm zygote; whatever ends by itself is replaced.
+
+The server's process stays free of torch and shares no GIL with inference. A lane that crashes, hangs or runs out of
+memory takes nothing with it, and its replacement is there in some tenths of a second. Should the zygote itself end, its
+lanes end with it and all are started anew.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import socket
+from collections.abc import Callable, Sequence
+
+from sponge_server.observability.logs import event
+from sponge_server.workers.examples import example_item
+from sponge_server.workers.fork_client import ZygoteClient, read_message
+from sponge_server.workers.interface import (
+    Allowance,
+    LaneCrashed,
+    LaneError,
+    ModelError,
+    ModelInfo,
+    ModelSpec,
+    Progress,
+)
+from sponge_server.workers.lane import ForkedLane
+
+__all__ = ["ForkedLanes"]
+
+_log = logging.getLogger("sponge.lanes")
+
+_START_TIMEOUT_S = 120.0  # of one lane; a fork takes 0.1 s on a free core, much longer on a sliver of one
+_BACKOFF_S = (0.0, 0.1, 0.5, 2.0, 5.0)  # before the n-th attempt in a row; the last one repeats
+
+
+class ForkedLanes:
+    """Implements `interface.LanePool`."""
+
+    def __init__(self, specs: Sequence[ModelSpec]) -> None:
+        """Starts nothing yet. At least one model."""
+        self._specs = tuple(specs)
+        self._models: tuple[ModelInfo, ...] = ()
+        self._zygote: ZygoteClient | None = None
+        self._zygote_changed = asyncio.Condition()
+        self._minding: asyncio.Task[None] | None = None
+        self._lanes: list[ForkedLane] = []
+        self._replacing: dict[int, asyncio.Task[None]] = {}
+        self._listeners: list[Callable[[], None]] = []
+        self._scaling = asyncio.Lock()
+        self._allowance: Allowance = lambda _: None
+        self._keep: int | None = None  # of each lane, by the allowance
+        self._warmed: dict[int, tuple[int, int]] = {}  # model -> largest batch and thread count of the warm-up
+        self._closing = False
+
+    @property
+    def models(self) -> tuple[ModelInfo, ...]:
+        if not self._models:
+            raise LaneError("no model is loaded yet: start the lanes first")
+        return self._models
+
+    @property
+    def lanes(self) -> Sequence[ForkedLane]:
+        return tuple(self._lanes)
+
+    @property
+    def pids(self) -> list[int]:
+        """Every process of the pool that runs: the zygote first, then the lanes."""
+        zygote = [] if self._zygote is None else [self._zygote.pid]
+        return zygote + [lane.pid for lane in self._lanes if lane.pid is not None]
+
+    def add_listener(self, callback: Callable[[], None]) -> None:
+        self._listeners.append(callback)
+
+    async def start(self, lanes: int) -> None:
+        """See `interface.LanePool.start`."""
+        self._zygote, reader, self._models = await ZygoteClient.start(self._specs)
+        self._minding = asyncio.create_task(self._mind_zygote(reader), name="zygote")
+        await self.scale(lanes)
+
+    async def scale(self, lanes: int) -> None:
+        """See `interface.LanePool.scale`. Raises LaneError when a new lane does not start."""
+        if lanes < 1:
+            raise LaneError(f"{lanes} lanes asked for: at least 1 is needed")
+        async with self._scaling:
+            extra, self._lanes = self._lanes[lanes:], self._lanes[:lanes]
+            if extra:
+                self._tell_listeners()
+            for lane in extra:
+                await self._stop_replacing(lane)
+                await lane.retire()
+            self._keep = self._allowance(lanes)
+            while len(self._lanes) < lanes:
+                lane = ForkedLane(len(self._lanes), self.models, self._on_lane_change, self._kill, lambda: self._keep)
+                try:
+                    await self._fork(lane)
+                    await self._warm(lane)
+                except BaseException:
+                    await lane.close()
+                    raise
+                self._lanes.append(lane)
+                self._tell_listeners()
+
+    async def warm_up(
+        self, batches: Sequence[int], threads: Sequence[int], progress: Progress | None = None, model: int = 0
+    ) -> None:
+        """See `interface.LanePool.warm_up`."""
+        info = self.models[model]
+        self._warmed[model] = (max(batches), max(threads))
+        steps = [(lane, batch, k) for lane in self.lanes for k in threads for batch in batches]
+        for done, (lane, batch, k) in enumerate(steps, start=1):
+            try:
+                result = await lane.run([example_item(info, batch)], k, model=model)
+            except asyncio.CancelledError:
+                await lane.settled()  # whoever ran out of patience finds idle lanes
+                raise
+            if isinstance(result.outputs[0], Exception):
+                raise ModelError(f"model {info.name} fails on a made-up batch of {batch}: {result.outputs[0]}")
+            if progress is not None:
+                progress(done, len(steps))
+
+    def keep(self, allowance: Allowance) -> None:
+        """See `interface.LanePool.keep`."""
+        self._allowance, self._keep = allowance, allowance(len(self._lanes))
+
+    async def close(self) -> None:
+        """See `interface.LanePool.close`."""
+        self._closing = True
+        lanes, self._lanes = self._lanes, []
+        for lane in lanes:
+            await self._stop_replacing(lane)
+            await lane.close()
+        if self._minding is not None:
+            self._minding.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await self._minding
+            self._minding = None
+        if self._zygote is not None:
+            await self._zygote.close()
+            self._zygote = None
+
+    async def _mind_zygote(self, reader: asyncio.StreamReader) -> None:
+        """Listens to the zygote, and starts another one when it ends."""
+        while True:
+            while (message := await read_message(reader)) is not None:
+                if not self._closing:
+                    event(
+                        _log,
+                        "lane.ended",
+                        logging.WARNING,
+                        lane=message["ended"],
+                        pid=message["pid"],
+                        how=message["how"],
+                    )
+            ended, self._zygote = self._zygote, None
+            if ended is not None:
+                event(_log, "zygote.ended", logging.ERROR, pid=ended.pid)
+                await ended.close()
+            attempt = 0
+            while self._zygote is None:
+                await asyncio.sleep(_backoff_s(attempt))
+                attempt += 1
+                try:
+                    self._zygote, reader, _ = await ZygoteClient.start(self._specs)
+                except (LaneError, ModelError) as error:
+                    event(_log, "zygote.not_started", logging.ERROR, attempt=attempt, error=error)
+            async with self._zygote_changed:
+                self._zygote_changed.notify_all()
+
+    async def _fork(self, lane: ForkedLane) -> None:
+        """Gives the lane a fresh process. Raises LaneCrashed, LaneError when that does not start."""
+        async with self._zygote_changed:
+            await self._zygote_changed.wait_for(lambda: self._zygote is not None)
+        assert self._zygote is not None
+        ours, theirs = socket.socketpair()
+        with theirs:
+            try:
+                self._zygote.fork(lane.id, [theirs.fileno(), lane.inputs.fd, lane.outputs.fd])
+            except LaneError:
+                ours.close()
+                raise
+        try:
+            async with asyncio.timeout(_START_TIMEOUT_S):
+                await lane.connect(*await asyncio.open_unix_connection(sock=ours))
+        except TimeoutError:
+            self._kill(lane)
+            raise LaneCrashed(f"lane {lane.id} did not start within {_START_TIMEOUT_S:g} s") from None
+
+    async def _warm(self, lane: ForkedLane) -> None:
+        """Lets a lane that joins the others run the largest batch of every model, before any request finds it."""
+        for model, (batch, threads) in self._warmed.items():
+            await lane.run([example_item(self.models[model], batch)], threads, _START_TIMEOUT_S, model)
+
+    async def _replace(self, lane: ForkedLane) -> None:
+        attempt = lane.crashes - 1
+        try:
+            while not lane.healthy:
+                await asyncio.sleep(_backoff_s(attempt))
+                attempt += 1
+                try:
+                    await self._fork(lane)
+                except LaneError as error:
+                    event(_log, "lane.not_started", logging.ERROR, lane=lane.id, attempt=attempt, error=error)
+        finally:
+            del self._replacing[lane.id]
+
+    async def _stop_replacing(self, lane: ForkedLane) -> None:
+        task = self._replacing.get(lane.id)
+        if task is not None:
+            task.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await task
+
+    def _on_lane_change(self, lane: ForkedLane) -> None:
+        if not lane.healthy and lane in self._lanes and lane.id not in self._replacing:
+            self._replacing[lane.id] = asyncio.create_task(self._replace(lane), name=f"replace-lane-{lane.id}")
+        self._tell_listeners()
+
+    def _kill(self, lane: ForkedLane) -> None:
+        if self._zygote is not None:
+            self._zygote.kill(lane.id)
+
+    def _tell_listeners(self) -> None:
+        for callback in self._listeners:
+            callback()
+
+
+def _backoff_s(attempt: int) -> float:
+    return _BACKOFF_S[min(max(attempt, 0), len(_BACKOFF_S) - 1)]

@@ -1,0 +1,209 @@
+"""The lane's side: waits for a batch, runs it on the threads it was given, writes the outputs to shared memory.
+
+Runs in a process forked from the zygote, on its only Python thread. `torch.set_num_threads` holds for the calling
+thread alone, so it has to be called here, between two batches, and nowhere else.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+import socket
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from sponge_server.models.loaded import TORCH_DTYPE, LoadedModel
+from sponge_server.workers.allocator import give_back, held_bytes
+from sponge_server.workers.examples import example_tensor
+from sponge_server.workers.interface import ItemError
+from sponge_server.workers.ipc import SharedMemory, aligned, receive, send
+
+__all__ = ["example_inputs", "serve"]
+
+_MESSAGE_LIMIT = 300  # characters of an error that cross; a torch message can carry pages
+
+_VICTIM_SCORE = 500  # in thousandths of the memory limit, so beyond what server and zygote can be larger by
+
+_OIP = {dtype: name for name, dtype in TORCH_DTYPE.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class _Ready:
+    """An item as tensors, one an input."""
+
+    index: int
+    rows: int
+    inputs: list[torch.Tensor]
+
+
+def example_inputs(model: LoadedModel, rows: int) -> list[torch.Tensor]:
+    """Made-up inputs of the right shape."""
+    inputs = []
+    for spec in model.inputs:
+        made = example_tensor(spec, rows)
+        flat = torch.frombuffer(bytearray(made.data), dtype=TORCH_DTYPE[spec.datatype])
+        inputs.append(_laid_out(flat.reshape(made.shape), model.channels_last))
+    return inputs
+
+
+def serve(models: Sequence[LoadedModel], sock: socket.socket, inputs: SharedMemory, outputs: SharedMemory) -> None:
+    """Runs batches until the server closes the socket. The first batch of a process is slow, so one runs beforehand."""
+    _be_the_first_victim()
+    at_start = held_bytes()
+    for model in models:
+        model.run(example_inputs(model, 1))
+    send(sock, {"ready": os.getpid()})
+    while (received := receive(sock)) is not None:
+        request = received[0]
+        wall, cpu = time.perf_counter(), time.process_time()
+        if request["threads"] != torch.get_num_threads():
+            torch.set_num_threads(request["threads"])
+        inputs.fit()
+        answer = _run_batch(models[request["model"]], request["items"], inputs, outputs)
+        answer |= {
+            "threads": torch.get_num_threads(),
+            "cpu_s": time.process_time() - cpu,
+            "batch_s": time.perf_counter() - wall,
+        }
+        send(sock, answer)
+        # After the answer, so that nobody waits for it but a batch that comes at once.
+        if request["keep"] is not None and held_bytes() - at_start > request["keep"]:
+            give_back()
+
+
+def _be_the_first_victim() -> None:
+    """Out of memory, the kernel kills the process with the highest score: let it be a lane, which can be replaced."""
+    score = Path("/proc/self/oom_score_adj")
+    with contextlib.suppress(OSError):
+        score.write_text(str(min(1000, int(score.read_text()) + _VICTIM_SCORE)))
+
+
+def _run_batch(
+    model: LoadedModel, items: Sequence[dict[str, Any]], inputs: SharedMemory, outputs: SharedMemory
+) -> dict[str, Any]:
+    """The outputs by group of items that ran together, the errors by item, and by item an output that is not finite."""
+    ready, errors = _prepare(model, items, inputs)
+    not_finite: dict[int, str] = {}
+    groups: list[dict[str, Any]] = []
+    end = 0
+    # Rows of different sizes cannot be one tensor; where the model takes any size they run one after another.
+    by_shape: dict[tuple[torch.Size, ...], list[_Ready]] = {}
+    for item in ready:
+        by_shape.setdefault(tuple(tensor.shape[1:] for tensor in item.inputs), []).append(item)
+    pending = list(by_shape.values())
+    while pending:
+        group = pending.pop(0)
+        try:
+            named = model.run(_joined(group, model.channels_last))
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever a model raises is the answer to its items
+            if len(group) > 1:
+                pending += [[item] for item in group]
+            else:
+                errors[group[0].index] = _line(error)
+            continue
+        described, end = _write(named, outputs, end)
+        groups.append({"items": [item.index for item in group], "outputs": described})
+        if model.finite:
+            not_finite |= _not_finite(named, group)
+    return {"groups": groups, "errors": errors, "not_finite": not_finite}
+
+
+def _prepare(
+    model: LoadedModel, items: Sequence[dict[str, Any]], inputs: SharedMemory
+) -> tuple[list[_Ready], dict[int, str]]:
+    view = memoryview(inputs.map)
+    ready: list[_Ready] = []
+    errors: dict[int, str] = {}
+    for index, item in enumerate(items):
+        if "images" in item:
+            try:
+                tensors = [_decoded(model, [view[start : start + size] for start, size in item["images"]])]
+            except ItemError as error:
+                errors[index] = str(error)
+                continue
+        else:
+            tensors = [
+                torch.frombuffer(view[start : start + size], dtype=TORCH_DTYPE[spec.datatype]).reshape(shape)
+                for (start, size, shape), spec in zip(item["tensors"], model.inputs, strict=True)
+            ]
+        ready.append(_Ready(index, tensors[0].shape[0], tensors))
+    return ready, errors
+
+
+def _decoded(model: LoadedModel, images: Sequence[memoryview]) -> torch.Tensor:
+    if model.image is None:
+        raise ItemError("the model takes no encoded images")
+    rows = []
+    for number, data in enumerate(images, start=1):
+        try:
+            rows.append(torch.from_numpy(model.image.apply(data)))
+        except ItemError as error:
+            raise ItemError(f"image {number} of {len(images)}: {error}" if len(images) > 1 else str(error)) from None
+    return torch.stack(rows)
+
+
+def _joined(group: list[_Ready], channels_last: bool) -> list[torch.Tensor]:
+    """One tensor an input. Several items are copied together; one alone is read where it lies: a model may work in
+    place, for nobody reads it again."""
+    if len(group) == 1:
+        return [_laid_out(tensor, channels_last) for tensor in group[0].inputs]
+    rows = sum(item.rows for item in group)
+    joined = []
+    for position, first in enumerate(group[0].inputs):
+        layout = torch.channels_last if channels_last and first.ndim == 4 else torch.contiguous_format
+        whole = torch.empty((rows, *first.shape[1:]), dtype=first.dtype, memory_format=layout)
+        start = 0
+        for item in group:
+            whole[start : start + item.rows].copy_(item.inputs[position])
+            start += item.rows
+        joined.append(whole)
+    return joined
+
+
+def _laid_out(tensor: torch.Tensor, channels_last: bool) -> torch.Tensor:
+    layout = torch.channels_last if channels_last and tensor.ndim == 4 else torch.contiguous_format
+    return tensor.contiguous(memory_format=layout)
+
+
+def _write(named: list[tuple[str, torch.Tensor]], outputs: SharedMemory, end: int) -> tuple[list[dict[str, Any]], int]:
+    """Puts tensors behind `end`; gives their description and the new end."""
+    described = []
+    for name, tensor in named:
+        start = aligned(end)
+        size = tensor.numel() * tensor.element_size()
+        end = start + size
+        outputs.grow(end)
+        if size:
+            target = torch.frombuffer(outputs.map, dtype=tensor.dtype, count=tensor.numel(), offset=start)
+            target.reshape(tensor.shape).copy_(tensor)
+        described.append({"name": name, "datatype": _OIP[tensor.dtype], "shape": list(tensor.shape), "start": start})
+    return described, end
+
+
+def _not_finite(named: list[tuple[str, torch.Tensor]], group: list[_Ready]) -> dict[int, str]:
+    """The items with a NaN or Inf in their rows, and the output where it is."""
+    found: dict[int, str] = {}
+    for name, tensor in named:
+        # A sum is not finite if one of its terms is not: one pass, and nothing allocated, where all is well. One that
+        # overflows only has the rows looked at.
+        if not tensor.is_floating_point() or math.isfinite(float(tensor.sum())):
+            continue
+        start = 0
+        for item in group:
+            if not bool(tensor[start : start + item.rows].isfinite().all()):
+                found[item.index] = name
+            start += item.rows
+    return found
+
+
+def _line(error: BaseException) -> str:
+    if isinstance(error, SystemExit):
+        return f"the model tried to exit the process on this request (code {error.code})"
+    text = next((line for line in str(error).splitlines() if line.strip()), "") or type(error).__name__
+    return f"the model failed on this request: {text[:_MESSAGE_LIMIT]}"

@@ -1,0 +1,1 @@
+"""Sizes one pod: observe, recommend, resize."""

@@ -1,0 +1,1 @@
+"""I/O: the Kubernetes API, the cache of pods, and the control port of servers."""

@@ -1,0 +1,184 @@
+"""The Kubernetes API calls that the operator makes, as plain dictionaries in and out.
+
+Generated models are left out on purpose: a pod is read many times a second, and only a few of its fields matter.
+Decides nothing; a refusal comes out as an `ApiError` with the server's own Status object.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import aiohttp
+from kubernetes.aio import client, config
+
+from sponge_core.errors import SpongeError
+from sponge_core.quantities import cpu_quantity
+from sponge_operator.resources.model import GROUP, PLURAL, VERSION
+
+__all__ = ["FIELD_MANAGER", "ApiError", "Kube"]
+
+FIELD_MANAGER = "sponge-operator"
+REQUEST_TIMEOUT_S = 10.0
+
+APPLY = "application/apply-patch+yaml"
+MERGE = "application/merge-patch+json"
+STRATEGIC = "application/strategic-merge-patch+json"
+
+_PATHS = {
+    "Node": "/api/v1/nodes",
+    "Pod": "/api/v1/namespaces/{namespace}/pods",
+    "Deployment": "/apis/apps/v1/namespaces/{namespace}/deployments",
+    "Service": "/api/v1/namespaces/{namespace}/services",
+    "Secret": "/api/v1/namespaces/{namespace}/secrets",
+    "ConfigMap": "/api/v1/namespaces/{namespace}/configmaps",
+    "HorizontalPodAutoscaler": "/apis/autoscaling/v2/namespaces/{namespace}/horizontalpodautoscalers",
+    "VerticalPodAutoscaler": "/apis/autoscaling.k8s.io/v1/namespaces/{namespace}/verticalpodautoscalers",
+}
+
+
+class ApiError(Exception):
+    """The API server refused (`status` is the HTTP status, `body` its Status object) or did not answer (0)."""
+
+    def __init__(self, status: int, body: Mapping[str, Any]) -> None:
+        super().__init__(body.get("message") or f"HTTP {status}")
+        self.status = status
+        self.body = body
+
+
+class Kube:
+    """A connection to the API server; use as an async context manager.
+
+    Credentials are those of the pod's ServiceAccount, or outside of a cluster those of `kubeconfig` (None: where
+    kubectl looks).
+    """
+
+    def __init__(self, kubeconfig: Path | None = None) -> None:
+        self._kubeconfig = str(kubeconfig) if kubeconfig else None
+        self._client: client.ApiClient | None = None
+
+    async def __aenter__(self) -> Kube:
+        configuration = client.Configuration()
+        try:
+            if self._kubeconfig is None and os.environ.get("KUBERNETES_SERVICE_HOST"):
+                config.load_incluster_config(client_configuration=configuration)
+            else:
+                await config.load_kube_config(self._kubeconfig, client_configuration=configuration)
+        except config.ConfigException as error:
+            raise SpongeError(
+                f"no Kubernetes cluster to connect to: {error}; set KUBECONFIG to the file of your cluster"
+            ) from None
+        self._client = client.ApiClient(configuration)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._client is not None:
+            await self._client.close()
+
+    async def check_crd(self) -> None:
+        """Raises SpongeError when the API server does not answer, or does not know the kind SpongeService."""
+        try:
+            resources = (await self._call("GET", f"/apis/{GROUP}/{VERSION}"))["resources"]
+        except ApiError as error:
+            if error.status != 404:
+                raise SpongeError(f"the Kubernetes cluster cannot be used: {error}") from None
+            resources = []
+        if not any(resource["name"] == PLURAL for resource in resources):
+            raise SpongeError(f"the cluster has no {PLURAL}.{GROUP}; kubectl apply -f crds/spongeservice.yaml")
+
+    async def get(self, kind: str, namespace: str, name: str) -> dict[str, Any] | None:
+        """The object, or None if there is none. Raises ApiError."""
+        try:
+            return await self._call("GET", f"{_PATHS[kind].format(namespace=namespace)}/{name}")
+        except ApiError as error:
+            if error.status == 404:
+                return None
+            raise
+
+    async def list(self, kind: str, namespace: str) -> list[dict[str, Any]]:
+        """All objects of a kind; empty where the cluster does not know the kind. Raises ApiError."""
+        try:
+            answer = await self._call("GET", _PATHS[kind].format(namespace=namespace))
+        except ApiError as error:
+            if error.status == 404:
+                return []
+            raise
+        items: list[dict[str, Any]] = answer["items"]
+        return items
+
+    async def pods_on(self, node: str) -> Sequence[Mapping[str, Any]]:
+        """The pods of all namespaces that are bound to a node. Raises ApiError."""
+        # Version 0: from the API server's cache. The sums are those of a moment ago either way.
+        query = {"fieldSelector": f"spec.nodeName={node}", "resourceVersion": "0"}
+        items: Sequence[Mapping[str, Any]] = (await self._call("GET", "/api/v1/pods", query=query))["items"]
+        return items
+
+    async def apply(self, manifest: Mapping[str, Any]) -> dict[str, Any]:
+        """Server-side apply; fields that others took over are taken back. Raises ApiError."""
+        metadata = manifest["metadata"]
+        path = f"{_PATHS[manifest['kind']].format(namespace=metadata['namespace'])}/{metadata['name']}"
+        return await self._call("PATCH", path, manifest, APPLY, {"fieldManager": FIELD_MANAGER, "force": "true"})
+
+    async def resize(self, pod: Mapping[str, Any], container: str, milli: int) -> dict[str, Any]:
+        """Asks for a CPU size, request and limit alike, for this very pod; returns the pod. Raises ApiError.
+
+        The uid in the patch is a fence: a pod of the same name that has taken its place refuses it with 422.
+        """
+        metadata = pod["metadata"]
+        cpu = {"cpu": cpu_quantity(milli)}
+        patch = {
+            "metadata": {"uid": metadata["uid"]},
+            "spec": {"containers": [{"name": container, "resources": {"requests": cpu, "limits": cpu}}]},
+        }
+        path = f"/api/v1/namespaces/{metadata['namespace']}/pods/{metadata['name']}/resize"
+        return await self._call("PATCH", path, patch, STRATEGIC, {"fieldManager": FIELD_MANAGER})
+
+    async def delete(self, kind: str, namespace: str, name: str) -> None:
+        """Deletes the object, if it is there; does not wait for its end. Raises ApiError."""
+        try:
+            await self._call("DELETE", f"{_PATHS[kind].format(namespace=namespace)}/{name}")
+        except ApiError as error:
+            if error.status != 404:
+                raise
+
+    async def write_status(self, namespace: str, name: str, status: Mapping[str, Any]) -> None:
+        """Merges `status` into a SpongeService's; null removes a field. Raises ApiError."""
+        path = f"/apis/{GROUP}/{VERSION}/namespaces/{namespace}/{PLURAL}/{name}/status"
+        await self._call("PATCH", path, {"status": status}, MERGE, {"fieldManager": FIELD_MANAGER})
+
+    async def _call(
+        self,
+        method: str,
+        path: str,
+        body: Mapping[str, Any] | None = None,
+        content_type: str = "application/json",
+        query: Mapping[str, str] | None = None,
+    ) -> dict[str, Any]:
+        if self._client is None:
+            raise RuntimeError("Kube is used outside of its context")
+        request = await self._client.param_serialize(
+            method,
+            path,
+            query_params=list((query or {}).items()),
+            header_params={"Accept": "application/json", "Content-Type": content_type},
+            body=body,
+            auth_settings=["BearerToken"],
+        )
+        try:
+            response = await self._client.call_api(*request, _request_timeout=REQUEST_TIMEOUT_S)
+            text = await response.read()
+        except (TimeoutError, aiohttp.ClientError, OSError) as error:
+            raise ApiError(0, {"message": f"the API server does not answer: {error or type(error).__name__}"}) from None
+        try:
+            answer: dict[str, Any] = json.loads(text)
+        except ValueError:
+            answer = {"message": text.decode(errors="replace")[:200]}
+        if response.status >= 400:
+            raise ApiError(response.status, answer)
+        return answer

@@ -1,0 +1,94 @@
+"""The control port of a model server: its state by long poll, and the size to run with. Decides nothing."""
+
+from __future__ import annotations
+
+import json
+from types import TracebackType
+
+import aiohttp
+from pydantic import ValidationError
+
+from sponge_core.control_api import ApplyAck, ApplyRequest, StateSnapshot
+
+__all__ = ["ControlClient", "ServerError", "StaleVersionError"]
+
+
+class ServerError(Exception):
+    """A server that cannot be reached, or answers what it should not."""
+
+
+class StaleVersionError(ServerError):
+    """The server already runs with a newer version of the plan."""
+
+
+class ControlClient:
+    """Talks to any number of servers over kept-open connections; use as an async context manager."""
+
+    def __init__(self) -> None:
+        self._session: aiohttp.ClientSession | None = None
+
+    async def __aenter__(self) -> ControlClient:
+        # No limit: a long poll holds a connection for every pod.
+        self._session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=60))
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._session is not None:
+            await self._session.close()
+
+    async def state(self, base_url: str, token: str, since: int = 0, wait_s: float = 0.0) -> StateSnapshot:
+        """The server's state; with `since`, waits up to `wait_s` for something urgent. Raises ServerError."""
+        text = await self._request(
+            "GET", f"{base_url}/control/v1/state?since={since}&wait_s={wait_s:g}", token, timeout_s=wait_s + 2.0
+        )
+        try:
+            return StateSnapshot.model_validate_json(text)
+        except ValidationError as error:
+            raise ServerError(
+                f"{base_url} answers with a state of another version: {error.errors()[0]['loc']}"
+            ) from None
+
+    async def apply(self, base_url: str, token: str, request: ApplyRequest, timeout_s: float) -> ApplyAck:
+        """Sets the size to run with; returns when the running batches fit it.
+
+        Raises:
+            StaleVersionError: the server has a newer one.
+            ServerError: not reached, or not acknowledged within `timeout_s`.
+        """
+        text = await self._request(
+            "POST", f"{base_url}/control/v1/apply", token, body=request.model_dump_json(), timeout_s=timeout_s
+        )
+        try:
+            return ApplyAck.model_validate_json(text)
+        except ValidationError as error:
+            raise ServerError(f"{base_url} acknowledges in another version: {error.errors()[0]['loc']}") from None
+
+    async def _request(self, method: str, url: str, token: str, *, timeout_s: float, body: str | None = None) -> bytes:
+        if self._session is None:
+            raise RuntimeError("ControlClient is used outside of its context")
+        headers = {"Authorization": f"Bearer {token}"}
+        if body is not None:
+            headers["Content-Type"] = "application/json"
+        try:
+            async with self._session.request(
+                method, url, data=body, headers=headers, timeout=aiohttp.ClientTimeout(total=timeout_s)
+            ) as response:
+                text = await response.read()
+                if response.status != 200:
+                    kind = StaleVersionError if response.status == 409 else ServerError
+                    raise kind(f"HTTP {response.status}: {_detail(text)}")
+                return text
+        except TimeoutError:
+            raise ServerError(f"{url} did not answer within {timeout_s:g} s") from None
+        except aiohttp.ClientError as error:
+            raise ServerError(f"{url}: {error}") from None
+
+
+def _detail(body: bytes) -> str:
+    """What a problem+json says, or the first characters of anything else."""
+    try:
+        return str(json.loads(body)["detail"])
+    except (ValueError, KeyError, TypeError):
+        return body.decode(errors="replace")[:100]

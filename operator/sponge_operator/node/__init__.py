@@ -1,0 +1,1 @@
+"""Shares a node's CPU among the pods on it."""

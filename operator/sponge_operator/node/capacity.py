@@ -1,0 +1,78 @@
+"""What CPU pods hold of their node, and what a node has for those that are driven. Pure.
+
+Counted as the scheduler and the kubelet count it, because they refuse what does not fit their sums. Pods and nodes come
+in as the API server sends them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from sponge_core.quantities import parse_cpu_milli
+
+__all__ = ["NodeView", "asked_milli", "container_milli", "pod_milli", "view_of"]
+
+
+@dataclass(frozen=True, slots=True)
+class NodeView:
+    """A node at a moment: what it has for pods, and what each pod on it holds, by uid."""
+
+    allocatable_milli: int
+    held_milli: Mapping[str, int]
+
+
+def view_of(node: Mapping[str, Any], pods: Iterable[Mapping[str, Any]]) -> NodeView:
+    """A node and the pods that are bound to it; those that have ended hold nothing."""
+    held = {pod["metadata"]["uid"]: pod_milli(pod) for pod in pods if not _ended(pod)}
+    return NodeView(parse_cpu_milli(node["status"]["allocatable"]["cpu"]), held)
+
+
+def pod_milli(pod: Mapping[str, Any]) -> int:
+    """What a pod holds: its containers and side-cars, or what its start took where that is more; its overhead too."""
+    spec = pod["spec"]
+    overhead = _cpu(spec.get("overhead"))
+    of_the_pod = _cpu((spec.get("resources") or {}).get("requests"))
+    if of_the_pod:
+        return of_the_pod + overhead
+    sidecars = start = 0
+    for container in spec.get("initContainers") or ():
+        if container.get("restartPolicy") == "Always":
+            sidecars += _container(pod, container)
+        else:
+            start = max(start, sidecars + _container(pod, container))
+    return max(start, sidecars + sum(_container(pod, container) for container in spec["containers"])) + overhead
+
+
+def container_milli(pod: Mapping[str, Any], name: str) -> int:
+    """What one container holds; 0 where there is none of that name."""
+    return sum(_container(pod, container) for container in pod["spec"]["containers"] if container["name"] == name)
+
+
+def asked_milli(pod: Mapping[str, Any], name: str) -> int:
+    """What the spec asks for one container."""
+    return sum(
+        _cpu((container.get("resources") or {}).get("requests"))
+        for container in pod["spec"]["containers"]
+        if container["name"] == name
+    )
+
+
+def _container(pod: Mapping[str, Any], container: Mapping[str, Any]) -> int:
+    """The most of what its spec asks for, what was allocated to it and what it has: a resize may be under way."""
+    asked = _cpu((container.get("resources") or {}).get("requests"))
+    status = pod.get("status") or {}
+    for one in (*(status.get("containerStatuses") or ()), *(status.get("initContainerStatuses") or ())):
+        if one["name"] == container["name"]:
+            actual = _cpu((one.get("resources") or {}).get("requests"))
+            return max(asked, _cpu(one.get("allocatedResources")), actual)
+    return asked
+
+
+def _cpu(resources: Mapping[str, Any] | None) -> int:
+    return parse_cpu_milli((resources or {}).get("cpu", 0))
+
+
+def _ended(pod: Mapping[str, Any]) -> bool:
+    return (pod.get("status") or {}).get("phase") in ("Succeeded", "Failed")

@@ -1,0 +1,1 @@
+"""Reconciles services: children, status, and one controller for each pod."""

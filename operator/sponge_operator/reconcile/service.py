@@ -1,0 +1,240 @@
+"""Runs one SpongeService: applies its children, drives each of its pods, keeps its status true, and cleans up at its
+end.
+
+Level-triggered: whatever event wakes it, it compares what is with what should be. Knows no API paths and decides no
+sizes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+from sponge_core.errors import SpongeError
+from sponge_core.quantities import parse_cpu_milli
+from sponge_operator.autoscale.pod_controller import PodDriver
+from sponge_operator.autoscale.pod_state import PodReport, is_in_service
+from sponge_operator.autoscale.resizer import Actuator
+from sponge_operator.clients.kube import ApiError
+from sponge_operator.context import Context, Events
+from sponge_operator.reconcile.workload import Workload, apply_workload, find_conflict
+from sponge_operator.resources.manifests import STARTUP_ANNOTATION
+from sponge_operator.resources.model import parse_service
+from sponge_operator.resources.status import Attainment, Situation, build_status, substance
+
+__all__ = ["Runner"]
+
+log = logging.getLogger("sponge.operator")
+
+LOOK_S = 0.5
+"""Between two looks without an event: ages of states and the attainment change by themselves."""
+
+LOST_CHECK_S = 10.0
+
+RETRY_S = 5.0
+"""After children could not be applied."""
+
+
+class Runner:
+    """One service's loop.
+
+    Args:
+        body: the SpongeService as last seen, kept fresh by its owner.
+    """
+
+    def __init__(self, context: Context, events: Events, body: Mapping[str, Any]) -> None:
+        self._context = context
+        self._events = events
+        self._body = body
+        self._service = parse_service(body)
+        self._woken = asyncio.Event()
+        self._drivers: dict[str, tuple[PodDriver, asyncio.Task[None]]] = {}
+        self._attainment = Attainment()
+        self._workload: Workload | None = None
+        self._tried_generation: int | None = None
+        self._apply_at = 0.0
+        self._trouble: tuple[str, str] | None = None
+        self._conflict: str | None = None
+        self._lost_check_at = context.clock() + LOST_CHECK_S
+        self._written: dict[str, Any] = {}
+        self._written_at = float("-inf")
+
+    @property
+    def key(self) -> str:
+        return self._service.key
+
+    def wake(self) -> None:
+        """Something about the service or its pods has changed."""
+        for driver, _ in self._drivers.values():
+            driver.actuator.changed.set()
+        self._woken.set()
+
+    def deployment_seen(self, generation: int | None) -> None:
+        """The Deployment has this generation; None: it is gone. A foreign change is undone at once."""
+        if self._workload is not None and generation != self._workload.deployment_generation:
+            self._apply_at = 0.0
+            self._woken.set()
+
+    async def run(self, stopped: Callable[[], Awaitable[bool]]) -> bool:
+        """Runs until `stopped` returns, and returns what that does."""
+        stopping = asyncio.ensure_future(stopped())
+        try:
+            while not stopping.done():
+                await self._look()
+                waking = asyncio.create_task(self._woken.wait())
+                await asyncio.wait({stopping, waking}, timeout=LOOK_S, return_when=asyncio.FIRST_COMPLETED)
+                waking.cancel()
+                self._woken.clear()
+            return stopping.result()
+        finally:
+            stopping.cancel()
+            await self._stop_drivers(list(self._drivers))
+
+    async def restore(self) -> None:
+        """Gives every pod the size back that it started with: nobody drives it from now on."""
+        for pod in self._context.pods.of_service(self.key):
+            startup = (pod["metadata"].get("annotations") or {}).get(STARTUP_ANNOTATION)
+            if startup is not None:
+                actuator = Actuator(self._context, self._events, pod["metadata"]["uid"], token="")
+                await actuator.restore(parse_cpu_milli(startup))
+
+    async def _look(self) -> None:
+        try:
+            self._service = parse_service(self._body)
+        except SpongeError as error:
+            self._trouble = ("InvalidSpec", str(error))
+            self._events.emit("Warning", "InvalidSpec", str(error))
+        else:
+            # On its way out: to apply again would take back children that are being orphaned.
+            if not self._body["metadata"].get("deletionTimestamp"):
+                await self._apply_if_due()
+        await self._forget_lost_pods()
+        await self._follow_pods()
+        await self._write_status()
+
+    async def _apply_if_due(self) -> None:
+        context, now = self._context, self._context.clock()
+        if self._service.generation == self._tried_generation and now < self._apply_at:
+            return
+        self._tried_generation = self._service.generation
+        try:
+            self._workload = await apply_workload(context.kube, self._service, context.settings)
+            self._conflict = await find_conflict(context.kube, self._service)
+        except ApiError as error:
+            self._trouble = ("ApplyFailed", str(error))
+            self._events.emit("Warning", "ApplyFailed", str(error), about=str(error))
+            log.warning("apply.failed service=%s status=%d message=%s", self.key, error.status, error)
+            self._apply_at = now + RETRY_S
+            return
+        self._trouble = None
+        self._apply_at = now + context.settings.resync_s
+        if self._conflict is not None:
+            self._events.emit("Warning", "Conflict", self._conflict, about=self._conflict)
+
+    async def _follow_pods(self) -> None:
+        """A driver for each pod while the mode wants one."""
+        pods = {}
+        if self._workload is not None and self._service.spec.mode != "Off":
+            pods = {pod["metadata"]["uid"]: pod for pod in self._context.pods.of_service(self.key)}
+        await self._stop_drivers([uid for uid in self._drivers if uid not in pods])
+        for uid, pod in pods.items():
+            if uid in self._drivers and not self._drivers[uid][1].done():
+                continue
+            driver = PodDriver(
+                self._context,
+                self._events,
+                service=lambda: self._service,
+                uid=uid,
+                name=pod["metadata"]["name"],
+                token=self._workload.token if self._workload is not None else "",
+                on_news=self._woken.set,
+            )
+            task = asyncio.create_task(driver.run(), name=f"driver of {driver.report.name}")
+            task.add_done_callback(_log_end)
+            self._drivers[uid] = driver, task
+
+    async def _forget_lost_pods(self) -> None:
+        """A pod that was deleted while the watch was interrupted is missed by nobody else."""
+        context, now = self._context, self._context.clock()
+        lost = [uid for uid, (driver, _) in self._drivers.items() if not driver.report.reachable]
+        if not lost or now < self._lost_check_at:
+            return
+        self._lost_check_at = now + LOST_CHECK_S
+        for uid in lost:
+            pod = context.pods.get(uid)
+            if pod is None:
+                continue
+            try:
+                present = await context.kube.get("Pod", self._service.namespace, pod["metadata"]["name"])
+            except ApiError:
+                continue
+            if present is None or present["metadata"]["uid"] != uid:
+                context.pods.remove(pod)
+
+    async def _stop_drivers(self, uids: list[str]) -> None:
+        for uid in uids:
+            driver, task = self._drivers.pop(uid)
+            task.cancel()
+            await asyncio.wait({task})
+            self._attainment.forget(driver.report.name)
+            self._context.metrics.forget_pod(self._service.namespace, self._service.name, driver.report.name)
+
+    def _reports(self) -> list[PodReport]:
+        if self._service.spec.mode == "Off":
+            pods = self._context.pods.of_service(self.key)
+            return [PodReport(pod["metadata"]["name"], in_service=is_in_service(pod)) for pod in pods]
+        reports = sorted((driver.report for driver, _ in self._drivers.values()), key=lambda report: report.name)
+        now = self._context.clock()
+        for report in reports:
+            if report.snapshot is not None and report.seen_at is not None:
+                self._attainment.observe(now, report.name, report.snapshot.outcomes)
+                labels = (self._service.namespace, self._service.name, report.name)
+                self._context.metrics.state_age.labels(*labels).set(now - report.seen_at)
+        return reports
+
+    async def _write_status(self) -> None:
+        context, now = self._context, self._context.clock()
+        reports = self._reports()
+        situation = Situation(
+            service=self._service,
+            reports=reports,
+            attainment=self._attainment.percent(),
+            trouble=self._trouble,
+            missing_profile=self._workload.missing_profile if self._workload else None,
+            conflict=self._conflict,
+            now=context.wall(),
+        )
+        before = self._written or self._body.get("status") or {}
+        status = build_status(situation, before)
+        if status == self._written:
+            return
+        if substance(status) == substance(before) and now - self._written_at < context.settings.status_interval_s:
+            return
+        try:
+            await context.kube.write_status(self._service.namespace, self._service.name, status)
+        except ApiError as error:
+            if error.status != 404:
+                log.warning("status.failed service=%s status=%d message=%s", self.key, error.status, error)
+            self._written_at = now
+            return
+        self._announce(before, status)
+        self._written, self._written_at = status, now
+
+    def _announce(self, before: Mapping[str, Any], status: Mapping[str, Any]) -> None:
+        """An event where the service becomes ready, or misses its target."""
+        was = {c["type"]: c["status"] for c in before.get("conditions") or ()}
+        for condition in status["conditions"]:
+            kind, now = condition["type"], condition["status"]
+            if was.get(kind) == now:
+                continue
+            if kind == "Ready" and now == "True":
+                self._events.emit("Normal", "Ready", condition["message"])
+            if kind == "SLOAttained" and now == "False":
+                self._events.emit("Warning", "SLOMissed", condition["message"])
+
+
+def _log_end(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and (error := task.exception()) is not None:
+        log.error("driver.failed task=%s", task.get_name(), exc_info=error)

@@ -1,0 +1,75 @@
+"""Makes the children of a SpongeService what they should be, and says what stands in the way."""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass
+
+from sponge_operator.clients.kube import Kube
+from sponge_operator.resources.manifests import (
+    build_config_map,
+    build_deployment,
+    build_secret,
+    build_service,
+    secret_name,
+    startup_milli,
+    token_of,
+)
+from sponge_operator.resources.model import SpongeService
+from sponge_operator.settings import OperatorSettings
+
+__all__ = ["Workload", "apply_workload", "find_conflict"]
+
+
+@dataclass(frozen=True, slots=True)
+class Workload:
+    """The applied children, as far as the loop needs to know them.
+
+    Attributes:
+        token: bearer token of the servers' control ports.
+        deployment_generation: grows when somebody changes the Deployment's spec.
+        missing_profile: what the profile refers to and is not there; None if all is well.
+    """
+
+    token: str
+    deployment_generation: int
+    missing_profile: str | None
+
+
+async def apply_workload(kube: Kube, service: SpongeService, settings: OperatorSettings) -> Workload:
+    """Applies ConfigMap, Secret, Deployment and Service; what is right already is not changed. Raises ApiError."""
+    secret = await kube.get("Secret", service.namespace, secret_name(service))
+    try:
+        token = token_of(secret) if secret is not None else secrets.token_urlsafe(32)
+    except (KeyError, ValueError):
+        token = secrets.token_urlsafe(32)
+    await kube.apply(build_secret(service, token))
+    present = await kube.get("Deployment", service.namespace, service.name)
+    startup = startup_milli(service.spec, present)
+    await kube.apply(build_config_map(service, startup))
+    deployment = await kube.apply(build_deployment(service, startup, settings.server_image, settings.server_template))
+    await kube.apply(build_service(service))
+    return Workload(token, deployment["metadata"]["generation"], await _missing_profile(kube, service))
+
+
+async def _missing_profile(kube: Kube, service: SpongeService) -> str | None:
+    reference = service.spec.profile.config_map
+    if reference is None:
+        return None
+    config_map = await kube.get("ConfigMap", service.namespace, reference.name)
+    if config_map is None:
+        return f"ConfigMap {reference.name!r} does not exist; create it or change profile.configMap"
+    if reference.key not in (config_map.get("data") or {}):
+        return f"ConfigMap {reference.name!r} has no key {reference.key!r}; add it or set profile.configMap.key"
+    return None
+
+
+async def find_conflict(kube: Kube, service: SpongeService) -> str | None:
+    """Another autoscaler that drives the same Deployment; None if there is none. Raises ApiError."""
+    for kind, field in (("HorizontalPodAutoscaler", "scaleTargetRef"), ("VerticalPodAutoscaler", "targetRef")):
+        for other in await kube.list(kind, service.namespace):
+            target = (other.get("spec") or {}).get(field) or {}
+            if target.get("kind") == "Deployment" and target.get("name") == service.name:
+                name = other["metadata"]["name"]
+                return f"{kind} {name!r} drives the Deployment {service.name!r} too; delete it or point it elsewhere"
+    return None

@@ -1,0 +1,1 @@
+"""The custom resource, the manifests of its children, and its status."""

@@ -1,0 +1,176 @@
+"""SpongeService as Python data: what the API server admitted, with quantities as numbers.
+
+The CRD has validated the manifest before; a failure here means that the CRD in the cluster is not the operator's own.
+Knows nothing of how the fields are used.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Annotated, Any, Literal, TypeVar
+
+from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+
+from sponge_core.errors import SpongeError
+from sponge_core.quantities import parse_bytes, parse_cpu_milli, parse_time_s
+
+__all__ = [
+    "GROUP",
+    "KIND",
+    "PAUSE_ANNOTATION",
+    "PLURAL",
+    "VERSION",
+    "CpuRange",
+    "Memory",
+    "Mode",
+    "Profile",
+    "ServiceSpec",
+    "SpongeService",
+    "parse_service",
+]
+
+GROUP = "serving.sponge.dev"
+VERSION = "v1alpha1"
+PLURAL = "spongeservices"
+KIND = "SpongeService"
+PAUSE_ANNOTATION = f"{GROUP}/paused"
+
+Mode = Literal["Auto", "Recommend", "Off"]
+T = TypeVar("T")
+
+
+def _with(parse: Callable[[Any], T]) -> BeforeValidator:
+    def validate(value: object) -> T:
+        try:
+            return parse(value)
+        except SpongeError as error:
+            raise ValueError(str(error)) from None
+
+    return BeforeValidator(validate)
+
+
+Milli = Annotated[int, _with(parse_cpu_milli)]
+Bytes = Annotated[int, _with(parse_bytes)]
+Seconds = Annotated[float, _with(parse_time_s)]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="ignore")
+
+
+class Model(_Part):
+    name: str
+    source: str
+
+
+class SloClass(_Part):
+    name: str
+    latency: Seconds
+
+
+class Slo(_Part):
+    latency: Seconds
+    classes: tuple[SloClass, ...] = ()
+    target: float = Field(default=99.0, description="percent")
+    weight: int = Field(default=1, description="of a missed request against those of other services")
+
+
+class CpuRange(_Part):
+    """Sizes of a pod in millicores: `min` plus whole steps, up to `max`; `idle` when there is nothing to do."""
+
+    min: Milli
+    max: Milli
+    step: Milli = 1000
+    startup: Milli | None = None
+    idle: Milli | None = None
+    idle_after: Seconds = Field(default=60.0, validation_alias=AliasChoices("idleAfter"))
+
+    def on_grid(self, milli: int) -> int:
+        """The largest allowed size that is not above `milli`; `min` where even that is above."""
+        bounded = max(self.min, min(self.max, milli))
+        return self.min + (bounded - self.min) // self.step * self.step
+
+
+class Memory(_Part):
+    base: Bytes = 2**30
+    per_batch_item: Bytes = Field(default=16 * 2**20, validation_alias=AliasChoices("perBatchItem"))
+
+
+class Batch(_Part):
+    max: int = 8
+
+
+class Replicas(_Part):
+    max: int = 1
+
+
+class ConfigMapKey(_Part):
+    name: str
+    key: str = "profile.yaml"
+
+
+class Profile(_Part):
+    """Where the latency profile comes from: one of the three."""
+
+    shipped: str = Field(default="auto", validation_alias=AliasChoices("from"))
+    config_map: ConfigMapKey | None = Field(default=None, validation_alias=AliasChoices("configMap"))
+    inline: dict[str, Any] | None = None
+
+
+class Planner(_Part):
+    look_back: Seconds = Field(default=1.0, validation_alias=AliasChoices("lookBack"))
+
+
+class ServiceSpec(_Part):
+    model: Model
+    slo: Slo
+    cpu: CpuRange
+    memory: Memory = Memory()
+    batch: Batch = Batch()
+    replicas: Replicas = Replicas()
+    profile: Profile = Profile()
+    mode: Mode = "Auto"
+    planner: Planner = Planner()
+    template: dict[str, Any] = Field(default_factory=dict)
+
+
+class SpongeService(_Part):
+    """One SpongeService: its identity in the cluster, its spec, and whether it is paused."""
+
+    name: str
+    namespace: str
+    uid: str
+    generation: int
+    paused: bool
+    spec: ServiceSpec
+
+    @property
+    def key(self) -> str:
+        return f"{self.namespace}/{self.name}"
+
+
+def parse_service(body: Mapping[str, Any]) -> SpongeService:
+    """Reads a SpongeService as the API server sends it.
+
+    Raises:
+        SpongeError: a field is missing or malformed; the message names the first one.
+    """
+    metadata = body["metadata"]
+    try:
+        spec = ServiceSpec.model_validate(dict(body.get("spec") or {}))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise SpongeError(
+            f"SpongeService {metadata['namespace']}/{metadata['name']}: spec.{where}: {first['msg']}; "
+            "apply the CRD of this operator's version"
+        ) from None
+    annotations = metadata.get("annotations") or {}
+    return SpongeService(
+        name=metadata["name"],
+        namespace=metadata["namespace"],
+        uid=metadata["uid"],
+        generation=metadata.get("generation", 0),
+        paused=annotations.get(PAUSE_ANNOTATION) == "true",
+        spec=spec,
+    )

@@ -1,0 +1,258 @@
+"""The status of a SpongeService from what is known of its pods. Pure: reports in, the status out."""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+from sponge_core.control_api import Outcome
+from sponge_core.quantities import cores_text
+from sponge_operator.autoscale.pod_state import PodReport
+from sponge_operator.resources.model import SpongeService
+
+__all__ = ["Attainment", "Situation", "build_status", "substance"]
+
+ATTAINMENT_WINDOW_S = 60.0
+
+
+class Attainment:
+    """The share of requests in time over the last minute, over all pods of a service."""
+
+    def __init__(self, window_s: float = ATTAINMENT_WINDOW_S) -> None:
+        self._window_s = window_s
+        self._pods: dict[str, deque[tuple[float, int, int]]] = {}  # time, in time, all; as counted by the pod
+
+    def observe(self, now: float, pod: str, outcomes: Mapping[Outcome, int]) -> None:
+        """A pod's counts since its start; smaller ones than before mean that it restarted."""
+        samples = self._pods.setdefault(pod, deque())
+        in_time, total = outcomes.get("in_time", 0), sum(outcomes.values())
+        if samples and total < samples[-1][2]:
+            samples.clear()
+            samples.append((now, 0, 0))
+        if not samples or samples[-1][1:] != (in_time, total):
+            samples.append((now, in_time, total))
+        # One sample from before the window stays: the window's counting starts there.
+        while len(samples) > 1 and samples[1][0] <= now - self._window_s:
+            samples.popleft()
+
+    def forget(self, pod: str) -> None:
+        """The pod is gone, and its requests with it."""
+        self._pods.pop(pod, None)
+
+    def percent(self) -> float | None:
+        """None when no request ended within the window."""
+        in_time = sum(samples[-1][1] - samples[0][1] for samples in self._pods.values())
+        total = sum(samples[-1][2] - samples[0][2] for samples in self._pods.values())
+        return 100.0 * in_time / total if total else None
+
+
+@dataclass(frozen=True, slots=True)
+class Situation:
+    """All that a status is made from.
+
+    Attributes:
+        reports: of the pods that exist, by name.
+        attainment: percent of requests in time; None without requests.
+        trouble: reason and message of what kept the children from being applied; None if nothing did.
+        missing_profile: what the profile refers to and is not there.
+        conflict: another autoscaler on the same pods.
+        now: epoch seconds.
+    """
+
+    service: SpongeService
+    reports: Sequence[PodReport]
+    attainment: float | None
+    trouble: tuple[str, str] | None
+    missing_profile: str | None
+    conflict: str | None
+    now: float
+
+
+def build_status(situation: Situation, before: Mapping[str, Any]) -> dict[str, Any]:
+    """The whole status; `before` is the present one, whose transition times are kept where nothing changed."""
+    service, reports = situation.service, situation.reports
+    driven = [report for report in reports if report.reachable]
+    actuated = [report.actuated_milli for report in reports if report.actuated_milli is not None]
+    wishes = [report.wish for report in driven if report.wish is not None]
+    snapshots = [report.snapshot for report in driven if report.snapshot is not None]
+    latencies = [snapshot.latency_p99_s for snapshot in snapshots if snapshot.latency_p99_s is not None]
+    return {
+        "observedGeneration": service.generation,
+        "cores": cores_text(sum(actuated)) if actuated else None,
+        "desiredCores": cores_text(sum(wish.cores_milli for wish in wishes)) if wishes else None,
+        "batch": max((snapshot.batch_cap for snapshot in snapshots), default=None),
+        "replicas": _ready_pods(situation),
+        "attainment": _percent_text(situation.attainment),
+        "p99": f"{max(latencies) * 1000:.0f}ms" if latencies else None,
+        "pods": [_pod(report) for report in reports],
+        "lastDecision": _last_decision(reports) or before.get("lastDecision"),
+        "conditions": _conditions(situation, before.get("conditions") or ()),
+    }
+
+
+def substance(status: Mapping[str, Any]) -> Any:
+    """The part of a status whose change is written at once; the other figures may wait for the interval."""
+    conditions = [(c["type"], c["status"], c.get("reason")) for c in status.get("conditions") or ()]
+    return status.get("observedGeneration"), status.get("replicas"), conditions
+
+
+def _percent_text(percent: float | None) -> str | None:
+    # Rounded down: 99.996 must not read 100.
+    return None if percent is None else f"{math.floor(percent * 100) / 100:g}"
+
+
+def _pod(report: PodReport) -> dict[str, Any]:
+    wish = report.wish
+    pod: dict[str, Any] = {"name": report.name, "reason": _reason(report)}
+    if wish is not None:
+        pod["cores"] = cores_text(wish.cores_milli)
+    if report.actuated_milli is not None:
+        pod["actuatedCores"] = cores_text(report.actuated_milli)
+    if report.snapshot is not None:
+        pod["batch"] = report.snapshot.batch_cap
+    return pod
+
+
+def _reason(report: PodReport) -> str:
+    if report.blocked is not None:
+        return report.blocked.reason
+    if not report.reachable:
+        return "NoState"
+    return report.wish.reason if report.wish is not None else "Loading"
+
+
+def _last_decision(reports: Sequence[PodReport]) -> dict[str, Any] | None:
+    made = [(report.last.time, report.name, report.last) for report in reports if report.last is not None]
+    if not made:
+        return None
+    time, pod, last = max(made, key=lambda item: item[0])
+    return {
+        "time": _rfc3339(time),
+        "pod": pod,
+        "from": cores_text(last.from_milli),
+        "to": cores_text(last.to_milli),
+        "batch": last.batch_cap,
+        "reason": last.reason,
+        "applied": last.applied,
+    }
+
+
+def _rfc3339(epoch_s: float) -> str:
+    return datetime.fromtimestamp(epoch_s, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
+# --- conditions ------------------------------------------------------------------------------------------------------
+
+Tri = Literal["True", "False", "Unknown"]
+Verdict = tuple[Tri, str, str]  # status, reason, message
+
+
+def _conditions(situation: Situation, before: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    verdicts: dict[str, Verdict] = {
+        "Ready": _ready(situation),
+        "ProfileReady": _profile_ready(situation),
+        "Planning": _planning(situation),
+        "Resizing": _resizing(situation),
+        "ResizeBlocked": _resize_blocked(situation),
+        "SLOAttained": _slo_attained(situation),
+        "Conflict": _conflict(situation),
+    }
+    known = {condition["type"]: condition for condition in before}
+    conditions = []
+    for kind, (status, reason, message) in verdicts.items():
+        last = known.get(kind)
+        kept = last is not None and last.get("status") == status and last.get("lastTransitionTime")
+        conditions.append(
+            {
+                "type": kind,
+                "status": status,
+                "reason": reason,
+                "message": message,
+                "lastTransitionTime": kept or _rfc3339(situation.now),
+                "observedGeneration": situation.service.generation,
+            }
+        )
+    return conditions
+
+
+def _ready_pods(situation: Situation) -> int:
+    if situation.service.spec.mode == "Off":
+        return sum(report.in_service for report in situation.reports)
+    return sum(report.ready for report in situation.reports)
+
+
+def _ready(situation: Situation) -> Verdict:
+    if situation.trouble is not None:
+        return "False", *situation.trouble
+    wanted = situation.service.spec.replicas.max
+    ready = _ready_pods(situation)
+    if ready >= wanted:
+        return "True", "PodsReady", f"{ready} of {wanted} pods take requests"
+    if not situation.reports:
+        return "False", "NoPods", f"no pod exists yet; see kubectl describe deployment {situation.service.name}"
+    waiting = next(report for report in situation.reports if not report.ready)
+    why = waiting.trouble or "the model is being loaded"
+    return "False", "PodsNotReady", f"{ready} of {wanted} pods take requests; {waiting.name}: {why}"
+
+
+def _profile_ready(situation: Situation) -> Verdict:
+    if situation.missing_profile is not None:
+        return "False", "ReferenceMissing", situation.missing_profile
+    ready = [report for report in situation.reports if report.ready and report.snapshot is not None]
+    if not ready:
+        return "Unknown", "NoPods", "no pod takes requests"
+    without = [report.name for report in ready if report.snapshot and not report.snapshot.frontier]
+    if without:
+        return "False", "NoFrontier", f"{', '.join(without)}: no latency profile yet, so the size is kept"
+    for report in ready:
+        if report.snapshot is not None and report.snapshot.profile_drifted:
+            text = f"{report.name}: batches take {report.snapshot.prediction_ratio:.2g} times what the profile says"
+            return "False", "Drifted", f"{text}; measure again with `sponge profile`, on this kind of node"
+    return "True", "ProfileKnown", "the servers project their load"
+
+
+def _planning(situation: Situation) -> Verdict:
+    spec = situation.service.spec
+    if spec.mode == "Off":
+        return "False", "Off", "mode is Off; set it to Auto or Recommend"
+    if situation.service.paused:
+        return "False", "Paused", "the pause annotation is set; sizes are kept"
+    lost = [report for report in situation.reports if not report.reachable]
+    if not situation.reports or lost:
+        why = f"{lost[0].name}: {lost[0].trouble}" if lost else "no pods"
+        return "False", "StaleState", f"sizes are kept while a server does not answer; {why}"
+    if spec.mode == "Recommend":
+        return "True", "Recommend", "sizes are decided and reported, and not changed"
+    return "True", "Auto", "sizes follow the deadlines"
+
+
+def _resizing(situation: Situation) -> Verdict:
+    moving = [report.name for report in situation.reports if report.in_flight]
+    if moving:
+        return "True", "InFlight", f"resize under way: {', '.join(moving)}"
+    return "False", "Settled", "every pod has the size it was given"
+
+
+def _resize_blocked(situation: Situation) -> Verdict:
+    for report in situation.reports:
+        if report.blocked is not None:
+            return "True", report.blocked.reason, f"{report.name}: {report.blocked.message}"
+    return "False", "NothingBlocked", "no resize was refused"
+
+
+def _slo_attained(situation: Situation) -> Verdict:
+    percent, target = situation.attainment, situation.service.spec.slo.target
+    if percent is None:
+        return "Unknown", "NoTraffic", "no requests in the last minute"
+    text = f"{_percent_text(percent)} % of requests were in time in the last minute; the target is {target:g} %"
+    return ("True", "Attained", text) if percent >= target else ("False", "Missed", text)
+
+
+def _conflict(situation: Situation) -> Verdict:
+    if situation.conflict is not None:
+        return "True", "OtherAutoscaler", situation.conflict
+    return "False", "None", "no other autoscaler drives these pods"

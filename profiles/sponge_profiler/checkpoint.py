@@ -1,0 +1,177 @@
+"""Keeps measured cells in a file beside the profile to be, so that an interruption loses at most the cell under way.
+
+One JSON object a line: first what is measured and how, then every visit to a cell, on disk once it is done. The file
+belongs to one measurement; another model, machine or way of measuring is refused, another grid is not: cells do not
+depend on each other. Knows nothing of how cells are measured.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Collection, Mapping
+from pathlib import Path
+from typing import IO, Any
+
+from sponge_core.errors import ProfileError
+from sponge_profiler.grid import Cell, MeasuredCell
+from sponge_profiles.timing import BatchTime
+
+__all__ = ["Journal"]
+
+_FORMAT = 1
+
+
+class Journal:
+    """The visits to cells so far. Without a path it keeps them in memory alone."""
+
+    def __init__(self, path: Path | None, file: IO[str] | None) -> None:
+        """Use `open`."""
+        self.path = path
+        self._file = file
+        self._about: dict[str, str] = {}
+        self._visits: dict[tuple[Cell, int], MeasuredCell] = {}
+        self.notes: dict[str, Any] = {}
+
+    @classmethod
+    def open(cls, path: Path | None, about: Mapping[str, str], restart: bool = False) -> Journal:
+        """Begins a measurement, or goes on with the one that the file holds.
+
+        Args:
+            about: what every cell depends on, as a person reads it: the model, the machine, ...
+            restart: throws away what the file holds.
+
+        Raises:
+            ProfileError: the file is of another measurement, damaged, in use or cannot be written.
+        """
+        if path is None:
+            return cls(None, None)
+        try:
+            file = path.open("a+", encoding="utf-8")
+        except OSError as error:
+            raise ProfileError(f"cannot write '{path}': {error.strerror}") from None
+        journal = cls(path, file)
+        journal._about = dict(about)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            if restart:
+                file.truncate(0)
+            journal._read()
+        except BlockingIOError:
+            file.close()
+            raise ProfileError(f"'{path}' is in use: another measurement writes to it; wait for its end") from None
+        except ProfileError:
+            file.close()
+            raise
+        return journal
+
+    def __len__(self) -> int:
+        return len(self._visits)
+
+    @property
+    def cells(self) -> set[Cell]:
+        """Those with a visit."""
+        return {cell for cell, _ in self._visits}
+
+    def has(self, cell: Cell, visit: int) -> bool:
+        return (cell, visit) in self._visits
+
+    def add(self, visit: int, measured: MeasuredCell) -> None:
+        """Keeps the `visit`-th visit to a cell; it is on the disk when this returns."""
+        self._visits[measured.cell, visit] = measured
+        self._write(_visit_line(visit, measured))
+
+    def note(self, name: str, value: Any) -> None:
+        """Keeps a fact about the whole measurement, anything that JSON can say."""
+        self.notes[name] = value
+        self._write({"note": name, "value": value})
+
+    def measured(self, cells: Collection[Cell]) -> list[MeasuredCell]:
+        """These cells with all visits to them; those without one are missing."""
+        found: dict[Cell, MeasuredCell] = {}
+        for (cell, _), measured in sorted(self._visits.items(), key=lambda item: item[0]):
+            if cell in cells:
+                found[cell] = found[cell].more(measured) if cell in found else measured
+        return list(found.values())
+
+    def forget(self, cells: Collection[Cell]) -> None:
+        """Drops these cells, so that they are measured again."""
+        self._visits = {key: measured for key, measured in self._visits.items() if key[0] not in cells}
+        if self._file is not None:
+            self._file.truncate(0)
+        self._write({"format": _FORMAT, "about": self._about})
+        for name, value in self.notes.items():
+            self._write({"note": name, "value": value})
+        for (_, visit), measured in self._visits.items():
+            self._write(_visit_line(visit, measured))
+
+    def finish(self) -> None:
+        """The profile is written: nothing has to be kept any more."""
+        if self.path is not None:
+            self.path.unlink(missing_ok=True)
+        self.close()
+
+    def close(self) -> None:
+        """Leaves the file for another time."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+    def _write(self, line: Mapping[str, Any]) -> None:
+        if self._file is None:
+            return
+        self._file.write(json.dumps(line) + "\n")
+        self._file.flush()
+        os.fsync(self._file.fileno())
+
+    def _read(self) -> None:
+        assert self._file is not None
+        self._file.seek(0)
+        text = self._file.read()
+        lines = text.splitlines(keepends=True)
+        if lines and not lines[-1].endswith("\n"):  # cut off while it was written
+            self._file.truncate(len(text.encode()) - len(lines.pop().encode()))
+        if not lines:
+            self._write({"format": _FORMAT, "about": self._about})
+            return
+        try:
+            head, *rest = [json.loads(line) for line in lines]
+            found = head["about"] if head["format"] == _FORMAT else {"its format": str(head["format"])}
+            self._same(found)
+            for line in rest:
+                if "note" in line:
+                    self.notes[line["note"]] = line["value"]
+                else:
+                    measured = _measured(line)
+                    self._visits[measured.cell, line["visit"]] = measured
+        except (ValueError, KeyError, TypeError):
+            raise ProfileError(
+                f"'{self.path}' holds no measurement that can be continued; --restart measures all of it again"
+            ) from None
+
+    def _same(self, found: Mapping[str, str]) -> None:
+        for name in [*found, *self._about]:
+            was, now = found.get(name, "not known"), self._about.get(name, "not known")
+            if was != now:
+                raise ProfileError(
+                    f"'{self.path}' holds a measurement of something else: {name} was {was}, now it is {now}; go on "
+                    "with what it was, write to another file, or give --restart to measure all of it again"
+                )
+
+
+def _visit_line(visit: int, measured: MeasuredCell) -> dict[str, Any]:
+    cell = measured.cell
+    return {
+        "cores": cell.cores,
+        "batch": cell.batch,
+        "lanes": cell.lanes,
+        "visit": visit,
+        "times": [[t.wall_s, t.cpu_s] for t in measured.times],
+        "alone": [[t.wall_s, t.cpu_s] for t in measured.alone],
+    }
+
+
+def _measured(line: Mapping[str, Any]) -> MeasuredCell:
+    times, alone = (tuple(BatchTime(float(w), float(c)) for w, c in line[name]) for name in ("times", "alone"))
+    return MeasuredCell(Cell(float(line["cores"]), int(line["batch"]), int(line["lanes"])), times, alone)

@@ -1,0 +1,371 @@
+"""Measures the cells of a profile in a pod of a cluster, which is resized in place from one CPU limit to the next.
+
+The profile is then one of the node that will serve. In the pod runs `profile_worker`, spoken to over its standard
+input and output; who goes away takes the pod along, and so does an end of whatever kind. Knows pods and their resizes;
+which cells there are and what becomes of them is `sponge_profiles`' business.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import secrets
+import shutil
+import signal
+import time
+from asyncio.subprocess import PIPE, STDOUT, Process
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from importlib.metadata import version
+from itertools import count
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+import yaml
+
+from sponge_cluster import connect, status
+from sponge_cluster.chart import local_values
+from sponge_core.errors import SpongeError
+from sponge_core.quantities import cpu_quantity
+from sponge_operator.autoscale import resize
+from sponge_operator.clients.kube import ApiError, Kube
+from sponge_operator.resources.manifests import CONTAINER
+from sponge_operator.resources.merge import strategic_merge
+from sponge_profiler.local import OpenJournal, Plan, measure_plan, take_notes
+from sponge_profiles.timing import BatchTime
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+__all__ = ["PodError", "PodPlan", "ProfilePod", "hindrance", "measure_in_cluster", "pod_manifest", "read_template"]
+
+LABELS = {"app.kubernetes.io/name": "sponge-profile", "app.kubernetes.io/managed-by": "sponge-profile"}
+START_S = 180.0
+"""Pulling the image and starting the container."""
+LOAD_S = 300.0
+RESIZE_S = 30.0
+"""The kubelet of 1.36 takes 40 ms, that of 1.33 up to a minute for some; what hangs is asked for once more before."""
+BATCH_S = 600.0
+POLL_S = 0.05
+STUCK_S = 5.0
+
+
+class PodError(SpongeError):
+    """A pod that cannot be made, resized or asked; the message says why and what helps."""
+
+
+@dataclass(frozen=True, slots=True)
+class PodPlan:
+    """The pod to measure in.
+
+    Attributes:
+        namespace: exists already.
+        image: of a model server; None: what the template says, else this version's.
+        template: partial pod template, merged over what is made here.
+        memory: quantity, request and limit.
+    """
+
+    namespace: str
+    image: str | None
+    template: Mapping[str, Any]
+    memory: str
+
+
+async def measure_in_cluster(plan: Plan, pod_plan: PodPlan, open_journal: OpenJournal, console: Console) -> None:
+    """Measures what the journal does not hold yet, in a pod of its own.
+
+    Raises:
+        PodError: there is no such pod to be had, or it was lost.
+        asyncio.CancelledError: the process was told to end.
+    """
+    task = asyncio.current_task()
+    assert task is not None
+    # Whoever ends this politely finds the pod deleted, as after Ctrl-C.
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
+    most = plan.most_cores
+    arguments = [plan.source, "--name", plan.name, "--max-batch", str(plan.largest_batch)]
+    arguments += ["--lanes", str(plan.lanes), "--threads", str(max(1, int(most)))]
+    with console.status(f"starting a pod with {most:g} cores in namespace {pod_plan.namespace}") as waiting:
+        async with ProfilePod(pod_plan, arguments, round(most * 1000), waiting.update) as pod:
+            waiting.stop()
+            about = pod.about["surroundings"]
+            if pod.about["warning"]:
+                console.print(f"note: {pod.about['warning']}", highlight=False, soft_wrap=True)
+            journal = open_journal(plan.about(about | {"the node": pod.node}, "a pod's"))
+            limit = f"under the CPU limit of a pod on node {pod.node}, resized in place"
+            take_notes(journal, about, limit, pod.about["platform"], pod.about["memory"])
+            await measure_plan(plan, journal, pod.run_batch, pod.set_cores, console)
+
+
+def read_template(path: Path) -> dict[str, Any]:
+    """A partial pod template from YAML. Raises PodError."""
+    try:
+        found = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise PodError(f"--template {path}: {' '.join(str(error).split())}") from None
+    if not isinstance(found, dict) or not set(found) <= {"metadata", "spec"}:
+        raise PodError(f"--template {path}: give a partial pod template, a map with metadata or spec")
+    return found
+
+
+def pod_manifest(plan: PodPlan, name: str, arguments: list[str], milli: int) -> dict[str, Any]:
+    """A pod that is Guaranteed, may be resized in place, and ends for good with its process."""
+    named = {} if plan.image is None else {"image": plan.image}
+    size = {"cpu": cpu_quantity(milli), "memory": plan.memory}
+    base = {
+        "metadata": {"labels": LABELS},
+        "spec": {
+            "restartPolicy": "Never",
+            "automountServiceAccountToken": False,
+            "enableServiceLinks": False,
+            "terminationGracePeriodSeconds": 0,
+            "securityContext": {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}},
+            # The lanes pass tensors in shared memory; a container's own /dev/shm has only 64 MiB.
+            "volumes": [{"name": "shared-memory", "emptyDir": {"medium": "Memory", "sizeLimit": "512Mi"}}],
+            "containers": [
+                {
+                    "name": CONTAINER,
+                    "image": f"sponge-server:{version('sponge-serving')}",
+                    "command": ["sponge"],
+                    "volumeMounts": [{"name": "shared-memory", "mountPath": "/dev/shm"}],
+                    "securityContext": {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}},
+                }
+            ],
+        },
+    }
+    essentials = {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": name, "namespace": plan.namespace},
+        "spec": {
+            "containers": [
+                {
+                    **named,
+                    "name": CONTAINER,
+                    "args": arguments,
+                    # Its end takes the process along, and with it the pod's.
+                    "stdin": True,
+                    "stdinOnce": True,
+                    "resources": {"requests": size, "limits": dict(size)},
+                    "resizePolicy": [{"resourceName": "cpu", "restartPolicy": "NotRequired"}],
+                }
+            ]
+        },
+    }
+    return strategic_merge(strategic_merge(base, plan.template), essentials)
+
+
+class ProfilePod:
+    """One pod from `async with` to its end.
+
+    Args:
+        arguments: of `profile-worker`.
+        milli: the largest size that will be asked for; it starts with that, so that the node is known to hold it.
+        say: gets a line for every step.
+    """
+
+    def __init__(self, plan: PodPlan, arguments: list[str], milli: int, say: Callable[[str], None]) -> None:
+        self.name = f"sponge-profile-{secrets.token_hex(3)}"
+        self.node = ""
+        self.about: Mapping[str, Any] = {}
+        self._plan = plan
+        self._arguments = ["profile-worker", *arguments]
+        self._milli = milli
+        self._say = say
+        self._kubectl = ""
+        named = os.environ.get("KUBECONFIG")
+        self._kube = Kube(Path(named) if named else None)
+        self._pod: dict[str, Any] = {}
+        self._attached: Process | None = None
+        self._listening: asyncio.Task[None] | None = None
+        self._ids = count()
+        self._waiting: dict[int, asyncio.Future[Mapping[str, Any]]] = {}
+        self._heard: list[str] = []  # what is no answer: warnings, a traceback
+
+    async def __aenter__(self) -> Self:
+        plan = self._settle()
+        await self._kube.__aenter__()
+        try:
+            await self._create(pod_manifest(plan, self.name, self._arguments, self._milli))
+            await self._running()
+            self.node = self._pod["spec"]["nodeName"]
+            self._say(f"loading {self._arguments[1]} in pod {self.name} on node {self.node}")
+            await self._attach()
+            answer = await self._ask({}, LOAD_S)
+            self.about = answer["about"]
+        except BaseException:
+            await asyncio.shield(self._leave())
+            raise
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        await asyncio.shield(self._leave())
+
+    async def run_batch(self, batch: int, threads: int) -> BatchTime:
+        """Runs one batch on a free lane of the pod. Raises PodError."""
+        answer = await self._ask({"batch": batch, "threads": threads}, BATCH_S)
+        return BatchTime(answer["wall_s"], answer["cpu_s"])
+
+    async def set_cores(self, cores: float) -> None:
+        """Resizes the pod in place; returns once the quota is in force in the container. Raises PodError."""
+        milli = round(cores * 1000)
+        began = asked = time.monotonic()
+        await self._resize(milli, cores)
+        while (await self._ask({"quota": True}, BATCH_S))["quota_milli"] != milli:
+            self._pod = await self._get()
+            self._refuse(resize.observe(self._pod, CONTAINER), cores)
+            now = time.monotonic()
+            if now - began > RESIZE_S:
+                raise PodError(
+                    f"pod {self.name} has not got {cores:g} cores after {RESIZE_S:g} s; is its kubelet well?"
+                )
+            if now - asked > STUCK_S:
+                # A kubelet that was restarted meanwhile looks at nothing but a changed spec.
+                await self._resize(milli - 1, cores)
+                await self._resize(milli, cores)
+                asked = now
+            await asyncio.sleep(POLL_S)
+
+    def _refuse(self, observed: resize.Observed, cores: float) -> None:
+        where = f"pod {self.name} cannot have {cores:g} cores on node {self.node}"
+        match observed:
+            case resize.Deferred(message=message):
+                raise PodError(f"{where} now: {message}; free some there, or measure fewer with --cores")
+            case resize.Infeasible(message=message):
+                raise PodError(f"{where}: {message}; measure fewer with --cores")
+            case resize.Failed(message=message):
+                raise PodError(f"{where}: its kubelet reports {message}")
+            case resize.NotResizable(message=message):
+                raise PodError(f"pod {self.name} cannot be resized: {message}{self._last_words()}")
+
+    async def _resize(self, milli: int, cores: float) -> None:
+        try:
+            self._pod = await self._kube.resize(self._pod, CONTAINER, milli)
+        except ApiError as error:
+            raise PodError(f"pod {self.name} is refused {cores:g} cores: {error}; name others with --cores") from None
+
+    def _settle(self) -> PodPlan:
+        """Finds kubectl; on the local cluster the pod is this machine's Python."""
+        plan = self._plan
+        local = status()
+        used = Path(os.environ.get("KUBECONFIG") or Path.home() / ".kube" / "config")
+        if local.kubeconfig is None or used.resolve() != Path(local.kubeconfig).resolve():
+            self._kubectl = shutil.which("kubectl") or ""
+            if not self._kubectl:
+                raise PodError("--in-cluster takes kubectl, which is not in PATH: install it")
+            return plan
+        cluster = connect()
+        self._kubectl = str(cluster.kubectl)
+        template = local_values(cluster.python_pod())["server"]["template"]
+        return replace(plan, template=strategic_merge(template, plan.template))
+
+    async def _create(self, manifest: Mapping[str, Any]) -> None:
+        try:
+            self._pod = await self._kube.apply(manifest)
+        except ApiError as error:
+            namespace = self._plan.namespace
+            if error.status == 404:
+                raise PodError(f"no namespace '{namespace}': create it, or name another with --namespace") from None
+            raise PodError(f"no pod can be made in namespace '{namespace}': {error}") from None
+
+    async def _get(self) -> dict[str, Any]:
+        try:
+            pod = await self._kube.get("Pod", self._plan.namespace, self.name)
+        except ApiError as error:
+            raise PodError(f"pod {self.name} cannot be looked at: {error}") from None
+        if pod is None:
+            raise PodError(f"pod {self.name} was deleted while it was measured in")
+        return pod
+
+    async def _running(self) -> None:
+        """Waits until the container runs. Raises PodError as soon as it is known that it will not."""
+        until = time.monotonic() + START_S
+        while True:
+            self._pod = await self._get()
+            if (why := hindrance(self._pod)) is not None:
+                raise PodError(f"pod {self.name} does not start: {why}")
+            if self._pod.get("status", {}).get("phase") == "Running":
+                return
+            if time.monotonic() > until:
+                raise PodError(f"pod {self.name} does not run after {START_S:g} s; kubectl describe says more")
+            await asyncio.sleep(POLL_S)
+
+    async def _attach(self) -> None:
+        arguments = ("attach", "--stdin", "--quiet", "--namespace", self._plan.namespace, "--container", CONTAINER)
+        self._attached = await asyncio.create_subprocess_exec(
+            self._kubectl, *arguments, self.name, stdin=PIPE, stdout=PIPE, stderr=STDOUT, start_new_session=True
+        )
+        self._listening = asyncio.create_task(self._listen())
+
+    async def _listen(self) -> None:
+        assert self._attached is not None
+        assert self._attached.stdout is not None
+        async for line in self._attached.stdout:
+            try:
+                answer = json.loads(line)
+                waiting = self._waiting.pop(answer["id"])
+            except (ValueError, KeyError, TypeError):
+                self._heard.append(line.decode(errors="replace").rstrip())
+                continue
+            if "error" in answer:
+                waiting.set_exception(PodError(f"in pod {self.name}: {answer['error']}"))
+            else:
+                waiting.set_result(answer)
+        for waiting in self._waiting.values():
+            waiting.set_exception(PodError(f"pod {self.name} has ended{self._last_words()}"))
+        self._waiting.clear()
+
+    def _last_words(self) -> str:
+        return f": {self._heard[-1]}" if self._heard else ""
+
+    async def _ask(self, question: Mapping[str, Any], within_s: float) -> Mapping[str, Any]:
+        assert self._attached is not None
+        assert self._attached.stdin is not None
+        assert self._listening is not None
+        number = next(self._ids)
+        if self._listening.done():
+            raise PodError(f"pod {self.name} has ended{self._last_words()}")
+        self._waiting[number] = asyncio.get_running_loop().create_future()
+        with contextlib.suppress(ConnectionError):  # whoever listens says so
+            self._attached.stdin.write(json.dumps({"id": number, **question}).encode() + b"\n")
+        try:
+            async with asyncio.timeout(within_s):
+                return await self._waiting[number]
+        except TimeoutError:
+            raise PodError(f"pod {self.name} has not answered for {within_s:g} s{self._last_words()}") from None
+
+    async def _leave(self) -> None:
+        """Takes the pod away, whatever became of it."""
+        if self._attached is not None and self._attached.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                self._attached.kill()
+            await self._attached.wait()
+        if self._listening is not None:
+            await asyncio.wait({self._listening})
+        if self._pod:
+            with contextlib.suppress(ApiError):
+                await self._kube.delete("Pod", self._plan.namespace, self.name)
+        await self._kube.__aexit__(None, None, None)
+
+
+def hindrance(pod: Mapping[str, Any]) -> str | None:
+    """Why a pod will not run by itself; None while it may."""
+    state = pod.get("status") or {}
+    for condition in state.get("conditions") or ():
+        if condition["type"] == "PodScheduled" and condition.get("reason") == "Unschedulable":
+            return f"{condition['message']}; measure fewer cores with --cores, or less --memory"
+    for container in state.get("containerStatuses") or ():
+        waiting = (container.get("state") or {}).get("waiting") or {}
+        if waiting.get("reason") in ("ErrImagePull", "ImagePullBackOff", "ErrImageNeverPull", "InvalidImageName"):
+            return f"{waiting['reason']}: {waiting.get('message', '')}; name an image with --image"
+        if waiting.get("reason") in ("CreateContainerError", "CreateContainerConfigError", "RunContainerError"):
+            return f"{waiting['reason']}: {waiting.get('message', '')}"
+        if "terminated" in (container.get("state") or {}):
+            ended = container["state"]["terminated"]
+            return f"its process ended with {ended.get('exitCode')} ({ended.get('reason')})"
+    return state.get("message") if state.get("phase") == "Failed" else None

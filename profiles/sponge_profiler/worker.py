@@ -1,0 +1,74 @@
+"""What runs in the pod of `sponge profile --in-cluster`: real lanes that run the batches they are told to.
+
+One JSON object a line comes in, one with the same `id` goes out for each. The process ends with its input, or when
+nothing was asked for a while, so that it never outlives whoever measures. Sets no CPU limit and knows of no cluster.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict
+from functools import partial
+from typing import Any
+
+import click
+
+from sponge_core.errors import SpongeError
+from sponge_profiles.timing import RunBatch
+from sponge_system.cgroup import own_cpu_cgroup, read_quota_milli
+
+__all__ = ["command"]
+
+IDLE_S = 300.0
+"""When nothing was asked for so long, nobody measures any more."""
+
+
+@click.command(hidden=True)
+@click.argument("source")
+@click.option("--name", required=True)
+@click.option("--max-batch", type=click.IntRange(1), required=True)
+@click.option("--lanes", type=click.IntRange(1), required=True)
+@click.option("--threads", type=click.IntRange(1), required=True)
+def command(source: str, name: str, max_batch: int, lanes: int, threads: int) -> None:
+    """Run batches of SOURCE as told on standard input.
+
+    {"id": 1, "batch": 4, "threads": 2} runs one, {"id": 2, "quota": true} asks for the CPU limit in force, and
+    {"id": 3} for what is measured.
+    """
+    asyncio.run(_serve(source, name, max_batch, lanes, threads))
+
+
+async def _serve(source: str, name: str, max_batch: int, lanes: int, threads: int) -> None:
+    from sponge_profiler.local import loaded, run_on, surroundings
+
+    async with loaded(source, name, max_batch, lanes, threads) as model:
+        about = {"platform": model.platform, "warning": model.warning, "memory": model.memory}
+        await _answer_all(partial(run_on, model.pool), about | {"surroundings": surroundings(source)})
+
+
+async def _answer_all(run_batch: RunBatch, about: Mapping[str, Any]) -> None:
+    reader = asyncio.StreamReader()
+    await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
+    async with asyncio.TaskGroup() as answering:
+        with contextlib.suppress(TimeoutError):
+            while line := await asyncio.wait_for(reader.readline(), IDLE_S):
+                answering.create_task(_answer(json.loads(line), run_batch, about))
+
+
+async def _answer(asked: Mapping[str, Any], run_batch: RunBatch, about: Mapping[str, Any]) -> None:
+    answer: dict[str, Any]
+    try:
+        if "batch" in asked:
+            answer = asdict(await run_batch(asked["batch"], asked["threads"]))
+        elif "quota" in asked:
+            group = own_cpu_cgroup()
+            answer = {"quota_milli": None if group is None else read_quota_milli(group)}
+        else:
+            answer = {"about": dict(about)}
+    except SpongeError as error:
+        answer = {"error": str(error)}
+    print(json.dumps({"id": asked["id"], **answer}), flush=True)

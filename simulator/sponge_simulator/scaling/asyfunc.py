@@ -1,0 +1,54 @@
+"""AsyFunc: a base that carries the mean rate, and small helpers that take part of the layers during a burst.
+
+Source: "AsyFunc: A High-Performance and Resource-Efficient Serverless Inference System via Asymmetric Functions" (SoCC
+2023). A helper holds only the layers that cost most, so it is small and starts fast. Here a helper is one more step of
+cores that is there after a resize, and speeds the batch up as the latency model says of so many cores; it goes when the
+burst has passed.
+"""
+
+from __future__ import annotations
+
+from sponge_core.edf_queue import Request
+from sponge_simulator.scaling.interface import Observation, Service, Size
+from sponge_simulator.scaling.seen import ArrivalCounts, WorstNetwork
+from sponge_simulator.scaling.steady import configurations, with_margin
+
+__all__ = ["AsyFunc"]
+
+BASE_WINDOW_S = 60
+BURST_WINDOW_S = 2
+
+
+class AsyFunc:
+    """One replica: base and helpers together."""
+
+    interval_s = 1.0
+    dispatch = "fifo"
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._base = ArrivalCounts(BASE_WINDOW_S)
+        self._burst = ArrivalCounts(BURST_WINDOW_S)
+        self._network = WorstNetwork()
+
+    def arrived(self, now: float, request: Request) -> None:
+        self._base.arrived(now)
+        self._burst.arrived(now)
+        self._network.arrived(now, request)
+
+    def plan(self, seen: Observation) -> Size:
+        left_s = self._service.slo_s - self._network.read()
+        base = self._size(self._base.mean(seen.now) if seen.now >= 1 else self._service.rate, left_s)
+        with_helpers = self._size(with_margin(self._burst.peak(seen.now)), left_s)
+        return max(base, with_helpers, key=lambda size: size.cores)
+
+    def _size(self, rate: float, left_s: float) -> Size:
+        """The fewest cores that carry the rate in time; the most there are where none do."""
+        rate = max(rate, 1.0)
+        service = self._service
+        options = configurations(service.model, service.sizes, service.max_batch, rate, left_s)
+        enough = [option for option in options if option.throughput >= rate]
+        best = min(enough, key=lambda option: (option.cores, option.latency_s), default=None)
+        if best is None:
+            return Size(service.sizes[-1], service.max_batch)
+        return Size(best.cores, best.batch)

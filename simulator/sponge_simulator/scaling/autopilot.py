@@ -1,0 +1,54 @@
+"""Autopilot's moving-window recommender on CPU use, in place.
+
+Source: "Autopilot: workload autoscaling at Google" (EuroSys 2020): use is aggregated over a sliding window with weights
+that halve every `half_life_s`, and the limit is a high percentile of it, with a margin; peaks raise it within one
+interval, and it falls slowly. It knows neither batches nor deadlines.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+
+from sponge_core.edf_queue import Request
+from sponge_simulator.scaling.interface import Observation, Service, Size
+
+__all__ = ["Autopilot"]
+
+PERCENTILE = 0.95
+MARGIN = 1.1
+WINDOW_S = 60.0
+HALF_LIFE_S = 20.0
+
+
+class Autopilot:
+    """One replica; CPU use is looked at once a second."""
+
+    interval_s = 1.0
+    dispatch = "fifo"
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._samples: deque[tuple[float, float]] = deque()
+
+    def arrived(self, now: float, request: Request) -> None:
+        """Takes no notice of requests: only of CPU."""
+
+    def plan(self, seen: Observation) -> Size:
+        if seen.now == 0:
+            return seen.size
+        self._samples.append((seen.now, seen.used_cores))
+        while self._samples[0][0] <= seen.now - WINDOW_S:
+            self._samples.popleft()
+        # A service that uses all that it has may need any amount more: one step at a time tells.
+        wanted = max(MARGIN * self._percentile(seen.now), MARGIN * seen.used_cores)
+        sizes = self._service.sizes
+        return Size(next((size for size in sizes if size >= wanted), sizes[-1]), self._service.max_batch)
+
+    def _percentile(self, now: float) -> float:
+        weighted = sorted((used, 0.5 ** ((now - at) / HALF_LIFE_S)) for at, used in self._samples)
+        left = PERCENTILE * sum(weight for _, weight in weighted)
+        for used, weight in weighted:
+            left -= weight
+            if left <= 0:
+                return used
+        return weighted[-1][0]

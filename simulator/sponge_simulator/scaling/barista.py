@@ -1,0 +1,69 @@
+"""BARISTA and MArk: a forecast of the rate at the time when a new replica would be ready, met at the least cost.
+
+Sources: "BARISTA" (IC2E 2019) and "MArk" (ATC 2019). Both forecast the rate over a replica's start, choose the cheapest
+flavour that answers in time, and start as many as the forecast needs. Their forecasters (Prophet; a network) are
+replaced by a line through the last half minute, with its residual as margin.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from sponge_core.edf_queue import Request
+from sponge_simulator.scaling.interface import Observation, Service, Size
+from sponge_simulator.scaling.seen import ArrivalCounts, WorstNetwork
+from sponge_simulator.scaling.steady import configurations
+
+__all__ = ["Barista"]
+
+WINDOW_S = 30
+SCALE_IN_WAIT_S = 30.0
+
+
+class Barista:
+    """Replicas of the cheapest flavour."""
+
+    interval_s = 5.0
+    dispatch = "fifo"
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._counts = ArrivalCounts(WINDOW_S)
+        self._network = WorstNetwork()
+        self._needs: list[tuple[float, int]] = []
+
+    def arrived(self, now: float, request: Request) -> None:
+        self._counts.arrived(now)
+        self._network.arrived(now, request)
+
+    def plan(self, seen: Observation) -> Size:
+        service, now = self._service, seen.now
+        rate = self._forecast(now)
+        left_s = service.slo_s - self._network.read()
+        options = configurations(service.model, service.sizes, service.max_batch, rate, left_s)
+        # Cost first: whole replicas of every flavour, and the fewest cores in all.
+        best = min(
+            options,
+            key=lambda option: (option.cores * math.ceil(rate / option.throughput), option.cores),
+            default=None,
+        )
+        if best is None:
+            return seen.size
+        if best.cores != seen.size.cores:
+            self._needs.clear()  # counts of another flavour say nothing
+        self._needs.append((now, max(1, math.ceil(rate / best.throughput))))
+        self._needs = [(at, n) for at, n in self._needs if at > now - SCALE_IN_WAIT_S]
+        return Size(best.cores, best.batch, min(service.max_replicas, max(n for _, n in self._needs)))
+
+    def _forecast(self, now: float) -> float:
+        """Requests per second when a replica asked for now would be ready."""
+        counts = self._counts.per_second(now)
+        if len(counts) < 3:
+            return self._service.rate
+        seconds = np.arange(len(counts))
+        slope, start = np.polyfit(seconds, counts, 1)
+        spread = float(np.std(np.asarray(counts) - (start + slope * seconds)))
+        ahead = start + slope * (len(counts) + self._service.cold_start_s)
+        return max(float(ahead) + spread, 1.0)

@@ -1,0 +1,48 @@
+"""The Horizontal Pod Autoscaler on CPU utilisation, with replicas of a fixed size.
+
+Source: the Kubernetes documentation: every 15 s, desired = ceil(replicas * use / target) unless the ratio is within
+10 % of 1; scaling down takes the highest desire of the last 300 s. A new replica pays its cold start.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+
+from sponge_core.edf_queue import Request
+from sponge_simulator.scaling.interface import Observation, Service, Size
+from sponge_simulator.scaling.steady import provisioned
+
+__all__ = ["Hpa"]
+
+TARGET = 0.7
+TOLERANCE = 0.1
+STABILISATION_S = 300.0
+
+
+class Hpa:
+    """Replicas of one core."""
+
+    interval_s = 15.0
+    dispatch = "fifo"
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._desires: deque[tuple[float, int]] = deque()
+
+    def arrived(self, now: float, request: Request) -> None:
+        """Takes no notice of requests: only of CPU."""
+
+    def plan(self, seen: Observation) -> Size:
+        if seen.now == 0:
+            return provisioned(self._service, TARGET)
+        ready = max(1, seen.ready)
+        ratio = seen.used_cores / (ready * TARGET)
+        desired = ready if abs(ratio - 1) <= TOLERANCE else math.ceil(ready * ratio)
+        desired = min(max(desired, 1), self._service.max_replicas)
+        self._desires.append((seen.now, desired))
+        while self._desires[0][0] < seen.now - STABILISATION_S:
+            self._desires.popleft()
+        if desired < seen.size.replicas:
+            desired = min(seen.size.replicas, max(count for _, count in self._desires))
+        return Size(1.0, self._service.max_batch, desired)

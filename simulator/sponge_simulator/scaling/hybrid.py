@@ -1,0 +1,125 @@
+"""Ours on several replicas: vertical in place at once, one replica more only where that lasts, one less late.
+
+The size follows the projection of all replicas together, ten times a second. The number follows the steady need, the
+rate over what a core can carry, because a queue that waits now is over before a new replica serves. While the need
+exceeds what the replicas can have, the work that is left undone adds up (and melts away while it does not); a replica
+is asked for once that sum is what a start costs, a cold start on the smallest size. So a surge that is over before a
+start pays causes none, and the larger the excess the sooner the start: the break-even rule of the ski rental problem,
+which never pays more than twice what knowing the end of the surge would. A replica goes when the rest would have room
+to spare for twice a cold start.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import replace
+from statistics import fmean
+
+from sponge_core.cpu_sharing import thread_budget
+from sponge_core.dispatch.moldable_edf import Limits
+from sponge_core.edf_queue import Request
+from sponge_core.forecast import Arrival, Forecaster
+from sponge_core.latency import LatencyModel
+from sponge_core.planning.decider import SizeDecider
+from sponge_core.planning.projected import Situation, project_frontier
+from sponge_simulator.scaling.interface import Observation, Service, Size
+from sponge_simulator.scaling.seen import ArrivalCounts
+from sponge_simulator.scaling.steady import configurations
+
+__all__ = ["Hybrid"]
+
+HORIZON_S = 1.0
+FULL = 0.9
+"""Share of the largest sizes from which on the steady need counts as more than they can take."""
+
+TO_SPARE = 0.7
+"""Share of the largest sizes of one replica less, below which one may go: clearly under `FULL`, or it would come
+back."""
+
+NEVER = 1e6
+"""A factor on the time of a batch that makes its thread count the choice of nobody."""
+
+
+class Hybrid:
+    """Replicas all of one size; the queue is shared, so they are projected as one pod of their cores together."""
+
+    interval_s = 0.1
+    dispatch = "moldable-edf"
+
+    def __init__(self, service: Service, look_back_s: float = 1.0) -> None:
+        self._service = service
+        self._forecaster = Forecaster()
+        # Bare counts: the forecast believes a rise only by and by, and the sum of what is undone needs no smoothing.
+        self._last_second = ArrivalCounts(1)
+        self._decider = SizeDecider(look_back_s)
+        self._undone_core_s = 0.0
+        self._too_many_since: float | None = None
+
+    def arrived(self, now: float, request: Request) -> None:
+        self._forecaster.observe(now, request.deadline - now)
+        self._last_second.arrived(now)
+
+    def plan(self, seen: Observation) -> Size:
+        arrivals = self._forecaster.forecast(seen.now, HORIZON_S)
+        replicas = self._replicas(seen, self._cores_per_rate(seen.now, arrivals))
+        serving = max(1, min(seen.ready, replicas))
+        cores, batch_cap = self._size(seen, arrivals, serving)
+        return Size(cores, batch_cap, replicas)
+
+    def _size(self, seen: Observation, arrivals: Sequence[Arrival], serving: int) -> tuple[float, int]:
+        """Cores of each of `serving` replicas, and the batch cap."""
+        service = self._service
+        most = serving * service.max_cores
+        situation = Situation(
+            seen.now,
+            seen.queue.deadlines,
+            seen.running,
+            arrivals,
+            serving * seen.size.cores,
+            service.resize_s,
+            slos=seen.queue.slos,
+        )
+        totals = [round(1000 * serving * cores) for cores in service.sizes]
+        limits = Limits(service.max_batch, thread_budget(most), most)
+        models = [_within(service.model, thread_budget(service.max_cores), thread_budget(most))]
+        frontier = project_frontier(situation, totals, models, limits)
+        plan = self._decider.decide(seen.now, round(1000 * serving * seen.size.cores), frontier.points)
+        # What was needed a moment ago may have been for another number of replicas.
+        enough = (cores for cores, total in zip(service.sizes, totals, strict=True) if total >= plan.cores_milli)
+        return next(enough, service.sizes[-1]), plan.batch_cap
+
+    def _cores_per_rate(self, now: float, arrivals: Sequence[Arrival]) -> float:
+        """Cores for each request a second at the configuration that takes the least of them; 0 where none is in time,
+        as there the size is not what is missing."""
+        service = self._service
+        if not arrivals:
+            return 0.0
+        left_s = fmean(arrival.deadline - arrival.at for arrival in arrivals)
+        rate = self._forecaster.rate(now)
+        options = configurations(service.model, service.sizes, service.max_batch, rate, left_s)
+        return min((1 / option.per_core for option in options), default=0.0)
+
+    def _replicas(self, seen: Observation, cores_per_rate: float) -> int:
+        service, asked = self._service, seen.size.replicas
+        excess = self._last_second.mean(seen.now) * cores_per_rate - FULL * asked * service.max_cores
+        self._undone_core_s = max(0.0, self._undone_core_s + excess * self.interval_s)
+        steady_cores = self._forecaster.rate(seen.now) * cores_per_rate
+        if self._undone_core_s > service.cold_start_s * service.min_cores:
+            self._undone_core_s = 0.0
+            wanted = math.ceil(steady_cores / (FULL * service.max_cores))
+            return min(service.max_replicas, max(wanted, asked + 1))
+        if asked == 1 or steady_cores > TO_SPARE * (asked - 1) * service.max_cores:
+            self._too_many_since = None
+            return asked
+        self._too_many_since = seen.now if self._too_many_since is None else self._too_many_since
+        if seen.now - self._too_many_since < 2 * service.cold_start_s:
+            return asked
+        self._too_many_since = None
+        return asked - 1
+
+
+def _within(model: LatencyModel, one_pod: int, all_pods: int) -> LatencyModel:
+    """The model of several pods: a batch runs in one of them, so never on more than the threads of `one_pod`."""
+    own = model.by_threads[:one_pod] + (1.0,) * (one_pod - len(model.by_threads))
+    return replace(model, by_threads=own + (NEVER,) * (all_pods - one_pod)) if all_pods > one_pod else model

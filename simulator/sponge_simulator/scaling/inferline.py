@@ -1,0 +1,51 @@
+"""InferLine: a configuration planned once at low frequency, and a reactive number of replicas.
+
+Source: "InferLine: Latency-aware Provisioning and Scaling for Prediction Serving Pipelines" (SoCC 2020), single stage.
+Its planner starts from the fastest configuration and takes whatever step (larger batch, smaller hardware) lowers the
+cost while the deadline holds; with one stage and cores as hardware that ends at the cheapest feasible configuration,
+which is taken directly. Its tuner follows the highest rate of the last 30 s with a fixed head room, and scales in when
+that has been lower for as long.
+"""
+
+from __future__ import annotations
+
+import math
+
+from sponge_core.edf_queue import Request
+from sponge_simulator.scaling.interface import Observation, Service, Size
+from sponge_simulator.scaling.seen import ArrivalCounts
+from sponge_simulator.scaling.steady import configurations
+
+__all__ = ["InferLine"]
+
+WINDOW_S = 30
+UTILISATION = 0.85
+"""Share of a replica's throughput that is planned with."""
+
+NETWORK_SHARE = 0.25
+"""It plans once, so it has to leave this share of the SLO to the network."""
+
+
+class InferLine:
+    """Replicas of the planned size."""
+
+    interval_s = 1.0
+    dispatch = "fifo"
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._counts = ArrivalCounts(WINDOW_S)
+        left_s = (1 - NETWORK_SHARE) * service.slo_s
+        options = configurations(service.model, service.sizes, service.max_batch, service.rate, left_s)
+        self._planned = max(options, key=lambda option: option.per_core, default=None)
+
+    def arrived(self, now: float, request: Request) -> None:  # noqa: ARG002 - the protocol's
+        self._counts.arrived(now)
+
+    def plan(self, seen: Observation) -> Size:
+        planned = self._planned
+        if planned is None:  # no configuration keeps the SLO: the largest is the best it has
+            return Size(self._service.sizes[-1], 1, 1)
+        rate = max(self._counts.peak(seen.now), self._service.rate if seen.now < WINDOW_S else 0.0)
+        replicas = math.ceil(rate / (planned.throughput * UTILISATION))
+        return Size(planned.cores, planned.batch, min(max(replicas, 1), self._service.max_replicas))

@@ -1,0 +1,63 @@
+"""INFless: each configuration has a range of rates that it can take; the rate is spread over the most efficient ones.
+
+Source: "INFless: A Native Serverless System for Low-Latency, High-Throughput Inference" (ASPLOS 2022). A replica with
+batch b takes at most b/l requests a second, and at least b/(SLO - l), or its batches do not fill in time. The
+configuration with the most throughput per core whose lower bound the rate reaches is taken; its mix of configurations
+for the last fraction of the rate is one more replica here. The rate is the highest of the last few seconds.
+"""
+
+from __future__ import annotations
+
+import math
+
+from sponge_core.edf_queue import Request
+from sponge_simulator.scaling.interface import Observation, Service, Size
+from sponge_simulator.scaling.seen import ArrivalCounts, WorstNetwork
+from sponge_simulator.scaling.steady import Configuration
+
+__all__ = ["InfLess"]
+
+WINDOW_S = 5
+SCALE_IN_WAIT_S = 10.0
+
+
+class InfLess:
+    """Replicas all of the chosen configuration."""
+
+    interval_s = 1.0
+    dispatch = "fifo"
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._counts = ArrivalCounts(WINDOW_S)
+        self._network = WorstNetwork()
+        self._fewer_since: float | None = None
+
+    def arrived(self, now: float, request: Request) -> None:
+        self._counts.arrived(now)
+        self._network.arrived(now, request)
+
+    def plan(self, seen: Observation) -> Size:
+        rate = max(self._counts.peak(seen.now), 1.0)
+        chosen = self._choose(rate, self._service.slo_s - self._network.read())
+        if chosen is None:
+            return seen.size
+        wanted = Size(chosen.cores, chosen.batch, min(self._service.max_replicas, math.ceil(rate / chosen.throughput)))
+        if wanted.cores * wanted.replicas >= seen.size.cores * seen.size.replicas:
+            self._fewer_since = None
+            return wanted
+        self._fewer_since = seen.now if self._fewer_since is None else self._fewer_since
+        return wanted if seen.now - self._fewer_since >= SCALE_IN_WAIT_S else seen.size
+
+    def _choose(self, rate: float, left_s: float) -> Configuration | None:
+        best: Configuration | None = None
+        for cores in self._service.sizes:
+            for batch in range(1, self._service.max_batch + 1):
+                latency_s = self._service.model.latency(batch, max(1, int(cores)))
+                # A lone request waits for no other; a larger batch has to be filled and run within what is left.
+                if latency_s >= left_s or (batch > 1 and rate < batch / (left_s - latency_s)):
+                    continue
+                option = Configuration(cores, batch, latency_s)
+                if best is None or option.per_core > best.per_core:
+                    best = option
+        return best

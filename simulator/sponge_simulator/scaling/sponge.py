@@ -1,0 +1,70 @@
+"""Ours: the projected planner over moldable EDF, as the server and the operator run it together."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from sponge_core.control_api import FrontierPoint
+from sponge_core.cpu_sharing import thread_budget
+from sponge_core.dispatch.moldable_edf import Limits
+from sponge_core.edf_queue import Request
+from sponge_core.forecast import Forecaster
+from sponge_core.planning.decider import Plan, SizeDecider
+from sponge_core.planning.projected import Situation, project_frontier
+from sponge_simulator.scaling.interface import Observation, Service, Size
+
+__all__ = ["Sponge"]
+
+HORIZON_S = 1.0
+
+
+class Sponge:
+    """One replica; its frontier every 100 ms, grown at once, shrunk to the largest need of the look-back."""
+
+    interval_s = 0.1
+    dispatch = "moldable-edf"
+
+    counts_misses = False
+    """Alone on its node it has no use for how much a smaller size would miss."""
+
+    def __init__(self, service: Service, look_back_s: float = 1.0) -> None:
+        self._service = service
+        self._sizes = [round(1000 * cores) for cores in service.sizes]
+        self._limits = Limits(service.max_batch, thread_budget(service.max_cores), service.max_cores)
+        self._forecaster = Forecaster()
+        self._decider = SizeDecider(look_back_s)
+        self._busy_at = 0.0
+
+    def arrived(self, now: float, request: Request) -> None:
+        self._forecaster.observe(now, request.deadline - now)
+
+    def plan(self, seen: Observation) -> Size:
+        if parked := self._parked(seen):
+            return parked
+        situation = Situation(
+            seen.now,
+            seen.queue.deadlines,
+            seen.running,
+            self._forecaster.forecast(seen.now, HORIZON_S),
+            seen.size.cores,
+            self._service.resize_s,
+            slos=seen.queue.slos,
+        )
+        frontier = project_frontier(
+            situation, self._sizes, [self._service.model], self._limits, counted=self.counts_misses
+        )
+        plan = self._decider.decide(seen.now, round(1000 * seen.size.cores), frontier.points)
+        return self._settled(situation, frontier.points, plan)
+
+    def _parked(self, seen: Observation) -> Size | None:
+        """The size of a service that has had nothing to do for long enough; None while it has."""
+        service = self._service
+        if seen.queue or seen.running:
+            self._busy_at = seen.now
+        if service.idle_cores is None or seen.now - self._busy_at < service.idle_after_s:
+            return None
+        return Size(service.idle_cores, service.max_batch, until_request=True)
+
+    def _settled(self, situation: Situation, points: Sequence[FrontierPoint], plan: Plan) -> Size:  # noqa: ARG002
+        """What becomes of a plan; `SharedNode` takes the situation and the frontier into account, too."""
+        return Size(plan.cores_milli / 1000, plan.batch_cap)

@@ -1,0 +1,67 @@
+"""Ours at the pace of a deployment: the server projects as often as its cores allow, the operator looks when it has to.
+
+`sponge` decides on every frontier, ten times a second. In a pod the frontier is renewed less often at a fraction of a
+core and sooner when requests keep waiting, it counts the uploads that it sees, and the operator, which long-polls it,
+learns of it once a second or as soon as a larger size would save a request.
+"""
+
+from __future__ import annotations
+
+from sponge_core.planning.projected import Frontier, Situation, project_frontier
+from sponge_simulator.scaling.interface import Observation, Service, Size
+from sponge_simulator.scaling.sponge import HORIZON_S, Sponge
+
+__all__ = ["SpongeDeployed"]
+
+PROJECTED_EVERY_S, SHORTEST_GAP_S = 0.1, 0.02
+"""Between projections on a whole core: at rest, and while requests wait. As `sponge_server.control.projector`."""
+
+POLL_S = 1.0
+"""The longest that a server holds its state back. As `sponge_operator.settings`."""
+
+
+class SpongeDeployed(Sponge):
+    """One replica; grown as soon as the server finds it in danger, else decided once a second."""
+
+    interval_s = SHORTEST_GAP_S
+
+    def __init__(self, service: Service) -> None:
+        super().__init__(service)
+        self._frontier: Frontier | None = None
+        self._projected_at = self._looked_at = -POLL_S
+        self._decided = (0, 0)
+        self._is_asked_for = False
+        self._wanted = Size(service.max_cores, service.max_batch)
+
+    def plan(self, seen: Observation) -> Size:
+        if parked := self._parked(seen):
+            self._wanted = parked
+            return parked
+        # A projection is asked for when it has been decided what to start and requests wait still.
+        decided = (len(seen.queue), len(seen.running))
+        self._is_asked_for |= len(seen.queue) > 0 and decided != self._decided
+        self._decided = decided
+        gap_s = (SHORTEST_GAP_S if self._is_asked_for else PROJECTED_EVERY_S) / min(1.0, seen.size.cores)
+        woken = self._wanted.until_request
+        fresh = self._frontier is None or woken or seen.now - self._projected_at >= gap_s - 1e-3
+        if fresh:
+            self._frontier, self._projected_at, self._is_asked_for = self._project(seen), seen.now, False
+        assert self._frontier is not None
+        if (fresh and self._frontier.urgent) or woken or seen.now - self._looked_at >= POLL_S - 1e-9:
+            plan = self._decider.decide(seen.now, round(1000 * seen.size.cores), self._frontier.points)
+            self._wanted, self._looked_at = Size(plan.cores_milli / 1000, plan.batch_cap), seen.now
+        return self._wanted
+
+    def _project(self, seen: Observation) -> Frontier:
+        forecast = self._forecaster.forecast(seen.now, HORIZON_S)
+        situation = Situation(
+            seen.now,
+            seen.queue.deadlines,
+            seen.running,
+            sorted([*seen.uploads, *forecast[len(seen.uploads) :]]),
+            seen.size.cores,
+            self._service.resize_s,
+            self._service.overhead_cores,
+            seen.queue.slos,
+        )
+        return project_frontier(situation, self._sizes, [seen.model or self._service.model], self._limits)

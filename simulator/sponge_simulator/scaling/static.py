@@ -1,0 +1,24 @@
+"""A fixed size: what a service without any autoscaler has."""
+
+from __future__ import annotations
+
+from sponge_core.edf_queue import Request
+from sponge_simulator.scaling.interface import Observation, Service, Size
+
+__all__ = ["Static"]
+
+
+class Static:
+    """One replica of `cores`, for ever; batches as large as the service allows."""
+
+    interval_s = 60.0
+    dispatch = "edf-single-lane"
+
+    def __init__(self, service: Service, cores: float) -> None:
+        self._size = Size(cores, service.max_batch)
+
+    def arrived(self, now: float, request: Request) -> None:
+        """Takes no notice."""
+
+    def plan(self, seen: Observation) -> Size:  # noqa: ARG002 - the protocol's
+        return self._size

@@ -1,0 +1,79 @@
+"""Themis: vertical scaling while a surge lasts, horizontal scaling once it is stable.
+
+Source: "A Tale of Two Scales" (arXiv 2407.14843), single stage. Every half second: the rate is the highest of the last
+5 s. When it exceeds what the replicas carry, their cores grow in place and never shrink; where the largest size is not
+enough, replicas are added for the rest. When it has been carried for a while, the service goes back to the cheapest
+number of one-core replicas, after waiting 10 s and keeping one to spare. Its classifier of coming surges is replaced by
+the rate itself, with a margin.
+"""
+
+from __future__ import annotations
+
+import math
+
+from sponge_core.edf_queue import Request
+from sponge_simulator.scaling.interface import Observation, Service, Size
+from sponge_simulator.scaling.seen import ArrivalCounts, WorstNetwork
+from sponge_simulator.scaling.steady import Configuration, most_throughput, with_margin
+
+__all__ = ["Themis"]
+
+WINDOW_S = 5
+STABLE_S = 10.0
+SPARE = 1
+
+
+class Themis:
+    """Replicas all of one size."""
+
+    interval_s = 0.5
+    dispatch = "edf-single-lane"
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._counts = ArrivalCounts(WINDOW_S)
+        self._network = WorstNetwork()
+        self._carried_since: float | None = None
+
+    def arrived(self, now: float, request: Request) -> None:
+        self._counts.arrived(now)
+        self._network.arrived(now, request)
+
+    def plan(self, seen: Observation) -> Size:
+        service, size = self._service, seen.size
+        rate = with_margin(self._counts.peak(seen.now))
+        left_s = service.slo_s - self._network.read()
+        carrying = most_throughput(service, size.cores, rate, left_s)
+        if carrying is None or carrying.throughput * max(1, seen.ready) < rate:
+            self._carried_since = None
+            return self._upwards(seen, rate, left_s)
+        self._carried_since = seen.now if self._carried_since is None else self._carried_since
+        if seen.now - self._carried_since < STABLE_S:
+            return Size(size.cores, carrying.batch, size.replicas)
+        return self._sideways(seen, rate, left_s) or Size(size.cores, carrying.batch, size.replicas)
+
+    def _upwards(self, seen: Observation, rate: float, left_s: float) -> Size:
+        """The same replicas with as few more cores as carry the rate; more replicas where no size does."""
+        service, ready = self._service, max(1, seen.ready)
+        largest: Configuration | None = None
+        for cores in service.sizes:
+            if cores < seen.size.cores:
+                continue
+            best = most_throughput(service, cores, rate, left_s)
+            if best is not None and best.throughput * ready >= rate:
+                return Size(cores, best.batch, seen.size.replicas)
+            largest = best or largest
+        if largest is None:
+            return seen.size
+        more = math.ceil((rate - largest.throughput * ready) / largest.throughput)
+        return Size(largest.cores, largest.batch, min(service.max_replicas, ready + more))
+
+    def _sideways(self, seen: Observation, rate: float, left_s: float) -> Size | None:
+        """The cheapest number of one-core replicas; first those that are missing start, then the rest goes."""
+        best = most_throughput(self._service, 1.0, rate, left_s)
+        if best is None:
+            return None
+        replicas = min(self._service.max_replicas, math.ceil(rate / best.throughput) + SPARE)
+        if seen.ready < replicas:
+            return Size(seen.size.cores, best.batch, replicas)
+        return Size(1.0, best.batch, replicas)

@@ -1,0 +1,74 @@
+"""What the core decides in a made-up state, as text: to compare the compiled core with the interpreted one.
+
+Run as a program it answers a state a line on stdin, as JSON, with a line on stdout.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Any
+
+from sponge_core.cpu_sharing import Running
+from sponge_core.dispatch.moldable_edf import Limits, decide
+from sponge_core.edf_queue import EdfQueue, Request
+from sponge_core.forecast import Arrival, Forecaster
+from sponge_core.latency import LatencyModel
+from sponge_core.planning.projected import Situation, project, project_frontier
+
+
+def decided(state: dict[str, Any]) -> str:
+    """Every answer of the core to `state`, whose fields are those that `test_compiled_core.py` draws."""
+    now, cores, most = 10.0, state["cores"], state["cores"] * state["room"]
+    models = [
+        LatencyModel(
+            *coefficients,
+            interference=interference,
+            error=error,
+            by_threads=tuple(by_threads),
+            by_cell=tuple(tuple(row) for row in by_cell),
+        )
+        for coefficients, interference, error, by_threads, by_cell in state["models"]
+    ]
+    queue, forecaster = EdfQueue(), Forecaster()
+    for number, (model, waited, slo) in enumerate(state["requests"]):
+        arrival = now - waited
+        queue.push(Request(number, arrival, arrival + slo, model=model % len(models)))
+    for at, slo in state["seen"]:
+        forecaster.observe(at, slo, 0)
+    coming = forecaster.forecast(now, 0.5)
+    coming = sorted([*coming, *(Arrival(now + soon, now + soon + slo) for soon, slo in state["uploads"])])
+    running = [Running(threads, left, now + due) for threads, left, due in state["running"]]
+    limits = Limits(state["cap"], state["lanes"], most)
+    situation = Situation(
+        now,
+        # A queue has a list for each model from the first request of it on.
+        [*queue.deadlines, *[[] for _ in models]][: len(models)],
+        running,
+        coming,
+        cores,
+        state["resize_s"],
+        state["overhead"],
+        [*queue.slos, *[[] for _ in models]][: len(models)],
+    )
+    sizes = sorted({max(1, round(1000 * most * part / 5)) for part in range(1, 6)})
+    answers = [
+        decide(now, queue, running, cores, models, limits),
+        decide(now, queue, running, cores, models, limits, sacrifice=False),
+        project_frontier(situation, sizes, models, limits),
+        project_frontier(situation, sizes, models, limits, counted=False),
+        *(project(situation, most, models, limits, sacrifice=sacrifice) for sacrifice in (False, True)),
+        forecaster.rate(now),
+        coming,
+    ]
+    return repr(answers)
+
+
+def main() -> None:
+    """Answers until stdin ends."""
+    for line in sys.stdin:
+        print(decided(json.loads(line)), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,159 @@
+"""The kind backend: where a Docker engine answers, the cluster is what most people have already.
+
+Only composes `kind` and `kubectl` commands; the composing is pure and the running is `processes.check`.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Iterable
+from pathlib import Path
+
+import yaml
+
+from sponge_cluster import binaries, images
+from sponge_cluster.api import node_is_ready
+from sponge_cluster.cluster import BackendName, Cluster, Status
+from sponge_cluster.errors import ClusterError
+from sponge_cluster.host_python import host_mounts
+from sponge_cluster.layout import folder
+from sponge_cluster.packages import static_busybox
+from sponge_cluster.processes import check
+from sponge_cluster.progress import Progress
+from sponge_cluster.state_file import Record, read_record, write_record
+
+__all__ = ["HOST_ROOT", "KindBackend", "create_command", "delete_command", "kind_config", "load_command"]
+
+HOST_ROOT = "/host"
+"""Where the node has this machine's folders: the node's own /usr must stay its own."""
+
+_WAIT_S = 180
+
+
+def kind_config(mounts: Iterable[str]) -> str:
+    """kind's cluster configuration: one node, with the host's folders below HOST_ROOT."""
+    extra = [{"hostPath": path, "containerPath": HOST_ROOT + path, "readOnly": True} for path in mounts]
+    document = {
+        "kind": "Cluster",
+        "apiVersion": "kind.x-k8s.io/v1alpha4",
+        "nodes": [{"role": "control-plane", "extraMounts": extra}],
+    }
+    return yaml.safe_dump(document, sort_keys=False)
+
+
+def create_command(name: str, run: Path) -> list[str]:
+    """Creates the cluster, with its kubeconfig in the run folder and not in the user's own."""
+    return [
+        *("kind", "create", "cluster", "--name", name, "--config", str(run / "kind.yaml")),
+        *("--kubeconfig", str(run / "kubeconfig"), "--wait", f"{_WAIT_S}s"),
+    ]
+
+
+def load_command(name: str, archive: Path) -> list[str]:
+    """Puts an image archive on the node."""
+    return ["kind", "load", "image-archive", str(archive), "--name", name]
+
+
+def delete_command(name: str, run: Path) -> list[str]:
+    """Deletes the cluster; one that is not there is fine."""
+    return ["kind", "delete", "cluster", "--name", name, "--kubeconfig", str(run / "kubeconfig")]
+
+
+class KindBackend:
+    """See the module. Needs a Docker engine that answers, and `kind`."""
+
+    name: BackendName = "kind"
+
+    def up(self, name: str, progress: Progress) -> Cluster:
+        """Creates the cluster; a broken one of ours under that name is deleted first."""
+        run = folder(name)
+        if read_record(run) is not None:
+            progress.say("deleting a cluster that does not work any more")
+            self.down(name, progress)
+        elif name in check(["kind", "get", "clusters"]).split():
+            raise ClusterError(f"a kind cluster '{name}' exists that this command did not make; choose another --name")
+        mounts = host_mounts()
+        begun = time.monotonic()
+        record = {"backend": self.name, "mounts": mounts, "clients": _clients(progress)}
+        write_record(run, record)
+        try:
+            (run / "kind.yaml").write_text(kind_config(mounts))
+            with progress.busy("kind creates the cluster"):
+                check(create_command(name, run), timeout_s=_WAIT_S * 3.0)
+            archive = run / "images.tar"
+            images.write_archive(archive, _images(mounts))
+            check(load_command(name, archive), timeout_s=_WAIT_S)
+            archive.unlink()
+        except BaseException:
+            self.down(name, progress)
+            raise
+        progress.say(f"Ready after {time.monotonic() - begun:.1f} s")
+        return self.connect(name)
+
+    def connect(self, name: str) -> Cluster:
+        """The cluster that was created."""
+        run = folder(name)
+        record = _record(name)
+        return Cluster(
+            name=name,
+            backend=self.name,
+            kubeconfig=run / "kubeconfig",
+            kubectl=Path(record["clients"]["kubectl"]),
+            helm=Path(record["clients"]["helm"]),
+            node=f"{name}-control-plane",
+            host_mounts=tuple(record["mounts"]),
+            host_root=HOST_ROOT,
+        )
+
+    def down(self, name: str, progress: Progress) -> None:
+        """Deletes the cluster, if this command made it."""
+        run = folder(name)
+        if read_record(run) is None:
+            return
+        check(delete_command(name, run), timeout_s=_WAIT_S)
+        shutil.rmtree(run)
+        progress.say("kind deleted the cluster")
+
+    def status(self, name: str) -> Status:
+        """Asks the API server for the node."""
+        run = folder(name)
+        cluster = self.connect(name)
+        kubectl = [str(cluster.kubectl), "--kubeconfig", str(run / "kubeconfig"), "--request-timeout=3s"]
+        try:
+            node = json.loads(check([*kubectl, "get", "node", cluster.node, "-o", "json"]))
+        except ClusterError:
+            return Status(name, "stopped", ready=False, backend=self.name)
+        return Status(
+            name,
+            "running",
+            ready=node_is_ready(node),
+            backend=self.name,
+            kubeconfig=str(cluster.kubeconfig),
+            server=check([*kubectl, "config", "view", "-o", "jsonpath={.clusters[0].cluster.server}"]),
+            node=cluster.node,
+            versions={"kubernetes": node["status"]["nodeInfo"]["kubeletVersion"]},
+        )
+
+
+def _record(name: str) -> Record:
+    if (record := read_record(folder(name))) is None:
+        raise ClusterError(f"no cluster '{name}' runs; start it with `sponge cluster up --name {name}`")
+    return record
+
+
+def _clients(progress: Progress) -> dict[str, str]:
+    """The user's own kubectl and helm where both are there, else built ones."""
+    own = {client: shutil.which(client) for client in binaries.CLIENTS}
+    found = {client: path for client, path in own.items() if path}
+    if len(found) == len(own):
+        return found
+    return {client: str(path) for client, path in binaries.ensure(binaries.CLIENTS, progress).items()}
+
+
+def _images(mounts: Iterable[str]) -> list[images.Image]:
+    made = [images.python_image(mounts)]
+    if busybox := static_busybox():
+        made.append(images.busybox_image(busybox, check([str(busybox), "--list"]).split()))
+    return made

@@ -1,0 +1,138 @@
+"""`up`, `down`, `status` and `connect`: what the command line and other programs call, whatever the backend."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import time
+from collections.abc import Mapping
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Literal
+
+from sponge_cluster.cluster import Backend, BackendName, Cluster, Status
+from sponge_cluster.errors import ClusterError
+from sponge_cluster.kind import KindBackend
+from sponge_cluster.layout import clusters_folder, folder
+from sponge_cluster.locks import locked
+from sponge_cluster.native import NativeBackend
+from sponge_cluster.progress import Progress, SilentProgress
+from sponge_cluster.state_file import read_record
+
+__all__ = ["DEFAULT_NAME", "choose", "connect", "down", "status", "up"]
+
+DEFAULT_NAME = "sponge"
+
+_PATIENCE_S = 30.0
+
+_BACKENDS: Mapping[BackendName, type[Backend]] = {"native": NativeBackend, "kind": KindBackend}
+
+
+def choose(requested: Literal["auto", "native", "kind"], *, docker: bool, kind: bool) -> tuple[BackendName, str]:
+    """The backend to start, and why.
+
+    Args:
+        requested: what the user asked for.
+        docker: whether a Docker engine answers.
+        kind: whether the `kind` program is there.
+
+    Raises:
+        ClusterError: kind was asked for and cannot work.
+    """
+    lacks = "no Docker engine answers" if not docker else "" if kind else "there is no `kind` program"
+    if requested == "native":
+        return "native", "as asked"
+    if requested == "kind":
+        if lacks:
+            raise ClusterError(f"backend kind cannot work, {lacks}: repair that, or use --backend native")
+        return "kind", "as asked"
+    return ("native", lacks) if lacks else ("kind", "a Docker engine answers and kind is installed")
+
+
+def _docker_answers() -> bool:
+    try:
+        done = subprocess.run(
+            ["docker", "version", "-f", "{{.Server.Version}}"], capture_output=True, timeout=5, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return False
+    return done.returncode == 0
+
+
+def up(
+    name: str = DEFAULT_NAME,
+    backend: Literal["auto", "native", "kind"] = "auto",
+    progress: Progress = SilentProgress(),
+) -> Cluster:
+    """Returns a running cluster: the one that runs under that name, else a new one.
+
+    Raises:
+        ClusterError: it cannot be started, or one runs under that name on another backend than the one asked for.
+    """
+    folder(name)  # a bad name is refused before anything is made
+    with _lock(name, progress):
+        made_by = _made_by(name)
+        if made_by is not None and _works(_BACKENDS[made_by](), name):
+            if backend not in ("auto", made_by):
+                raise ClusterError(f"cluster '{name}' runs on {made_by}; run `sponge cluster down` first")
+            progress.say(f"cluster '{name}' runs already ({made_by})")
+            return _BACKENDS[made_by]().connect(name)
+        chosen, why = choose(backend, docker=_docker_answers(), kind=shutil.which("kind") is not None)
+        if made_by not in (None, chosen):
+            # What is left of a broken one can only be removed by the backend that made it.
+            _backend_of(name).down(name, progress)
+        progress.say(f"starting cluster '{name}' on backend {chosen}: {why}")
+        return _BACKENDS[chosen]().up(name, progress)
+
+
+def _works(backend: Backend, name: str) -> bool:
+    """Whether the cluster is Ready; one whose parts all run gets time, as a busy machine may only be slow to answer."""
+    until = time.monotonic() + _PATIENCE_S
+    while not (found := backend.status(name)).ready:
+        if found.state != "running" or time.monotonic() > until:
+            return False
+        time.sleep(0.2)
+    return True
+
+
+def down(name: str = DEFAULT_NAME, progress: Progress = SilentProgress()) -> bool:
+    """Stops the cluster and takes away all that it made; returns whether there was anything.
+
+    Raises:
+        ClusterError: something could not be stopped or removed; call again when it is repaired.
+    """
+    existed = folder(name).exists()
+    with _lock(name, progress):
+        _backend_of(name).down(name, progress)
+    return existed
+
+
+def status(name: str = DEFAULT_NAME) -> Status:
+    """Looks at the cluster, changing nothing."""
+    if _made_by(name) is None:
+        return Status(name, "stopped", ready=False)
+    return _backend_of(name).status(name)
+
+
+def connect(name: str = DEFAULT_NAME) -> Cluster:
+    """The running cluster of that name.
+
+    Raises:
+        ClusterError: there is none.
+    """
+    return _backend_of(name).connect(name)
+
+
+def _made_by(name: str) -> BackendName | None:
+    record = read_record(folder(name))
+    return None if record is None else record["backend"]
+
+
+def _backend_of(name: str) -> Backend:
+    # Without a record only the native backend can have left something behind.
+    return _BACKENDS[_made_by(name) or "native"]()
+
+
+def _lock(name: str, progress: Progress) -> AbstractContextManager[None]:
+    path: Path = clusters_folder() / f"{name}.lock"
+    return locked(path, lambda: progress.say("another `sponge cluster` command is at work on it; waiting"))

@@ -1,0 +1,157 @@
+"""The one document that the live page and the report draw, and that `results.json` keeps; pure.
+
+Plain JSON values. All that is computed or worded is done here: the page only draws.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+
+from sponge_demo.recording import MBIT, Figures, Run, mean_milli, series_of
+from sponge_demo.scenario import Scenario
+from sponge_demo.statics import smallest_good
+from sponge_workload.traces import BandwidthTrace
+
+__all__ = ["Progress", "Story", "build_document", "cores_text", "static_percents", "verdict"]
+
+State = Literal["preparing", "running", "done", "failed"]
+
+
+@dataclass(slots=True)
+class Story:
+    """A session so far.
+
+    Attributes:
+        uplink: as replayed, from each run's start on.
+        uplink_from_s: where in its recording that is.
+        backend: what it runs on, in words.
+        scheduled: requests of one run.
+        figures: of the runs that have ended, in the order of `runs`.
+        report: path of the report once it is written.
+        details: name and value of what one needs to know to repeat it.
+    """
+
+    scenario: Scenario
+    uplink: BandwidthTrace
+    uplink_from_s: float
+    backend: str
+    scheduled: int
+    runs: list[Run] = field(default_factory=list)
+    figures: list[Figures] = field(default_factory=list)
+    report: str | None = None
+    details: list[tuple[str, str]] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Progress:
+    """Where a session stands. `share` is 0 to 1; `left` says in words how long it will take, or nothing."""
+
+    state: State
+    phase: str
+    share: float = 0.0
+    left: str = ""
+
+
+def build_document(story: Story, progress: Progress, now: float) -> dict[str, Any]:
+    """The document at `now` (epoch seconds)."""
+    scenario = story.scenario
+    return {
+        "state": progress.state,
+        "phase": progress.phase,
+        "progress": round(progress.share, 4),
+        "left": progress.left,
+        "headline": _headline(story),
+        "scenario": {
+            "duration_s": scenario.duration_s,
+            "slo_ms": scenario.slo_s * 1000,
+            "target_percent": scenario.target * 100,
+            "max_cores": scenario.max_milli / 1000,
+            "max_uplink_mbit": _best_mbit(story),
+        },
+        "runs": [_run(story, index, now) for index in range(len(story.runs))],
+        "verdict": verdict(story),
+        "report": story.report,
+        "details": [list(detail) for detail in story.details],
+    }
+
+
+def static_percents(story: Story) -> dict[int, float]:
+    """Percent in time of each fixed size that has been run."""
+    ended = zip(story.runs, story.figures, strict=False)
+    return {run.static_milli: figures.in_time_percent for run, figures in ended if run.static_milli is not None}
+
+
+def verdict(story: Story) -> str:
+    """The comparison in a sentence or two; empty before Sponge's run has ended."""
+    if not story.figures:
+        return ""
+    target = story.scenario.target * 100
+    sponge = story.figures[0]
+    text = f"Sponge answered {sponge.in_time_percent:.2f} % in time with {sponge.mean_cores:.2f} cores on average."
+    tried = static_percents(story)
+    if not tried:
+        return text
+    good = smallest_good(tried, target)
+    if good is None:
+        largest = max(tried)
+        text += f" A fixed {cores_text(largest)} cores came to {tried[largest]:.2f} %"
+        return text + (f", and no fixed size that ran to {target:g} %." if len(tried) > 1 else ".")
+    bad = max((milli for milli, percent in tried.items() if percent < target and milli < good), default=None)
+    exact = bad is not None and good - bad == story.scenario.step_milli
+    text += f" {'The smallest' if exact else 'A'} fixed size that reaches {target:g} % is {cores_text(good)} cores"
+    text += f", {good / 1000 / sponge.mean_cores:.1f} times as much."
+    if bad is not None:
+        text += f" A fixed {cores_text(bad)} cores came to {tried[bad]:.2f} %."
+    return text
+
+
+def cores_text(milli: int) -> str:
+    """A size as people write it: 0.75, 1, 1.125."""
+    return f"{milli / 1000:g}"
+
+
+def _best_mbit(story: Story) -> float:
+    """The best second of a run."""
+    return max(story.uplink.bandwidth_at(second + 0.5) for second in range(int(story.scenario.duration_s))) / MBIT
+
+
+def _headline(story: Story) -> str:
+    scenario = story.scenario
+    return (
+        f"{scenario.model}, {scenario.rate_rps:g} requests/s of {scenario.payload_bytes / 1000:g} kB over a 4G uplink, "
+        f"each due {scenario.slo_s * 1000:g} ms after it was sent. {story.backend[:1].upper()}{story.backend[1:]}."
+    )
+
+
+def _run(story: Story, index: int, now: float) -> dict[str, Any]:
+    run = story.runs[index]
+    figures = story.figures[index] if index < len(story.figures) else None
+    return {
+        "name": run.name,
+        "static": run.static_milli is not None,
+        "series": series_of(run, story.scenario.duration_s, story.uplink, now).as_dict(),
+        "figures": figures.as_dict() if figures else None,
+        "now": _now(story, run, now),
+    }
+
+
+def _now(story: Story, run: Run, now: float) -> dict[str, Any]:
+    """The figures so far, for the tiles."""
+    scenario = story.scenario
+    start = run.started_at if run.started_at is not None else now
+    end = min(now, start + scenario.duration_s)
+    milli = mean_milli(run.samples, start, end) if end > start else None
+    in_time = sum(record.outcome == "in_time" for record in run.records)
+    answered = [record.latency_s for record in run.records if record.status == 200]
+    return {
+        "cores": run.samples[-1].cores_milli / 1000 if run.samples else None,
+        "mean_cores": milli / 1000 if milli is not None else None,
+        "in_time_percent": 100 * in_time / len(run.records) if run.records else None,
+        "p99_ms": float(np.percentile(answered, 99)) * 1000 if answered else None,
+        "ended": len(run.records),
+        "scheduled": story.scheduled,
+        "uplink_mbit": story.uplink.bandwidth_at(max(0.0, end - start)) / MBIT,
+    }
