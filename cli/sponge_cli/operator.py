@@ -85,21 +85,6 @@ def run(
     run_operator(settings)
 
 
-@command.command(epilog="Example: sponge cluster up && sponge operator install")
-@click.option("--cluster", default="sponge", show_default=True, help="Which local cluster.")
-def install(cluster: str) -> None:
-    """Install the operator into the local cluster by Helm.
-
-    Its pods, and those of every SpongeService, run this machine's Python environment: no images to build. For any other
-    cluster: helm install sponge deploy/helm/sponge --namespace sponge-system --create-namespace
-    """
-    from sponge_cluster import connect
-    from sponge_cluster.chart import NAMESPACE, install_operator
-
-    install_operator(connect(cluster))
-    click.echo(f"The operator runs in namespace {NAMESPACE}.")
-
-
 def _template(path: Path) -> dict[str, Any]:
     import yaml
 

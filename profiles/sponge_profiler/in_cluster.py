@@ -12,7 +12,6 @@ import contextlib
 import json
 import os
 import secrets
-import shutil
 import signal
 import time
 from asyncio.subprocess import PIPE, STDOUT, Process
@@ -26,14 +25,13 @@ from typing import TYPE_CHECKING, Any, Self
 
 import yaml
 
-from sponge_cluster import connect, status
-from sponge_cluster.chart import local_values
 from sponge_core.errors import SpongeError
 from sponge_core.quantities import cpu_quantity
 from sponge_operator.autoscale import resize
 from sponge_operator.clients.kube import ApiError, Kube
 from sponge_operator.resources.manifests import CONTAINER
 from sponge_operator.resources.merge import strategic_merge
+from sponge_profiler.cluster_access import find_access
 from sponge_profiler.local import OpenJournal, Plan, measure_plan, take_notes
 from sponge_profiles.timing import BatchTime
 
@@ -186,7 +184,9 @@ class ProfilePod:
         self._heard: list[str] = []  # what is no answer: warnings, a traceback
 
     async def __aenter__(self) -> Self:
-        plan = self._settle()
+        access = find_access(Path(os.environ.get("KUBECONFIG") or Path.home() / ".kube" / "config"))
+        self._kubectl = str(access.kubectl)
+        plan = replace(self._plan, template=strategic_merge(access.template, self._plan.template))
         await self._kube.__aenter__()
         try:
             await self._create(pod_manifest(plan, self.name, self._arguments, self._milli))
@@ -248,21 +248,6 @@ class ProfilePod:
             self._pod = await self._kube.resize(self._pod, CONTAINER, milli)
         except ApiError as error:
             raise PodError(f"pod {self.name} is refused {cores:g} cores: {error}; name others with --cores") from None
-
-    def _settle(self) -> PodPlan:
-        """Finds kubectl; on the local cluster the pod is this machine's Python."""
-        plan = self._plan
-        local = status()
-        used = Path(os.environ.get("KUBECONFIG") or Path.home() / ".kube" / "config")
-        if local.kubeconfig is None or used.resolve() != Path(local.kubeconfig).resolve():
-            self._kubectl = shutil.which("kubectl") or ""
-            if not self._kubectl:
-                raise PodError("--in-cluster takes kubectl, which is not in PATH: install it")
-            return plan
-        cluster = connect()
-        self._kubectl = str(cluster.kubectl)
-        template = local_values(cluster.python_pod())["server"]["template"]
-        return replace(plan, template=strategic_merge(template, plan.template))
 
     async def _create(self, manifest: Mapping[str, Any]) -> None:
         try:

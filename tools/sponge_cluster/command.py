@@ -127,3 +127,23 @@ def kubeconfig(name: str, raw: bool) -> None:
 
     path = connect(name).kubeconfig
     click.echo(path.read_text() if raw else path, nl=not raw)
+
+
+@command.command("install-operator")
+@_name
+def install(name: str) -> None:
+    """Install the operator into the cluster by Helm, or upgrade it.
+
+    Its pods, and the pods of every SpongeService, run this machine's Python environment: no images to build. For any
+    other cluster: helm install sponge deploy/helm/sponge --namespace sponge-system --create-namespace
+
+    \b
+    Example:
+      sponge cluster up
+      sponge cluster install-operator
+    """
+    from sponge_cluster import connect
+    from sponge_cluster.chart import NAMESPACE, install_operator
+
+    install_operator(connect(name))
+    click.echo(f"The operator runs in namespace {NAMESPACE}.")
