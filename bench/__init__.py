@@ -1,1 +1,1 @@
-"""Reproducible experiments: every figure that the README claims, each by one script."""
+"""Reproducible experiments. Each figure in the README and the docs comes from one script here."""

@@ -21,11 +21,11 @@ EXPERIMENTS: dict[str, tuple[str, ...]] = {
     "bench.overload_classes": ("--short",),
     "bench.live_ablation": ("--short",),
 }
-"""Each with its arguments for a first look."""
+"""Every experiment, with its arguments for `--short`."""
 
 
 def main() -> None:
-    """Runs all; exits with the number of experiments that failed."""
+    """Runs every experiment. Exits with the number of experiments that failed."""
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
     parser.add_argument("--short", action="store_true", help="minutes instead of a quarter of an hour")
     options = parser.parse_args()

@@ -1,4 +1,4 @@
-"""How long one decision of the dispatch rule takes, with 1,000 requests waiting.
+"""Measures the time of one dispatch decision with 1,000 requests in the queue.
 
 python -m bench.decision_time
 """
@@ -30,7 +30,7 @@ WAITING = 1000
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """What a decision is asked about."""
+    """One input of the dispatch rule."""
 
     name: str
     queue: EdfQueue
@@ -40,7 +40,7 @@ class Scene:
 
 
 def waiting(low_s: float, high_s: float, rate: float, models: int = 1) -> EdfQueue:
-    """A thousand requests with slacks between the two, that arrived at `rate` until now (time 0)."""
+    """A thousand requests. Their slacks lie between the two bounds; they arrived at `rate` until now (time 0)."""
     draw = random.Random(1)
     queue = EdfQueue()
     for number in range(WAITING):
@@ -61,13 +61,13 @@ def scenes() -> list[Scene]:
         Scene("16 threads free at once, loose", waiting(0.6, 1.0, 400), (), 16.0, [model]),
         Scene("16 threads free at once, tight", waiting(0.03, 0.2, 400), (), 16.0, [model]),
         Scene("threads held for a tight head", waiting(0.012, 0.05, 100), fifteen, 16.0, [model]),
-        Scene("overload, many to give up", waiting(0.05, 1.0, 2000), fifteen, 16.0, [model]),
+        Scene("overload, many to shed", waiting(0.05, 1.0, 2000), fifteen, 16.0, [model]),
         Scene("two models, 16 threads free", waiting(0.1, 1.0, 400, models=2), (), 16.0, [model, other]),
     ]
 
 
 def measure(scene: Scene, repeat: int) -> list[float]:
-    """Seconds of each of `repeat` decisions; a decision changes nothing, so all are alike."""
+    """Seconds of each of `repeat` decisions. A decision changes nothing, so every repetition does the same work."""
     limits = Limits(16, int(scene.cores), scene.cores)
     found = []
     for _ in range(repeat):
@@ -78,7 +78,7 @@ def measure(scene: Scene, repeat: int) -> list[float]:
 
 
 def main() -> None:
-    """Measures every scene; prints a table, writes JSON and a plot."""
+    """Measures every scene, prints a table, writes JSON and a plot."""
     parser = arguments(__doc__)
     options = parser.parse_args()
     repeat = 200 if options.short else 3000

@@ -1,7 +1,7 @@
-"""A detector as Sponge takes models of one's own: `python://bench.detector:ssdlite320`, run from the project's folder.
+"""A detector as an example of a custom model: `python://bench.detector:ssdlite320`, run from the project's folder.
 
-The network alone, without the search for overlapping boxes behind it: what that costs depends on what is found, and
-random weights find nothing or everything.
+Only the network, without non-maximum suppression. The cost of suppression depends on the boxes found, and random
+weights find none or all of them.
 """
 
 from __future__ import annotations
@@ -33,5 +33,5 @@ def ssdlite320() -> LoadedModel:
         platform="pytorch_eager",
         output_names=("box_offsets", "class_scores"),
         channels_last=True,
-        warning="it has random weights: its answers mean nothing",
+        warning="it has random weights, so its answers are meaningless",
     )

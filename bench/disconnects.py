@@ -1,8 +1,8 @@
-"""What the server makes of clients that hang up: during overload half of them leave after a short time.
+"""Measures what clients that disconnect leave to the others: in overload, half of the clients leave early.
 
-The same schedule is sent twice at 1.3 times the capacity: once everybody waits, once every second client closes its
-connection after 100 ms. What those leave behind must go to the others: their goodput rises. Rows that were computed are
-counted against answers that were sent: a slot is to be freed before it is computed.
+The same schedule is sent twice at 1.3 times the capacity. In the first run every client waits; in the second, every
+other client closes its connection after 100 ms. The freed capacity must go to the remaining clients, so their goodput
+must rise. Computed rows are compared with answers sent, because a cancelled request must leave before it is computed.
 
     python -m bench.disconnects
 """
@@ -36,12 +36,12 @@ SLO_S = 0.5
 PATIENCE_S = 0.1
 OVERLOAD = 1.3
 QUIET_S = 2.0
-"""Between two runs, so that one leaves the other nothing."""
+"""Pause between two runs, so that the queue of the first is empty."""
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One run. `stayed*` are the clients that wait in both runs, `left*` the others."""
+    """One run. `stayed*` counts the clients that wait in both runs, `left*` the others."""
 
     hang_ups: bool
     stayed: int
@@ -58,18 +58,18 @@ class Row:
 
     @property
     def in_vain(self) -> int:
-        """Rows that were computed for nobody."""
+        """Rows computed for clients that had left."""
         return self.computed - self.answered
 
 
 def halves(rate: float, seconds: float, seed: int, bodies: int) -> tuple[Schedule, Schedule]:
-    """One Poisson schedule, every second request in the one half, the rest in the other."""
+    """One Poisson schedule, split into two halves: every second request, and the rest."""
     whole = make_schedule(poisson_arrivals(rate, seconds, seed), seconds, SLO_S, bodies, seed).shots
     return Schedule(whole[::2], seconds), Schedule(whole[1::2], seconds)
 
 
 async def run(server: LiveServer, bodies: Sequence[InferBody], rate: float, seconds: float, hang_ups: bool) -> Row:
-    """Sends the schedule; the second half hangs up if asked to."""
+    """Sends the schedule. With `hang_up`, the second half disconnects."""
     before = server.metrics()
     runs = [
         LoadRun(server.url, server.model, schedule, bodies, timeout_s=timeout_s)
@@ -103,11 +103,11 @@ async def run(server: LiveServer, bodies: Sequence[InferBody], rate: float, seco
 
 
 def draw(figure: Figure, rows: list[Row]) -> None:
-    """In time by who stayed, and what was computed."""
+    """Draws attainment of the clients that stayed, and the rows computed."""
     left, right = figure.subplots(1, 2)
     names = ["all wait", "half hang up"]
     left.bar(names, [100 * row.stayed_attainment for row in rows], color=[SOFT, SPONGE])
-    left.set_ylabel("% in time of those who wait in both runs")
+    left.set_ylabel("% in time of the clients that wait in both runs")
     left.set_title("What the others gain")
     answered = [row.answered for row in rows]
     right.bar(names, answered, color=BLUE, label="for an answer")
@@ -118,7 +118,7 @@ def draw(figure: Figure, rows: list[Row]) -> None:
 
 
 def main() -> None:
-    """Measures, writes, prints; exits with 1 when the others gain nothing."""
+    """Measures, writes and prints. Exits with 1 when the remaining clients gain nothing."""
     options = arguments(__doc__).parse_args()
     seconds = 12.0 if options.short else 40.0
     with LiveServer(CORES, "--max-batch", str(MAX_BATCH)) as server:

@@ -1,8 +1,8 @@
-"""Dispatch policies side by side, and moldable EDF without one of its parts, from light load to twice the capacity.
+"""Compares dispatch policies, and moldable EDF with one part removed, from light load to twice the capacity.
 
-In virtual time, with the objects that the server runs too. Poisson arrivals, half of them with 300 ms and half with
-1000 ms; a fixed number of cores; service times as the profile says. The capacity is what the cores answer when every
-batch is as full as its class's deadline allows, each on one thread, beside as many others as there are cores.
+Runs in virtual time with the server's own policy objects. Arrivals are Poisson, half due after 300 ms and half after
+1000 ms; cores are fixed; service times come from the profile. The capacity is the throughput with one thread per
+batch, one batch per core, and every batch as full as its class's deadline allows.
 
     python -m bench.dispatch_ablation
     python -m bench.dispatch_ablation --short --profile resnet18-epyc
@@ -54,7 +54,7 @@ class Case(NamedTuple):
 
 
 class Found(NamedTuple):
-    """What one run saw."""
+    """Figures of one run."""
 
     case: Case
     offered_rps: float
@@ -95,7 +95,7 @@ def load_model(profile: str) -> LatencyModel:
 
 
 def schedule(rate: float, duration_s: float, seed: int) -> list[Request]:
-    """The same for every policy."""
+    """The inputs that all policies share."""
     draw = random.Random(seed)
     requests = []
     for number, at in enumerate(poisson_arrivals(rate, duration_s, seed)):
@@ -116,7 +116,7 @@ def run(case: Case) -> Found:
 
 
 def summarise(found: Sequence[Found]) -> list[Row]:
-    """The mean over the seeds of each."""
+    """Means over the seeds."""
     groups: dict[tuple[str, int, float], list[Found]] = {}
     for one in found:
         groups.setdefault((one.case.policy, one.case.cores, one.case.load), []).append(one)
@@ -131,7 +131,7 @@ def summarise(found: Sequence[Found]) -> list[Row]:
 
 
 def draw_on(figure: Figure, rows: Sequence[Row], cores: int) -> None:
-    """Left the policies, right the variants: goodput over what is possible, at one size."""
+    """Draws goodput over possible goodput at one size: policies on the left, variants on the right."""
     left, right = figure.subplots(1, 2, sharey=True)
     for axes, names, title in ((left, [*POLICIES], "policies"), (right, [DEFAULT, *VARIANTS], "without a part")):
         for number, name in enumerate(names):

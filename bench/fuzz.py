@@ -1,9 +1,8 @@
-"""Malformed requests against a real server: nothing may break, and good requests in between are answered.
+"""Sends malformed requests to a real server. Nothing may break, and good requests in between must be answered.
 
-Three sources, from one seed: cases that schemathesis derives from the server's own OpenAPI, HTTP/1.1 mutated on the
-wire, and gRPC calls with mutated messages and metadata. What counts as a failure: a status of 5xx other than 503 and
-504, an error that is no problem document, a good request that is not answered, a lane or the server lost, memory that
-grew.
+One seed drives three sources: cases that schemathesis derives from the server's OpenAPI, HTTP/1.1 mutated on the wire,
+and gRPC calls with mutated messages and metadata. Failures are: a 5xx status other than 503 and 504, an error without
+a problem document, an unanswered good request, a lost lane or server, and memory growth.
 
     python -m bench.fuzz --requests 20000 --seed 1 --json
 """
@@ -40,10 +39,10 @@ SIDE_BY_SIDE = 16
 GOOD_EVERY = 50
 PATIENCE_S = 10.0
 WARM_SHARE = 0.2
-"""Of the requests, after which memory is taken down the first time: caches and arenas have their size then."""
+"""Share of the requests after which memory is recorded first. Caches and arenas have reached their size by then."""
 
 MOST_GROWTH_MIB = 48
-"""An allocator's noise; a leak of a kilobyte a request would be half of it at 20,000 and all of it at 50,000."""
+"""Noise of the allocator in MiB. A leak of 1 KiB per request would reach half of it at 20,000 requests."""
 
 SHARES = {"wire": 0.5, "grpc": 0.35, "schema": 0.15}
 BAD_CODES = {grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN, grpc.StatusCode.DATA_LOSS}
@@ -51,7 +50,7 @@ BAD_CODES = {grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN, grpc.StatusCode.
 
 @dataclass(frozen=True, slots=True)
 class Addresses:
-    """Where the server under test answers: host and port of both forms."""
+    """Host and port of the server under test, for HTTP and gRPC."""
 
     http: str
     grpc: str
@@ -59,7 +58,7 @@ class Addresses:
 
 @dataclass(slots=True)
 class Findings:
-    """What became of all requests. `failures` holds what should not be, with what was sent."""
+    """Counts of all outcomes. `failures` pairs each violation with the request that caused it."""
 
     seed: int
     sent: Counter[str] = field(default_factory=Counter)
@@ -140,7 +139,7 @@ async def _send_http(address: str, sent: bytes, findings: Findings) -> None:
 
 
 async def _exchange(address: str, sent: bytes) -> tuple[int, bytes, bytes]:
-    """The first answer that is not 1xx. Status 0: closed without one."""
+    """The first answer that is not 1xx. Status 0 means that the connection closed without one."""
     host, _, port = address.rpartition(":")
     reader, writer = await asyncio.open_connection(host, int(port))
     try:
@@ -174,12 +173,12 @@ async def _send_call(channel: grpc.aio.Channel, call: Call, findings: Findings) 
 
 
 def _raw(channel: grpc.aio.Channel, method: str) -> Any:
-    """A call whose messages are bytes, whatever they hold."""
+    """A call whose messages are raw bytes."""
     return channel.unary_unary(method)
 
 
 async def _good(channel: grpc.aio.Channel, addresses: Addresses, target: Target, findings: Findings) -> None:
-    """One good request of each form; each may be shed in a moment of overload, so each has three tries."""
+    """Sends one good request of each form. Each has three tries, since a moment of overload may shed it."""
     sent = good_request(target)
     call = good_call(target)
     for name, ask in (
@@ -243,13 +242,13 @@ def _cases(addresses: Addresses, count: int, seed: int) -> Iterator[bytes]:
         try:
             ready: Any = requests.Request(**case.as_transport_kwargs(base_url=f"http://{addresses.http}")).prepare()
         except (ValueError, requests.RequestException):
-            return  # what no client library would send is the other sources' part
+            return  # the other sources cover requests that no client library would send
         body = ready.body.encode() if isinstance(ready.body, str) else ready.body or b""
         headers = "".join(f"{name}: {_text(value)}\r\n" for name, value in ready.headers.items())
         made.append(f"{ready.method} {ready.path_url} HTTP/1.1\r\nhost: x\r\n{headers}\r\n".encode("latin-1") + body)
 
     for operation in operations:
-        # The hot path takes what the others leave; half of its cases name the model that is there.
+        # The inference path gets the remaining cases; half of them name the loaded model.
         share = wanted // 2 if operation.method.upper() == "POST" else wanted // 4 // len(operations)
         paths = [None, {"model": "digits", "version": "1"} if "version" in operation.path else {"model": "digits"}]
         for mode in (schemathesis.GenerationMode.POSITIVE, schemathesis.GenerationMode.NEGATIVE):
@@ -264,7 +263,7 @@ def _cases(addresses: Addresses, count: int, seed: int) -> Iterator[bytes]:
                     phases=[hypothesis.Phase.generate],
                 )
                 test = settings(given(collect))
-                # Nothing can be wrong about an operation that takes nothing.
+                # An operation without input has no invalid input.
                 with contextlib.suppress(hypothesis.errors.Unsatisfiable):
                     seeded: Any = hypothesis.seed(seed)
                     seeded(test)()
@@ -284,7 +283,7 @@ def _rss_mib(pid: int) -> float:
 
 
 def main() -> None:
-    """Exits with 1 when something was found."""
+    """Exits with 1 when there are failures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--requests", type=int, default=20_000, help="malformed ones, of all kinds (default 20000)")
     parser.add_argument("--seed", type=int, default=1)

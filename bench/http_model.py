@@ -1,4 +1,4 @@
-"""Models that do next to nothing, for `bench.http_overhead`: a thousand numbers out, whatever comes in."""
+"""Trivial models for `bench.http_overhead`: each returns a thousand numbers for any input."""
 
 from __future__ import annotations
 

@@ -1,9 +1,10 @@
-"""What the server itself costs: latency and CPU of requests to a model that does next to nothing; and what is left, at
-saturation, of a bare loop's throughput.
+"""Measures the server's own cost: latency and CPU per request to a trivial model, and throughput at saturation against
+a bare loop.
 
-A request is the 602 KB tensor of an image, or a small one; the client sends one at a time over one connection, so all
-that it waits for is the server's own. Saturation is ResNet-18 on one core with more loose requests than it can serve,
-beside a loop around the same batches on the same core. Peers are measured by `python -m bench.serving overhead`.
+A request is the 602 KB tensor of an image, or a small tensor. The client sends one request at a time over one
+connection, so its waiting time is the server's own time. At saturation, ResNet-18 on one core gets more requests with
+loose deadlines than it can serve; the reference is a loop over the same batches on the same core.
+`python -m bench.serving overhead` measures the peers.
 
     python -m bench.http_overhead                     # needs root, for the cgroup; some two minutes
     python -m bench.http_overhead --skip-saturation   # half a minute
@@ -39,7 +40,7 @@ SATURATED_S, SETTLE_S, BARE_S = 20.0, 5.0, 8.0
 
 @dataclass(frozen=True, slots=True)
 class Overhead:
-    """Of one size of request: what its client waits, and the CPU time of the server's processes."""
+    """One request size: the latency that its client sees, and the CPU time of the server's processes."""
 
     request_bytes: int
     requests: int
@@ -60,7 +61,7 @@ class Saturation:
 
 
 class Caller:
-    """One keep-alive connection, one request at a time, and as little of its own as can be."""
+    """A client with one keep-alive connection, one request at a time, and little overhead of its own."""
 
     def __init__(self, url: str, model: str, tensor: str, shape: Sequence[int]) -> None:
         address = urlsplit(url)
@@ -75,7 +76,7 @@ class Caller:
         self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
 
     def call(self) -> None:
-        """Sends a request and reads its answer. Raises RuntimeError when that is no 200."""
+        """Sends a request and reads the answer. Raises RuntimeError unless its status is 200."""
         self._socket.sendall(self.request)
         answer = self._read()
         while b"\r\n\r\n" not in answer:
@@ -95,7 +96,7 @@ class Caller:
 
 
 def measure_overhead(shape: tuple[int, ...], requests: int) -> Overhead:
-    """One request after the other, to a server with a core for itself."""
+    """Sends requests one after the other to a server with a core of its own."""
     factory = "image" if shape == IMAGE else "small"
     with LiveServer(2, model="none", source=f"python://bench.http_model:{factory}") as server:
         caller = Caller(server.url, "none", "x", shape)
@@ -120,7 +121,7 @@ def measure_overhead(shape: tuple[int, ...], requests: int) -> Overhead:
 
 
 def measure_saturation() -> Saturation:
-    """So many requests at once that full batches run without a pause."""
+    """Sends enough requests at once that full batches run without a pause."""
     stop = threading.Event()
 
     def keep_asking(caller: Caller) -> None:

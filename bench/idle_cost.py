@@ -1,6 +1,6 @@
-"""What an idle server costs: CPU of all its processes (HTTP, zygote, lanes) over half a minute without a request.
+"""Measures the CPU time of an idle server: all processes (HTTP, fork server, lanes), half a minute without requests.
 
-At two cores and parked at 50m, each alone and with the operator's long poll open. Promised: less than 1 % of a core.
+At two cores and parked at 50m, each alone and with the operator's long poll open. The target is below 1 % of a core.
 
     python -m bench.idle_cost
 """
@@ -31,14 +31,14 @@ SIZES = SizeRange(min_milli=PARKED_MILLI, max_milli=2000, step_milli=50)
 MAX_BATCH = 8
 SETTLE_S = 5.0
 POLL_S = 1.0
-"""As long as the operator waits for news in one poll."""
+"""Duration of one long poll of the operator."""
 
 PROMISED_PERCENT = 1.0
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One way of being idle; percent of one core."""
+    """One idle phase; values are percent of one core."""
 
     phase: str
     seconds: float
@@ -52,14 +52,14 @@ class Row:
 
 
 async def poll(server: LiveServer, client: ControlClient) -> None:
-    """The operator's loop, without its decisions; until cancelled."""
+    """The operator's polling loop without its decisions. Runs until cancelled."""
     since = 0
     while True:
         since = (await client.state(server.control_url, server.token, since, POLL_S)).version
 
 
 async def measure(server: LiveServer, phase: str, seconds: float, polled: bool, client: ControlClient) -> Row:
-    """One phase, after a moment for what the change before it has left to do."""
+    """One phase. It starts after a pause, so that the previous change has settled."""
     poller = asyncio.create_task(poll(server, client)) if polled else None
     await asyncio.sleep(SETTLE_S)
     began, all_before, http_before = time.monotonic(), server.cpu_s(), server.http_cpu_s()
@@ -81,7 +81,7 @@ async def measure(server: LiveServer, phase: str, seconds: float, polled: bool, 
 
 
 async def run(seconds: float) -> list[Row]:
-    """All phases on one server."""
+    """Measures all phases on one server."""
     options = ("--max-batch", str(MAX_BATCH), "--min-cores", f"{PARKED_MILLI}m", "--step-cores", "50m")
     with LiveServer(CORES, *options) as server:
         async with ControlClient() as client:
@@ -114,7 +114,7 @@ def draw(figure: Figure, rows: list[Row]) -> None:
 
 
 def main() -> None:
-    """Measures, writes, prints; exits with 1 when the promise is not kept."""
+    """Measures, writes and prints. Exits with 1 when the target is missed."""
     parser = arguments(__doc__)
     options = parser.parse_args()
     try:

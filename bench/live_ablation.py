@@ -1,7 +1,7 @@
-"""The dispatch rule and others on a real server: real torch, a real CPU limit, the same requests for each.
+"""Compares the dispatch rule with others on a real server: real torch, a real CPU limit, the same requests for each.
 
-Poisson arrivals, half of them due after 300 ms and half after 1000 ms, below and above what the server can answer. The
-capacity is what patient clients get out of the default rule. Each rule runs in a server of its own;
+Arrivals are Poisson, half due after 300 ms and half after 1000 ms, below and above capacity. The capacity is the
+throughput of patient clients under the default rule. Each rule runs in a server of its own;
 `bench.dispatch_ablation` does the same in virtual time, on more cores than this machine has.
 
     python -m bench.live_ablation
@@ -43,7 +43,7 @@ RULES: Mapping[str, str] = {
     "fifo": "the same in the order of arrival",
     "edf-single-lane": "as in the paper: one batch at a time on all cores, by deadline, drops nothing",
 }
-"""What is compared, and what is left of the default in it."""
+"""The rules that are compared, and how each differs from the default."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,14 +59,14 @@ class Row:
 
 
 def server_of(rule: str) -> LiveServer:
-    """Not started yet."""
+    """A server with this rule, not started yet."""
     if rule in VARIANTS:
         return LiveServer(CORES, "--max-batch", str(MAX_BATCH), program=("bench.served_variant", rule))
     return LiveServer(CORES, "--max-batch", str(MAX_BATCH), "--dispatch", rule)
 
 
 def measure(rule: str, capacity: float, loads: Sequence[float], seeds: Sequence[int]) -> list[Row]:
-    """A fresh server with this rule through all loads."""
+    """Runs one rule on a fresh server through all loads."""
     rows = []
     with server_of(rule) as server, asyncio.Runner(loop_factory=precise_loop) as runner:
         bodies = photographs(server)
@@ -84,7 +84,7 @@ def measure(rule: str, capacity: float, loads: Sequence[float], seeds: Sequence[
 
 
 def draw(figure: Figure, rows: Sequence[Row]) -> None:
-    """A group of bars a rule, one bar a load: share of the possible goodput."""
+    """Draws the share of the possible goodput: a group of bars per rule, one bar per load."""
     axes = figure.subplots()
     loads = sorted({row.load for row in rows})
     colours = dict(zip(loads, (SOFT, BLUE, SPONGE), strict=False))
@@ -103,7 +103,7 @@ def draw(figure: Figure, rows: Sequence[Row]) -> None:
 
 
 def main() -> None:
-    """Measures, writes, prints."""
+    """Measures, writes and prints."""
     parser = arguments(__doc__)
     options = parser.parse_args()
     loads, seeds = (LOADS[1:2], (1,)) if options.short else (LOADS, (1, 2))

@@ -1,9 +1,9 @@
-"""Live resizes of a saturated server: throughput follows the quota, threads never exceed the budget, nothing is lost.
+"""Resizes a saturated server live: throughput follows the quota, threads stay within the budget, no request is lost.
 
-First 2 -> 1 -> 2 cores, each held for some seconds: answers a second against what the profile says of one lane and of
-two. Then a random sequence of sizes, fractions among them, each as the operator does it (growing: quota, then apply;
-shrinking: apply, then quota), while the lanes' threads are looked at in /proc every few milliseconds: those that run or
-wait for a CPU, against the budget in force. Every request has to be answered.
+First 2 -> 1 -> 2 cores, each held for some seconds, to compare answers per second with the profile of one lane and of
+two. Then a random sequence of sizes, some fractional, in the operator's order of steps. Meanwhile /proc is read every
+few milliseconds: the number of lane threads that run or wait for a CPU must fit the budget. Every request must be
+answered.
 
     python -m bench.live_resize
 """
@@ -44,7 +44,7 @@ SETTLE_S = 2.0
 
 @dataclass(frozen=True, slots=True)
 class Phase:
-    """One size, held."""
+    """One size that is held for a while."""
 
     milli: int
     seconds: float
@@ -53,7 +53,7 @@ class Phase:
 
 @dataclass(frozen=True, slots=True)
 class Resize:
-    """One step of the random sequence; `took_s`: from the first act of the operator until the size is in force."""
+    """One step of the random sequence. `took_s` runs from the first step of the resize until the size is in force."""
 
     from_milli: int
     to_milli: int
@@ -62,16 +62,16 @@ class Resize:
 
 @dataclass(slots=True)
 class Seen:
-    """What was seen of the lanes' threads under one budget."""
+    """Samples of the lanes' threads under one budget."""
 
     samples: int = 0
     most: int = 0
-    glimpses: int = 0  # samples with more than the budget
-    over: int = 0  # those where that was still so a moment later
+    glimpses: int = 0  # samples above the budget
+    over: int = 0  # samples above the budget that a second look confirmed
 
 
 class ThreadWatch:
-    """Looks at the lanes' threads until it is stopped; `bound` is what may run now."""
+    """Samples the lanes' threads until it is stopped. `bound` is the number of threads allowed now."""
 
     def __init__(self, lanes: list[int], bound: int) -> None:
         self.bound = bound
@@ -94,7 +94,7 @@ class ThreadWatch:
             seen = self.seen.setdefault(before, Seen())
             seen.samples += 1
             if running > before:
-                # A lane that has handed in its answer may still be on its way to sleep while the next batch starts.
+                # A lane that has answered may still be falling asleep while the next batch starts.
                 seen.glimpses += 1
                 time.sleep(AGAIN_S)
                 running = min(running, sum(_running(pid) for pid in self._lanes))
@@ -104,19 +104,19 @@ class ThreadWatch:
 
 
 def _running(pid: int) -> int:
-    """Threads of a process that run or wait for a CPU."""
+    """The number of threads of a process that run or wait for a CPU."""
     stats = (stat.read_text(encoding="ascii") for stat in Path(f"/proc/{pid}/task").glob("*/stat"))
     return sum(stat.rpartition(")")[2].split()[0] == "R" for stat in stats)
 
 
 def profile_ratio(server: LiveServer) -> float:
-    """Throughput at two cores over that at one, by the profile that the server took: two lanes that slow each other."""
+    """Throughput at two cores over throughput at one, by the server's profile, which includes lane interference."""
     (taken,) = server.events("profile.taken")
     return 2.0 / (1.0 + float(taken["interference"]))
 
 
 async def hold(server: LiveServer, client: ControlClient, clients: PatientClients, milli: int, seconds: float) -> Phase:
-    """Resizes, and counts the answers of one phase after its first moment."""
+    """Resizes, waits a moment, then counts the answers of one phase."""
     await server.resize(client, milli, MAX_BATCH, SIZES)
     await asyncio.sleep(SETTLE_S)
     began, before = time.monotonic(), clients.answered
@@ -126,7 +126,7 @@ async def hold(server: LiveServer, client: ControlClient, clients: PatientClient
 
 
 async def wander(server: LiveServer, client: ControlClient, resizes: int) -> tuple[list[Resize], dict[int, Seen]]:
-    """A random sequence of sizes with the lanes' threads watched."""
+    """Applies a random sequence of sizes while the lanes' threads are sampled."""
     rng = random.Random(1)
     now = MOST_MILLI
     watch = ThreadWatch(server.lane_pids(), thread_budget(now / 1000))
@@ -148,7 +148,7 @@ async def wander(server: LiveServer, client: ControlClient, resizes: int) -> tup
 
 
 def draw(figure: Figure, phases: list[Phase], expected: float, resizes: list[Resize], seen: dict[int, Seen]) -> None:
-    """Throughput by phase; how long a resize takes; threads by budget."""
+    """Draws throughput by phase, resize times, and threads by budget."""
     left, middle, right = figure.subplots(1, 3)
     left.bar([f"{p.milli}m" + " " * i for i, p in enumerate(phases)], [p.answers_rps for p in phases], color=SPONGE)
     left.axhline(phases[1].answers_rps * expected, color=BAD, linestyle="--", label="one core x profile's ratio")
@@ -173,7 +173,7 @@ def draw(figure: Figure, phases: list[Phase], expected: float, resizes: list[Res
 async def run(
     server: LiveServer, clients: PatientClients, seconds: float, resizes: int
 ) -> tuple[list[Phase], list[Resize], dict[int, Seen]]:
-    """Phases first, then the random sequence."""
+    """Runs the phases, then the random sequence."""
     async with ControlClient() as client:
         phases = [await hold(server, client, clients, milli, seconds) for milli in (2000, 1000, 2000)]
         wandered, seen = await wander(server, client, resizes)
@@ -181,7 +181,7 @@ async def run(
 
 
 def main() -> None:
-    """Measures, writes, prints; exits with 1 when a request was lost or threads exceeded their budget for long."""
+    """Measures, writes and prints. Exits with 1 when a request was lost or threads stayed above their budget."""
     options = arguments(__doc__).parse_args()
     seconds, resizes = (4.0, 30) if options.short else (15.0, 120)
     try:
@@ -209,9 +209,9 @@ def main() -> None:
     measured = (phases[0].answers_rps + phases[2].answers_rps) / 2 / phases[1].answers_rps
     rates = " -> ".join(f"{phase.milli}m {phase.answers_rps:.1f}/s" for phase in phases)
     print(f"{rates}; two cores give {measured:.2f} times one, the profile says {expected:.2f}")
-    print(f"{answered} answered, {failed} not, over {len(wandered)} random resizes")
+    print(f"{answered} answered, {failed} failed, over {len(wandered)} random resizes")
     table = Table()
-    for column in ("thread budget", "looks", "with more at a glimpse", "and a moment later", "most threads seen"):
+    for column in ("thread budget", "samples", "above the budget", "still a moment later", "most threads"):
         table.add_column(column, justify="right")
     for budget, those in sorted(seen.items()):
         table.add_row(*map(str, (budget, those.samples, those.glimpses, those.over, those.most)))

@@ -1,8 +1,7 @@
-"""Overload with two classes of deadlines: how much of what can be served is served in time.
+"""Overload with two classes of deadlines: the share of the possible goodput that is reached.
 
-Poisson arrivals at 1.3 and 2 times the capacity, half of them due after 300 ms and half after 1000 ms, one untouched
-configuration. The figure is goodput over min(offered, capacity), where capacity is what patient clients get out of the
-same server at its most.
+Poisson arrivals at 1.3 and 2 times the capacity, half due after 300 ms and half after 1000 ms, with one configuration.
+The figure is goodput over min(offered, capacity). The capacity is the throughput of patient clients on the same server.
 
     python -m bench.overload_classes
 """
@@ -63,7 +62,7 @@ class Row:
 
 
 def schedule(rate: float, seconds: float, seed: int, bodies: int) -> Schedule:
-    """Each request of either class by the toss of a coin."""
+    """Draws the class of each request with equal probability."""
     arrivals = poisson_arrivals(rate, seconds, seed)
     rng = np.random.default_rng(seed + 1000)
     classes, chosen = rng.integers(0, len(CLASSES_S), len(arrivals)), rng.integers(0, bodies, len(arrivals))
@@ -72,7 +71,7 @@ def schedule(rate: float, seconds: float, seed: int, bodies: int) -> Schedule:
 
 
 async def send(server: LiveServer, bodies: Sequence[InferBody], planned: Schedule) -> list[Record]:
-    """One run, and a moment for the server to end it."""
+    """One run, then a pause so that the server empties its queue."""
     load = LoadRun(server.url, server.model, planned, bodies, timeout_s=5.0)
     await load.run()
     await asyncio.sleep(QUIET_S)
@@ -116,7 +115,7 @@ def measure(
 
 
 def traces(batches: Sequence[dict[str, float]]) -> tuple[tuple[float, ...], tuple[float, ...], float, float]:
-    """What single batches say of a run: the last four fields of a row."""
+    """Figures of single batches: the last four fields of a row."""
 
     def spread(values: list[float]) -> tuple[float, ...]:
         return tuple(round(float(x), 3) for x in np.percentile(values, (50, 90, 99)))
@@ -130,7 +129,7 @@ def traces(batches: Sequence[dict[str, float]]) -> tuple[tuple[float, ...], tupl
 
 
 def draw(figure: Figure, rows: list[Row]) -> None:
-    """Share of the possible goodput by run, and attainment by class."""
+    """Draws the share of the possible goodput by run, and attainment by class."""
     left, right = figure.subplots(1, 2)
     cases = sorted({(row.cores, row.overload) for row in rows})
     names = [f"{cores:g} cores, {overload:g}x" for cores, overload in cases]
@@ -154,7 +153,7 @@ def draw(figure: Figure, rows: list[Row]) -> None:
 
 
 def main() -> None:
-    """Measures, writes, prints."""
+    """Measures, writes and prints."""
     parser = arguments(__doc__)
     parser.add_argument("--cores", type=float, action="append", help="repeat; default 1 and 1.5")
     options = parser.parse_args()
@@ -212,7 +211,7 @@ def main() -> None:
 
 
 def show(title: str, columns: Sequence[str], rows: Sequence[Row], cells: Callable[[Row], Sequence[str]]) -> None:
-    """One table, each row headed by its case."""
+    """A table whose rows start with the name of their case."""
     table = Table(title=title)
     for column in ("cores", "load", "seed", *columns):
         table.add_column(column, justify="right")

@@ -1,4 +1,4 @@
-"""How fast the core plans and decides, compiled and interpreted: single plans, joint plans, decisions, simulations.
+"""Measures the speed of the core, compiled and interpreted: single plans, joint plans, decisions, simulations.
 
 python -m bench.planner_speed [--million]
 """
@@ -40,7 +40,7 @@ SERVICES = 50
 
 
 def plan(waiting: int, rate: float, slack_s: tuple[float, float], seed: int) -> tuple[Callable[[], Frontier], int]:
-    """A situation at time 0, ready to be planned, and its cores: so many wait, `rate` per second have come lately."""
+    """A planning input at time 0 and its cores: `waiting` requests are queued, `rate` per second arrived lately."""
     draw = random.Random(seed)
     queue, forecaster = EdfQueue(), Forecaster()
     for number in range(waiting):
@@ -60,14 +60,14 @@ def plan(waiting: int, rate: float, slack_s: tuple[float, float], seed: int) -> 
 
 
 def timed(act: Callable[[], object]) -> float:
-    """Seconds of this thread's CPU."""
+    """CPU seconds of this thread."""
     began = time.thread_time()
     act()
     return time.thread_time() - began
 
 
 def planning_s(waiting: int, rate: float, slack_s: tuple[float, float], states: int) -> list[float]:
-    """Of each of so many states, the least of three plans: what it takes, not what else the machine did."""
+    """For each state the minimum of three plans, which filters out other work on the machine."""
     found = []
     for seed in range(states):
         once, _ = plan(waiting, rate, slack_s, seed)
@@ -76,7 +76,7 @@ def planning_s(waiting: int, rate: float, slack_s: tuple[float, float], states: 
 
 
 def joint_s(repeat: int) -> list[float]:
-    """Wall-clock seconds to share a node among services that want twice what it has."""
+    """Wall-clock seconds to plan a node jointly for services that ask for twice its capacity."""
     claims = []
     for seed in range(SERVICES):
         once, cores = plan(30 + seed, 60.0, (0.05, 0.6), seed)
@@ -96,7 +96,7 @@ def percentiles_ms(seconds: list[float]) -> dict[str, float]:
 
 
 def simulated(scenario: str, duration_s: float) -> dict[str, Any]:
-    """The whole command, from its start to its answer."""
+    """Wall-clock seconds of the whole command."""
     rate = load_scenario(scenario).rate_rps
     command = [sys.executable, "-m", "sponge_cli.main", "simulate", "--scenario", scenario, "--policies", "sponge"]
     began = time.perf_counter()
@@ -109,7 +109,7 @@ def simulated(scenario: str, duration_s: float) -> dict[str, Any]:
 
 
 def figures(short: bool, million: bool) -> dict[str, Any]:
-    """Everything, with the core as this process runs it."""
+    """All measurements with the core as this process runs it."""
     states = 40 if short else 400
     easy = planning_s(5, 20.0, (0.3, 1.0), states)
     decisions = [seconds for scene in scenes() for seconds in measure(scene, 100 if short else 1000)]
@@ -128,7 +128,7 @@ def figures(short: bool, million: bool) -> dict[str, Any]:
 
 
 def main() -> None:
-    """Measures each way to run the core in a process of its own; prints a table, writes JSON and a plot."""
+    """Measures the compiled and the interpreted core, each in a process of its own; prints, writes JSON and a plot."""
     parser = arguments(__doc__)
     parser.add_argument("--million", action="store_true", help="simulate a million requests, too, compiled")
     parser.add_argument("--here", action="store_true", help="measure in this process, print JSON")

@@ -1,6 +1,6 @@
-"""Patient clients that keep a server saturated: a process of its own, so that whoever measures is not held up by them.
+"""Patient clients that keep a server saturated, in a process of their own, so that they do not delay the measurement.
 
-Each always has one request waiting, with a deadline far away. Knows nothing of what is measured beside them.
+Each client always has one request in flight, with a loose deadline.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ SETTLE_S = 3.0
 
 
 def photographs(server: LiveServer) -> list[InferBody]:
-    """Requests with one small photograph each."""
+    """Builds requests with one small photograph each."""
 
     async def made() -> list[InferBody]:
         async with SpongeClient(server.url) as client:
@@ -37,12 +37,12 @@ def photographs(server: LiveServer) -> list[InferBody]:
 
 
 class PatientClients:
-    """Clients from `with` to its end."""
+    """A context manager: the clients run inside its `with` block."""
 
     def __init__(self, server: LiveServer, body: InferBody, clients: int = CLIENTS) -> None:
         address = urlsplit(server.url)
         headers = "".join(f"{name}: {value}\r\n" for name, value in body.headers.items())
-        # Without a send time: the same bytes are sent again and again.
+        # No send time in the header: the same bytes are sent repeatedly.
         head = (
             f"POST /v2/models/{server.model}/infer HTTP/1.1\r\nHost: {address.netloc}\r\n{headers}"
             f"x-sponge-slo-ms: {SLO_S * 1000:g}\r\n\r\n"
@@ -64,24 +64,24 @@ class PatientClients:
         self.stop()
 
     def stop(self) -> None:
-        """Sends no more, and waits for the answers that are due."""
+        """Stops sending and waits for the outstanding answers."""
         self._stop.set()
         self._process.join(SLO_S)
         self._process.terminate()
 
     @property
     def answered(self) -> int:
-        """Requests that got their answer."""
+        """The number of requests answered with 200."""
         return int(self._answered.value)
 
     @property
     def failed(self) -> int:
-        """Requests that got anything else."""
+        """The number of requests with any other result."""
         return int(self._failed.value)
 
 
 def saturated_rps(server: LiveServer, body: InferBody, seconds: float) -> float:
-    """Answers per second that the server gives at its most, from patient clients."""
+    """The server's largest throughput in answers per second, measured with patient clients."""
     with PatientClients(server, body) as clients:
         while clients.answered == 0:
             time.sleep(0.05)

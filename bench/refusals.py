@@ -1,9 +1,9 @@
-"""How soon a hopeless request is refused while long batches keep all cores busy.
+"""Measures how fast a hopeless request is refused while long batches keep all cores busy.
 
-ResNet-18 on two cores, both computing batches of up to 8 for patient clients without a pause. Beside them, requests
-that cannot be met: due in 20 ms (less than one batch takes on all cores), or lost before they arrived. Each on a
-connection of its own, with a body of some KB, of 602 KB, or with one that is announced and never comes. Counted from
-the last byte sent to the last byte of the answer. Promised: 5 ms at the 99th percentile.
+ResNet-18 runs on two cores, and batches of up to 8 for patient clients keep both busy. The measured requests cannot be
+met: they are due in 20 ms (less than one batch takes on all cores), or their deadline has passed on arrival. Each has
+a connection of its own and a body of a few KB, of 602 KB, or one that is announced and never sent. The time runs from
+the last byte sent to the last byte of the answer. The target is 5 ms at the 99th percentile.
 
     python -m bench.refusals
 """
@@ -48,7 +48,7 @@ PROMISED_MS = 5.0
 
 @dataclass(frozen=True, slots=True)
 class Kind:
-    """One kind of request that cannot be met. `head` and `body` are sent as they are; `gone`: was sent long ago."""
+    """One kind of hopeless request. `head` and `body` are sent unchanged; `gone` means that it was sent long ago."""
 
     name: str
     head: str
@@ -65,7 +65,7 @@ class Kind:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """All requests of one kind."""
+    """Figures of all requests of one kind."""
 
     kind: str
     sent: int
@@ -76,7 +76,7 @@ class Row:
 
 
 def kinds(url: str, model: str, small: InferBody, large: InferBody) -> Iterator[Kind]:
-    """What is sent: small and large bodies, and a large one that never comes."""
+    """The kinds of requests: small and large bodies, and a large body that is never sent."""
     host = urlsplit(url).netloc
 
     def head(body: InferBody) -> str:
@@ -93,7 +93,7 @@ def kinds(url: str, model: str, small: InferBody, large: InferBody) -> Iterator[
 
 
 def with_timeout(body: InferBody) -> InferBody:
-    """The same with the protocol's own time limit in it, which only a server that has read it knows."""
+    """The same body with the protocol's `timeout` parameter, which the server sees only after reading the body."""
     document = json.loads(body.data[: body.header_length])
     document["parameters"]["timeout"] = round(TIGHT_S * 1e6)
     start = json.dumps(document).encode()
@@ -102,7 +102,7 @@ def with_timeout(body: InferBody) -> InferBody:
 
 @dataclass(slots=True)
 class Refusal:
-    """One answer: HTTP status (0: none came), seconds after the last byte sent, whether it came before that."""
+    """One answer: HTTP status (0: none), seconds after the last byte sent, and whether it came before that byte."""
 
     status: int
     after_s: float
@@ -110,7 +110,7 @@ class Refusal:
 
 
 async def ask(address: tuple[str, int], kind: Kind) -> Refusal:
-    """One request on its own connection."""
+    """Sends one request on a connection of its own."""
     loop = asyncio.get_running_loop()
     with socket.socket() as sock:
         sock.setblocking(False)
@@ -127,7 +127,7 @@ async def ask(address: tuple[str, int], kind: Kind) -> Refusal:
 
 
 async def read(sock: socket.socket) -> tuple[int, float]:
-    """Status of the answer, and when it was complete."""
+    """The status of the answer and the time when it was complete."""
     loop = asyncio.get_running_loop()
     response = ResponseReader()
     while not response.done:
@@ -179,7 +179,7 @@ def summarise(name: str, refusals: Sequence[Refusal]) -> Row:
 
 
 def beside(before: dict[str, float], after: dict[str, float], model: str) -> dict[str, float]:
-    """What the server did for its patient clients meanwhile, and how late its event loop was."""
+    """The server's throughput for patient clients meanwhile, and the lag of its event loop."""
 
     def mean(name: str) -> float:
         label = f'{{model="{model}"}}' if f'{name}_count{{model="{model}"}}' in after else ""
@@ -196,7 +196,7 @@ def beside(before: dict[str, float], after: dict[str, float], model: str) -> dic
 
 
 def draw(figure: Figure, seconds: dict[str, list[float]]) -> None:
-    """The share of refusals that took longer, by kind."""
+    """Draws the share of refusals that took longer, by kind."""
     axes = figure.subplots()
     for name, values in seconds.items():
         ordered = np.sort(np.asarray(values)) * 1000
@@ -212,7 +212,7 @@ def draw(figure: Figure, seconds: dict[str, list[float]]) -> None:
 
 
 def main() -> None:
-    """Measures, writes, prints; exits with 1 when the promise is not kept."""
+    """Measures, writes and prints. Exits with 1 when the target is missed."""
     options = arguments(__doc__).parse_args()
     try:
         with (

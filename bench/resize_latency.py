@@ -1,7 +1,7 @@
-"""From the resize patch to the changed CPU quota of the running container, on a real kubelet.
+"""Measures the time from the resize patch to the changed CPU quota of the running container, on a real kubelet.
 
-Starts one pod on the local cluster (which is started if need be), resizes it to and fro with the operator's own call,
-and watches the quota in the kernel's cgroup file and the pod's status.
+Starts the local cluster if needed and one pod on it, resizes the pod up and down with the operator's own call, and
+watches the quota in the kernel's cgroup file and the pod's status.
 
     python -m bench.resize_latency --resizes 60
 """
@@ -38,7 +38,7 @@ PATIENCE_S = 60.0
 
 
 def manifest() -> dict[str, Any]:
-    """A pod that does nothing, with Guaranteed QoS and CPU that may change in place."""
+    """An idle pod with Guaranteed QoS whose CPU may be resized in place."""
     resources = {"cpu": f"{SIZES_MILLI[-1]}m", "memory": "32Mi"}
     container = {
         "name": "main",
@@ -53,7 +53,7 @@ def manifest() -> dict[str, Any]:
 
 
 def kubectl(cluster: Cluster, *arguments: str, text: str | None = None) -> None:
-    """Runs kubectl against the cluster; raises SpongeError with its message when it fails."""
+    """Runs kubectl against the cluster. Raises SpongeError with kubectl's message when it fails."""
     command = [str(cluster.kubectl), "--kubeconfig", str(cluster.kubeconfig), *arguments]
     done = subprocess.run(command, input=text, check=False, text=True, capture_output=True, timeout=90)
     if done.returncode != 0:
@@ -61,7 +61,7 @@ def kubectl(cluster: Cluster, *arguments: str, text: str | None = None) -> None:
 
 
 async def wait_for(done: Callable[[], bool], pause_s: float) -> float:
-    """Seconds until `done`; raises TimeoutError."""
+    """Waits until `done` and returns the seconds. Raises TimeoutError."""
     began = time.perf_counter()
     while not done():
         if time.perf_counter() - began > PATIENCE_S:
@@ -96,13 +96,13 @@ async def measure(kube: Kube, resizes: int, pause_s: float) -> dict[str, list[fl
             await asyncio.sleep(0.002)
         found["status says so"].append(time.perf_counter() - began)
         if (container["containerID"], container["restartCount"]) != (status["containerID"], 0):
-            raise RuntimeError("the container was restarted: this is no resize in place")
+            raise RuntimeError("the container was restarted, so this was not an in-place resize")
         await asyncio.sleep(pause_s)
     return found
 
 
 async def run(resizes: int, pause_s: float) -> dict[str, list[float]]:
-    """Makes the pod, measures, removes the pod."""
+    """Creates the pod, measures, deletes the pod."""
     cluster = await asyncio.to_thread(up, progress=ConsoleProgress())
     await asyncio.to_thread(kubectl, cluster, "apply", "-f", "-", text=json.dumps(manifest()))
     try:

@@ -1,7 +1,4 @@
-"""What an experiment leaves behind: its figures as JSON, its plot as SVG and PNG, all in one folder.
-
-Knows nothing of any experiment.
-"""
+"""Writes the results of an experiment: figures as JSON, the plot as SVG and PNG, all in one folder."""
 
 from __future__ import annotations
 
@@ -28,7 +25,7 @@ INK, SOFT, SPONGE, BLUE, BAD = "#1d2733", "#9aa5b1", "#0b7a75", "#3b6fb6", "#c83
 
 @dataclass(frozen=True, slots=True)
 class Percentiles:
-    """Of one duration, in ms."""
+    """Percentiles of a duration, in ms."""
 
     p50: float
     p90: float
@@ -41,7 +38,7 @@ class Percentiles:
 
 
 def arguments(text: str | None, **defaults: Any) -> argparse.ArgumentParser:
-    """A parser with what every experiment has. `text`: the module's own documentation."""
+    """An argument parser with the options of every experiment. `text` is the module's docstring."""
     parser = argparse.ArgumentParser(description=text, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--short", action="store_true", help="a fraction of the time, for a first look")
     parser.add_argument("--out", type=Path, default=FOLDER, metavar="DIR", help=f"default {FOLDER}")
@@ -50,7 +47,7 @@ def arguments(text: str | None, **defaults: Any) -> argparse.ArgumentParser:
 
 
 def save(folder: Path, name: str, document: Mapping[str, Any], draw: Callable[[Figure], None]) -> None:
-    """Writes NAME.json, NAME.svg and NAME.png. `draw` makes the axes of an empty figure."""
+    """Writes NAME.json, NAME.svg and NAME.png. `draw` adds axes to an empty figure."""
     folder.mkdir(parents=True, exist_ok=True)
     whole = {"experiment": name, "machine": _machine(), "at": datetime.datetime.now().astimezone().isoformat()}
     (folder / f"{name}.json").write_text(json.dumps(whole | dict(document), indent=1) + "\n", encoding="utf-8")
@@ -59,7 +56,7 @@ def save(folder: Path, name: str, document: Mapping[str, Any], draw: Callable[[F
 
 
 def picture(folder: Path, name: str, draw: Callable[[Figure], None], height: float = 4.5) -> None:
-    """Writes NAME.svg and NAME.png, the same bytes for the same drawing. `draw` makes the axes of an empty figure."""
+    """Writes NAME.svg and NAME.png, with equal bytes for equal drawings. `draw` adds axes to an empty figure."""
     import matplotlib
 
     matplotlib.use("Agg")

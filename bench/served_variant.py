@@ -1,6 +1,6 @@
-"""`python -m bench.served_variant NAME serve ...`: Sponge's command, a variant of its dispatch rule as the default.
+"""`python -m bench.served_variant NAME serve ...`: runs `sponge` with a variant of the dispatch rule as its default.
 
-Variants are for ablations; the command itself does not offer them.
+Variants are for ablations. The command itself does not offer them.
 """
 
 from __future__ import annotations
