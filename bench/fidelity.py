@@ -1,11 +1,11 @@
-"""One schedule through a real cluster and through the simulator: how far can the simulator be believed?
+"""Compares the simulator with a real cluster on one schedule of requests.
 
 The demo's service (ResNet-18, 250m to 1500m, 800 ms end to end, 9 requests/s over the 4G uplink) on the local
-Kubernetes: real operator, real kubelet, real server. Then the very same requests in virtual time: once as `sponge
-simulate` has it (the profile taken at its word), and once with what was measured of this cluster, each of which can be
-looked up in a log or a metric: how long resizes took, what batches took, how much CPU the server used beside them. The
-server's own code corrects the profile and extrapolates uploads there, the quota is given out as by the kernel, and
-server and operator look at their own pace. Neither attainment nor cores of the real run go into that.
+Kubernetes: real operator, real kubelet, real server. Then the same requests in virtual time, twice: once as `sponge
+simulate` runs them, with the profile unchanged, and once with figures measured on this cluster. Each of those figures
+comes from a log or a metric: the times of resizes and batches, and the CPU that the server used beside them. In the
+second run the server's own code calibrates the profile and extrapolates uploads, the quota is enforced as the kernel
+does, and server and operator run at their own intervals. Attainment and cores of the real run are not used.
 
     python -m bench.fidelity --arrivals poisson,burst
 """
@@ -57,18 +57,18 @@ if TYPE_CHECKING:
 OPERATOR = "deploy/sponge-operator"
 VERBOSE = {"spec": {"containers": [{"name": "server", "env": [{"name": "SPONGE_SERVE_LOG_LEVEL", "value": "debug"}]}]}}
 LEAD_S = 5.0
-"""Virtual time before the first request: the real service has shrunk to its smallest size by then, too."""
+"""Virtual time before the first request. By then the real service has also shrunk to its smallest size."""
 
 DEFAULT_RESIZE_S = 0.037
 """The median of `bench.resize_latency`."""
 
 JSON_BYTES = 157
-"""Of a request, before the first byte of its image: they leave with the headers."""
+"""Bytes of a request before its image. They are sent with the headers."""
 
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """What real runs say of the cluster. `batches_s`: CPU seconds of batches on one thread, by their size."""
+    """Figures measured in real runs. `batches_s` holds CPU seconds of batches on one thread, by batch size."""
 
     batches_s: dict[int, tuple[float, ...]]
     resizes_s: tuple[float, ...]
@@ -93,7 +93,7 @@ class Row:
 
 
 class WatchedCluster(ClusterBackend):
-    """The demo's cluster, which keeps what its server and its operator tell of a run."""
+    """The demo's cluster, which also keeps the logs and metrics of a run."""
 
     def __init__(self) -> None:
         super().__init__(VERBOSE)
@@ -107,7 +107,7 @@ class WatchedCluster(ClusterBackend):
         return self._endpoint
 
     async def facts(self) -> PodFacts:
-        """Asked for just before the load and just after it."""
+        """The server's CPU seconds, read just before and just after the load."""
         assert self._endpoint is not None
         facts = await super().facts()
         text = await asyncio.to_thread(_read, f"{self._endpoint.control_url}/metrics")
@@ -130,7 +130,7 @@ class WatchedCluster(ClusterBackend):
 
 
 def batch_times(log: str) -> dict[int, tuple[float, ...]]:
-    """CPU seconds of the batches on one thread that a server logged, by size."""
+    """CPU seconds of the logged batches that ran on one thread, by batch size."""
     found: dict[int, list[float]] = {}
     for line in log.splitlines():
         if '"batch.done"' in line:
@@ -141,7 +141,7 @@ def batch_times(log: str) -> dict[int, tuple[float, ...]]:
 
 
 def pooled(evidence: Sequence[Evidence]) -> Evidence:
-    """Of all runs together."""
+    """The figures of all runs together."""
     sizes = sorted({rows for each in evidence for rows in each.batches_s})
     return Evidence(
         {rows: tuple(s for each in evidence for s in each.batches_s.get(rows, ())) for rows in sizes},
@@ -156,7 +156,7 @@ def _read(url: str) -> str:
 
 
 def drive(scenario: Scenario, backend: WatchedCluster, folder: Path, say: Callable[[str], None]) -> Row:
-    """The real run."""
+    """Runs the schedule on the real cluster."""
     trace, from_s = uplink_of(scenario, os.environ)
     story = Story(scenario, trace.starting_at(from_s), from_s, backend.description, len(due_at(scenario)))
     session = Session(story, backend, statics=(), most_statics=0, folder=folder, publish=lambda _: None, say=say)
@@ -164,7 +164,7 @@ def drive(scenario: Scenario, backend: WatchedCluster, folder: Path, say: Callab
     run, figures = story.runs[0], story.figures[0]
     assert run.started_at is not None
     if figures.restarts:
-        raise DemoError("the server was restarted during the run: its figures say nothing")
+        raise DemoError("the server was restarted during the run, so its figures are not valid")
     steps = [(sample.at - run.started_at, sample.cores_milli / 1000) for sample in run.samples]
     return Row(
         scenario.arrivals,
@@ -182,13 +182,13 @@ def drive(scenario: Scenario, backend: WatchedCluster, folder: Path, say: Callab
 
 
 def due_at(scenario: Scenario) -> list[float]:
-    """When each request is sent: what `sponge load` draws from the same arguments."""
+    """Send times, equal to those of `sponge load` with the same arguments."""
     arrivals = load_arrivals(scenario.arrivals, scenario.rate_rps, scenario.duration_s, scenario.seed, os.environ)
     return [at for at in arrivals if at < scenario.duration_s]
 
 
 def virtual_requests(scenario: Scenario) -> list[Request]:
-    """The same requests, as they reach the server: each with an uplink of its own."""
+    """The same requests as they reach the server, each over an uplink of its own."""
     trace, from_s = uplink_of(scenario, os.environ)
     uplink = trace.starting_at(from_s)
     rows = sorted((at + uplink.upload_s(at, scenario.payload_bytes), at) for at in due_at(scenario))
@@ -199,9 +199,9 @@ def virtual_requests(scenario: Scenario) -> list[Request]:
 
 
 class MeasuredBatches:
-    """Batches take what batches of that size took, and the server learns from each, as the real one does.
+    """Batch times are those measured for the same size. The server calibrates itself with each, as the real one does.
 
-    More threads, and sizes that were not seen, are off by as much as the nearest size on one thread.
+    For more threads, and for sizes that were not measured, the error of the nearest size on one thread is used.
     """
 
     def __init__(self, profile: LatencyModel, seen: Evidence, seed: int) -> None:
@@ -224,7 +224,7 @@ class MeasuredBatches:
 
 
 class SeenUploads:
-    """Uploads as the server expects them to go on: it knows the bytes that it has read, which came in pieces."""
+    """Uploads as the server extrapolates them from the bytes that it has read so far."""
 
     def __init__(self, scenario: Scenario) -> None:
         trace, from_s = uplink_of(scenario, os.environ)
@@ -242,7 +242,7 @@ class SeenUploads:
 
 
 def replay(scenario: Scenario, side: str, policy: str, model: LatencyModel, seen: Evidence | None) -> Row:
-    """The run in virtual time: as `sponge simulate` would, or with what was seen of the cluster."""
+    """The run in virtual time: as `sponge simulate` would do it, or with the figures measured on the cluster."""
     resizes = seen.resizes_s if seen and seen.resizes_s else (DEFAULT_RESIZE_S,)
     service = Service(
         model,
@@ -286,7 +286,7 @@ def _changes(timeline: Sequence[Moment]) -> int:
 
 
 def _corners(steps: Sequence[tuple[float, float]], duration_s: float) -> list[tuple[float, float]]:
-    """The corners of a step line from 0 to the end, one for each change."""
+    """The corners of a step line from 0 to the end, one per change."""
     corners: list[tuple[float, float]] = []
     for at, cores in steps:
         if at <= 0:
@@ -302,7 +302,7 @@ def _mean(steps: Sequence[tuple[float, float]]) -> float:
 
 
 def draw_cores(figure: Figure, rows: Sequence[Row]) -> None:
-    """Cores over time, one panel for each kind of arrivals."""
+    """Draws cores over time, one panel per kind of arrivals."""
     kinds = list(dict.fromkeys(row.arrivals for row in rows))
     colours = {"cluster": SPONGE, "simulator, told": BLUE, "simulator": SOFT}
     for axes, kind in zip(figure.subplots(len(kinds), 1, squeeze=False)[:, 0], kinds, strict=True):
@@ -317,7 +317,7 @@ def draw_cores(figure: Figure, rows: Sequence[Row]) -> None:
 
 
 def table_of(rows: Sequence[Row]) -> Table:
-    """Each side by side with the cluster's figures: how far it is off."""
+    """A table of every row with its difference from the cluster's figures."""
     table = Table()
     for column in ("arrivals", "", "sent", "in time", "off by, points", "cores", "off by", "resizes", "p99 ms"):
         table.add_column(column, justify="left" if column in ("arrivals", "") else "right")
@@ -335,7 +335,7 @@ def _off(row: Row, real: Row) -> tuple[str, str]:
 
 
 def run_all(scenarios: Sequence[Scenario], model: LatencyModel, folder: Path) -> tuple[list[Row], Evidence]:
-    """All kinds of arrivals on one cluster, then all of them in virtual time."""
+    """Runs every kind of arrivals on one cluster, then all of them in virtual time."""
     backend = WatchedCluster()
     rows: list[Row] = []
 
@@ -355,7 +355,7 @@ def run_all(scenarios: Sequence[Scenario], model: LatencyModel, folder: Path) ->
 
 
 def main() -> None:
-    """Runs both, writes, prints."""
+    """Runs both, writes and prints."""
     parser = arguments(__doc__)
     parser.add_argument("--arrivals", default="poisson,burst", help="poisson, burst or both (default)")
     parser.add_argument("--seconds", type=float, default=70.0, help="of each run (default 70)")
@@ -383,7 +383,7 @@ def main() -> None:
         print(json.dumps(document))
         return
     Console(width=None if sys.stdout.isatty() else 120).print(table_of(rows))
-    print(f"told: ms until a resize was in force, {Percentiles.of(seen.resizes_s)}; ", end="")
+    print(f"measured: ms until a resize was in force, {Percentiles.of(seen.resizes_s)}; ", end="")
     print(f"{seen.overhead_cores:.3f} cores beside the batches; batches over their profile, by rows: ", end="")
     each = (f"{rows}: {fmean(s) / model.latency(rows, 1):.2f} (n {len(s)})" for rows, s in seen.batches_s.items())
     print(", ".join(each))

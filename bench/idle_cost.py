@@ -43,7 +43,7 @@ class Row:
     phase: str
     seconds: float
     http_percent: float
-    lanes_percent: float  # with the zygote
+    lanes_percent: float  # with the fork server
     throttled_s: float
 
     @property
@@ -66,7 +66,7 @@ async def measure(server: LiveServer, phase: str, seconds: float, polled: bool, 
     throttled_before = server.cgroup.cpu_stat().throttled_s
     await asyncio.sleep(seconds)
     http_s = server.http_cpu_s() - http_before
-    lanes_s = max(0.0, server.cpu_s() - all_before - http_s)  # the two are not read at the same moment
+    lanes_s = max(0.0, server.cpu_s() - all_before - http_s)  # the two readings are not simultaneous
     elapsed_s = time.monotonic() - began
     if poller is not None:
         poller.cancel()
@@ -95,7 +95,7 @@ async def run(seconds: float) -> list[Row]:
 
 
 def draw(figure: Figure, rows: list[Row]) -> None:
-    """Bars by phase, HTTP and lanes stacked."""
+    """Draws a bar per phase, HTTP and lanes stacked."""
     axes = figure.subplots()
     names = [row.phase for row in rows]
     axes.barh(names, [row.http_percent for row in rows], color=SPONGE, label="HTTP process")

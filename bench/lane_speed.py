@@ -1,8 +1,8 @@
-"""How fast a lane runs ResNet-18 in each of its forms, and what the lane costs beside a bare torch loop.
+"""Measures how fast a lane runs ResNet-18 in each of its forms, and the lane's overhead over a bare torch loop.
 
-Eager, exported and compiled (AOTInductor), in fp32 and bf16, at several batch sizes and thread counts. All forms are in
-one lane, and every round runs each of them once, so that a noisy moment falls on all alike. The bare loop is a process
-of its own with the same environment, asked in turns.
+The forms are eager, exported and compiled (AOTInductor), in fp32 and bf16, at several batch sizes and thread counts. One
+lane holds all forms, and every round runs each of them once, so that noise affects all alike. The bare loop is a
+process of its own in the same environment and takes its turn in every round.
 
     python -m bench.lane_speed --rounds 25
 """
@@ -55,7 +55,7 @@ Seconds = dict[tuple[str, int, int], list[float]]
 
 
 def prepared(directory: Path) -> dict[str, str]:
-    """The model source of every form; what has to be exported or compiled is, once, in processes of their own."""
+    """The model source of every form. Exporting and compiling happen once, each in a process of its own."""
     directory.mkdir(parents=True, exist_ok=True)
     exported = directory / "exported.pt2"
     if not exported.is_file():
@@ -78,7 +78,7 @@ def prepared(directory: Path) -> dict[str, str]:
 
 
 async def measure(forms: dict[str, str], rounds: int) -> tuple[Seconds, Seconds]:
-    """Seconds in the lane, and seconds from the server's call to its result; the bare loop is in both."""
+    """Seconds in the lane, and seconds from the server's call to its result. Both include the bare loop."""
     inside: Seconds = {}
     outside: Seconds = {}
     pool = ForkedLanes([ModelSpec(form.replace(" ", "-"), source, max(BATCHES)) for form, source in forms.items()])
@@ -152,7 +152,7 @@ def main() -> None:
 
 
 def _throughput_ratio(outside: Seconds, rows: int, threads: int) -> float:
-    """What the server gets out of an eager lane, messages and copies included, over the bare loop."""
+    """The ratio of an eager lane, with messages and copies, to the bare loop."""
     return median(outside[BARE, rows, threads]) / median(outside["eager", rows, threads])
 
 

@@ -1,7 +1,4 @@
-"""Runs what has not been run yet, on all cores, and keeps every result at once: an interrupted campaign goes on.
-
-Knows neither what a run does nor what becomes of the results.
-"""
+"""Runs the missing cases on all cores and saves every result at once, so an interrupted campaign continues."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """Every experiment: which services, under which policies, with how many seeds. A new one is an entry in `EXPERIMENTS`.
 
-Declares only: knows neither how a run goes nor how its results are shown.
+This module only declares them: `runs` runs them, `report` shows the results.
 """
 
 from __future__ import annotations

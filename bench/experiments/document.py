@@ -1,6 +1,6 @@
 """Puts tables and pictures into docs/experiments.md, and makes one page of HTML of it that needs no other file.
 
-The prose of the page is written by hand; what stands between a pair of marks is replaced. Knows no experiment.
+The prose of the page is written by hand. The text between a pair of marks is replaced.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Pictures of experiments: misses against cores, cores over time, lines of a sweep. Knows rows, not how they came."""
+"""Draws experiments: misses against cores, cores over time, and the lines of a sweep."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Writes down what was found: the tables and pictures of docs/experiments.md, and the page of HTML beside the runs."""
+"""Writes the results: tables and figures of docs/experiments.md, and an HTML page beside the runs."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """One run: a policy on one seed's schedule, as plain figures; and what its outcome depends on, as one fingerprint.
 
-A case is complete in itself, so that any process can run it. Knows nothing of catalogues, files of results or pictures.
+A case holds everything that a run needs, so any process can run it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Rows as Markdown, and what they say in a sentence. Pure."""
+"""Tables of experiments as Markdown, with a sentence about each. Pure."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`python -m bench.serving`: the steps of the serving benchmark as commands. Reads options, shows progress, prints."""
+"""`python -m bench.serving`: the steps of the serving benchmark as commands."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from sponge_core.errors import SpongeError
 
 OUT = Path("out/bench/serving")
 UNFINISHED = 75
-"""Exit code when the time budget ended before the work: run the same command again to go on (EX_TEMPFAIL)."""
+"""Exit code when the time budget ends before the work (EX_TEMPFAIL). The same command continues the work."""
 
 EPILOG = """
 \b
@@ -32,7 +32,7 @@ A whole campaign, in pieces of at most four minutes (`all` does every step that 
 
 
 class _List(click.ParamType[tuple[Any, ...]]):
-    """Comma-separated values of one type, each one of the choices where there are any."""
+    """Comma-separated values of one type, optionally limited to given choices."""
 
     name = "list"
 
@@ -45,30 +45,39 @@ class _List(click.ParamType[tuple[Any, ...]]):
         try:
             found = tuple(self._kind(word.strip()) for word in str(value).split(","))
         except ValueError:
-            self.fail(f"{value!r}: give values with commas between them", param, ctx)
+            self.fail(f"{value!r}: give values separated by commas", param, ctx)
         for word in found:
             if self._choices is not None and word not in self._choices:
-                self.fail(f"{word!r} is none of {', '.join(map(str, self._choices))}", param, ctx)
+                self.fail(f"{word!r} is not one of {', '.join(map(str, self._choices))}", param, ctx)
         return found
 
 
 def _campaign_options(command: Callable[..., None]) -> Callable[..., None]:
-    """The options that make up a plan; gives the command its `steps`, and ends with what became of them."""
+    """Adds the options of a plan to a command, passes it the `steps`, and prints their result."""
 
-    @click.option("--campaign", default="default", show_default=True, help="Runs of one name are one campaign.")
+    @click.option(
+        "--campaign",
+        default="default",
+        show_default=True,
+        help="Name of the campaign. Runs with the same name belong together.",
+    )
     @click.option("--cores", default=1.5, show_default=True, help="CPU limit of every system, helpers included.")
     @click.option("--systems", type=_List(str, tuple(SYSTEMS)), default=tuple(SYSTEMS), help="Some of all.")
     @click.option("--mixes", type=_List(str, tuple(MIXES)), default=tuple(MIXES), help="classes, 4g or both.")
-    @click.option("--loads", type=_List(float), default=LOADS, help="Of the capacity.  [default: 0.5,0.7,0.9,1.3,2.0]")
+    @click.option(
+        "--loads", type=_List(float), default=LOADS, help="Shares of the capacity.  [default: 0.5,0.7,0.9,1.3,2.0]"
+    )
     @click.option("--seeds", type=_List(int), default=(1, 2, 3), help="Schedules at each load.  [default: 1,2,3]")
-    @click.option("--duration-s", default=11.5, show_default=True, help="Of the sending, the warm-up included.")
+    @click.option("--duration-s", default=11.5, show_default=True, help="Duration of sending, with the warm-up.")
     @click.option("--warmup-s", default=1.5, show_default=True, help="Sent, not counted.")
-    @click.option("--hang-up-s", default=1.0, show_default=True, help="A client hangs up so long after its deadline.")
+    @click.option(
+        "--hang-up-s", default=1.0, show_default=True, help="A client disconnects this long after its deadline."
+    )
     @click.option("--out", type=click.Path(file_okay=False, path_type=Path), default=OUT, show_default=True)
     @click.option(
         "--budget-s",
         type=click.FloatRange(0, min_open=True),
-        help="Begin nothing that would not end within this time; exits with 75 when work is left.",
+        help="Start no step that would exceed this time. Exits with 75 when work is left.",
     )
     @functools.wraps(command)
     def with_plan(
@@ -91,7 +100,7 @@ def _campaign_options(command: Callable[..., None]) -> Callable[..., None]:
         try:
             command(steps=steps, ledger=ledger, plan=plan, out=out, **others)
         except OutOfTimeError:
-            click.echo("the time is up; run the same command again to go on", err=True)
+            click.echo("the time budget is used up; run the same command again to continue", err=True)
             sys.exit(UNFINISHED)
         sys.exit(1 if steps.failed else 0)
 
@@ -107,15 +116,15 @@ candidates_option = click.option(
 def main() -> None:
     """Sponge's server and its peers, side by side on the same CPU limit.
 
-    Every run is kept in out/bench/serving/runs.jsonl with all of its parameters: a command that was interrupted goes on
-    where it stopped, and what was measured is not measured again.
+    Every run is kept in out/bench/serving/runs.jsonl with its parameters. An interrupted command continues where it
+    stopped and does not repeat finished runs.
     """
 
 
 @main.command()
 @_campaign_options
 def setup(steps: Steps, **_: Any) -> None:
-    """Make the weights, the reference answers and each peer's environment; say what failed, and why."""
+    """Make the weights, the reference answers and each peer's environment. Report failures with their causes."""
     _make_model()
     steps.setup()
 
@@ -124,7 +133,7 @@ def setup(steps: Steps, **_: Any) -> None:
 @_campaign_options
 @click.option("--seconds", default=4.0, show_default=True, help="Of each shape.")
 def capacity(steps: Steps, seconds: float, **_: Any) -> None:
-    """Measure the bare torch loop in the same cgroup: the yardstick of a campaign's loads."""
+    """Measure the bare torch loop in the same cgroup. Its throughput defines the loads of a campaign."""
     steps.capacity(seconds)
 
 
@@ -138,7 +147,7 @@ def tune(steps: Steps, candidates: int, **_: Any) -> None:
 
 @main.command()
 @_campaign_options
-@click.option("--defaults", is_flag=True, help="Every system as it comes, instead of as tuned.")
+@click.option("--defaults", is_flag=True, help="Run every system with its defaults instead of its tuned configuration.")
 def goodput(steps: Steps, defaults: bool, **_: Any) -> None:
     """Measure goodput: Poisson arrivals with deadlines at each load, mix and seed."""
     steps.goodput(defaults)
@@ -147,14 +156,14 @@ def goodput(steps: Steps, defaults: bool, **_: Any) -> None:
 @main.command()
 @_campaign_options
 def overhead(steps: Steps, **_: Any) -> None:
-    """Measure what a server adds: latency of one request at a time, and saturation, beside the bare torch loop."""
+    """Measure a server's overhead over the bare torch loop: single requests, and saturation."""
     steps.overhead()
 
 
 @main.command()
 @_campaign_options
 def cores(steps: Steps, **_: Any) -> None:
-    """Find the fewest fixed cores that keep a varying load in time, beside Sponge resized live."""
+    """Find the fewest fixed cores that serve a varying load in time, beside Sponge resized live."""
     steps.cores()
 
 
@@ -169,7 +178,7 @@ def report(ledger: Ledger, plan: Plan, out: Path, **_: Any) -> None:
 @_campaign_options
 @candidates_option
 def everything(steps: Steps, ledger: Ledger, plan: Plan, out: Path, candidates: int) -> None:
-    """Every step from setup to report, or what is left of them."""
+    """Run every remaining step from setup to report."""
     _make_model()
     steps.setup()
     steps.capacity()
@@ -191,7 +200,7 @@ def _write_report(ledger: Ledger, plan: Plan, out: Path) -> None:
 
 
 def _run() -> None:
-    # So that a server that is running is ended, too.
+    # A running server must end, too.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     try:
         main(standalone_mode=True)

@@ -1,8 +1,8 @@
-"""The yardstick: torch alone in a loop, no server. Prints one JSON object per batch size.
+"""The reference: torch alone in a loop, without a server. Prints one JSON object per batch size.
 
     python -m bench.serving.bare --processes 2 --threads 1 --batches 1,4,8 --seconds 3
 
-Processes are forked from one that has loaded the model, and start each batch size together.
+Processes are forked from one that has loaded the model. They start each batch size together.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ def loop(
     barrier: Barrier,
     found: Queue[tuple[int, list[float]]],
 ) -> None:
-    """One process: each batch size for `seconds`; reports the time of every batch."""
+    """Runs one process: each batch size for `seconds`. Reports the time of every batch."""
     torch.set_num_threads(threads)
     for batch in batches:
         rows = torch.randn(batch, *INPUT_SHAPE)
@@ -52,7 +52,7 @@ def loop(
 
 
 def main() -> None:
-    """Measures, prints."""
+    """Measures and prints."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--processes", type=int, default=1)
     parser.add_argument("--threads", type=int, default=1, help="of torch, per process")
@@ -72,7 +72,7 @@ def main() -> None:
         times = [found.get() for _ in workers]
         assert all(size == batch for size, _ in times)
         of_batch = [t for _, list_ in times for t in list_]
-        # Each process's own rate: the last batch of one may end after the time is over.
+        # Each process's own rate, since its last batch may end after the time is over.
         rate = sum(batch * len(list_) / sum(list_) for _, list_ in times)
         figures = {
             "processes": options.processes,

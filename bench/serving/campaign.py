@@ -1,7 +1,6 @@
-"""Campaigns: which runs there are, in which order, and which of them the ledger already has.
+"""Campaigns: the runs, their order, and which of them the ledger already holds.
 
-A visit is one start of one server with the runs it then takes. Work is given back to the caller visit by visit, so that
-a campaign can be done in pieces.
+A visit is one start of one server and its runs. Generators yield visit by visit, so a campaign can run in pieces.
 """
 
 from __future__ import annotations
@@ -37,13 +36,13 @@ __all__ = [
 
 LOADS = (0.5, 0.7, 0.9, 1.3, 2.0)
 TUNING_SEED = 1001
-"""Tuning sees other schedules than those that count."""
+"""Seed of the tuning schedules. The measured schedules use other seeds."""
 
 PERFECT = 0.999
-"""In time: no other configuration need be tried at that load."""
+"""Attainment from which no other configuration is tried at that load."""
 
 START_S = 22.0
-"""Of a visit: the yardstick, the server's start and its warm-up."""
+"""Time of a visit for the reference loop, the server's start and its warm-up."""
 
 AROUND_A_RUN_S = 2.5
 CAPACITY_BATCHES = (1, 4, 8, 16)
@@ -52,7 +51,7 @@ YARDSTICK_S = 2.5
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What a campaign covers."""
+    """The scope of a campaign."""
 
     name: str
     cores: float
@@ -65,7 +64,7 @@ class Plan:
 
 @dataclass(frozen=True, slots=True)
 class Visit:
-    """One start of a server, and the parameters of the runs that it takes, in order."""
+    """One start of a server and the parameters of its runs, in order."""
 
     kind: str
     system: str
@@ -73,14 +72,14 @@ class Visit:
     runs: tuple[Mapping[str, Any], ...] = field(default_factory=tuple)
 
     def within(self, budget_s: float) -> Visit:
-        """As many of its runs as end within `budget_s`, about."""
+        """The first of its runs that fit into about `budget_s`."""
         ends = itertools.accumulate((run["duration_s"] + AROUND_A_RUN_S for run in self.runs), initial=START_S)
         fitting = sum(end <= budget_s for end in list(ends)[1:])
         return replace(self, runs=self.runs[:fitting])
 
 
 def measure_capacity(ledger: Ledger, plan: Plan, seconds: float) -> Iterator[dict[str, Any]]:
-    """The bare loop at every sensible shape, once a campaign; yields each figure."""
+    """Measures the bare loop at every sensible shape, once per campaign. Yields each figure."""
     whole = math.ceil(plan.cores)
     for processes, threads in dict.fromkeys(((whole, 1), (1, whole))):
         params = {"campaign": plan.name, "cores": plan.cores, "seconds": seconds}
@@ -93,7 +92,7 @@ def measure_capacity(ledger: Ledger, plan: Plan, seconds: float) -> Iterator[dic
 
 
 def capacity_of(ledger: Ledger, plan: Plan) -> dict[str, Any]:
-    """The yardstick's best figure of this campaign. Raises SpongeError when it was not measured."""
+    """The best figure of the bare loop in this campaign. Raises SpongeError when it was not measured."""
     runs = ledger.of_kind("capacity", campaign=plan.name, cores=plan.cores)
     figures: list[dict[str, Any]] = [figure for run in runs for figure in run["result"]["figures"]]
     if not figures:
@@ -105,15 +104,17 @@ def capacity_of(ledger: Ledger, plan: Plan) -> dict[str, Any]:
 
 
 def capacity_now(ledger: Ledger, plan: Plan) -> float:
-    """The capacity's shape measured once more, briefly: the machine's speed changes; images per second."""
+    """Measures the shape of the capacity again, briefly, because the machine's speed changes. In images per second."""
     best = capacity_of(ledger, plan)
     (figure,) = bare(plan.cores, best["processes"], best["threads"], [best["batch"]], YARDSTICK_S)
     return float(figure["images_per_s"])
 
 
 def tune_visits(ledger: Ledger, plan: Plan, candidates: int) -> list[Visit]:
-    """Every system's first `candidates` configurations at every load, lightest load first; systems without a choice
-    are left out, and so are loads at which a configuration already had everything in time."""
+    """Every system's first `candidates` configurations at every load, lightest load first.
+
+    Leaves out systems with a single configuration, and loads at which a configuration already had everything in time.
+    """
     visits = []
     for name in plan.systems:
         choices = SYSTEMS[name].candidates(plan.cores)
@@ -131,7 +132,7 @@ def tune_visits(ledger: Ledger, plan: Plan, candidates: int) -> list[Visit]:
 
 
 def tuned(ledger: Ledger, plan: Plan, system: str, mix: str, load: float) -> Knobs:
-    """The configuration with the most goodput in tuning at this load; the system's first guess where none was tried."""
+    """The configuration with the most goodput in tuning at this load, or the system's first one if none was tried."""
     runs = _tune_runs(ledger, plan, system, mix, load)
     if not runs:
         return SYSTEMS[system].candidates(plan.cores)[0]
@@ -140,14 +141,14 @@ def tuned(ledger: Ledger, plan: Plan, system: str, mix: str, load: float) -> Kno
 
 
 def goodput_visits(ledger: Ledger, plan: Plan, defaults: bool) -> list[Visit]:
-    """Load by load, and at each load system by system, so that a drift of the machine hits all alike.
+    """Runs load by load, and at each load system by system, so that a drift of the machine affects all alike.
 
     Args:
-        defaults: every system as it comes, instead of as tuned.
+        defaults: run every system with its defaults instead of its tuned configuration.
     """
     visits = []
     for number, load in enumerate(plan.loads):
-        turn = number % len(plan.systems)  # nobody is always the first
+        turn = number % len(plan.systems)  # rotates the first system
         for name in plan.systems[turn:] + plan.systems[:turn]:
             by_knobs: dict[str, tuple[Knobs, list[Mapping[str, Any]]]] = {}
             for mix, seed in itertools.product(plan.mixes, plan.seeds):
@@ -191,7 +192,7 @@ def _tune_runs(ledger: Ledger, plan: Plan, system: str, mix: str, load: float) -
 
 
 def _perfect(runs: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether one of the runs leaves nothing to be gained."""
+    """Whether one of the runs cannot be improved on."""
     return any(run["result"]["attainment"] >= PERFECT for run in runs)
 
 
@@ -213,7 +214,7 @@ def _params(ledger: Ledger, plan: Plan, system: str, knobs: Knobs, mix: str, loa
 
 
 def _left(ledger: Ledger, visits: Sequence[Visit]) -> list[Visit]:
-    """The visits without the runs that have ended."""
+    """The visits without their finished runs."""
     found = []
     for visit in visits:
         runs = tuple(run for run in visit.runs if ledger.find(visit.kind, run) is None)

@@ -1,7 +1,7 @@
-"""Each peer's own Python environment, so that no peer's requirements clash with ours or another's.
+"""A Python environment for each peer, so that requirements of peers and of the project do not conflict.
 
-It holds what pip installs for the peer, and behind that sees the project's torch, torchvision and what they require, by
-links: several gigabytes once instead of once a peer.
+It holds the peer's own packages, and links to the project's torch, torchvision and their requirements, which saves
+several gigabytes per peer.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def environment(system: System) -> Path:
 
 
 def python_of(system: System) -> Path:
-    """The interpreter that runs a system's server. Raises SpongeError when its environment is not there."""
+    """The interpreter of a system's server. Raises SpongeError when its environment is missing."""
     if not system.packages:
         return Path(sys.executable)
     if not _is_current(system):
@@ -41,13 +41,13 @@ def python_of(system: System) -> Path:
 
 
 def set_up(system: System) -> None:
-    """Makes a system's environment if it is missing or its packages changed. Raises SpongeError with the cause."""
+    """Creates a system's environment if it is missing or its packages changed. Raises SpongeError with the cause."""
     if not system.packages or _is_current(system):
         return
     folder = environment(system)
     shutil.rmtree(folder, ignore_errors=True)
     CACHE.mkdir(parents=True, exist_ok=True)
-    uv = (sys.executable, "-m", "uv")  # the project's, whether or not it is on the PATH
+    uv = (sys.executable, "-m", "uv")  # the project's own, even if it is not on the PATH
     _run(*uv, "venv", "--quiet", "--python", sys.executable, str(folder))
     python = folder / "bin" / "python"
     _run(*uv, "pip", "install", "--quiet", "--python", str(python), *system.packages)
@@ -67,7 +67,7 @@ def _stamp(system: System) -> str:
 
 
 def _torch_links() -> Path:
-    """A folder with links to torch, torchvision and all that they require in the project's environment."""
+    """A folder with links to torch, torchvision and their requirements in the project's environment."""
     names, todo = set[str](), ["torch", "torchvision"]
     entries: dict[str, Path] = {}
     while todo:

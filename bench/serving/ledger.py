@@ -1,7 +1,4 @@
-"""Every run that has ended, one JSON line each with all of its parameters: what a resumed campaign need not repeat.
-
-Knows files and nothing of what a run is.
-"""
+"""The file of finished runs, one JSON line each with all parameters. A resumed campaign does not repeat them."""
 
 from __future__ import annotations
 
@@ -19,11 +16,11 @@ from sponge_core.errors import SpongeError
 __all__ = ["Ledger", "Run"]
 
 Run = Mapping[str, Any]
-"""A line: `kind`, `params`, `result`, and when and with what it was measured."""
+"""One line: `kind`, `params`, `result`, and the time and machine of the measurement."""
 
 
 class Ledger:
-    """The runs of a file; reads it once, appends to it. Raises SpongeError when a line cannot be read."""
+    """The runs of a file. Reads it once, then appends. Raises SpongeError for an unreadable line."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -39,11 +36,11 @@ class Ledger:
         self._done = {_key(run["kind"], run["params"]): run for run in self._runs}
 
     def find(self, kind: str, params: Mapping[str, Any]) -> Run | None:
-        """The run of exactly these parameters; None when there was none."""
+        """The run with exactly these parameters, or None."""
         return self._done.get(_key(kind, params))
 
     def of_kind(self, kind: str, **params: Any) -> list[Run]:
-        """All runs of a kind whose parameters include these, oldest first."""
+        """Every run of a kind whose parameters include the given ones, oldest first."""
         return [
             run
             for run in self._runs
@@ -51,7 +48,7 @@ class Ledger:
         ]
 
     def add(self, kind: str, params: Mapping[str, Any], result: Mapping[str, Any]) -> Run:
-        """Keeps a run, on disk at once."""
+        """Appends a run and flushes it to disk."""
         run = {
             "kind": kind,
             "params": dict(params),

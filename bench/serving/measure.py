@@ -1,6 +1,6 @@
 """Single measurements: one schedule against one running server, a closed loop, the yardstick.
 
-Each runs in processes of its own; this module starts them, waits and sums up. Knows nothing of campaigns.
+Each runs in processes of its own. This module starts them, waits for them and summarises their output.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from sponge_core.errors import SpongeError
 __all__ = ["MAX_LAG_MS", "Timing", "bare", "closed_loop", "open_loop", "send", "settle", "warm_up"]
 
 MAX_LAG_MS = 5.0
-"""The sender's lateness (99th percentile) above which a run says nothing of the server."""
+"""Sender lag (99th percentile) above which a run is void."""
 
 PATIENT_S = 10.0
-"""SLO of requests that are not to be refused: warm-up, floors, saturation."""
+"""SLO of requests that must not be refused: warm-up, latency floors, saturation."""
 
 SETTLED_S = 0.5
 SETTLE_WITHIN_S = 15.0
@@ -47,7 +47,7 @@ class Timing:
 
 
 def open_loop(server: Server, mix: Mix, shots: Sequence[Shot], timing: Timing) -> dict[str, Any]:
-    """The figures of one schedule against a server, plain JSON. A run whose sender was late is repeated once.
+    """The figures of one schedule against a server, as plain JSON. A run with a late sender is repeated once.
 
     `void` is true when it was late both times.
     """
@@ -92,7 +92,7 @@ def warm_up(server: Server) -> None:
 
 
 def settle(server: Server) -> bool:
-    """Waits until what earlier clients left behind is worked off; False when it is not within a quarter minute."""
+    """Waits until the server's backlog is empty. False when it is not within a quarter of a minute."""
     probe = Job(server.system.name, server.knobs, server.port, 0.0, closed=ClosedLoop(1, 0.2, SETTLE_WITHIN_S))
     return any(all(a.right and a.latency_s < SETTLED_S for a in send(probe)) for _ in range(3))
 
@@ -113,7 +113,7 @@ def send(job: Job) -> list[Answer]:
 
 
 def bare(cores: float, processes: int, threads: int, batches: Sequence[int], seconds: float) -> list[dict[str, Any]]:
-    """The figures of `bench.serving.bare`, one a batch size, in a cgroup of `cores`. Raises SpongeError."""
+    """The figures of `bench.serving.bare`, one per batch size, in a cgroup of `cores`. Raises SpongeError."""
     options = {"--processes": processes, "--threads": threads, "--batches": ",".join(map(str, batches))}
     command = [sys.executable, "-m", "bench.serving.bare", f"--seconds={seconds}"]
     command += [f"{name}={value}" for name, value in options.items()]
@@ -131,7 +131,7 @@ def bare(cores: float, processes: int, threads: int, batches: Sequence[int], sec
             out, err = process.communicate(timeout=BARE_START_S + 3 * seconds * len(batches))
         except subprocess.TimeoutExpired:
             process.kill()
-            raise SpongeError("the yardstick did not end in time") from None
+            raise SpongeError("the bare loop did not end in time") from None
     if process.returncode != 0:
         raise SpongeError(f"the yardstick failed: {err.strip()[-600:]}")
     return [json.loads(line) for line in out.splitlines()]

@@ -1,6 +1,6 @@
 """The model that every system serves: ResNet-18, float32, seeded random weights, channels_last, in inference mode.
 
-Peers' servers import this module in their own environments: it needs torch, torchvision and numpy, nothing of Sponge.
+Peers' servers import this module in their own environments, so it needs only torch, torchvision and numpy.
 
     python -m bench.serving.model      # makes the weights and the reference answers
 """
@@ -45,7 +45,7 @@ def infer_tensor(model: torch.nn.Module, batch: torch.Tensor) -> Logits:
 
 
 def main() -> None:
-    """Makes the weights and the reference answers, each where it is missing."""
+    """Writes the weights and the reference answers that are missing."""
     CACHE.mkdir(parents=True, exist_ok=True)
     if not WEIGHTS.exists():
         torch.manual_seed(0)

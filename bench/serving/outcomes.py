@@ -1,10 +1,10 @@
-"""What became of every request of a run, and a run in numbers; pure. The client's own account, for all systems alike.
+"""Outcomes of requests and the figures of a run, as the client sees them. Pure, and the same for every system.
 
-- in_time, late: the right answer came, before or after the deadline;
-- shed: refused before the deadline, so that the client can still do something else;
-- rejected_late: refused after it;
-- client_timeout: nothing came until the client hung up;
-- error: anything else: a failure of the server, a wrong answer, a broken connection.
+- in_time, late: the correct answer came, before or after the deadline;
+- shed: refused before the deadline, so that the client can still react;
+- rejected_late: refused after the deadline;
+- client_timeout: no answer came before the client disconnected;
+- error: anything else, such as a server failure, a wrong answer or a broken connection.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class Answer:
 
 
 def outcome_of(answer: Answer, refusals: Collection[int]) -> Outcome:
-    """What became of a request to a server that refuses with the status codes `refusals`."""
+    """The outcome of a request to a server that refuses with the status codes `refusals`."""
     if answer.gave_up:
         return "client_timeout"
     in_time = answer.latency_s <= answer.slo_s
@@ -63,11 +63,11 @@ def outcome_of(answer: Answer, refusals: Collection[int]) -> Outcome:
 def summarise(
     answers: Sequence[Answer], refusals: Collection[int], mix: Mix, warmup_s: float, duration_s: float
 ) -> dict[str, Any]:
-    """A run in numbers, plain JSON.
+    """The figures of a run, as plain JSON.
 
     Args:
-        warmup_s: requests due before are sent, and not counted.
-        duration_s: of the sending, the warm-up included.
+        warmup_s: requests due before this time are sent but not counted.
+        duration_s: duration of sending, with the warm-up.
 
     Returns:
         Counts of outcomes; rates per second of the measured time; attainment over all that were sent; percentiles of

@@ -1,4 +1,4 @@
-"""What a server adds to the model's own time: one request at a time, then as fast as it goes, beside the bare loop."""
+"""Overhead of a server over the model's own time: single requests, then saturation, beside the bare loop."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from bench.serving.systems import SYSTEMS
 __all__ = ["OVERHEAD_S", "measure_overhead"]
 
 OVERHEAD_S = 75.0
-"""About what one system takes."""
+"""Approximate time per system."""
 
 ONE_AT_A_TIME_S = 6.0
 THINK_S = 0.03
@@ -25,11 +25,11 @@ BARE_S = 3.0
 
 
 def measure_overhead(ledger: Ledger, plan: Plan, folder: Path) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """Each system that the campaign has not measured yet; yields (system, figures).
+    """Measures each system that the campaign has not measured yet. Yields (system, figures).
 
-    One at a time, every system computes on one thread, as Sponge does for whoever can wait: what is left over the bare
-    loop on one thread is the server's own. For saturation it runs as tuned for the lightest load, beside the bare
-    loop in the shape of the capacity. Both loops are measured anew next to each system.
+    For single requests every system computes on one thread, as Sponge does for loose deadlines. The difference from the
+    bare loop on one thread is the server's overhead. For saturation it runs as tuned for the lightest load, beside the
+    bare loop in the shape of the capacity. Both loops are measured again next to each system.
     """
     best = capacity_of(ledger, plan)
     for name in plan.systems:

@@ -16,20 +16,20 @@ if TYPE_CHECKING:
 __all__ = ["draw_classes", "draw_goodput"]
 
 PEERS = ("#3b6fb6", "#c8772d", "#8a4fa3", "#5b8c3a", "#b5446e", "#7a6a53", "#4a9aa8")
-"""In the order of the systems, Sponge left out."""
+"""Colours in the order of the systems, without Sponge."""
 
 Look = tuple[str, float, int]  # colour, line width, order
 
 
 def looks(found: Sequence[Point]) -> dict[str, Look]:
-    """The look of every system, the same in all plots of a campaign."""
+    """The line style of every system, the same in all plots of a campaign."""
     peers = [name for name in dict.fromkeys(point.system for point in found) if name != "sponge"]
     table = {name: (PEERS[i % len(PEERS)], 1.3, 2) for i, name in enumerate(sorted(peers))}
     return {"sponge": (SPONGE, 2.6, 3), **table}
 
 
 def draw_goodput(figure: Figure, found: Sequence[Point], mix: Mix, capacity_rps: float) -> None:
-    """Left goodput with the ceiling that the capacity sets, right the share of all requests in time."""
+    """Draws goodput with the capacity as its ceiling on the left, and attainment on the right."""
     left, right = figure.subplots(1, 2)
     chosen = [point for point in found if point.mix == mix.name]
     top = max((point.load for point in chosen), default=2.0)
@@ -62,7 +62,7 @@ def draw_goodput(figure: Figure, found: Sequence[Point], mix: Mix, capacity_rps:
 
 
 def draw_classes(figure: Figure, found: Sequence[Point], mix: Mix) -> None:
-    """A panel a class: its share in time against load."""
+    """Draws one panel per class: its share in time against load."""
     chosen = [point for point in found if point.mix == mix.name]
     names = [name for name in mix.classes if any(name in point.by_class for point in chosen)]
     panels = figure.subplots(1, max(len(names), 1), sharey=True, squeeze=False)[0]

@@ -1,4 +1,4 @@
-"""Writes a campaign down: `report.md`, one page of HTML, and the plots as SVG and PNG, all in one folder."""
+"""Writes the report of a campaign into one folder: `report.md`, an HTML page, and the plots as SVG and PNG."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ tr.sponge td { color: #0b7a75; font-weight: 600 } svg { width: 100%; height: aut
 
 
 def write_report(ledger: Ledger, plan: Plan, folder: Path) -> Path:
-    """Writes everything about a campaign into `folder`; returns the page. Raises SpongeError when it has no runs."""
+    """Writes the report into `folder` and returns the path of the page. Raises SpongeError when there are no runs."""
     runs = [run for run in ledger.of_kind("goodput", campaign=plan.name, cores=plan.cores) if _asked(run, plan)]
     if not runs:
         raise SpongeError(f"campaign {plan.name!r} has no goodput runs yet: run `goodput` first")
@@ -39,7 +39,7 @@ def write_report(ledger: Ledger, plan: Plan, folder: Path) -> Path:
         parts += _of_mix(found, mix, capacity, folder)
     defaults = tables.points(ledger.of_kind("defaults", campaign=plan.name, cores=plan.cores))
     for mix in (MIXES[name] for name in plan.mixes if any(point.mix == name for point in defaults)):
-        parts += [f"## As they come: {mix.title}", tables.goodput_table(defaults, mix)]
+        parts += [f"## With default settings: {mix.title}", tables.goodput_table(defaults, mix)]
     parts += _overhead(ledger, plan)
     parts += _cores(ledger, plan)
     parts += ["## Configurations", tables.knobs_table(runs)]
@@ -107,7 +107,7 @@ def _overhead(ledger: Ledger, plan: Plan) -> list[str]:
                 f"{result['saturated_rps'] / result['bare_rps']:.0%}",
             ]
         )
-    return ["## Overhead: one request at a time, then as fast as it goes", tables.markdown(head, rows)]
+    return ["## Overhead: single requests, then saturation", tables.markdown(head, rows)]
 
 
 def _cores(ledger: Ledger, plan: Plan) -> list[str]:

@@ -1,4 +1,4 @@
-"""The load of a run, decided before its first request: when, how long the answer may take, and which input.
+"""The load of a run, fixed before its first request: send times, SLOs and inputs.
 
 Pure: the same mix, rate, length and seed give the same shots on any machine, for every system under test.
 """
@@ -26,7 +26,7 @@ SHORTEST_GAP_S = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Mix:
-    """Which deadlines come.
+    """A mix of deadlines.
 
     Attributes:
         bounds_s: a request is of the first class whose bound its SLO does not exceed.
@@ -52,7 +52,7 @@ MIXES = {
         Mix("4g", "1000 ms end to end over 4G", (0.7, 0.88, 1.0), ("under 700 ms", "700-880 ms", "over 880 ms")),
     )
 }
-"""The 4G classes are of the SLO that the upload has left."""
+"""The 4G classes are by remaining SLO after the upload."""
 
 
 def make_shots(mix: Mix, rate_rps: float, duration_s: float, seed: int, uplink: BandwidthTrace) -> tuple[Shot, ...]:
@@ -67,7 +67,7 @@ def make_shots(mix: Mix, rate_rps: float, duration_s: float, seed: int, uplink: 
 def varying_shots(
     mix: Mix, rates_rps: Sequence[float], step_s: float, seed: int, uplink: BandwidthTrace
 ) -> tuple[Shot, ...]:
-    """Poisson arrivals whose rate is each of `rates_rps` for `step_s` seconds, one after the other."""
+    """Poisson arrivals whose rate takes each of `rates_rps` in turn for `step_s` seconds."""
     sent: list[float] = []
     for index, rate in enumerate(rates_rps):
         sent += [index * step_s + at for at in poisson_arrivals(rate, step_s, 1000 * seed + index)]
@@ -75,7 +75,7 @@ def varying_shots(
 
 
 def fingerprint(shots: Sequence[Shot]) -> str:
-    """Tells whether two runs had the same schedule."""
+    """A digest that is equal for equal schedules."""
     text = ";".join(f"{shot.at_s:.6f},{shot.slo_s:.6f},{shot.body}" for shot in shots)
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
@@ -86,7 +86,7 @@ def _shots(mix: Mix, sent: Sequence[float], duration_s: float, seed: int, uplink
     if mix.name == "4g":
         window = uplink.starting_at(_window_from(uplink, duration_s, seed))
         uploads = [window.upload_s(at, PAYLOAD_BYTES) for at in sent]
-        # The server sees a request once it is uploaded, with what is left of its time.
+        # The server sees a request after its upload, with the remaining SLO.
         due = sorted((at + up, max(END_TO_END_S - up, LEAST_S)) for at, up in zip(sent, uploads, strict=True))
     else:
         tight = rng.random(len(sent)) < 0.5
@@ -95,7 +95,7 @@ def _shots(mix: Mix, sent: Sequence[float], duration_s: float, seed: int, uplink
 
 
 def _window_from(uplink: BandwidthTrace, duration_s: float, seed: int) -> float:
-    """Where a seed's window begins: around the worst second, the second worst outside of that window, and so on."""
+    """Start of a seed's window: around the worst second, the second worst outside of that window, and so on."""
     gap = max(duration_s, SHORTEST_GAP_S)
     starts = np.cumsum([0.0, *uplink.durations_s[:-1]])
     chosen: list[float] = []

@@ -2,9 +2,8 @@
 
     python -m bench.serving.sender < job.json > answers.json
 
-Open loop: sends the schedule on time, whatever the server does; latency counts from the intended send. A closed loop,
-for latency floors and saturation only, sends the next request when an answer came. Knows nothing of how the server
-runs.
+In an open loop it sends on schedule, independent of the server, and latency counts from the intended send time. In a
+closed loop, which serves latency floors and saturation only, it sends the next request when an answer has come.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ from sponge_client.wire import Address, ConnectionPool, ResponseReader, go_first
 __all__ = ["ClosedLoop", "Job", "run_job"]
 
 CONNECT_AHEAD_S = 0.05
-"""A connection is opened so long before its request is due: the handshake is not the server's latency."""
+"""Connections open this long before their request is due, so the handshake does not count as latency."""
 
 START_IN_S = 0.2
 

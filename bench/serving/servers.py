@@ -1,6 +1,6 @@
 """Starts a system's server in a cgroup of its own, with whatever helpers it starts, and ends all of them.
 
-Everything in the cgroup is ours: what is still in it at the end is killed. Knows nothing of loads and results.
+Everything in the cgroup belongs to the server. Processes that are left in it at the end are killed.
 """
 
 from __future__ import annotations

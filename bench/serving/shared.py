@@ -1,4 +1,4 @@
-"""What every system under test has in common: where files live, the inputs that are sent, and when an answer is right.
+"""Shared by every system under test: file locations, the inputs, and the check of answers.
 
 Without torch, so that the harness and the load generator can import it; `bench.serving.model` is the part with torch.
 """

@@ -1,6 +1,6 @@
-"""What the harness asks of a system under test; one file a system in this package, one line in `SYSTEMS`.
+"""The interface of a system under test. Each system is one file in this package and one line in `SYSTEMS`.
 
-A system says how its server is started and how a request to it looks. It starts nothing and measures nothing itself.
+A system describes how to start its server and how a request looks. The harness starts and measures it.
 """
 
 from __future__ import annotations
