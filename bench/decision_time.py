@@ -17,7 +17,8 @@ from rich.table import Table
 
 from bench.results import SPONGE, arguments, save
 from sponge_core.cpu_sharing import Running
-from sponge_core.dispatch.moldable_edf import Limits, decide
+from sponge_core.dispatch.decision import DispatchState, Limits
+from sponge_core.dispatch.moldable_edf import decide
 from sponge_core.edf_queue import EdfQueue, Request
 from sponge_core.latency import LatencyModel
 from sponge_profiles.profile import load_profile
@@ -72,7 +73,7 @@ def measure(scene: Scene, repeat: int) -> list[float]:
     found = []
     for _ in range(repeat):
         began = time.perf_counter()
-        decide(0.0, scene.queue, scene.running, scene.cores, scene.models, limits)
+        decide(DispatchState(0.0, scene.queue, scene.running, scene.cores, scene.models, limits))
         found.append(time.perf_counter() - began)
     return found
 
@@ -89,7 +90,7 @@ def main() -> None:
     for scene in scenes():
         seconds = measure(scene, repeat)
         limits = Limits(16, int(scene.cores), scene.cores)
-        made = decide(0.0, scene.queue, scene.running, scene.cores, scene.models, limits)
+        made = decide(DispatchState(0.0, scene.queue, scene.running, scene.cores, scene.models, limits))
         p50, p99 = (float(x) * 1e6 for x in np.percentile(seconds, (50, 99)))
         rows.append({"scene": scene.name, "launches": len(made.launches), "sheds": len(made.sheds), "p50_us": p50})
         rows[-1]["p99_us"] = p99

@@ -22,11 +22,13 @@ from rich.progress import track
 from rich.table import Table
 
 from bench.results import INK, SPONGE, arguments, save
-from sponge_core.dispatch.batch_sizing import cheapest
-from sponge_core.dispatch.registry import DEFAULT, POLICIES, VARIANTS
+from sponge_core.cpu_sharing import CpuLoad
+from sponge_core.dispatch.batch_sizing import cheapest_batch
+from sponge_core.dispatch.registry import DEFAULT, POLICIES
 from sponge_core.edf_queue import Request
 from sponge_core.latency import LatencyModel
 from sponge_profiles.profile import load_profile
+from sponge_simulator.ablation import VARIANTS
 from sponge_simulator.fleet import World, simulate
 from sponge_simulator.scaling.interface import Service
 from sponge_simulator.scaling.static import Static
@@ -82,7 +84,7 @@ def capacity_rps(model: LatencyModel, cores: int) -> float:
     """Answers per second when every batch is as full as its deadline allows."""
     costs = []
     for slo_s in SLOS_S:
-        full = cheapest(slo_s, model.max_batch, 1, 0, (), 0.0, cores, model)
+        full = cheapest_batch(model, slo_s, model.max_batch, 1, CpuLoad(0.0, cores, []))
         if full is None:
             raise SystemExit(f"dispatch_ablation: no request can be answered in {slo_s * 1000:.0f} ms on one thread")
         costs.append(full.cost)

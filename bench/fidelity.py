@@ -34,7 +34,7 @@ from rich.table import Table
 from bench.results import BLUE, INK, SOFT, SPONGE, Percentiles, arguments, save
 from sponge_client.load import CHUNK_BYTES
 from sponge_cluster.chart import NAMESPACE as OPERATOR_NAMESPACE
-from sponge_core.dispatch.moldable_edf import Launch
+from sponge_core.dispatch.decision import Launch
 from sponge_core.edf_queue import Request
 from sponge_core.errors import SpongeError
 from sponge_core.latency import LatencyModel

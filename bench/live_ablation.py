@@ -23,7 +23,8 @@ from bench.overload_classes import CLASSES_S, MAX_BATCH, schedule, send
 from bench.pressure import photographs, saturated_rps
 from bench.results import BLUE, SOFT, SPONGE, arguments, save
 from sponge_client.wire import go_first, precise_loop
-from sponge_core.dispatch.registry import DEFAULT, VARIANTS
+from sponge_core.dispatch.registry import DEFAULT
+from sponge_simulator.ablation import VARIANTS
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -22,11 +22,12 @@ import sponge_compiled as compiled
 from bench.decision_time import measure, scenes
 from bench.results import SPONGE, arguments, save
 from sponge_core.cpu_sharing import Running
-from sponge_core.dispatch.moldable_edf import Limits
+from sponge_core.dispatch.decision import Limits
 from sponge_core.edf_queue import EdfQueue, Request
 from sponge_core.forecast import Forecaster
+from sponge_core.planning.frontier import Frontier, project_frontier
 from sponge_core.planning.joint import Claim, plan_jointly
-from sponge_core.planning.projected import Frontier, Situation, project_frontier
+from sponge_core.planning.projection import ProjectionInput
 from sponge_profiles.profile import load_profile
 from sponge_simulator.scenario import load_scenario
 
@@ -53,8 +54,8 @@ def plan(waiting: int, rate: float, slack_s: tuple[float, float], seed: int) -> 
 
     def once() -> Frontier:
         coming = forecaster.forecast(0.0, 1.0)
-        situation = Situation(0.0, queue.deadlines, running, coming, float(cores), 0.037, slos=queue.slos)
-        return project_frontier(situation, SIZES_MILLI, [MODEL], LIMITS)
+        given = ProjectionInput(0.0, queue.deadlines, running, coming, float(cores), 0.037, slos=queue.slos)
+        return project_frontier(given, SIZES_MILLI, [MODEL], LIMITS)
 
     return once, cores
 

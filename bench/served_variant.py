@@ -8,7 +8,8 @@ from __future__ import annotations
 import sys
 
 from sponge_cli.main import main
-from sponge_core.dispatch.registry import DEFAULT, POLICIES, VARIANTS
+from sponge_core.dispatch.registry import DEFAULT, POLICIES
+from sponge_simulator.ablation import VARIANTS
 
 if __name__ == "__main__":
     POLICIES[DEFAULT] = VARIANTS[sys.argv.pop(1)]

@@ -10,7 +10,7 @@ import click
 
 from sponge_core.errors import SpongeError
 from sponge_core.latency import LatencyModel
-from sponge_core.planning.projected import plan_steady
+from sponge_core.planning.steady import plan_steady
 from sponge_profiles.profile import load_profile
 from sponge_simulator.paper import PaperPlanner
 

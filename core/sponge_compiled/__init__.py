@@ -27,12 +27,14 @@ MODULES = {
     "sponge_core": (
         "cpu_sharing",
         "dispatch/batch_sizing",
+        "dispatch/decision",
         "dispatch/load_shedding",
         "dispatch/moldable_edf",
         "edf_queue",
         "forecast",
         "latency",
-        "planning/projected",
+        "planning/frontier",
+        "planning/projection",
     ),
     "sponge_simulator": ("fleet", "replica"),
 }
@@ -53,7 +55,9 @@ def folder(sources: Path = SOURCES, modules: Sequence[str] = MODULES["sponge_cor
 
 
 def kind() -> str:
-    """How the core runs: `compiled` or `interpreted`."""
+    """How the core runs in this process: `compiled` or `interpreted`. Loads the core's package if nothing has yet."""
+    if SOURCES.name not in _found:
+        importlib.import_module(SOURCES.name)
     return "interpreted" if _found[SOURCES.name] is None else "compiled"
 
 

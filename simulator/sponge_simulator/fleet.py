@@ -13,13 +13,12 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 
-from sponge_core.cpu_sharing import thread_budget
-from sponge_core.dispatch.moldable_edf import Launch, Limits
+from sponge_core.cpu_sharing import MIN_CORES, thread_budget
+from sponge_core.dispatch.decision import DispatchState, Launch, Limits
 from sponge_core.dispatch.registry import Dispatcher
 from sponge_core.edf_queue import EdfQueue, Request
 from sponge_core.forecast import Arrival
 from sponge_core.latency import LatencyModel
-from sponge_core.planning.projected import LEAST_CORES
 from sponge_simulator.replica import Replica
 from sponge_simulator.scaling.interface import Observation, ScalingPolicy, Service, Size
 
@@ -280,7 +279,7 @@ class ServiceRun:
 
     def _limits_at(self, size: Size) -> Limits:
         most = self._service.max_cores
-        return Limits(size.batch_cap, thread_budget(most), max(most - self._service.overhead_cores, LEAST_CORES))
+        return Limits(size.batch_cap, thread_budget(most), max(most - self._service.overhead_cores, MIN_CORES))
 
     def _uploads(self) -> tuple[Arrival, ...]:
         """What was sent and is not here yet, as far as the servers can tell when it will be."""
@@ -324,7 +323,9 @@ class ServiceRun:
             if replica.retiring or replica.ready_at > now:
                 continue
             cores = replica.usable_cores
-            decision = self._dispatch.decide(now, self._queue, replica.running(now), cores, self._models, self._limits)
+            decision = self._dispatch.decide(
+                DispatchState(now, self._queue, replica.running(now), cores, self._models, self._limits)
+            )
             for lost in decision.sheds:
                 self._queue.discard(lost.request.id)
                 self._shed += 1

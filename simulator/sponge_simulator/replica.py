@@ -10,9 +10,8 @@ from __future__ import annotations
 
 import math
 
-from sponge_core.cpu_sharing import Running, RunningSet, thread_budget
-from sponge_core.dispatch.moldable_edf import Launch
-from sponge_core.planning.projected import LEAST_CORES
+from sponge_core.cpu_sharing import MIN_CORES, Running, RunningSet, thread_budget
+from sponge_core.dispatch.decision import Launch
 from sponge_simulator.throttling import ThrottledSet
 
 __all__ = ["Replica"]
@@ -115,7 +114,7 @@ class Replica:
         return launch, took_s
 
     def _net(self, cores: float) -> float:
-        return max(cores - self._overhead, LEAST_CORES)
+        return max(cores - self._overhead, MIN_CORES)
 
     def _look_ahead(self, now: float) -> None:
         found = self._truth.next_finish(now)

@@ -9,7 +9,7 @@ import pytest
 from bench.fidelity import LEAD_S, Evidence, MeasuredBatches, SeenUploads, batch_times, pooled, replay, virtual_requests
 
 from sponge_client.load import CHUNK_BYTES
-from sponge_core.dispatch.moldable_edf import Launch
+from sponge_core.dispatch.decision import Launch
 from sponge_core.edf_queue import Request
 from sponge_core.latency import LatencyModel
 from sponge_demo.scenario import Scenario, uplink_of

@@ -9,11 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sponge_core.cpu_sharing import Running, thread_budget
-from sponge_core.dispatch.moldable_edf import Decision, Limits
+from sponge_core.dispatch.decision import Decision, DispatchState, Limits
 from sponge_core.dispatch.policies.clipper import Clipper
-from sponge_core.dispatch.registry import DEFAULT, POLICIES, VARIANTS, PolicyName
+from sponge_core.dispatch.registry import DEFAULT, POLICIES, PolicyName
 from sponge_core.edf_queue import EdfQueue, Request
 from sponge_core.latency import LatencyModel
+from sponge_simulator.ablation import VARIANTS
 
 # 100 ms an item on one thread, of which 80 parallel; 10 ms fixed.
 MODEL = LatencyModel(gamma=0.08, delta=0.02, epsilon=0.0, eta=0.01)
@@ -36,7 +37,7 @@ waiting_lists = st.lists(
 def decide(
     policy: str, queue: EdfQueue, running: tuple[Running, ...] = (), cores: float = 4.0, now: float = 1.0
 ) -> Decision:
-    return ALL[policy].make().decide(now, queue, running, cores, [MODEL, SMALL], LIMITS)
+    return ALL[policy].make().decide(DispatchState(now, queue, running, cores, [MODEL, SMALL], LIMITS))
 
 
 def waiting(rows: list[tuple[float, float, int]]) -> EdfQueue:
@@ -52,7 +53,7 @@ def test_no_policy_breaks_a_rule_of_the_house(
     queue, now = waiting(rows), 1.0
     before = list(queue)
     limits = Limits(4, lanes, max(cores, 4.0))
-    made = ALL[policy].make().decide(now, queue, running, cores, [MODEL, SMALL], limits)
+    made = ALL[policy].make().decide(DispatchState(now, queue, running, cores, [MODEL, SMALL], limits))
     assert list(queue) == before, "the queue is read, not changed"
     touched = [r.id for launch in made.launches for r in launch.requests] + [s.request.id for s in made.sheds]
     assert len(touched) == len(set(touched)), "a request has one fate"
@@ -113,7 +114,7 @@ def test_clipper_grows_by_one_and_shrinks_by_a_tenth() -> None:
     queue = EdfQueue(Request(i, 0.0, 9.0) for i in range(40))
 
     def size() -> int:
-        return len(policy.decide(0.0, queue, (), 1.0, [MODEL], Limits(16, 1, 1.0)).launches[0].requests)
+        return len(policy.decide(DispatchState(0.0, queue, (), 1.0, [MODEL], Limits(16, 1, 1.0))).launches[0].requests)
 
     assert size() == 1
     for expected in range(2, 11):

@@ -6,9 +6,10 @@ import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from sponge_core.cpu_sharing import Running, thread_budget
-from sponge_core.dispatch.batch_sizing import cheapest
-from sponge_core.dispatch.moldable_edf import Decision, Limits, decide, fastest_s
+from sponge_core.cpu_sharing import CpuLoad, Running, thread_budget
+from sponge_core.dispatch.batch_sizing import cheapest_batch
+from sponge_core.dispatch.decision import Decision, DispatchState, Limits
+from sponge_core.dispatch.moldable_edf import decide, fastest_s
 from sponge_core.edf_queue import EdfQueue, Request
 from sponge_core.latency import FLOOR_S, LatencyModel
 
@@ -26,41 +27,44 @@ def launched(decision: Decision) -> list[tuple[list[int], int]]:
 
 
 def test_an_empty_queue_waits_for_nothing() -> None:
-    assert decide(0.0, queue(), (), 4.0, [MODEL], LIMITS) == Decision((), (), None)
+    assert decide(DispatchState(0.0, queue(), (), 4.0, [MODEL], LIMITS)) == Decision((), (), None)
 
 
 def test_loose_deadlines_share_one_thread_in_one_batch() -> None:
-    assert launched(decide(0.0, queue(2.0, 2.0, 2.0), (), 4.0, [MODEL], LIMITS)) == [([0, 1, 2], 1)]
+    assert launched(decide(DispatchState(0.0, queue(2.0, 2.0, 2.0), (), 4.0, [MODEL], LIMITS))) == [([0, 1, 2], 1)]
 
 
 def test_a_tight_deadline_buys_threads() -> None:
     # l(1,1) = 110 ms, l(1,2) = 70 ms: only two threads or more meet 80 ms, and two are the cheapest.
-    assert launched(decide(0.0, queue(0.08), (), 4.0, [MODEL], LIMITS)) == [([0], 2)]
+    assert launched(decide(DispatchState(0.0, queue(0.08), (), 4.0, [MODEL], LIMITS))) == [([0], 2)]
 
 
 def test_the_batch_is_as_large_as_the_head_allows_and_the_rest_runs_beside_it() -> None:
     # 220 ms hold l(2,1) = 210 ms but not l(3,1) = 310 ms. l(3,2) = 190 ms costs 127 core-ms a request against 105.
-    decision = decide(0.0, queue(0.22, 0.5, 0.6, 0.7), (), 4.0, [MODEL], LIMITS)
+    decision = decide(DispatchState(0.0, queue(0.22, 0.5, 0.6, 0.7), (), 4.0, [MODEL], LIMITS))
     assert launched(decision) == [([0, 1], 1), ([2, 3], 1)]
 
 
 def test_the_cap_and_the_lanes_bound_the_launches() -> None:
-    assert launched(decide(0.0, queue(*[9.0] * 5), (), 4.0, [MODEL], Limits(2, 2, 4.0))) == [([0, 1], 1), ([2, 3], 1)]
+    assert launched(decide(DispatchState(0.0, queue(*[9.0] * 5), (), 4.0, [MODEL], Limits(2, 2, 4.0)))) == [
+        ([0, 1], 1),
+        ([2, 3], 1),
+    ]
 
 
 def test_what_is_hopeless_on_the_most_cores_is_shed_at_once_and_the_rest_served() -> None:
-    decision = decide(0.0, queue(0.04, 1.0), (), 1.0, [MODEL], LIMITS)
+    decision = decide(DispatchState(0.0, queue(0.04, 1.0), (), 1.0, [MODEL], LIMITS))
     assert [(s.request.id, s.reason) for s in decision.sheds] == [(0, "hopeless")]
     assert launched(decision) == [([1], 1)]
 
 
 def test_a_request_lost_while_it_waited_is_expired() -> None:
-    decision = decide(0.97, queue(1.0), (), 4.0, [MODEL], LIMITS)
+    decision = decide(DispatchState(0.97, queue(1.0), (), 4.0, [MODEL], LIMITS))
     assert [(s.request.id, s.reason) for s in decision.sheds] == [(0, "expired")]
 
 
 def test_a_request_that_only_a_larger_size_could_meet_waits_and_is_passed() -> None:
-    decision = decide(0.0, queue(0.08, 1.0), (), 1.0, [MODEL], LIMITS)
+    decision = decide(DispatchState(0.0, queue(0.08, 1.0), (), 1.0, [MODEL], LIMITS))
     assert not decision.sheds
     assert launched(decision) == [([1], 1)]
     assert decision.wake_at == pytest.approx(0.08 - fastest_s(MODEL, 4.0), abs=1e-5)
@@ -69,21 +73,21 @@ def test_a_request_that_only_a_larger_size_could_meet_waits_and_is_passed() -> N
 def test_threads_are_held_for_a_tight_head() -> None:
     # Two threads; one is busy for 30 ms. The head needs both (l(1,2) = 70 ms) and is in time if it starts then.
     busy = (Running(threads=1, left_s=0.03, deadline=9.0),)
-    assert launched(decide(0.0, queue(0.105, 5.0), busy, 2.0, [MODEL], LIMITS)) == []
+    assert launched(decide(DispatchState(0.0, queue(0.105, 5.0), busy, 2.0, [MODEL], LIMITS))) == []
 
 
 def test_later_requests_backfill_what_the_held_one_leaves() -> None:
     # Four threads, one free; in 30 ms all are, and the head will need two of them.
     busy = (Running(threads=3, left_s=0.03, deadline=9.0),)
-    assert launched(decide(0.0, queue(0.105, 5.0), busy, 4.0, [MODEL], LIMITS)) == [([1], 1)]
+    assert launched(decide(DispatchState(0.0, queue(0.105, 5.0), busy, 4.0, [MODEL], LIMITS))) == [([1], 1)]
 
 
 def test_a_fractional_quota_does_not_let_a_second_batch_break_the_first() -> None:
     # 1.5 cores: a second thread slows the first to 3/4. It has 100 ms left and 110 ms of room: 133 ms would be late.
     busy = (Running(threads=1, left_s=0.1, deadline=0.11),)
-    assert launched(decide(0.0, queue(5.0), busy, 1.5, [MODEL], LIMITS)) == []
+    assert launched(decide(DispatchState(0.0, queue(5.0), busy, 1.5, [MODEL], LIMITS))) == []
     loose = (Running(threads=1, left_s=0.1, deadline=0.5),)
-    assert launched(decide(0.0, queue(5.0), loose, 1.5, [MODEL], LIMITS)) == [([0], 1)]
+    assert launched(decide(DispatchState(0.0, queue(5.0), loose, 1.5, [MODEL], LIMITS))) == [([0], 1)]
 
 
 # Half the work of the first model, and no more than two at once.
@@ -96,7 +100,11 @@ def mixed(*requests: tuple[float, int]) -> EdfQueue:
 
 def test_a_batch_holds_requests_of_its_head_s_model_and_the_others_keep_their_place() -> None:
     waiting = mixed((2.0, 0), (2.1, 1), (2.2, 0), (2.3, 1), (2.4, 1))
-    assert launched(decide(0.0, waiting, (), 4.0, [MODEL, SMALL], LIMITS)) == [([0, 2], 1), ([1, 3], 1), ([4], 1)]
+    assert launched(decide(DispatchState(0.0, waiting, (), 4.0, [MODEL, SMALL], LIMITS))) == [
+        ([0, 2], 1),
+        ([1, 3], 1),
+        ([4], 1),
+    ]
 
 
 def test_a_long_queue_is_not_searched_where_a_fraction_has_to_be_left(
@@ -108,24 +116,30 @@ def test_a_long_queue_is_not_searched_where_a_fraction_has_to_be_left(
     def counted(*arguments: object, **named: object) -> object:
         nonlocal looks
         looks += 1
-        return cheapest(*arguments, **named)  # type: ignore[arg-type]
+        return cheapest_batch(*arguments, **named)  # type: ignore[arg-type]
 
-    monkeypatch.setattr("sponge_core.dispatch.moldable_edf.cheapest", counted)
+    monkeypatch.setattr("sponge_core.dispatch.moldable_edf.cheapest_batch", counted)
     running = (Running(1, 0.2, 0.201),)
-    decision = decide(0.0, queue(*[1.0 + n / 1000 for n in range(500)]), running, 1.5, [MODEL], LIMITS)
+    decision = decide(DispatchState(0.0, queue(*[1.0 + n / 1000 for n in range(500)]), running, 1.5, [MODEL], LIMITS))
     assert (decision.launches, decision.sheds) == ((), ())
     assert looks < 10
 
 
 def test_the_earliest_deadline_of_all_models_comes_first() -> None:
     one_lane = Limits(8, 1, 4.0)
-    assert launched(decide(0.0, mixed((2.0, 0), (1.0, 1)), (), 4.0, [MODEL, SMALL], one_lane)) == [([1], 1)]
-    assert launched(decide(0.0, mixed((0.5, 0), (1.0, 1)), (), 4.0, [MODEL, SMALL], one_lane)) == [([0], 1)]
+    assert launched(decide(DispatchState(0.0, mixed((2.0, 0), (1.0, 1)), (), 4.0, [MODEL, SMALL], one_lane))) == [
+        ([1], 1)
+    ]
+    assert launched(decide(DispatchState(0.0, mixed((0.5, 0), (1.0, 1)), (), 4.0, [MODEL, SMALL], one_lane))) == [
+        ([0], 1)
+    ]
 
 
 def test_each_model_is_hopeless_by_its_own_latency() -> None:
     # On one thread the first model takes 110 ms, the second 55 ms.
-    decision = decide(0.0, mixed((0.06, 1), (0.06, 0), (0.05, 1)), (), 1.0, [MODEL, SMALL], Limits(8, 8, 1.0))
+    decision = decide(
+        DispatchState(0.0, mixed((0.06, 1), (0.06, 0), (0.05, 1)), (), 1.0, [MODEL, SMALL], Limits(8, 8, 1.0))
+    )
     assert [s.request.id for s in decision.sheds] == [2, 1]
     assert launched(decision) == [([0], 1)]
 
@@ -169,7 +183,7 @@ def test_invariants(
     waiting = mixed(*requests)
     before = list(waiting)
     limits = Limits(cap, lanes, cores + more)
-    decision = decide(now, waiting, running, cores, models, limits)
+    decision = decide(DispatchState(now, waiting, running, cores, models, limits))
 
     assert list(waiting) == before, "the queue is read, not changed"
     touched = [r.id for launch in decision.launches for r in launch.requests] + [s.request.id for s in decision.sheds]
@@ -196,7 +210,7 @@ def test_an_idle_server_never_leaves_a_request_that_it_could_serve(
 ) -> None:
     waiting = queue(*deadlines)
     limits = Limits(cap, lanes=cores, max_cores=float(cores))
-    decision = decide(0.0, waiting, (), float(cores), [model], limits)
+    decision = decide(DispatchState(0.0, waiting, (), float(cores), [model], limits))
     servable = [r for r in waiting if model.latency(1, cores) * (1 + model.error) <= r.deadline]
     if servable:
         assert decision.launches
@@ -215,7 +229,7 @@ def test_no_other_batch_is_cheaper_than_the_cheapest(slack: float, model: Latenc
         for threads in range(1, free + 1)
         if model.latency(batch, threads) * (1 + model.error) <= slack * (1 - 1e-9)
     ]
-    found = cheapest(slack, most, free, 0, (), 0.0, float(free), model)
+    found = cheapest_batch(model, slack, most, free, CpuLoad(0.0, float(free), []))
     if found is None:
         assert not in_time
         return

@@ -6,7 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sponge_core.dispatch.batch_sizing import cheapest
+from sponge_core.cpu_sharing import CpuLoad
+from sponge_core.dispatch.batch_sizing import cheapest_batch
 from sponge_core.latency import LatencyModel
 from sponge_profiles.fitting import Point, best_within_threads, fit
 from sponge_profiles.interpolation import with_table
@@ -81,7 +82,7 @@ def test_the_dispatch_rule_finds_on_a_table_what_looking_at_every_thread_count_f
     for k in range(1, free + 1):
         largest = table.largest_batch(slack, k, most)
         costs += [k * table.latency(b, k) / b for b in {1, largest} if largest]
-    found = cheapest(slack, most, free, 0, (), 0.0, float(free), table)
+    found = cheapest_batch(table, slack, most, free, CpuLoad(0.0, float(free), []))
     assert (found is None) == (not costs)
     if found is not None:
         assert found.cost == pytest.approx(min(costs))

@@ -11,9 +11,10 @@ from bench.dispatch_ablation import Case, capacity_rps, load_model, run
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sponge_core.dispatch.registry import DEFAULT, POLICIES, VARIANTS
+from sponge_core.dispatch.registry import DEFAULT, POLICIES
 from sponge_core.edf_queue import Request
 from sponge_core.latency import LatencyModel
+from sponge_simulator.ablation import VARIANTS
 from sponge_simulator.fleet import Result, World, simulate
 from sponge_simulator.scaling.interface import Service
 from sponge_simulator.scaling.static import Static

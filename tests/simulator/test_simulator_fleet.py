@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sponge_core.dispatch.moldable_edf import Launch
+from sponge_core.dispatch.decision import Launch
 from sponge_core.dispatch.registry import POLICIES as DISPATCH
 from sponge_core.edf_queue import Request
 from sponge_core.latency import LatencyModel

@@ -10,11 +10,13 @@ import sys
 from typing import Any
 
 from sponge_core.cpu_sharing import Running
-from sponge_core.dispatch.moldable_edf import Limits, decide
+from sponge_core.dispatch.decision import DispatchState, Limits
+from sponge_core.dispatch.moldable_edf import decide
 from sponge_core.edf_queue import EdfQueue, Request
 from sponge_core.forecast import Arrival, Forecaster
 from sponge_core.latency import LatencyModel
-from sponge_core.planning.projected import Situation, project, project_frontier
+from sponge_core.planning.frontier import project_frontier
+from sponge_core.planning.projection import ProjectionInput, project
 
 
 def decided(state: dict[str, Any]) -> str:
@@ -40,7 +42,7 @@ def decided(state: dict[str, Any]) -> str:
     coming = sorted([*coming, *(Arrival(now + soon, now + soon + slo) for soon, slo in state["uploads"])])
     running = [Running(threads, left, now + due) for threads, left, due in state["running"]]
     limits = Limits(state["cap"], state["lanes"], most)
-    situation = Situation(
+    given = ProjectionInput(
         now,
         # A queue has a list for each model from the first request of it on.
         [*queue.deadlines, *[[] for _ in models]][: len(models)],
@@ -53,11 +55,11 @@ def decided(state: dict[str, Any]) -> str:
     )
     sizes = sorted({max(1, round(1000 * most * part / 5)) for part in range(1, 6)})
     answers = [
-        decide(now, queue, running, cores, models, limits),
-        decide(now, queue, running, cores, models, limits, sacrifice=False),
-        project_frontier(situation, sizes, models, limits),
-        project_frontier(situation, sizes, models, limits, counted=False),
-        *(project(situation, most, models, limits, sacrifice=sacrifice) for sacrifice in (False, True)),
+        decide(DispatchState(now, queue, running, cores, models, limits)),
+        decide(DispatchState(now, queue, running, cores, models, limits), sacrifice=False),
+        project_frontier(given, sizes, models, limits),
+        project_frontier(given, sizes, models, limits, counted=False),
+        *(project(given, most, models, limits, sacrifice=sacrifice) for sacrifice in (False, True)),
         forecaster.rate(now),
         coming,
     ]

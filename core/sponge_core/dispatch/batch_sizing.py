@@ -1,30 +1,29 @@
-"""The cheapest way to start one batch: how many requests, on how many threads.
+"""Finds the cheapest way to run the next batch: how many requests, on how many threads.
 
-The heart of the dispatch rule, apart from it because overload is judged by the same question. Knows one model and the
-running batches; nothing of queues. Called some ten thousand times a second by the projection, hence its early ends.
+The heart of the dispatch rule, in a module of its own because load shedding asks the same question. A projection calls
+it some ten thousand times a second, hence the early exits.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sponge_core.cpu_sharing import CFS_PERIOD_S, Running, speed_of, stall_of
+from sponge_core.cpu_sharing import CFS_PERIOD_S, CpuLoad
 from sponge_core.latency import LatencyModel
 
-__all__ = ["Choice", "cheapest", "tolerable"]
+__all__ = ["BatchConfig", "cheapest_batch"]
 
 
 @dataclass(init=False, slots=True)
-class Choice:
-    """A batch size, its threads and its predicted seconds at full speed."""
+class BatchConfig:
+    """A batch size, its threads, and its predicted seconds at full speed beside the batches that run now."""
 
     batch: int
     threads: int
-    work_s: float  # with the slow-down by the batches that run beside it
+    work_s: float
 
-    def __init__(self, batch: int, threads: int, work_s: float) -> None:  # for the reason that `Running` gives
+    def __init__(self, batch: int, threads: int, work_s: float) -> None:  # written out as in `Running`
         self.batch = batch
         self.threads = threads
         self.work_s = work_s
@@ -35,52 +34,45 @@ class Choice:
         return self.threads * self.work_s / self.batch
 
 
-def cheapest(
-    slack: float,
-    most: int,
-    free: int,
-    used: int,
-    active: Sequence[Running],
-    now: float,
-    cores: float,
-    model: LatencyModel,
-    crowd: int = 0,
-) -> Choice | None:
-    """The (b, k) with the fewest core-seconds per request that ends within `slack`, or None.
+def cheapest_batch(
+    model: LatencyModel, slack_s: float, most: int, free: int, load: CpuLoad, crowd: int = 0
+) -> BatchConfig | None:
+    """The (b, k) with the fewest core-seconds per request, k*l(b, k)/b, that ends within `slack_s`; None if none does.
 
     Args:
-        slack: seconds until the earliest deadline of the batch.
-        most: requests there are, >= 1, already bounded by the caps.
-        free: threads that may be taken.
-        used: threads of the batches in `active`.
-        cores: the quota in force; a last thread beyond it slows all down, and must not make a running batch late.
-        crowd: threads that will run beside each other at least, whatever runs now.
+        slack_s: seconds until the earliest deadline of the batch.
+        most: the largest batch, >= 1: the waiting requests or the cap, whichever is less.
+        free: threads that the batch may take.
+        load: the batches that run beside it. A last thread beyond the quota slows all of them down, and must not make
+            any of them late.
+        crowd: assume that at least this many threads will share the quota, whatever runs now.
     """
-    slowdown = model.slowdown(len(active))
+    slowdown = model.slowdown(len(load.running))
     margin = (1.0 + model.error) * slowdown
-    kindest = min(1.0, *model.by_threads) if model.by_threads else 1.0
+    smallest_factor = min(1.0, *model.by_threads) if model.by_threads else 1.0
     # One item needs at least A/k + B seconds: fewer threads than this cannot do it.
     parallel, serial = model.gamma + model.epsilon, model.delta + model.eta
-    room = slack / (margin * kindest) - serial
+    room = slack_s / (margin * smallest_factor) - serial
     least = 1
     if parallel > 0:
         if room * free < parallel:
             return None
         least = max(1, math.ceil(parallel / room - 1e-9))
-    best: Choice | None = None
+    used, cores = load.threads, load.cores
+    best: BatchConfig | None = None
     best_cost = math.inf
     for threads in range(least, free + 1):
         # k*l(b, k)/b grows with k at the same b: no more threads can help once the best so far is below that.
         fixed = model.epsilon + model.eta * threads
-        bound = kindest * (model.gamma + model.delta * threads + (fixed / most if fixed > 0 else fixed))
+        bound = smallest_factor * (model.gamma + model.delta * threads + (fixed / most if fixed > 0 else fixed))
         if best is not None and (bound > best_cost + 1e-12 or (best.batch == most and bound > best_cost - 1e-12)):
             break
         speed, stall = 1.0, 0.0
         if (together := max(used + threads, crowd)) > cores:
             speed = cores / together
             stall = CFS_PERIOD_S * (1.0 - speed)
-        batch = model.largest_batch((slack - stall) * speed / margin, threads, most)
-        if batch == 0 or (speed < 1.0 and not tolerable(active, used, threads, now, cores)):
+        batch = model.largest_batch((slack_s - stall) * speed / margin, threads, most)
+        if batch == 0 or (speed < 1.0 and not load.tolerates(threads)):
             continue
         work = model.latency(batch, threads)
         cost = threads * work / batch
@@ -88,15 +80,5 @@ def cheapest(
         if alone * threads < cost:  # only with a negative fixed part, as in the published fits
             batch, work, cost = 1, alone, alone * threads
         if cost < best_cost - 1e-12 or (cost < best_cost + 1e-12 and best is not None and batch > best.batch):
-            best, best_cost = Choice(batch, threads, work * slowdown), cost
+            best, best_cost = BatchConfig(batch, threads, work * slowdown), cost
     return best
-
-
-def tolerable(active: Sequence[Running], used: int, more: int, now: float, cores: float) -> bool:
-    """Whether the running batches stay in time when `more` threads start to share the quota with them."""
-    before, after = speed_of(cores, used), speed_of(cores, used + more)
-    for batch in active:
-        room = batch.deadline - now
-        if batch.left_s / before <= room < batch.left_s / after + stall_of(after):
-            return False
-    return True

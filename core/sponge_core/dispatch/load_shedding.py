@@ -1,9 +1,9 @@
-"""Whether more arrives than can be answered, and which requests are then not worth their price.
+"""Decides under overload which requests to shed for the benefit of others.
 
-Under overload some requests are lost whatever is done; the question is which. Earliest deadline first alone answers it
-in the worst way: it serves every request at the last moment, on many threads or in a tiny batch, and the cores answer
-a third of what they could. So a request that has waited away its cheap start is given up at once when others can use
-the threads as they should be used. Pure; knows nothing of requests but their deadlines.
+Under overload some requests are lost whatever the server does; the question is which. Earliest deadline first alone
+gives the worst answer: it serves each request at the last moment, on many threads or in a tiny batch, and the cores
+answer a third of what they could. So a request that has waited past its chance of a cheap batch is shed at once, if
+other requests can use the threads well.
 """
 
 from __future__ import annotations
@@ -13,37 +13,48 @@ from bisect import bisect_left
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
-from sponge_core.cpu_sharing import speed_of, stall_of, thread_budget
-from sponge_core.dispatch.batch_sizing import Choice, cheapest
+from sponge_core.cpu_sharing import CpuLoad, speed_of, stall_of, thread_budget
+from sponge_core.dispatch.batch_sizing import BatchConfig, cheapest_batch
 from sponge_core.latency import LatencyModel
 
-__all__ = ["Demand", "Overload"]
+__all__ = ["Demand", "LoadShedder"]
 
 WASTE: Final = 1.05
-"""A request is given up when it costs this many times what it would have cost on arrival, each in a batch as full as
-its deadline allows. Measured by each request's own SLO, so that none is given up because it is tight."""
+"""A request is shed when it costs this many times what it would have cost on arrival, each time in a batch as full as
+its deadline allows. The comparison uses the request's own SLO, so that no request is shed for being tight."""
 
 LARGE_WASTE: Final = 1.15
-"""The same, from which on it is given up for those who came with far more time, too."""
+"""From this factor on, a request is shed also for the benefit of requests with a much longer SLO."""
 
 SATURATED: Final = 0.95
-"""Share of the cores that recent arrivals need, at their cheapest, from which on a waste is taken from others."""
+"""The server counts as overloaded when recent arrivals, at their cheapest, need this share of the cores."""
 
 FAR_LESS: Final = 0.5
-"""Times a request's own SLO: one that had no more than this on arrival is of a tighter class."""
+"""A request belongs to a tighter class than another if its SLO is at most this fraction of the other's."""
 
 SAMPLES: Final = 5
 
 
 class Demand(NamedTuple):
-    """By model: what each waiting request had left on arrival, in the places of its deadlines, and arrivals per s."""
+    """The load that shedding is decided on.
+
+    Attributes:
+        slos: by model: the seconds that each waiting request had left on arrival, in the order of its deadlines.
+        rates: by model: recent arrivals per second.
+    """
 
     slos: Sequence[Sequence[float]]
     rates: Sequence[float]
 
 
-class Overload:
-    """One decision's view of the demand; computed no further than it is asked."""
+class LoadShedder:
+    """Judges the requests of one decision; computes only what it is asked for.
+
+    Args:
+        batch_cap: the largest batch of any model.
+        lanes: the most batches that run at once.
+        max_cores: the largest size that a plan may choose.
+    """
 
     def __init__(
         self, demand: Demand, models: Sequence[LatencyModel], batch_cap: int, lanes: int, max_cores: float
@@ -52,51 +63,54 @@ class Overload:
         self._models = models
         self._caps = [min(batch_cap, model.max_batch) for model in models]
         self._cores = max_cores
+        self._idle = CpuLoad(0.0, max_cores, [])
         self._threads = thread_budget(max_cores)
-        self._speed = speed_of(max_cores, self._threads)  # with every thread busy, as they are under overload
+        self._speed = speed_of(max_cores, self._threads)  # under overload every thread is busy
         self._beside = min(lanes, self._threads) - 1
         self._saturated: bool | None = None
 
-    def gives_up(self, now: float, model: int, line: Sequence[float], index: int, choice: Choice | None) -> bool:
-        """Whether the request at `index` of its model's `line` costs more answers than it is worth.
+    def worth_shedding(
+        self, now: float, model: int, deadlines: Sequence[float], index: int, best: BatchConfig | None
+    ) -> bool:
+        """Whether serving the request at `index` of its model's `deadlines` would cost more answers than it gives.
 
         Args:
-            choice: the best that can be done for it; None when nothing can.
+            best: the cheapest batch that can still serve it; None if no batch can.
         """
         slos = self._demand.slos[model]
-        fresh = self._fresh(model, slos[index])
+        fresh = self._on_arrival(model, slos[index])
         if fresh is None:
             return False
-        dearer = math.inf if choice is None else self._cost(model, choice) / self._cost(model, fresh)
-        if dearer <= WASTE or not self.saturated:
+        waste = math.inf if best is None else self._cost(model, best) / self._cost(model, fresh)
+        if waste <= WASTE or not self.saturated:
             return False
-        # Somebody must gain: requests that wait and still have time for the batch that this one has missed. Those that
-        # came with far more time can wait, and count only where the waste is large.
+        # Someone must benefit: waiting requests that still have time for the batch that this one has missed. Requests
+        # with a far longer SLO can wait, and count only if the waste is large.
         enough = (1.0 + self._models[model].error) * fresh.work_s / self._speed + stall_of(self._speed)
-        missing = choice.batch if choice is not None else 1
-        for heir in range(max(index + 1, bisect_left(line, now + enough)), len(line)):
-            if dearer > LARGE_WASTE or slos[heir] * FAR_LESS < slos[index]:
+        missing = best.batch if best is not None else 1
+        for other in range(max(index + 1, bisect_left(deadlines, now + enough)), len(deadlines)):
+            if waste > LARGE_WASTE or slos[other] * FAR_LESS < slos[index]:
                 missing -= 1
                 if missing == 0:
                     return True
         return False
 
-    def giving_way(self, now: float, model: int, line: Sequence[float], first: int) -> list[int]:
-        """The requests of a `line`, from index `first` on, that have waited themselves ahead of a tighter class.
+    def overtaken(self, now: float, model: int, deadlines: Sequence[float], first: int) -> list[int]:
+        """Indices, from `first` on, of requests to shed because only their long wait put them before a tighter class.
 
-        When not all can be served, those with little time come first, as they do in EDF while nobody waits for long:
-        one gives way that has no more time left than a fresh request of the tightest class that waits, and had far
-        more.
+        When not all requests can be served, those with a short SLO come first, as they do in EDF while no request waits
+        for long. A request is shed if it has no more time left than a fresh request of the tightest waiting class, and
+        had far more on arrival.
         """
         slos = self._demand.slos[model]
-        # Who gives way must be missed by nobody: a batch's worth stays.
-        most = len(line) - first - self._caps[model]
+        # Keep a full batch waiting, so that no thread goes without work.
+        most = len(deadlines) - first - self._caps[model]
         if most <= 0 or not self.saturated:
             return []
         tightest = min(slos[first:])
         found: list[int] = []
-        for index in range(first, len(line)):
-            if line[index] - now >= tightest or len(found) == most:
+        for index in range(first, len(deadlines)):
+            if deadlines[index] - now >= tightest or len(found) == most:
                 break
             if slos[index] * FAR_LESS >= tightest:
                 found.append(index)
@@ -104,27 +118,27 @@ class Overload:
 
     @property
     def saturated(self) -> bool:
-        """Whether recent arrivals alone, each at its cheapest, fill the most cores that a plan may give."""
+        """Whether recent arrivals alone, each at its cheapest, fill the largest size that a plan may choose."""
         if self._saturated is None:
-            needed = sum(rate * self._unit(model) for model, rate in enumerate(self._demand.rates))
+            needed = sum(rate * self._mean_cost(model) for model, rate in enumerate(self._demand.rates))
             self._saturated = needed >= SATURATED * self._cores
         return self._saturated
 
-    def _unit(self, model: int) -> float:
-        """Core-seconds that a request takes in a batch as full as its SLO allows: the mean of some that wait."""
+    def _mean_cost(self, model: int) -> float:
+        """Mean core-seconds of a request in a batch as full as its SLO allows, over a sample of the waiting ones."""
         slos = self._demand.slos[model]
         step = max(1, len(slos) // SAMPLES)
-        costs = [self._cost(model, fresh) for slo in slos[::step] if (fresh := self._fresh(model, slo))]
+        costs = [self._cost(model, fresh) for slo in slos[::step] if (fresh := self._on_arrival(model, slo))]
         if not costs:
             cap = self._caps[model]
             return self._models[model].latency(cap, 1) / cap
         return self._models[model].slowdown(self._beside) * sum(costs) / len(costs)
 
-    def _fresh(self, model: int, slo_s: float) -> Choice | None:
-        """The cheapest full batch under a whole SLO, while the other threads are busy, too."""
-        cap, threads = self._caps[model], self._threads
-        return cheapest(slo_s, cap, threads, 0, (), 0.0, self._cores, self._models[model], crowd=threads)
+    def _on_arrival(self, model: int, slo_s: float) -> BatchConfig | None:
+        """The cheapest full batch within a whole SLO, with all other threads busy."""
+        threads = self._threads
+        return cheapest_batch(self._models[model], slo_s, self._caps[model], threads, self._idle, crowd=threads)
 
-    def _cost(self, model: int, choice: Choice) -> float:
-        """Core-seconds per request without the slow-down by others, which is no choice of this batch."""
-        return choice.threads * self._models[model].latency(choice.batch, choice.threads) / choice.batch
+    def _cost(self, model: int, config: BatchConfig) -> float:
+        """Core-seconds per request, without the slowdown by other lanes, which this batch cannot choose."""
+        return config.threads * self._models[model].latency(config.batch, config.threads) / config.batch

@@ -1,13 +1,11 @@
-"""Decides which requests to launch now, and on how many threads each batch runs: moldable EDF.
+"""The dispatch rule of Sponge, moldable EDF: which requests to launch now, and on how many threads each batch runs.
 
-A pure function of the queue, the running batches, the cores and the latency model. Knows nothing of sockets, torch or
-Kubernetes, and never reads a clock: the server calls it with the loop's time, an experiment with virtual time.
+The rule is a pure function of the queue, the running batches, the cores and the latency models, and takes the time as
+an argument. `plan_step` is the rule on bare deadlines; a projection replays it thousands of times a second. `decide`
+applies it to a queue of requests for the server and the simulator.
 
-`plan_step` is the rule itself on bare deadlines; `decide` dresses it with requests for the server, and the planner's
-projection replays it thousands of times a second without building any.
-
-A server may hold several models. One EDF order goes over all of them and they share cores and lanes; a batch holds
-requests of one model. Deadlines come as one ascending list per model, so that a batch is a slice of its model's list.
+A server may hold several models. One EDF order spans all of them, and they share cores and lanes; a batch holds
+requests of one model. Deadlines are one ascending list for each model, so that a batch is a slice of its model's list.
 """
 
 from __future__ import annotations
@@ -16,71 +14,26 @@ import math
 from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final
 
-from sponge_core.cpu_sharing import Running, speed_of, stall_of, thread_budget
-from sponge_core.dispatch.batch_sizing import cheapest, tolerable
-from sponge_core.dispatch.load_shedding import Demand, Overload
-from sponge_core.edf_queue import EdfQueue, Request
+from sponge_core.cpu_sharing import CpuLoad, Running, speed_of, stall_of, thread_budget
+from sponge_core.dispatch.batch_sizing import cheapest_batch
+from sponge_core.dispatch.decision import Decision, DispatchState, Launch, Limits, Shed
+from sponge_core.dispatch.load_shedding import Demand, LoadShedder
 from sponge_core.latency import LatencyModel
 
-__all__ = ["Decision", "Launch", "Limits", "Shed", "Step", "StepLaunch", "decide", "earliest", "fastest_s", "plan_step"]
+__all__ = ["Step", "StepLaunch", "decide", "earliest", "fastest_s", "plan_step"]
 
 MOST_AT_ONCE: Final = 8
-"""Requests that one decision gives up at most, so that it stays short; the next one follows at once."""
+"""The most requests that one decision sacrifices, so that it stays short; the next decision follows at once."""
 
 HOLDS_TRIED: Final = 3
-"""Requests that a decision looks at in order to hold threads; what waits behind them has more slack and less need."""
-
-
-@dataclass(frozen=True, slots=True)
-class Limits:
-    """What bounds a decision.
-
-    Attributes:
-        batch_cap: largest batch of any model, >= 1 (the planner's b); a model may take less.
-        lanes: lanes that exist and are healthy, >= 1: at most so many batches run at once.
-        max_cores: the most cores that the plan may still give; a request is shed only if it is hopeless on these.
-    """
-
-    batch_cap: int
-    lanes: int
-    max_cores: float
-
-
-@dataclass(frozen=True, slots=True)
-class Launch:
-    """One batch to start now."""
-
-    requests: tuple[Request, ...]  # of one model, earliest deadline first
-    threads: int  # k of this batch; the sum over running batches stays within the thread budget
-    work_s: float  # predicted seconds at full speed
-
-
-@dataclass(frozen=True, slots=True)
-class Shed:
-    """A request that cannot be met; answer it now.
-
-    `hopeless`: it could not have been met even when it arrived. `expired`: it was lost while it waited. `sacrificed`:
-    under overload it would have cost other requests more than it is worth.
-    """
-
-    request: Request
-    reason: Literal["hopeless", "expired", "sacrificed"]
-
-
-@dataclass(frozen=True, slots=True)
-class Decision:
-    """What to do now. Every queued request is in at most one of `launches` and `sheds`; the rest keep waiting."""
-
-    launches: tuple[Launch, ...]
-    sheds: tuple[Shed, ...]
-    wake_at: float | None  # decide again then, even if nothing happens before; None: nothing to wait for
+"""The number of requests that a decision tries to hold threads for; later ones have more slack and less need."""
 
 
 @dataclass(init=False, slots=True)
 class StepLaunch:
-    """`batch` deadlines of `model` from index `first` of its list start as one batch."""
+    """A batch to start: `batch` deadlines of `model` from index `first` of its list."""
 
     model: int
     first: int
@@ -88,7 +41,7 @@ class StepLaunch:
     threads: int
     work_s: float
 
-    # Here and in `Step` for the reason that `Running` gives.
+    # Here and in `Step` written out as in `Running`.
     def __init__(self, model: int, first: int, batch: int, threads: int, work_s: float) -> None:
         self.model = model
         self.first = first
@@ -99,11 +52,11 @@ class StepLaunch:
 
 @dataclass(init=False, slots=True)
 class Step:
-    """`plan_step`'s answer, by index into each model's deadlines."""
+    """The decision of `plan_step`, by index into each model's deadlines."""
 
     launches: list[StepLaunch]  # of one model: ascending in `first`
-    lost: list[int]  # by model: so many of the first deadlines cannot be met any more
-    sacrificed: list[tuple[int, int]]  # (model, index), given up for the sake of others
+    lost: list[int]  # by model: how many of its first deadlines cannot be met any more
+    sacrificed: list[tuple[int, int]]  # (model, index) of requests shed for the benefit of others
     wake_at: float | None
 
     def __init__(
@@ -116,10 +69,10 @@ class Step:
 
 
 def fastest_s(model: LatencyModel, cores: float, margin: float = 1.0) -> float:
-    """The least time in which one request can be answered alone on `cores` cores, seconds.
+    """The least time in which `cores` cores can answer one request alone, in seconds.
 
     Args:
-        margin: factor on the model's time, for its error.
+        margin: factor on the model's time, to allow for its error.
     """
     budget = thread_budget(cores)
     least = math.inf
@@ -129,25 +82,13 @@ def fastest_s(model: LatencyModel, cores: float, margin: float = 1.0) -> float:
     return least
 
 
-def decide(
-    now: float,
-    queue: EdfQueue,
-    running: Sequence[Running],
-    cores: float,
-    models: Sequence[LatencyModel],
-    limits: Limits,
-    *,
-    sacrifice: bool = True,
-) -> Decision:
-    """Launches, sheds or waits, under moldable EDF. The queue is read, not changed.
+def decide(state: DispatchState, *, sacrifice: bool = True) -> Decision:
+    """Launches and sheds requests by moldable EDF; the others keep waiting.
 
     Args:
-        now: seconds on the caller's clock; deadlines in `queue` and `running` are on the same one.
-        running: the batches that run now, with their work left.
-        cores: the quota in force, > 0, may be a fraction.
-        models: by `Request.model`.
-        sacrifice: whether overload may cost a request its answer for the sake of others.
+        sacrifice: under overload, shed requests for the benefit of others.
     """
+    now, queue, running, cores, models, limits = state
     if not len(queue):
         return Decision((), (), None)
     fastest = [fastest_s(model, limits.max_cores) for model in models]
@@ -174,126 +115,133 @@ def plan_step(
     fastest: Sequence[float],
     demand: Demand | None = None,
 ) -> Step:
-    """The dispatch rule on the deadlines that wait: by model, each list ascending.
+    """Applies the dispatch rule to waiting deadlines.
 
-    1. What cannot finish even alone on the most cores (`fastest` seconds, see `fastest_s`) is lost.
-    2. For the earliest surviving deadline, of all (b, k) that fit the free threads and end in time, the one with the
-       fewest core-seconds per request, k*l(b, k)/b, starts now (ties: the larger b).
-    3. With `demand`, and only in overload: one that costs more answers than it is worth is sacrificed instead. While no
-       thread is free, so are those whom only their long wait put before requests with far less time.
-    4. If none fits what is free but one will when running batches end, threads are held for it; later requests may
-       backfill only what it leaves free then. (A batch that ends before then is no case of its own: with a gap that
-       long the held request itself would have fitted.)
-    5. If none fits at these cores at all, it waits for the plan to grow, and later requests pass it.
+    1. A request that cannot finish even alone on the largest size is lost.
+    2. For the earliest remaining deadline, of all (b, k) that fit the free threads and end in time, the one with the
+       fewest core-seconds per request, k*l(b, k)/b, starts now (on ties, the larger b).
+    3. With `demand`, and only under overload: a request that would cost more answers than it is worth is sacrificed
+       instead. While no thread is free, so is one that only its long wait put before requests with a far shorter SLO.
+    4. If no batch fits the free threads but one will when running batches end, threads are held for it. Later requests
+       may backfill only what it then leaves free. (A batch that ends before then needs no case of its own: the held
+       request would have fitted into so long a gap.)
+    5. If no batch fits these cores at all, the request waits for a larger size, and later requests pass it.
+
+    Args:
+        now, running, cores, models, limits: as in `DispatchState`.
+        waiting: the waiting deadlines: one ascending list for each model.
+        fastest: by model, `fastest_s` on the largest size.
+        demand: the load; None: sacrifice nothing.
     """
     launches: list[StepLaunch] = []
     sacrificed: list[tuple[int, int]] = []
     lost = [0] * len(waiting)
-    for each, line in enumerate(waiting):
-        if line and line[0] < now + fastest[each]:
-            lost[each] = bisect_left(line, now + fastest[each])
-    active, used = list(running), 0
-    for batch in active:
-        used += batch.threads
+    for each, deadlines in enumerate(waiting):
+        if deadlines and deadlines[0] < now + fastest[each]:
+            lost[each] = bisect_left(deadlines, now + fastest[each])
+    load = CpuLoad(now, cores, list(running))
     budget = thread_budget(cores)
-    free, lanes = budget - used, limits.lanes - len(active)
-    overload = demand and Overload(demand, models, limits.batch_cap, limits.lanes, limits.max_cores)
+    free, lanes = budget - load.threads, limits.lanes - len(load.running)
+    shedder = demand and LoadShedder(demand, models, limits.batch_cap, limits.lanes, limits.max_cores)
     spare: int | None = None  # once threads are held: those free then that the held request does not need
     holds_tried = 0
     wake_at = math.inf
     heads = lost.copy()
-    if overload and (free <= 0 or lanes <= 0) and cores >= limits.max_cores:
-        for each, line in enumerate(waiting):
-            given_way = overload.giving_way(now, each, line, lost[each])
-            sacrificed += [(each, index) for index in given_way[: MOST_AT_ONCE - len(sacrificed)]]
+    if shedder and (free <= 0 or lanes <= 0) and cores >= limits.max_cores:
+        for each, deadlines in enumerate(waiting):
+            overtaken = shedder.overtaken(now, each, deadlines, lost[each])
+            sacrificed += [(each, index) for index in overtaken[: MOST_AT_ONCE - len(sacrificed)]]
     while free > 0 and lanes > 0 and (model := earliest(waiting, heads)) is not None:
-        line, first, latency = waiting[model], heads[model], models[model]
-        slack = line[first] - now
-        most = min(len(line) - first, min(limits.batch_cap, latency.max_batch))
+        deadlines, first, latency = waiting[model], heads[model], models[model]
+        slack_s = deadlines[first] - now
+        most = min(len(deadlines) - first, min(limits.batch_cap, latency.max_batch))
         may_take = free if spare is None else min(free, spare)
-        choice = None
-        if overload and budget > cores and overload.saturated:
-            # Somebody will want the last, shared thread while this batch runs: it must bear that, or the thread idles.
-            choice = cheapest(slack, most, may_take, used, active, now, cores, latency, crowd=budget)
-        choice = choice or cheapest(slack, most, may_take, used, active, now, cores, latency)
-        given_up = False
-        if overload and (choice is None or choice.threads > 1 or choice.batch < most):
-            best = choice or cheapest(slack, most, budget, 0, (), now, cores, latency)
-            # What only a larger size could meet waits for the plan to grow.
-            given_up = bool(best or cores >= limits.max_cores) and overload.gives_up(now, model, line, first, best)
-        if given_up:
+        chosen = None
+        if shedder and budget > cores and shedder.saturated:
+            # The last, shared thread will be wanted while this batch runs: the batch must bear that, or it idles.
+            chosen = cheapest_batch(latency, slack_s, most, may_take, load, crowd=budget)
+        chosen = chosen or cheapest_batch(latency, slack_s, most, may_take, load)
+        sacrifice = False
+        if shedder and (chosen is None or chosen.threads > 1 or chosen.batch < most):
+            best = chosen or cheapest_batch(latency, slack_s, most, budget, CpuLoad(now, cores, []))
+            # A request that only a larger size could serve waits for the plan to grow.
+            may = bool(best or cores >= limits.max_cores)
+            sacrifice = may and shedder.worth_shedding(now, model, deadlines, first, best)
+        if sacrifice:
             sacrificed.append((model, first))
             heads[model] += 1
             if len(sacrificed) == MOST_AT_ONCE:
                 return Step(launches, lost, sacrificed, now + 1e-6)
             continue
-        if choice is not None:
-            launches.append(StepLaunch(model, first, choice.batch, choice.threads, choice.work_s))
-            active.append(Running(choice.threads, choice.work_s, line[first]))
-            used += choice.threads
-            free -= choice.threads
+        if chosen is not None:
+            launches.append(StepLaunch(model, first, chosen.batch, chosen.threads, chosen.work_s))
+            load.add(Running(chosen.threads, chosen.work_s, deadlines[first]))
+            free -= chosen.threads
             lanes -= 1
             if spare is not None:
-                spare -= choice.threads
-            heads[model] += choice.batch
+                spare -= chosen.threads
+            heads[model] += chosen.batch
             continue
-        wake_at = min(wake_at, line[first] - fastest[model])
+        wake_at = min(wake_at, deadlines[first] - fastest[model])
         if spare is None and holds_tried < HOLDS_TRIED:
-            spare = _spare_beside(slack, active, budget, cores, latency)
+            spare = _spare_threads(latency, slack_s, load, budget)
             holds_tried += 1
         heads[model] = first + 1
         if spare is not None or holds_tried == HOLDS_TRIED:
-            # Nothing with less slack than one request needs can start: on to the first that can.
-            least = _least_room(free if spare is None else min(free, spare), used, active, now, cores, latency)
-            heads[model] = max(first + 1, bisect_left(line, now + least))
-    # Nothing but time can change the fate of a waiting request between events: look again when it is lost.
-    for model, line in enumerate(waiting):
-        if heads[model] < len(line):
-            wake_at = min(wake_at, line[heads[model]] - fastest[model])
+            # Skip the requests with less slack than a single request needs: none of them can start.
+            least_s = _least_slack_s(latency, free if spare is None else min(free, spare), load)
+            heads[model] = max(first + 1, bisect_left(deadlines, now + least_s))
+    # Between events only time changes the fate of a waiting request: decide again when one is lost.
+    for model, deadlines in enumerate(waiting):
+        if heads[model] < len(deadlines):
+            wake_at = min(wake_at, deadlines[heads[model]] - fastest[model])
     return Step(launches, lost, sacrificed, None if wake_at == math.inf else wake_at + 1e-6)
 
 
 def earliest(waiting: Sequence[Sequence[float]], heads: Sequence[int]) -> int | None:
-    """The model whose next deadline is the earliest, the first one on ties; None when every list is at its end."""
+    """The model with the earliest next deadline, the first one on ties; None when every list is at its end.
+
+    Args:
+        waiting: the waiting deadlines by model.
+        heads: by model, the index of its next deadline.
+    """
     if len(waiting) == 1:
         return 0 if heads[0] < len(waiting[0]) else None
-    earliest, found = math.inf, None
-    for model, line in enumerate(waiting):
-        if heads[model] < len(line) and line[heads[model]] < earliest:
-            earliest, found = line[heads[model]], model
+    soonest, found = math.inf, None
+    for model, deadlines in enumerate(waiting):
+        if heads[model] < len(deadlines) and deadlines[heads[model]] < soonest:
+            soonest, found = deadlines[heads[model]], model
     return found
 
 
-def _spare_beside(
-    slack: float, active: Sequence[Running], budget: int, cores: float, model: LatencyModel
-) -> int | None:
-    """Threads left over at the first moment when ended batches let a request with `slack` start; None: it never can."""
-    used = sum(batch.threads for batch in active)
+def _spare_threads(model: LatencyModel, slack_s: float, load: CpuLoad, budget: int) -> int | None:
+    """Threads left over at the first end of a batch that lets a request with `slack_s` start; None if none does."""
+    used, cores = load.threads, load.cores
     speed = speed_of(cores, used)
-    by_end = sorted(active, key=lambda batch: batch.left_s)
+    by_end = sorted(load.running, key=lambda batch: batch.left_s)
     for ended, batch in enumerate(by_end, start=1):
         at = batch.left_s / speed
-        if at >= slack:
+        if at >= slack_s:
             return None
         used -= batch.threads
         margin = (1.0 + model.error) * model.slowdown(len(by_end) - ended)
         for threads in range(1, budget - used + 1):
             then = speed_of(cores, used + threads)
-            if at + model.latency(1, threads) * margin / then + stall_of(then) <= slack:
+            if at + model.latency(1, threads) * margin / then + stall_of(then) <= slack_s:
                 return budget - used - threads
     return None
 
 
-def _least_room(
-    threads: int, used: int, active: Sequence[Running], now: float, cores: float, model: LatencyModel
-) -> float:
-    """A slack below which not even one request can start on up to `threads` more threads; infinite when none can, as
-    where a fraction of a core has to be left to the batches that run."""
-    margin = (1.0 + model.error) * model.slowdown(len(active))
+def _least_slack_s(model: LatencyModel, threads: int, load: CpuLoad) -> float:
+    """The slack below which not even one request can start on up to `threads` more threads.
+
+    Infinite if none can start at any slack, as when the running batches need the rest of a fractional core.
+    """
+    margin = (1.0 + model.error) * model.slowdown(len(load.running))
     least = math.inf
     for more in range(1, threads + 1):
-        speed = speed_of(cores, used + more)
-        if speed == 1.0 or tolerable(active, used, more, now, cores):
-            # Never more than `cheapest` asks for, whatever the rounding.
+        speed = speed_of(load.cores, load.threads + more)
+        if speed == 1.0 or load.tolerates(more):
+            # Never more than `cheapest_batch` asks for, whatever the rounding.
             least = min(least, (model.latency(1, more) * margin / speed + stall_of(speed)) * (1.0 - 1e-9))
     return least

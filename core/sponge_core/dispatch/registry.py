@@ -1,6 +1,6 @@
-"""The dispatch policies behind one interface: the server's own, and those of other systems to compare it with.
+"""The dispatch policies by name, for the server and the simulator.
 
-A new policy is one file here and one line in `POLICIES`. Server and simulator run the same objects.
+To add one, write a file in `policies`, then add its name to `PolicyName` and a line to `POLICIES`.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ from sponge_core.dispatch.policies.single import EdfSingleLane
 from sponge_core.dispatch.policies.symphony import Symphony
 from sponge_core.dispatch.policies.triton import TritonLike
 
-__all__ = ["DEFAULT", "POLICIES", "VARIANTS", "Dispatcher", "EdfSingleLane", "MoldableEdf", "Policy", "PolicyName"]
+__all__ = ["DEFAULT", "POLICIES", "Dispatcher", "EdfSingleLane", "MoldableEdf", "Policy", "PolicyName"]
 
 
 class Policy(NamedTuple):
-    """How to make a dispatcher, and what it does in one line."""
+    """A factory of dispatchers, and one line that says what they do."""
 
     make: Callable[[], Dispatcher]
     summary: str
@@ -54,15 +54,4 @@ POLICIES: dict[str, Policy] = {
     "triton-like": Policy(TritonLike, "first come, first served, a short wait for a full batch"),
     "fifo": Policy(Plain, "first come, first served, full batches on one thread each"),
 }
-"""What `sponge serve --dispatch` takes."""
-
-VARIANTS: dict[str, Policy] = {
-    "no sacrifice": Policy(lambda: MoldableEdf(sacrifice=False), "moldable EDF that gives nothing up for others"),
-    "one thread": Policy(lambda: MoldableEdf(threads_follow=False), "moldable EDF, every batch on one thread"),
-    "one lane": Policy(lambda: MoldableEdf(lanes=False), "moldable EDF, one batch at a time"),
-    "fixed batch": Policy(
-        lambda: Plain(by_deadline=True, drop="hopeless"), "by deadline, full batches whatever the slack, one thread"
-    ),
-    "fixed batch, no shedding": Policy(lambda: Plain(by_deadline=True), "the same, and nothing is ever dropped"),
-}
-"""Moldable EDF with one part after the other taken away, for an ablation."""
+"""The names that `sponge serve --dispatch` accepts."""

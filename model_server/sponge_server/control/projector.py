@@ -14,7 +14,8 @@ from operator import attrgetter
 
 from sponge_core.control_api import FrontierPoint
 from sponge_core.forecast import Arrival, Forecaster
-from sponge_core.planning.projected import Situation, project, project_frontier
+from sponge_core.planning.frontier import project_frontier
+from sponge_core.planning.projection import ProjectionInput, project
 from sponge_server.engine.scheduler import Scheduler
 from sponge_server.observability.metrics import Metrics
 from sponge_server.uploads import Uploads
@@ -137,7 +138,7 @@ class Planner:
             return
         self._idle = False
         began = time.thread_time()
-        situation = Situation(
+        given = ProjectionInput(
             now=now,
             queued=scheduler.queue.deadlines,
             running=running,
@@ -148,11 +149,11 @@ class Planner:
             slos=scheduler.queue.slos,
         )
         limits = scheduler.limits(max(1, self._lanes()), self._max_batch)
-        found = project_frontier(situation, self._sizes, scheduler.models, limits)
+        found = project_frontier(given, self._sizes, scheduler.models, limits)
         self.frontier, self.urgent = list(found.points), found.urgent
         if round(scheduler.cores * 1000) not in self._sizes:
             # A parked server, or one between two sizes: the frontier does not hold what would happen if it stayed so.
-            misses = project(situation, scheduler.cores, scheduler.models, limits).misses
+            misses = project(given, scheduler.cores, scheduler.models, limits).misses
             self.urgent = any(p.misses < misses for p in self.frontier if p.cores_milli > scheduler.cores * 1000)
         self._cost_s = time.thread_time() - began
         self._metrics.projection.observe(self._cost_s)

@@ -10,12 +10,12 @@ from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sponge_core.cpu_sharing import Running, RunningSet, speed_of, thread_budget
-from sponge_core.dispatch.moldable_edf import Limits, Shed, fastest_s
+from sponge_core.cpu_sharing import MIN_CORES, Running, RunningSet, speed_of, thread_budget
+from sponge_core.dispatch.decision import DispatchState, Limits, Shed
+from sponge_core.dispatch.moldable_edf import fastest_s
 from sponge_core.dispatch.registry import Dispatcher, MoldableEdf
 from sponge_core.edf_queue import EdfQueue, Request
 from sponge_core.latency import LatencyModel
-from sponge_core.planning.projected import LEAST_CORES
 from sponge_server.engine.calibration import Correction, Drift
 
 __all__ = ["Batch", "Scheduler", "Turn"]
@@ -192,7 +192,9 @@ class Scheduler:
             return self._without_lanes(now)
         limits = Limits(self._batch_cap, lanes, self._net(self._max_cores))
         running = self._running.snapshot(now)
-        decision = self._dispatcher.decide(now, self._queue, running, self._running.cores, self._models, limits)
+        decision = self._dispatcher.decide(
+            DispatchState(now, self._queue, running, self._running.cores, self._models, limits)
+        )
         for shed in decision.sheds:
             self._queue.discard(shed.request.id)
         batches = []
@@ -260,7 +262,7 @@ class Scheduler:
             self._clock_at = now
 
     def _net(self, cores: float) -> float:
-        return max(cores - self._overhead, LEAST_CORES)
+        return max(cores - self._overhead, MIN_CORES)
 
     def _share(self, now: float) -> None:
         self._tick(now)

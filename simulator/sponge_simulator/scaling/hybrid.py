@@ -17,12 +17,13 @@ from dataclasses import replace
 from statistics import fmean
 
 from sponge_core.cpu_sharing import thread_budget
-from sponge_core.dispatch.moldable_edf import Limits
+from sponge_core.dispatch.decision import Limits
 from sponge_core.edf_queue import Request
 from sponge_core.forecast import Arrival, Forecaster
 from sponge_core.latency import LatencyModel
 from sponge_core.planning.decider import SizeDecider
-from sponge_core.planning.projected import Situation, project_frontier
+from sponge_core.planning.frontier import project_frontier
+from sponge_core.planning.projection import ProjectionInput
 from sponge_simulator.scaling.interface import Observation, Service, Size
 from sponge_simulator.scaling.seen import ArrivalCounts
 from sponge_simulator.scaling.steady import configurations
@@ -71,7 +72,7 @@ class Hybrid:
         """Cores of each of `serving` replicas, and the batch cap."""
         service = self._service
         most = serving * service.max_cores
-        situation = Situation(
+        given = ProjectionInput(
             seen.now,
             seen.queue.deadlines,
             seen.running,
@@ -83,7 +84,7 @@ class Hybrid:
         totals = [round(1000 * serving * cores) for cores in service.sizes]
         limits = Limits(service.max_batch, thread_budget(most), most)
         models = [_within(service.model, thread_budget(service.max_cores), thread_budget(most))]
-        frontier = project_frontier(situation, totals, models, limits)
+        frontier = project_frontier(given, totals, models, limits)
         plan = self._decider.decide(seen.now, round(1000 * serving * seen.size.cores), frontier.points)
         # What was needed a moment ago may have been for another number of replicas.
         enough = (cores for cores, total in zip(service.sizes, totals, strict=True) if total >= plan.cores_milli)

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from sponge_core.control_api import FrontierPoint
 from sponge_core.planning.decider import Plan
 from sponge_core.planning.joint import Claim, plan_jointly, up_to
-from sponge_core.planning.projected import Situation
+from sponge_core.planning.projection import ProjectionInput
 from sponge_simulator.scaling.interface import Service, Size
 from sponge_simulator.scaling.sponge import Sponge
 
@@ -55,16 +55,16 @@ class _Member(Sponge):
         super().__init__(service)
         self._node, self._index = node, index
 
-    def _settled(self, situation: Situation, points: Sequence[FrontierPoint], plan: Plan) -> Size:
+    def _settled(self, given: ProjectionInput, points: Sequence[FrontierPoint], plan: Plan) -> Size:
         if self._node.fits(self._index, plan.cores_milli):
-            return super()._settled(situation, points, plan)
-        claim = Claim(self._every_point(situation, points, plan), round(1000 * situation.cores))
+            return super()._settled(given, points, plan)
+        claim = Claim(self._every_point(given, points, plan), round(1000 * given.cores))
         part = self._node.part(self._index, claim)
         return Size(part.cores_milli / 1000, part.batch_cap)
 
-    def _every_point(self, situation: Situation, points: Sequence[FrontierPoint], plan: Plan) -> list[FrontierPoint]:
+    def _every_point(self, given: ProjectionInput, points: Sequence[FrontierPoint], plan: Plan) -> list[FrontierPoint]:
         """What it would miss with every size up to what it would take, as the operator works it out."""
         alone = FrontierPoint(cores_milli=plan.cores_milli, batch_cap=plan.batch_cap, misses=0)
-        requests = sum(map(len, situation.queued)) + len(situation.arrivals)
+        requests = sum(map(len, given.queued)) + len(given.arrivals)
         sizes = [milli for milli in self._sizes if milli <= plan.cores_milli]
         return up_to(alone, points, sizes, requests)

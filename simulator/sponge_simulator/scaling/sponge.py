@@ -6,11 +6,12 @@ from collections.abc import Sequence
 
 from sponge_core.control_api import FrontierPoint
 from sponge_core.cpu_sharing import thread_budget
-from sponge_core.dispatch.moldable_edf import Limits
+from sponge_core.dispatch.decision import Limits
 from sponge_core.edf_queue import Request
 from sponge_core.forecast import Forecaster
 from sponge_core.planning.decider import Plan, SizeDecider
-from sponge_core.planning.projected import Situation, project_frontier
+from sponge_core.planning.frontier import project_frontier
+from sponge_core.planning.projection import ProjectionInput
 from sponge_simulator.scaling.interface import Observation, Service, Size
 
 __all__ = ["Sponge"]
@@ -41,7 +42,7 @@ class Sponge:
     def plan(self, seen: Observation) -> Size:
         if parked := self._parked(seen):
             return parked
-        situation = Situation(
+        given = ProjectionInput(
             seen.now,
             seen.queue.deadlines,
             seen.running,
@@ -50,11 +51,9 @@ class Sponge:
             self._service.resize_s,
             slos=seen.queue.slos,
         )
-        frontier = project_frontier(
-            situation, self._sizes, [self._service.model], self._limits, counted=self.counts_misses
-        )
+        frontier = project_frontier(given, self._sizes, [self._service.model], self._limits, counted=self.counts_misses)
         plan = self._decider.decide(seen.now, round(1000 * seen.size.cores), frontier.points)
-        return self._settled(situation, frontier.points, plan)
+        return self._settled(given, frontier.points, plan)
 
     def _parked(self, seen: Observation) -> Size | None:
         """The size of a service that has had nothing to do for long enough; None while it has."""
@@ -65,6 +64,6 @@ class Sponge:
             return None
         return Size(service.idle_cores, service.max_batch, until_request=True)
 
-    def _settled(self, situation: Situation, points: Sequence[FrontierPoint], plan: Plan) -> Size:  # noqa: ARG002
-        """What becomes of a plan; `SharedNode` takes the situation and the frontier into account, too."""
+    def _settled(self, given: ProjectionInput, points: Sequence[FrontierPoint], plan: Plan) -> Size:  # noqa: ARG002
+        """What becomes of a plan; `SharedNode` takes the given and the frontier into account, too."""
         return Size(plan.cores_milli / 1000, plan.batch_cap)

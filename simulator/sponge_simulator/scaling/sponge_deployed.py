@@ -7,7 +7,8 @@ learns of it once a second or as soon as a larger size would save a request.
 
 from __future__ import annotations
 
-from sponge_core.planning.projected import Frontier, Situation, project_frontier
+from sponge_core.planning.frontier import Frontier, project_frontier
+from sponge_core.planning.projection import ProjectionInput
 from sponge_simulator.scaling.interface import Observation, Service, Size
 from sponge_simulator.scaling.sponge import HORIZON_S, Sponge
 
@@ -54,7 +55,7 @@ class SpongeDeployed(Sponge):
 
     def _project(self, seen: Observation) -> Frontier:
         forecast = self._forecaster.forecast(seen.now, HORIZON_S)
-        situation = Situation(
+        given = ProjectionInput(
             seen.now,
             seen.queue.deadlines,
             seen.running,
@@ -64,4 +65,4 @@ class SpongeDeployed(Sponge):
             self._service.overhead_cores,
             seen.queue.slos,
         )
-        return project_frontier(situation, self._sizes, [seen.model or self._service.model], self._limits)
+        return project_frontier(given, self._sizes, [seen.model or self._service.model], self._limits)

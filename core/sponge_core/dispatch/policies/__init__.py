@@ -1,1 +1,1 @@
-"""Dispatch policies behind one interface, one file each: the server's own, and published ones to compare it with."""
+"""Dispatch policies, one file each: the rule of Sponge, and the published rules of other systems."""

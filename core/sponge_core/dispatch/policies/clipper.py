@@ -1,5 +1,7 @@
-"""As Clipper (NSDI 2017): the batch size grows by one while batches end in time, and shrinks by a tenth when one does
-not."""
+"""Clipper's adaptive batching (NSDI 2017).
+
+The batch size grows by one while batches end in time, and shrinks by a tenth when one does not.
+"""
 
 from __future__ import annotations
 
@@ -15,14 +17,14 @@ SHRINK = 0.9
 
 
 class Clipper(Plain):
-    """First come, first served, batches sized by additive increase and multiplicative decrease; drops nothing."""
+    """First come, first served, with batches sized by additive increase and multiplicative decrease; drops nothing."""
 
     def __init__(self) -> None:
         super().__init__()
         self._sizes: dict[int, float] = {}
 
-    def size(self, now: float, line: Sequence[Request], model: LatencyModel, cap: int, threads: int) -> int:  # noqa: ARG002
-        return min(cap, int(self._sizes.get(line[0].model, 1.0)))
+    def size(self, now: float, waiting: Sequence[Request], model: LatencyModel, cap: int, threads: int) -> int:  # noqa: ARG002
+        return min(cap, int(self._sizes.get(waiting[0].model, 1.0)))
 
     def ended(self, model: int, batch: int, in_time: bool) -> None:
         size = self._sizes.get(model, 1.0)

@@ -1,43 +1,34 @@
-"""As Nexus (SOSP 2019): early drop. Requests at the head whose slack is too short for a batch of the size that the load
-needs are dropped, so that the rest keeps that size."""
+"""Nexus's early drop (SOSP 2019).
+
+Requests at the head with too little slack for a batch of the size that the load needs are dropped, so that the others
+keep that size.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-from sponge_core.cpu_sharing import Running
-from sponge_core.dispatch.moldable_edf import Limits, Shed
+from sponge_core.dispatch.decision import DispatchState, Shed
 from sponge_core.dispatch.policies.plain import BySlack
-from sponge_core.edf_queue import EdfQueue
-from sponge_core.latency import LatencyModel
 
 __all__ = ["Nexus"]
 
 
 class Nexus(BySlack):
-    """Earliest deadline first; the batch is as large as its head's slack allows."""
+    """Earliest deadline first; a batch is as large as its head's slack allows."""
 
-    def sheds(
-        self,
-        now: float,
-        queue: EdfQueue,
-        running: Sequence[Running],  # noqa: ARG002
-        cores: float,  # noqa: ARG002
-        models: Sequence[LatencyModel],
-        limits: Limits,
-    ) -> list[Shed]:
-        """A sliding window over each model's queue: up to the first request that can head a full batch."""
+    def sheds(self, state: DispatchState) -> list[Shed]:
+        """Slides a window over each model's queue, and drops all requests before the first that can head a full one."""
+        queue, limits = state.queue, state.limits
         lost: list[Shed] = []
-        for model, line in enumerate(queue.deadlines):
-            latency = models[model]
+        for model, deadlines in enumerate(queue.deadlines):
+            latency = state.models[model]
             cap = min(limits.batch_cap, latency.max_batch)
             dropped = 0
-            for index, deadline in enumerate(line):
-                window = min(cap, len(line) - index)
+            for index, deadline in enumerate(deadlines):
+                window = min(cap, len(deadlines) - index)
                 slo = queue.slos[model][index]
-                # No more than its own SLO ever allowed it is asked of a request.
+                # Ask no more of a request than its own SLO ever allowed.
                 target = min(window, max(1, latency.largest_batch(slo / (1.0 + latency.error) * 0.9, 1, cap)))
-                if now + latency.latency(target, 1) * (1.0 + latency.error) <= deadline:
+                if state.now + latency.latency(target, 1) * (1.0 + latency.error) <= deadline:
                     break
                 dropped = index + 1
             lost += [Shed(request, "expired") for request in queue.waiting(model, 0, dropped)]

@@ -1,34 +1,23 @@
-"""As in the paper's prototype: one batch at a time on all cores, earliest deadline first, nothing dropped."""
+"""The dispatch of the paper's prototype: one batch at a time on all cores, by deadline, nothing dropped."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-from sponge_core.cpu_sharing import Running, thread_budget
+from sponge_core.cpu_sharing import thread_budget
+from sponge_core.dispatch.decision import Decision, DispatchState, Limits
 from sponge_core.dispatch.interface import Dispatcher
-from sponge_core.dispatch.moldable_edf import Decision, Limits
 from sponge_core.dispatch.policies.plain import Plain
-from sponge_core.edf_queue import EdfQueue
-from sponge_core.latency import LatencyModel
 
 __all__ = ["EdfSingleLane"]
 
 
 class EdfSingleLane(Dispatcher):
-    """The threads of a batch are the cores; its size is the cap, whatever the slack."""
+    """Each batch has as many threads as there are cores, and as many requests as the cap, whatever the slack."""
 
-    def decide(
-        self,
-        now: float,
-        queue: EdfQueue,
-        running: Sequence[Running],
-        cores: float,
-        models: Sequence[LatencyModel],
-        limits: Limits,
-    ) -> Decision:
-        if running:
+    def decide(self, state: DispatchState) -> Decision:
+        if state.running:
             return Decision((), (), None)
-        # Whole threads only: one that is not there in full would throttle all.
-        threads = max(1, int(cores + 1e-9))
-        one = Plain(threads=min(threads, thread_budget(cores)), by_deadline=True)
-        return one.decide(now, queue, running, float(threads), models, Limits(limits.batch_cap, 1, limits.max_cores))
+        # Whole threads only: a thread without a full core would throttle all of them.
+        threads = max(1, int(state.cores + 1e-9))
+        one = Plain(threads=min(threads, thread_budget(state.cores)), by_deadline=True)
+        limits = Limits(state.limits.batch_cap, 1, state.limits.max_cores)
+        return one.decide(state._replace(cores=float(threads), limits=limits))

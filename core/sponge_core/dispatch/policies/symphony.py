@@ -1,5 +1,8 @@
-"""As Symphony (arXiv 2308.07470): deferred dispatch. A batch starts as late as its head allows, because a later batch
-is a fuller one, but not later than a further request could still join."""
+"""Symphony's deferred dispatch (arXiv 2308.07470).
+
+A batch starts as late as its head allows, because a later batch is a fuller one, but not later than one more request
+could still join.
+"""
 
 from __future__ import annotations
 
@@ -13,13 +16,13 @@ __all__ = ["Symphony"]
 
 
 class Symphony(BySlack):
-    """Earliest deadline first; a batch waits until one more request would no longer fit under its head's deadline."""
+    """Earliest deadline first; a batch waits until one more request would miss its head's deadline."""
 
     def __init__(self) -> None:
         super().__init__(drop="hopeless")
 
-    def start(self, now: float, line: Sequence[Request], size: int, model: LatencyModel, threads: int) -> float:
-        if len(line) >= size:
+    def start(self, now: float, waiting: Sequence[Request], size: int, model: LatencyModel, threads: int) -> float:
+        if len(waiting) >= size:
             return now
-        latest = line[0].deadline - model.latency(len(line) + 1, threads) * (1.0 + model.error)
+        latest = waiting[0].deadline - model.latency(len(waiting) + 1, threads) * (1.0 + model.error)
         return latest if latest > now + 1e-6 else now

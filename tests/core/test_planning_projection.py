@@ -9,10 +9,12 @@ from hypothesis import strategies as st
 
 from sponge_core.control_api import FrontierPoint
 from sponge_core.cpu_sharing import Running
-from sponge_core.dispatch.moldable_edf import Limits
+from sponge_core.dispatch.decision import Limits
 from sponge_core.forecast import Arrival
 from sponge_core.latency import LatencyModel
-from sponge_core.planning.projected import Replays, Situation, plan_steady, project, project_frontier
+from sponge_core.planning.frontier import project_frontier
+from sponge_core.planning.projection import ProjectionInput, Replayer, project
+from sponge_core.planning.steady import plan_steady
 
 # 100 ms an item on one thread, of which 80 parallel; 10 ms fixed.
 MODEL = LatencyModel(gamma=0.08, delta=0.02, epsilon=0.0, eta=0.01)
@@ -20,55 +22,55 @@ SIZES = [1000, 2000, 3000, 4000]
 LIMITS = Limits(batch_cap=8, lanes=4, max_cores=4.0)
 
 
-def situation(
+def state(
     queued: tuple[float, ...] = (),
     running: tuple[Running, ...] = (),
     arrivals: tuple[Arrival, ...] = (),
     cores: float = 1.0,
     resize_s: float = 0.0,
-) -> Situation:
-    return Situation(0.0, (queued,), running, arrivals, cores, resize_s)
+) -> ProjectionInput:
+    return ProjectionInput(0.0, (queued,), running, arrivals, cores, resize_s)
 
 
-def misses(at: Situation, cores: float) -> int:
+def misses(at: ProjectionInput, cores: float) -> int:
     return project(at, cores, [MODEL], LIMITS).misses
 
 
 def test_nothing_to_do_is_met_by_the_smallest_size() -> None:
-    frontier = project_frontier(situation(cores=4.0), SIZES, [MODEL], LIMITS)
+    frontier = project_frontier(state(cores=4.0), SIZES, [MODEL], LIMITS)
     assert frontier.points[0] == FrontierPoint(cores_milli=1000, batch_cap=8, misses=0)
     assert not frontier.urgent
 
 
 def test_two_tight_requests_need_two_cores() -> None:
-    tight = situation(queued=(0.12, 0.12))
+    tight = state(queued=(0.12, 0.12))
     assert (misses(tight, 1.0), misses(tight, 2.0)) == (1, 0)
     assert project_frontier(tight, SIZES, [MODEL], LIMITS).urgent
 
 
 def test_a_resize_takes_time_and_may_come_too_late() -> None:
-    assert misses(situation(queued=(0.075,), resize_s=0.0), 2.0) == 0  # l(1,2) = 70 ms
-    assert misses(situation(queued=(0.075,), resize_s=0.03), 2.0) == 1
+    assert misses(state(queued=(0.075,), resize_s=0.0), 2.0) == 0  # l(1,2) = 70 ms
+    assert misses(state(queued=(0.075,), resize_s=0.03), 2.0) == 1
 
 
 def test_what_runs_beside_the_batches_is_charged() -> None:
     # l(1,1) = 110 ms. With a fifth of the core gone it takes 110/0.8 ms, and up to 20 ms of throttling.
-    alone = Situation(0.0, ((0.13,),), (), (), 1.0, 0.0)
-    beside = Situation(0.0, ((0.13,),), (), (), 1.0, 0.0, overhead=0.2)
+    alone = ProjectionInput(0.0, ((0.13,),), (), (), 1.0, 0.0)
+    beside = ProjectionInput(0.0, ((0.13,),), (), (), 1.0, 0.0, overhead=0.2)
     assert (misses(alone, 1.0), misses(beside, 1.0), misses(beside, 2.0)) == (0, 1, 0)
 
 
 def test_what_is_lost_on_any_size_does_not_count() -> None:
-    assert misses(situation(queued=(0.001,)), 1.0) == 0
+    assert misses(state(queued=(0.001,)), 1.0) == 0
 
 
 def test_a_shrink_waits_for_the_running_batches_to_fit() -> None:
-    busy = situation(running=tuple(Running(1, 0.1, 0.11) for _ in range(4)), cores=4.0)
+    busy = state(running=tuple(Running(1, 0.1, 0.11) for _ in range(4)), cores=4.0)
     assert misses(busy, 1.0) == 0
 
 
 def test_forecast_arrivals_count() -> None:
-    rush = situation(arrivals=tuple(Arrival(0.01 * i, 0.01 * i + 0.3) for i in range(12)))
+    rush = state(arrivals=tuple(Arrival(0.01 * i, 0.01 * i + 0.3) for i in range(12)))
     found = project_frontier(rush, SIZES, [MODEL], LIMITS)
     enough = next(p.cores_milli for p in found.points if p.misses == 0)
     assert enough > 1000
@@ -77,14 +79,14 @@ def test_forecast_arrivals_count() -> None:
 
 def test_models_share_the_cores_of_a_projection() -> None:
     twice = [MODEL, MODEL]
-    tight = Situation(0.0, ((0.12,), (0.12,)), (), (), 1.0, 0.0)
+    tight = ProjectionInput(0.0, ((0.12,), (0.12,)), (), (), 1.0, 0.0)
     assert [project(tight, cores, twice, LIMITS).misses for cores in (1.0, 2.0)] == [1, 0]
-    coming = Situation(0.0, ((0.12,), ()), (), (Arrival(0.0, 0.12, 1),), 1.0, 0.0)
+    coming = ProjectionInput(0.0, ((0.12,), ()), (), (Arrival(0.0, 0.12, 1),), 1.0, 0.0)
     assert [project(coming, cores, twice, LIMITS).misses for cores in (1.0, 2.0)] == [1, 0]
 
 
 def test_in_overload_every_size_misses_and_the_largest_is_offered() -> None:
-    flood = situation(queued=tuple([0.2] * 60))
+    flood = state(queued=tuple([0.2] * 60))
     found = project_frontier(flood, SIZES, [MODEL], LIMITS)
     assert found.points[-1].cores_milli == 4000
     assert all(p.misses > 0 for p in found.points)
@@ -98,17 +100,17 @@ def test_a_steady_load_is_sized_before_anything_runs() -> None:
 
 
 @st.composite
-def situations(draw: st.DrawFn) -> Situation:
+def situations(draw: st.DrawFn) -> ProjectionInput:
     queued = draw(st.lists(st.floats(0.01, 1.5), max_size=12))
     arrivals = draw(st.lists(st.tuples(st.floats(0, 1), st.floats(0.05, 1)), max_size=12))
     coming = tuple(sorted(Arrival(at, at + left) for at, left in arrivals))
     in_force = draw(st.sampled_from(SIZES))
-    return situation(queued=tuple(sorted(queued)), arrivals=coming, cores=in_force / 1000, resize_s=0.03)
+    return state(queued=tuple(sorted(queued)), arrivals=coming, cores=in_force / 1000, resize_s=0.03)
 
 
 @settings(max_examples=60, deadline=None)
 @given(situations())
-def test_the_frontier_holds_the_size_with_the_fewest_misses_that_it_tried(here: Situation) -> None:
+def test_the_frontier_holds_the_size_with_the_fewest_misses_that_it_tried(here: ProjectionInput) -> None:
     found = project_frontier(here, SIZES, [MODEL], LIMITS)
     sizes = [p.cores_milli for p in found.points]
     assert sizes == sorted(set(sizes))
@@ -123,7 +125,7 @@ def test_the_frontier_holds_the_size_with_the_fewest_misses_that_it_tried(here: 
 @settings(max_examples=100, deadline=None)
 @given(situations(), st.sampled_from([0.0, 0.2]), st.booleans())
 def test_a_size_that_is_ruled_out_without_a_replay_misses_something(
-    here: Situation, error: float, serial: bool
+    here: ProjectionInput, error: float, serial: bool
 ) -> None:
     model = replace(MODEL, error=error, gamma=0.0) if serial else replace(MODEL, error=error)
     many = [125 * i for i in range(1, 33)]
@@ -134,20 +136,20 @@ def test_a_size_that_is_ruled_out_without_a_replay_misses_something(
 
 def test_the_bounds_rule_out_what_time_and_work_say() -> None:
     # l(1,1) = 110 ms, l(1,2) = 70 ms; eight at once take at least 8 * 102 ms of a core.
-    assert found_least(situation(queued=(0.1,)), SIZES, MODEL) == 1
-    assert found_least(situation(arrivals=(Arrival(0.5, 0.6),)), SIZES, MODEL) == 1
-    assert found_least(situation(queued=tuple([0.3] * 8)), SIZES, MODEL) == 2
-    assert found_least(situation(queued=tuple([0.2] * 60)), SIZES, MODEL) == 4
-    assert found_least(situation(), SIZES, MODEL) == 0
+    assert found_least(state(queued=(0.1,)), SIZES, MODEL) == 1
+    assert found_least(state(arrivals=(Arrival(0.5, 0.6),)), SIZES, MODEL) == 1
+    assert found_least(state(queued=tuple([0.3] * 8)), SIZES, MODEL) == 2
+    assert found_least(state(queued=tuple([0.2] * 60)), SIZES, MODEL) == 4
+    assert found_least(state(), SIZES, MODEL) == 0
 
 
-def found_least(at: Situation, candidates: list[int], model: LatencyModel) -> int:
-    return Replays(at, [model], LIMITS.max_cores).first_candidate(candidates, LIMITS.batch_cap)
+def found_least(at: ProjectionInput, candidates: list[int], model: LatencyModel) -> int:
+    return Replayer(at, [model], LIMITS.max_cores).first_candidate(candidates, LIMITS.batch_cap)
 
 
 @settings(max_examples=60, deadline=None)
 @given(situations())
-def test_uncounted_misses_are_still_misses(here: Situation) -> None:
+def test_uncounted_misses_are_still_misses(here: ProjectionInput) -> None:
     counted = project_frontier(here, SIZES, [MODEL], LIMITS)
     found = project_frontier(here, SIZES, [MODEL], LIMITS, counted=False)
     if all(p.misses for p in counted.points):
@@ -165,5 +167,5 @@ def test_serial_work_is_monotone_in_cores(queued: list[float], cores: int) -> No
     """Where threads within a batch gain nothing, more cores can only run more batches side by side."""
     serial = LatencyModel(gamma=0.0, delta=0.1, epsilon=0.0, eta=0.0)
     unit = Limits(1, 8, 8.0)
-    at = situation(queued=tuple(sorted(queued)), cores=float(cores))
+    at = state(queued=tuple(sorted(queued)), cores=float(cores))
     assert project(at, cores + 1.0, [serial], unit).misses <= project(at, float(cores), [serial], unit).misses

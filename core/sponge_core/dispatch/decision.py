@@ -1,0 +1,79 @@
+"""What a dispatch policy is given, and what it decides."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, NamedTuple
+
+from sponge_core.cpu_sharing import Running
+from sponge_core.edf_queue import EdfQueue, Request
+from sponge_core.latency import LatencyModel
+
+__all__ = ["Decision", "DispatchState", "Launch", "Limits", "Shed"]
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """The bounds of a decision.
+
+    Attributes:
+        batch_cap: the largest batch of any model, >= 1 (the plan's b); a model may take less.
+        lanes: the number of healthy lanes, >= 1, which is the most batches that run at once.
+        max_cores: the largest size that a plan may choose; a request is shed only if it is hopeless on that.
+    """
+
+    batch_cap: int
+    lanes: int
+    max_cores: float
+
+
+class DispatchState(NamedTuple):
+    """The state of a server when a policy decides.
+
+    Attributes:
+        now: seconds on the caller's clock; the deadlines of `queue` and `running` are on the same one.
+        queue: the waiting requests; a policy reads it and does not change it.
+        running: the running batches with their work left.
+        cores: the CPU quota in force, > 0, possibly a fraction.
+        models: the latency models, by `Request.model`.
+        limits: the bounds of the decision.
+    """
+
+    now: float
+    queue: EdfQueue
+    running: Sequence[Running]
+    cores: float
+    models: Sequence[LatencyModel]
+    limits: Limits
+
+
+@dataclass(frozen=True, slots=True)
+class Launch:
+    """One batch to start now."""
+
+    requests: tuple[Request, ...]  # of one model, earliest deadline first
+    threads: int  # the sum over all running batches stays within the thread budget
+    work_s: float  # predicted seconds at full speed
+
+
+@dataclass(frozen=True, slots=True)
+class Shed:
+    """A request to refuse now.
+
+    The reason is `hopeless` if no size could have answered it in time even on its arrival, `expired` if it became
+    impossible while it waited, and `sacrificed` if under overload it would have cost other requests more than it is
+    worth.
+    """
+
+    request: Request
+    reason: Literal["hopeless", "expired", "sacrificed"]
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """What to do now. Each queued request is in at most one of `launches` and `sheds`; the others keep waiting."""
+
+    launches: tuple[Launch, ...]
+    sheds: tuple[Shed, ...]
+    wake_at: float | None  # decide again at this time even if nothing happens before; None: no need to
