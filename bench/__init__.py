@@ -1,1 +1,26 @@
-"""Reproducible experiments. Each figure in the README and the docs comes from one script here."""
+"""Reproducible experiments. Each figure in the README and the docs comes from one script here.
+
+Recordings of workloads are read from the folder that SPONGE_TRACES names. Without it, this package takes a folder
+`traces` in the checkout or `shared/traces` beside it, if there is one.
+"""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from sponge_workload.files import TRACES_VARIABLE
+
+__all__ = ["traces_folder"]
+
+_CHECKOUT = Path(__file__).resolve().parents[1]
+
+
+def traces_folder(checkout: Path = _CHECKOUT) -> Path | None:
+    """The folder of recordings in or beside a checkout; None if there is none."""
+    folders = (checkout / "traces", checkout.parent / "shared" / "traces")
+    return next((folder for folder in folders if folder.is_dir()), None)
+
+
+if _found := traces_folder():
+    os.environ.setdefault(TRACES_VARIABLE, str(_found))

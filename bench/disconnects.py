@@ -25,7 +25,7 @@ from sponge_client.load import LoadRun
 from sponge_client.oip import InferBody
 from sponge_client.schedule import Schedule, make_schedule
 from sponge_client.wire import go_first, precise_loop
-from sponge_workload.traces import poisson_arrivals
+from sponge_workload.arrivals import poisson_arrivals
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

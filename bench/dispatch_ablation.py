@@ -32,7 +32,7 @@ from sponge_simulator.ablation import VARIANTS
 from sponge_simulator.fleet import World, simulate
 from sponge_simulator.scaling.interface import Service
 from sponge_simulator.scaling.static import Static
-from sponge_workload.traces import poisson_arrivals
+from sponge_workload.arrivals import poisson_arrivals
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -27,7 +27,7 @@ from sponge_client.outcomes import Record
 from sponge_client.schedule import Schedule, Shot
 from sponge_client.wire import go_first, precise_loop
 from sponge_core.control_api import OUTCOMES
-from sponge_workload.traces import poisson_arrivals
+from sponge_workload.arrivals import poisson_arrivals
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -7,7 +7,7 @@ from statistics import mean
 from sponge_profiles.profile import load_profile
 from sponge_simulator.paper import PaperPlanner
 from sponge_simulator.scenario import load_scenario
-from sponge_workload.traces import BandwidthTrace
+from sponge_workload.bandwidth import BandwidthTrace
 
 __all__ = ["PROFILE", "SCENARIO", "paper_decisions"]
 

@@ -148,7 +148,7 @@ _ROOTS = (
     "sponge_simulator.scenario",
     "sponge_workload.files",
 )
-_PARTS = ("sponge_core", "sponge_simulator", "sponge_profiles", "sponge_client")
+_PARTS = ("sponge_core", "sponge_simulator", "sponge_profiles", "sponge_workload")
 _NOT_FOLLOWED = (
     "sponge_simulator.scaling.registry",
     "sponge_simulator.scaling.shared_node",

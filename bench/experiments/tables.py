@@ -10,7 +10,7 @@ from bench.experiments.summary import Row, Spread, against, baselines, seeds_bet
 from bench.serving.tables import markdown
 from sponge_simulator.comparing import CLAIRVOYANT
 from sponge_simulator.paper import PaperPlanner
-from sponge_workload.traces import BandwidthTrace
+from sponge_workload.bandwidth import BandwidthTrace
 
 __all__ = ["decisions_table", "overview_table", "policy_table", "published_table", "sweep_table", "verdict"]
 

@@ -13,7 +13,8 @@ import numpy as np
 
 from bench.serving.shared import INPUTS
 from sponge_client.schedule import Shot
-from sponge_workload.traces import BandwidthTrace, poisson_arrivals
+from sponge_workload.arrivals import poisson_arrivals
+from sponge_workload.bandwidth import BandwidthTrace
 
 __all__ = ["MIXES", "Mix", "fingerprint", "make_shots", "varying_shots"]
 

@@ -22,7 +22,7 @@ from sponge_client.payloads import image_bodies, tensor_bodies
 from sponge_client.schedule import Schedule, Shot, make_schedule
 from sponge_client.wire import Address, Connection, ConnectionPool, ResponseReader
 from sponge_core.control_api import Outcome
-from sponge_workload.traces import BandwidthTrace
+from sponge_workload.bandwidth import BandwidthTrace
 
 __all__ = ["LoadRun", "LoadSpec", "prepare"]
 

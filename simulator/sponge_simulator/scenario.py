@@ -20,7 +20,7 @@ from sponge_core.errors import SpongeError
 from sponge_core.latency import LatencyModel
 from sponge_profiles.profile import ErrorQuantiles
 from sponge_simulator.scaling.interface import Service
-from sponge_workload.traces import BandwidthTrace
+from sponge_workload.bandwidth import BandwidthTrace
 
 __all__ = ["Scenario", "ScenarioError", "SloClass", "load_scenario", "scenario_names", "service_ratios"]
 

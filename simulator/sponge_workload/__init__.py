@@ -1,1 +1,1 @@
-"""Workloads: bandwidth traces, arrival processes, and the files that hold them. Below client and simulator."""
+"""Workloads: the bandwidth of uplinks, arrival times of requests, and the files that hold recordings of both."""

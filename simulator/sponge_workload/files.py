@@ -1,7 +1,6 @@
-"""Finds and reads trace files, and says what stands in for one that is not there.
+"""Finds and reads trace files; synthetic traces stand in for recordings that are not at hand.
 
-The recorded 4G trace is public but not ours to ship: it is read where the user has it, else a synthetic one with its
-statistics takes its place.
+The recordings are public, but not ours to ship. They are read from the folder that the variable SPONGE_TRACES names.
 """
 
 from __future__ import annotations
@@ -12,19 +11,14 @@ from pathlib import Path
 from typing import Literal
 
 from sponge_core.errors import TraceError
-from sponge_workload.traces import (
-    BandwidthTrace,
-    burst_arrivals,
-    parse_arrivals,
-    parse_bandwidth,
-    poisson_arrivals,
-    synthetic_4g,
-    synthetic_bursts,
-    thin_arrivals,
-    visit_arrivals,
-)
+from sponge_workload.arrivals import burst_arrivals, parse_arrivals, poisson_arrivals, thin_arrivals, visit_arrivals
+from sponge_workload.bandwidth import BandwidthTrace, parse_bandwidth
+from sponge_workload.synthetic import synthetic_4g, synthetic_bursts
 
-__all__ = ["find_4g_trace", "load_arrivals", "load_bandwidth", "read_lines", "recordings_here"]
+__all__ = ["TRACES_VARIABLE", "find_4g_trace", "load_arrivals", "load_bandwidth", "read_lines", "recordings_here"]
+
+TRACES_VARIABLE = "SPONGE_TRACES"
+"""The environment variable with the folder of the recordings."""
 
 GHENT_FILE = "ghent_4g_bus_0001.log"
 RECORDED_ARRIVALS = {
@@ -33,35 +27,33 @@ RECORDED_ARRIVALS = {
     "azure-conv": "azure_llm_2023_conv.csv.gz",
 }
 AZURE_CONV_RPS = 5.5
-TRACES_VARIABLE = "SPONGE_TRACES"
-PROJECT_ROOT = Path(__file__).resolve().parents[2]
 SYNTHETIC_S = 600
 
 
-def find_4g_trace(environment: Mapping[str, str], project_root: Path = PROJECT_ROOT) -> Path | None:
-    """The recorded 4G trace: in the folder that SPONGE_TRACES names, else beside the project; None when absent."""
-    return _find(GHENT_FILE, environment, project_root)
+def find_4g_trace(environment: Mapping[str, str]) -> Path | None:
+    """The recorded 4G trace in the folder that SPONGE_TRACES names; None if it is not there."""
+    return _find(GHENT_FILE, environment)
 
 
-def recordings_here(environment: Mapping[str, str], project_root: Path = PROJECT_ROOT) -> list[str]:
-    """The file names of those recordings, of an uplink or of arrivals, that are there; synthetic ones replace the
-    others."""
+def recordings_here(environment: Mapping[str, str]) -> list[str]:
+    """File names of the recordings (of an uplink or of arrivals) that are there; synthetic ones replace the others."""
     names = (GHENT_FILE, *RECORDED_ARRIVALS.values())
-    return sorted(name for name in names if _find(name, environment, project_root))
+    return sorted(name for name in names if _find(name, environment))
 
 
-def _find(name: str, environment: Mapping[str, str], project_root: Path) -> Path | None:
+def _find(name: str, environment: Mapping[str, str]) -> Path | None:
     folder = environment.get(TRACES_VARIABLE)
-    path = Path(folder) if folder else project_root.parent / "shared" / "traces"
-    found = path / name
-    return found if found.is_file() else None
+    found = Path(folder) / name if folder else None
+    return found if found is not None and found.is_file() else None
 
 
 def load_bandwidth(source: str, seed: int, environment: Mapping[str, str]) -> BandwidthTrace | None:
-    """The uplink that `source` names.
+    """Loads the uplink that `source` names; None for `none`.
 
     Args:
         source: `none` (no network), `synthetic`, `4g` (the recorded trace if it is there, else synthetic) or a file.
+        seed: of a synthetic trace.
+        environment: where SPONGE_TRACES is looked up.
 
     Raises:
         TraceError: the file is missing or has a broken row.
@@ -80,13 +72,13 @@ def load_bandwidth(source: str, seed: int, environment: Mapping[str, str]) -> Ba
 def load_arrivals(
     source: str, rate_rps: float | None, duration_s: float, seed: int, environment: Mapping[str, str]
 ) -> tuple[float, ...]:
-    """Arrival times in [0, duration_s).
+    """Loads or draws arrival times, in seconds in [0, duration_s), ascending.
 
     Args:
         source: `poisson`, `burst`, `visits` (ten seconds after minutes of silence), `twitter`, `azure-code` or
             `azure-conv` (the recording if it is there, else one drawn with its statistics) or a file of arrivals.
-        rate_rps: requests per second, during a visit for those; for a recording the rate to thin it to, None for its
-            own.
+        rate_rps: requests per second; of `visits`, during a visit; of a recording, the rate to thin it to, or None for
+            its own.
 
     Raises:
         TraceError: the file is missing, has a broken row, or fewer arrivals than the rate asks for.
@@ -110,11 +102,11 @@ def load_arrivals(
 def _recorded(
     source: str, duration_s: float, seed: int, environment: Mapping[str, str]
 ) -> tuple[str, tuple[float, ...]]:
-    """Name and arrivals of a recording, or of what stands in for one that is not there."""
+    """The name and arrivals of a recording, or of the synthetic one that stands in for it."""
     path = Path(source)
     if source in RECORDED_ARRIVALS:
-        found = _find(RECORDED_ARRIVALS[source], environment, PROJECT_ROOT)
-        if found is None and source == "azure-conv":  # its counts scatter hardly more than Poisson's
+        found = _find(RECORDED_ARRIVALS[source], environment)
+        if found is None and source == "azure-conv":  # its counts vary hardly more than Poisson's
             return f"synthetic {source}", poisson_arrivals(AZURE_CONV_RPS, duration_s, seed)
         if found is None:
             kind: Literal["twitter", "azure-code"] = "twitter" if source == "twitter" else "azure-code"
@@ -125,7 +117,7 @@ def _recorded(
 
 
 def read_lines(path: Path) -> list[str]:
-    """The lines of a text file, gzipped or not. Raises TraceError when it cannot be read."""
+    """The lines of a text file, gzipped or not. Raises TraceError if it cannot be read."""
     try:
         if path.suffix == ".gz":
             with gzip.open(path, "rt", encoding="utf-8") as stream:

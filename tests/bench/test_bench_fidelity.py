@@ -13,7 +13,7 @@ from sponge_core.dispatch.decision import Launch
 from sponge_core.edf_queue import Request
 from sponge_core.latency import LatencyModel
 from sponge_demo.scenario import Scenario, uplink_of
-from sponge_workload.traces import poisson_arrivals
+from sponge_workload.arrivals import poisson_arrivals
 
 SCENARIO = Scenario(10.0)
 PROFILE = LatencyModel(gamma=0.02, delta=0.0, epsilon=0.01, eta=0.01)

@@ -8,7 +8,7 @@ import pytest
 from bench.serving.schedule import MIXES, fingerprint, make_shots, varying_shots
 from bench.serving.shared import INPUTS
 
-from sponge_workload.traces import synthetic_4g
+from sponge_workload.synthetic import synthetic_4g
 
 UPLINK = synthetic_4g(600, 1)
 

@@ -14,7 +14,7 @@ from sponge_client.load import LoadRun, LoadSpec, prepare
 from sponge_client.oip import InferBody
 from sponge_client.outcomes import Record, summarise
 from sponge_client.schedule import Schedule, Shot, make_schedule
-from sponge_workload.traces import BandwidthTrace
+from sponge_workload.bandwidth import BandwidthTrace
 
 BODY = InferBody(b'{"inputs":[]}' + bytes(100_000), 13)
 

@@ -6,7 +6,7 @@ from sponge_client.outcomes import Record, outcome_of
 from sponge_demo.document import Story
 from sponge_demo.recording import Run, Sample, figures_of
 from sponge_demo.scenario import Scenario
-from sponge_workload.traces import BandwidthTrace
+from sponge_workload.bandwidth import BandwidthTrace
 
 START = 1_000_000.0
 DURATION_S = 20.0

@@ -13,7 +13,8 @@ from sponge_demo.document import Progress, Story, build_document, verdict
 from sponge_demo.recording import Run
 from sponge_demo.report import write_json, write_picture, write_report
 from sponge_demo.scenario import Scenario, around_worst_second
-from sponge_workload.traces import BandwidthTrace, synthetic_4g
+from sponge_workload.bandwidth import BandwidthTrace
+from sponge_workload.synthetic import synthetic_4g
 
 SPONGE = "Sponge answered 90.00 % in time with 0.62 cores on average."
 

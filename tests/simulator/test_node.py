@@ -15,7 +15,7 @@ from sponge_simulator.fleet import Result
 from sponge_simulator.node import JOINTLY, Node, load_node, run_node
 from sponge_simulator.scaling.shared_node import SharedNode
 from sponge_simulator.scenario import load_scenario
-from sponge_workload.traces import poisson_arrivals
+from sponge_workload.arrivals import poisson_arrivals
 
 
 def node(cores: float, *rates: float, duration_s: float = 30.0) -> Node:

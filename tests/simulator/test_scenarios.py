@@ -9,7 +9,8 @@ import yaml
 
 from sponge_profiles.profile import load_profile
 from sponge_simulator.scenario import ScenarioError, load_scenario, scenario_names, service_ratios
-from sponge_workload.traces import BandwidthTrace, poisson_arrivals
+from sponge_workload.arrivals import poisson_arrivals
+from sponge_workload.bandwidth import BandwidthTrace
 
 GOOD = {
     "name": "mine",

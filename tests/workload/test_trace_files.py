@@ -1,4 +1,4 @@
-"""Where traces come from: files, seeds, and what stands in for an absent recording."""
+"""Sources of traces: files, seeds, and the synthetic traces that stand in for absent recordings."""
 
 from __future__ import annotations
 
@@ -9,20 +9,23 @@ import pytest
 
 from sponge_core.errors import TraceError
 from sponge_workload.files import find_4g_trace, load_arrivals, load_bandwidth
-from sponge_workload.traces import synthetic_4g
+from sponge_workload.synthetic import synthetic_4g
 
 ROW = "1000 725 51.0 3.7 1450 725\n"
 
 
-def test_the_recorded_trace_is_found_by_variable_or_beside_the_project(tmp_path: Path) -> None:
-    project = tmp_path / "project"
+def test_the_recorded_trace_is_found_only_in_the_folder_that_the_variable_names(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     folder = tmp_path / "shared" / "traces"
     folder.mkdir(parents=True)
-    assert find_4g_trace({}, project) is None
+    assert find_4g_trace({"SPONGE_TRACES": str(folder)}) is None
     (folder / "ghent_4g_bus_0001.log").write_text(ROW)
-    assert find_4g_trace({}, project) == folder / "ghent_4g_bus_0001.log"
-    assert find_4g_trace({"SPONGE_TRACES": str(tmp_path)}, project) is None
-    assert find_4g_trace({"SPONGE_TRACES": str(folder)}, tmp_path / "x" / "y") == folder / "ghent_4g_bus_0001.log"
+    assert find_4g_trace({}) is None
+    assert find_4g_trace({"SPONGE_TRACES": ""}) is None
+    assert find_4g_trace({"SPONGE_TRACES": str(tmp_path)}) is None
+    assert find_4g_trace({"SPONGE_TRACES": str(folder)}) == folder / "ghent_4g_bus_0001.log"
 
 
 def test_bandwidth_sources(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 from sponge_demo.recording import MBIT, Figures, Run, mean_milli, series_of
 from sponge_demo.scenario import Scenario
 from sponge_demo.statics import smallest_good
-from sponge_workload.traces import BandwidthTrace
+from sponge_workload.bandwidth import BandwidthTrace
 
 __all__ = ["Progress", "Story", "build_document", "cores_text", "static_percents", "verdict"]
 

@@ -20,7 +20,7 @@ from sponge_demo.report import write_json, write_picture, write_report
 from sponge_demo.scenario import Scenario, uplink_of
 from sponge_demo.session import Session
 from sponge_demo.terminal import Terminal
-from sponge_workload.traces import poisson_arrivals
+from sponge_workload.arrivals import poisson_arrivals
 
 __all__ = ["Play"]
 

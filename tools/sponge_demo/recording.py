@@ -14,7 +14,7 @@ import numpy as np
 
 from sponge_client.outcomes import Record
 from sponge_core.control_api import StateSnapshot
-from sponge_workload.traces import BandwidthTrace
+from sponge_workload.bandwidth import BandwidthTrace
 
 __all__ = ["Figures", "Run", "Sample", "Series", "figures_of", "mean_milli", "sample_of", "series_of"]
 

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from sponge_workload.bandwidth import BandwidthTrace
 from sponge_workload.files import load_bandwidth
-from sponge_workload.traces import BandwidthTrace
 
 __all__ = ["Scenario", "around_worst_second", "uplink_of"]
 

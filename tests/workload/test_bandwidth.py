@@ -1,27 +1,13 @@
-"""Traces: both formats, every broken row by name, the integral behind an upload, and seeded substitutes."""
+"""Bandwidth traces: both formats, errors that name the broken row, and the integral behind an upload."""
 
 from __future__ import annotations
 
-from itertools import pairwise
-
-import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from sponge_core.errors import TraceError
-from sponge_workload.traces import (
-    BandwidthTrace,
-    burst_arrivals,
-    parse_arrivals,
-    parse_bandwidth,
-    parse_bandwidth_csv,
-    parse_ghent,
-    poisson_arrivals,
-    synthetic_4g,
-    thin_arrivals,
-    visit_arrivals,
-)
+from sponge_workload.bandwidth import BandwidthTrace, parse_bandwidth, parse_bandwidth_csv, parse_ghent
 
 GHENT = ["1000 725 51.0 3.7 1450 725", "2000 1725 51.0 3.7 4000 1000", "", "3000 2725 51.0 3.7 0 1000"]
 
@@ -108,86 +94,3 @@ def test_starting_later_is_the_same_trace_shifted(offset_s: float) -> None:
 def test_an_impossible_trace_is_refused(rates: tuple[float, ...], durations: tuple[float, ...]) -> None:
     with pytest.raises(ValueError):
         BandwidthTrace("broken", rates, durations)
-
-
-def test_synthetic_4g_has_the_statistics_of_the_recording() -> None:
-    traces = [np.array(synthetic_4g(600, seed).bytes_per_s) / 125_000 for seed in range(20)]
-    for mbit in traces:
-        assert np.percentile(mbit, [0, 5, 50, 95, 100]) == pytest.approx([3.46, 10.6, 26.8, 46.4, 56.0], rel=0.01)
-        assert mbit.mean() == pytest.approx(27.6, rel=0.01)
-    correlation = np.mean([np.corrcoef(mbit[1:], mbit[:-1])[0, 1] for mbit in traces])
-    assert correlation == pytest.approx(0.75, abs=0.02)
-
-
-def test_a_seed_draws_the_same_again_and_another_does_not() -> None:
-    assert synthetic_4g(60, 1) == synthetic_4g(60, 1)
-    assert synthetic_4g(60, 1).bytes_per_s != synthetic_4g(60, 2).bytes_per_s
-    assert poisson_arrivals(20, 10, 1) == poisson_arrivals(20, 10, 1) != poisson_arrivals(20, 10, 2)
-
-
-def test_visits_are_short_and_far_apart() -> None:
-    arrivals = visit_arrivals(10, 36_000, 1)
-    silences = [later - at for at, later in pairwise(arrivals) if later - at > 10]
-    assert len(silences) == pytest.approx(36_000 / 190, rel=0.2)
-    assert len(arrivals) / (len(silences) + 1) == pytest.approx(100, rel=0.1)
-    assert arrivals == visit_arrivals(10, 36_000, 1) != visit_arrivals(10, 36_000, 2)
-
-
-def test_poisson_arrivals_are_poisson() -> None:
-    arrivals = poisson_arrivals(50, 1000, 3)
-    assert list(arrivals) == sorted(arrivals)
-    assert arrivals[0] >= 0
-    assert arrivals[-1] < 1000
-    per_second = np.bincount(np.array(arrivals).astype(int), minlength=1000)
-    assert per_second.mean() == pytest.approx(50, rel=0.03)
-    assert per_second.var() == pytest.approx(50, rel=0.15)
-
-
-def test_bursts_come_on_the_second_and_fractions_carry_over() -> None:
-    assert burst_arrivals(2.5, 3.5) == (0.0, 0.0, 1.0, 1.0, 1.0, 2.0, 2.0, 3.0)
-    assert len(burst_arrivals(0.3, 10)) == 3
-
-
-@pytest.mark.parametrize(
-    ("lines", "times"),
-    [
-        (["arrival_s", "2.5", "1"], (1.0, 2.5)),
-        (
-            ["TIMESTAMP,tokens", "2023-11-16 18:15:46.6805900,374", "2023-11-16 18:15:50.9951690,39"],
-            (0.0, 4.314579),
-        ),
-    ],
-)
-def test_arrival_times_as_recorded(lines: list[str], times: tuple[float, ...]) -> None:
-    assert parse_arrivals(lines, "a.csv", seed=1) == pytest.approx(times)
-
-
-@pytest.mark.parametrize("lines", [["3", "0", "2"], ["requests_per_s", "3", "0", "2"]])
-def test_counts_are_spread_over_their_second(lines: list[str]) -> None:
-    arrivals = parse_arrivals(lines, "counts.txt", seed=1)
-    assert [int(time) for time in arrivals] == [0, 0, 0, 2, 2]
-    assert all(a <= b for a, b in pairwise(arrivals))
-
-
-@pytest.mark.parametrize(
-    ("lines", "message"),
-    [
-        ([], "a.csv, line 1: '' is no known header"),
-        (["when"], "a.csv, line 1: 'when' is no known header; make it arrival_s, timestamp or requests_per_s"),
-        (["arrival_s"], "a.csv: no request in it"),
-        (["0", "0"], "a.csv: no request in it"),
-        (["arrival_s", "soon"], "a.csv, line 2: arrival_s is 'soon'"),
-        (["3", "-1"], "a.csv, line 2: '-1' is not a count"),
-        (["timestamp", "yesterday"], "a.csv, line 2: 'yesterday' is not a date and time"),
-    ],
-)
-def test_a_broken_arrival_row_is_named_with_its_cure(lines: list[str], message: str) -> None:
-    with pytest.raises(TraceError, match="^" + message):
-        parse_arrivals(lines, "a.csv", seed=1)
-
-
-def test_thinning_keeps_a_share() -> None:
-    arrivals = poisson_arrivals(100, 100, 1)
-    kept = thin_arrivals(arrivals, 0.2, seed=5)
-    assert set(kept) <= set(arrivals)
-    assert len(kept) / len(arrivals) == pytest.approx(0.2, abs=0.02)
