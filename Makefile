@@ -7,10 +7,10 @@ PACKAGES := core profiles model_server operator simulator client cli tools
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lint types imports unit e2e bench reproduce format protos setup browser down clean
+.PHONY: help demo test check lint types imports unit e2e coverage bench reproduce format protos sync release-check release-notes release setup browser down clean
 
 help: ## List the targets.
-	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 demo: setup ## The main job on this machine: live page, table against static cores, report (BACKEND=local: no Kubernetes).
 	$(BIN)/sponge demo --backend $(BACKEND)
@@ -35,6 +35,9 @@ unit: setup ## Tests that need no cluster.
 e2e: setup ## Tests on a real local Kubernetes.
 	$(BIN)/pytest -m e2e
 
+coverage: setup ## Tests that need no cluster, with line and branch coverage; out/coverage/index.html.
+	$(BIN)/pytest -m "not e2e" --cov --cov-report=term:skip-covered --cov-report=html --cov-report=xml
+
 bench: setup ## Every figure that the README claims.
 	$(BIN)/python -m bench
 
@@ -51,6 +54,20 @@ protos: setup ## Write the Python modules of the gRPC protocol anew.
 	cd model_server && ../$(BIN)/python -m grpc_tools.protoc --proto_path=. --python_out=. --pyi_out=. \
 		sponge_server/protos/inference.proto
 	sed -i 's/_descriptor_pool\.Default()/_descriptor_pool.DescriptorPool()/' model_server/sponge_server/protos/inference_pb2.py
+
+# These need nothing but Python.
+sync: ## Bring copies up to date: CRD, dashboard and version in the Helm chart.
+	PYTHONPATH=tools $(PYTHON) -m sponge_release.copies
+
+release-check: ## Check that version, changelog, chart and copies agree, and with TAG=v1.2.0 also that tag.
+	PYTHONPATH=tools $(PYTHON) -m sponge_release check $(if $(TAG),--tag $(TAG))
+
+release-notes: ## Print the changelog of the current version.
+	@PYTHONPATH=tools $(PYTHON) -m sponge_release notes
+
+release: ## Prepare a release: make release VERSION=1.2.0.
+	@test -n "$(VERSION)" || { echo "Say which version: make release VERSION=1.2.0" >&2; exit 2; }
+	PYTHONPATH=tools $(PYTHON) -m sponge_release prepare $(VERSION)
 
 setup: .venv/installed .venv/compiled ## The virtual environment, with pinned versions; decisions compiled where it can.
 

@@ -1,0 +1,1 @@
+"""Keeps the version, the changelog and copied files in order, and prepares a release. Standard library only."""
