@@ -7,7 +7,7 @@ PACKAGES := core profiles model_server operator simulator client cli tools
 BIN := .venv/bin
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lint types imports unit e2e coverage bench reproduce format protos sync release-check release-notes release setup browser down clean
+.PHONY: help demo test check lint types imports unit e2e coverage bench reproduce docs docs-serve format protos sync release-check release-notes release setup browser down clean
 
 help: ## List the targets.
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -41,13 +41,18 @@ coverage: setup ## Tests that need no cluster, with line and branch coverage; ou
 bench: setup ## Every figure that the README claims.
 	$(BIN)/python -m bench
 
-reproduce: setup ## Every figure and table of docs/experiments.md, and out/reproduce/report.html; goes on where it was interrupted.
+reproduce: setup ## Every figure and table of docs/research/experiments.md, and out/reproduce/report.html; goes on where it was interrupted.
 	$(BIN)/python -m bench.experiments
 
-format: setup ## Format the code, and bring the tables of docs/serving.md up to date.
+docs: setup ## The documentation site, in site/; a broken link fails.
+	$(BIN)/mkdocs build --strict
+
+docs-serve: setup ## The documentation site on loopback, rebuilt when a page changes.
+	$(BIN)/mkdocs serve
+
+format: setup ## Format the code.
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
-	$(BIN)/python tests/cli/test_cli_docs.py
 
 # A pool of its own, so that a process may also hold a client's modules of the same protocol.
 protos: setup ## Write the Python modules of the gRPC protocol anew.
@@ -76,7 +81,7 @@ setup: .venv/installed .venv/compiled ## The virtual environment, with pinned ve
 		{ echo "Python 3.11 or newer is needed; point PYTHON at one: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 2; }
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet uv==$(UV_VERSION)
-	$(BIN)/uv pip install --python $(BIN)/python --constraint constraints.txt --editable '.[server,tracing,operator,simulator,dev]' --editable ./tools
+	$(BIN)/uv pip install --python $(BIN)/python --constraint constraints.txt --editable '.[server,tracing,operator,simulator,dev,docs]' --editable ./tools
 	touch $@
 
 # Says why if it cannot; the core then runs interpreted and decides the same.
@@ -94,4 +99,4 @@ down: ## Stop the local cluster, if one runs.
 	@test ! -x $(BIN)/sponge || $(BIN)/sponge cluster down
 
 clean: down ## Remove the virtual environment and all output.
-	rm -rf .venv out .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf .venv out site .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache

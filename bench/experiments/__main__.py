@@ -1,7 +1,7 @@
 """`python -m bench.experiments`: every experiment in virtual time, its tables and pictures, and one page of HTML.
 
     python -m bench.experiments --quick                 a first look: the figures mean nothing
-    python -m bench.experiments                         what docs/experiments.md shows; goes on where it was interrupted
+    python -m bench.experiments                         docs/research/experiments.md; goes on where it was interrupted
     python -m bench.experiments --only paper-poisson    one of them, with its tables on the terminal
 
 Runs that have been done with the same parameters and the same code are not done again. The recordings of the uplink and
@@ -23,6 +23,7 @@ from bench.serving.ledger import Ledger
 from sponge_core.errors import SpongeError
 
 ROOT = Path(__file__).resolve().parents[2]
+PAGES = ROOT / "docs" / "research"
 
 
 def main() -> None:
@@ -54,7 +55,7 @@ def main() -> None:
             for name, text in parts_of(chosen, found, options.out / "figures").items():
                 print(f"\n{name}\n\n{text}")
             return
-        page = write(chosen, found, ROOT / "docs", ROOT / "docs" if whole else options.out / "docs", options.out)
+        page = write(chosen, found, PAGES, PAGES if whole else options.out / "docs", options.out)
     except SpongeError as error:
         sys.exit(f"bench.experiments: {error}")
     print(f"written: {page}")

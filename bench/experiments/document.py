@@ -1,4 +1,4 @@
-"""Puts tables and pictures into docs/experiments.md, and makes one page of HTML of it that needs no other file.
+"""Fills docs/research/experiments.md with tables and pictures, and renders it as one self-contained page of HTML.
 
 The prose of the page is written by hand. The text between a pair of marks is replaced.
 """

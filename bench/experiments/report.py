@@ -1,4 +1,4 @@
-"""Writes the results: tables and figures of docs/experiments.md, and an HTML page beside the runs."""
+"""Writes the results: tables and figures of docs/research/experiments.md, and an HTML page beside the runs."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ Examples:
 \b
 A policy of your own is one file: a class with `interval_s`, `dispatch`, `arrived` and `plan` in
 simulator/sponge_simulator/scaling/, and a line in its registry.py. It decides from what it is told (an Observation)
-and answers with a Size; a test in tests/core shows it a made-up situation. docs/policies.md tells what the
+and answers with a Size; a test in tests/core shows it a made-up situation. docs/research/policies.md tells what the
 others do.
 """
 
