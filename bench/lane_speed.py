@@ -1,7 +1,7 @@
 """Measures how fast a lane runs ResNet-18 in each of its forms, and the lane's overhead over a bare torch loop.
 
-The forms are eager, exported and compiled (AOTInductor), in fp32 and bf16, at several batch sizes and thread counts. One
-lane holds all forms, and every round runs each of them once, so that noise affects all alike. The bare loop is a
+The forms are eager, exported and compiled (AOTInductor), in fp32 and bf16, at several batch sizes and thread counts.
+One lane holds all forms, and every round runs each of them once, so that noise affects all alike. The bare loop is a
 process of its own in the same environment and takes its turn in every round.
 
     python -m bench.lane_speed --rounds 25
