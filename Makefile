@@ -81,7 +81,7 @@ setup: .venv/installed .venv/compiled ## The virtual environment, with pinned ve
 		{ echo "Python 3.11 or newer is needed; point PYTHON at one: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 2; }
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet uv==$(UV_VERSION)
-	$(BIN)/uv pip install --python $(BIN)/python --constraint constraints.txt --editable '.[server,tracing,operator,simulator,dev,docs]' --editable ./tools
+	$(BIN)/uv pip install --python $(BIN)/python --constraint constraints.txt --editable '.[dev,docs]' --editable ./tools
 	touch $@
 
 # Says why if it cannot; the core then runs interpreted and decides the same.

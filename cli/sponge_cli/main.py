@@ -1,58 +1,68 @@
 """Entry point of the `sponge` command: finds the subcommand, maps errors to exit codes.
 
-Subcommands load on demand, so `sponge plan` never pays for torch or kopf. A SpongeError becomes one line on stderr and
-exit code 2; an interrupt becomes 130; anything else is a bug and keeps its traceback.
+Subcommands load on demand, so `sponge plan` does not import torch or kopf. A SpongeError becomes one line on stderr and
+exit code 2, and so does a package that is not installed; an interrupt becomes 130. Any other exception is a bug and
+keeps its traceback.
 """
 
 from __future__ import annotations
 
 import importlib
 import sys
+from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points, version
 
 import click
 
 import sponge_compiled as compiled
-from sponge_core.errors import SpongeError
+from sponge_core.errors import DISTRIBUTION, SpongeError, needs_extra
 
-__all__ = ["main"]
+__all__ = ["COMMANDS_GROUP", "SUBCOMMANDS", "main"]
+
+
+@dataclass(frozen=True, slots=True)
+class _Subcommand:
+    """Where a subcommand's `command` is, what the help says, and the extra of the distribution that it needs."""
+
+    module: str
+    help: str
+    extra: str | None
+
 
 SUBCOMMANDS = {
-    "serve": "Serve a model; every request by its own deadline.",
-    "compile": "Compile a model ahead of time, for faster serving.",
-    "operator": "Run the Kubernetes operator.",
-    "profile": "Measure how long batches take on how many threads.",
-    "plan": "Ask a planner for cores and batch size.",
-    "simulate": "Compare scaling policies in virtual time.",
-    "load": "Send an open-loop load with deadlines.",
+    "serve": _Subcommand("sponge_cli.serve", "Serve a model; every request by its own deadline.", "server"),
+    "compile": _Subcommand("sponge_cli.compile", "Compile a model ahead of time, for faster serving.", "server"),
+    "operator": _Subcommand("sponge_cli.operator", "Run the Kubernetes operator.", "operator"),
+    "profile": _Subcommand("sponge_cli.profile", "Measure how long batches take on how many threads.", "profile"),
+    "plan": _Subcommand("sponge_cli.plan", "Ask a planner for cores and batch size.", "simulator"),
+    "simulate": _Subcommand("sponge_cli.simulate", "Compare scaling policies in virtual time.", "simulator"),
+    "load": _Subcommand("sponge_cli.load", "Send an open-loop load with deadlines.", None),
 }
 
-COMMANDS_GROUP = "sponge.commands"
-"""Entry points of this group are further subcommands: a `click.Command` each. The source tree's tools bring some."""
+HIDDEN = {"profile-worker": _Subcommand("sponge_profiler.worker", "", "server")}
+"""Subcommands that `sponge` itself starts."""
 
-HIDDEN = ("profile-worker",)
-"""What `sponge` itself starts; not for people."""
+COMMANDS_GROUP = "sponge.commands"
+"""Entry points of this group are further subcommands: a `click.Command` each, in a module that is quick to import."""
 
 
 class _LazyGroup(click.Group):
-    """Lists the subcommands without importing them."""
+    """Lists the subcommands without importing what they use."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return [*SUBCOMMANDS, *_added()]
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        if (added := _added().get(cmd_name)) is not None:
-            loaded: click.Command = added.load()
-            return loaded
-        if cmd_name not in SUBCOMMANDS and cmd_name not in HIDDEN:
-            return None
-        module = importlib.import_module(f"sponge_cli.{cmd_name.replace('-', '_')}")
-        command: click.Command = module.command
+        command: click.Command | None = None
+        if (known := SUBCOMMANDS.get(cmd_name) or HIDDEN.get(cmd_name)) is not None:
+            command = importlib.import_module(known.module).command
+        elif (added := _added().get(cmd_name)) is not None:
+            command = added.load()
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
-            formatter.write_dl(list(SUBCOMMANDS.items()))
+            formatter.write_dl([(name, known.help) for name, known in SUBCOMMANDS.items()])
         if added := _added():
             with formatter.section("Commands of installed tools"):
                 formatter.write_dl([(name, entry.load().get_short_help_str(60)) for name, entry in added.items()])
@@ -65,10 +75,10 @@ def _added() -> dict[str, EntryPoint]:
 @click.group(
     cls=_LazyGroup,
     context_settings={"help_option_names": ["-h", "--help"], "auto_envvar_prefix": "SPONGE"},
-    epilog="Every command has --help with an example. Errors that you can repair exit with 2 and say how.",
+    epilog="Every command has --help with an example. An error that you can repair exits with 2 and says how.",
 )
 @click.version_option(
-    version("sponge-serving"), prog_name="sponge", message=f"%(prog)s, version %(version)s, core {compiled.kind()}"
+    version(DISTRIBUTION), prog_name="sponge", message=f"%(prog)s, version %(version)s, core {compiled.kind()}"
 )
 def cli() -> None:
     """Sponge keeps every inference request inside its own deadline with the fewest CPU cores."""
@@ -81,6 +91,12 @@ def main() -> None:
     except SpongeError as error:
         click.echo(f"sponge: {error}", err=True)
         code = 2
+    except ModuleNotFoundError as error:
+        hint = _install_hint(next((word for word in sys.argv[1:] if not word.startswith("-")), ""), error)
+        if hint is None:
+            raise
+        click.echo(f"sponge: {hint}", err=True)
+        code = 2
     except click.ClickException as error:
         error.show()
         code = error.exit_code
@@ -88,6 +104,15 @@ def main() -> None:
         click.echo("sponge: interrupted", err=True)
         code = 130
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _install_hint(name: str, error: ModuleNotFoundError) -> str | None:
+    """What to install for a subcommand that misses a package; None if an installation cannot explain the error."""
+    package = (error.name or "").partition(".")[0]
+    known = SUBCOMMANDS.get(name) or HIDDEN.get(name)
+    if not package or package.startswith("sponge_") or known is None or known.extra is None:
+        return None
+    return needs_extra(f"sponge {name}", package, known.extra)
 
 
 if __name__ == "__main__":

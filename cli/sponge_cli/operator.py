@@ -15,7 +15,7 @@ __all__ = ["command"]
 EXAMPLE = """
 \b
 Examples:
-  sponge operator run --server-image registry.example.com/sponge-server:0.1.0
+  sponge operator run --server-image registry.example.com/sponge-server:VERSION
   KUBECONFIG=~/.kube/config sponge operator run --namespace team-a --decision-log decisions.jsonl
 
 Every option can be set in the environment: SPONGE_OPERATOR_RUN_SERVER_IMAGE=..., and so on.

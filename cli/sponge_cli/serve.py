@@ -15,7 +15,7 @@ import click
 
 from sponge_cli.options import SettingsCommand, render, resolve, settings_options
 from sponge_core.dispatch.registry import POLICIES
-from sponge_core.errors import SpongeError
+from sponge_core.errors import SpongeError, needs_extra
 from sponge_server.settings import ServerSettings
 
 if TYPE_CHECKING:
@@ -114,7 +114,7 @@ def _tracing() -> Tracing:
     try:
         from sponge_server.observability.tracing import Tracing
     except ImportError as error:
-        raise SpongeError(f"--tracing: {error.name} is missing: pip install 'sponge-serving[tracing]'") from None
+        raise SpongeError(needs_extra("--tracing", str(error.name), "tracing")) from None
     return Tracing()
 
 

@@ -14,6 +14,7 @@ import numpy as np
 from sponge_client.errors import LoadError
 from sponge_client.oip import InferBody, ModelMetadata, Tensor, TensorSpec, encode
 from sponge_core.datatypes import NUMPY_TYPES
+from sponge_core.errors import needs_extra
 
 __all__ = ["image_bodies", "tensor_bodies"]
 
@@ -76,7 +77,7 @@ def _photographs() -> Iterable[list[bytes]]:
         from PIL import Image
         from sklearn.datasets import load_sample_images
     except ImportError as error:
-        raise LoadError(f"image requests need {error.name}: pip install 'sponge-serving[demo,server]'") from None
+        raise LoadError(needs_extra("a load of images", str(error.name), "samples")) from None
     for pixels in load_sample_images().images:
         height, width, _ = pixels.shape
         for left in (0, width - height):

@@ -5,7 +5,10 @@ Edges (the command, HTTP, conditions) map these to exit codes and answers; nothi
 
 from __future__ import annotations
 
-__all__ = ["ProfileError", "SpongeError", "TraceError"]
+__all__ = ["DISTRIBUTION", "ProfileError", "SpongeError", "TraceError", "needs_extra"]
+
+DISTRIBUTION = "sponge-serving"
+"""The name that pip knows all of this by."""
 
 
 class SpongeError(Exception):
@@ -18,3 +21,8 @@ class ProfileError(SpongeError):
 
 class TraceError(SpongeError):
     """A trace file that is missing or has a broken row."""
+
+
+def needs_extra(what: str, package: str, extra: str) -> str:
+    """The message for a package that is not installed: what needs it, and the extra of the distribution that has it."""
+    return f"{what} needs {package}: pip install '{DISTRIBUTION}[{extra}]'"

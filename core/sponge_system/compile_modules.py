@@ -20,7 +20,7 @@ from pathlib import Path
 import click
 
 from sponge_compiled import MODULES, SOURCES, folder
-from sponge_core.errors import SpongeError
+from sponge_core.errors import SpongeError, needs_extra
 from sponge_system.cache_folder import cache_root
 
 __all__ = ["main"]
@@ -64,7 +64,7 @@ def _install(sources: Path, modules: Sequence[str]) -> None:
         return
     for tool in TOOLS:
         if importlib.util.find_spec(tool) is None:
-            raise _CannotCompileError(f"{tool} is missing: pip install 'sponge-serving[dev]'")
+            raise _CannotCompileError(needs_extra("compiling", tool, "dev"))
     cached = cache_root() / f"{target.name}-mypy-{version('mypy')}"
     if not cached.exists():
         _build(sources, modules, cached)

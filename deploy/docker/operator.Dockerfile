@@ -1,4 +1,4 @@
-# The operator: docker build -f deploy/docker/operator.Dockerfile -t sponge-operator:0.1.0 .
+# The operator: docker build -f deploy/docker/operator.Dockerfile -t sponge-operator:VERSION .
 ARG PYTHON=3.11-slim-bookworm
 
 FROM python:${PYTHON} AS build

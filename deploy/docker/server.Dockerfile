@@ -1,4 +1,4 @@
-# The model server: docker build -f deploy/docker/server.Dockerfile -t sponge-server:0.1.0 .
+# The model server: docker build -f deploy/docker/server.Dockerfile -t sponge-server:VERSION .
 # For wheels of torch without CUDA, which are ten times smaller, name their index: --build-arg TORCH_INDEX=URL
 ARG PYTHON=3.11-slim-bookworm
 

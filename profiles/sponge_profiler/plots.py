@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from sponge_core.errors import SpongeError
+from sponge_core.errors import SpongeError, needs_extra
 from sponge_core.latency import LatencyModel
 from sponge_profiles.profile import Profile
 
@@ -21,7 +21,7 @@ def check_path(path: Path) -> None:
     try:
         import matplotlib  # noqa: F401
     except ImportError:
-        raise SpongeError("--plot needs matplotlib: install sponge-serving[demo]") from None
+        raise SpongeError(needs_extra("--plot", "matplotlib", "plots")) from None
 
 
 def save_plot(profile: Profile, path: Path) -> None:

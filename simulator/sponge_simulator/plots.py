@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from sponge_core.errors import SpongeError
+from sponge_core.errors import SpongeError, needs_extra
 from sponge_simulator.comparing import CLAIRVOYANT, Row
 
 __all__ = ["save_pareto"]
@@ -16,11 +16,13 @@ LEAST_PERCENT = 1e-3
 
 def save_pareto(rows: Sequence[Row], title: str, path: Path) -> None:
     """Mean cores against violations, one point a policy, the bound as a line. Raises SpongeError for a bad path."""
-    from matplotlib.backends.backend_agg import FigureCanvasAgg
-    from matplotlib.figure import Figure
-
     if path.suffix not in (".svg", ".png"):
         raise SpongeError(f"--plot {path}: name a file that ends in .svg or .png")
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise SpongeError(needs_extra("--plot", "matplotlib", "plots")) from None
     figure = Figure(figsize=(8, 5), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()

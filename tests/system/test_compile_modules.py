@@ -40,7 +40,7 @@ def test_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch, capsys: pytes
     assert compile_modules.main() == 1
     said = capsys.readouterr().err
     assert "interpreted" in said
-    assert "no_such_compiler is missing: pip install" in said
+    assert "compiling needs no_such_compiler: pip install" in said
     assert not folder().exists()
 
 

@@ -1,18 +1,22 @@
-"""The local Kubernetes: a kind cluster where Docker answers, else a native one made of plain processes.
+"""The local Kubernetes: a kind cluster if a Docker engine answers, else a native one made of plain processes.
 
 from sponge_cluster import up
-cluster = up()                      # a running one is reused
+cluster = up()                      # reuses a running cluster
 cluster.kubeconfig, cluster.kubectl, cluster.python_pod()
 """
 
 from __future__ import annotations
 
-from sponge_cluster.cluster import Cluster, Process, Status
-from sponge_cluster.errors import ClusterError
-from sponge_cluster.host_python import PythonPod, host_mounts, python_pod
-from sponge_cluster.images import BUSYBOX_IMAGE, PYTHON_IMAGE
-from sponge_cluster.manager import DEFAULT_NAME, connect, down, status, up
-from sponge_cluster.progress import ConsoleProgress, Progress, SilentProgress
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from sponge_cluster.cluster import Cluster, Process, Status
+    from sponge_cluster.errors import ClusterError
+    from sponge_cluster.host_python import PythonPod, host_mounts, python_pod
+    from sponge_cluster.images import BUSYBOX_IMAGE, PYTHON_IMAGE
+    from sponge_cluster.manager import DEFAULT_NAME, connect, down, status, up
+    from sponge_cluster.progress import ConsoleProgress, Progress, SilentProgress
 
 __all__ = [
     "BUSYBOX_IMAGE",
@@ -33,3 +37,15 @@ __all__ = [
     "status",
     "up",
 ]
+
+_MODULES = ("cluster", "errors", "host_python", "images", "manager", "progress")
+
+
+def __getattr__(name: str) -> Any:
+    """Imports a public name when it is first used: `sponge --help` imports this package, and must be quick."""
+    if name in __all__:
+        for module in _MODULES:
+            found = getattr(importlib.import_module(f"{__name__}.{module}"), name, None)
+            if found is not None:
+                return globals().setdefault(name, found)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -218,7 +218,7 @@ class _Start:
         try:
             from sponge_cluster.pki import write_pki
         except ImportError as error:
-            raise ClusterError(f"{error.name} is not installed; run: pip install 'sponge-serving[demo]'") from error
+            raise ClusterError(f"{error.name} is not installed; run: pip install ./tools") from error
 
         layout = self._layout
         for made in (layout.config / "cni", layout.logs, layout.run / "volume-plugins", layout.run / "pod-logs"):

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import torch
 
+from sponge_core.errors import needs_extra
 from sponge_server.models.exported import Sidecar, SidecarImage, load_file, sidecar_path
 from sponge_server.models.loaded import LoadedModel
 from sponge_server.models.source import Source
@@ -63,7 +64,7 @@ def build(path: Path) -> float:
         from sklearn.datasets import load_digits
         from sklearn.model_selection import train_test_split
     except ImportError:
-        raise ModelError("digits:// needs scikit-learn: pip install 'sponge-serving[demo]'") from None
+        raise ModelError(needs_extra("digits://", "scikit-learn", "samples")) from None
     torch.manual_seed(_SEED)
     data = load_digits()
     pixels = torch.tensor(data.images, dtype=torch.float32).unsqueeze(1) / _FULL_INK
