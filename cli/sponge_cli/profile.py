@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
     from rich.console import Console
 
-    from sponge_profiler.checkpoint import Journal
-    from sponge_profiler.local import Plan
+    from sponge_profiler.checkpoint import Checkpoint
+    from sponge_profiler.local import MeasurementPlan
     from sponge_profiles.profile import Profile
     from sponge_profiles.validation import Form
 
@@ -141,11 +141,11 @@ def command(
     from rich.console import Console
 
     from sponge_profiler.grid import grid_cells
-    from sponge_profiler.local import Plan, measure
+    from sponge_profiler.local import MeasurementPlan, measure
     from sponge_profiler.plots import check_path, save_plot
     from sponge_profiler.report import print_report
 
-    plan = Plan(
+    plan = MeasurementPlan(
         source=source,
         name=name or _name_of(source),
         cells=grid_cells(cores, [int(batch) for batch in batches]),
@@ -155,33 +155,36 @@ def command(
     for path in plots:
         check_path(path)
     console, messages = Console(stderr=as_json), Console(stderr=True)
-    journal: Journal | None = None
+    checkpoint: Checkpoint | None = None
 
-    def open_journal(about: Mapping[str, str]) -> Journal:
-        nonlocal journal
-        journal = _journal(plan, about, output, restart, messages)
-        return journal
+    def open_checkpoint(about: Mapping[str, str]) -> Checkpoint:
+        nonlocal checkpoint
+        checkpoint = _checkpoint(plan, about, output, restart, messages)
+        return checkpoint
 
     try:
         if in_cluster:
             from sponge_profiler.in_cluster import PodPlan, measure_in_cluster, read_template
 
             given = {} if template is None else read_template(template)
-            asyncio.run(measure_in_cluster(plan, PodPlan(namespace, image, given, memory), open_journal, messages))
+            asyncio.run(measure_in_cluster(plan, PodPlan(namespace, image, given, memory), open_checkpoint, messages))
         else:
-            asyncio.run(measure(plan, not no_limit, open_journal, messages))
+            asyncio.run(measure(plan, not no_limit, open_checkpoint, messages))
     except (KeyboardInterrupt, asyncio.CancelledError):
-        if journal is not None and journal.path is not None:
-            _say(messages, f"{len(journal)} visits to cells are kept in {journal.path}; the same command goes on there")
+        if checkpoint is not None and checkpoint.path is not None:
+            _say(
+                messages,
+                f"{len(checkpoint)} visits to cells are kept in {checkpoint.path}; the same command goes on there",
+            )
         raise KeyboardInterrupt from None
     finally:
-        if journal is not None:
-            journal.close()
-    assert journal is not None
-    profile = _profile(plan, journal, cast("Literal[50, 95, 99]", int(percentile)), cast("Form", form), messages)
+        if checkpoint is not None:
+            checkpoint.close()
+    assert checkpoint is not None
+    profile = _profile(plan, checkpoint, cast("Literal[50, 95, 99]", int(percentile)), cast("Form", form), messages)
     if output is not None:
         profile.save(output)
-        journal.finish()
+        checkpoint.finish()
     for path in plots:
         save_plot(profile, path)
     print_report(profile, console)
@@ -191,7 +194,7 @@ def command(
         click.echo(json.dumps(profile.model_dump(mode="json")))
 
 
-def _refuse(plan: Plan, output: Path | None, no_limit: bool, in_cluster: bool) -> None:
+def _refuse(plan: MeasurementPlan, output: Path | None, no_limit: bool, in_cluster: bool) -> None:
     """Raises SpongeError for what cannot be measured or written here, before anything is loaded."""
     machine, most = len(os.sched_getaffinity(0)), plan.most_cores
     if no_limit and in_cluster:
@@ -204,30 +207,38 @@ def _refuse(plan: Plan, output: Path | None, no_limit: bool, in_cluster: bool) -
         raise SpongeError(f"-o {output}: there is no directory {output.resolve().parent}; create it first")
 
 
-def _journal(plan: Plan, about: Mapping[str, str], output: Path | None, restart: bool, console: Console) -> Journal:
-    from sponge_profiler.checkpoint import Journal
+def _checkpoint(
+    plan: MeasurementPlan, about: Mapping[str, str], output: Path | None, restart: bool, console: Console
+) -> Checkpoint:
+    from sponge_profiler.checkpoint import Checkpoint
 
     path = None if output is None else output.with_name(f"{output.name}.part")
-    journal = Journal.open(path, about, restart)
-    if len(journal):
-        _say(console, f"going on with {path}: {len(journal)} visits to cells are there; --restart measures them again")
-    strangers = sorted(journal.cells - set(plan.cells))
+    checkpoint = Checkpoint.open(path, about, restart)
+    if len(checkpoint):
+        _say(
+            console, f"going on with {path}: {len(checkpoint)} visits to cells are there; --restart measures them again"
+        )
+    strangers = sorted(checkpoint.cells - set(plan.cells))
     if strangers:
         _say(console, f"note: the grid has changed; not in it, and left out: {'; '.join(map(str, strangers))}")
-    return journal
+    return checkpoint
 
 
 def _profile(
-    plan: Plan, journal: Journal, percentile: Literal[50, 95, 99], form: Form | Literal["auto"], console: Console
+    plan: MeasurementPlan,
+    checkpoint: Checkpoint,
+    percentile: Literal[50, 95, 99],
+    form: Form | Literal["auto"],
+    console: Console,
 ) -> Profile:
-    """Of the cells that the journal holds; those that contradict each other are dropped from it."""
+    """Of the cells that the checkpoint holds; those that contradict each other are dropped from it."""
     from sponge_profiler.grid import contradicting, profile_of, waiting_share
     from sponge_profiles.profile import MemoryUse
 
-    measured = journal.measured(plan.cells)
+    measured = checkpoint.measured(plan.cells)
     bad = contradicting(measured, percentile)
     if bad:
-        journal.forget(bad)
+        checkpoint.forget(bad)
         raise SpongeError(
             f"a larger batch was faster than a smaller one: {'; '.join(map(str, bad))}; close what else runs, and run "
             "the same command again: it measures these cells anew"
@@ -239,13 +250,13 @@ def _profile(
             f"note: batches spent {waiting:.0%} of their time waiting for a CPU, so these are times of a busy machine; "
             "close what else runs and measure again",
         )
-    memory = journal.notes.get("memory")
+    memory = checkpoint.notes.get("memory")
     return profile_of(
         measured,
         name=plan.name,
         model=plan.source,
-        source=journal.notes["how"],
-        machine=journal.notes["machine"],
+        source=checkpoint.notes["how"],
+        machine=checkpoint.notes["machine"],
         percentile=percentile,
         form=form,
         memory=None if memory is None else MemoryUse(**memory),

@@ -19,6 +19,7 @@ from pathlib import Path
 
 import click
 
+import sponge_compiled
 from sponge_compiled import MODULES, SOURCES, folder
 from sponge_core.errors import SpongeError, needs_extra
 from sponge_system.cache_folder import cache_root
@@ -77,7 +78,7 @@ def _install(sources: Path, modules: Sequence[str]) -> None:
 def _build(sources: Path, modules: Sequence[str], target: Path) -> None:
     with tempfile.TemporaryDirectory(prefix="sponge-core-") as scratch:
         work = Path(scratch)
-        for needed in {SOURCES, sources}:
+        for needed in {SOURCES, sources, Path(sponge_compiled.__file__).parent}:
             shutil.copytree(needed, work / needed.name, ignore=shutil.ignore_patterns("__pycache__"))
         files = [f"{sources.name}/{module}.py" for module in modules]
         try:

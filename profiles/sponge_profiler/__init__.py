@@ -1,1 +1,1 @@
-"""Measures profiles: runs the grid of batch sizes and threads, here or in a cluster, keeps checkpoints, reports."""
+"""Measures profiles: runs a grid of batch sizes and CPU limits, here or in a cluster, with checkpoints and a report."""

@@ -1,8 +1,8 @@
-"""Keeps measured cells in a file beside the profile to be, so that an interruption loses at most the cell under way.
+"""Saves measured cells in a file beside the future profile, so that an interruption loses at most the current cell.
 
-One JSON object a line: first what is measured and how, then every visit to a cell, on disk once it is done. The file
-belongs to one measurement; another model, machine or way of measuring is refused, another grid is not: cells do not
-depend on each other. Knows nothing of how cells are measured.
+The file has one JSON object a line: first what is measured and how, then each visit to a cell as soon as it is done.
+It belongs to one measurement: another model, machine or method is refused. Another grid is fine, because cells do not
+depend on each other.
 """
 
 from __future__ import annotations
@@ -15,32 +15,33 @@ from pathlib import Path
 from typing import IO, Any
 
 from sponge_core.errors import ProfileError
-from sponge_profiler.grid import Cell, MeasuredCell
+from sponge_profiler.grid import GridCell, MeasuredCell
 from sponge_profiles.timing import BatchTime
 
-__all__ = ["Journal"]
+__all__ = ["Checkpoint"]
 
 _FORMAT = 1
 
 
-class Journal:
-    """The visits to cells so far. Without a path it keeps them in memory alone."""
+class Checkpoint:
+    """The visits to cells so far; without a path they stay in memory."""
 
     def __init__(self, path: Path | None, file: IO[str] | None) -> None:
-        """Use `open`."""
+        """Internal; use `open`."""
         self.path = path
         self._file = file
         self._about: dict[str, str] = {}
-        self._visits: dict[tuple[Cell, int], MeasuredCell] = {}
+        self._visits: dict[tuple[GridCell, int], MeasuredCell] = {}
         self.notes: dict[str, Any] = {}
 
     @classmethod
-    def open(cls, path: Path | None, about: Mapping[str, str], restart: bool = False) -> Journal:
-        """Begins a measurement, or goes on with the one that the file holds.
+    def open(cls, path: Path | None, about: Mapping[str, str], restart: bool = False) -> Checkpoint:
+        """Begins a measurement, or continues the one in the file.
 
         Args:
-            about: what every cell depends on, as a person reads it: the model, the machine, ...
-            restart: throws away what the file holds.
+            path: of the file; None: keep the measurement in memory.
+            about: the facts that every cell depends on (the model, the machine, ...), by name.
+            restart: discard the contents of the file.
 
         Raises:
             ProfileError: the file is of another measurement, damaged, in use or cannot be written.
@@ -51,52 +52,53 @@ class Journal:
             file = path.open("a+", encoding="utf-8")
         except OSError as error:
             raise ProfileError(f"cannot write '{path}': {error.strerror}") from None
-        journal = cls(path, file)
-        journal._about = dict(about)
+        checkpoint = cls(path, file)
+        checkpoint._about = dict(about)
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if restart:
                 file.truncate(0)
-            journal._read()
+            checkpoint._read()
         except BlockingIOError:
             file.close()
             raise ProfileError(f"'{path}' is in use: another measurement writes to it; wait for its end") from None
         except ProfileError:
             file.close()
             raise
-        return journal
+        return checkpoint
 
     def __len__(self) -> int:
         return len(self._visits)
 
     @property
-    def cells(self) -> set[Cell]:
-        """Those with a visit."""
+    def cells(self) -> set[GridCell]:
+        """The cells with at least one visit."""
         return {cell for cell, _ in self._visits}
 
-    def has(self, cell: Cell, visit: int) -> bool:
+    def has(self, cell: GridCell, visit: int) -> bool:
+        """Whether the `visit`-th visit to a cell is saved."""
         return (cell, visit) in self._visits
 
     def add(self, visit: int, measured: MeasuredCell) -> None:
-        """Keeps the `visit`-th visit to a cell; it is on the disk when this returns."""
+        """Saves the `visit`-th visit to a cell; it is on disk when this returns."""
         self._visits[measured.cell, visit] = measured
         self._write(_visit_line(visit, measured))
 
     def note(self, name: str, value: Any) -> None:
-        """Keeps a fact about the whole measurement, anything that JSON can say."""
+        """Saves a fact about the whole measurement; any value that JSON can hold."""
         self.notes[name] = value
         self._write({"note": name, "value": value})
 
-    def measured(self, cells: Collection[Cell]) -> list[MeasuredCell]:
-        """These cells with all visits to them; those without one are missing."""
-        found: dict[Cell, MeasuredCell] = {}
+    def measured(self, cells: Collection[GridCell]) -> list[MeasuredCell]:
+        """All visits to these cells, one entry for each cell with a visit."""
+        found: dict[GridCell, MeasuredCell] = {}
         for (cell, _), measured in sorted(self._visits.items(), key=lambda item: item[0]):
             if cell in cells:
                 found[cell] = found[cell].more(measured) if cell in found else measured
         return list(found.values())
 
-    def forget(self, cells: Collection[Cell]) -> None:
-        """Drops these cells, so that they are measured again."""
+    def forget(self, cells: Collection[GridCell]) -> None:
+        """Removes these cells, so that they are measured again."""
         self._visits = {key: measured for key, measured in self._visits.items() if key[0] not in cells}
         if self._file is not None:
             self._file.truncate(0)
@@ -107,13 +109,13 @@ class Journal:
             self._write(_visit_line(visit, measured))
 
     def finish(self) -> None:
-        """The profile is written: nothing has to be kept any more."""
+        """Deletes the file; the profile is written."""
         if self.path is not None:
             self.path.unlink(missing_ok=True)
         self.close()
 
     def close(self) -> None:
-        """Leaves the file for another time."""
+        """Closes the file and keeps it for a later run."""
         if self._file is not None:
             self._file.close()
             self._file = None
@@ -130,7 +132,7 @@ class Journal:
         self._file.seek(0)
         text = self._file.read()
         lines = text.splitlines(keepends=True)
-        if lines and not lines[-1].endswith("\n"):  # cut off while it was written
+        if lines and not lines[-1].endswith("\n"):  # the last write was interrupted
             self._file.truncate(len(text.encode()) - len(lines.pop().encode()))
         if not lines:
             self._write({"format": _FORMAT, "about": self._about})
@@ -147,7 +149,7 @@ class Journal:
                     self._visits[measured.cell, line["visit"]] = measured
         except (ValueError, KeyError, TypeError):
             raise ProfileError(
-                f"'{self.path}' holds no measurement that can be continued; --restart measures all of it again"
+                f"'{self.path}' holds no measurement that can be continued; use --restart to measure everything again"
             ) from None
 
     def _same(self, found: Mapping[str, str]) -> None:
@@ -155,8 +157,8 @@ class Journal:
             was, now = found.get(name, "not known"), self._about.get(name, "not known")
             if was != now:
                 raise ProfileError(
-                    f"'{self.path}' holds a measurement of something else: {name} was {was}, now it is {now}; go on "
-                    "with what it was, write to another file, or give --restart to measure all of it again"
+                    f"'{self.path}' holds a measurement of something else: {name} was {was}, now it is {now}; measure "
+                    "what it was, write to another file, or use --restart to measure everything again"
                 )
 
 
@@ -174,4 +176,4 @@ def _visit_line(visit: int, measured: MeasuredCell) -> dict[str, Any]:
 
 def _measured(line: Mapping[str, Any]) -> MeasuredCell:
     times, alone = (tuple(BatchTime(float(w), float(c)) for w, c in line[name]) for name in ("times", "alone"))
-    return MeasuredCell(Cell(float(line["cores"]), int(line["batch"]), int(line["lanes"])), times, alone)
+    return MeasuredCell(GridCell(float(line["cores"]), int(line["batch"]), int(line["lanes"])), times, alone)

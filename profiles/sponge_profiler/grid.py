@@ -1,7 +1,7 @@
-"""The cells of a profile's grid: which there are, how one is measured, and how the measured ones become a profile.
+"""The grid of a profile: its cells, the measurement of one cell, and the profile made of measured cells.
 
-Whoever calls sets the CPU limit that a cell asks for, and hands in a function that runs one batch under it: on lanes in
-a cgroup of this machine, or in a pod that is resized in place. Knows nothing of either.
+The caller sets the CPU limit of a cell and passes a function that runs one batch under it, on lanes in a cgroup of this
+machine or in a pod that is resized in place.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from sponge_profiles.validation import Form
 
 __all__ = [
     "LEAST_CORES",
-    "Cell",
+    "GridCell",
     "MeasuredCell",
     "contradicting",
     "grid_cells",
@@ -31,18 +31,18 @@ __all__ = [
 ]
 
 LEAST_CORES = 0.05
-"""Below that a batch takes longer than anybody waits for an answer, and longer to measure."""
+"""Under less, a batch takes longer than anyone waits for an answer."""
 
 WARM_UP_BATCHES = 2
-"""Of each lane, before those that count: another thread count has its team to start, another size its memory to get."""
+"""Batches of each lane before the counted ones: a new thread count starts its threads, a new size gets its memory."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
-class Cell:
+class GridCell:
     """One point to measure: a batch size under a CPU limit of `cores`.
 
-    One lane runs on as many threads as the limit has room for. With several, each runs the same batch on one thread,
-    and the limit has a core for each.
+    One lane runs on as many threads as the limit allows. Several lanes each run the same batch on one thread, and the
+    limit has a core for each.
     """
 
     cores: float
@@ -51,12 +51,12 @@ class Cell:
 
     @property
     def threads(self) -> int:
-        """Of each lane."""
+        """The threads of each lane."""
         return 1 if self.lanes > 1 else thread_budget(self.cores)
 
     @property
     def whole(self) -> bool:
-        """A core for every thread: nothing is throttled."""
+        """Whether there is a core for every thread, so that nothing is throttled."""
         return float(self.cores).is_integer()
 
     def __str__(self) -> str:
@@ -66,24 +66,28 @@ class Cell:
 
 @dataclass(frozen=True, slots=True)
 class MeasuredCell:
-    """What the batches of one cell took. `alone` is for several lanes: the same batch on one of them, in between."""
+    """The times of the batches of one cell. With several lanes, `alone` has the same batch on one lane, in between."""
 
-    cell: Cell
+    cell: GridCell
     times: tuple[BatchTime, ...]
     alone: tuple[BatchTime, ...] = ()
 
     def more(self, other: MeasuredCell) -> MeasuredCell:
-        """Both visits to the same cell together."""
+        """This and another visit to the same cell together."""
         return MeasuredCell(self.cell, self.times + other.times, self.alone + other.alone)
 
 
-def grid_cells(cores: Sequence[float], batches: Sequence[int]) -> list[Cell]:
-    """The cells in the order to measure them in: by CPU limit, since changing that is what takes time.
+def grid_cells(cores: Sequence[float], batches: Sequence[int]) -> list[GridCell]:
+    """The cells in the order to measure them: by CPU limit, because changing the limit takes time.
 
     Lanes side by side are measured at every whole number of cores from 2.
 
+    Args:
+        cores: CPU limits, at least one of them whole.
+        batches: batch sizes, >= 1.
+
     Raises:
-        ProfileError: no profile can come of this grid.
+        ProfileError: no profile can be made of this grid.
     """
     if not cores or not batches:
         raise ProfileError("the grid is empty; name at least one number of cores and one batch size")
@@ -99,22 +103,22 @@ def grid_cells(cores: Sequence[float], batches: Sequence[int]) -> list[Cell]:
     sizes = sorted(set(batches))
     cells = []
     for limit in sorted(set(cores)):
-        cells += [Cell(limit, batch) for batch in sizes]
+        cells += [GridCell(limit, batch) for batch in sizes]
         if limit >= 2 and float(limit).is_integer():
-            cells += [Cell(limit, batch, lanes=int(limit)) for batch in sizes]
+            cells += [GridCell(limit, batch, lanes=int(limit)) for batch in sizes]
     return cells
 
 
 async def measure_cell(
-    run_batch: RunBatch, cell: Cell, rounds: int, progress: Callable[[], None] = lambda: None
+    run_batch: RunBatch, cell: GridCell, rounds: int, progress: Callable[[], None] = lambda: None
 ) -> MeasuredCell:
-    """Runs the cell's batch `rounds` >= 1 times, after some that warm up and do not count.
+    """Measures one cell under its CPU limit, which the caller has set.
 
-    The CPU limit of the cell is in force already. Lanes side by side take turns with one that runs alone, so that a
-    noisy moment falls on both.
+    Lanes side by side take turns with one that runs alone, so that a noisy moment affects both.
 
     Args:
-        run_batch: must have as many free lanes as the cell.
+        run_batch: runs one batch; it must have as many free lanes as the cell.
+        rounds: counted rounds, >= 1, after some that warm up.
         progress: called after every round.
     """
 
@@ -144,10 +148,15 @@ def profile_of(
     form: Form | Literal["auto"] = "auto",
     memory: MemoryUse | None = None,
 ) -> Profile:
-    """The profile of the cells that were measured, each of them once in `measured`.
+    """Makes a profile of measured cells.
 
-    Whole numbers of cores make the points of l(b,k). What was measured under a fraction is kept beside them: the
-    dispatch rule predicts it from l(b,k), and the file says how that went.
+    Cells with a whole number of cores are the points of l(b, k). Cells under a fraction of a core are kept beside them:
+    the dispatch rule predicts them from l(b, k), and the file shows how well.
+
+    Args:
+        measured: each cell at most once.
+        percentile: the percentile of the times that the model predicts.
+        form: `auto` takes the form that predicts unseen points better.
 
     Raises:
         ProfileError: the cells contradict each other, or none has a whole number of cores.
@@ -176,25 +185,24 @@ def profile_of(
     return profile.model_copy(update={"memory": memory, "quotas": quotas, "lanes": tuple(lanes)})
 
 
-def contradicting(measured: Sequence[MeasuredCell], percentile: int) -> list[Cell]:
-    """Cells with a core for every thread of which a larger batch was faster than a smaller one by more than noise."""
+def contradicting(measured: Sequence[MeasuredCell], percentile: int) -> list[GridCell]:
+    """The cells where, with a core for every thread, a larger batch was faster than a smaller one by more than noise."""
     pairs = contradictions(_points(measured), percentile)
     bad = {(p.batch, p.threads) for pair in pairs for p in pair}
     return sorted(m.cell for m in measured if _is_point(m.cell) and (m.cell.batch, m.cell.threads) in bad)
 
 
 def waiting_share(measured: Sequence[MeasuredCell]) -> float:
-    """The share of their time, 0 to 1, for which batches on one whole core did not run but waited for a CPU.
+    """The share of time, 0 to 1, that batches on one whole core waited for a CPU; 0 if nothing ran on one thread.
 
-    A batch computes from start to end, so this is the neighbours' doing: what was measured is theirs as much as the
-    model's. 0 when nothing ran on one thread.
+    A batch computes from start to end, so other processes caused this, and the measurement is partly theirs.
     """
-    times = [t for m in measured if m.cell == Cell(1, m.cell.batch) for t in m.times]
+    times = [t for m in measured if m.cell == GridCell(1, m.cell.batch) for t in m.times]
     wall_s = sum(time.wall_s for time in times)
     return max(0.0, 1.0 - sum(time.cpu_s for time in times) / wall_s) if wall_s else 0.0
 
 
-def _is_point(cell: Cell) -> bool:
+def _is_point(cell: GridCell) -> bool:
     return cell.lanes == 1 and cell.whole
 
 

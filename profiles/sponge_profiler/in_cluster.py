@@ -32,7 +32,7 @@ from sponge_operator.clients.kube import ApiError, Kube
 from sponge_operator.resources.manifests import CONTAINER
 from sponge_operator.resources.merge import strategic_merge
 from sponge_profiler.cluster_access import find_access
-from sponge_profiler.local import OpenJournal, Plan, measure_plan, take_notes
+from sponge_profiler.local import MeasurementPlan, OpenCheckpoint, measure_plan, record_provenance
 from sponge_profiles.timing import BatchTime
 
 if TYPE_CHECKING:
@@ -72,8 +72,10 @@ class PodPlan:
     memory: str
 
 
-async def measure_in_cluster(plan: Plan, pod_plan: PodPlan, open_journal: OpenJournal, console: Console) -> None:
-    """Measures what the journal does not hold yet, in a pod of its own.
+async def measure_in_cluster(
+    plan: MeasurementPlan, pod_plan: PodPlan, open_checkpoint: OpenCheckpoint, console: Console
+) -> None:
+    """Measures what the checkpoint does not hold yet, in a pod of its own.
 
     Raises:
         PodError: there is no such pod to be had, or it was lost.
@@ -92,10 +94,10 @@ async def measure_in_cluster(plan: Plan, pod_plan: PodPlan, open_journal: OpenJo
             about = pod.about["surroundings"]
             if pod.about["warning"]:
                 console.print(f"note: {pod.about['warning']}", highlight=False, soft_wrap=True)
-            journal = open_journal(plan.about(about | {"the node": pod.node}, "a pod's"))
+            checkpoint = open_checkpoint(plan.about(about | {"the node": pod.node}, "a pod's"))
             limit = f"under the CPU limit of a pod on node {pod.node}, resized in place"
-            take_notes(journal, about, limit, pod.about["platform"], pod.about["memory"])
-            await measure_plan(plan, journal, pod.run_batch, pod.set_cores, console)
+            record_provenance(checkpoint, about, limit, pod.about["platform"], pod.about["memory"])
+            await measure_plan(plan, checkpoint, pod.run_batch, pod.set_cores, console)
 
 
 def read_template(path: Path) -> dict[str, Any]:

@@ -1,7 +1,6 @@
-"""Measures the cells of a profile on this machine: real lanes in a cgroup of their own.
+"""Measures a grid on this machine, on real lanes in a cgroup of their own.
 
-Knows lanes and cgroups; which cells there are and what becomes of them is `sponge_profiles`' business. What is not
-about the cgroup serves `profile_worker` in a pod as well.
+The parts that do not concern the cgroup also serve `worker` in a pod.
 """
 
 from __future__ import annotations
@@ -25,9 +24,9 @@ from typing import TYPE_CHECKING
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from sponge_core.errors import SpongeError
-from sponge_profiler.checkpoint import Journal
-from sponge_profiler.grid import Cell
-from sponge_profiler.grid_run import measure_cells, rounds_left
+from sponge_profiler.checkpoint import Checkpoint
+from sponge_profiler.grid import GridCell
+from sponge_profiler.grid_run import rounds_left, run_grid
 from sponge_profiles.timing import BatchTime, RunBatch, machine_name
 from sponge_system.cgroup import Cgroup, CgroupError, controller_root
 
@@ -36,25 +35,43 @@ if TYPE_CHECKING:
 
     from sponge_server.workers.pool import ForkedLanes
 
-__all__ = ["Loaded", "OpenJournal", "Plan", "loaded", "measure", "measure_plan", "run_on", "surroundings", "take_notes"]
+__all__ = [
+    "LoadedModel",
+    "MeasurementPlan",
+    "OpenCheckpoint",
+    "loaded",
+    "measure",
+    "measure_plan",
+    "record_provenance",
+    "run_on",
+    "surroundings",
+]
 
 _GROUP = "sponge-profile-"
 
-OpenJournal = Callable[[Mapping[str, str]], Journal]
-"""Opens the journal of a measurement that depends on these facts."""
+OpenCheckpoint = Callable[[Mapping[str, str]], Checkpoint]
+"""Opens the checkpoint of a measurement, given the facts that it depends on."""
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
-    """What to measure."""
+class MeasurementPlan:
+    """What to measure.
+
+    Attributes:
+        source: of the model.
+        name: the model's name.
+        cells: in the order to measure them.
+        repeat: batches of each cell.
+    """
 
     source: str
     name: str
-    cells: Sequence[Cell]
+    cells: Sequence[GridCell]
     repeat: int
 
     @property
     def most_cores(self) -> float:
+        """The largest CPU limit, in cores."""
         return max(cell.cores for cell in self.cells)
 
     @property
@@ -66,13 +83,13 @@ class Plan:
         return max(cell.lanes for cell in self.cells)
 
     def about(self, surroundings: Mapping[str, str], limit: str) -> dict[str, str]:
-        """What every cell depends on: a measurement goes on only where all of it is the same."""
+        """The facts that every cell depends on: a measurement continues only if they are all the same."""
         return {"the model": self.source, **surroundings, "the CPU limit": limit, "--repeat": str(self.repeat)}
 
 
 @dataclass(frozen=True, slots=True)
-class Loaded:
-    """A model on lanes that are ready, and what is known of it; `memory` has the fields of a profile's MemoryUse."""
+class LoadedModel:
+    """A model on lanes that are ready; `memory` has the fields of a profile's `MemoryUse`."""
 
     pool: ForkedLanes
     platform: str
@@ -81,8 +98,8 @@ class Loaded:
 
 
 @asynccontextmanager
-async def loaded(source: str, name: str, max_batch: int, lanes: int, threads: int) -> AsyncIterator[Loaded]:
-    """Lanes with the model, until the end of the block. Raises ModelError."""
+async def loaded(source: str, name: str, max_batch: int, lanes: int, threads: int) -> AsyncIterator[LoadedModel]:
+    """Loads the model on lanes until the end of the block. Raises ModelError."""
     from sponge_server.startup.memory_plan import measure_memory
     from sponge_server.workers.interface import ModelError, ModelSpec
     from sponge_server.workers.pool import ForkedLanes
@@ -92,23 +109,23 @@ async def loaded(source: str, name: str, max_batch: int, lanes: int, threads: in
         try:
             await pool.start(lanes)
         except ModelError as refused:
-            # The lanes know the option by the name that it has when they serve.
+            # The error names the option of `sponge serve`.
             why, _, most = str(refused).partition(f": use --max-batch {name}=")
             raise ModelError(f"{why}: leave sizes above {most} out of --batches" if most else why) from None
-        # First of all: what a lane keeps of a batch is seen on a lane that has run none.
+        # Before any batch: the memory that a lane keeps shows only on a lane that has run none.
         memory, _ = await measure_memory(pool, threads, None)
         sizes = None
         if memory is not None:
             parts = {"base_mib": memory.base_bytes, "lane_mib": memory.lane_bytes, "item_mib": memory.item_bytes}
             sizes = {name: round(size / (1 << 20), 2) for name, size in parts.items()}
         info = pool.models[0]
-        yield Loaded(pool, info.platform, info.warning, sizes)
+        yield LoadedModel(pool, info.platform, info.warning, sizes)
     finally:
         await pool.close()
 
 
 def surroundings(source: str) -> dict[str, str]:
-    """What a batch's time depends on beside the model's name and the CPU limit: of the machine that this runs on."""
+    """Facts of this machine that a batch's time depends on, beside the model's name and the CPU limit."""
     return {
         "the model's file": _digest(source),
         "the software": ", ".join(f"{name} {_version(name)}" for name in ("torch", "torchvision")),
@@ -116,33 +133,36 @@ def surroundings(source: str) -> dict[str, str]:
     }
 
 
-def take_notes(
-    journal: Journal, about: Mapping[str, str], limit: str, platform: str, memory: Mapping[str, float] | None
+def record_provenance(
+    checkpoint: Checkpoint, about: Mapping[str, str], limit: str, platform: str, memory: Mapping[str, float] | None
 ) -> None:
-    """Keeps what the profile will say of how it came about: by which command, when, on what."""
+    """Saves the provenance of the profile in the checkpoint: the command, the date, the machine, the software."""
     command = shlex.join(["sponge", *sys.argv[1:]])
     how = f"`{command}` on {datetime.now(UTC):%d %B %Y}, {limit}; {platform}, {about['the software']}"
-    journal.note("how", how)
-    journal.note("machine", about["the machine"])
+    checkpoint.note("how", how)
+    checkpoint.note("machine", about["the machine"])
     if memory is not None:
-        journal.note("memory", dict(memory))
+        checkpoint.note("memory", dict(memory))
 
 
-async def measure(plan: Plan, limited: bool, open_journal: OpenJournal, console: Console) -> None:
-    """Measures what the journal does not hold yet; when it returns the journal holds every cell of the plan.
+async def measure(plan: MeasurementPlan, limited: bool, open_checkpoint: OpenCheckpoint, console: Console) -> None:
+    """Measures the cells that the checkpoint lacks; when it returns, the checkpoint holds every cell of the plan.
+
+    Args:
+        limited: set a real CPU limit for each cell.
 
     Raises:
         ModelError: the model cannot be loaded.
         CgroupError: no limit can be set.
-        asyncio.CancelledError: the process was told to end.
+        asyncio.CancelledError: the process received SIGTERM.
     """
     about = surroundings(plan.source)
-    journal = open_journal(plan.about(about, "real" if limited else "none"))
-    if not rounds_left(plan.cells, plan.repeat, journal):
+    checkpoint = open_checkpoint(plan.about(about, "real" if limited else "none"))
+    if not rounds_left(plan.cells, plan.repeat, checkpoint):
         return
     task = asyncio.current_task()
     assert task is not None
-    # Whoever ends this politely finds the cgroup removed, as after Ctrl-C.
+    # On SIGTERM remove the cgroup, as after Ctrl-C.
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     async with AsyncExitStack() as stack:
         with console.status(f"loading {plan.source}"):
@@ -152,7 +172,7 @@ async def measure(plan: Plan, limited: bool, open_journal: OpenJournal, console:
         if model.warning:
             console.print(f"note: {model.warning}", highlight=False, soft_wrap=True)
         limit = "under a real CPU limit" if limited else "with no CPU limit"
-        take_notes(journal, about, limit, model.platform, model.memory)
+        record_provenance(checkpoint, about, limit, model.platform, model.memory)
         group = _limited(model.pool, plan.most_cores) if limited else None
         if group is not None:
             stack.callback(group.remove)
@@ -161,29 +181,29 @@ async def measure(plan: Plan, limited: bool, open_journal: OpenJournal, console:
             if group is not None:
                 group.set_quota_milli(round(cores * 1000))
 
-        await measure_plan(plan, journal, partial(run_on, model.pool), set_cores, console)
+        await measure_plan(plan, checkpoint, partial(run_on, model.pool), set_cores, console)
 
 
 async def measure_plan(
-    plan: Plan,
-    journal: Journal,
+    plan: MeasurementPlan,
+    checkpoint: Checkpoint,
     run_batch: RunBatch,
     set_cores: Callable[[float], Awaitable[None]],
     console: Console,
 ) -> None:
-    """Measures the plan's cells with a bar of progress."""
+    """Measures the plan's cells with a progress bar."""
     columns = (TextColumn("{task.description:<32}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task("measuring", total=rounds_left(plan.cells, plan.repeat, journal))
+        task = bar.add_task("measuring", total=rounds_left(plan.cells, plan.repeat, checkpoint))
 
-        def ran(cell: Cell) -> None:
+        def ran(cell: GridCell) -> None:
             bar.update(task, advance=1, description=str(cell))
 
-        await measure_cells(run_batch, set_cores, plan.cells, plan.repeat, journal, ran)
+        await run_grid(run_batch, set_cores, plan.cells, plan.repeat, checkpoint, ran)
 
 
 def _limited(pool: ForkedLanes, cores: float) -> Cgroup:
-    """The pool's processes in a cgroup of their own."""
+    """Moves the pool's processes into a cgroup of their own."""
     group = None
     try:
         _sweep()
@@ -198,7 +218,7 @@ def _limited(pool: ForkedLanes, cores: float) -> Cgroup:
 
 
 def _sweep() -> None:
-    """Removes the cgroups of measurements that were killed."""
+    """Removes the cgroups that killed measurements left behind."""
     for path in controller_root("cpu").glob(f"{_GROUP}*"):
         if not Path("/proc", path.name.removeprefix(_GROUP)).exists():
             Cgroup(path).remove()
@@ -217,7 +237,7 @@ async def run_on(pool: ForkedLanes, batch: int, threads: int) -> BatchTime:
 
 
 def _digest(source: str) -> str:
-    """Of the file that a model is in, by its content; empty where a source has no file."""
+    """A digest of the model's file; empty if the source has no file."""
     from sponge_server.models.source import parse
 
     parsed = parse(source)
@@ -230,7 +250,7 @@ def _digest(source: str) -> str:
         except (ImportError, ValueError):
             spec = None
         path = None if spec is None or spec.origin is None else Path(spec.origin)
-    if path is None or not path.is_file():  # what is not there is refused when it is loaded
+    if path is None or not path.is_file():  # a missing file is refused when it is loaded
         return ""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()[:16]

@@ -1,4 +1,4 @@
-"""A picture of a profile: measured times as points, what predicts them as lines. Knows a profile and nothing else."""
+"""Plots a profile: measured times as points, predictions as lines."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ __all__ = ["check_path", "save_plot"]
 
 
 def check_path(path: Path) -> None:
-    """Raises SpongeError for a file that `save_plot` could not write: before the measurement, not after it."""
+    """Raises SpongeError if `save_plot` could not write the file; call it before a long measurement."""
     if path.suffix not in (".svg", ".png"):
         raise SpongeError(f"--plot {path}: name a file that ends in .svg or .png")
     if not path.resolve().parent.is_dir():
@@ -25,7 +25,7 @@ def check_path(path: Path) -> None:
 
 
 def save_plot(profile: Profile, path: Path) -> None:
-    """Times by batch size, one colour a thread count; right of it what a fraction of a core made of them."""
+    """Plots times by batch size, one colour a thread count; to the right, those under a fraction of a core."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -47,7 +47,7 @@ def _draw_points(axes: Any, profile: Profile) -> None:
         colour = f"C{number}"
         axes.plot([p.batch for p in points], [p.at(profile.percentile) for p in points], "o", color=colour, label=label)
         _draw_line(axes, profile.latency_model(), profile, threads, color=colour)
-        if profile.origin != "published":  # its coefficients may be negative, and then no table can be made of it
+        if profile.origin != "published":  # negative coefficients, as some published ones, make no table
             _draw_line(axes, other.latency_model(), profile, threads, color=colour, linestyle=":", linewidth=1)
     note = "" if profile.origin == "published" else f", dotted: the {other.form}"
     axes.set_title(f"measured, and the {profile.form} as lines{note}", fontsize=9)
@@ -62,7 +62,7 @@ def _draw_quotas(axes: Any, profile: Profile) -> None:
         axes.plot([p.batch for p in points], measured, "o", color=colour, label=f"{cores:g} cores")
         allowed = [profile.allowed_ms(cores, p.batch) for p in points]
         axes.plot([p.batch for p in points], allowed, "-", color=colour)
-    axes.set_title("throttled, and what the dispatch rule counts with as lines", fontsize=9)
+    axes.set_title("throttled, and the dispatch rule's prediction as lines", fontsize=9)
     _finish(axes)
 
 

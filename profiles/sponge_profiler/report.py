@@ -1,4 +1,4 @@
-"""What `sponge profile` shows on a terminal: measured beside predicted. Knows neither lanes nor cgroups."""
+"""The terminal report of `sponge profile`: measured times beside predicted ones."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ _MEASURED = ("p50 ms", "p95 ms", "p99 ms")
 
 
 def print_report(profile: Profile, console: Console) -> None:
-    """Tables of the cells, then what the fit came to in sentences."""
+    """Prints tables of the cells, then the result of the fit in sentences."""
     console.print(_points(profile))
     if profile.quotas:
         console.print(_quotas(profile))
@@ -43,7 +43,7 @@ def _points(profile: Profile) -> Table:
 
 def _quotas(profile: Profile) -> Table:
     table = _table("under a fraction of a core for every thread: throttled")
-    for head in ("batch", "cores", *_MEASURED, "counted with", "off by"):
+    for head in ("batch", "cores", *_MEASURED, "predicted", "off by"):
         table.add_column(head, justify="right")
     for point in profile.quotas:
         allowed = profile.allowed_ms(point.cores, point.batch)
@@ -70,13 +70,13 @@ def _sentences(profile: Profile) -> list[str]:
         f"l(b,k) = {c.gamma:g}*b/k + {c.delta:g}*b + {c.epsilon:g}/k + {c.eta:g} ms;  R2 {profile.r2:g}, mean error "
         f"{profile.mape_percent:g} %",
         f"90 % of the cells are within {above:.0f} % above the {profile.form}"
-        + (" that was made of the others; " if profile.form == "table" else "; ")
-        + f"each further lane slows the others by {profile.interference * 100:.0f} %",
+        + (" made from the other cells; " if profile.form == "table" else "; ")
+        + f"each additional lane slows the others by {profile.interference * 100:.0f} %",
     ]
     if profile.validation is not None:
         formula, table = profile.validation.formula, profile.validation.table
         lines.append(
-            f"left-out cells are off by {formula.mean_percent:.1f} % on average, {formula.max_percent:.1f} % at most "
+            f"unseen cells are off by {formula.mean_percent:.1f} % on average, {formula.max_percent:.1f} % at most "
             f"with the formula, by {table.mean_percent:.1f} and {table.max_percent:.1f} % with the table: "
             f"this profile uses the {profile.form}"
         )
@@ -97,7 +97,7 @@ def _shown(point: GridPoint | QuotaPoint | LanePoint) -> list[str]:
 
 
 def _wasted(point: GridPoint, profile: Profile) -> bool:
-    """A smaller number of threads was faster."""
+    """Whether a smaller number of threads was faster."""
     measured = point.at(profile.percentile) or 0.0
     return any(
         other.batch == point.batch

@@ -1,7 +1,7 @@
-"""What runs in the pod of `sponge profile --in-cluster`: real lanes that run the batches they are told to.
+"""The process in the pod of `sponge profile --in-cluster`: real lanes that run batches on request.
 
-One JSON object a line comes in, one with the same `id` goes out for each. The process ends with its input, or when
-nothing was asked for a while, so that it never outlives whoever measures. Sets no CPU limit and knows of no cluster.
+It reads one JSON object a line and answers each with one of the same `id`. It ends with its input, or after a while
+without a request, so that it never outlives the measurement. It sets no CPU limit.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from sponge_system.cgroup import own_cpu_cgroup, read_quota_milli
 __all__ = ["command"]
 
 IDLE_S = 300.0
-"""When nothing was asked for so long, nobody measures any more."""
+"""The process ends after this time without a request."""
 
 
 @click.command(hidden=True)
@@ -34,10 +34,10 @@ IDLE_S = 300.0
 @click.option("--lanes", type=click.IntRange(1), required=True)
 @click.option("--threads", type=click.IntRange(1), required=True)
 def command(source: str, name: str, max_batch: int, lanes: int, threads: int) -> None:
-    """Run batches of SOURCE as told on standard input.
+    """Run batches of SOURCE as requested on standard input.
 
-    {"id": 1, "batch": 4, "threads": 2} runs one, {"id": 2, "quota": true} asks for the CPU limit in force, and
-    {"id": 3} for what is measured.
+    {"id": 1, "batch": 4, "threads": 2} runs a batch, {"id": 2, "quota": true} asks for the CPU limit in force, and
+    {"id": 3} asks for facts about the model and the machine.
     """
     asyncio.run(_serve(source, name, max_batch, lanes, threads))
 

@@ -1,5 +1,5 @@
-"""Latency profiles: measure l(b, k) under a real CPU limit, fit, validate, load and store.
+"""Latency profiles: the file format, the fit of l(b, k), interpolation, validation, and timing of batches.
 
-Sits between the pure core and the parts that serve or operate. Knows nothing of HTTP, torch or Kubernetes: whoever
-measures hands in a function that runs a batch.
+Timing works with any engine: the caller passes a function that runs a batch. The server's quick profile uses it, and
+`sponge_profiler` measures whole grids with it.
 """

@@ -1,11 +1,11 @@
-"""Fits l(b, k) to measured points: non-negative, robust, relative.
+"""Fits l(b, k) to measured points: non-negative, relative and robust.
 
-Pure arithmetic on points. Non-negative, because a negative part makes a model that predicts no time at all outside its
-grid; relative, because a millisecond matters more to a batch of one than to a batch of sixteen; robust, because one
-point measured beside a noisy neighbour must not bend the rest.
+Non-negative, because a negative part predicts times below zero outside its grid. Relative, because a millisecond
+matters more to a batch of one than to a batch of sixteen. Robust, because one point measured beside a noisy neighbour
+must not distort the others.
 
-Small models get slower with more threads, which the formula cannot say and no scheduler needs to know: such a point
-counts as what the best smaller number of threads takes. The fit then promises no gain, and the threads are not given.
+Small models get slower with more threads, which the formula cannot express and no scheduler needs to know. Such a point
+counts as the time of the best smaller number of threads: the fit then promises no gain, and the threads stay unused.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ from sponge_core.latency import LatencyModel
 __all__ = ["DEFAULT_PARALLEL_SHARE", "Fit", "Point", "best_within_threads", "fit", "judge"]
 
 DEFAULT_PARALLEL_SHARE = 0.8
-"""Share of a batch's one-thread time that more threads divide, assumed where only one thread count could be measured.
-The published fits have 0.80 (ResNet-18) and 0.85 (YOLOv5s) per item; the lower one promises less."""
+"""The parallel share of a batch's time, assumed if only one thread count was measured. The published fits have 0.80
+(ResNet-18) and 0.85 (YOLOv5s) per item ("Sponge", EuroMLSys 2024); the lower one promises less."""
 
 _OUTLIER_RELATIVE = 0.05  # beyond 5 % off, a point's pull on the fit grows linearly instead of quadratically
 
@@ -33,7 +33,7 @@ _Array = npt.NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """A measured latency of one (batch, threads), in seconds, on any one percentile."""
+    """A measured latency of one (batch, threads), in seconds, at one percentile."""
 
     batch: int
     threads: int
@@ -42,7 +42,7 @@ class Point:
 
 @dataclass(frozen=True, slots=True)
 class Fit:
-    """A model and how well it meets the points: measured / predicted - 1 at quantiles, R2 and mean absolute % error."""
+    """A model and its accuracy: quantiles of measured / predicted - 1, R2, and the mean absolute error in percent."""
 
     model: LatencyModel
     r2: float
@@ -53,10 +53,13 @@ class Fit:
 
 
 def fit(points: Sequence[Point], parallel_share: float = DEFAULT_PARALLEL_SHARE) -> Fit:
-    """The non-negative model closest to the points in relative terms.
+    """Fits the non-negative model that is closest to the points in relative terms.
 
-    With a single thread count the parallel and the serial part cannot be told apart: they are split by
-    `parallel_share` (Amdahl). With a single batch size all of the time is taken to be per item.
+    With a single thread count, the parallel and serial parts cannot be told apart; `parallel_share` splits them
+    (Amdahl's law). With a single batch size, all of the time counts as per item.
+
+    Args:
+        parallel_share: fraction of the time that threads divide, 0 to 1.
 
     Raises:
         ProfileError: no points, or a latency that is not positive.
@@ -69,7 +72,7 @@ def fit(points: Sequence[Point], parallel_share: float = DEFAULT_PARALLEL_SHARE)
     points = best_within_threads(points)
     expand = _identifiable(points, parallel_share)
     measured = np.array([p.latency_s for p in points])
-    # Rows divided by the measured value: the residual of a point is its relative error.
+    # Each row is divided by its measured value, so that a residual is a relative error.
     rows = _design(points) @ expand / measured[:, None]
     start, _ = nnls(rows, np.ones(len(points)))
     solution = least_squares(
@@ -85,7 +88,7 @@ def fit(points: Sequence[Point], parallel_share: float = DEFAULT_PARALLEL_SHARE)
 
 
 def judge(model: LatencyModel, points: Sequence[Point]) -> Fit:
-    """How well `model`, whatever made it, meets the points; its `error` becomes the 90 % quantile of the error."""
+    """Measures the accuracy of a model on points, and sets its `error` to the 90 % quantile of the relative error."""
     points = best_within_threads(points)
     measured = np.array([p.latency_s for p in points])
     predicted = np.array([model.latency(p.batch, p.threads) for p in points])
@@ -103,7 +106,7 @@ def judge(model: LatencyModel, points: Sequence[Point]) -> Fit:
 
 
 def best_within_threads(points: Sequence[Point]) -> list[Point]:
-    """Every point with the least time that its batch takes on as many threads or fewer."""
+    """Replaces each time by the least time of the same batch on as many threads or fewer."""
     return [
         Point(p.batch, p.threads, min(q.latency_s for q in points if q.batch == p.batch and q.threads <= p.threads))
         for p in points
@@ -115,7 +118,7 @@ def _design(points: Sequence[Point]) -> _Array:
 
 
 def _identifiable(points: Sequence[Point], share: float) -> _Array:
-    """Columns of (gamma, delta, epsilon, eta) that these points can tell apart."""
+    """Combinations of (gamma, delta, epsilon, eta), one a column, that these points can tell apart."""
     if len({p.threads for p in points}) > 1:
         columns = np.eye(4)
     else:
@@ -126,5 +129,5 @@ def _identifiable(points: Sequence[Point], share: float) -> _Array:
 
 
 def _clean(value: float, measured: _Array) -> float:
-    """A bounded solver stops a hair above zero; such a rest is zero."""
+    """Rounds a tiny rest to zero: a bounded solver stops just above it."""
     return 0.0 if value < float(measured.min()) * 1e-4 else float(value)

@@ -1,9 +1,9 @@
-"""A table in place of the formula: measured cells, interpolated, in the form that the core takes.
+"""Interpolates measured points into a table, in the form of the core's latency model.
 
-The core's model is a formula with a factor for each cell, so a table is the factors that lead from the formula to the
-measured times. Between cells times are joined by lines over the batch size and over 1/threads, which is how the formula
-runs too; outside of the measured range the formula goes on from the edge. Never faster with a larger batch, never
-slower with more threads: where noise says so, it is smoothed away. Pure arithmetic.
+The core's model is a formula with a factor for each (batch, threads), so a table is the factors that lead from the
+formula to the measured times. Between points, times are linear in the batch size and in 1/threads, as the formula is.
+Outside the measured range the formula continues from the edge. The result is never faster with a larger batch and never
+slower with more threads; noise that says otherwise is smoothed away.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ from sponge_profiles.fitting import Point
 __all__ = ["with_table"]
 
 _BEYOND = 4
-"""The table reaches to so many times the largest batch and thread count, to be monotone for all that is asked."""
+"""The table extends to this many times the largest batch and thread count, to be monotone wherever it is used."""
 
 _Array = npt.NDArray[np.float64]
 
 
 def with_table(formula: LatencyModel, points: Sequence[Point]) -> LatencyModel:
-    """The formula with the factors that make it meet the points, as far as those are monotone.
+    """The formula with factors that make it match the points, as far as the points are monotone.
 
     Args:
-        formula: no negative coefficient; fills the cells of the grid that no point is for, in proportion to their
-            neighbours of the same thread count.
-        points: at least one, each (batch, threads) once.
+        formula: a model without negative coefficients. Where the grid has no point it fills in, scaled like the
+            neighbours with the same thread count.
+        points: at least one; each (batch, threads) at most once.
     """
     batches, threads = sorted({p.batch for p in points}), sorted({p.threads for p in points})
     ratios = np.array([_row(formula, [p for p in points if p.threads == k], batches, k) for k in threads])
@@ -44,7 +44,7 @@ def with_table(formula: LatencyModel, points: Sequence[Point]) -> LatencyModel:
     inner_k = np.clip(every_k, threads[0], threads[-1]) - 1
     dense = _between(knots, batches, threads)[np.ix_(inner_k - inner_k[0], inner_b - inner_b[0])]
     seconds = dense / plain[np.ix_(inner_k, inner_b)] * plain
-    # Inside of the measured range this changes nothing; outside, a factor of the edge can be too much of a good thing.
+    # This changes nothing inside the measured range; outside, a factor of the edge may exaggerate.
     seconds = np.minimum.accumulate(np.maximum.accumulate(seconds, axis=1), axis=0)
     factors = seconds / plain
     least = float(factors.min())
@@ -52,22 +52,22 @@ def with_table(formula: LatencyModel, points: Sequence[Point]) -> LatencyModel:
 
 
 def _row(formula: LatencyModel, points: Sequence[Point], batches: Sequence[int], threads: int) -> _Array:
-    """Measured over formula for every batch size; sizes without a point lie between their neighbours."""
+    """Measured / formula for each batch size; sizes without a point are interpolated."""
     known = sorted(points, key=lambda p: p.batch)
     ratios = [p.latency_s / formula.latency(p.batch, threads) for p in known]
     return np.interp(np.log(batches), np.log([p.batch for p in known]), ratios)
 
 
 def _never_faster(row: _Array) -> _Array:
-    """The closest row, in relative terms, that does not fall with the batch size."""
+    """The closest row, in relative terms, that does not fall with the batch size (isotonic regression)."""
     smooth: _Array = np.exp(isotonic_regression(np.log(row)).x)
     return smooth
 
 
 def _between(knots: _Array, batches: Sequence[int], threads: Sequence[int]) -> _Array:
-    """All whole batch sizes and thread counts of the measured range."""
+    """Times for all batch sizes and thread counts in the measured range."""
     every_b = np.arange(batches[0], batches[-1] + 1)
     every_k = np.arange(threads[0], threads[-1] + 1)
     by_batch = np.array([np.interp(every_b, batches, row) for row in knots])
-    falling = -1.0 / np.array(threads)  # ascending, as interp wants it
+    falling = -1.0 / np.array(threads)  # ascending, as np.interp requires
     return np.array([np.interp(-1.0 / every_k, falling, column) for column in by_batch.T]).T

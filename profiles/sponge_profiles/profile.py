@@ -1,7 +1,7 @@
-"""The profile of a model: its fitted latency with error, and the points it was fitted on; read, checked and written.
+"""The profile of a model: its fitted latency with error, and the points of the fit. Reads, checks and writes the file.
 
-A profile is a YAML file (JSON is YAML too). Latencies in it are milliseconds, as people read them; `latency_model`
-gives the core's seconds.
+A profile is a YAML file (JSON is YAML too). Its latencies are in milliseconds; `latency_model` returns the core's model
+in seconds.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ __all__ = [
     "profile_names",
 ]
 
-_FASTER_TOLERANCE = 0.10  # a larger batch may measure this much faster before it is called impossible: noise
+_FASTER_TOLERANCE = 0.10  # noise: a larger batch may measure this much faster
 
 
 class _Part(BaseModel):
@@ -47,7 +47,7 @@ class _Part(BaseModel):
 
 
 class Coefficients(_Part):
-    """Of l(b, k) = gamma*b/k + delta*b + epsilon/k + eta, in milliseconds."""
+    """Coefficients of l(b, k) = gamma*b/k + delta*b + epsilon/k + eta, in milliseconds."""
 
     gamma: float
     delta: float
@@ -64,7 +64,7 @@ class ErrorQuantiles(_Part):
 
 
 class _Latency(_Part):
-    """Each percentile where it is known, over `n` batches."""
+    """Percentiles over `n` batches; None where not known."""
 
     p50_ms: float | None = Field(default=None, gt=0)
     p95_ms: float | None = Field(default=None, gt=0)
@@ -76,11 +76,13 @@ class _Latency(_Part):
         known = [(q, value) for q in (50, 95, 99) if (value := self.at(q)) is not None]
         for (low, less), (high, more) in pairwise(known):
             if more < less:
-                raise ValueError(f"p{high}_ms is {more:g} but p{low}_ms is {less:g}: a higher percentile is no less")
+                raise ValueError(
+                    f"p{high}_ms is {more:g} but p{low}_ms is {less:g}: a higher percentile cannot be less"
+                )
         return self
 
     def at(self, percentile: int) -> float | None:
-        """Milliseconds at 50, 95 or 99 %; None when not known."""
+        """Milliseconds at 50, 95 or 99 %; None if not known."""
         return {50: self.p50_ms, 95: self.p95_ms, 99: self.p99_ms}[percentile]
 
 
@@ -92,14 +94,14 @@ class GridPoint(_Latency):
 
 
 class QuotaPoint(_Latency):
-    """Latency of a batch under a fraction of a core, where it is throttled."""
+    """Latency of a batch under a fraction of a core, and so throttled."""
 
     cores: float = Field(gt=0)
     batch: int = Field(ge=1)
 
 
 class LanePoint(_Latency):
-    """Latency of a batch on one thread beside others of the same size; `alone_p50_ms` is what it takes by itself."""
+    """Latency of a batch on one thread beside lanes with batches of the same size; `alone_p50_ms` is without them."""
 
     lanes: int = Field(ge=2)
     batch: int = Field(ge=1)
@@ -112,7 +114,7 @@ class LanePoint(_Latency):
 
 
 class HeldOutError(_Part):
-    """How far off predictions were of points that the model had not seen, either way."""
+    """Absolute relative errors of predictions for points that the model had not seen."""
 
     mean_percent: float = Field(ge=0)
     p90_percent: float = Field(ge=0)
@@ -120,14 +122,14 @@ class HeldOutError(_Part):
 
 
 class Validation(_Part):
-    """Every point left out once and predicted from the others, by either form."""
+    """Leave-one-out errors of both forms: each point is predicted from the others."""
 
     formula: HeldOutError
     table: HeldOutError
 
 
 class MemoryUse(_Part):
-    """What a server with this model takes, in MiB: base + lanes * (lane + item * batch)."""
+    """Memory of a server with this model, in MiB: base + lanes * (lane + item * batch)."""
 
     base_mib: float = Field(ge=0)
     lane_mib: float = Field(ge=0)
@@ -137,11 +139,11 @@ class MemoryUse(_Part):
 class Profile(_Part):
     """How long the batches of one model take on one kind of machine.
 
-    `origin` is "published" for coefficients taken over as they were printed, negative ones included; "fitted" for our
-    fit of somebody's table; "measured" for a fit of points measured by Sponge.
+    `origin` is "published" for coefficients as they were printed, negative ones included; "fitted" for a fit of
+    published points; "measured" for a fit of points that Sponge measured.
 
-    `form` says what predicts: the formula with `coefficients_ms`, or the points as a table. `error` belongs to it: of
-    the formula over the points, of the table over points that were left out. `r2` and `mape_percent` are the formula's.
+    `form` says what predicts: the formula with `coefficients_ms`, or a table of the points. `error` is that form's: of
+    the formula over the points, of the table over points left out of it. `r2` and `mape_percent` are the formula's.
     """
 
     name: str = Field(min_length=1)
@@ -153,7 +155,9 @@ class Profile(_Part):
     max_batch: int = Field(ge=1)
     form: Form = "formula"
     coefficients_ms: Coefficients
-    interference: float = Field(default=0.0, ge=0, description="slow-down of every lane by each further running lane")
+    interference: float = Field(
+        default=0.0, ge=0, description="fraction by which each additional running lane slows a lane"
+    )
     error: ErrorQuantiles
     r2: float | None = None
     mape_percent: float | None = Field(default=None, ge=0)
@@ -167,7 +171,7 @@ class Profile(_Part):
     def _possible(self) -> Profile:
         negative = [name for name, value in self.coefficients_ms.model_dump().items() if value < 0]
         if negative and self.origin != "published":
-            raise ValueError(f"coefficient {negative[0]} is negative: fit again, a part of a latency cannot be below 0")
+            raise ValueError(f"coefficient {negative[0]} is negative: fit again, no part of a latency can be below 0")
         seen = {(p.batch, p.threads) for p in self.points}
         if len(seen) != len(self.points):
             raise ValueError("two points have the same batch and threads: keep one of them")
@@ -203,11 +207,13 @@ class Profile(_Part):
         interference: float = 0.0,
         max_batch: int | None = None,
     ) -> Profile:
-        """Fits the points and wraps the result.
+        """Fits points into a profile.
 
         Args:
-            form: auto takes the one that predicts points better that it has not seen.
-            cross_validated: say how either form does on such points, whichever is taken.
+            percentile: the percentile of the points to fit.
+            form: `auto` takes the form that predicts unseen points better.
+            cross_validated: include the errors of both forms on unseen points, whichever form is used.
+            max_batch: the largest batch; None: that of the points.
 
         Raises:
             ProfileError: the points are impossible.
@@ -266,14 +272,16 @@ class Profile(_Part):
         )
 
     def allowed_ms(self, cores: float, batch: int) -> float:
-        """What the dispatch rule counts with for a batch that has `cores` of CPU limit to itself, throttling and error
-        included."""
+        """The time in ms that the dispatch rule allows for a batch alone under a limit of `cores`.
+
+        It includes throttling and the model's error.
+        """
         model, threads = self.latency_model(), thread_budget(cores)
         speed = speed_of(cores, threads)
         return (model.latency(batch, threads) * (1 + model.error) / speed + stall_of(speed)) * 1e3
 
     def quality(self) -> Fit:
-        """How well the formula, whatever made its coefficients, meets the points."""
+        """The accuracy of the formula on the points, however its coefficients were made."""
         return judge(self._formula(), _points(self.points, self.percentile))
 
     def to_yaml(self) -> str:
@@ -282,12 +290,12 @@ class Profile(_Part):
         tables = {field: data.pop(field) for field in ("points", "quotas", "lanes")}
         text: str = yaml.safe_dump(data, sort_keys=False, width=110)
         for field, points in tables.items():
-            if points:  # one a line: a table reads better than 150 lines of keys
+            if points:  # one line each, because a table is easier to read than 150 lines of keys
                 text += f"{field}:\n" + "".join(f"  - {_one_line(point)}\n" for point in points)
         return text
 
     def save(self, path: Path) -> None:
-        """Writes the file. Raises ProfileError when it cannot be written."""
+        """Writes the file. Raises ProfileError if it cannot be written."""
         try:
             path.write_text(self.to_yaml(), encoding="utf-8")
         except OSError as error:
@@ -295,7 +303,7 @@ class Profile(_Part):
 
     @classmethod
     def from_yaml(cls, text: str, label: str) -> Profile:
-        """Parses and checks; `label` names the file in errors. Raises ProfileError."""
+        """Parses and checks a profile; `label` names the file in errors. Raises ProfileError."""
         try:
             data = yaml.safe_load(text)
         except yaml.YAMLError as error:
@@ -318,10 +326,10 @@ def profile_names() -> list[str]:
 
 
 def load_profile(name_or_path: str) -> Profile:
-    """A shipped profile by name, or a file by path.
+    """Loads a shipped profile by name, or a file by path.
 
     Raises:
-        ProfileError: it is neither (the message lists the shipped names), or does not hold a valid profile.
+        ProfileError: there is no such profile (the message lists the shipped names), or it is not valid.
     """
     if name_or_path in profile_names():
         text = _data().joinpath(f"{name_or_path}.yaml").read_text(encoding="utf-8")
@@ -344,7 +352,7 @@ def _data() -> Traversable:
 
 
 def _one_line(point: dict[str, object]) -> str:
-    """What was measured first, then what it took."""
+    """One point as a line of YAML: what was measured, then the times."""
     ordered = dict(sorted(point.items(), key=lambda item: item[0] in _Latency.model_fields))
     text: str = yaml.safe_dump(ordered, sort_keys=False, default_flow_style=True, width=1000)
     return text.strip()
@@ -372,7 +380,7 @@ def _points(points: Sequence[GridPoint], percentile: int) -> list[Point]:
 
 
 def contradictions(points: Sequence[GridPoint], percentile: int) -> list[tuple[GridPoint, GridPoint]]:
-    """Pairs on the same threads of which the second, larger batch was faster than the first by more than noise."""
+    """Pairs on the same threads where the second, larger batch was faster than the first by more than noise."""
     return [
         (small, large)
         for small in points
@@ -386,7 +394,7 @@ def contradictions(points: Sequence[GridPoint], percentile: int) -> list[tuple[G
 
 
 def _first_error(invalid: ValidationError) -> str:
-    """The first problem in one line: where, what."""
+    """The first problem in one line: where and what."""
     error = invalid.errors(include_url=False)[0]
     where = ".".join(str(part) for part in error["loc"])
     message = str(error["msg"]).removeprefix("Value error, ")

@@ -1,7 +1,7 @@
-"""Times batches over a grid of sizes and threads, and makes a profile of them.
+"""Times batches over a grid of sizes and threads, and makes a quick profile of them.
 
-Whoever calls hands in a function that runs one batch on a real lane; this module decides what to run, how often, which
-clock counts, and stops in time. Knows nothing of lanes, torch or cgroups.
+The caller passes a function that runs one batch on a real lane. This module decides what to run, how often, which clock
+counts, and when to stop.
 """
 
 from __future__ import annotations
@@ -46,11 +46,11 @@ class BatchTime:
 
 
 RunBatch = Callable[[int, int], Awaitable[BatchTime]]
-"""Runs one batch of (batch, threads) on a free lane; may be called for several lanes at once."""
+"""Runs one batch, given (batch, threads), on a free lane; may be called for several lanes at once."""
 
 
 class Percentiles(TypedDict):
-    """The fields of a profile's point that were measured."""
+    """The measured fields of a profile's point."""
 
     p50_ms: float
     p95_ms: float
@@ -59,7 +59,7 @@ class Percentiles(TypedDict):
 
 
 Samples = Mapping[tuple[int, int], Sequence[BatchTime]]
-"""What was measured by (batch, threads)."""
+"""Measured times by (batch, threads)."""
 
 
 async def measure_grid(
@@ -70,13 +70,13 @@ async def measure_grid(
     progress: Callable[[], None] = lambda: None,
     clock: Callable[[], float] = time.monotonic,
 ) -> Samples:
-    """Runs the grid over and over, so that a noisy moment falls on every size alike.
+    """Runs the grid round after round, so that a noisy moment affects all sizes alike.
 
-    A first round is for warming up and does not count, unless the budget ends with it; a size that the budget never
-    reached is missing from the result.
+    The first round warms up and does not count, unless the budget ends with it. A size that the budget never reached is
+    missing from the result.
 
     Args:
-        grid: (batch, threads) in the order to run; cheapest first where the budget is tight.
+        grid: (batch, threads) in the order to run; put the cheapest first if the budget is tight.
         rounds: counted rounds, >= 1.
         budget_s: start no batch after this many seconds.
         progress: called after every batch, (rounds + 1) * len(grid) times if the budget allows.
@@ -99,11 +99,12 @@ async def measure_grid(
 async def measure_interference(
     run_batch: RunBatch, alone: Samples, batches: Sequence[int], lanes: int, rounds: int
 ) -> float:
-    """The fraction by which each further lane slows every lane, all on one thread each; at least 0.
+    """Measures the fraction, >= 0, by which each additional lane slows a lane, with one thread on each.
 
     Args:
-        alone: what the same batches took with no other lane running.
-        lanes: how many run side by side, >= 2; the CPU limit must have a core for each.
+        alone: the times of the same batches with no other lane running.
+        batches: the batch sizes to run; those without a time in `alone` are skipped.
+        lanes: the number of lanes side by side, >= 2; the CPU limit must have a core for each.
     """
     slowdowns = []
     for batch in batches:
@@ -119,7 +120,7 @@ async def measure_interference(
 
 
 def grid_points(samples: Samples, seconds: Callable[[BatchTime], float]) -> list[GridPoint]:
-    """Percentiles by size. `seconds` picks the clock that counts."""
+    """Percentiles by (batch, threads); `seconds` picks the clock that counts."""
     points = [
         GridPoint(batch=batch, threads=threads, **percentiles([seconds(t) for t in times]))
         for (batch, threads), times in samples.items()
@@ -128,7 +129,7 @@ def grid_points(samples: Samples, seconds: Callable[[BatchTime], float]) -> list
 
 
 def percentiles(seconds: Sequence[float]) -> Percentiles:
-    """What a profile says of one cell, from at least one time."""
+    """The percentiles of at least one time, in the form of a profile's point."""
     p50, p95, p99 = (round(float(q) * 1e3, 4) for q in np.quantile(seconds, (0.5, 0.95, 0.99)))
     return {"p50_ms": p50, "p95_ms": p95, "p99_ms": p99, "n": len(seconds)}
 
@@ -144,21 +145,21 @@ async def quick_profile(
     lanes: int = 1,
     clock: Callable[[], float] = time.monotonic,
 ) -> Profile:
-    """A profile measured in a serving process while it warms up, under whatever CPU limit it has.
+    """Measures a profile in a serving process while it warms up, under its present CPU limit.
 
-    One-thread times are CPU times: under a fractional quota the wall clock counts the throttling too, which the
-    scheduler accounts for on its own. More threads are measured by the wall, and only where the quota has a core for
-    each; without any, their gain is assumed (`fitting.DEFAULT_PARALLEL_SHARE`).
+    One-thread times are CPU times: under a fractional quota the wall clock includes throttling, which the scheduler
+    accounts for separately. More threads are timed by the wall clock, and only if the quota has a core for each;
+    otherwise their gain is assumed (`fitting.DEFAULT_PARALLEL_SHARE`).
 
     Args:
         batches: sizes to measure, each >= 1.
-        threads: thread counts to measure; 1 is added when it is missing.
-        quota_cores: the CPU limit in force (the machine's CPUs when unlimited), > 0.
+        threads: thread counts to measure; 1 is added if it is missing.
+        quota_cores: the CPU limit in force (the machine's CPUs if unlimited), > 0.
         budget_s: start no batch of the grid after this many seconds.
-        lanes: lanes that `run_batch` can use at once; with two and cores for both, their interference is measured.
+        lanes: the lanes that `run_batch` can use at once; from two on, with cores for both, interference is measured.
 
     Raises:
-        ProfileError: no batches to measure, or times that no model explains.
+        ProfileError: there are no batches to measure, or no model explains the times.
     """
     if not batches:
         raise ProfileError("no batch sizes to measure; give at least one")
@@ -188,7 +189,7 @@ async def quick_profile(
 
 
 def machine_name() -> str:
-    """The processor and how many CPUs of it this process may use."""
+    """The name of the processor and the number of CPUs that this process may use."""
     name = platform.processor() or platform.machine()
     try:
         for line in Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines():
@@ -201,7 +202,7 @@ def machine_name() -> str:
 
 
 def _never_faster(points: Sequence[GridPoint]) -> list[GridPoint]:
-    """Lifts a larger batch to the time of a smaller one: nobody is there to measure again when a server starts."""
+    """Raises a larger batch to the time of a smaller one, because a starting server cannot measure again."""
     lifted = []
     floor: dict[int, dict[str, float]] = {}
     for point in sorted(points, key=lambda p: (p.threads, p.batch)):

@@ -1,7 +1,7 @@
-"""Formula or table: which one predicts better what it has not seen.
+"""Compares the formula and the table on unseen points, by leave-one-out cross-validation.
 
-Every point is left out once and predicted from the others. A table meets every point that it was made of, so how well
-it meets them says nothing; this does. Pure arithmetic.
+A table matches every point that it was made of, so its accuracy on them says nothing. Each point is therefore predicted
+from the others.
 """
 
 from __future__ import annotations
@@ -22,40 +22,42 @@ Form = Literal["formula", "table"]
 
 _LEAST_POINTS = 4
 _CLEARLY = 0.8
-"""A table has as many parameters as points and says nothing beyond them: it has to be this much better to be chosen."""
+"""A table is chosen only if its error is below this fraction of the formula's: it has a parameter for each point and
+says nothing beyond them."""
 
 
 @dataclass(frozen=True, slots=True)
 class HeldOut:
-    """Errors of points that the model had not seen: measured / predicted - 1, in the order of the points."""
+    """Errors on unseen points: measured / predicted - 1, in the order of the points."""
 
     errors: tuple[float, ...]
 
     def off_percent(self, quantile: float) -> float:
-        """A quantile of how far off predictions are, either way."""
+        """A quantile (0 to 1) of the absolute error, in percent."""
         return float(np.quantile(np.abs(self.errors), quantile)) * 100
 
     @property
     def mean_percent(self) -> float:
+        """The mean absolute error, in percent."""
         return float(np.mean(np.abs(self.errors))) * 100
 
 
 @dataclass(frozen=True, slots=True)
 class CrossValidation:
-    """Both forms on the same points."""
+    """The errors of both forms on the same points."""
 
     formula: HeldOut
     table: HeldOut
 
     @property
     def better(self) -> Form:
-        """The table only where it is clearly better, on average and at the 90 % quantile."""
+        """The table if it is clearly better on average and no worse at the 90 % quantile; else the formula."""
         clearly = self.table.mean_percent < _CLEARLY * self.formula.mean_percent
         return "table" if clearly and self.table.off_percent(0.9) <= self.formula.off_percent(0.9) else "formula"
 
 
 def cross_validate(points: Sequence[Point]) -> CrossValidation | None:
-    """Leaves every point out once; None where there are too few to leave one out."""
+    """Predicts each point from the others; None if there are too few points."""
     if len(points) < _LEAST_POINTS:
         return None
     points = best_within_threads(points)

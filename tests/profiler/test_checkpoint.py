@@ -1,4 +1,4 @@
-"""The journal of a measurement: what survives an interruption, and what is refused to be mixed."""
+"""The checkpoint of a measurement: what survives an interruption, and what is refused to be mixed."""
 
 from __future__ import annotations
 
@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 
 from sponge_core.errors import ProfileError
-from sponge_profiler.checkpoint import Journal
-from sponge_profiler.grid import Cell, MeasuredCell, grid_cells
-from sponge_profiler.grid_run import VISITS, measure_cells, rounds_left
+from sponge_profiler.checkpoint import Checkpoint
+from sponge_profiler.grid import GridCell, MeasuredCell, grid_cells
+from sponge_profiler.grid_run import VISITS, rounds_left, run_grid
 from sponge_profiles.timing import BatchTime
 
 ABOUT = {"the model": "digits://", "the machine": "this one"}
 ONE, TWO = (
-    MeasuredCell(Cell(1.0, batch, lanes), (BatchTime(0.1, 0.09),), (BatchTime(0.05, 0.04),)[: lanes - 1])
+    MeasuredCell(GridCell(1.0, batch, lanes), (BatchTime(0.1, 0.09),), (BatchTime(0.05, 0.04),)[: lanes - 1])
     for batch, lanes in ((1, 1), (2, 2))
 )
 
@@ -41,13 +41,13 @@ class Machine:
 
 
 def test_what_was_written_is_there_again(tmp_path: Path) -> None:
-    journal = Journal.open(tmp_path / "p.part", ABOUT)
-    journal.add(0, ONE)
-    journal.add(1, ONE)
-    journal.add(0, TWO)
-    journal.note("memory", {"base_mib": 12.5})
-    journal.close()
-    again = Journal.open(tmp_path / "p.part", ABOUT)
+    checkpoint = Checkpoint.open(tmp_path / "p.part", ABOUT)
+    checkpoint.add(0, ONE)
+    checkpoint.add(1, ONE)
+    checkpoint.add(0, TWO)
+    checkpoint.note("memory", {"base_mib": 12.5})
+    checkpoint.close()
+    again = Checkpoint.open(tmp_path / "p.part", ABOUT)
     assert len(again) == 3
     assert again.has(ONE.cell, 1)
     assert not again.has(TWO.cell, 1)
@@ -60,26 +60,26 @@ def test_what_was_written_is_there_again(tmp_path: Path) -> None:
 
 def test_a_line_that_was_cut_off_is_measured_again(tmp_path: Path) -> None:
     path = tmp_path / "p.part"
-    journal = Journal.open(path, ABOUT)
-    journal.add(0, ONE)
-    journal.add(0, TWO)
-    journal.close()
+    checkpoint = Checkpoint.open(path, ABOUT)
+    checkpoint.add(0, ONE)
+    checkpoint.add(0, TWO)
+    checkpoint.close()
     path.write_bytes(path.read_bytes()[:-20])
-    again = Journal.open(path, ABOUT)
+    again = Checkpoint.open(path, ABOUT)
     assert again.cells == {ONE.cell}
     again.add(0, TWO)
     again.close()
-    assert Journal.open(path, ABOUT).cells == {ONE.cell, TWO.cell}
+    assert Checkpoint.open(path, ABOUT).cells == {ONE.cell, TWO.cell}
 
 
 def test_what_is_forgotten_is_gone_from_the_file_too(tmp_path: Path) -> None:
-    journal = Journal.open(tmp_path / "p.part", ABOUT)
-    journal.note("platform", "p")
-    journal.add(0, ONE)
-    journal.add(0, TWO)
-    journal.forget([ONE.cell])
-    journal.close()
-    again = Journal.open(tmp_path / "p.part", ABOUT)
+    checkpoint = Checkpoint.open(tmp_path / "p.part", ABOUT)
+    checkpoint.note("platform", "p")
+    checkpoint.add(0, ONE)
+    checkpoint.add(0, TWO)
+    checkpoint.forget([ONE.cell])
+    checkpoint.close()
+    again = Checkpoint.open(tmp_path / "p.part", ABOUT)
     assert (again.cells, again.notes) == ({TWO.cell}, {"platform": "p"})
 
 
@@ -95,53 +95,53 @@ def test_what_is_forgotten_is_gone_from_the_file_too(tmp_path: Path) -> None:
 )
 def test_another_measurement_is_refused(tmp_path: Path, text: str | None, about: dict[str, str], message: str) -> None:
     path = tmp_path / "p.part"
-    journal = Journal.open(path, ABOUT)
-    journal.add(0, ONE)
-    journal.close()
+    checkpoint = Checkpoint.open(path, ABOUT)
+    checkpoint.add(0, ONE)
+    checkpoint.close()
     if text is not None:
         path.write_text(text)
     with pytest.raises(ProfileError, match=message):
-        Journal.open(path, about)
-    assert len(Journal.open(path, about, restart=True)) == 0
+        Checkpoint.open(path, about)
+    assert len(Checkpoint.open(path, about, restart=True)) == 0
 
 
 def test_two_at_once_are_refused_and_so_is_a_place_that_is_not_there(tmp_path: Path) -> None:
-    first = Journal.open(tmp_path / "p.part", ABOUT)
+    first = Checkpoint.open(tmp_path / "p.part", ABOUT)
     with pytest.raises(ProfileError, match="in use"):
-        Journal.open(tmp_path / "p.part", ABOUT, restart=True)
+        Checkpoint.open(tmp_path / "p.part", ABOUT, restart=True)
     first.close()
     with pytest.raises(ProfileError, match="cannot write"):
-        Journal.open(tmp_path / "missing" / "p.part", ABOUT)
+        Checkpoint.open(tmp_path / "missing" / "p.part", ABOUT)
 
 
 async def test_an_interrupted_measurement_goes_on_and_runs_nothing_twice(tmp_path: Path) -> None:
     cells = grid_cells([1, 2], [1, 2])
     uninterrupted = Machine()
-    whole = Journal.open(None, ABOUT)
-    await measure_cells(uninterrupted.run, uninterrupted.set_cores, cells, 5, whole)
+    whole = Checkpoint.open(None, ABOUT)
+    await run_grid(uninterrupted.run, uninterrupted.set_cores, cells, 5, whole)
     assert {len(m.times) for m in whole.measured(cells) if m.cell.lanes == 1} == {5}
     assert len(whole) == VISITS * len(cells)
 
     first = Machine(batches=30)
-    journal = Journal.open(tmp_path / "p.part", ABOUT)
+    checkpoint = Checkpoint.open(tmp_path / "p.part", ABOUT)
     with pytest.raises(MachineGoneError):
-        await measure_cells(first.run, first.set_cores, cells, 5, journal)
-    done = len(journal)
-    journal.close()
+        await run_grid(first.run, first.set_cores, cells, 5, checkpoint)
+    done = len(checkpoint)
+    checkpoint.close()
     assert 0 < done < VISITS * len(cells)
 
-    journal, second = Journal.open(tmp_path / "p.part", ABOUT), Machine()
-    left, rounds = rounds_left(cells, 5, journal), []
-    await measure_cells(second.run, second.set_cores, cells, 5, journal, rounds.append)
+    checkpoint, second = Checkpoint.open(tmp_path / "p.part", ABOUT), Machine()
+    left, rounds = rounds_left(cells, 5, checkpoint), []
+    await run_grid(second.run, second.set_cores, cells, 5, checkpoint, rounds.append)
     assert len(rounds) == left
-    assert journal.measured(cells) == whole.measured(cells)
+    assert checkpoint.measured(cells) == whole.measured(cells)
 
     nothing = Machine(batches=0)
-    await measure_cells(nothing.run, nothing.set_cores, cells, 5, journal)
+    await run_grid(nothing.run, nothing.set_cores, cells, 5, checkpoint)
     assert nothing.sizes == []
 
 
 async def test_the_limit_changes_only_where_the_next_cell_asks_for_another() -> None:
     machine = Machine()
-    await measure_cells(machine.run, machine.set_cores, grid_cells([0.5, 1, 2], [1, 2]), 4, Journal.open(None, ABOUT))
+    await run_grid(machine.run, machine.set_cores, grid_cells([0.5, 1, 2], [1, 2]), 4, Checkpoint.open(None, ABOUT))
     assert machine.sizes == [0.5, 1, 2] * VISITS

@@ -11,7 +11,7 @@ from sponge_core.errors import ProfileError
 from sponge_core.latency import LatencyModel
 from sponge_profiler.grid import (
     WARM_UP_BATCHES,
-    Cell,
+    GridCell,
     MeasuredCell,
     contradicting,
     grid_cells,
@@ -54,7 +54,7 @@ async def measured(cores: list[float], batches: list[int]) -> list[MeasuredCell]
     return found
 
 
-def batch(cell: Cell, *seconds: float) -> MeasuredCell:
+def batch(cell: GridCell, *seconds: float) -> MeasuredCell:
     return MeasuredCell(cell, tuple(BatchTime(s, s) for s in seconds))
 
 
@@ -63,12 +63,12 @@ FACTS = {"name": "t", "model": "T", "source": "test", "machine": "test"}
 
 def test_a_grid_is_by_size_with_lanes_where_each_has_a_core() -> None:
     assert grid_cells([2, 0.5, 1, 1.5, 2], [4, 1]) == [
-        *(Cell(0.5, 1), Cell(0.5, 4), Cell(1, 1), Cell(1, 4), Cell(1.5, 1), Cell(1.5, 4)),
-        *(Cell(2, 1), Cell(2, 4), Cell(2, 1, lanes=2), Cell(2, 4, lanes=2)),
+        *(GridCell(0.5, 1), GridCell(0.5, 4), GridCell(1, 1), GridCell(1, 4), GridCell(1.5, 1), GridCell(1.5, 4)),
+        *(GridCell(2, 1), GridCell(2, 4), GridCell(2, 1, lanes=2), GridCell(2, 4, lanes=2)),
     ]
-    assert [cell.threads for cell in (Cell(0.5, 1), Cell(1, 1), Cell(1.5, 1), Cell(4, 1), Cell(4, 1, 4))] == [
-        *(1, 1, 2, 4, 1)
-    ]
+    assert [
+        cell.threads for cell in (GridCell(0.5, 1), GridCell(1, 1), GridCell(1.5, 1), GridCell(4, 1), GridCell(4, 1, 4))
+    ] == [*(1, 1, 2, 4, 1)]
 
 
 @pytest.mark.parametrize(
@@ -89,7 +89,7 @@ def test_an_impossible_grid_is_refused(cores: list[float], batches: list[int], m
 async def test_a_cell_warms_up_and_counts_its_rounds() -> None:
     machine = Machine()
     rounds: list[int] = []
-    found = await measure_cell(machine.run, Cell(1, 4), 7, lambda: rounds.append(1))
+    found = await measure_cell(machine.run, GridCell(1, 4), 7, lambda: rounds.append(1))
     assert len(machine.ran) == WARM_UP_BATCHES + 7
     assert set(machine.ran) == {(1.0, 4, 1)}
     assert (len(found.times), len(found.alone), len(rounds)) == (7, 0, 7)
@@ -99,7 +99,7 @@ async def test_a_cell_warms_up_and_counts_its_rounds() -> None:
 async def test_lanes_side_by_side_take_turns_with_one_alone() -> None:
     machine = Machine()
     await machine.set_cores(3)
-    found = await measure_cell(machine.run, Cell(3, 2, lanes=3), 4)
+    found = await measure_cell(machine.run, GridCell(3, 2, lanes=3), 4)
     assert (len(found.times), len(found.alone)) == (12, 4)
     assert {t.wall_s for t in found.alone} == {TRUE.latency(2, 1)}
     assert min(t.wall_s for t in found.times) == pytest.approx(TRUE.latency(2, 1) * 1.2)
@@ -123,19 +123,24 @@ async def test_measured_cells_become_the_profile_of_the_machine() -> None:
 
 
 async def test_without_a_whole_core_there_is_no_profile() -> None:
-    half = await measure_cell(Machine().run, Cell(0.5, 1), 4)
+    half = await measure_cell(Machine().run, GridCell(0.5, 1), 4)
     with pytest.raises(ProfileError, match="add --cores 1"):
         profile_of([half], percentile=95, **FACTS)
 
 
 def test_cells_that_contradict_each_other_are_named() -> None:
-    fine = [batch(Cell(1, 1), 1.0), batch(Cell(1, 2), 2.0), batch(Cell(2, 1), 0.6), batch(Cell(0.5, 2), 0.1)]
+    fine = [
+        batch(GridCell(1, 1), 1.0),
+        batch(GridCell(1, 2), 2.0),
+        batch(GridCell(2, 1), 0.6),
+        batch(GridCell(0.5, 2), 0.1),
+    ]
     assert contradicting(fine, 95) == []
-    assert contradicting([*fine, batch(Cell(2, 2), 0.5)], 95) == [Cell(2, 1), Cell(2, 2)]
+    assert contradicting([*fine, batch(GridCell(2, 2), 0.5)], 95) == [GridCell(2, 1), GridCell(2, 2)]
 
 
 def test_waiting_for_a_cpu_shows_on_one_core() -> None:
-    half = MeasuredCell(Cell(1, 1), (BatchTime(wall_s=1.0, cpu_s=0.5),) * 2)
-    throttled = MeasuredCell(Cell(0.5, 1), (BatchTime(4.0, 1.0),))
-    assert waiting_share([half, throttled, MeasuredCell(Cell(2, 1), (BatchTime(1.0, 2.0),))]) == pytest.approx(0.5)
+    half = MeasuredCell(GridCell(1, 1), (BatchTime(wall_s=1.0, cpu_s=0.5),) * 2)
+    throttled = MeasuredCell(GridCell(0.5, 1), (BatchTime(4.0, 1.0),))
+    assert waiting_share([half, throttled, MeasuredCell(GridCell(2, 1), (BatchTime(1.0, 2.0),))]) == pytest.approx(0.5)
     assert waiting_share([throttled]) == 0.0

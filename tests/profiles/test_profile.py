@@ -144,7 +144,7 @@ def without(field: str) -> dict[str, Any]:
         (change(points=[{"batch": 1, "threads": 1, "p95_ms": float("inf")}]), r"points\.0\.p95_ms .*finite"),
         (
             change(points=[{"batch": 1, "threads": 1, "p95_ms": 3.0, "p99_ms": 2.0}]),
-            r"points\.0 p99_ms is 2 but p95_ms is 3: a higher percentile is no less",
+            r"points\.0 p99_ms is 2 but p95_ms is 3: a higher percentile cannot be less",
         ),
         (change(form="guess"), "form Input should be 'formula' or 'table'"),
         (change(quotas=[{"cores": 0, "batch": 1}]), r"quotas\.0\.cores .*greater than 0"),
