@@ -186,7 +186,7 @@ def profile_of(
 
 
 def contradicting(measured: Sequence[MeasuredCell], percentile: int) -> list[GridCell]:
-    """The cells where, with a core for every thread, a larger batch was faster than a smaller one by more than noise."""
+    """The cells, with a core for every thread, where a larger batch was faster than a smaller one beyond noise."""
     pairs = contradictions(_points(measured), percentile)
     bad = {(p.batch, p.threads) for pair in pairs for p in pair}
     return sorted(m.cell for m in measured if _is_point(m.cell) and (m.cell.batch, m.cell.threads) in bad)

@@ -88,7 +88,7 @@ def test_what_is_forgotten_is_gone_from_the_file_too(tmp_path: Path) -> None:
     [
         (None, {**ABOUT, "the model": "file://m"}, "the model was digits://, now it is file://m; .*--restart"),
         (None, {**ABOUT, "--repeat": "5"}, "--repeat was not known, now it is 5"),
-        ("not json\n", ABOUT, "no measurement that can be continued; --restart"),
+        ("not json\n", ABOUT, "no measurement that can be continued; use --restart"),
         ('{"format": 1}\n', ABOUT, "no measurement that can be continued"),
         ('{"format": 99, "about": {}}\n', ABOUT, "its format was 99"),
     ],
