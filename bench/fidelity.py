@@ -32,10 +32,8 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.results import BLUE, INK, SOFT, SPONGE, Percentiles, arguments, save
-from sponge_client.load import CHUNK_BYTES
 from sponge_cluster.chart import NAMESPACE as OPERATOR_NAMESPACE
 from sponge_core.dispatch.decision import Launch
-from sponge_core.edf_queue import Request
 from sponge_core.errors import SpongeError
 from sponge_core.latency import LatencyModel
 from sponge_demo.backend import DemoError, Endpoint, PodFacts
@@ -43,9 +41,10 @@ from sponge_demo.cluster import NAMESPACE, ClusterBackend
 from sponge_demo.document import Story
 from sponge_demo.scenario import Scenario, uplink_of
 from sponge_demo.session import Session
+from sponge_demo.virtual import LEAD_S, SeenUploads, corners, mean_cores, size_steps, virtual_requests
+from sponge_demo.workload import Workload
 from sponge_profiles.profile import load_profile
 from sponge_server.engine.calibration import Correction
-from sponge_server.uploads import Uploads
 from sponge_simulator.fleet import Moment, World, simulate
 from sponge_simulator.scaling.interface import Service
 from sponge_simulator.scaling.registry import make_policy
@@ -56,14 +55,22 @@ if TYPE_CHECKING:
 
 OPERATOR = "deploy/sponge-operator"
 VERBOSE = {"spec": {"containers": [{"name": "server", "env": [{"name": "SPONGE_SERVE_LOG_LEVEL", "value": "debug"}]}]}}
-LEAD_S = 5.0
-"""Virtual time before the first request. By then the real service has also shrunk to its smallest size."""
-
 DEFAULT_RESIZE_S = 0.037
 """The median of `bench.resize_latency`."""
 
-JSON_BYTES = 157
-"""Bytes of a request before its image. They are sent with the headers."""
+
+@dataclass(frozen=True, slots=True)
+class SteadyScenario(Scenario):
+    """The service of this comparison, at a steady rate. `arrivals` is poisson or burst."""
+
+    slo_s: float = 0.8
+    payload_bytes: int = 303_600
+    max_batch: int = 8
+    max_milli: int = 1500
+    step_milli: int = 125
+    profile: str = "resnet18-epyc"
+    arrivals: str = "poisson"
+    rate_rps: float = 9.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,14 +104,12 @@ class WatchedCluster(ClusterBackend):
 
     def __init__(self) -> None:
         super().__init__(VERBOSE)
-        self._endpoint: Endpoint | None = None
         self._cpu_s: list[tuple[float, float]] = []
         self.evidence: list[Evidence] = []
 
-    async def start(self, scenario: Scenario, static_milli: int | None) -> Endpoint:
-        self._endpoint = await super().start(scenario, static_milli)
+    async def start(self, scenario: Scenario) -> Endpoint:
         self._cpu_s.clear()
-        return self._endpoint
+        return await super().start(scenario)
 
     async def facts(self) -> PodFacts:
         """The server's CPU seconds, read just before and just after the load."""
@@ -155,11 +160,12 @@ def _read(url: str) -> str:
         return str(answer.read(), "utf-8")
 
 
-def drive(scenario: Scenario, backend: WatchedCluster, folder: Path, say: Callable[[str], None]) -> Row:
+def drive(scenario: SteadyScenario, backend: WatchedCluster, folder: Path, say: Callable[[str], None]) -> Row:
     """Runs the schedule on the real cluster."""
     trace, from_s = uplink_of(scenario, os.environ)
-    story = Story(scenario, trace.starting_at(from_s), from_s, backend.description, len(due_at(scenario)))
-    session = Session(story, backend, statics=(), most_statics=0, folder=folder, publish=lambda _: None, say=say)
+    workload = Workload(tuple(due_at(scenario)), (), start_milli=scenario.min_milli)
+    story = Story(scenario, trace.starting_at(from_s), from_s, backend.description, workload)
+    session = Session(story, backend, statics=(), most_statics=0, folder=folder, enter=say, say=say)
     asyncio.run(session.run())
     run, figures = story.runs[0], story.figures[0]
     assert run.started_at is not None
@@ -177,25 +183,14 @@ def drive(scenario: Scenario, backend: WatchedCluster, folder: Path, say: Callab
         figures.mean_cores,
         figures.resizes,
         figures.p99_ms,
-        _corners(steps, scenario.duration_s),
+        corners(steps, scenario.duration_s),
     )
 
 
-def due_at(scenario: Scenario) -> list[float]:
+def due_at(scenario: SteadyScenario) -> list[float]:
     """Send times, equal to those of `sponge load` with the same arguments."""
     arrivals = load_arrivals(scenario.arrivals, scenario.rate_rps, scenario.duration_s, scenario.seed, os.environ)
     return [at for at in arrivals if at < scenario.duration_s]
-
-
-def virtual_requests(scenario: Scenario) -> list[Request]:
-    """The same requests as they reach the server, each over an uplink of its own."""
-    trace, from_s = uplink_of(scenario, os.environ)
-    uplink = trace.starting_at(from_s)
-    rows = sorted((at + uplink.upload_s(at, scenario.payload_bytes), at) for at in due_at(scenario))
-    return [
-        Request(number, LEAD_S + arrival, LEAD_S + at + scenario.slo_s, LEAD_S + at)
-        for number, (arrival, at) in enumerate(rows)
-    ]
 
 
 class MeasuredBatches:
@@ -223,26 +218,10 @@ class MeasuredBatches:
         return self._correction.corrected(self._profile)
 
 
-class SeenUploads:
-    """Uploads as the server extrapolates them from the bytes that it has read so far."""
-
-    def __init__(self, scenario: Scenario) -> None:
-        trace, from_s = uplink_of(scenario, os.environ)
-        self._uplink = trace.starting_at(from_s)
-        self._bytes = scenario.payload_bytes
-
-    def left_s(self, request: Request, received_at: float, now: float) -> float:
-        came = self._uplink.carried(max(received_at, request.sent) - LEAD_S) - self._uplink.carried(
-            request.sent - LEAD_S
-        )
-        uploads = Uploads()
-        upload = uploads.begin(request.sent, request.deadline, self._bytes)
-        upload.received = JSON_BYTES + int(max(0.0, came - JSON_BYTES) // CHUNK_BYTES) * CHUNK_BYTES
-        return uploads.arrivals(now)[0].at - now
-
-
-def replay(scenario: Scenario, side: str, policy: str, model: LatencyModel, seen: Evidence | None) -> Row:
+def replay(scenario: SteadyScenario, side: str, policy: str, model: LatencyModel, seen: Evidence | None) -> Row:
     """The run in virtual time: as `sponge simulate` would do it, or with the figures measured on the cluster."""
+    trace, from_s = uplink_of(scenario, os.environ)
+    uplink = trace.starting_at(from_s)
     resizes = seen.resizes_s if seen and seen.resizes_s else (DEFAULT_RESIZE_S,)
     service = Service(
         model,
@@ -261,10 +240,12 @@ def replay(scenario: Scenario, side: str, policy: str, model: LatencyModel, seen
     world = World(LEAD_S + scenario.duration_s, lambda: draw.choice(resizes), by_periods=True)
     if seen is not None:
         batches = MeasuredBatches(model, seen, scenario.seed)
-        uploads = SeenUploads(scenario)
+        uploads = SeenUploads(uplink, scenario.payload_bytes)
         world = replace(world, takes_s=batches.takes_s, learn=batches.learn, upload_left_s=uploads.left_s)
-    result = simulate(virtual_requests(scenario), service, chosen.scaling, chosen.dispatch, world)
-    steps = _corners([(moment.at_s - LEAD_S, moment.cores) for moment in result.timeline], scenario.duration_s)
+    result = simulate(
+        virtual_requests(scenario, due_at(scenario), uplink), service, chosen.scaling, chosen.dispatch, world
+    )
+    steps = size_steps(result.timeline, scenario.duration_s)
     latencies = result.latencies_s
     return Row(
         scenario.arrivals,
@@ -274,7 +255,7 @@ def replay(scenario: Scenario, side: str, policy: str, model: LatencyModel, seen
         result.late,
         result.shed,
         round(result.in_time / result.sent, 5),
-        round(_mean(steps), 3),
+        round(mean_cores(steps), 3),
         _changes(result.timeline),
         round(float(np.percentile(latencies, 99)) * 1000, 1) if latencies else None,
         steps,
@@ -283,22 +264,6 @@ def replay(scenario: Scenario, side: str, policy: str, model: LatencyModel, seen
 
 def _changes(timeline: Sequence[Moment]) -> int:
     return sum(moment.at_s >= LEAD_S for moment in timeline)
-
-
-def _corners(steps: Sequence[tuple[float, float]], duration_s: float) -> list[tuple[float, float]]:
-    """The corners of a step line from 0 to the end, one per change."""
-    corners: list[tuple[float, float]] = []
-    for at, cores in steps:
-        if at <= 0:
-            corners = [(0.0, cores)]
-        elif at < duration_s and (not corners or corners[-1][1] != cores):
-            corners.append((round(at, 3), cores))
-    return [*corners, (duration_s, corners[-1][1])]
-
-
-def _mean(steps: Sequence[tuple[float, float]]) -> float:
-    area = sum(cores * (steps[i + 1][0] - at) for i, (at, cores) in enumerate(steps[:-1]))
-    return area / (steps[-1][0] - steps[0][0])
 
 
 def draw_cores(figure: Figure, rows: Sequence[Row]) -> None:
@@ -334,7 +299,7 @@ def _off(row: Row, real: Row) -> tuple[str, str]:
     return f"{100 * (row.attainment - real.attainment):+.2f}", f"{row.mean_cores / real.mean_cores - 1:+.1%}"
 
 
-def run_all(scenarios: Sequence[Scenario], model: LatencyModel, folder: Path) -> tuple[list[Row], Evidence]:
+def run_all(scenarios: Sequence[SteadyScenario], model: LatencyModel, folder: Path) -> tuple[list[Row], Evidence]:
     """Runs every kind of arrivals on one cluster, then all of them in virtual time."""
     backend = WatchedCluster()
     rows: list[Row] = []
@@ -343,7 +308,7 @@ def run_all(scenarios: Sequence[Scenario], model: LatencyModel, folder: Path) ->
         Console(stderr=True).print(text, highlight=False)
 
     try:
-        backend.open(say)
+        backend.open(say, say)
         real = [drive(scenario, backend, folder, say) for scenario in scenarios]
     finally:
         backend.close()
@@ -366,7 +331,7 @@ def main() -> None:
     kinds = options.arrivals.split(",")
     if not set(kinds) <= {"poisson", "burst"}:
         parser.error(f"--arrivals {options.arrivals}: name poisson, burst or both with a comma")
-    scenarios = [Scenario(seconds, arrivals=kind, seed=options.seed) for kind in kinds]
+    scenarios = [SteadyScenario(seconds, arrivals=kind, seed=options.seed) for kind in kinds]
     model = load_profile(scenarios[0].profile).latency_model()
     try:
         with tempfile.TemporaryDirectory(prefix="sponge-fidelity-") as folder:

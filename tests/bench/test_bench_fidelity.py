@@ -6,16 +6,20 @@ import json
 import os
 
 import pytest
-from bench.fidelity import LEAD_S, Evidence, MeasuredBatches, SeenUploads, batch_times, pooled, replay, virtual_requests
+from bench.fidelity import Evidence, MeasuredBatches, SteadyScenario, batch_times, due_at, pooled, replay
 
 from sponge_client.load import CHUNK_BYTES
 from sponge_core.dispatch.decision import Launch
 from sponge_core.edf_queue import Request
 from sponge_core.latency import LatencyModel
-from sponge_demo.scenario import Scenario, uplink_of
+from sponge_demo.scenario import uplink_of
+from sponge_demo.virtual import LEAD_S, SeenUploads, virtual_requests
 from sponge_workload.arrivals import poisson_arrivals
 
-SCENARIO = Scenario(10.0)
+SCENARIO = SteadyScenario(10.0)
+TRACE, FROM_S = uplink_of(SCENARIO, os.environ)
+UPLINK = TRACE.starting_at(FROM_S)
+REQUESTS = virtual_requests(SCENARIO, due_at(SCENARIO), UPLINK)
 PROFILE = LatencyModel(gamma=0.02, delta=0.0, epsilon=0.01, eta=0.01)
 SEEN = Evidence({1: (0.03, 0.034), 4: (0.08,)}, (0.03, 0.05), 0.02)
 
@@ -25,14 +29,12 @@ def launch(rows: int) -> Launch:
 
 
 def test_virtual_requests_are_those_that_the_load_sends() -> None:
-    trace, from_s = uplink_of(SCENARIO, os.environ)
-    uplink = trace.starting_at(from_s)
     sent = [at for at in poisson_arrivals(SCENARIO.rate_rps, SCENARIO.duration_s, SCENARIO.seed) if at < 10.0]
-    requests = virtual_requests(SCENARIO)
+    requests = REQUESTS
     assert sorted(request.sent - LEAD_S for request in requests) == pytest.approx(sent)
     assert [request.arrival for request in requests] == sorted(request.arrival for request in requests)
     for request in requests:
-        upload_s = uplink.upload_s(request.sent - LEAD_S, SCENARIO.payload_bytes)
+        upload_s = UPLINK.upload_s(request.sent - LEAD_S, SCENARIO.payload_bytes)
         assert request.arrival - request.sent == pytest.approx(upload_s)
         assert request.deadline - request.sent == pytest.approx(SCENARIO.slo_s)
 
@@ -63,8 +65,8 @@ def test_batches_take_what_was_seen_and_the_server_learns_it() -> None:
 
 
 def test_an_upload_is_expected_to_go_on_as_the_pieces_came_that_were_read() -> None:
-    uploads = SeenUploads(SCENARIO)
-    request = virtual_requests(SCENARIO)[0]
+    uploads = SeenUploads(UPLINK, SCENARIO.payload_bytes)
+    request = REQUESTS[0]
     whole_s = request.arrival - request.sent
     late = request.sent + 0.9 * whole_s
     assert uploads.left_s(request, late, late) == pytest.approx(request.arrival - late, rel=0.6)
@@ -77,7 +79,7 @@ def test_an_upload_is_expected_to_go_on_as_the_pieces_came_that_were_read() -> N
 def test_a_replay_repeats_itself() -> None:
     told = replay(SCENARIO, "simulator, told", "sponge-deployed", PROFILE, SEEN)
     assert told == replay(SCENARIO, "simulator, told", "sponge-deployed", PROFILE, SEEN)
-    assert told.sent == told.in_time + told.late + told.refused == len(virtual_requests(SCENARIO))
+    assert told.sent == told.in_time + told.late + told.refused == len(REQUESTS)
     assert told.steps[0][0] == 0.0
     assert told.steps[-1][0] == SCENARIO.duration_s
     assert SCENARIO.min_milli / 1000 <= told.mean_cores <= SCENARIO.max_milli / 1000

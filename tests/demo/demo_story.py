@@ -6,11 +6,13 @@ from sponge_client.outcomes import Record, outcome_of
 from sponge_demo.document import Story
 from sponge_demo.recording import Run, Sample, figures_of
 from sponge_demo.scenario import Scenario
+from sponge_demo.workload import Workload
 from sponge_workload.bandwidth import BandwidthTrace
 
 START = 1_000_000.0
 DURATION_S = 20.0
-SCENARIO = Scenario(DURATION_S, slo_s=0.4, rate_rps=6.0, payload_bytes=120_000)
+SCENARIO = Scenario(DURATION_S, slo_s=0.4, payload_bytes=120_000, max_milli=1500, step_milli=125)
+WORKLOAD = Workload(tuple(second + 0.25 for second in range(20)), (1.0,) * 20, start_milli=500, fixed_milli=1000)
 UPLINK = BandwidthTrace("test link", (1e6, 2e6), (10.0, 10.0))
 
 
@@ -49,7 +51,7 @@ def fixed_run(milli: int, good: int) -> Run:
 
 
 def story(*fixed: Run, ended: bool = True) -> Story:
-    told = Story(SCENARIO, UPLINK, 3.0, "a test", scheduled=20)
+    told = Story(SCENARIO, UPLINK, 3.0, "a test", WORKLOAD)
     told.runs = [sponge_run(), *fixed]
     if ended:
         told.figures = [figures_of(run, DURATION_S, resizes=2, restarts=0) for run in told.runs]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from sponge_workload.bandwidth import BandwidthTrace
 from sponge_workload.synthetic import synthetic_4g
 
 SPONGE = "Sponge answered 90.00 % in time with 0.62 cores on average."
+ACCOUNT = " Each of the 20 requests of every run is accounted for."
 
 
 @pytest.mark.parametrize(
@@ -28,16 +30,27 @@ SPONGE = "Sponge answered 90.00 % in time with 0.62 cores on average."
             [fixed_run(500, 18), fixed_run(750, 19)],
             f"{SPONGE} A fixed 0.75 cores came to 95.00 %, and no fixed size that ran to 99 %.",
         ),
-        ([fixed_run(1250, 20)], f"{SPONGE} A fixed size that reaches 99 % is 1.25 cores, 2.0 times as much."),
+        ([fixed_run(1250, 20)], f"{SPONGE} That is 50 % of the 1.25 cores of a fixed size that keeps 99 %."),
         (
             [fixed_run(1250, 20), fixed_run(1125, 19)],
-            f"{SPONGE} The smallest fixed size that reaches 99 % is 1.25 cores, 2.0 times as much. "
-            "A fixed 1.125 cores came to 95.00 %.",
+            f"{SPONGE} That is 50 % of the 1.25 cores of the smallest fixed size that keeps 99 %. "
+            "The next smaller size, 1.125 cores, answered 95.00 % in time: it lost 1 request.",
+        ),
+        (
+            [fixed_run(1250, 20), fixed_run(1000, 15)],
+            f"{SPONGE} That is 50 % of the 1.25 cores of a fixed size that keeps 99 %. "
+            "A smaller size, 1 core, answered 75.00 % in time: it lost 5 requests.",
         ),
     ],
 )
 def test_the_verdict(fixed: list[Run], text: str) -> None:
-    assert verdict(story(*fixed)) == text
+    assert verdict(story(*fixed)) == text + ACCOUNT
+
+
+def test_the_verdict_does_not_claim_requests_that_are_missing() -> None:
+    told = story(fixed_run(500, 18))
+    told.figures[1] = replace(told.figures[1], sent=19)
+    assert "accounted for" not in verdict(told)
 
 
 def test_there_is_no_verdict_before_the_first_run_has_ended() -> None:
@@ -93,8 +106,19 @@ def test_a_short_run_holds_the_worst_second_of_its_trace() -> None:
     assert around_worst_second(BandwidthTrace("short", (2.0, 1.0), (1.0, 1.0)), 10) == 0.0
 
 
-def test_a_fixed_size_is_the_same_service_in_mode_off() -> None:
-    sponge, fixed = manifest(Scenario(60.0), None), manifest(Scenario(60.0), 500)
-    assert sponge["spec"]["cpu"] == {"min": "250m", "max": "1500m", "step": "125m"}
-    assert sponge["spec"]["mode"] == "Auto"
-    assert fixed["spec"] == {**sponge["spec"], "mode": "Off", "cpu": {"min": "500m", "max": "500m", "step": "125m"}}
+def test_the_document_tells_the_rate_and_what_was_sent_in_each_second() -> None:
+    assert document(story())["arrivals"] == {"sent": [1.0] * 20, "rate": [1.0] * 20}
+    unknown = story()
+    unknown.workload = None
+    assert document(unknown)["arrivals"] == {"sent": [], "rate": []}
+
+
+def test_the_service_keeps_its_size_until_sponge_may_choose() -> None:
+    spec = manifest(Scenario(60.0))["spec"]
+    assert spec["cpu"] == {"min": "250m", "max": "1250m", "step": "250m"}
+    assert spec["mode"] == "Off"
+    assert spec["batch"] == {"max": 4}
+    assert spec["profile"] == {"from": "auto"}
+    assert manifest(Scenario(60.0), {"spec": {"nodeName": "here"}})["spec"]["template"] == {
+        "spec": {"nodeName": "here"}
+    }

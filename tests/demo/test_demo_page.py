@@ -16,7 +16,7 @@ from sponge_demo.report import write_report
 DRAWN = "Number(document.body.dataset.drawn || 0)"
 POINTS = "document.querySelectorAll('#attained .scatterlayer path.js-line').length"
 LAST_X = "document.getElementById('cores').data.at(-1).x.at(-1)"
-CHARTS = ("cores", "attained", "uplink", "slack", "queue", "batch")
+CHARTS = ("rate", "cores", "attained", "uplink", "slack", "queue", "batch")
 
 
 def running(until_s: float) -> dict[str, object]:

@@ -1,5 +1,6 @@
-"""The demo: one schedule of requests over a replayed 4G uplink, served by Sponge and then by static sizes.
+"""The demo: one schedule of requests over a replayed 4G uplink, served by Sponge and then by fixed sizes.
 
-`session` runs it, on a `backend`; `recording` turns what was seen into series and figures; `page` and `report` show the
-same document, live and afterwards. The server, the operator and the load generator are the product's own.
+`session` runs it on a `backend`; `workload` fits the requests to the machine; `recording` turns samples and records
+into series and figures; `page` and `report` show the same document, live and afterwards. Server, operator and load
+generator are the product's own.
 """

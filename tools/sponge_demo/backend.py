@@ -1,18 +1,20 @@
-"""Where a demo runs: what a session needs of a Kubernetes cluster or of a bare machine, and nothing more."""
+"""Where a demo runs: the part of a Kubernetes cluster or of a bare machine that a session needs."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
 from sponge_core.errors import SpongeError
+from sponge_core.latency import LatencyModel
+from sponge_demo.progress import Phase
 from sponge_demo.scenario import Scenario
 
 __all__ = ["Backend", "DemoError", "Endpoint", "PodFacts", "Say"]
 
 Say = Callable[[str], None]
-"""Takes one line on what is being done now, for the terminal and the page."""
+"""Takes one line about the present step, for the terminal and the page."""
 
 
 class DemoError(SpongeError):
@@ -21,7 +23,7 @@ class DemoError(SpongeError):
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """A server that is ready: its data port, its control port and the token for that."""
+    """The addresses of a server that is ready: its data port, its control port and the token of the latter."""
 
     url: str
     control_url: str
@@ -30,33 +32,68 @@ class Endpoint:
 
 @dataclass(frozen=True, slots=True)
 class PodFacts:
-    """Counted since the server was started: resizes that were asked for, and restarts."""
+    """Counters of the server; only differences between two calls matter."""
 
     resizes: int
     restarts: int
 
 
 class Backend(Protocol):
-    """Serves the scenario's model, once per run; one run at a time.
+    """Serves the scenario's model with one server, whose size is either held or chosen by Sponge.
 
-    `open` and `close` are called outside of any event loop, so that an interrupt meets them as it meets any program.
+    `open` and `close` block, and are called outside of any event loop, so that Ctrl-C interrupts them as usual.
     """
 
     @property
     def description(self) -> str:
-        """What it runs on, in a few words; known once it is open."""
+        """What the demo runs on, in a few words; known once the backend is open."""
         ...
 
-    def open(self, say: Say) -> None:
-        """All that is done once. Raises SpongeError."""
+    @property
+    def opening(self) -> Sequence[Phase]:
+        """The phases of `open`, each of which it announces by its name."""
         ...
 
-    async def start(self, scenario: Scenario, static_milli: int | None) -> Endpoint:
-        """A fresh server, ready for requests: sized by Sponge, or fixed at `static_milli`. Raises SpongeError."""
+    @property
+    def start_s(self) -> float:
+        """How long `start` is expected to take."""
+        ...
+
+    @property
+    def close_s(self) -> float:
+        """How long `stop` and `close` are expected to take."""
+        ...
+
+    def open(self, say: Say, enter: Say) -> None:
+        """Prepares the place where the server runs.
+
+        Args:
+            say: gets a line for every step.
+            enter: gets the name of each phase as it begins.
+
+        Raises:
+            SpongeError: the backend cannot be used.
+        """
+        ...
+
+    async def start(self, scenario: Scenario) -> Endpoint:
+        """Starts the server and waits until it is ready; its size is held. Raises SpongeError."""
+        ...
+
+    async def profile(self) -> LatencyModel:
+        """The latency profile that the server plans with. Raises SpongeError."""
+        ...
+
+    async def hold(self, milli: int) -> None:
+        """Fixes the server's size; returns once that is in force. Raises SpongeError."""
+        ...
+
+    async def release(self) -> None:
+        """Lets Sponge choose the size from now on. Raises SpongeError."""
         ...
 
     async def facts(self) -> PodFacts:
-        """What happened to the server so far. Raises SpongeError when it is gone."""
+        """The present counters. Raises SpongeError when the server is gone."""
         ...
 
     async def stop(self) -> None:
@@ -64,5 +101,5 @@ class Backend(Protocol):
         ...
 
     def close(self) -> None:
-        """Takes away all that `open` made; also after it failed."""
+        """Removes everything that `open` made, even if it failed."""
         ...

@@ -1,4 +1,4 @@
-"""Which backend a demo runs on, and why."""
+"""Chooses the backend of a demo, and says why."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
-"""The demo on Kubernetes: the local cluster, the chart, and one SpongeService per run.
+"""The demo on Kubernetes: the local cluster, the chart, and one SpongeService whose pod serves every run.
 
-A fixed size is the same SpongeService in mode Off whose range is that one size. Talks to the cluster through kubectl,
-and to the pod by its address, or through a port-forward where that cannot be reached from here (kind).
+A fixed size is the same pod in mode Off, resized in place once; Sponge's run is the same pod in mode Auto. The cluster
+is reached through kubectl, the pod by its address, or through a port-forward where that is not routed (kind).
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import contextlib
 import json
 import os
 import re
+import shutil
 import socket
 import subprocess
 import time
@@ -20,23 +21,36 @@ from contextlib import contextmanager
 from typing import Any
 
 from sponge_cluster import DEFAULT_NAME, Cluster, down, status, up
+from sponge_cluster.binaries import cache_folder
 from sponge_cluster.chart import install_operator
+from sponge_core.latency import LatencyModel
 from sponge_demo.backend import Backend, DemoError, Endpoint, PodFacts, Say
+from sponge_demo.control import fix_size
+from sponge_demo.profiles import profile_in
+from sponge_demo.progress import Phase
 from sponge_demo.scenario import Scenario
+from sponge_operator.clients.server import ControlClient
 
 __all__ = ["ClusterBackend", "manifest"]
 
 NAMESPACE = "sponge-demo"
 NAME = "demo"
 SELECTOR = f"serving.sponge.dev/service={NAME}"
+CONTAINER = "server"
 HTTP_PORT, CONTROL_PORT = 8080, 9090
 READY_WITHIN_S = 300.0
+MODE_WITHIN_S = 30.0
 GONE_WITHIN_S = 120.0
 REACH_S = 2.0
+LOOK_S = 0.5
+
+CLUSTER, OPERATOR = Phase("Starting Kubernetes", 15.0), Phase("Installing the operator", 12.0)
+BUILD_S = 25 * 60.0
+"""The first time on a machine, Kubernetes is built from its sources."""
 
 
 class _Steps:
-    """The cluster's progress, told as the demo tells its own."""
+    """Passes the cluster's progress on to the demo."""
 
     def __init__(self, say: Say) -> None:
         self._say = say
@@ -51,17 +65,24 @@ class _Steps:
 
 
 class ClusterBackend(Backend):
-    """A cluster that runs already is used and left; one that was started for the demo is taken down again.
+    """Uses a cluster that runs already and leaves it running; one that it starts itself is taken down at the end.
 
-    `template`: a partial pod template for the servers.
+    Args:
+        template: a partial pod template for the server.
     """
+
+    start_s = 35.0
+    close_s = 15.0
 
     def __init__(self, template: Mapping[str, Any] | None = None) -> None:
         self._template = template
         self._cluster: Cluster | None = None
         self._is_ours = False
         self._pod = ""
+        self._mode = "Off"
         self._forward: subprocess.Popen[str] | None = None
+        self._scenario: Scenario | None = None
+        self._endpoint: Endpoint | None = None
 
     @property
     def description(self) -> str:
@@ -69,28 +90,50 @@ class ClusterBackend(Backend):
             return "a local Kubernetes"
         return f"a real Kubernetes on this machine ({self._cluster.backend}), sized by the operator through pods/resize"
 
-    def open(self, say: Say) -> None:
+    @property
+    def opening(self) -> tuple[Phase, ...]:
+        built = (cache_folder() / "kubelet").exists() or shutil.which("docker") is not None
+        return CLUSTER if built else Phase(CLUSTER.name, BUILD_S), OPERATOR
+
+    def open(self, say: Say, enter: Say) -> None:
+        enter(CLUSTER.name)
         self._is_ours = status(DEFAULT_NAME).state == "stopped"
         self._cluster = up(DEFAULT_NAME, progress=_Steps(say))
-        say("Installing the operator by Helm")
+        enter(OPERATOR.name)
         install_operator(self._cluster)
         namespace = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": NAMESPACE}}
         self._kubectl("apply", "-f", "-", stdin=json.dumps(namespace))
 
-    async def start(self, scenario: Scenario, static_milli: int | None) -> Endpoint:
-        document = json.dumps(manifest(scenario, static_milli, self._template))
+    async def start(self, scenario: Scenario) -> Endpoint:
+        self._scenario, self._mode = scenario, "Off"
+        document = json.dumps(manifest(scenario, self._template))
         await asyncio.to_thread(self._kubectl, "apply", "-n", NAMESPACE, "-f", "-", stdin=document)
         pod = await self._ready_pod()
         self._pod = pod["metadata"]["name"]
         address = await asyncio.to_thread(self._reach, pod["status"]["podIP"])
         secret = await asyncio.to_thread(self._get, "secret", f"{NAME}-sponge-control")
         token = base64.b64decode(secret["data"]["token"]).decode()
-        return Endpoint(address[0], address[1], token)
+        self._endpoint = Endpoint(address[0], address[1], token)
+        return self._endpoint
+
+    async def profile(self) -> LatencyModel:
+        return profile_in(await asyncio.to_thread(self._kubectl, "logs", "-n", NAMESPACE, self._pod))
+
+    async def hold(self, milli: int) -> None:
+        assert self._endpoint is not None
+        assert self._scenario is not None
+        if self._mode != "Off":
+            await self._set_mode("Off")
+        async with ControlClient() as client:
+            await fix_size(client, self._endpoint, self._scenario, milli, self._resize)
+
+    async def release(self) -> None:
+        await self._set_mode("Auto")
 
     async def facts(self) -> PodFacts:
         pod = await asyncio.to_thread(self._get, "pod", self._pod)
         restarts = sum(container["restartCount"] for container in pod["status"]["containerStatuses"])
-        # Nothing but a resize changes the spec of a pod, and each counts the generation up.
+        # Only a resize changes the spec of a pod, and each change raises the generation by one.
         return PodFacts(resizes=pod["metadata"]["generation"], restarts=restarts)
 
     async def stop(self) -> None:
@@ -98,7 +141,7 @@ class ClusterBackend(Backend):
             self._forward.terminate()
             await asyncio.to_thread(self._forward.wait)
             self._forward = None
-        # In the foreground: what is still being collected would be taken from the next service of that name.
+        # In the foreground: children that are still being collected would be taken from a next service of that name.
         await asyncio.to_thread(
             self._kubectl,
             *("delete", "-n", NAMESPACE, "spongeservice", NAME, "--ignore-not-found", "--cascade=foreground"),
@@ -122,15 +165,34 @@ class ClusterBackend(Backend):
                 conditions = {c["type"]: c["status"] for c in pod["status"].get("conditions", ())}
                 if conditions.get("Ready") == "True":
                     return dict(pod)
-            await asyncio.sleep(1.0)
+            await asyncio.sleep(LOOK_S)
         service = await asyncio.to_thread(self._get, "spongeservice", NAME)
         reasons = [c["message"] for c in service.get("status", {}).get("conditions", ()) if c["status"] != "True"]
         raise DemoError(
             f"the SpongeService is not ready after {READY_WITHIN_S:g} s: {'; '.join(reasons) or 'no reason given'}"
         )
 
+    async def _set_mode(self, mode: str) -> None:
+        """Changes the service's mode, and waits until the operator has followed."""
+        await asyncio.to_thread(self._patch, "spongeservice", NAME, {"spec": {"mode": mode}}, "--type=merge")
+        self._mode = mode
+        end = time.monotonic() + MODE_WITHIN_S
+        while time.monotonic() < end:
+            service = await asyncio.to_thread(self._get, "spongeservice", NAME)
+            if service.get("status", {}).get("observedGeneration") == service["metadata"]["generation"]:
+                return
+            await asyncio.sleep(LOOK_S)
+        raise DemoError(f"the operator has not taken mode {mode} after {MODE_WITHIN_S:g} s")
+
+    async def _resize(self, milli: int) -> None:
+        """Resizes the pod in place."""
+        size = {"cpu": f"{milli}m"}
+        container = {"name": CONTAINER, "resources": {"requests": size, "limits": size}}
+        patch = {"spec": {"containers": [container]}}
+        await asyncio.to_thread(self._patch, "pod", self._pod, patch, "--subresource=resize")
+
     def _reach(self, address: str) -> tuple[str, str]:
-        """The pod's two URLs, as they are reached from here."""
+        """The pod's data and control URLs, as they are reached from this machine."""
         with contextlib.suppress(OSError), socket.create_connection((address, CONTROL_PORT), timeout=REACH_S):
             return f"http://{address}:{HTTP_PORT}", f"http://{address}:{CONTROL_PORT}"
         command = self._command("port-forward", "-n", NAMESPACE, self._pod, f":{HTTP_PORT}", f":{CONTROL_PORT}")
@@ -151,6 +213,9 @@ class ClusterBackend(Backend):
         found: dict[str, Any] = json.loads(self._kubectl("get", "-n", NAMESPACE, *what, "-o", "json"))
         return found
 
+    def _patch(self, kind: str, name: str, patch: Mapping[str, Any], *options: str) -> None:
+        self._kubectl("patch", "-n", NAMESPACE, kind, name, *options, "-p", json.dumps(patch))
+
     def _kubectl(self, *arguments: str, stdin: str | None = None) -> str:
         done = subprocess.run(
             self._command(*arguments), env=self._environment(), input=stdin, capture_output=True, text=True, check=False
@@ -168,9 +233,12 @@ class ClusterBackend(Backend):
         return {**os.environ, "KUBECONFIG": str(self._cluster.kubeconfig)}
 
 
-def manifest(scenario: Scenario, static_milli: int | None, template: Mapping[str, Any] | None = None) -> dict[str, Any]:
-    """The SpongeService of a run, with a partial pod template for its servers."""
-    low, high = (scenario.min_milli, scenario.max_milli) if static_milli is None else (static_milli, static_milli)
+def manifest(scenario: Scenario, template: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    """The SpongeService of a demo, in mode Off until Sponge may size it.
+
+    Args:
+        template: a partial pod template for the server.
+    """
     return {
         "apiVersion": "serving.sponge.dev/v1alpha1",
         "kind": "SpongeService",
@@ -178,10 +246,14 @@ def manifest(scenario: Scenario, static_milli: int | None, template: Mapping[str
         "spec": {
             "model": {"name": scenario.model, "source": scenario.source},
             "slo": {"latency": f"{scenario.slo_s * 1000:g}ms", "target": scenario.target * 100},
-            "cpu": {"min": f"{low}m", "max": f"{high}m", "step": f"{scenario.step_milli}m"},
+            "cpu": {
+                "min": f"{scenario.min_milli}m",
+                "max": f"{scenario.max_milli}m",
+                "step": f"{scenario.step_milli}m",
+            },
             "batch": {"max": scenario.max_batch},
             "profile": {"from": scenario.profile},
-            "mode": "Auto" if static_milli is None else "Off",
+            "mode": "Off",
             "template": template or {},
         },
     }

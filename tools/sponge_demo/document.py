@@ -1,21 +1,23 @@
-"""The one document that the live page and the report draw, and that `results.json` keeps; pure.
+"""The document that the live page and the report draw, and that `results.json` keeps; pure.
 
-Plain JSON values. All that is computed or worded is done here: the page only draws.
+It holds plain JSON values. Everything is computed and worded here: the page only draws.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any, Literal
 
 import numpy as np
 
+from sponge_core.latency import LatencyModel
 from sponge_demo.recording import MBIT, Figures, Run, mean_milli, series_of
 from sponge_demo.scenario import Scenario
 from sponge_demo.statics import smallest_good
+from sponge_demo.workload import Workload
 from sponge_workload.bandwidth import BandwidthTrace
 
-__all__ = ["Progress", "Story", "build_document", "cores_text", "static_percents", "verdict"]
+__all__ = ["Progress", "Story", "build_document", "cores_text", "fixed_percents", "verdict"]
 
 State = Literal["preparing", "running", "done", "failed"]
 
@@ -27,27 +29,34 @@ class Story:
     Attributes:
         uplink: as replayed, from each run's start on.
         uplink_from_s: where in its recording that is.
-        backend: what it runs on, in words.
-        scheduled: requests of one run.
+        backend: what the demo runs on, in words.
+        workload: the requests of each run; None until the machine has been measured.
+        profile: the latency profile that the server plans with; None until it is known.
         figures: of the runs that have ended, in the order of `runs`.
         report: path of the report once it is written.
-        details: name and value of what one needs to know to repeat it.
+        details: names and values of what one needs to know to repeat the demo.
     """
 
     scenario: Scenario
     uplink: BandwidthTrace
     uplink_from_s: float
     backend: str
-    scheduled: int
+    workload: Workload | None = None
+    profile: LatencyModel | None = None
     runs: list[Run] = field(default_factory=list)
     figures: list[Figures] = field(default_factory=list)
     report: str | None = None
     details: list[tuple[str, str]] = field(default_factory=list)
 
+    @property
+    def scheduled(self) -> int:
+        """Requests of one run; 0 until that is known."""
+        return len(self.workload.arrivals) if self.workload else 0
+
 
 @dataclass(frozen=True, slots=True)
 class Progress:
-    """Where a session stands. `share` is 0 to 1; `left` says in words how long it will take, or nothing."""
+    """Where a session stands. `share` is 0 to 1; `left` says in words how long it will still take, or nothing."""
 
     state: State
     phase: str
@@ -71,6 +80,8 @@ def build_document(story: Story, progress: Progress, now: float) -> dict[str, An
             "max_cores": scenario.max_milli / 1000,
             "max_uplink_mbit": _best_mbit(story),
         },
+        "arrivals": _arrivals(story),
+        "profile": asdict(story.profile) if story.profile is not None else None,
         "runs": [_run(story, index, now) for index in range(len(story.runs))],
         "verdict": verdict(story),
         "report": story.report,
@@ -78,52 +89,84 @@ def build_document(story: Story, progress: Progress, now: float) -> dict[str, An
     }
 
 
-def static_percents(story: Story) -> dict[int, float]:
-    """Percent in time of each fixed size that has been run."""
+def fixed_percents(story: Story) -> dict[int, float]:
+    """Percent in time of each fixed size that has been run, by millicores."""
     ended = zip(story.runs, story.figures, strict=False)
     return {run.static_milli: figures.in_time_percent for run, figures in ended if run.static_milli is not None}
 
 
 def verdict(story: Story) -> str:
-    """The comparison in a sentence or two; empty before Sponge's run has ended."""
+    """The comparison in a few sentences; empty before Sponge's run has ended."""
     if not story.figures:
         return ""
     target = story.scenario.target * 100
     sponge = story.figures[0]
     text = f"Sponge answered {sponge.in_time_percent:.2f} % in time with {sponge.mean_cores:.2f} cores on average."
-    tried = static_percents(story)
-    if not tried:
-        return text
-    good = smallest_good(tried, target)
-    if good is None:
-        largest = max(tried)
-        text += f" A fixed {cores_text(largest)} cores came to {tried[largest]:.2f} %"
-        return text + (f", and no fixed size that ran to {target:g} %." if len(tried) > 1 else ".")
-    bad = max((milli for milli, percent in tried.items() if percent < target and milli < good), default=None)
-    exact = bad is not None and good - bad == story.scenario.step_milli
-    text += f" {'The smallest' if exact else 'A'} fixed size that reaches {target:g} % is {cores_text(good)} cores"
-    text += f", {good / 1000 / sponge.mean_cores:.1f} times as much."
-    if bad is not None:
-        text += f" A fixed {cores_text(bad)} cores came to {tried[bad]:.2f} %."
+    lost = {
+        run.static_milli: figures.sent - figures.in_time
+        for run, figures in zip(story.runs, story.figures, strict=False)
+        if run.static_milli is not None
+    }
+    tried = fixed_percents(story)
+    if tried:
+        text += _against_fixed(story, tried, lost, target)
+    if story.scheduled and all(figures.sent == story.scheduled for figures in story.figures):
+        text += f" Each of the {story.scheduled} requests of every run is accounted for."
     return text
 
 
+def _against_fixed(story: Story, tried: dict[int, float], lost: dict[int, int], target: float) -> str:
+    good = smallest_good(tried, target)
+    if good is None:
+        largest = max(tried)
+        text = f" A fixed {_amount(cores_text(largest), 'core')} came to {tried[largest]:.2f} %"
+        return text + (f", and no fixed size that ran to {target:g} %." if len(tried) > 1 else ".")
+    bad = max((milli for milli, percent in tried.items() if percent < target and milli < good), default=None)
+    exact = bad is not None and good - bad == story.scenario.step_milli
+    ratio = story.figures[0].mean_cores / (good / 1000)
+    text = f" That is {100 * ratio:.0f} % of the {_amount(cores_text(good), 'core')} of "
+    text += f"{'the smallest' if exact else 'a'} fixed size that keeps {target:g} %."
+    if bad is not None:
+        text += (
+            f" {'The next smaller size' if exact else 'A smaller size'}, {_amount(cores_text(bad), 'core')}, answered "
+        )
+        text += f"{tried[bad]:.2f} % in time: it lost {_amount(str(lost[bad]), 'request')}."
+    return text
+
+
+def _amount(number: str, noun: str) -> str:
+    return f"{number} {noun}" if number == "1" else f"{number} {noun}s"
+
+
 def cores_text(milli: int) -> str:
-    """A size as people write it: 0.75, 1, 1.125."""
+    """A size in cores as people write it: 0.75, 1, 1.125."""
     return f"{milli / 1000:g}"
 
 
 def _best_mbit(story: Story) -> float:
-    """The best second of a run."""
+    """The uplink's best second of a run."""
     return max(story.uplink.bandwidth_at(second + 0.5) for second in range(int(story.scenario.duration_s))) / MBIT
 
 
 def _headline(story: Story) -> str:
-    scenario = story.scenario
+    scenario, workload = story.scenario, story.workload
+    rate = "Requests"
+    if workload is not None and workload.rates_rps:
+        rate = f"{min(workload.rates_rps):.1f} to {max(workload.rates_rps):.1f} requests/s, with bursts,"
     return (
-        f"{scenario.model}, {scenario.rate_rps:g} requests/s of {scenario.payload_bytes / 1000:g} kB over a 4G uplink, "
-        f"each due {scenario.slo_s * 1000:g} ms after it was sent. {story.backend[:1].upper()}{story.backend[1:]}."
+        f"{scenario.model}: {rate} of {scenario.payload_bytes / 1000:g} kB over a 4G uplink, each due "
+        f"{scenario.slo_s * 1000:g} ms after it was sent. {story.backend[:1].upper()}{story.backend[1:]}."
     )
+
+
+def _arrivals(story: Story) -> dict[str, list[float]]:
+    """For each second of a run: the requests that are sent, and the rate behind them."""
+    if story.workload is None:
+        return {"sent": [], "rate": []}
+    sent = [0.0] * int(story.scenario.duration_s)
+    for at in story.workload.arrivals:
+        sent[min(int(at), len(sent) - 1)] += 1
+    return {"sent": sent, "rate": list(story.workload.rates_rps)}
 
 
 def _run(story: Story, index: int, now: float) -> dict[str, Any]:

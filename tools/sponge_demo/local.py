@@ -1,7 +1,7 @@
 """The demo without Kubernetes: a server process in a cgroup of its own, sized by the operator's decision.
 
-One server takes all runs: only who sizes it changes, and a start takes ten seconds. Where no cgroup can be made (not
-root, or no CPU controller) the server's thread budget alone is sized, and says so.
+Where no cgroup can be made (not root, or no CPU controller), only the server's thread budget is sized, and the
+demo says so.
 """
 
 from __future__ import annotations
@@ -16,9 +16,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-from sponge_core.control_api import ApplyRequest, SizeRange, StateSnapshot
+from sponge_core.control_api import SizeRange, StateSnapshot
+from sponge_core.latency import LatencyModel
 from sponge_demo.backend import Backend, DemoError, Endpoint, PodFacts, Say
+from sponge_demo.control import fix_size
 from sponge_demo.controller import Controller
+from sponge_demo.profiles import profile_in
 from sponge_demo.scenario import Scenario
 from sponge_operator.clients.server import ControlClient, ServerError
 from sponge_system.cgroup import Cgroup, CgroupError
@@ -30,14 +33,20 @@ SERVE = (sys.executable, "-m", "sponge_cli.main", "serve", "--log-format", "text
 READY_WITHIN_S = 180.0
 END_WITHIN_S = 20.0
 LOG_TAIL = 3
+STARTUP_MILLI = 1000
+"""The quota while the server loads and measures its profile, as a pod has it by default."""
 
 
 class LocalBackend(Backend):
-    """Runs the server from the first `start` to `close`.
+    """Runs the server from `start` to `close`.
 
     Args:
         folder: for the server's log and the control token; exists.
     """
+
+    start_s = 18.0
+    close_s = 4.0
+    opening = ()
 
     def __init__(self, folder: Path) -> None:
         self._log = folder / "server.log"
@@ -50,6 +59,8 @@ class LocalBackend(Backend):
         self._client: ControlClient | None = None
         self._controller: Controller | None = None
         self._task: asyncio.Task[None] | None = None
+        self._scenario: Scenario | None = None
+        self._milli = STARTUP_MILLI
 
     @property
     def description(self) -> str:
@@ -57,24 +68,51 @@ class LocalBackend(Backend):
             return f"this machine, by thread counts alone ({self._without_cgroup})"
         return "this machine, without Kubernetes: one server in a cgroup of its own"
 
-    def open(self, say: Say) -> None:
+    def open(self, say: Say, enter: Say) -> None:  # noqa: ARG002 - it takes no time
         try:
             self._cgroup = Cgroup.create(f"sponge-demo-{os.getpid()}")
             self._cgroup.put_first()
         except CgroupError as error:
             self._without_cgroup = str(error)
-            say(f"No CPU quota can be set here, thread counts stand in for it: {error}")
+            say(f"No CPU quota can be set here, so the number of threads is sized instead: {error}")
         self._token_file.touch(mode=0o600)
         self._token_file.write_text(self._token)
 
-    async def start(self, scenario: Scenario, static_milli: int | None) -> Endpoint:
-        self._set_quota(scenario.max_milli)  # loading is not what is measured
-        if self._endpoint is None:
-            self._endpoint = self._launch(scenario)
+    async def start(self, scenario: Scenario) -> Endpoint:
+        self._scenario = scenario
+        self._set_quota(STARTUP_MILLI)
+        self._endpoint = self._launch(scenario)
         self._client = await ControlClient().__aenter__()
         await self._ready()
-        await self._take_over(scenario, static_milli)
         return self._endpoint
+
+    async def profile(self) -> LatencyModel:
+        return profile_in(self._log.read_text(errors="replace"))
+
+    async def hold(self, milli: int) -> None:
+        assert self._client is not None
+        assert self._endpoint is not None
+        assert self._scenario is not None
+        await self._stop_controller()
+
+        async def set_quota(milli: int) -> None:
+            self._set_quota(milli)
+
+        await fix_size(self._client, self._endpoint, self._scenario, milli, set_quota)
+        self._milli = milli
+
+    async def release(self) -> None:
+        assert self._client is not None
+        assert self._endpoint is not None
+        assert self._scenario is not None
+        sizes = SizeRange(
+            min_milli=self._scenario.min_milli,
+            max_milli=self._scenario.max_milli,
+            step_milli=self._scenario.step_milli,
+        )
+        quota = self._set_quota if self._cgroup is not None else None
+        self._controller = Controller(self._endpoint, self._client, sizes, self._milli, quota)
+        self._task = asyncio.create_task(self._controller.run())
 
     async def facts(self) -> PodFacts:
         if self._process is None or self._process.poll() is not None:
@@ -82,13 +120,16 @@ class LocalBackend(Backend):
         return PodFacts(self._controller.resizes if self._controller else 0, 0)
 
     async def stop(self) -> None:
+        await self._stop_controller()
+        if self._client is not None:
+            await self._client.__aexit__(None, None, None)
+            self._client = None
+
+    async def _stop_controller(self) -> None:
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait({self._task})
             self._task = self._controller = None
-        if self._client is not None:
-            await self._client.__aexit__(None, None, None)
-            self._client = None
 
     def close(self) -> None:
         process, self._process = self._process, None
@@ -114,7 +155,7 @@ class LocalBackend(Backend):
             "--control-port": str(control_port),
             "--slo-ms": f"{scenario.slo_s * 1000:g}",
             "--max-batch": str(scenario.max_batch),
-            "--cores": f"{scenario.max_milli}m",
+            "--cores": f"{STARTUP_MILLI}m",
             "--min-cores": f"{scenario.min_milli}m",
             "--max-cores": f"{scenario.max_milli}m",
             "--step-cores": f"{scenario.step_milli}m",
@@ -160,31 +201,6 @@ class LocalBackend(Backend):
     def _last_words(self) -> str:
         lines = self._log.read_text(errors="replace").splitlines()
         return f"{' / '.join(lines[-LOG_TAIL:]) or 'it said nothing'} (log: {self._log})"
-
-    async def _take_over(self, scenario: Scenario, static_milli: int | None) -> None:
-        """Hands the server to the controller, or fixes its size."""
-        assert self._client is not None
-        assert self._endpoint is not None
-        low, high = scenario.min_milli, scenario.max_milli
-        if static_milli is None:
-            sizes = SizeRange(min_milli=low, max_milli=high, step_milli=scenario.step_milli)
-            quota = self._set_quota if self._cgroup is not None else None
-            self._controller = Controller(self._endpoint, self._client, sizes, high, quota)
-            self._task = asyncio.create_task(self._controller.run())
-            return
-        fixed = SizeRange(min_milli=static_milli, max_milli=static_milli, step_milli=scenario.step_milli)
-        state = await self._state()
-        request = ApplyRequest(
-            version=state.applied_version + 1 if state else 1,
-            cores_milli=static_milli,
-            batch_cap=scenario.max_batch,
-            sizes=fixed,
-        )
-        try:
-            await self._client.apply(self._endpoint.control_url, self._endpoint.token, request, timeout_s=10.0)
-        except ServerError as error:
-            raise DemoError(f"the server does not take its size: {error}") from None
-        self._set_quota(static_milli)
 
 
 def _free_ports() -> tuple[int, int]:

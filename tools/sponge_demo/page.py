@@ -1,7 +1,6 @@
 """The live page: serves the newest document on loopback, from a thread of its own.
 
-Plotly's JavaScript comes from the installed package: nothing is fetched from anywhere. Knows nothing of the session; it
-is given one document after the other.
+Plotly's JavaScript comes from the installed package: the page fetches nothing from the network.
 """
 
 from __future__ import annotations
@@ -75,7 +74,7 @@ class LivePage:
         self._socket.close()
 
     def publish(self, document: dict[str, Any], report: Path | None = None) -> None:
-        """Shows `document` from now on; `report` is what its link leads to."""
+        """Shows `document` from now on; its link leads to `report`."""
         self._report = report
         self._newest = json.dumps(document, separators=(",", ":"))
 

@@ -1,7 +1,7 @@
-"""What was seen of a run, as series to draw and figures to compare; pure.
+"""A run as series to draw and figures to compare; pure.
 
-Samples come from the server's control port, records from the load generator; both carry epoch seconds, so neither has
-to know of the other. The very same series are drawn live and in the report.
+Samples come from the server's control port, records from the load generator; both carry epoch seconds. The page draws
+the same series live and in the report.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ class Sample:
 
 
 def sample_of(at: float, state: StateSnapshot) -> Sample:
-    """What the charts need of a snapshot; the cores are the kernel's quota where there is one."""
+    """The part of a snapshot that the charts need; the cores are the kernel's quota where there is one."""
     return Sample(
         at=at,
         cores_milli=state.cpu_quota_milli if state.cpu_quota_milli is not None else state.cores_milli,
@@ -53,8 +53,7 @@ class Run:
     Attributes:
         name: for the table and the legends.
         static_milli: the fixed size; None when Sponge chooses.
-        started_at: epoch seconds at which the first request could be sent; None before that is known.
-        ended: the figures are final.
+        started_at: epoch seconds at which the schedule began; None before that is known.
     """
 
     name: str
@@ -62,7 +61,6 @@ class Run:
     samples: list[Sample]
     records: list[Record]
     started_at: float | None = None
-    ended: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,11 +68,11 @@ class Series:
     """Points to draw: the corners of the size's step line, and for the others one value a second, None for none.
 
     Attributes:
-        uplink_mbit: bandwidth that a client had.
-        left_after_upload_ms: of the SLO, the least that any request had left when its body was in.
-        left_at_answer_ms: of the SLO, the least that any answered request had left; below 0 is late.
+        uplink_mbit: bandwidth of each client.
+        left_after_upload_ms: the least of the SLO that any request had left when its body was in.
+        left_at_answer_ms: the least of the SLO that any answered request had left; below 0 is late.
         refused: requests without an answer: shed, expired, cancelled or failed.
-        attained: percent in time of all that ended so far; `attained_10s` of those in the last 10 s.
+        attained: percent in time of all requests that have ended; `attained_10s` of those in the last 10 s.
     """
 
     cores_t: list[float]

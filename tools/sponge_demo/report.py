@@ -1,4 +1,4 @@
-"""What a session leaves behind: a self-contained HTML report, a picture, and the figures as JSON."""
+"""Writes the results of a session: a self-contained HTML report, a picture, and the figures as JSON."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ DASHES = (":", "--", "-.", (0, (1, 4)))
 
 
 def write_report(document: Mapping[str, Any], path: Path) -> None:
-    """The live page with its document, style and scripts inside: one file that needs nothing else."""
+    """The live page with its document, style and scripts in one file that needs nothing else."""
     data = json.dumps(document, separators=(",", ":")).replace("</", "<\\/")
     page = asset("page.html")
     for tag, content in (
@@ -37,12 +37,12 @@ def write_report(document: Mapping[str, Any], path: Path) -> None:
 
 
 def write_json(document: Mapping[str, Any], path: Path) -> None:
-    """The document as it is: every series and figure."""
+    """The whole document: every series and figure."""
     path.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
 
 
 def write_picture(document: Mapping[str, Any], path: Path) -> None:
-    """Slack, size and attainment of Sponge beside the fixed sizes, as a picture in the format of `path`'s suffix."""
+    """Rate, size and attainment of Sponge beside the fixed sizes, as a picture in the format of `path`'s suffix."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -60,26 +60,27 @@ def write_picture(document: Mapping[str, Any], path: Path) -> None:
         "svg.hashsalt": "sponge",
     }
     with pyplot.rc_context(style):
-        figure, (slack, cores, attained) = pyplot.subplots(3, 1, figsize=(8, 6), sharex=True, layout="constrained")
-        series, figures = sponge["series"], sponge["figures"]
-        slack.set_title(f"Slack: what is left of {scenario['slo_ms']:g} ms, the least of any request (ms)")
-        slack.plot(
-            _seconds(sponge), _gaps(series["left_after_upload_ms"]), color=BLUE, lw=1.3, label="after the upload"
+        heights = {"height_ratios": (2, 3, 2)}
+        figure, (rate, cores, attained) = pyplot.subplots(
+            3, 1, figsize=(8, 6.4), sharex=True, layout="constrained", gridspec_kw=heights
         )
-        slack.plot(_seconds(sponge), _gaps(series["left_at_answer_ms"]), color=SPONGE, lw=1.3, label="at the answer")
-        slack.axhline(0, color=BAD, lw=0.9, ls="--")
-        slack.legend(frameon=False, fontsize=8, loc="lower right", bbox_to_anchor=(1, 0.97), ncols=2)
+        series, figures = sponge["series"], sponge["figures"]
+        arrivals = document["arrivals"]
+        ticks = [second + 0.5 for second in range(len(arrivals["sent"]))]
+        rate.set_title("Requests per second: the same schedule for every size")
+        rate.bar(ticks, arrivals["sent"], width=0.8, color=BLUE, alpha=0.4)
+        rate.plot(ticks[: len(arrivals["rate"])], arrivals["rate"], color=BLUE, lw=1.6)
         cores.set_title("CPU in force (cores)")
-        label = f"Sponge: {figures['mean_cores']:.2f} on average, {figures['in_time_percent']:.1f} % in time"
+        label = f"Sponge: {figures['mean_cores']:.2f} cores on average, {figures['in_time_percent']:.1f} % in time"
         cores.step(series["cores_t"], series["cores"], where="post", color=SPONGE, lw=1.4, label=label)
         attained.set_title("Requests in time so far (%)")
         attained.plot(_seconds(sponge), _gaps(series["attained"]), color=SPONGE, lw=1.6)
         for run, dashes in zip(statics, itertools.cycle(DASHES), strict=False):
             line = {"color": INK, "lw": 1.0, "ls": dashes, "alpha": 0.55}
-            label = f"{run['name']}: {run['figures']['in_time_percent']:.1f} % in time"
+            label = f"{run['name']} cores: {run['figures']['in_time_percent']:.1f} % in time"
             cores.step(run["series"]["cores_t"], run["series"]["cores"], where="post", label=label, **line)
             attained.plot(_seconds(run), _gaps(run["series"]["attained"]), **line)
-        cores.set_ylim(0, scenario["max_cores"] * 1.05)
+        cores.set_ylim(0, scenario["max_cores"] * 1.3)
         cores.legend(frameon=False, fontsize=8, loc="upper left", ncols=3)
         attained.axhline(scenario["target_percent"], color=BAD, lw=0.9, ls="--")
         attained.set_xlabel("seconds")

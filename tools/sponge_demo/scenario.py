@@ -1,8 +1,4 @@
-"""What the demo serves and sends; plain data, the same for every run of a session.
-
-Chosen so that cores matter on two of them: a model of some tens of milliseconds, at a rate that keeps less than half
-of one busy, with deadlines of which the worst second of the uplink leaves an eighth.
-"""
+"""What the demo serves: the model, its deadline, the sizes of its pod, and the uplink of its clients."""
 
 from __future__ import annotations
 
@@ -15,26 +11,32 @@ from sponge_workload.files import load_bandwidth
 __all__ = ["Scenario", "around_worst_second", "uplink_of"]
 
 WORST_AT = 0.6
-"""Where in a run its worst second lies: late enough for a calm before it, early enough for what follows."""
+"""Where in a run its worst second lies, as a share of the run."""
 
 
 @dataclass(frozen=True, slots=True)
 class Scenario:
-    """CPU in millicores, as at the Kubernetes API."""
+    """The service and its clients, the same for every run of a session. CPU is in millicores.
+
+    Attributes:
+        duration_s: of one run.
+        slo_s: the deadline of a request after it was due to be sent; the upload counts.
+        target: the share of requests in time that a fixed size has to keep.
+        profile: a shipped latency profile, or auto: the server measures one at its start.
+        seed: of the arrivals, and of the uplink where it is synthetic.
+    """
 
     duration_s: float
     model: str = "resnet18"
     source: str = "torchvision://resnet18?weights=none"
-    slo_s: float = 0.8
-    rate_rps: float = 9.0
-    arrivals: str = "poisson"
-    payload_bytes: int = 303_600
-    max_batch: int = 8
+    slo_s: float = 1.0
+    payload_bytes: int = 200_000
+    max_batch: int = 4
     min_milli: int = 250
-    max_milli: int = 1500
-    step_milli: int = 125
+    max_milli: int = 1250
+    step_milli: int = 250
     target: float = 0.99
-    profile: str = "resnet18-epyc"
+    profile: str = "auto"
     seed: int = 1
 
     @property
@@ -44,7 +46,7 @@ class Scenario:
 
 
 def around_worst_second(trace: BandwidthTrace, duration_s: float) -> float:
-    """From which second on to replay `trace`, so that a run of `duration_s` holds the worst one."""
+    """The second of `trace` from which a run of `duration_s` has to replay it to hold its worst second."""
     ends, at = [], 0.0
     for length in trace.durations_s:
         ends.append(at)

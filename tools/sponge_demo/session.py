@@ -1,7 +1,6 @@
 """Runs the schedule, first with Sponge and then with fixed sizes, and keeps what was seen.
 
-The load is sent by a `sponge load` process of its own, so that drawing charts delays no request. Knows a backend as a
-place where a server starts and stops; draws and prints nothing itself.
+A `sponge load` process of its own sends the requests, so that drawing charts delays none of them.
 """
 
 from __future__ import annotations
@@ -11,38 +10,49 @@ import contextlib
 import json
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
-from typing import Any
 
 from sponge_client.outcomes import Record
+from sponge_core.latency import LatencyModel
 from sponge_demo.backend import Backend, DemoError, Endpoint, PodFacts, Say
-from sponge_demo.document import Progress, Story, build_document, cores_text, static_percents
+from sponge_demo.document import Story, cores_text, fixed_percents
+from sponge_demo.progress import Phase
 from sponge_demo.recording import Run, figures_of, sample_of
 from sponge_demo.statics import next_static
+from sponge_demo.workload import Workload, fit_workload
 from sponge_operator.clients.server import ControlClient, ServerError
 
-__all__ = ["Session"]
+__all__ = ["FIT", "START", "Session", "run_phases"]
 
 SAMPLE_S = 0.2
-PUBLISH_S = 1.0
+FOLLOW_S = 0.2
 LOST_AFTER_S = 15.0
-SETTLED_AFTER_S = 1.5
-SETTLED_WITHIN_S = 15.0
-FIRST_OVERHEAD_S = 20.0
-"""What a run takes beyond its duration, until the first one has shown it."""
+RUN_OVERHEAD_S = 5.0
+"""The time of a run beyond its duration: the size is set, the load generator starts, the last answers come."""
+
+START, FIT = "Starting the server and measuring its profile", "Looking for the smallest fixed size in the simulator"
+EXPECTED_FIXED = 2
+"""The smallest fixed size that keeps the target, and the next smaller one."""
+
+
+def run_phases(duration_s: float, names: Sequence[str]) -> list[Phase]:
+    """The phases of these runs."""
+    return [Phase(name, duration_s + RUN_OVERHEAD_S) for name in names]
 
 
 class Session:
     """One comparison.
 
     Args:
-        story: what is told; runs and figures are added to it.
-        statics: fixed sizes to run after Sponge; None finds the smallest one that reaches the target.
-        most_statics: bound on those.
-        folder: for the load generator's timelines; exists.
-        publish: gets the document every second.
+        story: what the page tells; runs and figures are added to it, and the workload where it has none.
+        statics: fixed sizes to run after Sponge; None for the smallest one that reaches the target, and the
+            next smaller.
+        most_statics: bound on the number of fixed sizes.
+        folder: for the schedule and the load generator's timelines; exists.
+        enter: gets the name of each phase as it begins.
         say: gets a line for every step.
+        fit: makes the workload for a measured profile.
     """
 
     def __init__(
@@ -53,53 +63,82 @@ class Session:
         statics: Sequence[int] | None,
         most_statics: int,
         folder: Path,
-        publish: Callable[[dict[str, Any]], None],
+        enter: Say,
         say: Say,
+        fit: Callable[[Story, LatencyModel], Workload] | None = None,
     ) -> None:
         self._story = story
         self._backend = backend
         self._statics = statics
         self._most_statics = most_statics if statics is None else len(statics)
         self._folder = folder
-        self._publish = publish
+        self._enter = enter
         self._say = say
-        self._overhead_s = FIRST_OVERHEAD_S
+        self._fit = fit or (lambda story, model: fit_workload(story.scenario, model, story.uplink))
 
     async def run(self) -> None:
-        """All runs, one after the other. Raises SpongeError when one cannot be finished; leaves no process behind."""
-        async with ControlClient() as client:
-            await self._pass(client, "Sponge", None)
-            while (milli := self._next_static()) is not None:
-                await self._pass(client, f"fixed {cores_text(milli)}", milli)
+        """All runs, one after the other, on one server.
+
+        Raises:
+            SpongeError: a run cannot be finished. No process is left behind.
+        """
+        self._enter(START)
+        try:
+            endpoint = await self._backend.start(self._story.scenario)
+            if self._story.workload is None:
+                await self._fit_workload()
+            async with ControlClient() as client:
+                await self._pass(endpoint, client, None)
+                while (milli := self._next_static()) is not None:
+                    await self._pass(endpoint, client, milli)
+        finally:
+            await asyncio.shield(self._backend.stop())
+
+    async def _fit_workload(self) -> None:
+        self._enter(FIT)
+        story = self._story
+        story.profile = await self._backend.profile()
+        workload = await asyncio.to_thread(self._fit, story, story.profile)
+        story.workload = workload
+        self._say(
+            f"One core answers {workload.capacity_rps:.1f} requests/s here, so the rate runs from "
+            f"{min(workload.rates_rps):.1f} to {max(workload.rates_rps):.1f} requests/s"
+        )
+        if workload.fixed_milli is None:
+            self._say(f"The simulator finds no fixed size that keeps {100 * story.scenario.target:g} %")
+        else:
+            self._say(
+                f"The simulator's smallest fixed size that keeps {100 * story.scenario.target:g} %: "
+                f"{cores_text(workload.fixed_milli)} cores"
+            )
 
     def _next_static(self) -> int | None:
-        tried = static_percents(self._story)
+        tried = fixed_percents(self._story)
         if len(tried) >= self._most_statics:
             return None
         if self._statics is not None:
             return self._statics[len(tried)]
-        scenario = self._story.scenario
-        mean = self._story.figures[0].mean_cores * 1000
-        return next_static(scenario.sizes_milli, tried, mean, scenario.target * 100)
+        scenario, workload = self._story.scenario, self._story.workload
+        assert workload is not None
+        expected = workload.fixed_milli or scenario.max_milli
+        if expected in tried and tried[expected] < 100 * scenario.target and len(tried) == 1:
+            self._say(
+                f"A fixed {cores_text(expected)} falls short of the simulator's prediction; trying the next larger"
+            )
+        return next_static(scenario.sizes_milli, tried, expected, 100 * scenario.target)
 
-    async def _pass(self, client: ControlClient, name: str, static_milli: int | None) -> None:
-        began = time.monotonic()
-        scenario = self._story.scenario
-        self._tell(f"{name}: starting a server")
-        self._say(f"{name}: starting a server")
-        try:
-            endpoint = await self._backend.start(scenario, static_milli)
-            run = Run(name, static_milli, samples=[], records=[])
-            self._story.runs.append(run)
-            await _settled(endpoint, client)
-            self._say(f"{name}: {self._story.scheduled} requests in {scenario.duration_s:g} s")
-            before = await self._backend.facts()
-            await self._load(run, endpoint, client)
-            after = await self._backend.facts()
-        finally:
-            await asyncio.shield(self._backend.stop())
-        self._finish(run, before, after)
-        self._overhead_s = max(0.0, time.monotonic() - began - scenario.duration_s)
+    async def _pass(self, endpoint: Endpoint, client: ControlClient, static_milli: int | None) -> None:
+        story = self._story
+        assert story.workload is not None
+        name = "Sponge" if static_milli is None else f"fixed {cores_text(static_milli)}"
+        self._enter(name)
+        await self._backend.hold(static_milli if static_milli is not None else story.workload.start_milli)
+        run = Run(name, static_milli, samples=[], records=[])
+        story.runs.append(run)
+        self._say(f"{name}: {story.scheduled} requests in {story.scenario.duration_s:g} s")
+        before = await self._backend.facts()
+        await self._load(run, endpoint, client, self._backend.release if static_milli is None else None)
+        self._finish(run, before, await self._backend.facts())
 
     def _finish(self, run: Run, before: PodFacts, after: PodFacts) -> None:
         if run.started_at is None or not run.samples:
@@ -109,9 +148,16 @@ class Session:
             figures_of(run, duration_s, after.resizes - before.resizes, after.restarts - before.restarts)
         )
 
-    async def _load(self, run: Run, endpoint: Endpoint, client: ControlClient) -> None:
-        """Sends the schedule, and looks at the server meanwhile."""
-        timeline = self._folder / f"requests-{len(self._story.runs)}.jsonl"
+    async def _load(
+        self, run: Run, endpoint: Endpoint, client: ControlClient, release: Callable[[], Awaitable[None]] | None
+    ) -> None:
+        """Sends the schedule and looks at the server meanwhile.
+
+        Args:
+            release: called once the first request has ended: from then on Sponge chooses the size.
+        """
+        number = len(self._story.runs)
+        timeline = self._folder / f"requests-{number}.jsonl"
         timeline.write_text("")
         process = await asyncio.create_subprocess_exec(
             *self._load_command(endpoint, timeline),
@@ -126,13 +172,17 @@ class Session:
             with timeline.open(encoding="utf-8") as stream:
                 while process.returncode is None:
                     with contextlib.suppress(TimeoutError):
-                        await asyncio.wait_for(process.wait(), PUBLISH_S)
+                        await asyncio.wait_for(process.wait(), FOLLOW_S)
                     _follow(run, stream.readlines())
-                    self._tell_run(run)
+                    if release is not None and run.started_at is not None:
+                        await release()
+                        release = None
                     if sampling.done():
                         sampling.result()
             if process.returncode != 0:
-                raise DemoError(f"the load ended with {process.returncode}: {(await errors).decode().strip()}")
+                raise DemoError(
+                    f"the load generator ended with {process.returncode}: {(await errors).decode().strip()}"
+                )
         finally:
             sampling.cancel()
             if process.returncode is None:
@@ -142,12 +192,14 @@ class Session:
             await asyncio.wait({sampling, errors})
 
     def _load_command(self, endpoint: Endpoint, timeline: Path) -> list[str]:
-        scenario = self._story.scenario
+        scenario, workload = self._story.scenario, self._story.workload
+        assert workload is not None
+        arrivals = self._folder / "arrivals.csv"
+        arrivals.write_text("arrival_s\n" + "".join(f"{at:.6f}\n" for at in workload.arrivals))
         options = {
             "--url": endpoint.url,
             "--model": scenario.model,
-            "--arrivals": scenario.arrivals,
-            "--rate": f"{scenario.rate_rps:g}",
+            "--arrivals": str(arrivals),
             "--duration-s": f"{scenario.duration_s:g}",
             "--slo-ms": f"{scenario.slo_s * 1000:g}",
             "--bandwidth": "4g",
@@ -173,33 +225,6 @@ class Session:
                 run.samples.append(sample_of(time.time(), state))
             await asyncio.sleep(max(0.0, began + SAMPLE_S - time.monotonic()))
 
-    def _tell_run(self, run: Run) -> None:
-        scenario = self._story.scenario
-        elapsed_s = 0.0 if run.started_at is None else min(time.time() - run.started_at, scenario.duration_s)
-        self._tell(f"{run.name}: {max(0.0, elapsed_s):.0f} of {scenario.duration_s:g} s", max(0.0, elapsed_s))
-
-    def _tell(self, phase: str, elapsed_s: float = 0.0) -> None:
-        scenario = self._story.scenario
-        one_s = scenario.duration_s + self._overhead_s
-        ended, planned = len(self._story.figures), 1 + self._most_statics
-        left_s = max(0.0, (planned - ended) * one_s - elapsed_s)
-        number = f"run {ended + 1} of {'at most ' if self._statics is None and planned > 1 else ''}{planned}"
-        left = f"{number}, {_duration(left_s)} left"
-        progress = Progress("running", phase, min(1.0, 1 - left_s / (planned * one_s)), left)
-        self._publish(build_document(self._story, progress, time.time()))
-
-
-async def _settled(endpoint: Endpoint, client: ControlClient) -> None:
-    """Returns once the size has stayed the same for a while: the way down from the start is not part of the run."""
-    since = began = time.monotonic()
-    cores: int | None = None
-    while time.monotonic() - since < SETTLED_AFTER_S and time.monotonic() - began < SETTLED_WITHIN_S:
-        with contextlib.suppress(ServerError):
-            state = await client.state(endpoint.control_url, endpoint.token)
-            if state.cores_milli != cores:
-                cores, since = state.cores_milli, time.monotonic()
-        await asyncio.sleep(SAMPLE_S)
-
 
 def _follow(run: Run, lines: Sequence[str]) -> None:
     """Takes up what the load generator wrote since the last time."""
@@ -210,7 +235,3 @@ def _follow(run: Run, lines: Sequence[str]) -> None:
         if run.started_at is None:
             run.started_at = sent_at - record.at_s
         run.records.append(record)
-
-
-def _duration(seconds: float) -> str:
-    return f"about {seconds / 60:.0f} min" if seconds >= 90 else f"about {seconds:.0f} s"

@@ -1,6 +1,6 @@
 """Which fixed sizes to compare Sponge with; pure.
 
-More cores never miss more, and each run takes minutes: the search starts at the size that costs what Sponge did, walks
+More cores never miss more, and each run takes minutes. The search starts at the size that the simulator expects, walks
 from there in doubling steps, because the answer is rarely far, and bisects once the answer lies between two sizes.
 """
 
@@ -12,17 +12,17 @@ __all__ = ["next_static", "smallest_good"]
 
 
 def next_static(
-    sizes_milli: Sequence[int], tried: Mapping[int, float], sponge_milli: float, target_percent: float
+    sizes_milli: Sequence[int], tried: Mapping[int, float], expected_milli: float, target_percent: float
 ) -> int | None:
-    """The size to run next; None when the smallest good one is known, or known to be beyond the largest.
+    """The size to run next; None once the smallest good one is known, or known to be larger than all.
 
     Args:
-        sizes_milli: what may be run, ascending, not empty.
-        tried: size to percent in time.
-        sponge_milli: Sponge's mean size.
+        sizes_milli: the sizes to choose from, ascending, not empty.
+        tried: percent in time by size.
+        expected_milli: where to start; the nearest size is taken.
     """
     if not tried:
-        return min(sizes_milli, key=lambda milli: abs(milli - sponge_milli))
+        return min(sizes_milli, key=lambda milli: abs(milli - expected_milli))
     highest_bad = max((milli for milli, percent in tried.items() if percent < target_percent), default=0)
     lowest_good = smallest_good(tried, target_percent)
     between = [m for m in sizes_milli if m > highest_bad and (lowest_good is None or m < lowest_good)]

@@ -1,6 +1,6 @@
-"""What the demo says in the terminal: steps, a progress line, and the closing table.
+"""The demo's output in the terminal: steps, a progress line, and the closing table.
 
-The line is redrawn in place on a terminal, and written now and then elsewhere, so that a log shows that it goes on.
+On a terminal the line is redrawn in place; elsewhere it is written now and then, so that a log shows progress.
 """
 
 from __future__ import annotations
@@ -8,17 +8,18 @@ from __future__ import annotations
 import shutil
 import sys
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import click
 
-__all__ = ["Terminal"]
+__all__ = ["Terminal", "columns"]
 
 LINE_EVERY_S = 15.0
 
 
 class Terminal:
-    """Writes to stderr, so that stdout stays for the result."""
+    """Writes to stderr; stdout is for the result. Any thread may call it."""
 
     def __init__(self) -> None:
         self._live = sys.stderr.isatty()
@@ -29,7 +30,7 @@ class Terminal:
         click.echo(f"{self._clear()}{text}", err=True)
 
     def progress(self, document: dict[str, Any]) -> None:
-        """The state of the run that goes on."""
+        """The present phase and the time left."""
         now = time.monotonic()
         if not self._live and now - self._line_at < LINE_EVERY_S:
             return
@@ -46,17 +47,25 @@ class Terminal:
         click.echo(self._clear(), nl=False, err=True)
         head = ("", "mean cores", "in time", "p99", "late", "refused", "resizes", "restarts")
         rows = [_row(run) for run in document["runs"] if run["figures"]]
-        widths = [max(len(row[column]) for row in (head, *rows)) for column in range(len(head))]
-        for row in (head, *rows):
-            cells = [
-                cell.ljust(width) if not column else cell.rjust(width)
-                for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-            ]
-            click.echo("  ".join(cells).rstrip())
+        for line in columns((head, *rows)):
+            click.echo(line)
         click.echo(document["verdict"])
 
     def _clear(self) -> str:
         return "\r\x1b[K" if self._live else ""
+
+
+def columns(rows: Sequence[tuple[str, ...]]) -> list[str]:
+    """Rows of equal length as aligned lines: the first column to the left, the others to the right."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    lines = []
+    for row in rows:
+        cells = [
+            cell.ljust(width) if not column else cell.rjust(width)
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ]
+        lines.append("  ".join(cells).rstrip())
+    return lines
 
 
 def _line(document: dict[str, Any]) -> str:

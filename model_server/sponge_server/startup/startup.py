@@ -107,6 +107,10 @@ async def _prepare(
         profile=profile.name,
         alone_ms=model.latency(1, 1) * 1000,
         full_ms=model.latency(info.max_batch, 1) * 1000,
+        gamma_ms=model.gamma * 1000,
+        delta_ms=model.delta * 1000,
+        epsilon_ms=model.epsilon * 1000,
+        eta_ms=model.eta * 1000,
         error=model.error,
         interference=model.interference,
     )

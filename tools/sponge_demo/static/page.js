@@ -1,5 +1,5 @@
-// Draws one document: live, as it comes each second, or the one that a report carries. Computes nothing that the
-// document could say; knows no server but the one it came from.
+// Draws one document: live, as it comes each second, or the one that a report carries. It computes nothing that the
+// document can say.
 "use strict";
 
 const COLOUR = { sponge: "#0b7a75", fill: "rgba(11,122,117,.13)", soft: "#9aa5b1", blue: "#3b6fb6", amber: "#c98a1b", bad: "#c8372d" };
@@ -20,12 +20,12 @@ function text(tag, content, attributes = {}) {
 function layout(title, unit, doc, more = {}) {
   const { yaxis, ...rest } = more;
   return {
-    title: { text: `${title} <span style="color:#66717f;font-size:12px">${unit}</span>`, font: { ...FONT, size: 14 }, x: 0.02, xanchor: "left", y: 0.95 },
+    title: { text: `${title} <span style="color:#66717f;font-size:12px">${unit}</span>`, font: { ...FONT, size: 14 }, x: 0.008, xanchor: "left", y: 1, yref: "container", yanchor: "top", pad: { t: 10, l: 8 } },
     font: FONT,
-    margin: { l: 46, r: 14, t: 38, b: 34 },
+    margin: { l: 46, r: 14, t: 60, b: 34 },
     xaxis: { range: [0, doc.scenario.duration_s], title: { text: "s", standoff: 2 }, gridcolor: "#eef1f4", zeroline: false },
     yaxis: { rangemode: "tozero", gridcolor: "#eef1f4", zeroline: false, ...yaxis },
-    legend: { orientation: "h", x: 1, xanchor: "right", y: 1.17, bgcolor: "rgba(0,0,0,0)", font: { size: 11 } },
+    legend: { orientation: "h", x: 0, xanchor: "left", y: 1.0, yanchor: "bottom", bgcolor: "rgba(0,0,0,0)", font: { size: 11 } },
     paper_bgcolor: "rgba(0,0,0,0)",
     plot_bgcolor: "rgba(0,0,0,0)",
     hovermode: "x unified",
@@ -43,21 +43,36 @@ function level(y, label, colour) {
 
 const line = (x, y, name, colour, more = {}) => ({ x, y, name, mode: "lines", line: { color: colour, width: 2 }, ...more });
 
-// The other runs, behind the one that is shown; one entry in the legend stands for all of them.
+// The other runs, behind the one that is shown.
+const DASHES = ["dot", "dash", "dashdot", "longdash"];
 function others(doc, run, pick) {
   return doc.runs.filter((other) => other !== run).map((other, index) => {
     const [x, y, shape] = pick(other.series);
-    const thin = { color: COLOUR.soft, width: 1.2, dash: "dot", shape };
-    return line(x, y, other.name, COLOUR.soft, { line: thin, legendgroup: "others", showlegend: index === 0, ...(index === 0 && { name: "other runs" }), hovertemplate: `%{y} <extra>${other.name}</extra>` });
+    const thin = { color: COLOUR.soft, width: 1.5, dash: DASHES[index % DASHES.length], shape };
+    return line(x, y, other.name, COLOUR.soft, { line: thin, hovertemplate: `%{y} <extra>${other.name}</extra>` });
   });
 }
 
 const counts = (values) => ({ yaxis: { tickformat: "d", dtick: Math.max(1, Math.ceil(Math.max(...values.filter((v) => v !== null), 0) / 5)) } });
 
+// A line at the present second of a run that goes on.
+function passed(doc, run) {
+  if (run.figures || !run.series.cores_t.length) return [];
+  const now = run.series.cores_t.at(-1);
+  return [line([now, now], [0, Math.max(...doc.arrivals.sent, 1)], "now", COLOUR.amber, { hoverinfo: "skip" })];
+}
+
 function draw(doc, run) {
   const s = run.series;
   const own = { line: { color: COLOUR.sponge, width: 2, shape: "hv" }, fill: "tozeroy", fillcolor: COLOUR.fill };
   const put = (id, traces, shape) => Plotly.react(id, traces, shape, CONFIG);
+
+  const a = doc.arrivals;
+  put("rate", [
+    { x: seconds(a.sent), y: a.sent, name: "sent in each second", type: "bar", marker: { color: COLOUR.blue }, opacity: 0.45 },
+    line(seconds(a.rate), a.rate, "the rate behind them, bursts aside", COLOUR.blue),
+    ...passed(doc, run),
+  ], layout("Requests per second", "the same schedule for every size", doc));
 
   put("cores", [...others(doc, run, (o) => [o.cores_t, o.cores, "hv"]), line(s.cores_t, s.cores, run.name, COLOUR.sponge, own)],
     layout("CPU in force", "cores, read from the kernel", doc, { yaxis: { range: [0, doc.scenario.max_cores * 1.18] }, ...level(doc.scenario.max_cores, "largest size", COLOUR.soft) }));
@@ -68,7 +83,7 @@ function draw(doc, run) {
     ...others(doc, run, (o) => [seconds(o.attained), o.attained]),
     line(seconds(s.attained_10s), s.attained_10s, "last 10 s", COLOUR.amber, { line: { color: COLOUR.amber, width: 1.5 } }),
     line(seconds(s.attained), s.attained, "since the start", COLOUR.sponge),
-  ], layout("Requests in time", "% of all that ended", doc, {
+  ], layout("Requests in time", "% of the requests that have ended", doc, {
     yaxis: { range: [floor, 100 + (100 - floor) * 0.14], rangemode: "normal" },
     ...level(doc.scenario.target_percent, `${doc.scenario.target_percent} %`, COLOUR.bad),
   }));

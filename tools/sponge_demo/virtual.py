@@ -1,0 +1,229 @@
+"""A run of the demo in virtual time: the production code decides, on requests and delays as in a real pod.
+
+The simulator is told what makes a pod slower than its profile: how long resizes take, the CPU that is used beside the
+batches, the noise of batch times, a quota that the kernel hands out by periods, and a server that sees only those bytes
+of an upload that have come.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import fmean
+
+from sponge_client.load import CHUNK_BYTES
+from sponge_core.dispatch.decision import Launch
+from sponge_core.edf_queue import Request
+from sponge_core.latency import LatencyModel
+from sponge_demo.scenario import Scenario
+from sponge_server.engine.calibration import Correction
+from sponge_server.uploads import Uploads
+from sponge_simulator.fleet import Moment, World, simulate
+from sponge_simulator.scaling.interface import Observation, ScalingPolicy, Service, Size
+from sponge_simulator.scaling.registry import make_policy
+from sponge_workload.bandwidth import BandwidthTrace
+
+__all__ = [
+    "LEAD_S",
+    "TYPICAL",
+    "Frictions",
+    "SeenUploads",
+    "VirtualRun",
+    "corners",
+    "mean_cores",
+    "size_steps",
+    "virtual_requests",
+    "virtual_run",
+]
+
+LEAD_S = 5.0
+"""Virtual time before the first request."""
+
+HELD_S = 1.0
+"""Sponge takes over with the first answer, about this long after the start of a run."""
+
+JSON_BYTES = 157
+"""Of a request, before the first byte of its image: they leave with the headers."""
+
+FASTEST = 0.9
+"""No batch takes less than this share of the time that the profile gives."""
+
+
+@dataclass(frozen=True, slots=True)
+class Frictions:
+    """What a pod loses against its profile.
+
+    Attributes:
+        resizes_s: durations of resizes; one is drawn for each.
+        overhead_cores: used by the server beside its batches, whatever the load.
+        request_s: CPU seconds of a request beside its batch: reading, decoding, answering.
+        noise: standard deviation of the logarithm of a batch's time.
+    """
+
+    resizes_s: tuple[float, ...]
+    overhead_cores: float
+    request_s: float
+    noise: float
+
+
+TYPICAL = Frictions((0.037, 0.04, 0.045, 0.05, 0.07, 0.2), 0.03, 0.0025, 0.08)
+"""Resizes as `bench.resize_latency` measures them; overhead and request time by `bench.fidelity` (0.024 cores at 9
+requests/s); the noise is assumed."""
+
+
+@dataclass(frozen=True, slots=True)
+class VirtualRun:
+    """The account of one run. `steps`: (seconds after the start, cores from then on), up to the end of the run."""
+
+    sent: int
+    in_time: int
+    steps: tuple[tuple[float, float], ...]
+
+    @property
+    def in_time_percent(self) -> float:
+        """Of all requests that were sent."""
+        return 100.0 * self.in_time / self.sent if self.sent else 100.0
+
+    @property
+    def mean_cores(self) -> float:
+        """Weighted by time."""
+        return mean_cores(self.steps)
+
+
+def virtual_requests(scenario: Scenario, arrivals: Sequence[float], uplink: BandwidthTrace) -> list[Request]:
+    """The requests as they reach the server: each has an uplink of its own, and arrives once its body is in.
+
+    Args:
+        arrivals: seconds after the start at which requests are sent.
+        uplink: as replayed, from the start of the run on.
+    """
+    rows = sorted((at + uplink.upload_s(at, scenario.payload_bytes), at) for at in arrivals)
+    return [
+        Request(number, LEAD_S + arrival, LEAD_S + at + scenario.slo_s, LEAD_S + at)
+        for number, (arrival, at) in enumerate(rows)
+    ]
+
+
+class SeenUploads:
+    """Uploads as a server expects them to go on: it knows the bytes that it has read, which came in pieces."""
+
+    def __init__(self, uplink: BandwidthTrace, payload_bytes: int) -> None:
+        self._uplink = uplink
+        self._bytes = payload_bytes
+
+    def left_s(self, request: Request, received_at: float, now: float) -> float:
+        """Seconds from `now` until the body is expected to be in, by what had come at `received_at`."""
+        came = self._uplink.carried(max(received_at, request.sent) - LEAD_S) - self._uplink.carried(
+            request.sent - LEAD_S
+        )
+        uploads = Uploads()
+        upload = uploads.begin(request.sent, request.deadline, self._bytes)
+        upload.received = JSON_BYTES + int(max(0.0, came - JSON_BYTES) // CHUNK_BYTES) * CHUNK_BYTES
+        return uploads.arrivals(now)[0].at - now
+
+
+def virtual_run(
+    scenario: Scenario,
+    arrivals: Sequence[float],
+    uplink: BandwidthTrace,
+    model: LatencyModel,
+    fixed_milli: int | None = None,
+    start_milli: int | None = None,
+    frictions: Frictions = TYPICAL,
+) -> VirtualRun:
+    """One run: of a fixed size, or sized by Sponge.
+
+    Args:
+        model: the profile that the server plans with.
+        fixed_milli: the size; None for Sponge.
+        start_milli: the size that Sponge starts from; None for the one that it idles at.
+    """
+    service = Service(
+        model,
+        scenario.slo_s,
+        len(arrivals) / scenario.duration_s,
+        scenario.max_batch,
+        scenario.min_milli / 1000,
+        scenario.max_milli / 1000,
+        scenario.step_milli / 1000,
+        max_replicas=1,
+        resize_s=fmean(frictions.resizes_s),
+        overhead_cores=frictions.overhead_cores,
+    )
+    name = "sponge-deployed" if fixed_milli is None else f"static-{fixed_milli / 1000:g}@moldable-edf"
+    chosen = make_policy(name, service)
+    scaling = chosen.scaling
+    if fixed_milli is None and start_milli is not None:
+        scaling = _Held(scaling, Size(start_milli / 1000, scenario.max_batch))
+    draw = random.Random(scenario.seed)
+    batches = _NoisyBatches(model, frictions, scenario.seed)
+    world = World(
+        LEAD_S + scenario.duration_s,
+        lambda: draw.choice(frictions.resizes_s),
+        by_periods=True,
+        takes_s=batches.takes_s,
+        learn=batches.learn,
+        upload_left_s=SeenUploads(uplink, scenario.payload_bytes).left_s,
+    )
+    result = simulate(virtual_requests(scenario, arrivals, uplink), service, scaling, chosen.dispatch, world)
+    return VirtualRun(result.sent, result.in_time, tuple(size_steps(result.timeline, scenario.duration_s)))
+
+
+def size_steps(timeline: Sequence[Moment], duration_s: float) -> list[tuple[float, float]]:
+    """(seconds after the start, cores from then on) from 0 to `duration_s`, one for each change."""
+    return corners([(moment.at_s - LEAD_S, moment.cores) for moment in timeline], duration_s)
+
+
+def corners(steps: Sequence[tuple[float, float]], duration_s: float) -> list[tuple[float, float]]:
+    """The corners of a step line, cut to [0, duration_s]."""
+    found: list[tuple[float, float]] = []
+    for at, cores in steps:
+        if at <= 0:
+            found = [(0.0, cores)]
+        elif at < duration_s and (not found or found[-1][1] != cores):
+            found.append((round(at, 3), cores))
+    return [*found, (duration_s, found[-1][1])]
+
+
+def mean_cores(steps: Sequence[tuple[float, float]]) -> float:
+    """The mean of a step line, weighted by time."""
+    area = sum(cores * (steps[i + 1][0] - at) for i, (at, cores) in enumerate(steps[:-1]))
+    return area / (steps[-1][0] - steps[0][0])
+
+
+class _Held:
+    """A scaling policy that keeps a size until the run has begun."""
+
+    def __init__(self, policy: ScalingPolicy, size: Size) -> None:
+        self._policy = policy
+        self._size = size
+        self.interval_s = policy.interval_s
+        self.dispatch = policy.dispatch
+
+    def arrived(self, now: float, request: Request) -> None:
+        self._policy.arrived(now, request)
+
+    def plan(self, seen: Observation) -> Size:
+        planned = self._policy.plan(seen)
+        return planned if seen.now >= LEAD_S + HELD_S else self._size
+
+
+class _NoisyBatches:
+    """Batches scatter around the profile, and the server corrects its profile by each, as the real one does."""
+
+    def __init__(self, profile: LatencyModel, frictions: Frictions, seed: int) -> None:
+        self._profile = profile
+        self._frictions = frictions
+        self._draw = random.Random(seed)
+        self._correction = Correction()
+
+    def takes_s(self, launch: Launch) -> float:
+        rows = len(launch.requests)
+        noise = max(FASTEST, self._draw.lognormvariate(0, self._frictions.noise))
+        return self._profile.latency(rows, launch.threads) * noise + self._frictions.request_s * rows
+
+    def learn(self, launch: Launch, took_s: float) -> LatencyModel:
+        predicted_s = self._profile.latency(len(launch.requests), launch.threads)
+        self._correction.observe(predicted_s, took_s, launch.threads)
+        return self._correction.corrected(self._profile)
