@@ -29,7 +29,7 @@ from sponge_core.edf_queue import Request
 from sponge_core.latency import LatencyModel
 from sponge_profiles.profile import load_profile
 from sponge_simulator.ablation import VARIANTS
-from sponge_simulator.fleet import World, simulate
+from sponge_simulator.fleet import ClusterModel, simulate
 from sponge_simulator.scaling.interface import Service
 from sponge_simulator.scaling.static import Static
 from sponge_workload.arrivals import poisson_arrivals
@@ -112,7 +112,7 @@ def run(case: Case) -> Found:
     requests = schedule(case.load * capacity_rps(model, case.cores), case.duration_s, case.seed)
     service = Service(model, max(SLOS_S), len(requests) / case.duration_s, model.max_batch, max_cores=float(case.cores))
     size, dispatcher = Static(service, float(case.cores)), ALL[case.policy].make()
-    result = simulate(requests, service, size, dispatcher, World(case.duration_s))
+    result = simulate(requests, service, size, dispatcher, ClusterModel(case.duration_s))
     offered, goodput = result.sent / case.duration_s, result.in_time / case.duration_s
     return Found(case, offered, goodput, result.attainment["tight"], result.attainment["loose"])
 

@@ -45,7 +45,7 @@ from sponge_demo.virtual import LEAD_S, SeenUploads, corners, mean_cores, size_s
 from sponge_demo.workload import Workload
 from sponge_profiles.profile import load_profile
 from sponge_server.engine.calibration import Correction
-from sponge_simulator.fleet import Moment, World, simulate
+from sponge_simulator.fleet import ClusterModel, TimelinePoint, simulate
 from sponge_simulator.scaling.interface import Service
 from sponge_simulator.scaling.registry import make_policy
 from sponge_workload.files import load_arrivals
@@ -237,7 +237,7 @@ def replay(scenario: SteadyScenario, side: str, policy: str, model: LatencyModel
     )
     draw = random.Random(scenario.seed)
     chosen = make_policy(policy, service)
-    world = World(LEAD_S + scenario.duration_s, lambda: draw.choice(resizes), by_periods=True)
+    world = ClusterModel(LEAD_S + scenario.duration_s, lambda: draw.choice(resizes), by_periods=True)
     if seen is not None:
         batches = MeasuredBatches(model, seen, scenario.seed)
         uploads = SeenUploads(uplink, scenario.payload_bytes)
@@ -262,7 +262,7 @@ def replay(scenario: SteadyScenario, side: str, policy: str, model: LatencyModel
     )
 
 
-def _changes(timeline: Sequence[Moment]) -> int:
+def _changes(timeline: Sequence[TimelinePoint]) -> int:
     return sum(moment.at_s >= LEAD_S for moment in timeline)
 
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
-from sponge_simulator.comparing import CLAIRVOYANT
+from sponge_simulator.comparison import CLAIRVOYANT
 from sponge_simulator.node import JOINTLY, Node, load_node
 from sponge_simulator.scaling.registry import POLICIES
 from sponge_simulator.scenario import Scenario, load_scenario

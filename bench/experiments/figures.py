@@ -12,7 +12,7 @@ from bench.experiments.runs import schedules
 from bench.experiments.summary import Row
 from bench.results import BLUE, INK, SOFT, SPONGE
 from sponge_core.edf_queue import Request
-from sponge_simulator.comparing import CLAIRVOYANT
+from sponge_simulator.comparison import CLAIRVOYANT
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -20,8 +20,8 @@ import numpy as np
 from bench.experiments.catalogue import Variant
 from sponge_core.edf_queue import Request
 from sponge_profiles.profile import load_profile
-from sponge_simulator.comparing import CLAIRVOYANT, bound, run_policy
-from sponge_simulator.fleet import Moment, Result
+from sponge_simulator.comparison import CLAIRVOYANT, clairvoyant_summary, run_policy
+from sponge_simulator.fleet import SimulationResult, TimelinePoint
 from sponge_simulator.node import JOINTLY, Node, run_node
 from sponge_simulator.scaling.registry import make_policy
 from sponge_simulator.scenario import Scenario
@@ -105,7 +105,9 @@ def _bound(whole: Scenario | Node, requests: Sequence[Sequence[Request]]) -> dic
     """Of several services, all of theirs: that they share a node can only cost more."""
     services = (whole,) if isinstance(whole, Scenario) else whole.services
     timed = [each.model_copy(update={"duration_s": whole.duration_s}) for each in services]
-    rows = [bound(each, load_profile(each.profile), [own]) for each, own in zip(timed, requests, strict=True)]
+    rows = [
+        clairvoyant_summary(each, load_profile(each.profile), [own]) for each, own in zip(timed, requests, strict=True)
+    ]
     if isinstance(whole, Scenario):
         sent = {each.name: sum(r.slo_class == each.name for r in requests[0]) for each in whole.classes}
     else:
@@ -124,12 +126,12 @@ def _figures(cores: float, sent: Mapping[str, int], in_time: Mapping[str, int]) 
     }
 
 
-def _by_second(results: Sequence[Result]) -> list[float]:
+def _by_second(results: Sequence[SimulationResult]) -> list[float]:
     """Mean cores that were billed in each second, of all services together."""
     seconds = int(results[0].duration_s)
     billed = [0.0] * seconds
     for result in results:
-        ends: Sequence[Moment] = [*result.timeline[1:], Moment(result.duration_s, 0.0, 0)]
+        ends: Sequence[TimelinePoint] = [*result.timeline[1:], TimelinePoint(result.duration_s, 0.0, 0)]
         for moment, end in zip(result.timeline, ends, strict=True):
             at = moment.at_s
             while at < min(end.at_s, seconds):
@@ -152,7 +154,7 @@ _PARTS = ("sponge_core", "sponge_simulator", "sponge_profiles", "sponge_workload
 _NOT_FOLLOWED = (
     "sponge_simulator.scaling.registry",
     "sponge_simulator.scaling.shared_node",
-    "sponge_simulator.comparing",
+    "sponge_simulator.comparison",
 )
 """These know policies; a run depends on its own."""
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from bench.experiments.campaign import Found
 from bench.experiments.catalogue import OURS
-from sponge_simulator.comparing import CLAIRVOYANT
+from sponge_simulator.comparison import CLAIRVOYANT
 
 __all__ = ["Row", "Spread", "against", "by_variant", "rows"]
 

@@ -8,7 +8,7 @@ from bench.experiments.catalogue import OURS, Experiment
 from bench.experiments.decisions import PROFILE, SCENARIO, paper_decisions
 from bench.experiments.summary import Row, Spread, against, baselines, seeds_better
 from bench.serving.tables import markdown
-from sponge_simulator.comparing import CLAIRVOYANT
+from sponge_simulator.comparison import CLAIRVOYANT
 from sponge_simulator.paper import PaperPlanner
 from sponge_workload.bandwidth import BandwidthTrace
 

@@ -16,7 +16,7 @@ from sponge_core.errors import SpongeError
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from sponge_simulator.comparing import Row
+    from sponge_simulator.comparison import PolicySummary
 
 __all__ = ["command"]
 
@@ -86,7 +86,7 @@ def command(
     from rich.progress import Progress
 
     from sponge_profiles.profile import load_profile
-    from sponge_simulator.comparing import CLAIRVOYANT, bound, check_policies, pooled, run_policy
+    from sponge_simulator.comparison import CLAIRVOYANT, check_policies, clairvoyant_summary, run_policy, summarize
     from sponge_simulator.scenario import load_scenario
     from sponge_workload.files import load_arrivals, load_bandwidth
 
@@ -111,20 +111,20 @@ def command(
         )
         for each in every_seed
     }
-    rows: list[Row] = []
+    rows: list[PolicySummary] = []
     with Progress(console=Console(stderr=True), transient=True) as progress:
         task = progress.add_task("simulating", total=len(names) * seeds)
         for name in names:
             progress.update(task, description=name)
             if name == CLAIRVOYANT:
-                rows.append(bound(scenario, profile, list(schedules.values())))
+                rows.append(clairvoyant_summary(scenario, profile, list(schedules.values())))
                 progress.advance(task, seeds)
                 continue
             runs = []
             for each in every_seed:
                 runs.append(run_policy(name, scenario, profile, schedules[each], each, service == "exact"))
                 progress.advance(task)
-            rows.append(pooled(runs))
+            rows.append(summarize(runs))
     title = f"{scenario.name}: {scenario.arrivals} arrivals, {uplink.name if uplink else 'no network'}, {seeds} x " + (
         f"{scenario.duration_s:g} s from seed {seed}"
     )
@@ -139,7 +139,7 @@ def command(
     Console(width=None if sys.stdout.isatty() else 120).print(_table(title, rows))
 
 
-def _table(title: str, rows: list[Row]) -> Table:
+def _table(title: str, rows: list[PolicySummary]) -> Table:
     from rich.table import Table
 
     table = Table(title=title)

@@ -22,11 +22,11 @@ from sponge_core.latency import LatencyModel
 from sponge_simulator.replica import Replica
 from sponge_simulator.scaling.interface import Observation, ScalingPolicy, Service, Size
 
-__all__ = ["Moment", "Result", "ServiceRun", "World", "simulate"]
+__all__ = ["ClusterModel", "ServiceRun", "SimulationResult", "TimelinePoint", "simulate"]
 
 
 @dataclass(frozen=True, slots=True)
-class World:
+class ClusterModel:
     """What the simulated cluster does, beyond what policies know of it.
 
     Attributes:
@@ -53,7 +53,7 @@ class World:
 
 
 @dataclass(frozen=True, slots=True)
-class Moment:
+class TimelinePoint:
     """From `at_s` on so many cores and replicas were billed."""
 
     at_s: float
@@ -62,7 +62,7 @@ class Moment:
 
 
 @dataclass(frozen=True, slots=True)
-class Result:
+class SimulationResult:
     """The account of a run; every request is in exactly one of in_time, late and shed.
 
     `resizes` counts changes of a running replica's size, `started` replicas that were added.
@@ -80,7 +80,7 @@ class Result:
     latencies_s: tuple[float, ...]  # of the answered requests, from the client's send time
     in_time_by_class: dict[str, int] = field(default_factory=dict)
     sent_by_class: dict[str, int] = field(default_factory=dict)
-    timeline: tuple[Moment, ...] = ()
+    timeline: tuple[TimelinePoint, ...] = ()
 
     @property
     def violations(self) -> float:
@@ -102,8 +102,8 @@ def simulate(
     service: Service,
     scaling: ScalingPolicy,
     dispatch: Dispatcher,
-    world: World,
-) -> Result:
+    world: ClusterModel,
+) -> SimulationResult:
     """Runs `requests` (ascending in arrival) to their end.
 
     What the policy asks for first is in force and ready at time 0, as far as there is room; one that keeps what it
@@ -124,7 +124,7 @@ class ServiceRun:
         service: Service,
         scaling: ScalingPolicy,
         dispatch: Dispatcher,
-        world: World,
+        world: ClusterModel,
         room: Callable[[], float] | None = None,
     ) -> None:
         self._requests = requests
@@ -160,7 +160,7 @@ class ServiceRun:
         # Since the last plan, for what a metrics server would report.
         self._planned_at = 0.0
         self._used_since = self._in_flight_since = 0.0
-        self._timeline = [Moment(0.0, start.cores * start.replicas, start.replicas)]
+        self._timeline = [TimelinePoint(0.0, start.cores * start.replicas, start.replicas)]
 
     @property
     def reserved_cores(self) -> float:
@@ -347,14 +347,14 @@ class ServiceRun:
         for replica in self._replicas:
             cores += replica.cores
         if cores != last.cores or len(self._replicas) != last.replicas:
-            self._timeline.append(Moment(self._now, cores, len(self._replicas)))
+            self._timeline.append(TimelinePoint(self._now, cores, len(self._replicas)))
 
-    def result(self) -> Result:
+    def result(self) -> SimulationResult:
         """The account so far; whole once all is over."""
         sent_by_class: dict[str, int] = {}
         for request in self._requests:
             sent_by_class[request.slo_class] = sent_by_class.get(request.slo_class, 0) + 1
-        return Result(
+        return SimulationResult(
             len(self._requests),
             self._in_time,
             self._late,

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from sponge_core.edf_queue import Request
 from sponge_profiles.profile import load_profile
-from sponge_simulator.fleet import Result, ServiceRun, World
+from sponge_simulator.fleet import ClusterModel, ServiceRun, SimulationResult
 from sponge_simulator.scaling.interface import ScalingPolicy
 from sponge_simulator.scaling.registry import make_policy
 from sponge_simulator.scaling.shared_node import SharedNode
@@ -62,7 +62,7 @@ def load_node(name: str) -> Node:
     return Node.model_validate(yaml.safe_load(text))
 
 
-def run_node(policy: str, node: Node, schedules: Sequence[Sequence[Request]], seed: int) -> list[Result]:
+def run_node(policy: str, node: Node, schedules: Sequence[Sequence[Request]], seed: int) -> list[SimulationResult]:
     """Runs the services side by side to their end: one result each, in the node's order.
 
     Each starts on an equal part of the node. What one wants is granted as far as there is room, whoever asks first.
@@ -89,7 +89,7 @@ def run_node(policy: str, node: Node, schedules: Sequence[Sequence[Request]], se
         return node.cores - sum(run.reserved_cores for run in runs)
 
     for index, (scenario, service) in enumerate(zip(node.services, services, strict=True)):
-        world = World(node.duration_s, scenario.resizes(seed + 1000 * index))
+        world = ClusterModel(node.duration_s, scenario.resizes(seed + 1000 * index))
         runs.append(ServiceRun(schedules[index], service, policies[index], rules[index].dispatch, world, room))
     _run(runs)
     return [run.result() for run in runs]

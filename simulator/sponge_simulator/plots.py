@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from sponge_core.errors import SpongeError, needs_extra
-from sponge_simulator.comparing import CLAIRVOYANT, Row
+from sponge_simulator.comparison import CLAIRVOYANT, PolicySummary
 
 __all__ = ["save_pareto"]
 
@@ -14,7 +14,7 @@ LEAST_PERCENT = 1e-3
 """Zero cannot be drawn on a logarithmic axis: no miss is drawn here."""
 
 
-def save_pareto(rows: Sequence[Row], title: str, path: Path) -> None:
+def save_pareto(rows: Sequence[PolicySummary], title: str, path: Path) -> None:
     """Mean cores against violations, one point a policy, the bound as a line. Raises SpongeError for a bad path."""
     if path.suffix not in (".svg", ".png"):
         raise SpongeError(f"--plot {path}: name a file that ends in .svg or .png")

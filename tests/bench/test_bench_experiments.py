@@ -19,7 +19,7 @@ from bench.experiments.tables import verdict
 from bench.serving.ledger import Ledger
 
 from sponge_core.errors import SpongeError
-from sponge_simulator.comparing import CLAIRVOYANT
+from sponge_simulator.comparison import CLAIRVOYANT
 
 ROOT = Path(__file__).resolve().parents[2]
 FIXED = replace(quick(EXPERIMENTS["paper-poisson"]), policies=("static-8", CLAIRVOYANT))

@@ -11,7 +11,7 @@ from sponge_core.control_api import FrontierPoint
 from sponge_core.edf_queue import Request
 from sponge_core.planning.joint import Claim
 from sponge_profiles.profile import load_profile
-from sponge_simulator.fleet import Result
+from sponge_simulator.fleet import SimulationResult
 from sponge_simulator.node import JOINTLY, Node, load_node, run_node
 from sponge_simulator.scaling.shared_node import SharedNode
 from sponge_simulator.scenario import load_scenario
@@ -24,7 +24,7 @@ def node(cores: float, *rates: float, duration_s: float = 30.0) -> Node:
     return Node(name="n", about="x", cores=cores, duration_s=duration_s, services=tuple(services))
 
 
-def run(policy: str, on: Node) -> list[Result]:
+def run(policy: str, on: Node) -> list[SimulationResult]:
     sent = [
         each.requests(poisson_arrivals(each.rate_rps, on.duration_s, seed), None, seed)
         for seed, each in enumerate(on.services)
@@ -32,7 +32,7 @@ def run(policy: str, on: Node) -> list[Result]:
     return run_node(policy, on, sent, 1)
 
 
-def cores_at_once(results: Sequence[Result]) -> float:
+def cores_at_once(results: Sequence[SimulationResult]) -> float:
     """The most cores that all of them had at any moment."""
     changes = sorted({moment.at_s for result in results for moment in result.timeline})
     return max(sum([m.cores for m in result.timeline if m.at_s <= at][-1] for result in results) for at in changes)

@@ -12,13 +12,13 @@ from hypothesis import strategies as st
 from sponge_core.cpu_sharing import Running
 from sponge_core.edf_queue import EdfQueue, Request
 from sponge_core.latency import LatencyModel
+from sponge_simulator.scaling.arrival_history import ArrivalCounts, WorstNetwork
 from sponge_simulator.scaling.fa2 import Fa2, fa2_plan
 from sponge_simulator.scaling.harmonybatch import Application, grouped
 from sponge_simulator.scaling.has import KalmanRate
 from sponge_simulator.scaling.interface import Observation, ScalingPolicy, Service, Size
 from sponge_simulator.scaling.registry import POLICIES, UnknownPolicyError, make_policy
-from sponge_simulator.scaling.seen import ArrivalCounts, WorstNetwork
-from sponge_simulator.scaling.steady import configurations, fill_s
+from sponge_simulator.scaling.steady_state import configurations, fill_s
 from sponge_simulator.scaling.vpa import DecayingHistogram
 
 # The paper's YOLOv5s: 137 ms for one item on one core.

@@ -15,7 +15,7 @@ from sponge_core.dispatch.registry import DEFAULT, POLICIES
 from sponge_core.edf_queue import Request
 from sponge_core.latency import LatencyModel
 from sponge_simulator.ablation import VARIANTS
-from sponge_simulator.fleet import Result, World, simulate
+from sponge_simulator.fleet import ClusterModel, SimulationResult, simulate
 from sponge_simulator.scaling.interface import Service
 from sponge_simulator.scaling.static import Static
 
@@ -23,9 +23,11 @@ ALL = POLICIES | VARIANTS
 MODEL = LatencyModel(gamma=0.04, delta=0.01, epsilon=0.02, eta=0.005)
 
 
-def run_fixed(requests: Sequence[Request], policy: str, cores: float, max_batch: int, duration_s: float) -> Result:
+def run_fixed(
+    requests: Sequence[Request], policy: str, cores: float, max_batch: int, duration_s: float
+) -> SimulationResult:
     service = Service(MODEL, 1.0, 1.0, max_batch, max_cores=cores)
-    return simulate(requests, service, Static(service, cores), ALL[policy].make(), World(duration_s))
+    return simulate(requests, service, Static(service, cores), ALL[policy].make(), ClusterModel(duration_s))
 
 
 @pytest.mark.parametrize("load", [1.3, 2.0])

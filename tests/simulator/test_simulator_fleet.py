@@ -13,7 +13,7 @@ from sponge_core.dispatch.decision import Launch
 from sponge_core.dispatch.registry import POLICIES as DISPATCH
 from sponge_core.edf_queue import Request
 from sponge_core.latency import LatencyModel
-from sponge_simulator.fleet import Moment, Result, World, simulate
+from sponge_simulator.fleet import ClusterModel, SimulationResult, TimelinePoint, simulate
 from sponge_simulator.scaling.interface import Observation, Service, Size
 from sponge_simulator.scaling.registry import POLICIES, make_policy
 
@@ -43,8 +43,8 @@ def requests(*arrivals: float, slo_s: float = 0.5) -> list[Request]:
     return [Request(i, at, at + slo_s, at) for i, at in enumerate(sorted(arrivals))]
 
 
-def run(sent: Sequence[Request], policy: Scripted, duration_s: float = 4.0, **world: object) -> Result:
-    return simulate(sent, SERVICE, policy, DISPATCH[policy.dispatch].make(), World(duration_s, **world))  # type: ignore[arg-type]
+def run(sent: Sequence[Request], policy: Scripted, duration_s: float = 4.0, **world: object) -> SimulationResult:
+    return simulate(sent, SERVICE, policy, DISPATCH[policy.dispatch].make(), ClusterModel(duration_s, **world))  # type: ignore[arg-type]
 
 
 def test_one_request_takes_what_the_model_says() -> None:
@@ -58,7 +58,7 @@ def test_a_larger_size_is_billed_from_when_it_is_in_force() -> None:
     result = run([], Scripted(Size(1.0, 8), Size(3.0, 8)), resize_s=lambda: 0.5)
     assert (result.resizes, result.started) == (1, 0)
     assert result.core_seconds == pytest.approx(1.5 * 1 + 2.5 * 3)
-    assert result.timeline == (Moment(0.0, 1.0, 1), Moment(1.5, 3.0, 1))
+    assert result.timeline == (TimelinePoint(0.0, 1.0, 1), TimelinePoint(1.5, 3.0, 1))
 
 
 def test_a_smaller_size_waits_for_the_batches_that_run() -> None:
@@ -89,7 +89,7 @@ def test_the_first_request_after_a_silence_is_planned_for_at_once() -> None:
     parked = Scripted(Size(0.05, 8, until_request=True), Size(0.05, 8, until_request=True), Size(2.0, 8))
     result = run(requests(1.25), parked, resize_s=lambda: 0.1)
     assert [seen.now for seen in parked.seen[:3]] == [0.0, 1.0, 1.25]
-    assert result.timeline == (Moment(0.0, 0.05, 1), Moment(1.35, 2.0, 1))
+    assert result.timeline == (TimelinePoint(0.0, 0.05, 1), TimelinePoint(1.35, 2.0, 1))
     assert result.in_time == 1
 
 
@@ -126,7 +126,7 @@ NAMES = [*POLICIES, "static-2"]
 def test_every_request_has_one_outcome_under_every_policy(name: str, arrivals: list[float], slo_s: float) -> None:
     sent = requests(*arrivals, slo_s=slo_s)
     chosen = make_policy(name, SERVICE)
-    result = simulate(sent, SERVICE, chosen.scaling, chosen.dispatch, World(8.0))
+    result = simulate(sent, SERVICE, chosen.scaling, chosen.dispatch, ClusterModel(8.0))
     assert result.in_time + result.late + result.shed == result.sent == len(sent)
     assert sum(result.in_time_by_class.values()) == result.in_time
     most = SERVICE.max_cores * SERVICE.max_replicas
@@ -139,9 +139,9 @@ def test_every_request_has_one_outcome_under_every_policy(name: str, arrivals: l
 def test_a_run_repeats_itself(name: str) -> None:
     sent = requests(*(0.03 * i for i in range(100)))
 
-    def once() -> Result:
+    def once() -> SimulationResult:
         chosen = make_policy(name, SERVICE)
-        return simulate(sent, SERVICE, chosen.scaling, chosen.dispatch, World(3.0))
+        return simulate(sent, SERVICE, chosen.scaling, chosen.dispatch, ClusterModel(3.0))
 
     assert once() == once()
 
@@ -149,7 +149,7 @@ def test_a_run_repeats_itself(name: str) -> None:
 def test_with_exact_service_times_ours_meets_a_steady_load_at_few_cores() -> None:
     sent = requests(*(0.05 * i for i in range(600)), slo_s=0.8)
     chosen = make_policy("sponge", SERVICE)
-    result = simulate(sent, SERVICE, chosen.scaling, chosen.dispatch, World(30.0))
+    result = simulate(sent, SERVICE, chosen.scaling, chosen.dispatch, ClusterModel(30.0))
     assert result.violations == 0
     assert result.mean_cores < 1.5  # 20/s at 55 ms are 1.1 cores of work
 
@@ -158,10 +158,10 @@ def test_hybrid_beats_vertical_alone_in_misses_and_horizontal_alone_in_both() ->
     # 10 requests/s, from second 10 on 60: more than the 36/s or so of a pod of two cores.
     sent = requests(*(0.1 * i for i in range(100)), *(10 + i / 60 for i in range(1800)), slo_s=0.8)
 
-    def once(name: str, max_cores: float) -> Result:
+    def once(name: str, max_cores: float) -> SimulationResult:
         service = replace(SERVICE, slo_s=0.8, max_cores=max_cores, max_replicas=8, cold_start_s=4.0)
         chosen = make_policy(name, service)
-        return simulate(sent, service, chosen.scaling, chosen.dispatch, World(40.0))
+        return simulate(sent, service, chosen.scaling, chosen.dispatch, ClusterModel(40.0))
 
     hybrid, vertical, horizontal = once("hybrid", 2.0), once("sponge", 2.0), once("hybrid", 1.0)
     assert hybrid.started == 1
@@ -174,9 +174,9 @@ def test_what_is_used_beside_the_batches_comes_out_of_the_quota() -> None:
     beside = replace(SERVICE, overhead_cores=0.25)
     (sent,) = requests(1.0, slo_s=2.0)
     rule = DISPATCH["moldable-edf"].make()
-    evenly = simulate([sent], beside, Scripted(Size(0.5, 8)), rule, World(4.0))
+    evenly = simulate([sent], beside, Scripted(Size(0.5, 8)), rule, ClusterModel(4.0))
     assert evenly.latencies_s == (pytest.approx(MODEL.latency(1, 1) / (0.5 - 0.25)),)
-    by_periods = simulate([sent], beside, Scripted(Size(0.5, 8)), rule, World(4.0, by_periods=True))
+    by_periods = simulate([sent], beside, Scripted(Size(0.5, 8)), rule, ClusterModel(4.0, by_periods=True))
     # 50 ms of CPU in each 100 ms, for the batch and a quarter of a thread beside it: 40 ms of its 55, then the rest.
     assert by_periods.latencies_s == (pytest.approx(0.1 + 0.055 - 0.04),)
 
@@ -200,7 +200,7 @@ def test_a_deployment_sees_uploads_and_looks_again_at_once_when_a_request_is_in_
     sent = [Request(i, 5.2 + i * 1e-6, 5.9, 5.2) for i in range(12)]
     service = replace(SERVICE, min_cores=0.5, step_cores=0.5)
     chosen = make_policy("sponge-deployed", service)
-    result = simulate(sent, service, chosen.scaling, chosen.dispatch, World(8.0))
+    result = simulate(sent, service, chosen.scaling, chosen.dispatch, ClusterModel(8.0))
     grown = next(moment.at_s for moment in result.timeline if moment.at_s > 5)
     assert grown < 5.2 + 0.1
     assert result.timeline[-1].cores == 0.5
@@ -209,7 +209,7 @@ def test_a_deployment_sees_uploads_and_looks_again_at_once_when_a_request_is_in_
 def test_only_what_was_sent_counts_as_an_upload() -> None:
     policy = Scripted(Size(1.0, 8))
     sent = [Request(0, 1.5, 3.0, 0.9), Request(1, 2.5, 3.0, 1.9)]
-    simulate(sent, SERVICE, policy, DISPATCH[policy.dispatch].make(), World(4.0))
+    simulate(sent, SERVICE, policy, DISPATCH[policy.dispatch].make(), ClusterModel(4.0))
     assert [[upload.at for upload in seen.uploads] for seen in policy.seen] == [[], [1.5], [2.5], [], []]
 
 
@@ -224,6 +224,6 @@ def test_a_server_tells_an_uploads_end_by_what_it_had_read_when_it_last_ran() ->
     # The first one runs from 0.95 on: 25 of its 55 ms, then nothing until 1.0 (and again 25 ms).
     sent = [Request(0, 0.95, 3.0, 0.95), Request(1, 1.5, 3.0, 0.9)]
     rule = DISPATCH[policy.dispatch].make()
-    simulate(sent, SERVICE, policy, rule, World(2.0, by_periods=True, upload_left_s=left_s))
+    simulate(sent, SERVICE, policy, rule, ClusterModel(2.0, by_periods=True, upload_left_s=left_s))
     assert [upload.at for upload in policy.seen[1].uploads] == [1.5]
     assert asked == [(pytest.approx(0.975), 1.0)]

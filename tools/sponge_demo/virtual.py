@@ -19,7 +19,7 @@ from sponge_core.latency import LatencyModel
 from sponge_demo.scenario import Scenario
 from sponge_server.engine.calibration import Correction
 from sponge_server.uploads import Uploads
-from sponge_simulator.fleet import Moment, World, simulate
+from sponge_simulator.fleet import ClusterModel, TimelinePoint, simulate
 from sponge_simulator.scaling.interface import Observation, ScalingPolicy, Service, Size
 from sponge_simulator.scaling.registry import make_policy
 from sponge_workload.bandwidth import BandwidthTrace
@@ -158,7 +158,7 @@ def virtual_run(
         scaling = _Held(scaling, Size(start_milli / 1000, scenario.max_batch))
     draw = random.Random(scenario.seed)
     batches = _NoisyBatches(model, frictions, scenario.seed)
-    world = World(
+    world = ClusterModel(
         LEAD_S + scenario.duration_s,
         lambda: draw.choice(frictions.resizes_s),
         by_periods=True,
@@ -170,7 +170,7 @@ def virtual_run(
     return VirtualRun(result.sent, result.in_time, tuple(size_steps(result.timeline, scenario.duration_s)))
 
 
-def size_steps(timeline: Sequence[Moment], duration_s: float) -> list[tuple[float, float]]:
+def size_steps(timeline: Sequence[TimelinePoint], duration_s: float) -> list[tuple[float, float]]:
     """(seconds after the start, cores from then on) from 0 to `duration_s`, one for each change."""
     return corners([(moment.at_s - LEAD_S, moment.cores) for moment in timeline], duration_s)
 

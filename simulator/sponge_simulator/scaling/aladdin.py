@@ -9,9 +9,9 @@ the queue and a second's arrivals at the recent rate. A replica that is not need
 from __future__ import annotations
 
 from sponge_core.edf_queue import Request
+from sponge_simulator.scaling.arrival_history import ArrivalCounts
 from sponge_simulator.scaling.interface import Observation, Service, Size
-from sponge_simulator.scaling.seen import ArrivalCounts
-from sponge_simulator.scaling.steady import Configuration, configurations, with_margin
+from sponge_simulator.scaling.steady_state import Configuration, configurations, with_margin
 
 __all__ = ["Aladdin"]
 
@@ -44,18 +44,18 @@ class Aladdin:
         left_s = request.deadline - now
         self._remaining_s = min(left_s, self._remaining_s + 0.02 * (left_s - self._remaining_s))
 
-    def plan(self, seen: Observation) -> Size:
-        now = seen.now
-        self._needed_at.append((now, self._pack(seen)))
+    def plan(self, state: Observation) -> Size:
+        now = state.now
+        self._needed_at.append((now, self._pack(state)))
         self._needed_at = [(at, n) for at, n in self._needed_at if at > now - SCALE_IN_WAIT_S]
         replicas = max(n for _, n in self._needed_at)
         return Size(self._best.cores, self._best.batch, min(max(replicas, 1), self._service.max_replicas))
 
-    def _pack(self, seen: Observation) -> int:
+    def _pack(self, state: Observation) -> int:
         """Replicas that the queue and the next second take by best fit."""
         per_request_s = 1.0 / self._best.throughput
-        count = round(with_margin(self._counts.mean(seen.now)))
-        items = [(0.0, r.deadline - seen.now) for r in seen.queue if r.deadline > seen.now + self._best.latency_s]
+        count = round(with_margin(self._counts.mean(state.now)))
+        items = [(0.0, r.deadline - state.now) for r in state.queue if r.deadline > state.now + self._best.latency_s]
         items += [((i + 0.5) / count, (i + 0.5) / count + self._remaining_s) for i in range(count)]
         busy_until: list[float] = []
         for arrival, deadline in sorted(items, key=lambda item: item[1]):

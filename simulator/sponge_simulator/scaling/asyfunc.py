@@ -9,9 +9,9 @@ burst has passed.
 from __future__ import annotations
 
 from sponge_core.edf_queue import Request
+from sponge_simulator.scaling.arrival_history import ArrivalCounts, WorstNetwork
 from sponge_simulator.scaling.interface import Observation, Service, Size
-from sponge_simulator.scaling.seen import ArrivalCounts, WorstNetwork
-from sponge_simulator.scaling.steady import configurations, with_margin
+from sponge_simulator.scaling.steady_state import configurations, with_margin
 
 __all__ = ["AsyFunc"]
 
@@ -36,10 +36,10 @@ class AsyFunc:
         self._burst.arrived(now)
         self._network.arrived(now, request)
 
-    def plan(self, seen: Observation) -> Size:
+    def plan(self, state: Observation) -> Size:
         left_s = self._service.slo_s - self._network.read()
-        base = self._size(self._base.mean(seen.now) if seen.now >= 1 else self._service.rate, left_s)
-        with_helpers = self._size(with_margin(self._burst.peak(seen.now)), left_s)
+        base = self._size(self._base.mean(state.now) if state.now >= 1 else self._service.rate, left_s)
+        with_helpers = self._size(with_margin(self._burst.peak(state.now)), left_s)
         return max(base, with_helpers, key=lambda size: size.cores)
 
     def _size(self, rate: float, left_s: float) -> Size:

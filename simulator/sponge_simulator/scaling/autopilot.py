@@ -33,14 +33,14 @@ class Autopilot:
     def arrived(self, now: float, request: Request) -> None:
         """Takes no notice of requests: only of CPU."""
 
-    def plan(self, seen: Observation) -> Size:
-        if seen.now == 0:
-            return seen.size
-        self._samples.append((seen.now, seen.used_cores))
-        while self._samples[0][0] <= seen.now - WINDOW_S:
+    def plan(self, state: Observation) -> Size:
+        if state.now == 0:
+            return state.size
+        self._samples.append((state.now, state.used_cores))
+        while self._samples[0][0] <= state.now - WINDOW_S:
             self._samples.popleft()
         # A service that uses all that it has may need any amount more: one step at a time tells.
-        wanted = max(MARGIN * self._percentile(seen.now), MARGIN * seen.used_cores)
+        wanted = max(MARGIN * self._percentile(state.now), MARGIN * state.used_cores)
         sizes = self._service.sizes
         return Size(next((size for size in sizes if size >= wanted), sizes[-1]), self._service.max_batch)
 

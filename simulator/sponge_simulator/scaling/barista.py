@@ -12,9 +12,9 @@ import math
 import numpy as np
 
 from sponge_core.edf_queue import Request
+from sponge_simulator.scaling.arrival_history import ArrivalCounts, WorstNetwork
 from sponge_simulator.scaling.interface import Observation, Service, Size
-from sponge_simulator.scaling.seen import ArrivalCounts, WorstNetwork
-from sponge_simulator.scaling.steady import configurations
+from sponge_simulator.scaling.steady_state import configurations
 
 __all__ = ["Barista"]
 
@@ -38,8 +38,8 @@ class Barista:
         self._counts.arrived(now)
         self._network.arrived(now, request)
 
-    def plan(self, seen: Observation) -> Size:
-        service, now = self._service, seen.now
+    def plan(self, state: Observation) -> Size:
+        service, now = self._service, state.now
         rate = self._forecast(now)
         left_s = service.slo_s - self._network.read()
         options = configurations(service.model, service.sizes, service.max_batch, rate, left_s)
@@ -50,8 +50,8 @@ class Barista:
             default=None,
         )
         if best is None:
-            return seen.size
-        if best.cores != seen.size.cores:
+            return state.size
+        if best.cores != state.size.cores:
             self._needs.clear()  # counts of another flavour say nothing
         self._needs.append((now, max(1, math.ceil(rate / best.throughput))))
         self._needs = [(at, n) for at, n in self._needs if at > now - SCALE_IN_WAIT_S]

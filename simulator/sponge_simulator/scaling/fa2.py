@@ -11,8 +11,8 @@ import math
 
 from sponge_core.edf_queue import Request
 from sponge_core.latency import LatencyModel
+from sponge_simulator.scaling.arrival_history import WorstNetwork
 from sponge_simulator.scaling.interface import Observation, Service, Size
-from sponge_simulator.scaling.seen import WorstNetwork
 
 __all__ = ["Fa2", "fa2_plan"]
 
@@ -56,18 +56,18 @@ class Fa2:
     def arrived(self, now: float, request: Request) -> None:
         self._network.arrived(now, request)
 
-    def plan(self, seen: Observation) -> Size:
+    def plan(self, state: Observation) -> Size:
         service = self._service
         found = fa2_plan(
             service.model, service.rate, service.slo_s, self._network.read(), service.max_replicas, service.max_batch
         )
         if found is None:
-            return seen.size
+            return state.size
         replicas, batch = found
-        if replicas >= seen.size.replicas:
+        if replicas >= state.size.replicas:
             self._fewer_since = None
             return Size(1.0, batch, replicas)
-        self._fewer_since = seen.now if self._fewer_since is None else self._fewer_since
-        if seen.now - self._fewer_since < SCALE_IN_WAIT_S:
-            replicas = seen.size.replicas
+        self._fewer_since = state.now if self._fewer_since is None else self._fewer_since
+        if state.now - self._fewer_since < SCALE_IN_WAIT_S:
+            replicas = state.size.replicas
         return Size(1.0, batch, replicas)

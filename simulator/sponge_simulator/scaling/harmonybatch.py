@@ -17,9 +17,9 @@ from itertools import pairwise
 
 from sponge_core.edf_queue import Request
 from sponge_core.latency import LatencyModel
+from sponge_simulator.scaling.arrival_history import ArrivalCounts, WorstNetwork
 from sponge_simulator.scaling.interface import Observation, Service, Size
-from sponge_simulator.scaling.seen import ArrivalCounts, WorstNetwork
-from sponge_simulator.scaling.steady import with_margin
+from sponge_simulator.scaling.steady_state import with_margin
 
 __all__ = ["Application", "Group", "HarmonyBatch", "grouped"]
 
@@ -109,8 +109,8 @@ class HarmonyBatch:
         self._slo_s[request.slo_class] = request.deadline - request.sent
         self._network.arrived(now, request)
 
-    def plan(self, seen: Observation) -> Size:
-        service, now = self._service, seen.now
+    def plan(self, state: Observation) -> Size:
+        service, now = self._service, state.now
         network_s = self._network.read()
         applications = [
             Application(self._slo_s[name] - network_s, rate)

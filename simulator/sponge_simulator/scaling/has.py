@@ -10,9 +10,9 @@ from __future__ import annotations
 import math
 
 from sponge_core.edf_queue import Request
+from sponge_simulator.scaling.arrival_history import ArrivalCounts, WorstNetwork
 from sponge_simulator.scaling.interface import Observation, Service, Size
-from sponge_simulator.scaling.seen import ArrivalCounts, WorstNetwork
-from sponge_simulator.scaling.steady import Configuration, most_throughput
+from sponge_simulator.scaling.steady_state import Configuration, most_throughput
 
 __all__ = ["Has", "KalmanRate"]
 
@@ -55,18 +55,18 @@ class Has:
         self._counts.arrived(now)
         self._network.arrived(now, request)
 
-    def plan(self, seen: Observation) -> Size:
-        size = seen.size
-        rate = self._filter.update(self._counts.mean(seen.now))
+    def plan(self, state: Observation) -> Size:
+        size = state.size
+        rate = self._filter.update(self._counts.mean(state.now))
         left_s = self._service.slo_s - self._network.read()
         carried = self._carried(size, rate, left_s)
         load = rate / carried if carried else math.inf
-        if load > UP or (load < DOWN and seen.now - self._changed_at >= COOLDOWN_S):
+        if load > UP or (load < DOWN and state.now - self._changed_at >= COOLDOWN_S):
             wanted = self._smallest(rate, left_s)
         else:
             return size
         if wanted != size:
-            self._changed_at = seen.now
+            self._changed_at = state.now
         return wanted
 
     def _best(self, cores: float, rate: float, left_s: float) -> Configuration | None:

@@ -11,7 +11,7 @@ from collections import deque
 
 from sponge_core.edf_queue import Request
 from sponge_simulator.scaling.interface import Observation, Service, Size
-from sponge_simulator.scaling.steady import provisioned
+from sponge_simulator.scaling.steady_state import provisioned
 
 __all__ = ["Hpa"]
 
@@ -33,16 +33,16 @@ class Hpa:
     def arrived(self, now: float, request: Request) -> None:
         """Takes no notice of requests: only of CPU."""
 
-    def plan(self, seen: Observation) -> Size:
-        if seen.now == 0:
+    def plan(self, state: Observation) -> Size:
+        if state.now == 0:
             return provisioned(self._service, TARGET)
-        ready = max(1, seen.ready)
-        ratio = seen.used_cores / (ready * TARGET)
+        ready = max(1, state.ready)
+        ratio = state.used_cores / (ready * TARGET)
         desired = ready if abs(ratio - 1) <= TOLERANCE else math.ceil(ready * ratio)
         desired = min(max(desired, 1), self._service.max_replicas)
-        self._desires.append((seen.now, desired))
-        while self._desires[0][0] < seen.now - STABILISATION_S:
+        self._desires.append((state.now, desired))
+        while self._desires[0][0] < state.now - STABILISATION_S:
             self._desires.popleft()
-        if desired < seen.size.replicas:
-            desired = min(seen.size.replicas, max(count for _, count in self._desires))
+        if desired < state.size.replicas:
+            desired = min(state.size.replicas, max(count for _, count in self._desires))
         return Size(1.0, self._service.max_batch, desired)

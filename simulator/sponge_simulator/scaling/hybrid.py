@@ -24,9 +24,9 @@ from sponge_core.latency import LatencyModel
 from sponge_core.planning.decider import SizeDecider
 from sponge_core.planning.frontier import project_frontier
 from sponge_core.planning.projection import ProjectionInput
+from sponge_simulator.scaling.arrival_history import ArrivalCounts
 from sponge_simulator.scaling.interface import Observation, Service, Size
-from sponge_simulator.scaling.seen import ArrivalCounts
-from sponge_simulator.scaling.steady import configurations
+from sponge_simulator.scaling.steady_state import configurations
 
 __all__ = ["Hybrid"]
 
@@ -61,31 +61,31 @@ class Hybrid:
         self._forecaster.observe(now, request.deadline - now)
         self._last_second.arrived(now)
 
-    def plan(self, seen: Observation) -> Size:
-        arrivals = self._forecaster.forecast(seen.now, HORIZON_S)
-        replicas = self._replicas(seen, self._cores_per_rate(seen.now, arrivals))
-        serving = max(1, min(seen.ready, replicas))
-        cores, batch_cap = self._size(seen, arrivals, serving)
+    def plan(self, state: Observation) -> Size:
+        arrivals = self._forecaster.forecast(state.now, HORIZON_S)
+        replicas = self._replicas(state, self._cores_per_rate(state.now, arrivals))
+        serving = max(1, min(state.ready, replicas))
+        cores, batch_cap = self._size(state, arrivals, serving)
         return Size(cores, batch_cap, replicas)
 
-    def _size(self, seen: Observation, arrivals: Sequence[Arrival], serving: int) -> tuple[float, int]:
+    def _size(self, state: Observation, arrivals: Sequence[Arrival], serving: int) -> tuple[float, int]:
         """Cores of each of `serving` replicas, and the batch cap."""
         service = self._service
         most = serving * service.max_cores
         given = ProjectionInput(
-            seen.now,
-            seen.queue.deadlines,
-            seen.running,
+            state.now,
+            state.queue.deadlines,
+            state.running,
             arrivals,
-            serving * seen.size.cores,
+            serving * state.size.cores,
             service.resize_s,
-            slos=seen.queue.slos,
+            slos=state.queue.slos,
         )
         totals = [round(1000 * serving * cores) for cores in service.sizes]
         limits = Limits(service.max_batch, thread_budget(most), most)
         models = [_within(service.model, thread_budget(service.max_cores), thread_budget(most))]
         frontier = project_frontier(given, totals, models, limits)
-        plan = self._decider.decide(seen.now, round(1000 * serving * seen.size.cores), frontier.points)
+        plan = self._decider.decide(state.now, round(1000 * serving * state.size.cores), frontier.points)
         # What was needed a moment ago may have been for another number of replicas.
         enough = (cores for cores, total in zip(service.sizes, totals, strict=True) if total >= plan.cores_milli)
         return next(enough, service.sizes[-1]), plan.batch_cap
@@ -101,11 +101,11 @@ class Hybrid:
         options = configurations(service.model, service.sizes, service.max_batch, rate, left_s)
         return min((1 / option.per_core for option in options), default=0.0)
 
-    def _replicas(self, seen: Observation, cores_per_rate: float) -> int:
-        service, asked = self._service, seen.size.replicas
-        excess = self._last_second.mean(seen.now) * cores_per_rate - FULL * asked * service.max_cores
+    def _replicas(self, state: Observation, cores_per_rate: float) -> int:
+        service, asked = self._service, state.size.replicas
+        excess = self._last_second.mean(state.now) * cores_per_rate - FULL * asked * service.max_cores
         self._undone_core_s = max(0.0, self._undone_core_s + excess * self.interval_s)
-        steady_cores = self._forecaster.rate(seen.now) * cores_per_rate
+        steady_cores = self._forecaster.rate(state.now) * cores_per_rate
         if self._undone_core_s > service.cold_start_s * service.min_cores:
             self._undone_core_s = 0.0
             wanted = math.ceil(steady_cores / (FULL * service.max_cores))
@@ -113,8 +113,8 @@ class Hybrid:
         if asked == 1 or steady_cores > TO_SPARE * (asked - 1) * service.max_cores:
             self._too_many_since = None
             return asked
-        self._too_many_since = seen.now if self._too_many_since is None else self._too_many_since
-        if seen.now - self._too_many_since < 2 * service.cold_start_s:
+        self._too_many_since = state.now if self._too_many_since is None else self._too_many_since
+        if state.now - self._too_many_since < 2 * service.cold_start_s:
             return asked
         self._too_many_since = None
         return asked - 1

@@ -12,9 +12,9 @@ from __future__ import annotations
 import math
 
 from sponge_core.edf_queue import Request
+from sponge_simulator.scaling.arrival_history import ArrivalCounts
 from sponge_simulator.scaling.interface import Observation, Service, Size
-from sponge_simulator.scaling.seen import ArrivalCounts
-from sponge_simulator.scaling.steady import configurations
+from sponge_simulator.scaling.steady_state import configurations
 
 __all__ = ["InferLine"]
 
@@ -42,10 +42,10 @@ class InferLine:
     def arrived(self, now: float, request: Request) -> None:  # noqa: ARG002 - the protocol's
         self._counts.arrived(now)
 
-    def plan(self, seen: Observation) -> Size:
+    def plan(self, state: Observation) -> Size:
         planned = self._planned
         if planned is None:  # no configuration keeps the SLO: the largest is the best it has
             return Size(self._service.sizes[-1], 1, 1)
-        rate = max(self._counts.peak(seen.now), self._service.rate if seen.now < WINDOW_S else 0.0)
+        rate = max(self._counts.peak(state.now), self._service.rate if state.now < WINDOW_S else 0.0)
         replicas = math.ceil(rate / (planned.throughput * UTILISATION))
         return Size(planned.cores, planned.batch, min(max(replicas, 1), self._service.max_replicas))

@@ -11,9 +11,9 @@ from __future__ import annotations
 import math
 
 from sponge_core.edf_queue import Request
+from sponge_simulator.scaling.arrival_history import ArrivalCounts, WorstNetwork
 from sponge_simulator.scaling.interface import Observation, Service, Size
-from sponge_simulator.scaling.seen import ArrivalCounts, WorstNetwork
-from sponge_simulator.scaling.steady import Configuration
+from sponge_simulator.scaling.steady_state import Configuration
 
 __all__ = ["InfLess"]
 
@@ -37,17 +37,17 @@ class InfLess:
         self._counts.arrived(now)
         self._network.arrived(now, request)
 
-    def plan(self, seen: Observation) -> Size:
-        rate = max(self._counts.peak(seen.now), 1.0)
+    def plan(self, state: Observation) -> Size:
+        rate = max(self._counts.peak(state.now), 1.0)
         chosen = self._choose(rate, self._service.slo_s - self._network.read())
         if chosen is None:
-            return seen.size
+            return state.size
         wanted = Size(chosen.cores, chosen.batch, min(self._service.max_replicas, math.ceil(rate / chosen.throughput)))
-        if wanted.cores * wanted.replicas >= seen.size.cores * seen.size.replicas:
+        if wanted.cores * wanted.replicas >= state.size.cores * state.size.replicas:
             self._fewer_since = None
             return wanted
-        self._fewer_since = seen.now if self._fewer_since is None else self._fewer_since
-        return wanted if seen.now - self._fewer_since >= SCALE_IN_WAIT_S else seen.size
+        self._fewer_since = state.now if self._fewer_since is None else self._fewer_since
+        return wanted if state.now - self._fewer_since >= SCALE_IN_WAIT_S else state.size
 
     def _choose(self, rate: float, left_s: float) -> Configuration | None:
         best: Configuration | None = None

@@ -100,5 +100,5 @@ class ScalingPolicy(Protocol):
     def arrived(self, now: float, request: Request) -> None:
         """A request reached the service."""
 
-    def plan(self, seen: Observation) -> Size:
+    def plan(self, state: Observation) -> Size:
         """The size to have from now on; asked every `interval_s`."""

@@ -14,7 +14,7 @@ from collections.abc import Iterable
 
 from sponge_core.edf_queue import Request
 from sponge_simulator.scaling.interface import Observation, Service, Size
-from sponge_simulator.scaling.steady import provisioned
+from sponge_simulator.scaling.steady_state import provisioned
 
 __all__ = ["Kpa"]
 
@@ -40,15 +40,15 @@ class Kpa:
     def arrived(self, now: float, request: Request) -> None:
         """Takes no notice of single requests: only of how many are in flight."""
 
-    def plan(self, seen: Observation) -> Size:
-        if seen.now == 0:
+    def plan(self, state: Observation) -> Size:
+        if state.now == 0:
             return provisioned(self._service, TARGET)
-        now, ready = seen.now, max(1, seen.ready)
-        if seen.in_flight > 0 or seen.queue:
+        now, ready = state.now, max(1, state.ready)
+        if state.in_flight > 0 or state.queue:
             self._busy_at = now
         if self._service.idle_cores is not None and now - self._busy_at >= TO_ZERO_S:
             return Size(1.0, self._service.max_batch, 0, until_request=True)
-        self._seen.append((now, seen.in_flight))
+        self._seen.append((now, state.in_flight))
         while self._seen[0][0] <= now - STABLE_S:
             self._seen.popleft()
         stable = self._wanted(held for _, held in self._seen)
@@ -57,7 +57,7 @@ class Kpa:
             self._panic_until = now + STABLE_S
         if now < self._panic_until:
             self._panic_replicas = max(self._panic_replicas, panic)
-            wanted = max(self._panic_replicas, seen.size.replicas)
+            wanted = max(self._panic_replicas, state.size.replicas)
         else:
             self._panic_replicas, wanted = 0, stable
         return Size(1.0, self._service.max_batch, min(max(wanted, 1), self._service.max_replicas))

@@ -39,28 +39,28 @@ class Sponge:
     def arrived(self, now: float, request: Request) -> None:
         self._forecaster.observe(now, request.deadline - now)
 
-    def plan(self, seen: Observation) -> Size:
-        if parked := self._parked(seen):
+    def plan(self, state: Observation) -> Size:
+        if parked := self._parked(state):
             return parked
         given = ProjectionInput(
-            seen.now,
-            seen.queue.deadlines,
-            seen.running,
-            self._forecaster.forecast(seen.now, HORIZON_S),
-            seen.size.cores,
+            state.now,
+            state.queue.deadlines,
+            state.running,
+            self._forecaster.forecast(state.now, HORIZON_S),
+            state.size.cores,
             self._service.resize_s,
-            slos=seen.queue.slos,
+            slos=state.queue.slos,
         )
         frontier = project_frontier(given, self._sizes, [self._service.model], self._limits, counted=self.counts_misses)
-        plan = self._decider.decide(seen.now, round(1000 * seen.size.cores), frontier.points)
+        plan = self._decider.decide(state.now, round(1000 * state.size.cores), frontier.points)
         return self._settled(given, frontier.points, plan)
 
-    def _parked(self, seen: Observation) -> Size | None:
+    def _parked(self, state: Observation) -> Size | None:
         """The size of a service that has had nothing to do for long enough; None while it has."""
         service = self._service
-        if seen.queue or seen.running:
-            self._busy_at = seen.now
-        if service.idle_cores is None or seen.now - self._busy_at < service.idle_after_s:
+        if state.queue or state.running:
+            self._busy_at = state.now
+        if service.idle_cores is None or state.now - self._busy_at < service.idle_after_s:
             return None
         return Size(service.idle_cores, service.max_batch, until_request=True)
 

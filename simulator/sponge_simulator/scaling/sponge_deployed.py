@@ -34,35 +34,35 @@ class SpongeDeployed(Sponge):
         self._is_asked_for = False
         self._wanted = Size(service.max_cores, service.max_batch)
 
-    def plan(self, seen: Observation) -> Size:
-        if parked := self._parked(seen):
+    def plan(self, state: Observation) -> Size:
+        if parked := self._parked(state):
             self._wanted = parked
             return parked
         # A projection is asked for when it has been decided what to start and requests wait still.
-        decided = (len(seen.queue), len(seen.running))
-        self._is_asked_for |= len(seen.queue) > 0 and decided != self._decided
+        decided = (len(state.queue), len(state.running))
+        self._is_asked_for |= len(state.queue) > 0 and decided != self._decided
         self._decided = decided
-        gap_s = (SHORTEST_GAP_S if self._is_asked_for else PROJECTED_EVERY_S) / min(1.0, seen.size.cores)
+        gap_s = (SHORTEST_GAP_S if self._is_asked_for else PROJECTED_EVERY_S) / min(1.0, state.size.cores)
         woken = self._wanted.until_request
-        fresh = self._frontier is None or woken or seen.now - self._projected_at >= gap_s - 1e-3
+        fresh = self._frontier is None or woken or state.now - self._projected_at >= gap_s - 1e-3
         if fresh:
-            self._frontier, self._projected_at, self._is_asked_for = self._project(seen), seen.now, False
+            self._frontier, self._projected_at, self._is_asked_for = self._project(state), state.now, False
         assert self._frontier is not None
-        if (fresh and self._frontier.urgent) or woken or seen.now - self._looked_at >= POLL_S - 1e-9:
-            plan = self._decider.decide(seen.now, round(1000 * seen.size.cores), self._frontier.points)
-            self._wanted, self._looked_at = Size(plan.cores_milli / 1000, plan.batch_cap), seen.now
+        if (fresh and self._frontier.urgent) or woken or state.now - self._looked_at >= POLL_S - 1e-9:
+            plan = self._decider.decide(state.now, round(1000 * state.size.cores), self._frontier.points)
+            self._wanted, self._looked_at = Size(plan.cores_milli / 1000, plan.batch_cap), state.now
         return self._wanted
 
-    def _project(self, seen: Observation) -> Frontier:
-        forecast = self._forecaster.forecast(seen.now, HORIZON_S)
+    def _project(self, state: Observation) -> Frontier:
+        forecast = self._forecaster.forecast(state.now, HORIZON_S)
         given = ProjectionInput(
-            seen.now,
-            seen.queue.deadlines,
-            seen.running,
-            sorted([*seen.uploads, *forecast[len(seen.uploads) :]]),
-            seen.size.cores,
+            state.now,
+            state.queue.deadlines,
+            state.running,
+            sorted([*state.uploads, *forecast[len(state.uploads) :]]),
+            state.size.cores,
             self._service.resize_s,
             self._service.overhead_cores,
-            seen.queue.slos,
+            state.queue.slos,
         )
-        return project_frontier(given, self._sizes, [seen.model or self._service.model], self._limits)
+        return project_frontier(given, self._sizes, [state.model or self._service.model], self._limits)

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from sponge_core.edf_queue import Request
 from sponge_simulator.paper import PaperPlanner
+from sponge_simulator.scaling.arrival_history import WorstNetwork
 from sponge_simulator.scaling.interface import Observation, Service, Size
-from sponge_simulator.scaling.seen import WorstNetwork
 
 __all__ = ["SpongePaper"]
 
@@ -29,6 +29,6 @@ class SpongePaper:
     def arrived(self, now: float, request: Request) -> None:
         self._network.arrived(now, request)
 
-    def plan(self, seen: Observation) -> Size:
+    def plan(self, state: Observation) -> Size:
         plan = self._planner.plan(self._service.rate, self._service.slo_s, self._network.read())
-        return Size(float(plan.cores), plan.batch) if plan.feasible else seen.size
+        return Size(float(plan.cores), plan.batch) if plan.feasible else state.size

@@ -20,5 +20,5 @@ class Static:
     def arrived(self, now: float, request: Request) -> None:
         """Takes no notice."""
 
-    def plan(self, seen: Observation) -> Size:  # noqa: ARG002 - the protocol's
+    def plan(self, state: Observation) -> Size:  # noqa: ARG002 - the protocol's
         return self._size

@@ -12,9 +12,9 @@ from __future__ import annotations
 import math
 
 from sponge_core.edf_queue import Request
+from sponge_simulator.scaling.arrival_history import ArrivalCounts, WorstNetwork
 from sponge_simulator.scaling.interface import Observation, Service, Size
-from sponge_simulator.scaling.seen import ArrivalCounts, WorstNetwork
-from sponge_simulator.scaling.steady import Configuration, most_throughput, with_margin
+from sponge_simulator.scaling.steady_state import Configuration, most_throughput, with_margin
 
 __all__ = ["Themis"]
 
@@ -39,41 +39,41 @@ class Themis:
         self._counts.arrived(now)
         self._network.arrived(now, request)
 
-    def plan(self, seen: Observation) -> Size:
-        service, size = self._service, seen.size
-        rate = with_margin(self._counts.peak(seen.now))
+    def plan(self, state: Observation) -> Size:
+        service, size = self._service, state.size
+        rate = with_margin(self._counts.peak(state.now))
         left_s = service.slo_s - self._network.read()
         carrying = most_throughput(service, size.cores, rate, left_s)
-        if carrying is None or carrying.throughput * max(1, seen.ready) < rate:
+        if carrying is None or carrying.throughput * max(1, state.ready) < rate:
             self._carried_since = None
-            return self._upwards(seen, rate, left_s)
-        self._carried_since = seen.now if self._carried_since is None else self._carried_since
-        if seen.now - self._carried_since < STABLE_S:
+            return self._upwards(state, rate, left_s)
+        self._carried_since = state.now if self._carried_since is None else self._carried_since
+        if state.now - self._carried_since < STABLE_S:
             return Size(size.cores, carrying.batch, size.replicas)
-        return self._sideways(seen, rate, left_s) or Size(size.cores, carrying.batch, size.replicas)
+        return self._sideways(state, rate, left_s) or Size(size.cores, carrying.batch, size.replicas)
 
-    def _upwards(self, seen: Observation, rate: float, left_s: float) -> Size:
+    def _upwards(self, state: Observation, rate: float, left_s: float) -> Size:
         """The same replicas with as few more cores as carry the rate; more replicas where no size does."""
-        service, ready = self._service, max(1, seen.ready)
+        service, ready = self._service, max(1, state.ready)
         largest: Configuration | None = None
         for cores in service.sizes:
-            if cores < seen.size.cores:
+            if cores < state.size.cores:
                 continue
             best = most_throughput(service, cores, rate, left_s)
             if best is not None and best.throughput * ready >= rate:
-                return Size(cores, best.batch, seen.size.replicas)
+                return Size(cores, best.batch, state.size.replicas)
             largest = best or largest
         if largest is None:
-            return seen.size
+            return state.size
         more = math.ceil((rate - largest.throughput * ready) / largest.throughput)
         return Size(largest.cores, largest.batch, min(service.max_replicas, ready + more))
 
-    def _sideways(self, seen: Observation, rate: float, left_s: float) -> Size | None:
+    def _sideways(self, state: Observation, rate: float, left_s: float) -> Size | None:
         """The cheapest number of one-core replicas; first those that are missing start, then the rest goes."""
         best = most_throughput(self._service, 1.0, rate, left_s)
         if best is None:
             return None
         replicas = min(self._service.max_replicas, math.ceil(rate / best.throughput) + SPARE)
-        if seen.ready < replicas:
-            return Size(seen.size.cores, best.batch, replicas)
+        if state.ready < replicas:
+            return Size(state.size.cores, best.batch, replicas)
         return Size(1.0, best.batch, replicas)

@@ -26,23 +26,23 @@ class ThrottLLeM:
     def arrived(self, now: float, request: Request) -> None:
         """Takes no notice: what waits is seen in the queue."""
 
-    def plan(self, seen: Observation) -> Size:
+    def plan(self, state: Observation) -> Size:
         sizes = self._service.sizes
         low, high = 0, len(sizes) - 1
         while low < high:
             middle = (low + high) // 2
-            if self._keeps_all(seen, sizes[middle]):
+            if self._keeps_all(state, sizes[middle]):
                 high = middle
             else:
                 low = middle + 1
         return Size(sizes[low], self._service.max_batch)
 
-    def _keeps_all(self, seen: Observation, cores: float) -> bool:
+    def _keeps_all(self, state: Observation, cores: float) -> bool:
         service = self._service
         threads = max(1, int(cores))
         best_s = service.model.latency(1, max(1, int(service.max_cores)))
-        at = seen.now + service.resize_s + max((batch.left_s for batch in seen.running), default=0.0)
-        waiting = [r.deadline for r in seen.queue if r.deadline >= seen.now + best_s]
+        at = state.now + service.resize_s + max((batch.left_s for batch in state.running), default=0.0)
+        waiting = [r.deadline for r in state.queue if r.deadline >= state.now + best_s]
         for first in range(0, len(waiting), service.max_batch):
             batch = waiting[first : first + service.max_batch]
             at += service.model.latency(len(batch), threads)

@@ -56,12 +56,12 @@ class Vpa:
     def arrived(self, now: float, request: Request) -> None:
         """Takes no notice of requests: only of CPU."""
 
-    def plan(self, seen: Observation) -> Size:
-        if seen.now > 0:
-            self._histogram.add(seen.now, seen.used_cores)
+    def plan(self, state: Observation) -> Size:
+        if state.now > 0:
+            self._histogram.add(state.now, state.used_cores)
         lower, target, upper = (MARGIN * self._histogram.percentile(share) for share in (0.5, 0.9, 0.95))
-        if lower <= seen.size.cores <= upper or target == 0:
-            return seen.size
+        if lower <= state.size.cores <= upper or target == 0:
+            return state.size
         wanted = max(target, LEAST_CORES)
         sizes = self._service.sizes
         return Size(next((size for size in sizes if size >= wanted), sizes[-1]), self._service.max_batch)

@@ -14,25 +14,33 @@ import numpy as np
 from sponge_core.edf_queue import Request
 from sponge_profiles.profile import Profile
 from sponge_simulator.clairvoyant import clairvoyant_core_seconds
-from sponge_simulator.fleet import Result, World, simulate
+from sponge_simulator.fleet import ClusterModel, SimulationResult, simulate
 from sponge_simulator.scaling.registry import make_policy
 from sponge_simulator.scenario import Scenario, service_ratios
 
-__all__ = ["CLAIRVOYANT", "Row", "Run", "bound", "check_policies", "pooled", "run_policy"]
+__all__ = [
+    "CLAIRVOYANT",
+    "PolicyRun",
+    "PolicySummary",
+    "check_policies",
+    "clairvoyant_summary",
+    "run_policy",
+    "summarize",
+]
 
 CLAIRVOYANT = "clairvoyant"
 
 
 @dataclass(frozen=True, slots=True)
-class Run:
+class PolicyRun:
     """One policy on one seed's schedule."""
 
     policy: str
-    result: Result
+    result: SimulationResult
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class PolicySummary:
     """One policy over all seeds; `violations` is a fraction of all that were sent."""
 
     policy: str
@@ -65,7 +73,7 @@ def run_policy(
     seed: int,
     exact: bool,
     slower: float = 1.0,
-) -> Run:
+) -> PolicyRun:
     """One policy on one schedule.
 
     Args:
@@ -78,22 +86,22 @@ def run_policy(
     service = scenario.service(profile.latency_model())
     chosen = make_policy(name, service)
     ratio: Callable[[], float] = (lambda: 1.0) if exact else service_ratios(profile.error, seed)
-    world = World(
+    world = ClusterModel(
         scenario.duration_s,
         scenario.resizes(seed),
         lambda: slower * ratio(),
         scenario.node_cores or float("inf"),
     )
-    return Run(name, simulate(requests, service, chosen.scaling, chosen.dispatch, world))
+    return PolicyRun(name, simulate(requests, service, chosen.scaling, chosen.dispatch, world))
 
 
-def pooled(runs: Sequence[Run]) -> Row:
+def summarize(runs: Sequence[PolicyRun]) -> PolicySummary:
     """All seeds of one policy as one row; not empty."""
     results = [run.result for run in runs]
     sent, in_time = sum(r.sent for r in results), sum(r.in_time for r in results)
     latencies = [latency for r in results for latency in r.latencies_s]
     classes = sorted({name for r in results for name in r.sent_by_class})
-    return Row(
+    return PolicySummary(
         runs[0].policy,
         sent,
         in_time,
@@ -113,7 +121,7 @@ def pooled(runs: Sequence[Run]) -> Row:
     )
 
 
-def bound(scenario: Scenario, profile: Profile, schedules: Sequence[Sequence[Request]]) -> Row:
+def clairvoyant_summary(scenario: Scenario, profile: Profile, schedules: Sequence[Sequence[Request]]) -> PolicySummary:
     """The clairvoyant lower bound as a row: it misses nothing, by its definition."""
     service = scenario.service(profile.latency_model())
     core_seconds = [
@@ -130,4 +138,4 @@ def bound(scenario: Scenario, profile: Profile, schedules: Sequence[Sequence[Req
     sent = sum(len(requests) for requests in schedules)
     mean_cores = fmean(core_seconds) / scenario.duration_s
     classes = {each.name: 0.0 for each in scenario.classes}
-    return Row(CLAIRVOYANT, sent, sent, 0, 0, 0.0, mean_cores, sum(core_seconds), 0, 0, None, classes)
+    return PolicySummary(CLAIRVOYANT, sent, sent, 0, 0, 0.0, mean_cores, sum(core_seconds), 0, 0, None, classes)
