@@ -1,8 +1,8 @@
-"""Finds compiled copies of hot modules, made of these very sources, for imports to use instead of them.
+"""Lets packages import compiled copies of their hot modules.
 
-`python -m sponge_system.compile_modules` compiles them with mypyc into the Python environment, in a folder named by a
-hash of the sources and the interpreter's binary interface. Where such a folder is, the packages look there first. Where
-none is, it cannot be loaded, or the sources have changed since, everything runs interpreted and decides the same. A
+`python -m sponge_system.compile_modules` compiles the modules with mypyc into the Python environment, in a folder named
+by a hash of the sources and the interpreter's ABI. If that folder exists, the packages look there first. If it does not
+exist or cannot be loaded, or the sources have changed since, everything runs interpreted, with the same results. A
 package calls `look_there_first` once, when it is imported.
 """
 
@@ -19,7 +19,7 @@ from pathlib import Path
 __all__ = ["MODULES", "SOURCES", "SWITCH", "folder", "kind", "look_there_first"]
 
 SWITCH = "SPONGE_COMPILED_CORE"
-"""This environment variable set to 0 keeps everything interpreted, for a debugger or a comparison."""
+"""Set this environment variable to 0 to run everything interpreted, for a debugger or a comparison."""
 
 SOURCES = Path(__file__).parents[1] / "sponge_core"
 
@@ -38,14 +38,21 @@ MODULES = {
     ),
     "sponge_simulator": ("fleet", "replica"),
 }
-"""By package: the modules worth compiling, those that a decision, a projection or a simulated event runs through."""
+"""By package: the modules worth compiling, which decisions, projections and simulated events run through."""
 
 _found: dict[str, Path | None] = {}
-"""By package: where its compiled modules are."""
+"""By package: the folder of its compiled modules; None: interpreted."""
 
 
 def folder(sources: Path = SOURCES, modules: Sequence[str] = MODULES["sponge_core"]) -> Path:
-    """Where the compiled copy of a package's modules is, or would be. What they do depends on the core's, too."""
+    """The folder of the compiled copy of a package's modules, existing or not.
+
+    Its name depends on the core's modules too, because other packages call them directly.
+
+    Args:
+        sources: the package's folder.
+        modules: paths of the modules in it, without suffix.
+    """
     digest = hashlib.sha256(EXTENSION_SUFFIXES[0].encode())
     for source in sorted(
         {SOURCES / f"{module}.py" for module in MODULES["sponge_core"]} | {sources / f"{m}.py" for m in modules}
@@ -62,9 +69,13 @@ def kind() -> str:
 
 
 def look_there_first(package: str, path: MutableSequence[str]) -> None:
-    """Lets a package, whose search path this is, find compiled modules before its sources.
+    """Puts the compiled modules of a package before its sources in its search path.
 
-    A package of `MODULES` calls it when it is imported, and so does each package inside it that holds such modules.
+    A package of `MODULES` calls it when it is imported, and so does each subpackage that holds such modules.
+
+    Args:
+        package: its full name.
+        path: its `__path__`, which is changed.
     """
     top, *inner = package.split(".")
     if not inner:
@@ -84,11 +95,11 @@ def _load(sources: Path, modules: Sequence[str]) -> Path | None:
         return None
     if shared is None:
         return None
-    # What the extension modules have in common is a module of its own beside them; they import it by name.
+    # The extension modules share code in a module beside them, which they import by name.
     sys.path.append(str(found))
     try:
         importlib.import_module(shared.name.removesuffix(EXTENSION_SUFFIXES[0]))
-    except ImportError:  # made for another C library
+    except ImportError:  # built for another C library
         sys.path.remove(str(found))
         return None
     return found

@@ -1,7 +1,8 @@
-"""Pure decisions: latency model, EDF queue, dispatch rule and planners.
+"""Decisions of the product: latency model, EDF queue, dispatch, forecast and planning.
 
-No I/O, no threads, no clock of its own: time comes in as an argument, so the server, the operator and a virtual-time
-experiment run the very same code.
+Everything here is pure: no I/O, no threads, no clock. Time is an argument, so the server, the operator and a simulation
+in virtual time run the same code. The package also holds the vocabulary that the parts share: control messages, CPU
+quantities, datatypes and errors.
 """
 
 from sponge_compiled import look_there_first

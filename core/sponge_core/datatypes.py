@@ -1,4 +1,4 @@
-"""The Open Inference Protocol's datatypes as numpy has them, for both ends of the wire."""
+"""The datatypes of the Open Inference Protocol as numpy types, for client and server."""
 
 from __future__ import annotations
 
@@ -19,4 +19,4 @@ NUMPY_TYPES: dict[str, np.dtype[Any]] = {
     "FP32": np.dtype("<f4"),
     "FP64": np.dtype("<f8"),
 }
-"""Every fixed-size datatype with a numpy twin (BF16 has none); little-endian, as on the wire."""
+"""The fixed-size datatypes that numpy has (BF16 is missing), little-endian as on the wire."""

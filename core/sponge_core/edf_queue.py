@@ -1,7 +1,6 @@
 """The waiting requests, earliest deadline first.
 
-Knows nothing of batches, lanes or sockets. Ties keep the order of arrival, so two requests with one deadline are never
-reordered.
+Ties keep the order of arrival: two requests with the same deadline are never reordered.
 """
 
 from __future__ import annotations
@@ -17,11 +16,15 @@ __all__ = ["EdfQueue", "Request"]
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """One inference request on the caller's clock.
+    """One inference request. All times are seconds on the caller's clock.
 
-    `sent` is when the client sent it, `arrival` when its body was complete and it could be queued, `deadline` when the
-    answer is due; all in seconds. `id` grows with arrival and breaks ties. `model` is the index among the models that
-    the server holds.
+    Attributes:
+        id: grows with arrival, and breaks ties between equal deadlines.
+        arrival: when its body was complete, so that it could be queued.
+        deadline: when its answer is due.
+        sent: when the client sent it.
+        slo_class: the name of its class in an experiment.
+        model: index of its model among those of the server.
     """
 
     id: int
@@ -33,7 +36,7 @@ class Request:
 
 
 RATE_WINDOW_S = 1.0
-"""Time constant of the arrival rate: as long as a common SLO, so a rate above what can be served is no mere clump."""
+"""Time constant of the arrival rate: as long as a common SLO, so that a short burst does not count as overload."""
 
 
 def _order(request: Request) -> tuple[float, int]:
@@ -42,24 +45,24 @@ def _order(request: Request) -> tuple[float, int]:
 
 @dataclass(slots=True)
 class _Line:
-    """The waiting requests of one model, in parallel lists."""
+    """The waiting requests of one model, as parallel lists."""
 
     keys: list[tuple[float, int]] = field(default_factory=list)
     deadlines: list[float] = field(default_factory=list)
     slos: list[float] = field(default_factory=list)
     requests: list[Request] = field(default_factory=list)
-    recent: float = 0.0  # arrivals, each discounted by its age
-    newest: float = 0.0  # when the last of them came
+    recent: float = 0.0  # number of arrivals, each discounted by its age
+    newest: float = 0.0  # time of the last arrival
 
     def rate(self, now: float) -> float:
         return self.recent * math.exp(-max(0.0, now - self.newest) / RATE_WINDOW_S) / RATE_WINDOW_S
 
 
 class EdfQueue:
-    """A sorted list for each model: O(log n) search plus a memmove per change, in-order reading for free.
+    """A sorted list for each model: a change costs an O(log n) search and a memmove, reading in order costs nothing.
 
-    The dispatch rule and the projection read the queue in order at every decision; a heap would have to be copied and
-    popped for that. At 1,000 waiting requests an insert costs under a microsecond more than a heap's.
+    The dispatch rule and the projection read the queue in order at every decision, for which a heap would have to be
+    copied and popped. With 1,000 waiting requests an insert takes under a microsecond longer than into a heap.
     """
 
     __slots__ = ("_by_id", "_deadlines", "_lines", "_slos")
@@ -73,9 +76,9 @@ class EdfQueue:
             self.push(request)
 
     def push(self, request: Request) -> None:
-        """Adds a request. Raises ValueError when its id is queued already."""
+        """Adds a request. Raises ValueError if its id is already queued."""
         if request.id in self._by_id:
-            raise ValueError(f"request {request.id} is queued already")
+            raise ValueError(f"request {request.id} is already queued")
         self._by_id[request.id] = request
         while request.model >= len(self._lines):
             self._lines.append(_Line())
@@ -91,7 +94,7 @@ class EdfQueue:
         line.newest = max(line.newest, request.arrival)
 
     def discard(self, request_id: int) -> Request | None:
-        """Removes and returns the request, or None when it is not queued (launched, shed or unknown)."""
+        """Removes and returns a request; None if it is not queued (launched, shed or unknown)."""
         request = self._by_id.pop(request_id, None)
         if request is not None:
             line = self._lines[request.model]
@@ -100,29 +103,29 @@ class EdfQueue:
         return request
 
     def head(self) -> Request | None:
-        """The request with the earliest deadline of all, or None when the queue is empty."""
+        """The request with the earliest deadline; None if the queue is empty."""
         return min((line.requests[0] for line in self._lines if line.keys), key=_order, default=None)
 
     @property
     def deadlines(self) -> Sequence[Sequence[float]]:
-        """By model, ascending. A live view: read it before the queue changes."""
+        """The deadlines by model, ascending. A live view, valid until the queue changes."""
         return self._deadlines
 
     @property
     def slos(self) -> Sequence[Sequence[float]]:
-        """What each had left on arrival, in the places of `deadlines`. A live view, as that is."""
+        """The seconds that each request had left on arrival, in the order of `deadlines`. A live view, too."""
         return self._slos
 
     def rates(self, now: float) -> list[float]:
-        """Recent arrivals per second, by model."""
+        """The recent arrival rate of each model, in requests per second."""
         return [line.rate(now) for line in self._lines]
 
     def waiting(self, model: int, first: int, count: int) -> list[Request]:
-        """`count` requests of `model` from place `first` of its order."""
+        """`count` waiting requests of `model`, from index `first` of its deadlines."""
         return self._lines[model].requests[first : first + count]
 
     def by_arrival(self) -> Iterator[Request]:
-        """All models, in the order in which they were added; the queue must not change meanwhile."""
+        """The requests of all models in the order they were added; the queue must not change meanwhile."""
         return iter(self._by_id.values())
 
     def __len__(self) -> int:
@@ -132,7 +135,7 @@ class EdfQueue:
         return request_id in self._by_id
 
     def __iter__(self) -> Iterator[Request]:
-        """All models, earliest deadline first; the queue must not change meanwhile."""
+        """The requests of all models, earliest deadline first; the queue must not change meanwhile."""
         if len(self._lines) == 1:
             return iter(self._lines[0].requests)
         return heapq.merge(*(line.requests for line in self._lines), key=_order)

@@ -1,6 +1,6 @@
-"""The exception tree: every error that a person can cause or repair, with a message that names the fix.
+"""The exception tree: errors that a user can cause or repair, with messages that name the fix.
 
-Edges (the command, HTTP, conditions) map these to exit codes and answers; nothing below an edge does.
+Only the edges (the command, HTTP, conditions) map them to exit codes and answers.
 """
 
 from __future__ import annotations
@@ -8,11 +8,11 @@ from __future__ import annotations
 __all__ = ["DISTRIBUTION", "ProfileError", "SpongeError", "TraceError", "needs_extra"]
 
 DISTRIBUTION = "sponge-serving"
-"""The name that pip knows all of this by."""
+"""The name of the distribution for pip."""
 
 
 class SpongeError(Exception):
-    """A problem to be shown to the user as it reads, without a traceback; exit code 2 at the command line."""
+    """A problem whose message is shown to the user without a traceback; exit code 2 at the command line."""
 
 
 class ProfileError(SpongeError):
@@ -24,5 +24,5 @@ class TraceError(SpongeError):
 
 
 def needs_extra(what: str, package: str, extra: str) -> str:
-    """The message for a package that is not installed: what needs it, and the extra of the distribution that has it."""
+    """The message for a missing package: what needs it, and the extra of the distribution that installs it."""
     return f"{what} needs {package}: pip install '{DISTRIBUTION}[{extra}]'"

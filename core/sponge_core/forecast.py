@@ -1,6 +1,6 @@
-"""What is about to arrive: the recent rate with a stochastic margin, and the recent distribution of remaining SLO.
+"""Forecasts arrivals from the recent rate, with a stochastic margin, and the recent distribution of the remaining SLO.
 
-Fed with every arrival on the caller's clock; draws nothing at random, so a plan can be replayed.
+The caller reports every arrival. Nothing is drawn at random, so a plan can be replayed.
 """
 
 from __future__ import annotations
@@ -17,29 +17,34 @@ BIN_S: Final = 0.25
 GOLDEN: Final = (math.sqrt(5.0) - 1.0) / 2.0
 
 TIGHTEST: Final = 0.1
-"""Share of the recent arrivals, those with the least left, that the forecast's margin is made of."""
+"""The margin of a forecast repeats this share of the recent arrivals, those with the least time left."""
 
 
 @dataclass(init=False, slots=True, order=True)
 class Arrival:
-    """A request to come: when it can be queued, when its answer is due, and of which model it is."""
+    """An expected request: when it can be queued, when its answer is due (both in seconds), and its model."""
 
     at: float
     deadline: float
     model: int = 0
 
-    def __init__(self, at: float, deadline: float, model: int = 0) -> None:  # for the reason that `Running` gives
+    def __init__(self, at: float, deadline: float, model: int = 0) -> None:  # written out as in `Running`
         self.at = at
         self.deadline = deadline
         self.model = model
 
 
 class Forecaster:
-    """Keeps the arrivals of the last `window_s` seconds.
+    """Forecasts from the arrivals of the last `window_s` seconds.
 
-    The margin is `sigmas` standard deviations of a Poisson count over the horizon: n + sigmas*sqrt(n) arrivals are
-    expected where n is the mean. Those of the margin are of the tightest: a surprise that can wait for a larger size
-    needs no cores kept ready.
+    Where n arrivals are expected on average, the forecast has n + sigmas*sqrt(n): the margin is `sigmas` standard
+    deviations of a Poisson count. The arrivals of the margin resemble the tightest recent ones, because an unexpected
+    request that can wait for a resize needs no cores kept ready.
+
+    Args:
+        window_s: length of the window in seconds.
+        sigmas: standard deviations of the margin.
+        recent_s: the recent part of the window, which shows a rise of the rate first.
     """
 
     def __init__(self, window_s: float = 5.0, sigmas: float = 0.5, recent_s: float = 2.0) -> None:
@@ -50,14 +55,14 @@ class Forecaster:
         self._started: float | None = None
 
     def observe(self, now: float, remaining_slo_s: float, model: int = 0) -> None:
-        """A request for `model` arrived at `now` with so much of its SLO left (<= 0: lost on the way)."""
+        """Records that a request arrived with `remaining_slo_s` left; <= 0 means that the network used all of it."""
         if self._started is None:
             self._started = now
         self._seen.append((now, remaining_slo_s, model))
         self._forget(now)
 
     def rate(self, now: float) -> float:
-        """Arrivals per second: the window's mean, or that of its recent part where that is significantly higher."""
+        """Arrivals per second: the mean of the window, or of its recent part if that is significantly higher."""
         self._forget(now)
         if self._started is None or not self._seen:
             return 0.0
@@ -67,7 +72,7 @@ class Forecaster:
         recent = len([at for at, _, _ in self._seen if at > now - span]) / span
         if recent <= mean:
             return mean
-        # A rise counts at once, but only by what exceeds its own standard error; arrivals in bursts make that larger.
+        # A rise counts at once, minus its own standard error, which is larger for arrivals in bursts.
         return max(mean, recent - math.sqrt(recent * self._dispersion(now) / span))
 
     def _dispersion(self, now: float) -> float:
@@ -80,28 +85,32 @@ class Forecaster:
         return max(1.0, sum([(count - mean) ** 2 for count in counts]) / bins / mean)
 
     def remaining_quantiles(self, now: float, at: tuple[float, ...]) -> list[float]:
-        """Quantiles in 0..1 of the remaining SLO on arrival over the recent window; empty when nothing arrived."""
+        """Quantiles of the remaining SLO on arrival, in seconds, over the recent part; empty if nothing arrived.
+
+        Args:
+            at: quantiles in 0..1.
+        """
         values = sorted(left for _, left in self._recent(now))
         return [values[min(len(values) - 1, int(q * len(values)))] for q in at] if values else []
 
     def forecast(self, now: float, horizon_s: float) -> list[Arrival]:
-        """Arrivals over (now, now + horizon_s], evenly spaced, their remaining SLO spread like the recent ones'."""
+        """Arrivals expected in (now, now + horizon_s], evenly spaced, with the recent distribution of remaining SLO."""
         mean = self.rate(now) * horizon_s
         values = self._recent(now)
         if mean <= 0 or not values:
             return []
         count = round(mean + self._sigmas * math.sqrt(mean))
         margin = count - round(mean)
-        one_model = values[0][0] == values[-1][0]  # then they are in order of what is left already
+        one_model = values[0][0] == values[-1][0]  # then they are already sorted by the time left
         tightest = (values if one_model else sorted(values, key=_left))[: max(1, round(TIGHTEST * len(values)))]
         arrivals = []
         for i in range(count):
-            before = i * margin // count  # of the margin's so far, which come evenly among the others
+            before = i * margin // count  # arrivals of the margin so far; they come evenly among the others
             if (i + 1) * margin // count > before:
                 among, number = tightest, before
             else:
                 among, number = values, i - before
-            # A golden-ratio walk visits the quantiles evenly in every stretch of arrivals: no tight cluster by chance.
+            # A golden-ratio walk visits the quantiles evenly in any stretch of arrivals, so tight ones do not cluster.
             quantile = ((number + 0.5) * GOLDEN) % 1.0
             at = now + (i + 0.5) * horizon_s / count
             model, left = among[int(quantile * len(among))]
@@ -109,7 +118,7 @@ class Forecaster:
         return arrivals
 
     def _recent(self, now: float) -> list[tuple[int, float]]:
-        """(model, remaining SLO) of what arrived lately, sorted: the walk over it keeps the models' shares too."""
+        """(model, remaining SLO) of the recent arrivals, sorted, so that the walk keeps the shares of the models."""
         self._forget(now)
         recent = [(model, left) for at, left, model in self._seen if at > now - self._recent_s and left > 0]
         return sorted(recent or [(model, left) for _, left, model in self._seen if left > 0])

@@ -1,7 +1,7 @@
-"""The latency model l(b, k): how long a batch of b takes on k threads.
+"""The latency model l(b, k): how long a batch of b items takes on k threads.
 
-Form of the paper (EuroMLSys 2024, section 3) with its cores read as threads. A pure value: fitting is the profiles'
-job, correcting it online the server's (through `scaled`).
+The formula is that of "Sponge" (EuroMLSys 2024, section 3), with threads for its cores. `sponge_profiles` fits the
+model, and the server corrects it online through `scaled`.
 """
 
 from __future__ import annotations
@@ -15,23 +15,25 @@ from typing import Final
 __all__ = ["LatencyModel"]
 
 FLOOR_S: Final = 1e-4
-"""No batch is predicted faster than this: the published fits have a negative epsilon and cross zero outside their
-grid."""
+"""The least predicted time. The published fits have a negative epsilon and fall below zero outside their grid."""
 
 
 @dataclass(frozen=True, slots=True)
 class LatencyModel:
     """l(b, k) = gamma*b/k + delta*b + epsilon/k + eta, all coefficients in seconds.
 
-    gamma is the parallel part per item, delta the serial part per item, epsilon and eta the fixed parallel and serial
-    parts. `interference` is the fraction by which each further running lane slows a lane (0.02 = 2 %);
-    `error` the relative error to allow for (a quantile of measured / predicted - 1); `max_batch` the largest batch that
-    the model takes; `by_threads` a factor on the time for 1, 2, ... threads, where they turned out to differ from the
-    formula (1 beyond them).
-
-    `by_cell` makes a table of the formula: a factor for each batch size 1, 2, ... in a row for each thread count 1, 2,
-    ...; beyond it the last row and the last column go on. No factor is below 1 and no row lets a larger batch be
-    faster: the dispatch rule takes the formula for a lower bound.
+    Attributes:
+        gamma: the parallel part of each item.
+        delta: the serial part of each item.
+        epsilon: the fixed parallel part.
+        eta: the fixed serial part.
+        interference: fraction by which each additional running lane slows a lane (0.02 is 2 %).
+        error: relative error to allow for, a quantile of measured / predicted - 1.
+        max_batch: the largest batch that the model accepts.
+        by_threads: factors on the time for 1, 2, ... threads, where measurements differ from the formula; 1 beyond.
+        by_cell: makes a table of the formula: for each thread count 1, 2, ... a row of factors, one for each batch size
+            1, 2, ...; the last row and column extend beyond. No factor is below 1, and in no row is a larger batch
+            faster, because the dispatch rule uses the formula as a lower bound.
     """
 
     gamma: float
@@ -45,7 +47,7 @@ class LatencyModel:
     by_cell: tuple[tuple[float, ...], ...] = ()
 
     def latency(self, batch: int, threads: int) -> float:
-        """Seconds for a batch of `batch` >= 1 on `threads` >= 1 dedicated threads with no other lane running."""
+        """Seconds for a batch of `batch` >= 1 items on `threads` >= 1 dedicated threads, with no other lane running."""
         value = self.gamma * batch / threads + self.delta * batch + self.epsilon / threads + self.eta
         if threads <= len(self.by_threads):
             value *= self.by_threads[threads - 1]
@@ -55,11 +57,11 @@ class LatencyModel:
         return value if value > FLOOR_S else FLOOR_S
 
     def throughput(self, batch: int, threads: int) -> float:
-        """Items per second of one lane that always runs full batches: h(b, k) = b / l(b, k)."""
+        """Items per second of one lane with full batches: h(b, k) = b / l(b, k)."""
         return batch / self.latency(batch, threads)
 
     def largest_batch(self, room_s: float, threads: int, limit: int) -> int:
-        """The largest batch <= `limit` that takes at most `room_s` seconds on `threads` threads; 0 if none does."""
+        """The largest batch <= `limit` that takes at most `room_s` seconds on `threads` threads; 0 if there is none."""
         if self.latency(1, threads) > room_s:
             return 0
         if self.by_cell:
@@ -73,13 +75,15 @@ class LatencyModel:
         return max(1, int(room_for_items / per_item))
 
     def least_work(self, most: int, threads: int) -> float:
-        """A lower bound of the core-seconds that an item takes, in batches up to `most` on up to `threads` threads; 0
-        where the formula says nothing sensible."""
+        """A lower bound of the core-seconds of an item, in batches of up to `most` on up to `threads` threads.
+
+        0 where the formula predicts nothing sensible.
+        """
         least = math.inf
         if not self.by_threads and self.delta >= 0 and self.eta >= 0:
-            threads = 1  # more only cost more
+            threads = 1  # more threads only cost more
         for used in range(1, threads + 1):
-            # k*l(b, k)/b is monotone in b: the least is at one end. A table only adds to the formula.
+            # k*l(b, k)/b is monotone in b, so the least is at one end. A table only adds to the formula.
             fixed = self.epsilon + self.eta * used
             work = self.gamma + self.delta * used + (fixed / most if fixed > 0 else fixed)
             if used <= len(self.by_threads):
@@ -88,11 +92,11 @@ class LatencyModel:
         return max(0.0, least)
 
     def slowdown(self, others: int) -> float:
-        """Factor on a batch's time when `others` more lanes run beside it."""
+        """Factor on the time of a batch with `others` lanes running beside it."""
         return 1.0 + self.interference * others
 
     def scaled(self, ratio: float) -> LatencyModel:
-        """The same shape, `ratio` times slower: how online correction and speed differences of machines enter."""
+        """The same model, `ratio` times slower, for online correction and machines of another speed."""
         return replace(
             self, gamma=self.gamma * ratio, delta=self.delta * ratio, epsilon=self.epsilon * ratio, eta=self.eta * ratio
         )

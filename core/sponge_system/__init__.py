@@ -1,1 +1,1 @@
-"""Access to Linux: CPU cgroups, process memory, scheduling of threads, the cache folder, compiling of modules."""
+"""Access to the operating system: cgroups, process memory, OS scheduling, the cache folder, compiled modules."""

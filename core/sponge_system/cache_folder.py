@@ -1,4 +1,4 @@
-"""Where this user's caches are. Everything in there can be made again."""
+"""The cache folder of this user. Everything in it can be made again."""
 
 from __future__ import annotations
 
@@ -9,5 +9,5 @@ __all__ = ["cache_root"]
 
 
 def cache_root() -> Path:
-    """Sponge's folder in the user's cache (XDG_CACHE_HOME, else ~/.cache), which may not be there yet."""
+    """Sponge's folder in the user's cache ($XDG_CACHE_HOME, else ~/.cache); it may not exist yet."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sponge"

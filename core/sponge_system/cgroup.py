@@ -1,7 +1,7 @@
-"""CPU and memory limits by the kernel's own means: find and read them, create and set quotas, on cgroup v1 and v2.
+"""Reads and sets CPU and memory limits through cgroups, v1 and v2.
 
-The server reads and watches its own; measuring and the local demo create theirs. CPU is integer millicores, as at the
-Kubernetes API. Knows nothing of processes beyond their ids.
+The server reads its own cgroup; the profiler and the local demo create theirs. CPU is in integer millicores, as in the
+Kubernetes API.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ __all__ = [
 
 _PERIOD_US = 100_000  # the kernel's default, which the kubelet keeps
 _MIN_QUOTA_US = 1_000  # the kernel refuses less
-_NO_MEMORY_LIMIT = 1 << 60  # version 1 writes a number that no machine has where there is no limit
+_NO_MEMORY_LIMIT = 1 << 60  # version 1 writes a larger number where there is no limit
 _REMOVE_DEADLINE_S = 2.0  # killed processes leave a cgroup a moment after they are reaped
 
 
 class CgroupError(SpongeError):
-    """The kernel's control groups are not there, or not for us."""
+    """The kernel's control groups are missing or may not be used."""
 
 
 @dataclass(frozen=True, slots=True)
 class CpuStat:
-    """Counters since the cgroup exists; all zero where it never had a quota."""
+    """Throttling counters since the cgroup was created; all zero if it never had a quota."""
 
     periods: int
     throttled_periods: int
@@ -47,12 +47,12 @@ class CpuStat:
 
 
 def own_cpu_cgroup(proc: Path = Path("/proc")) -> Path | None:
-    """The directory of the cgroup that limits this process's CPU; None where no CPU controller is mounted."""
+    """The directory of the cgroup that limits this process's CPU; None if no CPU controller is mounted."""
     return own_cgroup("cpu", proc)
 
 
 def own_cgroup(controller: str, proc: Path = Path("/proc")) -> Path | None:
-    """The directory of this process's cgroup under `controller` ("cpu", "memory"); None where that is not mounted.
+    """The directory of this process's cgroup under `controller` ("cpu", "memory"); None if that is not mounted.
 
     In a container on cgroup v1 the path in /proc/self/cgroup is the host's and need not exist under the container's
     mount, which then shows the container's own cgroup as its root.
@@ -67,7 +67,7 @@ def own_cgroup(controller: str, proc: Path = Path("/proc")) -> Path | None:
         if not version_1 and (number != "0" or controllers):
             continue
         found = _mount_point(mounts, controller, version_1)
-        # A v2 hierarchy beside v1 controllers (hybrid) has not this controller: not the one that limits us.
+        # In a hybrid set-up, the v2 hierarchy lacks a controller that v1 has, so it is not the one that limits us.
         if found is None or not (version_1 or _has(controller, found[0])):
             continue
         point, shown = found
@@ -78,7 +78,7 @@ def own_cgroup(controller: str, proc: Path = Path("/proc")) -> Path | None:
 
 
 def read_memory_limit(path: Path) -> int | None:
-    """The memory limit in force in `path`, in bytes: the least of its own and its ancestors'; None when unlimited."""
+    """The memory limit in force in `path`, in bytes: the least of its own and its ancestors'; None if unlimited."""
     limits = []
     directory = path
     while _is_cgroup(directory):
@@ -90,9 +90,9 @@ def read_memory_limit(path: Path) -> int | None:
 
 
 def read_quota_milli(path: Path) -> int | None:
-    """The CPU limit in force in `path`: the least of its own quota and its ancestors'; None when unlimited.
+    """The CPU limit in force in `path`: the least of its own quota and its ancestors'; None if unlimited.
 
-    A file that vanished (the cgroup is being removed) counts as unlimited.
+    A missing file (the cgroup is being removed) counts as unlimited.
     """
     limits = []
     directory = path
@@ -105,7 +105,7 @@ def read_quota_milli(path: Path) -> int | None:
 
 
 def read_oom_kills(path: Path) -> int:
-    """Processes of the cgroup killed for want of memory so far; 0 where the kernel does not count them."""
+    """How many processes of the cgroup the kernel has killed for lack of memory; 0 if it does not count them."""
     for name in ("memory.events", "memory.oom_control"):
         try:
             lines = (path / name).read_text(encoding="ascii").splitlines()
@@ -116,7 +116,7 @@ def read_oom_kills(path: Path) -> int:
 
 
 def read_cpu_stat(path: Path) -> CpuStat:
-    """Throttling of a cgroup; zeros where the kernel keeps none. Raises OSError when `path` is gone."""
+    """Throttling of a cgroup; zeros if the kernel does not count it. Raises OSError if `path` is gone."""
     fields = dict(line.split(None, 1) for line in (path / "cpu.stat").read_text(encoding="ascii").splitlines() if line)
     throttled_s = int(fields["throttled_usec"]) / 1e6 if "throttled_usec" in fields else None
     if throttled_s is None:
@@ -125,20 +125,20 @@ def read_cpu_stat(path: Path) -> CpuStat:
 
 
 class Cgroup:
-    """A cgroup of our own, below the root of the CPU controller; made by `create`, ended by `remove`."""
+    """A cgroup that this program owns, below the root of the CPU controller."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     @classmethod
     def create(cls, name: str, cores: float | None = None, root: Path | None = None) -> Cgroup:
-        """Makes the cgroup `name`, limited to `cores` > 0 (None: unlimited). One that exists already is taken over.
+        """Creates the cgroup `name`, limited to `cores` > 0 (None: unlimited), or takes over an existing one.
 
         Args:
             root: parent directory; the CPU controller's mount point by default.
 
         Raises:
-            CgroupError: no CPU controller, or no right to use it.
+            CgroupError: there is no CPU controller, or no permission to use it.
         """
         parent = root or controller_root("cpu")
         group = cls(parent / name)
@@ -156,7 +156,7 @@ class Cgroup:
         return group
 
     def set_quota_milli(self, milli: int | None) -> None:
-        """Limits the cgroup from now on; None lifts the limit. Raises CgroupError when the kernel refuses."""
+        """Sets the limit of the cgroup; None removes it. Raises CgroupError if the kernel refuses."""
         quota = None if milli is None else max(_MIN_QUOTA_US, math.ceil(milli * _PERIOD_US / 1000))
         try:
             if (self.path / "cpu.max").exists():
@@ -172,33 +172,33 @@ class Cgroup:
             raise _refused(error, f"limit the cgroup {self.path}") from None
 
     def quota_milli(self) -> int | None:
-        """The limit in force, ancestors included; None when unlimited."""
+        """The limit in force, ancestors included; None if unlimited."""
         return read_quota_milli(self.path)
 
     def add_pid(self, pid: int) -> None:
-        """Moves a process (with all its threads; its later children follow). Raises CgroupError."""
+        """Moves a process with all its threads into the cgroup; its later children follow. Raises CgroupError."""
         try:
             (self.path / "cgroup.procs").write_text(str(pid))
         except OSError as error:
             raise _refused(error, f"move process {pid} into {self.path}") from None
 
     def put_first(self) -> None:
-        """Ten times the usual weight, as pods have beside a desktop: a quota is worth nothing behind a browser."""
+        """Gives the cgroup ten times the usual weight, so that other programs of the machine do not starve it."""
         for name, weight in (("cpu.shares", "10240"), ("cpu.weight", "1000")):
             file = self.path / name
             if file.exists():
                 file.write_text(weight)
 
     def pids(self) -> list[int]:
-        """Processes in it now."""
+        """The processes in the cgroup now."""
         return [int(line) for line in (self.path / "cgroup.procs").read_text(encoding="ascii").split()]
 
     def cpu_stat(self) -> CpuStat:
-        """Its throttling so far."""
+        """The throttling of the cgroup so far."""
         return read_cpu_stat(self.path)
 
     def remove(self) -> None:
-        """Removes it; processes still in it are moved to the parent first. Gone already is fine. Raises CgroupError."""
+        """Removes the cgroup if it exists; moves its processes to the parent first. Raises CgroupError."""
         end = time.monotonic() + _REMOVE_DEADLINE_S
         while True:
             try:
@@ -224,7 +224,7 @@ def _move(pid: int, directory: Path) -> None:
 
 
 def controller_root(controller: str) -> Path:
-    """Where the controller ("cpu", "memory") is mounted. Raises CgroupError when it is not."""
+    """The mount point of a controller ("cpu", "memory"). Raises CgroupError if it is not mounted."""
     mounts = _lines(Path("/proc/self/mountinfo"))
     for version_1 in (True, False):
         found = _mount_point(mounts, controller, version_1)
@@ -241,7 +241,7 @@ def _lines(path: Path) -> list[str]:
 
 
 def _mount_point(mountinfo: list[str], controller: str, version_1: bool) -> tuple[Path, str] | None:
-    """Where the controller (v1) or the unified hierarchy (v2) is mounted, and which directory of it that shows."""
+    """The mount point of the controller (v1) or of the unified hierarchy (v2), and the directory that it shows."""
     for line in mountinfo:
         head, _, tail = line.partition(" - ")
         fields, after = head.split(), tail.split()

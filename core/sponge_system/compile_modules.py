@@ -1,8 +1,8 @@
-"""Compiles the hot modules of core and simulator with mypyc, for the packages of this Python environment to use.
+"""Compiles the hot modules of core and simulator with mypyc into this Python environment.
 
-`python -m sponge_system.compile_modules`; `make setup` runs it. A build is kept in the cache, keyed by sources,
-interpreter and mypy, so a new environment or checkout copies it. Without a C compiler, Python's headers or mypyc it
-says what is missing, exits with 1, and the core stays interpreted. `sponge_compiled` says how the result is found.
+Run `python -m sponge_system.compile_modules`; `make setup` does. A cache keeps builds by sources, interpreter and mypy,
+so a new environment or checkout copies them. Without a C compiler, Python's headers or mypyc, the command says what is
+missing and exits with 1, and the core stays interpreted. `sponge_compiled` lets the packages find the result.
 """
 
 from __future__ import annotations
@@ -31,13 +31,13 @@ TIMEOUT_S = 600
 _COMPILER = ("-m", "mypyc")
 
 KEPT = 8
-"""Builds that are kept, the newest: several checkouts may share an environment."""
+"""How many of the newest builds to keep: several checkouts may share an environment."""
 
 TOOLS = ("mypyc", "setuptools")
 
 
 class _CannotCompileError(SpongeError):
-    """Something is missing or failed; the core works without."""
+    """Something is missing or failed. The core works interpreted."""
 
 
 def main() -> int:
@@ -112,7 +112,7 @@ def _forget(builds: Iterable[Path]) -> None:
 
 
 def _copy(source: Path, target: Path) -> None:
-    """Whole or not at all, also when two do it at once."""
+    """Copies a folder whole or not at all, even if two processes do it at once."""
     target.parent.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(prefix=f".{target.name}-", dir=target.parent))
     try:

@@ -1,8 +1,7 @@
-"""Asks the kernel to run this process soon after it wakes, though lanes compute on every core.
+"""Asks the kernel to run this process soon after it wakes, even while lanes compute on every core.
 
-Since Linux 6.12 a task with a shorter time slice than the running one takes its place at once; with the usual slice an
-arriving request waits for some milliseconds until a lane has used up its own. The share of the CPU does not change.
-Knows the system call, and nothing of who is to be prompt.
+Since Linux 6.12 a task with a shorter time slice preempts the running one at once; with the usual slice, an arriving
+request waits some milliseconds until a lane has used up its own. The share of the CPU does not change.
 """
 
 from __future__ import annotations
@@ -17,10 +16,10 @@ SLICE_NS = 100_000
 """The shortest that the kernel grants."""
 
 SCHED_SETATTR = {"x86_64": 314, "aarch64": 274}
-"""Its number by machine; older C libraries have no function for it."""
+"""Number of the system call, by machine; older C libraries have no function for it."""
 
 RESET_ON_FORK = 1
-"""Lanes must not inherit it: among equals nobody is prompt."""
+"""Lanes must not inherit the short slice, or it would not give this process any precedence."""
 
 
 class _SchedAttr(ctypes.Structure):
@@ -39,9 +38,9 @@ class _SchedAttr(ctypes.Structure):
 
 
 def wake_promptly() -> bool:
-    """Sets a short slice for the calling thread. False where the kernel does not let us, which costs promptness only.
+    """Sets a short time slice for the calling thread; returns whether the kernel accepted it.
 
-    Older kernels accept it and do nothing.
+    Without it the process wakes later, and nothing else changes. Older kernels accept the call and ignore it.
     """
     number = SCHED_SETATTR.get(platform.machine())
     if platform.system() != "Linux" or number is None or os.sched_getscheduler(0) != os.SCHED_OTHER:

@@ -1,7 +1,6 @@
-"""How much memory a server needs, by lanes and batch size, and what of that fits under a limit.
+"""Models the memory of a server by lanes and batch size, and reads the memory of a process. All sizes are in bytes.
 
-The model is a pure value; beside it, what the kernel says of a process. Bytes everywhere. Only memory that cannot be
-dropped counts: the pages of a program's files can be read again.
+Only memory that the kernel cannot drop counts: pages of a program's files can be read again.
 """
 
 from __future__ import annotations
@@ -15,12 +14,12 @@ import numpy as np
 __all__ = ["RESERVE_BYTES", "MemoryModel", "anonymous_bytes", "private_bytes"]
 
 RESERVE_BYTES = 64 << 20
-"""Left free: page tables, requests that wait, and the code that has to stay in memory to run."""
+"""Memory to leave free, for page tables, waiting requests, and the code that must stay in memory to run."""
 
 
 @dataclass(frozen=True, slots=True)
 class MemoryModel:
-    """base + lanes * (lane + item * batch): server and weights, each lane for itself, each row of its largest batch."""
+    """base + lanes * (lane + item * batch): server with weights, each lane by itself, each row of its largest batch."""
 
     base_bytes: int
     lane_bytes: int
@@ -28,11 +27,12 @@ class MemoryModel:
 
     @classmethod
     def of(cls, base_bytes: int, lane: Sequence[tuple[int, int]], shared_item_bytes: int) -> MemoryModel:
-        """Fits (batch, bytes of the lane) so that no point needs more than the model says.
+        """Fits the model to measurements so that no point needs more than the model says.
 
         Args:
-            lane: at least one point.
-            shared_item_bytes: what a row takes in memory that server and lane share, which no process owns.
+            base_bytes: the memory of the server with the weights.
+            lane: (batch, bytes of the lane), at least one.
+            shared_item_bytes: the memory of a row that server and lane share, which no process owns.
         """
         batches, sizes = (np.array(column, dtype=float) for column in zip(*lane, strict=True))
         several = len(set(batches)) > 1
@@ -41,17 +41,17 @@ class MemoryModel:
         return cls(base_bytes, round(rest), round(slope) + shared_item_bytes)
 
     def need(self, lanes: int, batch: int) -> int:
-        """Bytes for `lanes` lanes that each run batches of up to `batch`."""
+        """Bytes that `lanes` lanes with batches of up to `batch` need, server included."""
         return self.base_bytes + lanes * (self.lane_bytes + self.item_bytes * batch)
 
     def room(self, limit_bytes: int) -> int:
-        """Bytes that all lanes together may have below the limit."""
+        """Bytes that all lanes together may use under a limit."""
         return limit_bytes - RESERVE_BYTES - self.base_bytes
 
     def fit(self, limit_bytes: int, lanes: int, batch: int) -> tuple[int, int] | None:
-        """The most of (lanes, batch) that stays below the limit; None when not even one lane with one row does.
+        """The largest (lanes, batch) that stay under a limit; None if not even one lane with one row fits.
 
-        Gives up rows before lanes: a lane keeps a core busy that larger batches would not.
+        Gives up rows before lanes, because a lane keeps a core busy and larger batches do not.
         """
         for count in range(lanes, 0, -1):
             room = self.room(limit_bytes) / count - self.lane_bytes
@@ -62,12 +62,12 @@ class MemoryModel:
 
 
 def private_bytes(pid: int) -> int | None:
-    """Memory that the process shares with no other, written pages only; None where the kernel does not say."""
+    """Bytes of written pages that the process shares with no other; None if the kernel does not tell."""
     return _rollup(pid, "Private_Dirty")
 
 
 def anonymous_bytes(pid: int) -> int | None:
-    """The process's memory that no file backs, shared with its forks or not; None where the kernel does not say."""
+    """Bytes of the process that no file backs, shared with its forks or not; None if the kernel does not tell."""
     return _rollup(pid, "Anonymous")
 
 

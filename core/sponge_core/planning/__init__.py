@@ -1,4 +1,8 @@
-"""Planners: from what a server sees to sizes and their misses, from those to one size, and one node shared by many."""
+"""Planning of CPU sizes.
+
+`projection` and `frontier` turn the state of a server into sizes with their projected misses, `decider` chooses one of
+them, `joint` shares a node among services, and `steady` answers for a constant rate.
+"""
 
 from sponge_compiled import look_there_first
 

@@ -1,8 +1,8 @@
 """Shares one node among services that together ask for more cores than it has.
 
-Each service brings its frontier (sizes with their expected misses); the plan takes one point of each. An integer
-program, the multiple-choice knapsack: fewest weighted misses under the node's capacity, among those the fewest cores,
-among those the fewest changes. Pure; knows nothing of pods, of Kubernetes or of how a frontier came about.
+Each service has a frontier (sizes with their projected misses), and a plan takes one point of each. The plan is a
+multiple-choice knapsack, solved as an integer program: the fewest weighted misses within the node's capacity, then the
+fewest cores, then the fewest changes.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ from sponge_core.control_api import FrontierPoint
 __all__ = ["Claim", "JointPlan", "every_size", "plan_jointly", "up_to"]
 
 SAME_MISSES = 1e-6
-"""Weighted misses that differ by less are equal: the solver's arithmetic is not exact."""
+"""Weighted misses that differ by less count as equal, because the solver's arithmetic is not exact."""
 
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """What one service could do with how many cores.
+    """The demand of one service.
 
     Attributes:
         points: its frontier, ascending in cores, not empty.
-        current_milli: the size in force.
-        weight: what one missed request of this service counts, > 0.
+        current_milli: the size in force, in millicores.
+        weight: the cost of one missed request of this service, > 0.
     """
 
     points: Sequence[FrontierPoint]
@@ -39,10 +39,10 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class JointPlan:
-    """One point for each claim, in their order.
+    """One point for each claim, in the order of the claims.
 
-    `how`: every claim got what it would take alone ("apart"); the program was solved to the end ("program"); the time
-    limit passed and the greedy rule decided ("greedy"); or even the smallest sizes do not fit ("smallest").
+    `how` says how the plan was found. "apart": every claim got what it would take alone. "program": the program was
+    solved. "greedy": the time limit passed, and the greedy rule decided. "smallest": not even the smallest sizes fit.
     """
 
     points: tuple[FrontierPoint, ...]
@@ -50,17 +50,18 @@ class JointPlan:
 
     @property
     def cores_milli(self) -> int:
+        """The cores of all points together, in millicores."""
         return sum(point.cores_milli for point in self.points)
 
 
 def up_to(
     alone: FrontierPoint, points: Sequence[FrontierPoint], sizes_milli: Sequence[int], requests: float
 ) -> list[FrontierPoint]:
-    """What a service could do with each size up to the one that it would take by itself.
+    """The frontier of a service up to the size that it would take by itself.
 
     Args:
-        alone: that size; whoever takes it reckons to miss nothing with it.
-        points: as projected, ascending in cores.
+        alone: that size; the service expects no miss with it.
+        points: the projected frontier, ascending in cores.
         sizes_milli, requests: see `every_size`.
     """
     projected = [point for point in points if point.cores_milli <= alone.cores_milli]
@@ -72,16 +73,16 @@ def up_to(
 
 
 def every_size(points: Sequence[FrontierPoint], sizes_milli: Sequence[int], requests: float) -> list[FrontierPoint]:
-    """A frontier that also says what the sizes would miss that nobody projected: the program needs them to choose from.
+    """Completes a frontier with an estimate for the sizes that were not projected, so that the program can choose them.
 
-    A server projects only what it needs to find the smallest size without a miss. Between two such sizes the misses are
-    taken to lie on a straight line, and below the smallest of them on the one that ends with every request missed on no
-    core at all. Above the largest nothing is gained.
+    A server projects only the sizes it needs to find the smallest one without a miss. Between two of them the misses
+    are interpolated linearly; below the smallest, on the line to all requests missed with no cores. A size above the
+    largest saves nothing and gets no point.
 
     Args:
-        points: as projected, ascending in cores, not empty; kept as they are.
-        sizes_milli: those to have a point each.
-        requests: how many the projection looked at.
+        points: the projected frontier, ascending in cores, not empty; kept as it is.
+        sizes_milli: the sizes that need a point, in millicores.
+        requests: the number of requests in the projection.
     """
     known = {point.cores_milli: point for point in points}
     nothing = points[0].model_copy(update={"misses": max(requests, points[0].misses)})
@@ -99,15 +100,15 @@ def every_size(points: Sequence[FrontierPoint], sizes_milli: Sequence[int], requ
 def plan_jointly(
     claims: Sequence[Claim], capacity_milli: int, clock: Callable[[], float], time_limit_s: float = 0.05
 ) -> JointPlan:
-    """The best point of each frontier that together fit into `capacity_milli` of a node.
+    """Chooses one point of each frontier so that together they fit into a node and miss the fewest requests.
 
-    Where more is claimed than there is, the smallest size of every service is still its own: a plan "smallest" may
-    exceed the capacity, and says so by its name.
+    Every service keeps at least its smallest size, so a plan "smallest" may exceed the capacity.
 
     Args:
-        clock: seconds; read to keep the time limit.
-        time_limit_s: for both solves of the program together. If it passes in the first the greedy rule decides; if in
-            the second, the plan may use more cores than the best with as few misses.
+        capacity_milli: the node's capacity for these services, in millicores.
+        clock: returns seconds; read to keep the time limit.
+        time_limit_s: for both solves of the program together. If it passes in the first solve, the greedy rule
+            decides; if in the second, the plan may use more cores than necessary for as few misses.
     """
     choices = [_worth_having(claim.points) for claim in claims]
     alone = tuple(points[-1] for points in choices)
@@ -125,7 +126,7 @@ def plan_jointly(
 
 
 def _worth_having(points: Sequence[FrontierPoint]) -> list[FrontierPoint]:
-    """The points that no cheaper one equals: strictly fewer misses for every further core, ascending in cores."""
+    """The points that miss strictly fewer requests than every smaller one, ascending in cores."""
     kept: list[FrontierPoint] = []
     for point in points:
         if not kept or point.misses < kept[-1].misses:
@@ -138,7 +139,7 @@ def _cores(points: Sequence[FrontierPoint]) -> int:
 
 
 class _Program:
-    """The knapsack as a program of two objectives, the second under the optimum of the first."""
+    """The knapsack as an integer program with two objectives, the second within the optimum of the first."""
 
     def __init__(
         self, claims: Sequence[Claim], choices: Sequence[Sequence[FrontierPoint]], capacity_milli: int
@@ -160,7 +161,7 @@ class _Program:
         self._misses = pulp.LpAffineExpression(
             [(variable, claim.weight * point.misses) for claim, point, variable in flat]
         )
-        # Changes weigh less than one core's thousandth, whatever their number.
+        # All changes together weigh less than one millicore.
         self._cost = pulp.LpAffineExpression(
             [
                 (variable, point.cores_milli * (len(claims) + 1) + (point.cores_milli != claim.current_milli))
@@ -194,7 +195,7 @@ class _Program:
 def _greedy(
     claims: Sequence[Claim], choices: Sequence[Sequence[FrontierPoint]], capacity_milli: int
 ) -> tuple[FrontierPoint, ...]:
-    """From the smallest sizes on, again and again the step that saves the most misses per core and still fits."""
+    """Starts from the smallest sizes and repeatedly takes the step that saves the most misses per core and fits."""
     at = [0] * len(claims)
     room = capacity_milli - _cores([points[0] for points in choices])
     while True:
