@@ -166,9 +166,7 @@ class Cgroup:
                 (self.path / "cpu.cfs_quota_us").write_text(str(-1 if quota is None else quota))
         except OSError as error:
             if error.errno == errno.EINVAL:
-                raise CgroupError(
-                    f"a limit of {milli}m is above that of the cgroup around {self.path}: ask for less"
-                ) from None
+                raise CgroupError(f"a limit of {milli}m is above that of the parent of {self.path}: lower it") from None
             raise _refused(error, f"limit the cgroup {self.path}") from None
 
     def quota_milli(self) -> int | None:
@@ -230,7 +228,7 @@ def controller_root(controller: str) -> Path:
         found = _mount_point(mounts, controller, version_1)
         if found is not None and (version_1 or _has(controller, found[0])):
             return found[0]
-    raise CgroupError(f"no cgroup {controller} controller is mounted here: a limit needs a Linux host that has one")
+    raise CgroupError(f"no cgroup {controller} controller is mounted here: a limit needs a Linux host with one")
 
 
 def _lines(path: Path) -> list[str]:
@@ -292,5 +290,5 @@ def _own_memory_limit(directory: Path) -> int | None:
 
 def _refused(error: OSError, action: str) -> CgroupError:
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return CgroupError(f"may not {action}: it takes root and a writable /sys/fs/cgroup")
+        return CgroupError(f"may not {action}: this needs root and a writable /sys/fs/cgroup")
     return CgroupError(f"cannot {action}: {error.strerror}")

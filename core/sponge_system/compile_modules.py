@@ -46,7 +46,7 @@ def main() -> int:
         for package, modules in MODULES.items():
             _install(_sources(package), modules)
     except (_CannotCompileError, OSError) as error:
-        click.echo(f"compiled core: none, decisions run interpreted and take longer. {error}", err=True)
+        click.echo(f"no compiled core: decisions run interpreted, which is slower. {error}", err=True)
         return 1
     return 0
 

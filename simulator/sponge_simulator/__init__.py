@@ -1,5 +1,8 @@
-"""Virtual time around the production core: the same queue, dispatch rule and planners, without a server or a
-cluster."""
+"""Simulates services in virtual time, with the queue, dispatch rule and planners of the product.
+
+The package also holds what only simulations use: scaling policies of other systems, the planner of the Sponge paper,
+the ablation of the dispatch rule, and the clairvoyant bound.
+"""
 
 from sponge_compiled import look_there_first
 

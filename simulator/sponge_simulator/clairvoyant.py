@@ -1,15 +1,15 @@
-"""The fewest core-seconds in which anyone, knowing all arrivals beforehand, could answer every request in time.
+"""The clairvoyant bound: the fewest core-seconds that answer every request in time, with all arrivals known in advance.
 
-A lower bound, not a policy: it relaxes the real problem, and no schedule that misses nothing is billed less. Relaxed
-are (1) batches: a request pays its even share k*l(b, k)/b of the cheapest batch that could ever hold it, whether or not
-the others of that batch would agree; (2) work can be stopped, resumed and spread over cores at any moment inside a
-request's window from arrival to deadline; (3) the size follows at once, without steps, down to the smallest size. Pure.
+It is a lower bound, not a policy: it relaxes the real problem, and no schedule without a miss is billed less. The
+relaxations are: (1) Batches: a request pays its even share k*l(b, k)/b of the cheapest batch that could ever hold it,
+whether or not that batch suits the others in it. (2) Work can be stopped, resumed and spread over cores at any moment
+within a request's window from arrival to deadline. (3) The size follows at once, without steps, down to the smallest.
 
-Why it holds. A batch of b requests on k threads takes k*l(b, k) core-seconds, all of them inside the windows of all its
-requests. So each request takes part in at least `_least_share` core-seconds of work inside its own window. A size that
-varies over time is billed at least `min_cores` throughout; what it is billed beyond that is at least the work that does
-not fit into `min_cores`, and earliest deadline first fits as much into a fixed capacity as can be (an exchange
-argument: work with the nearer deadline has no later use for the capacity that the other one lacks).
+Why it is a bound: a batch of b requests on k threads takes k*l(b, k) core-seconds, all of them within the windows of
+all its requests. So each request needs at least `_least_share` core-seconds of work within its own window. A size that
+varies over time is billed at least `min_cores` throughout. Beyond that it is billed at least the work that does not fit
+into `min_cores`, and earliest deadline first fits as much work into a fixed capacity as possible (an exchange argument:
+capacity that the nearer deadline lacks is of no use to it later).
 """
 
 from __future__ import annotations
@@ -36,12 +36,13 @@ def clairvoyant_core_seconds(
 ) -> float:
     """The bound in core-seconds over [0, `duration_s`].
 
-    Left out are requests that nobody could meet, and those that may be answered after the account is closed.
+    It leaves out requests that no schedule could answer in time, and those due after `duration_s`.
 
     Args:
         requests: ascending in arrival.
-        max_threads: most threads of one batch.
-        min_cores: the smallest size, billed also while nothing is to be done.
+        max_batch: the largest batch.
+        max_threads: the most threads of one batch.
+        min_cores: the smallest size, which is billed even while there is no work.
     """
     charged = [request for request in requests if request.deadline <= duration_s]
     windows = _windows(charged, model, max_batch, max_threads)
@@ -56,13 +57,13 @@ _Window = tuple[float, float, float]
 
 
 def _windows(requests: Sequence[Request], model: LatencyModel, max_batch: int, max_threads: int) -> list[_Window]:
-    """Every request that can be met at all, with the least work that it takes."""
+    """The windows of all requests that can be answered in time, with the least work that each takes."""
     arrivals = [request.arrival for request in requests]
     deadlines = sorted(request.deadline for request in requests)
     windows = []
     for request in requests:
-        # Only requests whose windows overlap can share a batch: those that came before this one is due, less those
-        # that were due before this one came.
+        # Only requests with overlapping windows can share a batch: those that arrive before this one is due, minus
+        # those that are due before this one arrives.
         overlapping = bisect_left(arrivals, request.deadline) - bisect_left(deadlines, request.arrival)
         share = _least_share(request.deadline - request.arrival, min(max_batch, overlapping), model, max_threads)
         if share is not None:
@@ -71,7 +72,7 @@ def _windows(requests: Sequence[Request], model: LatencyModel, max_batch: int, m
 
 
 def _least_share(window_s: float, most: int, model: LatencyModel, max_threads: int) -> float | None:
-    """The least k*l(b, k)/b of a batch of at most `most` that ends within `window_s`; None when none does."""
+    """The least k*l(b, k)/b of a batch of at most `most` requests that ends within `window_s`; None if none does."""
     shares = [
         threads * took_s / batch
         for threads in range(1, max_threads + 1)
@@ -82,7 +83,7 @@ def _least_share(window_s: float, most: int, model: LatencyModel, max_threads: i
 
 
 def _fits(windows: Sequence[_Window], cores: float) -> float:
-    """The most work, in core-seconds, that `cores` > 0 can do inside the windows."""
+    """The most work, in core-seconds, that `cores` > 0 can do within the windows."""
     waiting: list[tuple[float, float]] = []  # deadline and work left, earliest deadline first
     done = now = 0.0
     for arrival, deadline, work in [*windows, (math.inf, math.inf, 0.0)]:

@@ -1,7 +1,4 @@
-"""Policies side by side on the same arrivals: one row each, and the clairvoyant bound that none can beat.
-
-Puts the scenario, the registry and the simulator together; reads no file and prints nothing.
-"""
+"""Compares policies on the same arrivals, with the clairvoyant bound that none can beat."""
 
 from __future__ import annotations
 
@@ -33,7 +30,7 @@ CLAIRVOYANT = "clairvoyant"
 
 @dataclass(frozen=True, slots=True)
 class PolicyRun:
-    """One policy on one seed's schedule."""
+    """The result of one policy on the schedule of one seed."""
 
     policy: str
     result: SimulationResult
@@ -41,7 +38,7 @@ class PolicyRun:
 
 @dataclass(frozen=True, slots=True)
 class PolicySummary:
-    """One policy over all seeds; `violations` is a fraction of all that were sent."""
+    """The results of one policy over all seeds; `violations` is a fraction of all requests sent."""
 
     policy: str
     sent: int
@@ -53,12 +50,12 @@ class PolicySummary:
     core_seconds: float
     resizes: int
     started: int
-    p99_ms: float | None  # of answered requests; None where none was
+    p99_ms: float | None  # of answered requests; None if there are none
     violations_by_class: dict[str, float]
 
 
 def check_policies(names: Sequence[str], scenario: Scenario, profile: Profile) -> None:
-    """Raises UnknownPolicyError for the first name that is none: before the first run, not after an hour."""
+    """Raises UnknownPolicyError for the first unknown name; call it before the first run."""
     service = scenario.service(profile.latency_model())
     for name in names:
         if name != CLAIRVOYANT:
@@ -74,14 +71,14 @@ def run_policy(
     exact: bool,
     slower: float = 1.0,
 ) -> PolicyRun:
-    """One policy on one schedule.
+    """Runs one policy on one schedule.
 
     Args:
-        exact: batches take what was predicted; else they err as the profile did.
-        slower: and so many times as long as that.
+        exact: batches take the predicted time; else they deviate from it with the profile's error.
+        slower: factor on the time of every batch.
 
     Raises:
-        UnknownPolicyError: no such policy.
+        UnknownPolicyError: there is no such policy.
     """
     service = scenario.service(profile.latency_model())
     chosen = make_policy(name, service)
@@ -96,7 +93,7 @@ def run_policy(
 
 
 def summarize(runs: Sequence[PolicyRun]) -> PolicySummary:
-    """All seeds of one policy as one row; not empty."""
+    """Combines the runs of one policy; at least one."""
     results = [run.result for run in runs]
     sent, in_time = sum(r.sent for r in results), sum(r.in_time for r in results)
     latencies = [latency for r in results for latency in r.latencies_s]
@@ -122,7 +119,7 @@ def summarize(runs: Sequence[PolicyRun]) -> PolicySummary:
 
 
 def clairvoyant_summary(scenario: Scenario, profile: Profile, schedules: Sequence[Sequence[Request]]) -> PolicySummary:
-    """The clairvoyant lower bound as a row: it misses nothing, by its definition."""
+    """The clairvoyant bound, which by definition misses nothing, in the form of a policy's summary."""
     service = scenario.service(profile.latency_model())
     core_seconds = [
         clairvoyant_core_seconds(
@@ -130,7 +127,7 @@ def clairvoyant_summary(scenario: Scenario, profile: Profile, schedules: Sequenc
             service.model,
             max_batch=service.max_batch,
             max_threads=max(1, int(service.max_cores)),
-            min_cores=service.min_cores if service.idle_cores is None else 0.0,  # as with no replica
+            min_cores=service.min_cores if service.idle_cores is None else 0.0,  # it may have no replica
             duration_s=scenario.duration_s,
         )
         for requests in schedules

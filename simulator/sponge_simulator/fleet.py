@@ -1,9 +1,8 @@
-"""Runs a schedule of requests through a scaling policy and a dispatch rule in virtual time.
+"""Simulates a service in virtual time: a schedule of requests, a scaling policy and a dispatch policy.
 
-Discrete events: arrivals, ends of batches, plans, sizes that come into force, replicas that become ready. Everything
-that decides is production code from `sponge_core`; this module moves the clock and keeps the account. All replicas
-of a service take from one queue, so the load balancing of the systems compared here is perfect. Knows nothing of real
-time.
+The simulation is event-driven: arrivals, ends of batches, plans, sizes that come into force, replicas that become
+ready. The dispatch decisions are made by the product's code in `sponge_core`. All replicas of a service take requests
+from one queue, so load balancing is perfect for every system compared.
 """
 
 from __future__ import annotations
@@ -27,19 +26,19 @@ __all__ = ["ClusterModel", "ServiceRun", "SimulationResult", "TimelinePoint", "s
 
 @dataclass(frozen=True, slots=True)
 class ClusterModel:
-    """What the simulated cluster does, beyond what policies know of it.
+    """The behaviour of the simulated cluster, which policies cannot see.
 
     Attributes:
-        duration_s: cores are charged from 0 to here; the queue is served to its end afterwards.
-        resize_s: draws how long the next resize takes.
+        duration_s: cores are billed from 0 to this time; the remaining queue is then served without billing.
+        resize_s: draws the duration of the next resize, in seconds.
         service_ratio: draws true / predicted time of the next batch.
-        node_cores: what all replicas together can have. A replica beyond it does not start, a size beyond it is granted
-            as far as there is room.
-        takes_s: gives the true time of a batch at full speed instead of `service_ratio`.
-        learn: told of each batch that ended and of its true time, gives the model that is predicted by from then on.
-        by_periods: a quota is given out as the kernel does, so much in each 100 ms; else evenly.
-        upload_left_s: how long a server expects the rest of an upload to take, by what it had received at one time and
-            expects at another, later one; None: as long as it will.
+        node_cores: the cores that all replicas share. A replica beyond them does not start; a size beyond them is
+            granted as far as there is room.
+        takes_s: returns the true time of a batch at full speed, in place of `service_ratio`.
+        learn: called with each ended batch and its true time; returns the latency model to predict with from then on.
+        by_periods: enforce a quota as the kernel does, in periods of 100 ms; else evenly.
+        upload_left_s: returns how long a server expects the rest of an upload to take, given the request, the time of
+            the last bytes that it has seen and the present time; None: the true time.
     """
 
     duration_s: float
@@ -54,7 +53,7 @@ class ClusterModel:
 
 @dataclass(frozen=True, slots=True)
 class TimelinePoint:
-    """From `at_s` on so many cores and replicas were billed."""
+    """The cores and replicas billed from `at_s` on."""
 
     at_s: float
     cores: float
@@ -63,9 +62,9 @@ class TimelinePoint:
 
 @dataclass(frozen=True, slots=True)
 class SimulationResult:
-    """The account of a run; every request is in exactly one of in_time, late and shed.
+    """The result of a run. Every request is in exactly one of in_time, late and shed.
 
-    `resizes` counts changes of a running replica's size, `started` replicas that were added.
+    `resizes` counts size changes of running replicas, `started` counts replicas that were added.
     """
 
     sent: int
@@ -84,16 +83,17 @@ class SimulationResult:
 
     @property
     def violations(self) -> float:
-        """Fraction of all sent requests that had no answer in time."""
+        """Fraction of all sent requests without an answer in time."""
         return 1.0 - self.in_time / self.sent if self.sent else 0.0
 
     @property
     def mean_cores(self) -> float:
+        """Billed cores, averaged over the duration."""
         return self.core_seconds / self.duration_s
 
     @property
     def attainment(self) -> dict[str, float]:
-        """In time over sent, by SLO class."""
+        """Fraction of sent requests answered in time, by SLO class."""
         return {name: self.in_time_by_class.get(name, 0) / sent for name, sent in sorted(self.sent_by_class.items())}
 
 
@@ -104,10 +104,13 @@ def simulate(
     dispatch: Dispatcher,
     world: ClusterModel,
 ) -> SimulationResult:
-    """Runs `requests` (ascending in arrival) to their end.
+    """Runs all requests to their end.
 
-    What the policy asks for first is in force and ready at time 0, as far as there is room; one that keeps what it
-    finds begins with one replica of the largest size.
+    The first size that the policy asks for is ready at time 0, as far as there is room. A policy that keeps what it
+    finds starts with one replica of the largest size.
+
+    Args:
+        requests: ascending in arrival.
     """
     run = ServiceRun(requests, service, scaling, dispatch, world)
     while (at := run.next_at()) < math.inf:
@@ -116,7 +119,7 @@ def simulate(
 
 
 class ServiceRun:
-    """One service's run, event by event, so that several may share a node: then `room` says what is left of it."""
+    """The run of one service, event by event. With several on one node, `room` returns the cores left on it."""
 
     def __init__(
         self,
@@ -157,18 +160,18 @@ class ServiceRun:
         self._in_time_by_class: dict[str, int] = {}
         self._core_s = self._used_core_s = 0.0
         self._next_plan = scaling.interval_s
-        # Since the last plan, for what a metrics server would report.
+        # Sums since the last plan, for the means that a metrics server would report.
         self._planned_at = 0.0
         self._used_since = self._in_flight_since = 0.0
         self._timeline = [TimelinePoint(0.0, start.cores * start.replicas, start.replicas)]
 
     @property
     def reserved_cores(self) -> float:
-        """What the node has granted to all replicas."""
+        """The cores that the node has granted to all replicas."""
         return sum(replica.reserved_cores for replica in self._replicas)
 
     def next_at(self) -> float:
-        """When something happens next; infinity once all is over."""
+        """The time of the next event; infinity at the end of the run."""
         left = self._position < len(self._requests)
         at = math.inf
         for replica in self._replicas:
@@ -182,7 +185,7 @@ class ServiceRun:
         return max(at, self._now)
 
     def advance(self, at: float) -> None:
-        """Lets everything happen that is due by `at`, the time that `next_at` said or an earlier one."""
+        """Processes all events up to `at`, which is at most the time that `next_at` returned."""
         self._charge(at)
         self._finish_batches()
         for replica in self._replicas:
@@ -242,7 +245,7 @@ class ServiceRun:
             self._replicas = [replica for replica in self._replicas if not (replica.retiring and replica.idle)]
 
     def _arrive(self) -> bool:
-        """Takes in what has arrived by now; whether anything has."""
+        """Queues the requests that have arrived by now; returns whether there were any."""
         before = self._position
         while self._position < len(self._requests) and self._requests[self._position].arrival <= self._now:
             request = self._requests[self._position]
@@ -272,7 +275,7 @@ class ServiceRun:
         for replica in serving:
             if replica.resize(self._granted(replica, wanted.cores), now, self._world.resize_s()):
                 self._resizes += 1
-        # What is asked for counts as in force for the policy once it is.
+        # The policy sees a new size only once it is in force.
         in_force = serving[0].cores if serving else wanted.cores
         self._size = Size(in_force, wanted.batch_cap, sum(not replica.retiring for replica in self._replicas))
         self._limits = self._limits_at(self._size)
@@ -282,7 +285,7 @@ class ServiceRun:
         return Limits(size.batch_cap, thread_budget(most), max(most - self._service.overhead_cores, MIN_CORES))
 
     def _uploads(self) -> tuple[Arrival, ...]:
-        """What was sent and is not here yet, as far as the servers can tell when it will be."""
+        """Requests that were sent and have not arrived, with the arrival that the servers expect."""
         now, found = self._now, []
         expects = self._world.upload_left_s
         received_at = max((replica.awake_until(now) for replica in self._replicas), default=now)
@@ -299,7 +302,7 @@ class ServiceRun:
         return Replica(cores, ready_at, self._service.overhead_cores, self._world.by_periods)
 
     def _granted(self, replica: Replica, wanted: float) -> float:
-        """The size, or the largest one towards it for which the node has room, as whoever asks learns its ceiling."""
+        """The wanted size, or the largest size below it for which the node has room."""
         most = replica.reserved_cores + self._room() + 1e-9
         if wanted <= most:
             return wanted
@@ -311,7 +314,7 @@ class ServiceRun:
             self._replicas.append(added)
             serving.append(added)
             self._started += 1
-        while len(serving) > replicas:  # the youngest first: it may not even be ready
+        while len(serving) > replicas:  # the newest first: it may not be ready yet
             serving.pop().retiring = True
         self._replicas = [replica for replica in self._replicas if not (replica.retiring and replica.idle)]
 
@@ -350,7 +353,7 @@ class ServiceRun:
             self._timeline.append(TimelinePoint(self._now, cores, len(self._replicas)))
 
     def result(self) -> SimulationResult:
-        """The account so far; whole once all is over."""
+        """The result so far, complete at the end of the run."""
         sent_by_class: dict[str, int] = {}
         for request in self._requests:
             sent_by_class[request.slo_class] = sent_by_class.get(request.slo_class, 0) + 1

@@ -1,7 +1,6 @@
-"""Several services on one node, in virtual time: each with a queue and a policy of its own, all from the same cores.
+"""Simulates several services on one node, each with its own queue and policy.
 
-Drives one run for each service and tells it how much of the node is left; knows nothing of how a service runs. The
-shipped nodes lie in `nodes/`.
+The shipped nodes are in `nodes/`.
 """
 
 from __future__ import annotations
@@ -24,15 +23,15 @@ from sponge_simulator.scenario import Scenario, load_scenario
 __all__ = ["JOINTLY", "Node", "load_node", "run_node"]
 
 JOINTLY = "sponge-jointly"
-"""Not in the registry of policies: it decides about a node, not about a service."""
+"""A policy for a whole node, so it is not in the registry of policies, which are for one service."""
 
 
 class Node(BaseModel):
-    """Services on one node, all for the same time.
+    """Services on one node, all running for the same time.
 
     Attributes:
-        cores: what the containers of all services together can have.
-        services: each a shipped scenario by name, with what is changed of it, or one in full.
+        cores: the cores that the containers of all services share.
+        services: each the name of a shipped scenario with changed fields, or a full scenario.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -57,19 +56,23 @@ class Node(BaseModel):
 
 
 def load_node(name: str) -> Node:
-    """A shipped node by name."""
+    """Loads a shipped node by name."""
     text = (resources.files("sponge_simulator") / "nodes" / f"{name}.yaml").read_text(encoding="utf-8")
     return Node.model_validate(yaml.safe_load(text))
 
 
 def run_node(policy: str, node: Node, schedules: Sequence[Sequence[Request]], seed: int) -> list[SimulationResult]:
-    """Runs the services side by side to their end: one result each, in the node's order.
+    """Runs the services side by side to their end.
 
-    Each starts on an equal part of the node. What one wants is granted as far as there is room, whoever asks first.
+    Each service starts on an equal part of the node. A wanted size is granted as far as there is room, first come,
+    first served.
 
     Args:
-        policy: of every service by itself, or `JOINTLY`.
+        policy: the policy of each service by itself, or `JOINTLY`.
         schedules: the requests of each service, ascending in arrival.
+
+    Returns:
+        One result for each service, in the node's order.
     """
     services = [each.service(load_profile(each.profile).latency_model()) for each in node.services]
     policies: Sequence[ScalingPolicy]
@@ -96,7 +99,7 @@ def run_node(policy: str, node: Node, schedules: Sequence[Sequence[Request]], se
 
 
 def _run(runs: Sequence[ServiceRun]) -> None:
-    """To the end of all. Who comes first when several are due at once takes turns."""
+    """Runs all services to the end; those with events at the same time take turns to go first."""
     turn = 0
     while (at := min(run.next_at() for run in runs)) < math.inf:
         for run in (*runs[turn:], *runs[:turn]):

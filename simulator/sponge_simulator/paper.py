@@ -1,9 +1,9 @@
-"""The paper's planner: an integer program over cores and batch size, solved with HiGHS through PuLP.
+"""The planner of the Sponge paper: an integer program over cores and batch size, solved with HiGHS through PuLP.
 
-Source: "Sponge" (EuroMLSys 2024), its program `min c + w*b` under the latency and throughput constraints, in the form
-in which its experiments decided: all requests of a second wait at once, so a second takes `ceil(rate/b)` batches of
-whole milliseconds, and all of it plus the worst network delay must end within 0.9 of the SLO. A policy of its own, and
-the planner of last resort when a server sends no frontier. Knows nothing of queues.
+Source: "Sponge: Inference Serving with Dynamic SLOs Using In-Place Vertical Scaling" (EuroMLSys 2024): the program
+`min c + w*b` under latency and throughput constraints, in the form that its experiments used. All requests of a second
+wait at once, so a second takes `ceil(rate/b)` batches of whole milliseconds, and these plus the worst network delay
+must end within 0.9 of the SLO.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ from sponge_core.latency import LatencyModel
 __all__ = ["PaperPlan", "PaperPlanner"]
 
 SLO_SHARE = 0.9
-"""The share of the SLO that the published prototype plans with."""
+"""The fraction of the SLO that the published prototype plans with."""
 
 
 @dataclass(frozen=True, slots=True)
 class PaperPlan:
-    """Cores and batch size; when `feasible` is false the running configuration is to be kept and both are 0."""
+    """Cores and batch size. If `feasible` is false both are 0, and the running configuration stays."""
 
     cores: int
     batch: int
@@ -33,10 +33,12 @@ class PaperPlan:
 
 
 class PaperPlanner:
-    """Decides (cores, batch) for a given rate and worst network delay.
+    """Plans (cores, batch) for a given rate and worst network delay.
 
     Args:
-        slo_share: the share of the SLO to plan with; 1.0 uses all of it.
+        max_cores: the largest size, in whole cores.
+        max_batch: the largest batch.
+        slo_share: the fraction of the SLO to plan with; 1.0 uses all of it.
     """
 
     def __init__(self, model: LatencyModel, max_cores: int, max_batch: int, slo_share: float = SLO_SHARE) -> None:
@@ -47,19 +49,25 @@ class PaperPlanner:
         self._solve = lru_cache(maxsize=4096)(self._solve_program)
 
     def plan(self, rate: float, slo_s: float, network_s: float) -> PaperPlan:
-        """The fewest cores, then the smallest batch, that serve `rate` requests per second within `slo_s`."""
-        # A millionth of a millisecond is cut off: 0.9 * 1000 - 45.0 must not become 854.9999999.
+        """The fewest cores, then the smallest batch, that serve a rate within the SLO.
+
+        Args:
+            rate: requests per second.
+            slo_s: the SLO, end to end, in seconds.
+            network_s: the worst network delay, in seconds.
+        """
+        # Round to a millionth of a millisecond: 0.9 * 1000 - 45.0 must not become 854.9999999.
         return self._solve(rate, round(self._slo_share * slo_s * 1000 - network_s * 1000, 6))
 
     def _solve_program(self, rate: float, budget_ms: float) -> PaperPlan:
         grid = [(c, b) for c in range(1, self._max_cores + 1) for b in range(1, self._max_batch + 1)]
         latency_ms = {(c, b): self._model.latency(b, c) * 1000 for c, b in grid}
-        # floor(x + 1e-9): seconds to milliseconds and back must not turn 95.0 into 94.
+        # floor(x + 1e-9): the conversion from seconds to milliseconds must not turn 95.0 into 94.
         second_ms = {(c, b): math.ceil(rate / b) * math.floor(latency_ms[c, b] + 1e-9) for c, b in grid}
 
         program = pulp.LpProblem("sponge", pulp.LpMinimize)
         chosen = program.add_variable_dicts("x", grid, cat=pulp.LpBinary)
-        # Fewest cores first; among equals the smaller batch, whose weight stays below one core in sum.
+        # Fewest cores first, then the smaller batch, whose weight stays below one core.
         program += pulp.lpSum(chosen[c, b] * (c + b / (self._max_batch + 1)) for c, b in grid)
         program += pulp.lpSum(chosen.values()) == 1
         program += pulp.lpSum(chosen[point] * second_ms[point] for point in grid) <= budget_ms

@@ -1,4 +1,4 @@
-"""Pictures of comparisons. Knows rows, nothing of how they came about."""
+"""Plots of comparisons."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from sponge_simulator.comparison import CLAIRVOYANT, PolicySummary
 __all__ = ["save_pareto"]
 
 LEAST_PERCENT = 1e-3
-"""Zero cannot be drawn on a logarithmic axis: no miss is drawn here."""
+"""A policy without a miss is drawn here, because a logarithmic axis has no zero."""
 
 
 def save_pareto(rows: Sequence[PolicySummary], title: str, path: Path) -> None:
-    """Mean cores against violations, one point a policy, the bound as a line. Raises SpongeError for a bad path."""
+    """Plots violations over mean cores, with the bound as a line. Raises SpongeError for a bad path."""
     if path.suffix not in (".svg", ".png"):
         raise SpongeError(f"--plot {path}: name a file that ends in .svg or .png")
     try:
@@ -28,7 +28,7 @@ def save_pareto(rows: Sequence[PolicySummary], title: str, path: Path) -> None:
     axes = figure.add_subplot()
     for row in rows:
         if row.policy == CLAIRVOYANT:
-            axes.axvline(row.mean_cores, color="0.6", linestyle="--", label="nobody can do with less")
+            axes.axvline(row.mean_cores, color="0.6", linestyle="--", label="clairvoyant bound")
             continue
         ours = row.policy.partition("@")[0] == "sponge"
         y = max(row.violations * 100, LEAST_PERCENT)

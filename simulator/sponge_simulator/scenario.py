@@ -1,6 +1,6 @@
-"""A scenario: a service, who calls it over which uplink, and what the cluster gives; read from YAML, checked, drawn.
+"""Scenarios: a service, its requests and their uplink, and its cluster, read from YAML and checked.
 
-The shipped ones lie in `scenarios/`. Knows nothing of policies; opens no trace (the caller brings arrivals and uplink).
+The shipped scenarios are in `scenarios/`. The caller loads the arrivals and the uplink that a scenario names.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class _Part(BaseModel):
 
 
 class SloClass(_Part):
-    """Requests that share an objective and a size; `share` is their part of all requests."""
+    """Requests with the same SLO and payload; `share` is their fraction of all requests."""
 
     name: str = "default"
     share: float = Field(default=1.0, gt=0, le=1)
@@ -43,7 +43,7 @@ class SloClass(_Part):
 
 
 class Cores(_Part):
-    """The sizes of one replica; `idle` is what is left of it after `idle_after_s` without requests, None: all."""
+    """The sizes of one replica; `idle` is its size after `idle_after_s` without requests, None: unchanged."""
 
     min: float = Field(default=1.0, gt=0)
     max: float = Field(default=16.0, gt=0, le=1024)
@@ -64,7 +64,7 @@ class Cores(_Part):
 
 
 class Step(_Part):
-    """From `from_s` on the rate is `times` the scenario's."""
+    """From `from_s` on, the rate is `times` the scenario's."""
 
     from_s: float = Field(ge=0)
     times: float = Field(gt=0, le=1000)
@@ -75,14 +75,14 @@ class Scenario(_Part):
 
     Attributes:
         profile: a shipped profile or a file.
-        rate_rps: requests per second, and what policies that measure no rate are told.
-        steps: how the rate changes, ascending; before the first step it is `rate_rps`.
-        arrivals: `poisson`, `burst` (all of a second at once), `visits` (of ten seconds after minutes of silence),
+        rate_rps: requests per second; policies that do not measure a rate are given this one.
+        steps: changes of the rate, ascending in time; before the first step it is `rate_rps`.
+        arrivals: `poisson`, `burst` (all of a second at once), `visits` (ten seconds each, after minutes of silence),
             `twitter`, `azure-code`, `azure-conv` or a file.
         bandwidth: `none`, `synthetic`, `4g` (the recorded trace if it is there, else synthetic) or a file.
-        cold_start_s: from asking for a replica until it serves.
-        resize_ms: from asking for a size until it is in force: quantiles at 0, 50, 90, 99 and 100 %.
-        node_cores: what all replicas together can have; None: enough.
+        cold_start_s: seconds from the request for a replica until it serves.
+        resize_ms: the time from the request for a size until it is in force: quantiles at 0, 50, 90, 99 and 100 %.
+        node_cores: the cores that all replicas share; None: unlimited.
     """
 
     name: str = Field(min_length=1)
@@ -117,11 +117,11 @@ class Scenario(_Part):
 
     @property
     def peak_rps(self) -> float:
-        """The highest rate at any time: what arrivals are to be drawn at, for `requests` to thin out."""
+        """The highest rate at any time. Draw arrivals at this rate; `requests` thins them out."""
         return self.rate_rps * max(1.0, *(step.times for step in self.steps)) if self.steps else self.rate_rps
 
     def service(self, model: LatencyModel) -> Service:
-        """What the policies are told."""
+        """The facts that policies are given."""
         return Service(
             model,
             max(each.slo_ms for each in self.classes) / 1000,
@@ -138,12 +138,15 @@ class Scenario(_Part):
         )
 
     def requests(self, sent_at: Sequence[float], uplink: BandwidthTrace | None, seed: int) -> list[Request]:
-        """What reaches the service, in order of arrival: each payload/bandwidth after it was sent, as the paper does.
+        """The requests in order of arrival.
 
-        A deadline counts from the sending: what the network took is gone.
+        As in the Sponge paper, each arrives payload/bandwidth after it was sent. Its deadline counts from when it was
+        sent, so the network uses up part of the SLO.
 
         Args:
-            sent_at: at `peak_rps`; where the rate is lower, only a share of them is sent.
+            sent_at: times at `peak_rps`, in seconds; where the rate is lower, only a fraction of them is sent.
+            uplink: None: requests arrive at once.
+            seed: of the classes and the thinning.
         """
         draw = random.Random(seed)
         sent_at = self._thinned(sent_at, seed)
@@ -164,18 +167,21 @@ class Scenario(_Part):
         return [at for at in sent_at if draw.random() < share[bisect_right(since, at)]]
 
     def resizes(self, seed: int) -> Callable[[], float]:
-        """Draws how long resizes take, in seconds."""
+        """A function that draws the duration of a resize, in seconds."""
         return _from_quantiles((0.0, 0.5, 0.9, 0.99, 1.0), [ms / 1000 for ms in self.resize_ms], seed)
 
 
 def service_ratios(error: ErrorQuantiles, seed: int) -> Callable[[], float]:
-    """Draws true / predicted batch times from a profile's error; below its median as far as the 90th is above it."""
+    """A function that draws true / predicted batch times from a profile's error.
+
+    Its lower end is as far below the median as the 90 % quantile is above it.
+    """
     low = max(-0.9, 2 * error.p50 - error.p90)
     return _from_quantiles((0.0, 0.5, 0.9, 1.0), [1 + e for e in (low, error.p50, error.p90, error.max)], seed)
 
 
 def _from_quantiles(at: Sequence[float], values: Sequence[float], seed: int) -> Callable[[], float]:
-    """Draws from the distribution whose quantile function joins these points by lines."""
+    """Draws from the distribution whose quantile function is piecewise linear through these points."""
     draw = random.Random(seed)
 
     def one() -> float:
@@ -188,12 +194,12 @@ def _from_quantiles(at: Sequence[float], values: Sequence[float], seed: int) -> 
 
 
 def scenario_names() -> list[str]:
-    """The shipped scenarios."""
+    """The names of the shipped scenarios."""
     return sorted(entry.name.removesuffix(".yaml") for entry in _folder().iterdir() if entry.name.endswith(".yaml"))
 
 
 def load_scenario(source: str) -> Scenario:
-    """A shipped scenario by name, or a file. Raises ScenarioError with what is wrong and where."""
+    """Loads a shipped scenario by name, or a file. Raises ScenarioError, which says what is wrong and where."""
     try:
         if source in scenario_names():
             text = (_folder() / f"{source}.yaml").read_text(encoding="utf-8")
@@ -207,7 +213,7 @@ def load_scenario(source: str) -> Scenario:
     try:
         return Scenario.model_validate(yaml.safe_load(text))
     except yaml.YAMLError as error:
-        raise ScenarioError(f"scenario '{source}' is no YAML: {' '.join(str(error).split())}") from None
+        raise ScenarioError(f"scenario '{source}' is not valid YAML: {' '.join(str(error).split())}") from None
     except ValidationError as invalid:
         first = invalid.errors(include_url=False)[0]
         where = ".".join(str(part) for part in first["loc"])

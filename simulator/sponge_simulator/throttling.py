@@ -1,9 +1,8 @@
-"""The batches that really run under a CPU quota as the kernel gives it out: so much in every period of 100 ms.
+"""Simulates batches under a CPU quota as the kernel enforces it, in periods of 100 ms.
 
-While something of a period's quota is left every thread runs at full speed; after that all stand still until the next
-period. Over many periods that is the mean speed by which a dispatch rule predicts, but a short batch that comes to an
-idle server is done before the quota is used up. Knows nothing of predictions or of requests. It
-takes the place of a `RunningSet`, whose quota is given out evenly.
+While a period's quota lasts, every thread runs at full speed; then all of them stand still until the next period. Over
+many periods this gives the mean speed that the dispatch rule predicts with, but a short batch on an idle server ends
+before the quota is used up. `ThrottledSet` replaces a `RunningSet`, whose quota is spread evenly.
 """
 
 from __future__ import annotations
@@ -18,7 +17,13 @@ _ALMOST = 1e-9
 
 
 class ThrottledSet:
-    """Running batches by key. `overhead`: cores of the same quota that are used beside the batches, all the time."""
+    """Running batches by key.
+
+    Args:
+        cores: the quota.
+        overhead: cores of the quota that work beside the batches uses all the time.
+        now: the time of the start, in seconds.
+    """
 
     def __init__(self, cores: float, overhead: float = 0.0, now: float = 0.0) -> None:
         self._cores = cores
@@ -37,26 +42,26 @@ class ThrottledSet:
         return self._threads
 
     def start(self, key: int, threads: int, work_s: float, deadline: float, now: float) -> None:  # noqa: ARG002
-        """A batch that takes `work_s` seconds at full speed starts on `threads` threads."""
+        """Starts a batch of `work_s` seconds at full speed on `threads` threads."""
         self._advance(now)
         self._left_s[key] = work_s
         self._threads_of[key] = threads
         self._threads += threads
 
     def finish(self, key: int, now: float) -> None:
-        """The batch is done. Raises KeyError when it is not running."""
+        """Ends a batch. Raises KeyError if it is not running."""
         self._advance(now)
         del self._left_s[key]
         self._threads -= self._threads_of.pop(key)
 
     def set_cores(self, cores: float, now: float) -> None:
-        """The quota changed; with it the kernel gives out a whole period's worth at once."""
+        """Changes the quota; the kernel then grants a whole period's quota at once."""
         self._advance(now)
         self._cores = cores
         self._used_s = 0.0
 
     def next_finish(self, now: float) -> tuple[int, float] | None:
-        """Key and time of the batch that ends first if nothing changes; None when none runs."""
+        """The key and time of the batch that ends first if nothing changes; None if none runs."""
         self._advance(now)
         if not self._left_s:
             return None
@@ -72,7 +77,7 @@ class ThrottledSet:
             at, used_s = period * CFS_PERIOD_S, 0.0
 
     def ran_until(self, now: float) -> float:
-        """The last moment by `now` at which anything under the quota could run."""
+        """The last moment up to `now` at which threads under the quota could run."""
         self._advance(now)
         return self._ran_until
 
@@ -88,12 +93,12 @@ class ThrottledSet:
             self._now = end
             if end < now or _period_of(end) > self._period:
                 self._period, self._used_s = self._period + 1, 0.0
-            if not self._left_s and now > self._now:  # nothing to follow through the periods between
+            if not self._left_s and now > self._now:  # no batch runs, so skip the periods in between
                 self._period = _period_of(now)
                 self._now = self._ran_until = max(self._now, self._period * CFS_PERIOD_S)
 
     def _runs_s(self, start: float, end: float, used_s: float) -> float:
-        """For how long between two moments of one period the threads run."""
+        """How long the threads run between two moments of one period, in seconds."""
         per_s = self._threads + self._overhead
         quota_s = max(0.0, self._cores * CFS_PERIOD_S - used_s)
         return end - start if per_s * (end - start) <= quota_s else quota_s / per_s

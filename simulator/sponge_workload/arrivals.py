@@ -83,11 +83,11 @@ def parse_arrivals(lines: Iterable[str], name: str, seed: int) -> tuple[float, .
         times = spread_counts([_count(line, name, number) for number, line in rows[header == COUNT_HEADER :]], seed)
     else:
         raise TraceError(
-            f"{name}, line 1: {header!r} is no known header; "
+            f"{name}, line 1: {header!r} is not a known header; "
             f"make it {ARRIVAL_HEADER}, {TIMESTAMP_HEADER} or {COUNT_HEADER}"
         )
     if not times:
-        raise TraceError(f"{name}: no request in it; give a file with at least one arrival")
+        raise TraceError(f"{name}: no requests; give a file with at least one arrival")
     start_s = min(times) if header == TIMESTAMP_HEADER else 0.0
     return tuple(sorted(time - start_s for time in times))
 

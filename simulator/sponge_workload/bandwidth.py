@@ -115,7 +115,7 @@ def parse_ghent(lines: Iterable[str], name: str) -> BandwidthTrace:
         fields = line.split()
         if len(fields) != GHENT_FIELDS:
             raise TraceError(
-                f"{name}, line {number}: {len(fields)} fields where 6 are due; write 'epoch_ms ms_since_start latitude "
+                f"{name}, line {number}: {len(fields)} fields instead of 6; write 'epoch_ms ms_since_start latitude "
                 f"longitude bytes ms_since_last_row', or a CSV file with the header {BANDWIDTH_HEADER}"
             )
         size = number_of(fields[4], name, number, "bytes", "the bytes received since the last row, 0 or more")
@@ -147,5 +147,5 @@ def parse_bandwidth_csv(lines: Iterable[str], name: str) -> BandwidthTrace:
 
 def _trace(name: str, rates: Sequence[float], durations: Sequence[float]) -> BandwidthTrace:
     if not rates or max(rates) <= 0:
-        raise TraceError(f"{name}: no row carries a byte; give a trace with at least one row above 0")
+        raise TraceError(f"{name}: no row has any bytes; give a trace with at least one row above 0")
     return BandwidthTrace(name, tuple(rates), tuple(durations))

@@ -58,7 +58,7 @@ def test_a_missing_or_unreadable_scenario_names_those_that_exist(tmp_path: Path)
     with pytest.raises(ScenarioError, match=r"no-such.*give a file or one of .*paper"):
         load_scenario("no-such")
     (tmp_path / "x.yaml").write_text("a: [")
-    with pytest.raises(ScenarioError, match="is no YAML"):
+    with pytest.raises(ScenarioError, match="is not valid YAML"):
         load_scenario(str(tmp_path / "x.yaml"))
 
 

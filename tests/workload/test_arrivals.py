@@ -58,10 +58,10 @@ def test_counts_are_spread_over_their_second(lines: list[str]) -> None:
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
-        ([], "a.csv, line 1: '' is no known header"),
-        (["when"], "a.csv, line 1: 'when' is no known header; make it arrival_s, timestamp or requests_per_s"),
-        (["arrival_s"], "a.csv: no request in it"),
-        (["0", "0"], "a.csv: no request in it"),
+        ([], "a.csv, line 1: '' is not a known header"),
+        (["when"], "a.csv, line 1: 'when' is not a known header; make it arrival_s, timestamp or requests_per_s"),
+        (["arrival_s"], "a.csv: no requests"),
+        (["0", "0"], "a.csv: no requests"),
         (["arrival_s", "soon"], "a.csv, line 2: arrival_s is 'soon'"),
         (["3", "-1"], "a.csv, line 2: '-1' is not a count"),
         (["timestamp", "yesterday"], "a.csv, line 2: 'yesterday' is not a date and time"),

@@ -29,13 +29,13 @@ def test_the_format_is_told_from_the_first_line() -> None:
 @pytest.mark.parametrize(
     ("lines", "message"),
     [
-        ([*GHENT, "3000 2725 51.0"], "bus.log, line 5: 3 fields where 6 are due"),
+        ([*GHENT, "3000 2725 51.0"], "bus.log, line 5: 3 fields instead of 6"),
         (["1 2 3 4 many 6"], "bus.log, line 1: bytes is 'many'; write the bytes"),
         (["1 2 3 4 -5 6"], "bus.log, line 1: bytes is '-5'"),
         (["1 2 3 4 5 nan"], "bus.log, line 1: ms since the last row is 'nan'"),
         (["1 2 3 4 5 0"], "bus.log, line 1: 0 ms since the last row; delete"),
-        ([], "bus.log: no row carries a byte"),
-        (["1 2 3 4 0 1000"], "bus.log: no row carries a byte"),
+        ([], "bus.log: no row has any bytes"),
+        (["1 2 3 4 0 1000"], "bus.log: no row has any bytes"),
         (["mbit", "3"], "bus.log, line 1: the header is 'mbit'; make it bytes_per_s"),
         (["bytes_per_s", "3", "fast"], "bus.log, line 3: bytes_per_s is 'fast'"),
     ],

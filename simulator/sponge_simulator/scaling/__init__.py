@@ -1,5 +1,5 @@
-"""Scaling policies, one file each: ours, others' by their published mechanisms, and the bound that none beats.
+"""Scaling policies for the simulator, one file each: those of Sponge, and other systems' by their published mechanisms.
 
-`interface` is what a policy is told and what it answers, `registry` names them all. Each is a pure function of what it
-saw: the simulator runs them in virtual time, and none knows that it does.
+`interface` defines what a policy sees and returns, `registry` names the policies. Each is a pure function of what it
+has seen.
 """

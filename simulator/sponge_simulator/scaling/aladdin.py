@@ -1,9 +1,9 @@
-"""Aladdin: requests packed onto replicas by their deadlines, as few replicas as that takes.
+"""Aladdin: packs requests onto as few replicas as their deadlines allow.
 
 Source: "Aladdin: Joint Placement and Scaling for SLO-Aware LLM Serving" (arXiv 2405.06856), for one-shot inference. A
 replica has the size with the most throughput per core that still answers in time. Each request goes to the replica with
-the least room left that keeps every deadline on it (best fit); a replica is opened where none does. What is packed is
-the queue and a second's arrivals at the recent rate. A replica that is not needed goes after a wait.
+the least room left that keeps every deadline on it (best fit); if none does, a replica is added. It packs the queue
+and one second of arrivals at the recent rate. A replica that is not needed is removed after a wait.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ __all__ = ["Aladdin"]
 WINDOW_S = 5
 SCALE_IN_WAIT_S = 10.0
 LEFT_SHARE = 0.5
-"""Of the SLO, for a batch: the other half is for the network and for waiting."""
+"""Fraction of the SLO for a batch; the rest is for the network and for waiting."""
 
 
 class Aladdin:
@@ -40,7 +40,7 @@ class Aladdin:
 
     def arrived(self, now: float, request: Request) -> None:
         self._counts.arrived(now)
-        # Follows the remaining SLO down at once and up slowly.
+        # Follow the remaining SLO down at once and up slowly.
         left_s = request.deadline - now
         self._remaining_s = min(left_s, self._remaining_s + 0.02 * (left_s - self._remaining_s))
 
@@ -52,7 +52,7 @@ class Aladdin:
         return Size(self._best.cores, self._best.batch, min(max(replicas, 1), self._service.max_replicas))
 
     def _pack(self, state: Observation) -> int:
-        """Replicas that the queue and the next second take by best fit."""
+        """The number of replicas that the queue and the next second need, by best fit."""
         per_request_s = 1.0 / self._best.throughput
         count = round(with_margin(self._counts.mean(state.now)))
         items = [(0.0, r.deadline - state.now) for r in state.queue if r.deadline > state.now + self._best.latency_s]

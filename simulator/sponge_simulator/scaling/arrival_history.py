@@ -1,7 +1,4 @@
-"""What policies remember of the arrivals: counts per second, and how long the network held the requests.
-
-Small values that several policies share; knows no policy.
-"""
+"""Statistics of arrivals that several policies use: counts per second, and the worst network delay."""
 
 from __future__ import annotations
 
@@ -13,7 +10,7 @@ __all__ = ["ArrivalCounts", "WorstNetwork"]
 
 
 class ArrivalCounts:
-    """Arrivals in each of the last whole seconds."""
+    """Arrivals in each of the last `window_s` whole seconds."""
 
     def __init__(self, window_s: int) -> None:
         self._window_s = window_s
@@ -22,11 +19,12 @@ class ArrivalCounts:
         self._current = 0
 
     def arrived(self, now: float) -> None:
+        """Counts an arrival."""
         self._advance(now)
         self._current += 1
 
     def per_second(self, now: float) -> list[int]:
-        """The counts of the whole seconds in the window, oldest first; shorter while the service is younger."""
+        """The counts of the whole seconds in the window, oldest first; fewer while the service is younger."""
         self._advance(now)
         return list(self._counts)
 
@@ -40,7 +38,7 @@ class ArrivalCounts:
         return float(max(self.per_second(now), default=0))
 
     def _advance(self, now: float) -> None:
-        if int(now) - self._second > self._window_s:  # nothing came for longer than the window
+        if int(now) - self._second > self._window_s:  # nothing arrived for longer than the window
             self._counts.extend([0] * self._window_s)
             self._second, self._current = int(now), 0
         while self._second + 1 <= now:
@@ -49,15 +47,16 @@ class ArrivalCounts:
 
 
 class WorstNetwork:
-    """The longest that the network held any request since it was last read."""
+    """The longest network delay of any request since the last read."""
 
     def __init__(self) -> None:
         self._worst_s = 0.0
 
     def arrived(self, now: float, request: Request) -> None:
+        """Records the delay of a request."""
         self._worst_s = max(self._worst_s, now - request.sent)
 
     def read(self) -> float:
-        """Seconds; starts over."""
+        """The worst delay in seconds; resets it."""
         worst_s, self._worst_s = self._worst_s, 0.0
         return worst_s

@@ -1,9 +1,9 @@
-"""AsyFunc: a base that carries the mean rate, and small helpers that take part of the layers during a burst.
+"""AsyFunc: a base for the mean rate, and small helpers that run some of the layers during a burst.
 
 Source: "AsyFunc: A High-Performance and Resource-Efficient Serverless Inference System via Asymmetric Functions" (SoCC
-2023). A helper holds only the layers that cost most, so it is small and starts fast. Here a helper is one more step of
-cores that is there after a resize, and speeds the batch up as the latency model says of so many cores; it goes when the
-burst has passed.
+2023). A helper holds only the most expensive layers, so it is small and starts fast. Here a helper is one more step of
+cores, available after a resize, that speeds up the batch as the latency model predicts for that many cores. It is
+removed when the burst is over.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ BURST_WINDOW_S = 2
 
 
 class AsyFunc:
-    """One replica: base and helpers together."""
+    """One replica, base and helpers together."""
 
     interval_s = 1.0
     dispatch = "fifo"
@@ -43,7 +43,7 @@ class AsyFunc:
         return max(base, with_helpers, key=lambda size: size.cores)
 
     def _size(self, rate: float, left_s: float) -> Size:
-        """The fewest cores that carry the rate in time; the most there are where none do."""
+        """The fewest cores that serve the rate in time; the largest size if none does."""
         rate = max(rate, 1.0)
         service = self._service
         options = configurations(service.model, service.sizes, service.max_batch, rate, left_s)

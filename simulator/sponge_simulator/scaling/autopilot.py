@@ -1,8 +1,8 @@
 """Autopilot's moving-window recommender on CPU use, in place.
 
-Source: "Autopilot: workload autoscaling at Google" (EuroSys 2020): use is aggregated over a sliding window with weights
-that halve every `half_life_s`, and the limit is a high percentile of it, with a margin; peaks raise it within one
-interval, and it falls slowly. It knows neither batches nor deadlines.
+Source: "Autopilot: workload autoscaling at Google" (EuroSys 2020). CPU use is aggregated over a sliding window with
+weights that halve every half-life, and the limit is a high percentile of it plus a margin. Peaks raise the limit within
+one interval; it falls slowly. The policy knows neither batches nor deadlines.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ HALF_LIFE_S = 20.0
 
 
 class Autopilot:
-    """One replica; CPU use is looked at once a second."""
+    """One replica, with a sample of CPU use every second."""
 
     interval_s = 1.0
     dispatch = "fifo"
@@ -31,7 +31,7 @@ class Autopilot:
         self._samples: deque[tuple[float, float]] = deque()
 
     def arrived(self, now: float, request: Request) -> None:
-        """Takes no notice of requests: only of CPU."""
+        """Ignores requests and looks only at CPU use."""
 
     def plan(self, state: Observation) -> Size:
         if state.now == 0:
@@ -39,7 +39,7 @@ class Autopilot:
         self._samples.append((state.now, state.used_cores))
         while self._samples[0][0] <= state.now - WINDOW_S:
             self._samples.popleft()
-        # A service that uses all that it has may need any amount more: one step at a time tells.
+        # A service that uses all its cores may need any number more, so grow step by step.
         wanted = max(MARGIN * self._percentile(state.now), MARGIN * state.used_cores)
         sizes = self._service.sizes
         return Size(next((size for size in sizes if size >= wanted), sizes[-1]), self._service.max_batch)

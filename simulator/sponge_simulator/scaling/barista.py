@@ -1,8 +1,8 @@
-"""BARISTA and MArk: a forecast of the rate at the time when a new replica would be ready, met at the least cost.
+"""BARISTA and MArk: the cheapest replicas for the rate that is forecast for when a new replica would be ready.
 
-Sources: "BARISTA" (IC2E 2019) and "MArk" (ATC 2019). Both forecast the rate over a replica's start, choose the cheapest
-flavour that answers in time, and start as many as the forecast needs. Their forecasters (Prophet; a network) are
-replaced by a line through the last half minute, with its residual as margin.
+Sources: "BARISTA" (IC2E 2019) and "MArk" (ATC 2019). Both forecast the rate over the start of a replica, choose the
+cheapest flavour that answers in time, and start as many replicas as the forecast needs. Their forecasters (Prophet; a
+neural network) are replaced by a line through the last half minute, with its residual as margin.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Barista:
         rate = self._forecast(now)
         left_s = service.slo_s - self._network.read()
         options = configurations(service.model, service.sizes, service.max_batch, rate, left_s)
-        # Cost first: whole replicas of every flavour, and the fewest cores in all.
+        # Order by the cost of whole replicas, then by the size of one.
         best = min(
             options,
             key=lambda option: (option.cores * math.ceil(rate / option.throughput), option.cores),
@@ -52,13 +52,13 @@ class Barista:
         if best is None:
             return state.size
         if best.cores != state.size.cores:
-            self._needs.clear()  # counts of another flavour say nothing
+            self._needs.clear()  # counts of another flavour do not apply
         self._needs.append((now, max(1, math.ceil(rate / best.throughput))))
         self._needs = [(at, n) for at, n in self._needs if at > now - SCALE_IN_WAIT_S]
         return Size(best.cores, best.batch, min(service.max_replicas, max(n for _, n in self._needs)))
 
     def _forecast(self, now: float) -> float:
-        """Requests per second when a replica asked for now would be ready."""
+        """Requests per second at the time when a replica requested now would be ready."""
         counts = self._counts.per_second(now)
         if len(counts) < 3:
             return self._service.rate

@@ -1,8 +1,8 @@
 """FA2: horizontal scaling with one-core replicas and the batch size that the deadline allows.
 
 Source: "FA2: Fast, Accurate Autoscaling for Serving Deep Learning Inference with SLA Guarantees" (RTAS 2022), for a
-single stage and in the form in which the Sponge paper's prototype compared with it. A replica is added after a cold
-start, and one is taken away no sooner than the plan has asked for fewer during the wait.
+single stage, in the form that the prototype of the Sponge paper compared with. A new replica serves after a cold start.
+A replica is removed only after the plan has asked for fewer for the whole wait.
 """
 
 from __future__ import annotations
@@ -23,11 +23,16 @@ SCALE_IN_WAIT_S = 10.0
 def fa2_plan(
     model: LatencyModel, rate: float, slo_s: float, network_s: float, max_replicas: int, max_batch: int
 ) -> tuple[int, int] | None:
-    """Fewest one-core replicas, then smallest batch, that answer a second's requests in time; None: infeasible.
+    """The fewest one-core replicas, then the smallest batch, that answer a second's requests in time; None: infeasible.
 
-    A replica must fit floor(q/l) batches into what the network leaves of the SLO, q, and all rounds of a second's
-    requests plus one that is under way must end within 0.9 of the SLO. Latencies count in whole milliseconds, cut off,
-    as the prototype counts them.
+    A replica must fit floor(q/l) batches into q, the part of the SLO that the network leaves. All rounds of a second's
+    requests plus one that is running must end within 0.9 of the SLO. As in the prototype, latencies are truncated to
+    whole milliseconds.
+
+    Args:
+        rate: requests per second.
+        slo_s: the SLO, end to end, in seconds.
+        network_s: the worst network delay, in seconds.
     """
     left_s = slo_s - network_s
     for replicas in range(1, max_replicas + 1):
@@ -43,7 +48,7 @@ def fa2_plan(
 
 
 class Fa2:
-    """Replicas of one core; infeasible seconds keep the last plan."""
+    """Replicas of one core; an infeasible second keeps the last plan."""
 
     interval_s = 1.0
     dispatch = "edf-single-lane"

@@ -1,11 +1,11 @@
-"""HarmonyBatch: applications of different SLOs share a model, and are grouped so that their batches cost the least.
+"""HarmonyBatch: groups applications with different SLOs that share a model, so that their batches cost the least.
 
-Source: "HarmonyBatch: Batching multi-SLO DNN Inference with Heterogeneous Serverless Functions" (IWQoS 2024). Every
-application starts as a group of its own; of those next to each other by SLO, the two whose union saves the most are
-merged, until no union saves. A group waits for a batch at most until the earliest of its applications' timeouts, each
-as late as its SLO allows, and of two applications these come to an equivalent timeout of T1 + n2*(1 - exp(-r1*(T2 -
-T1)))/r1, with n2 the second's share of the rate. A batch is no larger than that timeout fills. An application is an SLO
-class here, and a function a replica of one core; the GPU functions are left out.
+Source: "HarmonyBatch: Batching multi-SLO DNN Inference with Heterogeneous Serverless Functions" (IWQoS 2024). Each
+application starts as its own group. Of the groups that are neighbours by SLO, the pair whose union saves the most is
+merged, until no union saves anything. A group waits for a batch at most until the earliest timeout of its applications,
+each as late as its SLO allows; for two applications the equivalent timeout is T1 + n2*(1 - exp(-r1*(T2 - T1)))/r1, with
+n2 the second one's fraction of the rate. A batch is no larger than the requests of that timeout. Here an application is
+an SLO class and a function is a replica of one core; GPU functions are left out.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ SCALE_IN_WAIT_S = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Application:
-    """Requests of one SLO: `left_s` is what the network leaves of it."""
+    """Requests with the same SLO; `left_s` is the part of it that the network leaves, in seconds."""
 
     left_s: float
     rate: float
@@ -37,7 +37,7 @@ class Application:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Applications whose requests share batches of up to `batch`, which take `latency_s`."""
+    """Applications whose requests share batches of up to `batch` requests, which take `latency_s` seconds."""
 
     applications: tuple[Application, ...]  # ascending in left_s
     batch: int
@@ -45,12 +45,12 @@ class Group:
 
     @property
     def busy_cores(self) -> float:
-        """Cores in use on average: what functions that are billed by use would cost."""
+        """The mean number of busy cores, which is the cost of functions billed by use."""
         return sum(application.rate for application in self.applications) * self.latency_s / self.batch
 
 
 def grouped(applications: Sequence[Application], model: LatencyModel, max_batch: int) -> list[Group]:
-    """The groups at which merging ends."""
+    """Merges applications into groups until no further merge saves cost."""
     by_slo = sorted(applications, key=lambda application: application.left_s)
     groups = [_provisioned((application,), model, max_batch) for application in by_slo]
     while len(groups) > 1:
@@ -67,7 +67,7 @@ def grouped(applications: Sequence[Application], model: LatencyModel, max_batch:
 
 
 def _provisioned(applications: tuple[Application, ...], model: LatencyModel, max_batch: int) -> Group:
-    """The cheapest batch that is filled and done in time; single requests where none is in time."""
+    """The group with the cheapest batch that fills and ends in time; a batch of 1 if none does."""
     rate = sum(application.rate for application in applications)
     best = Group(applications, 1, model.latency(1, 1))
     for batch in range(2, max_batch + 1):
@@ -91,10 +91,10 @@ def _timeout(applications: Sequence[Application], latency_s: float) -> float:
 
 
 class HarmonyBatch:
-    """Replicas of one core; their number is what the groups' batches keep busy, with a margin."""
+    """Replicas of one core, as many as the batches of the groups keep busy, plus a margin."""
 
     interval_s = 1.0
-    # A batch waits until its first request's time is up: their timeouts, "as late as allowed".
+    # A batch waits as late as the deadline of its first request allows, which is their timeout.
     dispatch = "symphony"
 
     def __init__(self, service: Service) -> None:

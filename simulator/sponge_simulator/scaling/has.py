@@ -1,8 +1,8 @@
-"""HAS-GPU's hybrid rule with cores in place of GPU shares: a filtered rate, vertical first, then replicas.
+"""HAS-GPU's hybrid rule, with cores in place of GPU shares: a filtered rate, vertical scaling first, then replicas.
 
 Source: "HAS-GPU: Efficient Hybrid Auto-scaling with Fine-grained GPU Allocation" (2025). A Kalman filter smooths the
-rate (process noise 1, measurement noise 10). Above 90 % of what the size carries it grows, first in place and then by
-replicas; below 30 % it shrinks, no sooner than 10 s after the last change.
+rate (process noise 1, measurement noise 10). Above 90 % of the capacity the service grows, first in place and then by
+replicas; below 30 % it shrinks, at the earliest 10 s after the last change.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ class KalmanRate:
         self.rate = 0.0
 
     def update(self, measured: float) -> float:
-        """The filtered rate after one more measurement."""
+        """Adds a measurement and returns the filtered rate."""
         self._variance += self._process_noise
         gain = self._variance / (self._variance + self._measurement_noise)
         self.rate += gain * (measured - self.rate)
@@ -39,7 +39,7 @@ class KalmanRate:
 
 
 class Has:
-    """Replicas all of one size; batches as large as the deadline allows."""
+    """Replicas of equal size, with batches as large as the deadline allows."""
 
     interval_s = 1.0
     dispatch = "fifo"
@@ -77,7 +77,7 @@ class Has:
         return best.throughput * size.replicas if best else 0.0
 
     def _smallest(self, rate: float, left_s: float) -> Size:
-        """The fewest replicas, then the least size, whose load stays below `UP`."""
+        """The fewest replicas, then the smallest size, whose load stays below `UP`."""
         service = self._service
         for replicas in range(1, service.max_replicas + 1):
             for cores in service.sizes:

@@ -1,7 +1,7 @@
 """The Horizontal Pod Autoscaler on CPU utilisation, with replicas of a fixed size.
 
-Source: the Kubernetes documentation: every 15 s, desired = ceil(replicas * use / target) unless the ratio is within
-10 % of 1; scaling down takes the highest desire of the last 300 s. A new replica pays its cold start.
+Source: the Kubernetes documentation. Every 15 s, desired = ceil(replicas * use / target), unless the ratio is within
+10 % of 1. Scaling down uses the highest desired number of the last 300 s. A new replica has a cold start.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ class Hpa:
         self._desires: deque[tuple[float, int]] = deque()
 
     def arrived(self, now: float, request: Request) -> None:
-        """Takes no notice of requests: only of CPU."""
+        """Ignores requests and looks only at CPU use."""
 
     def plan(self, state: Observation) -> Size:
         if state.now == 0:

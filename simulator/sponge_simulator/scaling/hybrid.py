@@ -1,12 +1,12 @@
-"""Ours on several replicas: vertical in place at once, one replica more only where that lasts, one less late.
+"""Sponge on several replicas: in-place resizes at once, another replica only for a lasting need, one less only late.
 
-The size follows the projection of all replicas together, ten times a second. The number follows the steady need, the
-rate over what a core can carry, because a queue that waits now is over before a new replica serves. While the need
-exceeds what the replicas can have, the work that is left undone adds up (and melts away while it does not); a replica
-is asked for once that sum is what a start costs, a cold start on the smallest size. So a surge that is over before a
-start pays causes none, and the larger the excess the sooner the start: the break-even rule of the ski rental problem,
-which never pays more than twice what knowing the end of the surge would. A replica goes when the rest would have room
-to spare for twice a cold start.
+The size follows the projection of all replicas together, ten times a second. The number of replicas follows the steady
+need, which is the rate divided by what a core can serve, because the present queue is empty before a new replica
+serves. While the need exceeds the largest sizes, the work left undone adds up (and decreases again otherwise). A
+replica is requested once that sum equals the cost of a start, which is a cold start on the smallest size. So a short
+surge starts no replica, and a larger excess starts one sooner. This is the break-even rule of the ski rental problem,
+which pays at most twice the cost of knowing the end of the surge. A replica is removed when the others would have room
+to spare for twice the time of a cold start.
 """
 
 from __future__ import annotations
@@ -32,18 +32,18 @@ __all__ = ["Hybrid"]
 
 HORIZON_S = 1.0
 FULL = 0.9
-"""Share of the largest sizes from which on the steady need counts as more than they can take."""
+"""The largest sizes count as full from this fraction of them on."""
 
 TO_SPARE = 0.7
-"""Share of the largest sizes of one replica less, below which one may go: clearly under `FULL`, or it would come
-back."""
+"""A replica may be removed if the need is below this fraction of the others' largest sizes. It is clearly below `FULL`,
+so that the replica does not come back."""
 
 NEVER = 1e6
-"""A factor on the time of a batch that makes its thread count the choice of nobody."""
+"""A factor on the time of a batch that rules out its number of threads."""
 
 
 class Hybrid:
-    """Replicas all of one size; the queue is shared, so they are projected as one pod of their cores together."""
+    """Replicas of equal size. They share a queue, so they are projected as one pod with all their cores."""
 
     interval_s = 0.1
     dispatch = "moldable-edf"
@@ -51,7 +51,7 @@ class Hybrid:
     def __init__(self, service: Service, look_back_s: float = 1.0) -> None:
         self._service = service
         self._forecaster = Forecaster()
-        # Bare counts: the forecast believes a rise only by and by, and the sum of what is undone needs no smoothing.
+        # Plain counts: the forecast follows a rise with a delay, and the sum of undone work needs no smoothing.
         self._last_second = ArrivalCounts(1)
         self._decider = SizeDecider(look_back_s)
         self._undone_core_s = 0.0
@@ -69,7 +69,7 @@ class Hybrid:
         return Size(cores, batch_cap, replicas)
 
     def _size(self, state: Observation, arrivals: Sequence[Arrival], serving: int) -> tuple[float, int]:
-        """Cores of each of `serving` replicas, and the batch cap."""
+        """The cores of each of `serving` replicas, and the batch cap."""
         service = self._service
         most = serving * service.max_cores
         given = ProjectionInput(
@@ -86,13 +86,15 @@ class Hybrid:
         models = [_within(service.model, thread_budget(service.max_cores), thread_budget(most))]
         frontier = project_frontier(given, totals, models, limits)
         plan = self._decider.decide(state.now, round(1000 * serving * state.size.cores), frontier.points)
-        # What was needed a moment ago may have been for another number of replicas.
+        # A recent need may have been for another number of replicas.
         enough = (cores for cores, total in zip(service.sizes, totals, strict=True) if total >= plan.cores_milli)
         return next(enough, service.sizes[-1]), plan.batch_cap
 
     def _cores_per_rate(self, now: float, arrivals: Sequence[Arrival]) -> float:
-        """Cores for each request a second at the configuration that takes the least of them; 0 where none is in time,
-        as there the size is not what is missing."""
+        """Cores for a rate of one request per second, at the most efficient configuration.
+
+        0 if no configuration is in time, because a larger number of replicas would not help.
+        """
         service = self._service
         if not arrivals:
             return 0.0
@@ -121,6 +123,6 @@ class Hybrid:
 
 
 def _within(model: LatencyModel, one_pod: int, all_pods: int) -> LatencyModel:
-    """The model of several pods: a batch runs in one of them, so never on more than the threads of `one_pod`."""
+    """The model of several pods: a batch runs in one of them, on at most the threads of `one_pod`."""
     own = model.by_threads[:one_pod] + (1.0,) * (one_pod - len(model.by_threads))
     return replace(model, by_threads=own + (NEVER,) * (all_pods - one_pod)) if all_pods > one_pod else model

@@ -1,10 +1,10 @@
 """InferLine: a configuration planned once at low frequency, and a reactive number of replicas.
 
 Source: "InferLine: Latency-aware Provisioning and Scaling for Prediction Serving Pipelines" (SoCC 2020), single stage.
-Its planner starts from the fastest configuration and takes whatever step (larger batch, smaller hardware) lowers the
-cost while the deadline holds; with one stage and cores as hardware that ends at the cheapest feasible configuration,
-which is taken directly. Its tuner follows the highest rate of the last 30 s with a fixed head room, and scales in when
-that has been lower for as long.
+Its planner starts from the fastest configuration and takes any step (a larger batch, smaller hardware) that lowers the
+cost while the deadline holds. With one stage and cores as hardware it ends at the cheapest feasible configuration,
+which is chosen directly here. Its tuner follows the highest rate of the last 30 s with a fixed headroom, and scales in
+when that rate has been lower for as long.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ __all__ = ["InferLine"]
 
 WINDOW_S = 30
 UTILISATION = 0.85
-"""Share of a replica's throughput that is planned with."""
+"""Fraction of a replica's throughput to plan with."""
 
 NETWORK_SHARE = 0.25
-"""It plans once, so it has to leave this share of the SLO to the network."""
+"""Fraction of the SLO left to the network, because the plan is made only once."""
 
 
 class InferLine:
@@ -44,7 +44,7 @@ class InferLine:
 
     def plan(self, state: Observation) -> Size:
         planned = self._planned
-        if planned is None:  # no configuration keeps the SLO: the largest is the best it has
+        if planned is None:  # no configuration meets the SLO: the largest size is the best available
             return Size(self._service.sizes[-1], 1, 1)
         rate = max(self._counts.peak(state.now), self._service.rate if state.now < WINDOW_S else 0.0)
         replicas = math.ceil(rate / (planned.throughput * UTILISATION))

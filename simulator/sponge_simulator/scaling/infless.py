@@ -1,9 +1,10 @@
-"""INFless: each configuration has a range of rates that it can take; the rate is spread over the most efficient ones.
+"""INFless: each configuration serves a range of rates, and the most efficient one is chosen for the present rate.
 
 Source: "INFless: A Native Serverless System for Low-Latency, High-Throughput Inference" (ASPLOS 2022). A replica with
-batch b takes at most b/l requests a second, and at least b/(SLO - l), or its batches do not fill in time. The
-configuration with the most throughput per core whose lower bound the rate reaches is taken; its mix of configurations
-for the last fraction of the rate is one more replica here. The rate is the highest of the last few seconds.
+batch b serves at most b/l requests per second, and at least b/(SLO - l), or its batches do not fill in time. Of the
+configurations whose lower bound the rate reaches, the one with the most throughput per core is chosen. Instead of the
+paper's mix of configurations for the last fraction of the rate there is one more replica. The rate is the highest of
+the last few seconds.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ SCALE_IN_WAIT_S = 10.0
 
 
 class InfLess:
-    """Replicas all of the chosen configuration."""
+    """Replicas of the chosen configuration."""
 
     interval_s = 1.0
     dispatch = "fifo"
@@ -54,7 +55,7 @@ class InfLess:
         for cores in self._service.sizes:
             for batch in range(1, self._service.max_batch + 1):
                 latency_s = self._service.model.latency(batch, max(1, int(cores)))
-                # A lone request waits for no other; a larger batch has to be filled and run within what is left.
+                # A single request waits for no other; a larger batch must fill and run within the remaining time.
                 if latency_s >= left_s or (batch > 1 and rate < batch / (left_s - latency_s)):
                     continue
                 option = Configuration(cores, batch, latency_s)

@@ -1,7 +1,4 @@
-"""What a scaling policy is told, and what it answers.
-
-Plain data and one protocol. Knows neither the simulator nor any policy.
-"""
+"""The interface of a scaling policy: what it sees and what it returns."""
 
 from __future__ import annotations
 
@@ -18,16 +15,19 @@ __all__ = ["Observation", "ScalingPolicy", "Service", "Size"]
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """What is known of a service before its first request.
+    """Facts of a service that are known before its first request.
 
     Attributes:
-        slo_s: end to end; a request may have less or more.
-        rate: mean requests per second, for policies that are given it instead of measuring it.
-        max_cores: the largest size of one replica; `min_cores` its smallest and `step_cores` the distance between.
-        cold_start_s: from asking for a replica until it serves.
-        resize_s: from asking for a size until it is in force.
-        idle_cores: what is left of an idle replica after `idle_after_s` without requests; None: it is never parked.
-        overhead_cores: cores of a replica's size that are used beside the batches, by receiving, planning, answering.
+        model: the latency model.
+        slo_s: end to end, in seconds; a single request may have less or more.
+        rate: mean requests per second, for policies that do not measure it.
+        max_batch: the largest batch.
+        min_cores, max_cores, step_cores: the smallest and largest size of one replica, and the distance between sizes.
+        max_replicas: the most replicas.
+        cold_start_s: seconds from the request for a replica until it serves.
+        resize_s: seconds from the request for a size until it is in force.
+        idle_cores: the size of a replica after `idle_after_s` without requests; None: it is never parked.
+        overhead_cores: cores of a replica that work beside the batches uses (receiving, planning, answering).
     """
 
     model: LatencyModel
@@ -46,17 +46,16 @@ class Service:
 
     @property
     def sizes(self) -> tuple[float, ...]:
-        """Every size of a replica, ascending."""
+        """All sizes of a replica in cores, ascending."""
         steps = round((self.max_cores - self.min_cores) / self.step_cores)
         return tuple(self.min_cores + self.step_cores * step for step in range(steps + 1))
 
 
 @dataclass(frozen=True, slots=True)
 class Size:
-    """What a policy asks for, or what is in force: replicas of so many cores, with batches up to the cap.
+    """The size of a service, wanted or in force: `replicas` replicas of `cores` cores, with batches up to the cap.
 
-    `until_request`: the next request is planned for at once, as whoever waits for it says so. Only then may there be no
-    replica.
+    With `until_request` the policy is asked again as soon as the next request arrives. Only then may `replicas` be 0.
     """
 
     cores: float
@@ -67,17 +66,18 @@ class Size:
 
 @dataclass(frozen=True, slots=True)
 class Observation:
-    """What a policy sees of the service when it is asked.
+    """What a policy sees of its service.
 
     Attributes:
+        now: seconds of virtual time.
         queue: the waiting requests of the whole service.
-        running: the batches that run, on all replicas.
-        size: in force; replicas that still start are among its `replicas`.
-        ready: replicas that serve.
-        used_cores: mean CPU in use since the last plan, as a metrics server would report it.
-        in_flight: mean number of requests waiting or running since the last plan.
-        uploads: requests whose headers are here and whose body is still coming, ascending.
-        model: the service's, as its servers have corrected it by now; None where none does.
+        running: the running batches of all replicas.
+        size: the size in force; its `replicas` include starting ones.
+        ready: the number of replicas that serve.
+        used_cores: mean CPU use since the last plan, in cores, as a metrics server would report it.
+        in_flight: mean number of waiting and running requests since the last plan.
+        uploads: requests whose headers have arrived and whose body has not, ascending in arrival.
+        model: the latency model as the servers have corrected it; None if they do not.
     """
 
     now: float
@@ -92,13 +92,18 @@ class Observation:
 
 
 class ScalingPolicy(Protocol):
-    """Decides how many replicas of how many cores; `dispatch` names the rule by which its servers form batches."""
+    """Decides the number and the size of replicas.
+
+    Attributes:
+        interval_s: seconds between plans.
+        dispatch: name of the dispatch policy of its servers.
+    """
 
     interval_s: float
     dispatch: str
 
     def arrived(self, now: float, request: Request) -> None:
-        """A request reached the service."""
+        """Reports that a request reached the service."""
 
     def plan(self, state: Observation) -> Size:
-        """The size to have from now on; asked every `interval_s`."""
+        """The size to have from now on; called every `interval_s`."""

@@ -1,9 +1,9 @@
 """Knative's Pod Autoscaler on concurrency, with replicas of one core.
 
-Source: the Knative Serving documentation: the mean number of requests in flight over a stable window of 60 s against
-70 % of what a replica may hold; a panic window of 6 s takes over when it asks for twice what is there, and while it
-lasts nothing is scaled down. A service that may be parked goes to zero replicas when the stable window and a grace
-period of 30 s have passed without a request, and the next request starts one.
+Source: the Knative Serving documentation. The mean number of requests in flight over a stable window of 60 s is
+compared with 70 % of what a replica may hold. A panic window of 6 s takes over when it asks for twice the present
+number, and while it lasts nothing is scaled down. A service that may be parked goes to zero replicas after the stable
+window and a grace period of 30 s without a request; the next request starts a replica.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ TO_ZERO_S = STABLE_S + 30.0
 
 
 class Kpa:
-    """A replica may hold one full batch at once."""
+    """Replicas of one core that may each hold one full batch."""
 
     interval_s = 2.0
     dispatch = "fifo"
@@ -38,7 +38,7 @@ class Kpa:
         self._busy_at = 0.0
 
     def arrived(self, now: float, request: Request) -> None:
-        """Takes no notice of single requests: only of how many are in flight."""
+        """Ignores single requests and looks only at the number in flight."""
 
     def plan(self, state: Observation) -> Size:
         if state.now == 0:

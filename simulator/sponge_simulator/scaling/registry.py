@@ -1,7 +1,7 @@
-"""Every scaling policy by name. A new one is a file in this folder and a line here.
+"""The scaling policies by name. To add one, write a file in this folder and add a line here.
 
-A name may carry a size (`static-8`) and, behind an @, another dispatch rule than the policy's own
-(`vpa@moldable-edf`), so that sizing and batching can be told apart.
+A name may include a size (`static-8`) and, after an @, a dispatch policy other than the scaling policy's own
+(`vpa@moldable-edf`), so that the effects of sizing and batching can be separated.
 """
 
 from __future__ import annotations
@@ -57,18 +57,18 @@ POLICIES: dict[str, Callable[[Service], ScalingPolicy]] = {
     "throttllem": ThrottLLeM,
     "asyfunc": AsyFunc,
 }
-"""Besides these there is `static-C` for any number C of cores."""
+"""There is also `static-C` for any number C of cores."""
 
 _STATIC = re.compile(r"static-(\d+(?:\.\d+)?)")
 
 
 class UnknownPolicyError(SpongeError):
-    """A policy or dispatch rule that does not exist; the message lists those that do."""
+    """A scaling or dispatch policy that does not exist; the message lists those that do."""
 
 
 @dataclass(frozen=True, slots=True)
 class Chosen:
-    """A policy ready to run, with the dispatch rule of its servers."""
+    """A scaling policy ready to run, with the dispatch policy of its servers."""
 
     name: str
     scaling: ScalingPolicy
@@ -76,7 +76,7 @@ class Chosen:
 
 
 def make_policy(name: str, service: Service) -> Chosen:
-    """The policy that `name` means, fresh. Raises UnknownPolicyError."""
+    """Makes a new instance of the policy that `name` means. Raises UnknownPolicyError."""
     policy, _, rule = name.partition("@")
     scaling = _scaling(policy, service)
     if rule and rule not in DISPATCH:

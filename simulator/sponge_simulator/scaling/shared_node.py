@@ -1,9 +1,8 @@
-"""Ours for several services on one node: each plans for itself while all fit, and jointly once they do not.
+"""Sponge for several services on one node: each plans for itself while all fit, and jointly once they do not.
 
-The operator's decision for a node, without an operator. Every service keeps the node told of what it would take and,
-once that is more than there is, of how much it would miss with every smaller size; the node answers with its part of
-the joint plan (`planning/joint.py`). What another service last said may be a tick old. Knows nothing of who runs the
-services.
+This is the operator's decision for a node, without an operator. Each service reports the size that it would take, and,
+once the node is too small for all, its projected misses at every smaller size. The node returns the service's part of
+the joint plan (`sponge_core.planning.joint`). A report of another service may be one interval old.
 """
 
 from __future__ import annotations
@@ -20,11 +19,11 @@ from sponge_simulator.scaling.sponge import Sponge
 __all__ = ["SharedNode"]
 
 SOLVE_S = 10.0
-"""The program is solved to its end: a result must not depend on how fast the machine is."""
+"""Long enough to solve the program to the end, so that a result does not depend on the speed of the machine."""
 
 
 class SharedNode:
-    """The node that `members`, a policy for each of the services, decide about together."""
+    """A node, and `members`, which are the policies of its services."""
 
     def __init__(self, services: Sequence[Service], node_cores: float) -> None:
         self._capacity_milli = round(1000 * node_cores)
@@ -33,13 +32,13 @@ class SharedNode:
         self.members = [_Member(service, self, index) for index, service in enumerate(services)]
 
     def fits(self, index: int, wanted_milli: int) -> bool:
-        """Takes note of what a service would have by itself; whether all have that."""
+        """Records the size that a service would take by itself; returns whether all services fit."""
         self._wanted[index] = wanted_milli
         self._claims[index] = None
         return sum(self._wanted) <= self._capacity_milli
 
     def part(self, index: int, claim: Claim) -> FrontierPoint:
-        """What a service gets of the joint plan. One that has not claimed yet counts with what it would have."""
+        """The part of a service in the joint plan. A service without a claim counts with its wanted size."""
         self._claims[index] = claim
         all_claims = [
             known or Claim([FrontierPoint(cores_milli=wanted, batch_cap=1, misses=0)], wanted)
@@ -63,7 +62,7 @@ class _Member(Sponge):
         return Size(part.cores_milli / 1000, part.batch_cap)
 
     def _every_point(self, given: ProjectionInput, points: Sequence[FrontierPoint], plan: Plan) -> list[FrontierPoint]:
-        """What it would miss with every size up to what it would take, as the operator works it out."""
+        """The misses at every size up to the planned one, as the operator computes them."""
         alone = FrontierPoint(cores_milli=plan.cores_milli, batch_cap=plan.batch_cap, misses=0)
         requests = sum(map(len, given.queued)) + len(given.arrivals)
         sizes = [milli for milli in self._sizes if milli <= plan.cores_milli]

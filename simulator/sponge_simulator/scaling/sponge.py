@@ -1,4 +1,4 @@
-"""Ours: the projected planner over moldable EDF, as the server and the operator run it together."""
+"""Sponge: the projection over moldable EDF, as the server and the operator run it together."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ HORIZON_S = 1.0
 
 
 class Sponge:
-    """One replica; its frontier every 100 ms, grown at once, shrunk to the largest need of the look-back."""
+    """One replica with a frontier every 100 ms: grows at once, shrinks to the largest need of the look-back."""
 
     interval_s = 0.1
     dispatch = "moldable-edf"
 
     counts_misses = False
-    """Alone on its node it has no use for how much a smaller size would miss."""
+    """Whether to count the misses of smaller sizes, which only services that share a node need."""
 
     def __init__(self, service: Service, look_back_s: float = 1.0) -> None:
         self._service = service
@@ -56,7 +56,7 @@ class Sponge:
         return self._settled(given, frontier.points, plan)
 
     def _parked(self, state: Observation) -> Size | None:
-        """The size of a service that has had nothing to do for long enough; None while it has."""
+        """The parked size if the service has been idle for long enough; else None."""
         service = self._service
         if state.queue or state.running:
             self._busy_at = state.now
@@ -65,5 +65,5 @@ class Sponge:
         return Size(service.idle_cores, service.max_batch, until_request=True)
 
     def _settled(self, given: ProjectionInput, points: Sequence[FrontierPoint], plan: Plan) -> Size:  # noqa: ARG002
-        """What becomes of a plan; `SharedNode` takes the given and the frontier into account, too."""
+        """The size that follows from a plan; overridden for services on a shared node."""
         return Size(plan.cores_milli / 1000, plan.batch_cap)

@@ -1,8 +1,8 @@
-"""Ours at the pace of a deployment: the server projects as often as its cores allow, the operator looks when it has to.
+"""Sponge at the pace of a deployment: the server projects as often as its cores allow, and the operator long-polls it.
 
-`sponge` decides on every frontier, ten times a second. In a pod the frontier is renewed less often at a fraction of a
-core and sooner when requests keep waiting, it counts the uploads that it sees, and the operator, which long-polls it,
-learns of it once a second or as soon as a larger size would save a request.
+`sponge` decides on every frontier, ten times a second. In a pod, the server renews the frontier less often on a
+fraction of a core, sooner when requests keep waiting, and includes the uploads in flight. The operator learns of it
+once a second, or as soon as a larger size would save a request.
 """
 
 from __future__ import annotations
@@ -15,14 +15,14 @@ from sponge_simulator.scaling.sponge import HORIZON_S, Sponge
 __all__ = ["SpongeDeployed"]
 
 PROJECTED_EVERY_S, SHORTEST_GAP_S = 0.1, 0.02
-"""Between projections on a whole core: at rest, and while requests wait. As `sponge_server.control.projector`."""
+"""Seconds between projections on a whole core, at rest and while requests wait: those of the server's projector."""
 
 POLL_S = 1.0
-"""The longest that a server holds its state back. As `sponge_operator.settings`."""
+"""The longest that a server holds back its state, as in `sponge_operator.settings`."""
 
 
 class SpongeDeployed(Sponge):
-    """One replica; grown as soon as the server finds it in danger, else decided once a second."""
+    """One replica: decides as soon as the server projects a miss that a larger size avoids, else once a second."""
 
     interval_s = SHORTEST_GAP_S
 
@@ -38,7 +38,7 @@ class SpongeDeployed(Sponge):
         if parked := self._parked(state):
             self._wanted = parked
             return parked
-        # A projection is asked for when it has been decided what to start and requests wait still.
+        # A projection is requested when requests still wait after a dispatch decision.
         decided = (len(state.queue), len(state.running))
         self._is_asked_for |= len(state.queue) > 0 and decided != self._decided
         self._decided = decided

@@ -1,8 +1,8 @@
-"""The paper's Sponge: its integer program once a second, one batch at a time on all cores, nothing dropped.
+"""Sponge as in the paper: its integer program once a second, one batch at a time on all cores, nothing dropped.
 
 Source: "Sponge: Inference Serving with Dynamic SLOs Using In-Place Vertical Scaling" (EuroMLSys 2024). As in its
-prototype the rate is given, the worst network delay is that of the requests of the last second, and an infeasible
-second keeps the last plan.
+prototype, the rate is given, the worst network delay is that of the last second's requests, and an infeasible second
+keeps the last plan.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ __all__ = ["SpongePaper"]
 
 
 class SpongePaper:
-    """Cores and batch from the paper's program; one replica."""
+    """One replica, with cores and batch from the paper's program."""
 
     interval_s = 1.0
     dispatch = "edf-single-lane"

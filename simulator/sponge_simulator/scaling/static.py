@@ -1,4 +1,4 @@
-"""A fixed size: what a service without any autoscaler has."""
+"""A fixed size, as a service without an autoscaler has."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ __all__ = ["Static"]
 
 
 class Static:
-    """One replica of `cores`, for ever; batches as large as the service allows."""
+    """One replica of `cores` at all times, with batches as large as the service allows."""
 
     interval_s = 60.0
     dispatch = "edf-single-lane"
@@ -18,7 +18,7 @@ class Static:
         self._size = Size(cores, service.max_batch)
 
     def arrived(self, now: float, request: Request) -> None:
-        """Takes no notice."""
+        """Ignores arrivals."""
 
     def plan(self, state: Observation) -> Size:  # noqa: ARG002 - the protocol's
         return self._size

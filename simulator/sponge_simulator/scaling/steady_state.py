@@ -1,7 +1,4 @@
-"""Steady-state arithmetic that several policies share: which (cores, batch) keeps a deadline, and what it can carry.
-
-Formulas only; knows no policy.
-"""
+"""Steady-state formulas that several policies use: which (cores, batch) meets a deadline, and at what rate."""
 
 from __future__ import annotations
 
@@ -15,11 +12,12 @@ from sponge_simulator.scaling.interface import Service, Size
 __all__ = ["Configuration", "configurations", "fill_s", "most_throughput", "provisioned", "with_margin"]
 
 NORMAL_99 = 2.326
+"""The 99 % quantile of the standard normal distribution."""
 
 
 @dataclass(frozen=True, slots=True)
 class Configuration:
-    """A replica of so many cores that runs one batch at a time on all of them."""
+    """A replica that runs one batch at a time on all its cores."""
 
     cores: float
     batch: int
@@ -39,7 +37,12 @@ class Configuration:
 def configurations(
     model: LatencyModel, cores: Sequence[float], max_batch: int, rate: float, left_s: float
 ) -> Iterator[Configuration]:
-    """Those that answer within `left_s` seconds, the 99th percentile of filling the batch at `rate` included."""
+    """The configurations that answer within `left_s` seconds, with the 99th percentile of the time to fill a batch.
+
+    Args:
+        cores: the sizes to consider.
+        rate: requests per second.
+    """
     for size in cores:
         for batch in range(1, max_batch + 1):
             latency_s = model.latency(batch, max(1, int(size))) / min(1.0, size)
@@ -48,9 +51,10 @@ def configurations(
 
 
 def fill_s(batch: int, rate: float) -> float:
-    """The 99th percentile of the time until `batch` - 1 further requests have come at `rate` per second.
+    """The 99th percentile of the seconds until `batch` - 1 more requests arrive at `rate` requests per second.
 
-    That time is Gamma(batch - 1, rate); its quantile by Wilson and Hilferty's cube (1931), within 2 % from two on.
+    That time has a Gamma(batch - 1, rate) distribution. Its quantile is by the cube formula of Wilson and Hilferty
+    (1931), within 2 % from two requests on.
     """
     further = batch - 1
     if further == 0:
@@ -64,17 +68,17 @@ def fill_s(batch: int, rate: float) -> float:
 
 
 def most_throughput(service: Service, cores: float, rate: float, left_s: float) -> Configuration | None:
-    """Of one size, the configuration that carries the most and answers within `left_s` seconds; None: none does."""
+    """The configuration with the most throughput of one size that answers within `left_s` seconds; None if none."""
     options = configurations(service.model, [cores], service.max_batch, rate, left_s)
     return max(options, key=lambda option: option.throughput, default=None)
 
 
 def provisioned(service: Service, utilisation: float) -> Size:
-    """Where a horizontal service starts: one-core replicas that carry its mean rate at this utilisation."""
+    """The start of a horizontally scaled service: one-core replicas for its mean rate at this utilisation."""
     replicas = math.ceil(service.rate / (service.model.throughput(service.max_batch, 1) * utilisation))
     return Size(1.0, service.max_batch, min(service.max_replicas, max(1, replicas)))
 
 
 def with_margin(rate: float, sigmas: float = 1.0) -> float:
-    """A rate that Poisson arrivals of mean `rate` seldom exceed in one second: rate + sigmas * sqrt(rate)."""
+    """A rate that Poisson arrivals with mean `rate` rarely exceed in one second: rate + sigmas * sqrt(rate)."""
     return rate + sigmas * math.sqrt(rate)

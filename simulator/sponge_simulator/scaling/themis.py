@@ -1,10 +1,10 @@
-"""Themis: vertical scaling while a surge lasts, horizontal scaling once it is stable.
+"""Themis: vertical scaling while a surge lasts, horizontal scaling once the rate is stable.
 
-Source: "A Tale of Two Scales" (arXiv 2407.14843), single stage. Every half second: the rate is the highest of the last
-5 s. When it exceeds what the replicas carry, their cores grow in place and never shrink; where the largest size is not
-enough, replicas are added for the rest. When it has been carried for a while, the service goes back to the cheapest
-number of one-core replicas, after waiting 10 s and keeping one to spare. Its classifier of coming surges is replaced by
-the rate itself, with a margin.
+Source: "A Tale of Two Scales" (arXiv 2407.14843), single stage. It plans every half second for the highest rate of the
+last 5 s. When that exceeds the capacity of the replicas, their cores grow in place and never shrink; if the largest
+size is not enough, replicas are added for the rest. After the rate has been served for 10 s, the service returns to the
+cheapest number of one-core replicas, plus one spare. The classifier of coming surges is replaced by the rate itself,
+with a margin.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ SPARE = 1
 
 
 class Themis:
-    """Replicas all of one size."""
+    """Replicas of equal size."""
 
     interval_s = 0.5
     dispatch = "edf-single-lane"
@@ -53,7 +53,7 @@ class Themis:
         return self._sideways(state, rate, left_s) or Size(size.cores, carrying.batch, size.replicas)
 
     def _upwards(self, state: Observation, rate: float, left_s: float) -> Size:
-        """The same replicas with as few more cores as carry the rate; more replicas where no size does."""
+        """The same replicas with the fewest cores that serve the rate; more replicas if no size does."""
         service, ready = self._service, max(1, state.ready)
         largest: Configuration | None = None
         for cores in service.sizes:
@@ -69,7 +69,7 @@ class Themis:
         return Size(largest.cores, largest.batch, min(service.max_replicas, ready + more))
 
     def _sideways(self, state: Observation, rate: float, left_s: float) -> Size | None:
-        """The cheapest number of one-core replicas; first those that are missing start, then the rest goes."""
+        """The cheapest number of one-core replicas: first the missing ones start, then the size shrinks."""
         best = most_throughput(self._service, 1.0, rate, left_s)
         if best is None:
             return None

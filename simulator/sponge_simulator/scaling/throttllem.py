@@ -1,9 +1,9 @@
 """throttLL'eM's rule with cores in place of clock frequencies: the lowest speed that keeps every projected deadline.
 
-Source: "throttLL'eM: Predictive GPU Throttling for Energy Efficient LLM Inference Serving" (HPCA 2025). The schedule of
-what is queued and running is projected, every deadline is checked, and a binary search finds the lowest speed; what is
-lost already does not count. Batches run one at a time on all cores, and nothing is forecast: those two are what sets it
-apart from ours.
+Source: "throttLL'eM: Predictive GPU Throttling for Energy Efficient LLM Inference Serving" (HPCA 2025). It projects the
+schedule of the queued and running requests, checks every deadline, and finds the lowest speed by binary search.
+Requests that are already lost do not count. It differs from Sponge in that batches run one at a time on all cores, and
+that nothing is forecast.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ class ThrottLLeM:
         self._service = service
 
     def arrived(self, now: float, request: Request) -> None:
-        """Takes no notice: what waits is seen in the queue."""
+        """Ignores arrivals; the queue shows what waits."""
 
     def plan(self, state: Observation) -> Size:
         sizes = self._service.sizes

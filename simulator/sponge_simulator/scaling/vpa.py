@@ -1,8 +1,9 @@
 """The Vertical Pod Autoscaler: a percentile of past CPU use with a safety margin, in place.
 
-Source: the Kubernetes autoscaler's recommender: target = 90th percentile of a decaying histogram of CPU use, times
-1.15, acted on when the size in force leaves the band from the 50th to the 95th percentile; half-life 24 h, once a
-minute, at least 25m. It knows neither batches nor deadlines. `half_life_s` and `interval_s` also make the fast variant.
+Source: the recommender of the Kubernetes autoscaler. The target is the 90th percentile of a decaying histogram of CPU
+use, times 1.15; it is applied when the size in force leaves the band from the 50th to the 95th percentile. The
+half-life is 24 h, the interval a minute, the least size 25m. The policy knows neither batches nor deadlines. A shorter
+half-life and interval make the fast variant.
 """
 
 from __future__ import annotations
@@ -21,20 +22,20 @@ BUCKET_GROWTH = 1.05
 
 
 class DecayingHistogram:
-    """CPU use in buckets that grow by 5 %; a sample's weight halves every half-life."""
+    """A histogram of CPU use in buckets that grow by 5 %; the weight of a sample halves every half-life."""
 
     def __init__(self, half_life_s: float) -> None:
         self._half_life_s = half_life_s
         self._weights: dict[int, float] = {}
 
     def add(self, now: float, cores: float) -> None:
-        # Newer samples weigh more, instead of older ones less: nothing has to be touched again.
+        # Newer samples weigh more instead of older ones less, so that no stored weight changes.
         bucket = max(0, math.ceil(math.log(max(cores, 1e-9) / FIRST_BUCKET_CORES, BUCKET_GROWTH)))
         weight = 2.0 ** (now / self._half_life_s)
         self._weights[bucket] = self._weights.get(bucket, 0.0) + weight
 
     def percentile(self, share: float) -> float:
-        """The upper edge, in cores, of the bucket at `share` of the weight; 0 without a sample."""
+        """The upper edge, in cores, of the bucket at fraction `share` of the weight; 0 without a sample."""
         left = share * sum(self._weights.values())
         for bucket in sorted(self._weights):
             left -= self._weights[bucket]
@@ -44,7 +45,7 @@ class DecayingHistogram:
 
 
 class Vpa:
-    """One replica at its recommended CPU, rounded up to the service's steps."""
+    """One replica at the recommended CPU, rounded up to the service's steps."""
 
     dispatch = "fifo"
 
@@ -54,7 +55,7 @@ class Vpa:
         self._histogram = DecayingHistogram(half_life_s)
 
     def arrived(self, now: float, request: Request) -> None:
-        """Takes no notice of requests: only of CPU."""
+        """Ignores requests and looks only at CPU use."""
 
     def plan(self, state: Observation) -> Size:
         if state.now > 0:
