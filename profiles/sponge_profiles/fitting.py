@@ -15,7 +15,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
-from scipy.optimize import least_squares, nnls
 
 from sponge_core.errors import ProfileError
 from sponge_core.latency import LatencyModel
@@ -64,6 +63,8 @@ def fit(points: Sequence[Point], parallel_share: float = DEFAULT_PARALLEL_SHARE)
     Raises:
         ProfileError: no points, or a latency that is not positive.
     """
+    from scipy.optimize import least_squares, nnls  # here: a second of import, which a server's start need not wait for
+
     if not points:
         raise ProfileError("no measured points to fit; measure at least one batch size")
     for point in points:

@@ -13,7 +13,6 @@ from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
-from scipy.optimize import isotonic_regression
 
 from sponge_core.latency import LatencyModel
 from sponge_profiles.fitting import Point
@@ -60,6 +59,8 @@ def _row(formula: LatencyModel, points: Sequence[Point], batches: Sequence[int],
 
 def _never_faster(row: _Array) -> _Array:
     """The closest row, in relative terms, that does not fall with the batch size (isotonic regression)."""
+    from scipy.optimize import isotonic_regression  # here: see fitting
+
     smooth: _Array = np.exp(isotonic_regression(np.log(row)).x)
     return smooth
 

@@ -176,7 +176,9 @@ async def quick_profile(
     if lanes >= 2 and quota_cores >= 2:
         side_by_side = min(lanes, int(quota_cores))
         interference = await measure_interference(run_batch, samples, sizes[:1], side_by_side, rounds=5)
-    return Profile.from_points(
+    # In a thread: the first fit imports scipy, and a server answers its probes meanwhile.
+    return await asyncio.to_thread(
+        Profile.from_points,
         _never_faster(points),
         name=f"{model}-auto",
         model=model,

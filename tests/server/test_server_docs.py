@@ -22,7 +22,9 @@ INFER_VERSION = "/v2/models/{model}/versions/{version}/infer"
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    server = ServerProcess(tmp_path_factory.mktemp("d"), "--model", "digits=digits://", "--slo-ms", "20000")
+    server = ServerProcess(
+        tmp_path_factory.mktemp("d"), "--model", "digits=python://digits_shaped:factory", "--slo-ms", "20000"
+    )
     yield server
     assert server.stop() == 0
 

@@ -17,7 +17,7 @@ REQUESTS, SEED = 400, 7
 @pytest.mark.torch
 async def test_nothing_malformed_breaks_the_server(tmp_path: Path) -> None:
     options = ("--slo-ms", "500", "--header-timeout-s", "2", "--max-body-bytes", str(4 << 20))
-    server = ServerProcess(tmp_path, "--model", "digits=digits://", *options)
+    server = ServerProcess(tmp_path, "--model", "digits=python://digits_shaped:factory", *options)
     lanes = len(server.ask("/control/v1/state").json["lanes"])
     findings = await fuzz(
         Addresses(server.data.removeprefix("http://"), server.grpc), REQUESTS, SEED, lambda _: None, lambda: None

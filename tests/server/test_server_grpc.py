@@ -239,7 +239,7 @@ def test_room_for_a_message_is_taken_before_it_comes(tmp_path: Path) -> None:
         "--max-json-bytes",
         "8000",
     )
-    server = ServerProcess(tmp_path, "--model", "digits=digits://", "--slo-ms", "20000", *limits)
+    server = ServerProcess(tmp_path, "--model", "digits=python://digits_shaped:factory", "--slo-ms", "20000", *limits)
     with grpc.insecure_channel(server.grpc) as channel:
         rest_comes = threading.Event()
 

@@ -1,4 +1,4 @@
-"""The data port of a real server with a real model: the protocol, its errors, and a third-party client."""
+"""The data port of a real server with a small model: the protocol, its errors, and a third-party client."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ ROW = [0.5] * 64
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     server = ServerProcess(
         tmp_path_factory.mktemp("digits"),
-        *("--model", "digits=digits://", "--slo-ms", "20000", "--slo-class", "gold=10000"),
+        *("--model", "digits=python://digits_shaped:factory", "--slo-ms", "20000", "--slo-class", "gold=10000"),
     )
     yield server
     assert server.stop() == 0

@@ -23,7 +23,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
     slow.write_text(PROFILE % {"gamma": 50.0, "one": 51.0})
     server = ServerProcess(
         directory,
-        *("--model", "m=python://commanded_model:factory", "--model", "digits=digits://"),
+        *("--model", "m=python://commanded_model:factory", "--model", "digits=python://digits_shaped:factory"),
         *("--profile", f"m={slow}", "--max-batch", "m=1", "--max-batch", "4"),
         *("--slo-ms", "m=30000", "--slo-ms", "10000", "--cores", "1", "--step-cores", "1"),
     )
@@ -150,5 +150,8 @@ def test_metrics_are_kept_by_model(server: ServerProcess) -> None:
 
 def test_a_model_that_does_not_load_is_named(tmp_path: Path) -> None:
     with pytest.raises(AssertionError) as failed:
-        ServerProcess(tmp_path, "--model", "a=digits://", "--model", "b=file:///nowhere/m.pt2", "--cores", "1")
+        ServerProcess(
+            *(tmp_path, "--model", "a=python://digits_shaped:factory"),
+            *("--model", "b=file:///nowhere/m.pt2", "--cores", "1"),
+        )
     assert "sponge: model b: no model file '/nowhere/m.pt2'" in str(failed.value)

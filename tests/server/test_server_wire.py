@@ -22,7 +22,7 @@ LIMIT = 1 << 20
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    options = ("--model", "digits=digits://", "--slo-ms", "5000", "--max-body-bytes", str(LIMIT))
+    options = ("--model", "digits=python://digits_shaped:factory", "--slo-ms", "5000", "--max-body-bytes", str(LIMIT))
     server = ServerProcess(tmp_path_factory.mktemp("w"), *options)
     yield server
     assert server.get("/v2/health/ready").status == 200
