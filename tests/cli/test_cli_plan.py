@@ -9,6 +9,7 @@ from itertools import pairwise
 
 import pytest
 from click.testing import CliRunner
+from command_line import sponge
 
 from sponge_cli.plan import command
 
@@ -62,12 +63,6 @@ def test_the_projected_planner_needs_fewer_cores_than_the_paper_s() -> None:
     answer = ask("--profile", "yolov5s-paper", "--rate", "20", "--network-ms", "91")
     assert answer["feasible"] is True
     assert answer["cores"] in (3, 4)
-
-
-def sponge(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "sponge_cli.main", *arguments], capture_output=True, text=True, timeout=60, check=False
-    )
 
 
 @pytest.mark.parametrize(

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +11,7 @@ import click
 import pytest
 import yaml
 from click.testing import CliRunner
+from command_line import sponge
 
 from sponge_cli.options import SettingsError, render, resolve
 from sponge_cli.serve import command
@@ -208,11 +207,5 @@ def test_the_help_lists_every_setting_with_default_and_variable() -> None:
 
 
 def test_a_wrong_setting_is_one_line_and_exit_code_2() -> None:
-    done = subprocess.run(
-        [sys.executable, "-m", "sponge_cli.main", "serve", "--model", "m=digits://", "--http-port", "x"],
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=False,
-    )
+    done = sponge("serve", "--model", "m=digits://", "--http-port", "x")
     assert (done.returncode, done.stderr) == (2, "sponge: --http-port is 'x': give a whole number\n")

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from command_line import sponge
 
 CONTRACT = {"policy", "sent", "in_time", "violations", "mean_cores", "core_seconds", "resizes", "p99_ms"}
 
@@ -49,7 +50,7 @@ def test_a_table_and_a_plot(tmp_path: Path) -> None:
 
 
 def test_the_list_names_everything() -> None:
-    done = simulate("--list")
+    done = sponge("simulate", "--list")
     assert all(word in done.stdout for word in ("paper", "mixed", "themis", "moldable-edf", "clairvoyant"))
 
 
@@ -67,7 +68,7 @@ def test_the_list_names_everything() -> None:
     ],
 )
 def test_what_cannot_be_is_said_with_exit_code_2(arguments: tuple[str, ...], message: str) -> None:
-    done = simulate("--bandwidth", "synthetic", *arguments)
+    done = sponge("simulate", "--bandwidth", "synthetic", *arguments)
     assert done.returncode == 2
     assert message in done.stderr
     assert "Traceback" not in done.stderr

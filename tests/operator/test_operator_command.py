@@ -8,16 +8,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from command_line import sponge
 
 from sponge_core.errors import SpongeError
 from sponge_operator.autoscale.decision_log import Entry, Journal
 from sponge_operator.context import Events
-
-
-def sponge(*arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-m", "sponge_cli.main", *arguments], capture_output=True, text=True, timeout=60, check=False
-    )
 
 
 def test_help_has_an_example() -> None:
@@ -94,6 +89,8 @@ def test_the_same_event_is_not_repeated_for_a_while() -> None:
 def test_without_a_cluster_it_says_where_to_look(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "nowhere"))
     monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
-    done = sponge("operator", "run", "--metrics-port", "0", "--health-port", "0", "--log-level", "error")
+    command = [sys.executable, "-m", "sponge_cli.main", "operator", "run"]
+    options = ["--metrics-port", "0", "--health-port", "0", "--log-level", "error"]
+    done = subprocess.run([*command, *options], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 2
     assert "set KUBECONFIG to the file of your cluster" in done.stderr

@@ -11,14 +11,16 @@ import time
 from pathlib import Path
 
 import pytest
+from command_line import sponge
 
 from sponge_profiles.profile import load_profile
 
-COMMAND = [sys.executable, "-m", "sponge_cli.main"]
+COMMAND = [sys.executable, "-m", "sponge_cli.main", "profile"]
 
 
-def sponge(*arguments: str, command: str = "profile") -> subprocess.CompletedProcess[str]:
-    return subprocess.run([*COMMAND, command, *arguments], capture_output=True, text=True, timeout=240, check=False)
+def run_profile(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """In a process of its own, as a measurement starts lanes and is interrupted by signals."""
+    return subprocess.run([*COMMAND, *arguments], capture_output=True, text=True, timeout=240, check=False)
 
 
 def cgroups() -> list[str]:
@@ -31,7 +33,7 @@ def test_measures_under_a_limit_and_writes_what_it_prints(tmp_path: Path) -> Non
     limit = [] if os.geteuid() == 0 else ["--no-limit"]
     cores = "1" if len(os.sched_getaffinity(0)) < 2 else "1,2"
     grid = ["--cores", cores, "--batches", "1,32", "--repeat", "5", "--percentile", "50", "--form", "formula"]
-    done = sponge("digits://", *grid, *limit, "-o", str(file), "--json")
+    done = run_profile("digits://", *grid, *limit, "-o", str(file), "--json")
     assert done.returncode == 0, done.stderr
     printed = json.loads(done.stdout)
     profile = load_profile(str(file))
@@ -52,7 +54,7 @@ def test_an_interrupted_measurement_goes_on(tmp_path: Path) -> None:
     file, part, plot = tmp_path / "d.yaml", tmp_path / "d.yaml.part", tmp_path / "d.svg"
     command = ["digits://", "--cores", "0.5,1,2", "--batches", "1,64", "--repeat", "100", "--percentile", "50"]
     command += ["-o", str(file), "--plot", str(plot)]
-    first = subprocess.Popen([*COMMAND, "profile", *command], stderr=subprocess.PIPE, text=True)
+    first = subprocess.Popen([*COMMAND, *command], stderr=subprocess.PIPE, text=True)
     visited = 0
     while visited < 3:
         assert first.poll() is None, first.communicate()[1]
@@ -67,12 +69,12 @@ def test_an_interrupted_measurement_goes_on(tmp_path: Path) -> None:
     assert not file.exists()
     kept = part.read_text()
 
-    other = sponge("digits://?dtype=bf16", *command[1:])
+    other = run_profile("digits://?dtype=bf16", *command[1:])
     assert other.returncode == 2
     assert "the model was digits://, now it is digits://?dtype=bf16" in other.stderr
     assert part.read_text() == kept
 
-    done = sponge(*command)
+    done = run_profile(*command)
     assert done.returncode == 0, done.stderr
     assert f"going on with {part}" in done.stderr
     assert "lanes side by side" in done.stdout
@@ -96,14 +98,14 @@ def test_a_batch_that_the_model_does_not_take_is_refused_and_so_is_its_file_when
 
     export(4)
     command = [f"file://{tmp_path}/m.pt2", "--cores", "1", "-o", str(tmp_path / "m.yaml"), "--no-limit"]
-    done = sponge(*command, "--batches", "1,4,8")
+    done = run_profile(*command, "--batches", "1,4,8")
     assert done.returncode == 2
     assert "exported for at most 4 rows: leave sizes above 4 out of --batches" in done.stderr
     export(8)
-    done = sponge(*command, "--batches", "1,4,8")
+    done = run_profile(*command, "--batches", "1,4,8")
     assert done.returncode == 2
     assert "holds a measurement of something else: the model's file was" in done.stderr
-    done = sponge(*command, "--batches", "1,4,8", "--restart")
+    done = run_profile(*command, "--batches", "1,4,8", "--restart")
     assert done.returncode == 0, done.stderr
 
 
@@ -120,7 +122,7 @@ def test_a_broken_profile_is_refused_wherever_one_is_read(tmp_path: Path, text: 
     file = tmp_path / "p.yaml"
     if text is not None:
         file.write_text(text)
-    done = sponge("--profile", str(file), "--rate", "1", command="plan")
+    done = sponge("plan", "--profile", str(file), "--rate", "1")
     assert done.returncode == 2
     assert message in done.stderr
     assert "Traceback" not in done.stderr
@@ -141,7 +143,7 @@ def test_a_broken_profile_is_refused_wherever_one_is_read(tmp_path: Path, text: 
     ],
 )
 def test_what_cannot_work_is_refused_in_a_line(arguments: list[str], message: str) -> None:
-    done = sponge(*arguments)
+    done = sponge("profile", *arguments)
     assert done.returncode == 2
     assert message in done.stderr
     assert "Traceback" not in done.stderr

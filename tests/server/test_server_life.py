@@ -15,6 +15,7 @@ from typing import Any
 
 import psutil
 import pytest
+from command_line import sponge
 from commanded_model import CRASH, FAIL
 from server_process import Reply, ServerProcess, command_body, eventually
 
@@ -266,16 +267,28 @@ def serve(*options: str) -> subprocess.CompletedProcess[str]:
     ("options", "message"),
     [
         (["--model", "m=nowhere://x"], "nowhere://x"),
-        (["--model", "digits"], "NAME=SOURCE"),
         (["--model", "m=digits://", "--profile", "nope"], "no profile 'nope'"),
-        (["--model", "m=digits://", "--control-token-file", "/nope"], "control-token-file /nope"),
-        (["--model", "m=digits://", "--cores", "fast"], "500m"),
-        (["--model", "m=digits://", "--slo-class", "gold"], "NAME=MS"),
         (["--model", "m=digits://", "--min-cores", "3"], "max-cores 2"),
     ],
 )
 def test_a_bad_start_is_one_clear_line_and_exit_code_2(options: list[str], message: str) -> None:
     done = serve(*options)
+    assert done.returncode == 2
+    assert message in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--model", "digits"], "NAME=SOURCE"),
+        (["--model", "m=digits://", "--control-token-file", "/nope"], "control-token-file /nope"),
+        (["--model", "m=digits://", "--cores", "fast"], "500m"),
+        (["--model", "m=digits://", "--slo-class", "gold"], "NAME=MS"),
+    ],
+)
+def test_a_bad_setting_is_one_clear_line_and_exit_code_2(options: list[str], message: str) -> None:
+    done = sponge("serve", *options)
     assert done.returncode == 2
     assert message in done.stderr
     assert "Traceback" not in done.stderr
