@@ -48,5 +48,5 @@ def test_discarding_leaves_the_others_in_order(values: list[float], data: st.Dat
 
 def test_one_id_cannot_wait_twice() -> None:
     queue = EdfQueue([Request(1, 0.0, 1.0)])
-    with pytest.raises(ValueError, match="request 1 is queued already"):
+    with pytest.raises(ValueError, match="request 1 is already queued"):
         queue.push(Request(1, 0.0, 2.0))

@@ -1,4 +1,4 @@
-"""The projection: hand-made situations, then invariants."""
+"""The projection of one size: cases by hand, then invariants."""
 
 from __future__ import annotations
 
@@ -6,40 +6,18 @@ from dataclasses import replace
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from projection_states import LIMITS, MODEL, SIZES, state, states
 
-from sponge_core.control_api import FrontierPoint
 from sponge_core.cpu_sharing import Running
 from sponge_core.dispatch.decision import Limits
 from sponge_core.forecast import Arrival
 from sponge_core.latency import LatencyModel
 from sponge_core.planning.frontier import project_frontier
 from sponge_core.planning.projection import ProjectionInput, Replayer, project
-from sponge_core.planning.steady import plan_steady
-
-# 100 ms an item on one thread, of which 80 parallel; 10 ms fixed.
-MODEL = LatencyModel(gamma=0.08, delta=0.02, epsilon=0.0, eta=0.01)
-SIZES = [1000, 2000, 3000, 4000]
-LIMITS = Limits(batch_cap=8, lanes=4, max_cores=4.0)
-
-
-def state(
-    queued: tuple[float, ...] = (),
-    running: tuple[Running, ...] = (),
-    arrivals: tuple[Arrival, ...] = (),
-    cores: float = 1.0,
-    resize_s: float = 0.0,
-) -> ProjectionInput:
-    return ProjectionInput(0.0, (queued,), running, arrivals, cores, resize_s)
 
 
 def misses(at: ProjectionInput, cores: float) -> int:
     return project(at, cores, [MODEL], LIMITS).misses
-
-
-def test_nothing_to_do_is_met_by_the_smallest_size() -> None:
-    frontier = project_frontier(state(cores=4.0), SIZES, [MODEL], LIMITS)
-    assert frontier.points[0] == FrontierPoint(cores_milli=1000, batch_cap=8, misses=0)
-    assert not frontier.urgent
 
 
 def test_two_tight_requests_need_two_cores() -> None:
@@ -85,45 +63,8 @@ def test_models_share_the_cores_of_a_projection() -> None:
     assert [project(coming, cores, twice, LIMITS).misses for cores in (1.0, 2.0)] == [1, 0]
 
 
-def test_in_overload_every_size_misses_and_the_largest_is_offered() -> None:
-    flood = state(queued=tuple([0.2] * 60))
-    found = project_frontier(flood, SIZES, [MODEL], LIMITS)
-    assert found.points[-1].cores_milli == 4000
-    assert all(p.misses > 0 for p in found.points)
-
-
-def test_a_steady_load_is_sized_before_anything_runs() -> None:
-    found = plan_steady(20.0, 0.9, SIZES, MODEL, 8)
-    assert found is not None
-    assert found[0] in (3000, 4000)  # the work alone is 20/s * 110 ms = 2.2 cores, less when batched
-    assert plan_steady(20.0, 0.01, SIZES, MODEL, 8) is None
-
-
-@st.composite
-def situations(draw: st.DrawFn) -> ProjectionInput:
-    queued = draw(st.lists(st.floats(0.01, 1.5), max_size=12))
-    arrivals = draw(st.lists(st.tuples(st.floats(0, 1), st.floats(0.05, 1)), max_size=12))
-    coming = tuple(sorted(Arrival(at, at + left) for at, left in arrivals))
-    in_force = draw(st.sampled_from(SIZES))
-    return state(queued=tuple(sorted(queued)), arrivals=coming, cores=in_force / 1000, resize_s=0.03)
-
-
-@settings(max_examples=60, deadline=None)
-@given(situations())
-def test_the_frontier_holds_the_size_with_the_fewest_misses_that_it_tried(here: ProjectionInput) -> None:
-    found = project_frontier(here, SIZES, [MODEL], LIMITS)
-    sizes = [p.cores_milli for p in found.points]
-    assert sizes == sorted(set(sizes))
-    fewest = min(p.misses for p in found.points)
-    if fewest > 0:
-        assert round(1000 * here.cores) in sizes
-        assert sizes[-1] == SIZES[-1], "nobody is told that it cannot be done before the largest was tried"
-    chosen = next(p for p in found.points if p.misses == fewest)
-    assert project(here, chosen.cores_milli / 1000, [MODEL], Limits(chosen.batch_cap, 4, 4.0)).misses == fewest
-
-
 @settings(max_examples=100, deadline=None)
-@given(situations(), st.sampled_from([0.0, 0.2]), st.booleans())
+@given(states(), st.sampled_from([0.0, 0.2]), st.booleans())
 def test_a_size_that_is_ruled_out_without_a_replay_misses_something(
     here: ProjectionInput, error: float, serial: bool
 ) -> None:
@@ -145,20 +86,6 @@ def test_the_bounds_rule_out_what_time_and_work_say() -> None:
 
 def found_least(at: ProjectionInput, candidates: list[int], model: LatencyModel) -> int:
     return Replayer(at, [model], LIMITS.max_cores).first_candidate(candidates, LIMITS.batch_cap)
-
-
-@settings(max_examples=60, deadline=None)
-@given(situations())
-def test_uncounted_misses_are_still_misses(here: ProjectionInput) -> None:
-    counted = project_frontier(here, SIZES, [MODEL], LIMITS)
-    found = project_frontier(here, SIZES, [MODEL], LIMITS, counted=False)
-    if all(p.misses for p in counted.points):
-        assert found == counted
-    else:
-        assert found.urgent == counted.urgent
-        assert [(p.cores_milli, p.misses > 0) for p in found.points] == [
-            (p.cores_milli, p.misses > 0) for p in counted.points
-        ]
 
 
 @settings(max_examples=60, deadline=None)
