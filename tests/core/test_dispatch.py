@@ -1,4 +1,4 @@
-"""Every dispatch policy under the same invariants, then what is particular to each."""
+"""The dispatch policies: invariants of all, then the particulars of each."""
 
 from __future__ import annotations
 

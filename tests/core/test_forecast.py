@@ -1,4 +1,4 @@
-"""The forecast: rate with margin, spread of remaining SLO, forgetting."""
+"""The forecast: the rate with its margin, the distribution of the remaining SLO, and forgetting."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is given up under overload, and what is not."""
+"""Load shedding: which requests are shed under overload, and which are not."""
 
 from __future__ import annotations
 

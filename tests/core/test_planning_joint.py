@@ -1,4 +1,4 @@
-"""The joint plan against brute force, and what it does when there is room for all, for none, or no time."""
+"""The joint plan against brute force, and its behaviour with room for all, for none, or without time."""
 
 from __future__ import annotations
 

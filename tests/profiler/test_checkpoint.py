@@ -1,4 +1,4 @@
-"""The checkpoint of a measurement: what survives an interruption, and what is refused to be mixed."""
+"""The checkpoint of a measurement: what survives an interruption, and which mixtures are refused."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Cells on a machine made of arithmetic: which there are, what runs, and the profile that comes of them."""
+"""The grid on a simulated machine: its cells, the batches that run, and the resulting profile."""
 
 from __future__ import annotations
 

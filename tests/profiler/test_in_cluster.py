@@ -1,4 +1,4 @@
-"""The pod that a profile is measured in: how it is made, what keeps it from starting, how its worker is spoken to."""
+"""The pod of a measurement: its manifest, what keeps it from starting, and the protocol of its worker."""
 
 from __future__ import annotations
 

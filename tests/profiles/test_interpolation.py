@@ -1,4 +1,4 @@
-"""The table form: what it predicts on, between and beyond its cells, and when it is chosen."""
+"""The table form: its predictions on, between and beyond its cells, and when it is chosen."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Profiles: the shipped ones, what a file may say, and that the fit recovers what it should."""
+"""Profiles: the shipped ones, the checks of a file, and what the fit recovers."""
 
 from __future__ import annotations
 

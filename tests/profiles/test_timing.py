@@ -1,4 +1,4 @@
-"""Measuring on a machine made of arithmetic: what runs, which clock counts, when it stops, what comes out."""
+"""Timing on a simulated machine: what runs, which clock counts, when it stops, and the result."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The bound against every schedule of small cases, and against cases that can be worked out by hand."""
+"""The bound against every schedule of small cases, and against cases worked out by hand."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The paper's integer program against the search that its prototype runs."""
+"""The paper's integer program against the search of its prototype."""
 
 from __future__ import annotations
 

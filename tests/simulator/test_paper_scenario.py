@@ -1,4 +1,4 @@
-"""The paper's experiment on the synthetic uplink: fast enough to run with every change, strict enough to notice."""
+"""The paper's experiment on the synthetic uplink: fast enough for every change, strict enough to notice one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Each policy in made-up situations: what its source says it does there, and only that."""
+"""Each policy in a made-up state does what its source says, and only that."""
 
 from __future__ import annotations
 

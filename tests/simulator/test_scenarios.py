@@ -1,4 +1,4 @@
-"""Scenarios: the shipped ones load, a broken one says what is wrong, and a schedule is what its seed says."""
+"""Scenarios: the shipped ones load, a broken one names its problem, and a seed repeats its schedule."""
 
 from __future__ import annotations
 

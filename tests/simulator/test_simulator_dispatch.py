@@ -1,4 +1,4 @@
-"""Whole runs of the dispatch policies in virtual time: overload, who comes first in it, and what nobody can beat."""
+"""Whole runs of the dispatch policies in virtual time: overload, classes, and the bound."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Virtual time with replicas: what is billed, when a size is in force, and that no request is lost."""
+"""Replicas in virtual time: the bill, when a size is in force, and that no request is lost."""
 
 from __future__ import annotations
 

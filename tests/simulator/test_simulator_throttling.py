@@ -1,4 +1,4 @@
-"""The kernel's bandwidth control in virtual time: full speed while the period's quota lasts, then nothing."""
+"""The kernel's bandwidth control in virtual time: full speed while the period's quota lasts, then none."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""What the core decides in a made-up state, as text: to compare the compiled core with the interpreted one.
+"""Prints the decisions of the core in a made-up state, to compare the compiled core with the interpreted one.
 
-Run as a program it answers a state a line on stdin, as JSON, with a line on stdout.
+As a program it reads one state a line from stdin, as JSON, and answers each with a line on stdout.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from sponge_core.planning.projection import ProjectionInput, project
 
 
 def decided(state: dict[str, Any]) -> str:
-    """Every answer of the core to `state`, whose fields are those that `test_compiled_core.py` draws."""
+    """Every answer of the core to `state`, whose fields are those that `test_compiled_modules.py` draws."""
     now, cores, most = 10.0, state["cores"], state["cores"] * state["room"]
     models = [
         LatencyModel(

@@ -1,4 +1,4 @@
-"""Finding, reading and setting CPU limits: files of both cgroup versions, and the kernel's own where there is one."""
+"""Finding, reading and setting CPU limits, with files of both cgroup versions and on a real kernel if possible."""
 
 from __future__ import annotations
 

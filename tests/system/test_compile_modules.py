@@ -1,4 +1,4 @@
-"""Compiling the core: what is in the cache is used, what is missing is named, old builds go."""
+"""Compiling the core: uses the cache, names what is missing, and removes old builds."""
 
 from __future__ import annotations
 

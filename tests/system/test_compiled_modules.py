@@ -1,4 +1,4 @@
-"""The compiled core decides what the interpreted one does, and whatever is wrong with it, the interpreted one runs."""
+"""The compiled core decides like the interpreted one, which runs whenever the compiled one cannot."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A process that is to wake promptly has a short time slice, and what it starts has not."""
+"""A process that asks to wake promptly has a short time slice; its children do not."""
 
 from __future__ import annotations
 

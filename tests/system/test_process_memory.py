@@ -1,4 +1,4 @@
-"""The memory model: never below what was measured, and what it lets in under a limit."""
+"""The memory model: never below the measurements, and the sizes that fit under a limit."""
 
 from __future__ import annotations
 

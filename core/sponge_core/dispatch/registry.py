@@ -46,11 +46,13 @@ DEFAULT: PolicyName = "moldable-edf"
 POLICIES: dict[str, Policy] = {
     DEFAULT: Policy(MoldableEdf, "the cheapest batch and threads for the earliest deadline, lanes side by side"),
     "edf-single-lane": Policy(EdfSingleLane, "one batch at a time on all cores, by deadline, as in the paper"),
-    "nexus": Policy(Nexus, "by deadline, early drop of what would force small batches"),
+    "nexus": Policy(Nexus, "by deadline, drops requests early that would force small batches"),
     "symphony": Policy(Symphony, "by deadline, a batch starts as late as its head allows"),
-    "clockwork": Policy(Clockwork, "by deadline, refuses at once whom its schedule of all that waits shows to be late"),
+    "clockwork": Policy(
+        Clockwork, "by deadline, refuses a request once the schedule of all waiting ones shows it late"
+    ),
     "clipper": Policy(Clipper, "first come, first served, batch size by additive increase"),
-    "bentoml-like": Policy(BentoMlLike, "first come, first served, the oldest dropped by a regression of batch times"),
+    "bentoml-like": Policy(BentoMlLike, "first come, first served, drops the oldest by a regression of batch times"),
     "triton-like": Policy(TritonLike, "first come, first served, a short wait for a full batch"),
     "fifo": Policy(Plain, "first come, first served, full batches on one thread each"),
 }
