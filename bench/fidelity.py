@@ -33,6 +33,7 @@ from rich.table import Table
 
 from bench.results import BLUE, INK, SOFT, SPONGE, Percentiles, arguments, save
 from sponge_cluster.chart import NAMESPACE as OPERATOR_NAMESPACE
+from sponge_core.calibration import Calibration
 from sponge_core.dispatch.decision import Launch
 from sponge_core.errors import SpongeError
 from sponge_core.latency import LatencyModel
@@ -44,7 +45,6 @@ from sponge_demo.session import Session
 from sponge_demo.virtual import LEAD_S, SeenUploads, corners, mean_cores, size_steps, virtual_requests
 from sponge_demo.workload import Workload
 from sponge_profiles.profile import load_profile
-from sponge_server.engine.calibration import Correction
 from sponge_simulator.fleet import ClusterModel, TimelinePoint, simulate
 from sponge_simulator.scaling.interface import Service
 from sponge_simulator.scaling.registry import make_policy
@@ -202,7 +202,7 @@ class MeasuredBatches:
     def __init__(self, profile: LatencyModel, seen: Evidence, seed: int) -> None:
         self._profile = profile
         self._draw = random.Random(seed)
-        self._correction = Correction()
+        self._correction = Calibration()
         self._ratios = {
             rows: [each / profile.latency(rows, 1) for each in times] for rows, times in seen.batches_s.items()
         }
@@ -215,7 +215,7 @@ class MeasuredBatches:
     def learn(self, launch: Launch, took_s: float) -> LatencyModel:
         predicted_s = self._profile.latency(len(launch.requests), launch.threads)
         self._correction.observe(predicted_s, took_s, launch.threads)
-        return self._correction.corrected(self._profile)
+        return self._correction.calibrated(self._profile)
 
 
 def replay(scenario: SteadyScenario, side: str, policy: str, model: LatencyModel, seen: Evidence | None) -> Row:

@@ -26,7 +26,7 @@ from rich.table import Table
 from sponge_server.workers.examples import example_item
 from sponge_server.workers.fork_server import ENVIRONMENT
 from sponge_server.workers.interface import ItemError, ModelSpec
-from sponge_server.workers.pool import ForkedLanes
+from sponge_server.workers.pool import WorkerPool
 from sponge_system.cache_folder import cache_root
 
 EAGER = "torchvision://resnet18?weights=none"
@@ -81,7 +81,7 @@ async def measure(forms: dict[str, str], rounds: int) -> tuple[Seconds, Seconds]
     """Seconds in the lane, and seconds from the server's call to its result. Both include the bare loop."""
     inside: Seconds = {}
     outside: Seconds = {}
-    pool = ForkedLanes([ModelSpec(form.replace(" ", "-"), source, max(BATCHES)) for form, source in forms.items()])
+    pool = WorkerPool([ModelSpec(form.replace(" ", "-"), source, max(BATCHES)) for form, source in forms.items()])
     bare = subprocess.Popen(  # noqa: ASYNC220 - starts in a moment
         [sys.executable, "-c", BARE_LOOP, EAGER],
         stdin=subprocess.PIPE,

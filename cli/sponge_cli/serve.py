@@ -78,10 +78,11 @@ def command(config: Path | None, print_config: bool, **flags: Any) -> None:
 
     from sponge_server.app import Server
     from sponge_server.models.source import with_precision
+    from sponge_server.observability.access_log import AccessLog
     from sponge_server.observability.logs import set_up
-    from sponge_server.observability.observers import AccessLog, Witness
+    from sponge_server.observability.observers import RequestObserver
     from sponge_server.workers.interface import ModelSpec
-    from sponge_server.workers.pool import ForkedLanes
+    from sponge_server.workers.pool import WorkerPool
     from sponge_system.os_scheduling import wake_promptly
 
     set_up(settings.log_level, settings.log_format)
@@ -96,13 +97,13 @@ def command(config: Path | None, print_config: bool, **flags: Any) -> None:
             )
             for model in settings.models
         ]
-        pool = ForkedLanes(specs)
-        await Server(settings, pool, click.echo, control_token=token, witnesses=witnesses).run()
+        pool = WorkerPool(specs)
+        await Server(settings, pool, click.echo, control_token=token, observers=observers).run()
 
     with contextlib.ExitStack() as stack:
-        witnesses: list[Witness] = [AccessLog()] if settings.log_level == "debug" else []
+        observers: list[RequestObserver] = [AccessLog()] if settings.log_level == "debug" else []
         if settings.tracing:
-            witnesses.append(stack.enter_context(contextlib.closing(_tracing())))
+            observers.append(stack.enter_context(contextlib.closing(_tracing())))
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(serve())
 

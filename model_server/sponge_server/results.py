@@ -1,7 +1,4 @@
-"""What becomes of a request: its answer, or the reason why there is none.
-
-Plain data between the engine and the protocols; knows neither.
-"""
+"""What becomes of a request: its result, or the error that says why there is none."""
 
 from __future__ import annotations
 
@@ -11,10 +8,10 @@ from sponge_core.errors import SpongeError
 from sponge_server.workers.interface import Tensor
 
 __all__ = [
-    "Answer",
-    "ClientGoneError",
+    "CancelledRequestError",
     "ExpiredError",
     "FailedError",
+    "InferenceResult",
     "RejectedError",
     "RequestError",
     "ShedError",
@@ -29,8 +26,9 @@ class Timing:
     Attributes:
         network_s: from the client's send time (else the first header) until the body was complete.
         queue_s: from then until its last row was dispatched.
-        batch_s: from dispatch to the end of its batch, beyond the time in the lane: hand-over and waiting for the lane.
-        infer_s: in the lane, decoding of images included.
+        batch_s: from dispatch to the end of its batch, without the time in the lane: hand-over and waiting for the
+            lane.
+        infer_s: in the lane, including the decoding of images.
     """
 
     network_s: float = 0.0
@@ -40,7 +38,7 @@ class Timing:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class InferenceResult:
     """The model's outputs, all rows of the request together, and its timing."""
 
     outputs: tuple[Tensor, ...]
@@ -48,11 +46,11 @@ class Answer:
 
 
 class RequestError(SpongeError):
-    """A request that was accepted by the protocol but not answered by the model."""
+    """A request that the protocol accepted and the model did not answer."""
 
 
 class ShedError(RequestError):
-    """Refused at admission: it could not be met, or there is no room for it. `retry_s` is when to try again."""
+    """Refused at admission: the deadline cannot be met, or the queue is full. `retry_s`: when to try again, seconds."""
 
     def __init__(self, text: str, retry_s: float = 0.0) -> None:
         super().__init__(text)
@@ -60,7 +58,7 @@ class ShedError(RequestError):
 
     @classmethod
     def hopeless(cls, limit_s: float, left_s: float, retry_s: float) -> ShedError:
-        """So much of the client's time limit was left when the request arrived."""
+        """Only `left_s` of the client's time limit of `limit_s` was left when the request arrived."""
         if left_s <= 0:
             return cls("the deadline had passed when the request arrived", retry_s)
         left_ms, limit_ms = left_s * 1000, limit_s * 1000
@@ -69,24 +67,40 @@ class ShedError(RequestError):
 
     @classmethod
     def behind(cls, limit_s: float, left_s: float, least_s: float, rows: int, ahead_s: float) -> ShedError:
-        """There was time enough on arrival, but for the `rows` that go first: they need `ahead_s`, it `least_s`."""
+        """The `rows` with earlier deadlines need `ahead_s` and the request itself `least_s`: together too long."""
         text = (
             f"{rows} rows due earlier need about {ahead_s * 1000:.0f} ms and this request {least_s * 1000:.0f} ms after"
             f" them, but only {left_s * 1000:.0f} ms of its {limit_s * 1000:.0f} ms were left on arrival"
         )
         return cls(text, ahead_s)
 
+    @classmethod
+    def sacrificed(cls, limit_s: float, waited_s: float, retry_s: float) -> ShedError:
+        """Overload: answering this request after `waited_s` in the queue would cost other requests more."""
+        text = (
+            f"overload: after {waited_s * 1000:.0f} ms in the queue, the rest of the {limit_s * 1000:.0f} ms is enough"
+            " for this request only at the expense of others"
+        )
+        return cls(text, retry_s)
+
 
 class ExpiredError(RequestError):
-    """Dropped from the queue when its deadline could not be met any more."""
+    """Dropped from the queue because its deadline could no longer be met."""
+
+    @classmethod
+    def in_queue(cls, limit_s: float, waited_s: float) -> ExpiredError:
+        """Dropped after `waited_s` in the queue."""
+        return cls(
+            f"the deadline of {limit_s * 1000:.0f} ms can no longer be met after {waited_s * 1000:.0f} ms in the queue"
+        )
 
 
-class ClientGoneError(RequestError):
-    """Its client left."""
+class CancelledRequestError(RequestError):
+    """The client disconnected."""
 
 
 class RejectedError(RequestError):
-    """The model could not take what it carries; it alone fails, not its batch."""
+    """The model rejected this request's input; the rest of its batch is not affected."""
 
 
 class FailedError(RequestError):

@@ -1,7 +1,7 @@
-"""The bodies of requests: those still coming, and the memory that all of them take.
+"""Request bodies that are still being uploaded.
 
-A request whose headers are in is an arrival that is certain, only its time is not; the planner counts it, so a burst is
-seen from its first bytes. Pure books; knows nothing of sockets.
+A request whose headers are in will certainly arrive, only its time is open. The projector counts it, so it sees a burst
+from its first bytes.
 """
 
 from __future__ import annotations
@@ -10,66 +10,39 @@ from dataclasses import dataclass
 
 from sponge_core.forecast import Arrival
 
-__all__ = ["BodyMemory", "Upload", "Uploads"]
+__all__ = ["TRUSTED_AFTER_S", "Upload", "Uploads"]
 
 TRUSTED_AFTER_S = 0.005
-"""Before, the rate of an upload says more about packet boundaries than about the link."""
+"""Before this time, the rate of an upload says more about packet boundaries than about the link."""
 
 
 @dataclass(eq=False, slots=True)
 class Upload:
-    """One body on its way to a model. `total` is the announced length, None when it was not announced."""
+    """The body of one request, from its headers to the end of the request.
+
+    Attributes:
+        started: when its headers were in, on the server's monotonic clock, in seconds.
+        deadline: when the answer is due, on the same clock.
+        total: announced length in bytes; None when it was not announced.
+        model: index of the model.
+        received: bytes that are here.
+        held: bytes of memory set aside for the request.
+    """
 
     started: float
     deadline: float
     total: int | None
     model: int = 0
     received: int = 0
+    held: int = 0
 
 
-class Uploads:
+class Uploads(set[Upload]):
     """The uploads in flight of one server."""
 
-    def __init__(self) -> None:
-        self._uploads: set[Upload] = set()
-
-    def __len__(self) -> int:
-        return len(self._uploads)
-
-    def begin(self, now: float, deadline: float, total: int | None, model: int = 0) -> Upload:
-        upload = Upload(now, deadline, total, model)
-        self._uploads.add(upload)
-        return upload
-
-    def end(self, upload: Upload) -> None:
-        """The body is complete, or was given up."""
-        self._uploads.discard(upload)
-
     def arrivals(self, now: float) -> list[Arrival]:
-        """When each may be queued if its link keeps its pace; one that cannot be told is taken to be here at once."""
-        return [Arrival(now + _left_s(upload, now), upload.deadline, upload.model) for upload in self._uploads]
-
-
-class BodyMemory:
-    """Bytes of all bodies that are held: coming, waiting, running or being answered."""
-
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self._held = 0
-
-    @property
-    def held(self) -> int:
-        return self._held
-
-    def take(self, size: int) -> bool:
-        """Sets `size` bytes aside; False, and nothing is, when they do not fit."""
-        if self._held + size > self._limit:
-            return False
-        self._held += size
-        return True
-
-    def give_back(self, size: int) -> None:
-        self._held -= size
+        """When each upload will be queued if its link keeps its pace; at once where the pace is unknown."""
+        return [Arrival(now + _left_s(upload, now), upload.deadline, upload.model) for upload in self]
 
 
 def _left_s(upload: Upload, now: float) -> float:

@@ -33,7 +33,7 @@ from sponge_system.cgroup import Cgroup, CgroupError, controller_root
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from sponge_server.workers.pool import ForkedLanes
+    from sponge_server.workers.pool import WorkerPool
 
 __all__ = [
     "LoadedModel",
@@ -91,7 +91,7 @@ class MeasurementPlan:
 class LoadedModel:
     """A model on lanes that are ready; `memory` has the fields of a profile's `MemoryUse`."""
 
-    pool: ForkedLanes
+    pool: WorkerPool
     platform: str
     warning: str | None
     memory: dict[str, float] | None
@@ -102,9 +102,9 @@ async def loaded(source: str, name: str, max_batch: int, lanes: int, threads: in
     """Loads the model on lanes until the end of the block. Raises ModelError."""
     from sponge_server.startup.memory_plan import measure_memory
     from sponge_server.workers.interface import ModelError, ModelSpec
-    from sponge_server.workers.pool import ForkedLanes
+    from sponge_server.workers.pool import WorkerPool
 
-    pool = ForkedLanes([ModelSpec(name, source, max_batch)])
+    pool = WorkerPool([ModelSpec(name, source, max_batch)])
     try:
         try:
             await pool.start(lanes)
@@ -202,7 +202,7 @@ async def measure_plan(
         await run_grid(run_batch, set_cores, plan.cells, plan.repeat, checkpoint, ran)
 
 
-def _limited(pool: ForkedLanes, cores: float) -> Cgroup:
+def _limited(pool: WorkerPool, cores: float) -> Cgroup:
     """Moves the pool's processes into a cgroup of their own."""
     group = None
     try:
@@ -224,7 +224,7 @@ def _sweep() -> None:
             Cgroup(path).remove()
 
 
-async def run_on(pool: ForkedLanes, batch: int, threads: int) -> BatchTime:
+async def run_on(pool: WorkerPool, batch: int, threads: int) -> BatchTime:
     """Runs one batch on a free lane."""
     from sponge_server.workers.examples import example_item
 

@@ -183,7 +183,7 @@ def test_what_cannot_be_in_time_any_more_is_told_so(client: Client, how: str) ->
         )
         reply: Reply = client.infer(mixed(**limit))
         assert time.monotonic() - began < 1.2
-        assert (reply.error, "cannot be met any more" in reply.words) == ("expired", True), reply
+        assert (reply.error, "can no longer be met" in reply.words) == ("expired", True), reply
         assert blocker.result() == 200
 
 

@@ -6,13 +6,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from sponge_core.calibration import Calibration
 from sponge_core.cpu_sharing import CpuLoad
 from sponge_core.dispatch.batch_sizing import cheapest_batch
 from sponge_core.latency import LatencyModel
 from sponge_profiles.fitting import Point, best_within_threads, fit
 from sponge_profiles.interpolation import with_table
 from sponge_profiles.validation import cross_validate
-from sponge_server.engine.calibration import Correction
 
 FORMULA = LatencyModel(gamma=0.020, delta=0.004, epsilon=0.006, eta=0.002)
 BATCHES, THREADS = (1, 2, 4, 8), (1, 2, 4)
@@ -89,11 +89,11 @@ def test_the_dispatch_rule_finds_on_a_table_what_looking_at_every_thread_count_f
 
 
 def test_the_online_correction_scales_a_table_as_it_does_a_formula() -> None:
-    table, correction = with_table(FORMULA, [Point(b, k, step(b, k)) for b, k in GRID]), Correction()
+    table, correction = with_table(FORMULA, [Point(b, k, step(b, k)) for b, k in GRID]), Calibration()
     for _ in range(200):
         for k, factor in ((1, 1.2), (2, 1.5)):
             correction.observe(table.latency(4, k), factor * table.latency(4, k), k)
-    corrected = correction.corrected(table)
+    corrected = correction.calibrated(table)
     for b in (1, 3, 8):
         assert corrected.latency(b, 1) == pytest.approx(1.2 * table.latency(b, 1), rel=0.01)
         assert corrected.latency(b, 2) == pytest.approx(1.5 * table.latency(b, 2), rel=0.01)

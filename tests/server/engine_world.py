@@ -1,4 +1,4 @@
-"""An engine on fake lanes in virtual time, with the books that tests look at."""
+"""An engine on fake lanes in virtual time, with the statistics that tests read."""
 
 from __future__ import annotations
 
@@ -12,12 +12,13 @@ from virtual_time import FakePool, VirtualLoop
 
 from sponge_core.latency import LatencyModel
 from sponge_server.deadlines import Due, SloPolicy
-from sponge_server.engine.engine import Engine, Job
+from sponge_server.engine.engine import Engine
+from sponge_server.engine.jobs import Job
 from sponge_server.engine.scheduler import Scheduler
-from sponge_server.model_handle import ServedModel
+from sponge_server.model_handle import ModelHandle
 from sponge_server.observability.metrics import Metrics
-from sponge_server.observability.observers import Witness
-from sponge_server.observability.request_stats import Books
+from sponge_server.observability.observers import RequestObserver
+from sponge_server.observability.request_stats import RequestStats
 from sponge_server.workers.interface import Item, ModelInfo, Tensor
 
 MODEL = LatencyModel(gamma=0.04, delta=0.005, epsilon=0.0, eta=0.005)
@@ -25,16 +26,16 @@ MODEL = LatencyModel(gamma=0.04, delta=0.005, epsilon=0.0, eta=0.005)
 
 
 @dataclass
-class Watcher:
-    """Counts what the planner would be told."""
+class Watcher(RequestObserver):
+    """Records what the projector is told."""
 
     arrivals: list[tuple[float, float, int, int]] = field(default_factory=list)
     waits: int = 0
 
-    def arrived(self, now: float, remaining_slo_s: float, rows: int, model: int) -> None:
-        self.arrivals.append((now, remaining_slo_s, rows, model))
+    def request_arrived(self, job: Job) -> None:
+        self.arrivals.append((job.arrival, job.due.deadline - job.arrival, len(job.ids), job.model.index))
 
-    def waiting(self) -> None:
+    def requests_pending(self) -> None:
         self.waits += 1
 
 
@@ -46,7 +47,7 @@ class World:
         cores: float = 2.0,
         max_cores: float | None = None,
         batch_cap: int = 8,
-        witnesses: Sequence[Witness] = (),
+        observers: Sequence[RequestObserver] = (),
         max_rows: int = 1000,
         profiles: Sequence[LatencyModel] = (MODEL,),
     ) -> None:
@@ -55,16 +56,14 @@ class World:
         self.scheduler = Scheduler(profiles, cores, batch_cap, max_cores or cores, loop.time())
         self.metrics = Metrics()
         self.watcher = Watcher()
-        books = Books(self.metrics)
-        self.models = served(self.pool.models, books)
+        self.stats = RequestStats(self.metrics, [info.name for info in self.pool.models])
+        self.models = handles(self.pool.models)
         self.engine = Engine(
             self.pool,
             self.scheduler,
             self.models,
-            books,
+            [self.stats, self.watcher, *observers],
             clock=loop.time,
-            observer=self.watcher,
-            witnesses=witnesses,
             max_rows=max_rows,
         )
 
@@ -99,11 +98,11 @@ class World:
         return sorted(run for lane in self.pool.lanes for run in lane.ran)
 
     def counted(self) -> dict[str, int]:
-        return {outcome: count for outcome, count in self.engine.books.outcomes.items() if count}
+        return {outcome: count for outcome, count in self.stats.outcomes.items() if count}
 
 
-def served(infos: Sequence[ModelInfo], books: Books) -> list[ServedModel]:
-    return [ServedModel(index, info, SloPolicy(1.0), books.of(info.name)) for index, info in enumerate(infos)]
+def handles(infos: Sequence[ModelInfo]) -> list[ModelHandle]:
+    return [ModelHandle(index, info, SloPolicy(1.0)) for index, info in enumerate(infos)]
 
 
 def item(value: float = 1.0) -> Item:

@@ -26,7 +26,7 @@ from sponge_server.workers.interface import (
     Tensor,
     TensorSpec,
 )
-from sponge_server.workers.pool import ForkedLanes
+from sponge_server.workers.pool import WorkerPool
 from sponge_system.process_memory import private_bytes
 
 pytestmark = [pytest.mark.torch, pytest.mark.asyncio(loop_scope="module")]
@@ -67,19 +67,19 @@ def _importable() -> None:
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def pool() -> AsyncIterator[ForkedLanes]:
-    pool = ForkedLanes([MOODY, WIDE])
+async def pool() -> AsyncIterator[WorkerPool]:
+    pool = WorkerPool([MOODY, WIDE])
     await pool.start(2)
     yield pool
     await pool.close()
 
 
-async def test_the_info_tells_what_the_model_gives(pool: ForkedLanes) -> None:
+async def test_the_info_tells_what_the_model_gives(pool: WorkerPool) -> None:
     assert pool.models[0].outputs == (TensorSpec("doubled", "FP32", (16,)), TensorSpec("rows", "INT64", ()))
     assert pool.models[0].platform == "test"
 
 
-async def test_items_of_several_rows_share_one_batch(pool: ForkedLanes) -> None:
+async def test_items_of_several_rows_share_one_batch(pool: WorkerPool) -> None:
     result = await pool.lanes[0].run([item((5.0, 6.0)), item((7.0, 8.0), (9.0, 10.0))], threads=1)
     assert [doubled(o) for o in result.outputs] == [[10.0, 12.0], [14.0, 16.0, 18.0, 20.0]]
     assert batch_sizes(result) == [(3,), (3, 3)]
@@ -87,18 +87,18 @@ async def test_items_of_several_rows_share_one_batch(pool: ForkedLanes) -> None:
     assert result.cpu_s > 0
 
 
-async def test_threads_are_read_back_from_torch(pool: ForkedLanes) -> None:
+async def test_threads_are_read_back_from_torch(pool: WorkerPool) -> None:
     assert [(await pool.lanes[0].run([item((5.0, 6.0))], threads)).threads for threads in (2, 1, 2)] == [2, 1, 2]
 
 
-async def test_one_bad_item_fails_alone_and_the_others_see_their_own_input(pool: ForkedLanes) -> None:
+async def test_one_bad_item_fails_alone_and_the_others_see_their_own_input(pool: WorkerPool) -> None:
     result = await pool.lanes[0].run([item((5.0, 6.0)), item((FAIL, 0.0)), item((7.0, 8.0))], threads=1)
     assert doubled(result.outputs[0]) == [10.0, 12.0]
     assert doubled(result.outputs[2]) == [14.0, 16.0]
     assert str(result.outputs[1]) == "the model failed on this request: a row asked for it"
 
 
-async def test_an_item_that_does_not_fit_never_reaches_the_model(pool: ForkedLanes) -> None:
+async def test_an_item_that_does_not_fit_never_reaches_the_model(pool: WorkerPool) -> None:
     wrong = Item((Tensor("y", "FP32", (1, 1), b"1234"),))
     result = await pool.lanes[0].run([wrong, item((5.0,))], threads=1)
     assert "needs exactly the inputs x" in str(result.outputs[0])
@@ -106,32 +106,32 @@ async def test_an_item_that_does_not_fit_never_reaches_the_model(pool: ForkedLan
     assert isinstance((await pool.lanes[0].run([wrong], threads=1)).outputs[0], ItemError)
 
 
-async def test_rows_of_different_sizes_run_apart(pool: ForkedLanes) -> None:
+async def test_rows_of_different_sizes_run_apart(pool: WorkerPool) -> None:
     result = await pool.lanes[0].run([item((5.0,)), item((6.0, 7.0)), item((8.0,))], threads=1)
     assert [doubled(o) for o in result.outputs] == [[10.0], [12.0, 14.0], [16.0]]
     assert batch_sizes(result) == [(2,), (1,), (2,)]
 
 
-async def test_memory_grows_with_what_is_sent(pool: ForkedLanes) -> None:
+async def test_memory_grows_with_what_is_sent(pool: WorkerPool) -> None:
     many = tuple(float(i % 7 + 4) for i in range(300_000))
     result = await pool.lanes[0].run([item(many)], threads=1)
     assert doubled(result.outputs[0]) == [2 * v for v in many]
 
 
 @pytest.mark.parametrize(("items", "threads"), [([], 1), ([item(*[(5.0,)] * 8), item((5.0,))], 1), ([item((5.0,))], 0)])
-async def test_impossible_batches_are_refused(pool: ForkedLanes, items: list[Item], threads: int) -> None:
+async def test_impossible_batches_are_refused(pool: WorkerPool, items: list[Item], threads: int) -> None:
     with pytest.raises(LaneError):
         await pool.lanes[0].run(items, threads)
 
 
-async def test_batches_of_one_lane_wait_for_each_other(pool: ForkedLanes) -> None:
+async def test_batches_of_one_lane_wait_for_each_other(pool: WorkerPool) -> None:
     lane = pool.lanes[0]
     results = await asyncio.gather(*(lane.run([item((float(i + 4),))], threads=1) for i in range(10)))
     assert [doubled(r.outputs[0]) for r in results] == [[2.0 * (i + 4)] for i in range(10)]
 
 
 @pytest.mark.parametrize("sign", [signal.SIGKILL, signal.SIGTERM])
-async def test_a_killed_lane_fails_its_batch_and_is_replaced(pool: ForkedLanes, sign: signal.Signals) -> None:
+async def test_a_killed_lane_fails_its_batch_and_is_replaced(pool: WorkerPool, sign: signal.Signals) -> None:
     changes: list[bool] = []
     first, second = pool.lanes
     pool.add_listener(lambda: changes.append(first.healthy))
@@ -152,7 +152,7 @@ async def test_a_killed_lane_fails_its_batch_and_is_replaced(pool: ForkedLanes, 
     assert doubled((await first.run([item((5.0,))], threads=2)).outputs[0]) == [10.0]
 
 
-async def test_a_model_that_crashes_takes_only_its_own_lane(pool: ForkedLanes) -> None:
+async def test_a_model_that_crashes_takes_only_its_own_lane(pool: WorkerPool) -> None:
     first, second = pool.lanes
     with pytest.raises(LaneCrashed):
         await first.run([item((DIE,))], threads=1)
@@ -160,7 +160,7 @@ async def test_a_model_that_crashes_takes_only_its_own_lane(pool: ForkedLanes) -
     await until(lambda: first.healthy)
 
 
-async def test_a_hung_lane_is_killed_by_the_watchdog(pool: ForkedLanes) -> None:
+async def test_a_hung_lane_is_killed_by_the_watchdog(pool: WorkerPool) -> None:
     lane = pool.lanes[1]
     with pytest.raises(LaneCrashed, match=r"hung for 0\.2 s"):
         await lane.run([item((HANG,))], threads=1, timeout_s=0.2)
@@ -168,7 +168,7 @@ async def test_a_hung_lane_is_killed_by_the_watchdog(pool: ForkedLanes) -> None:
     assert doubled((await lane.run([item((5.0,))], threads=1, timeout_s=DEADLINE_S)).outputs[0]) == [10.0]
 
 
-async def test_cancelling_the_caller_does_not_stop_the_batch(pool: ForkedLanes) -> None:
+async def test_cancelling_the_caller_does_not_stop_the_batch(pool: WorkerPool) -> None:
     lane = pool.lanes[0]
     running = asyncio.create_task(lane.run([item((HANG,))], threads=1, timeout_s=0.3))
     await until(lambda: lane.busy)
@@ -179,7 +179,7 @@ async def test_cancelling_the_caller_does_not_stop_the_batch(pool: ForkedLanes) 
     await until(lambda: not lane.busy and lane.healthy)  # the watchdog still holds
 
 
-async def test_lanes_come_and_go(pool: ForkedLanes) -> None:
+async def test_lanes_come_and_go(pool: WorkerPool) -> None:
     await pool.scale(3)
     assert [lane.id for lane in pool.lanes] == [0, 1, 2]
     pid = pool.lanes[2].pid
@@ -192,7 +192,7 @@ async def test_lanes_come_and_go(pool: ForkedLanes) -> None:
     await until(lambda: not Path(f"/proc/{pid}").exists())
 
 
-async def test_one_lane_runs_every_model_each_with_its_own_shapes(pool: ForkedLanes) -> None:
+async def test_one_lane_runs_every_model_each_with_its_own_shapes(pool: WorkerPool) -> None:
     lane = pool.lanes[0]
     assert [info.name for info in pool.models] == ["moody", "wide"]
     assert pool.models[1].outputs == (TensorSpec("output", "FP64", ()),)
@@ -208,7 +208,7 @@ async def test_one_lane_runs_every_model_each_with_its_own_shapes(pool: ForkedLa
     assert "needs exactly the inputs v" in str(refused)
 
 
-async def test_warm_up_runs_every_size_on_every_lane(pool: ForkedLanes) -> None:
+async def test_warm_up_runs_every_size_on_every_lane(pool: WorkerPool) -> None:
     steps: list[tuple[int, int]] = []
     await pool.warm_up([1, 8], [1, 2], lambda done, total: steps.append((done, total)))
     assert steps == [(i, 8) for i in range(1, 9)]
@@ -217,7 +217,7 @@ async def test_warm_up_runs_every_size_on_every_lane(pool: ForkedLanes) -> None:
 
 
 async def test_a_lane_that_joins_later_has_run_the_largest_batch_before_it_is_there() -> None:
-    pool = ForkedLanes([ModelSpec("m", "python://lane_models:remembering", max_batch=8)])
+    pool = WorkerPool([ModelSpec("m", "python://lane_models:remembering", max_batch=8)])
     try:
         await pool.start(1)
         await pool.warm_up([1, 5], [1])
@@ -230,7 +230,7 @@ async def test_a_lane_that_joins_later_has_run_the_largest_batch_before_it_is_th
 
 
 async def test_a_lane_keeps_the_memory_of_its_batches_up_to_its_allowance() -> None:
-    pool = ForkedLanes([ModelSpec("m", "python://lane_models:hungry", max_batch=1)])
+    pool = WorkerPool([ModelSpec("m", "python://lane_models:hungry", max_batch=1)])
 
     async def left_by(mib: float) -> float:
         """MiB that the lane has of its own once it is done with a batch that needed so many."""
@@ -252,7 +252,7 @@ async def test_a_lane_keeps_the_memory_of_its_batches_up_to_its_allowance() -> N
         await pool.close()
 
 
-async def test_a_warm_up_cut_short_leaves_idle_lanes(pool: ForkedLanes) -> None:
+async def test_a_warm_up_cut_short_leaves_idle_lanes(pool: WorkerPool) -> None:
     warming = asyncio.create_task(pool.warm_up([8] * 1000, [1]))
     await until(lambda: pool.lanes[0].busy)
     warming.cancel()
@@ -261,7 +261,7 @@ async def test_a_warm_up_cut_short_leaves_idle_lanes(pool: ForkedLanes) -> None:
     assert not any(lane.busy for lane in pool.lanes)
 
 
-async def test_a_lost_zygote_is_started_again_with_all_lanes(pool: ForkedLanes) -> None:
+async def test_a_lost_zygote_is_started_again_with_all_lanes(pool: WorkerPool) -> None:
     before = pool.pids
     os.kill(before[0], signal.SIGKILL)
     await until(lambda: not any(lane.healthy for lane in pool.lanes))
@@ -271,7 +271,7 @@ async def test_a_lost_zygote_is_started_again_with_all_lanes(pool: ForkedLanes) 
 
 
 async def test_closing_ends_every_process_even_a_hung_one() -> None:
-    pool = ForkedLanes([MOODY])
+    pool = WorkerPool([MOODY])
     await pool.start(2)
     pids = pool.pids
     running = asyncio.create_task(pool.lanes[0].run([item((HANG,))], threads=1))
@@ -295,7 +295,7 @@ async def test_closing_ends_every_process_even_a_hung_one() -> None:
     ],
 )
 async def test_a_model_that_cannot_serve_says_why(source: str, message: str) -> None:
-    pool = ForkedLanes([WIDE, ModelSpec("m", source, max_batch=8)])
+    pool = WorkerPool([WIDE, ModelSpec("m", source, max_batch=8)])
     with pytest.raises(ModelError, match=f"model m: .*{message}"):
         await pool.start(1)
     assert pool.pids == []
@@ -304,10 +304,10 @@ async def test_a_model_that_cannot_serve_says_why(source: str, message: str) -> 
 
 ORPHANS = """
 import asyncio
-from sponge_server.workers.pool import ForkedLanes
+from sponge_server.workers.pool import WorkerPool
 from test_lanes_forked import HANG, MOODY, item
 async def main():
-    pool = ForkedLanes([MOODY])
+    pool = WorkerPool([MOODY])
     await pool.start(2)
     running = asyncio.create_task(pool.lanes[0].run([item((HANG,))], 1))
     await asyncio.sleep(0)
@@ -330,7 +330,7 @@ async def test_nothing_outlives_a_killed_server() -> None:
 
 async def test_what_a_model_prints_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "sponge.lanes")
-    pool = ForkedLanes([ModelSpec("talking", "python://lane_models:talking", max_batch=1)])
+    pool = WorkerPool([ModelSpec("talking", "python://lane_models:talking", max_batch=1)])
     await pool.start(1)
     await pool.lanes[0].run([item((5.0,))], threads=1)
     await pool.close()

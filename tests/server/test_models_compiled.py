@@ -15,7 +15,7 @@ from sponge_server.models.exported import sidecar_path
 from sponge_server.models.source import load, parse, with_precision
 from sponge_server.workers.examples import example_item
 from sponge_server.workers.interface import ModelError, ModelSpec
-from sponge_server.workers.pool import ForkedLanes
+from sponge_server.workers.pool import WorkerPool
 
 pytestmark = pytest.mark.torch
 
@@ -34,7 +34,7 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 async def test_a_package_answers_as_the_original_on_any_batch_and_thread_count(package: Path) -> None:
-    pool = ForkedLanes(
+    pool = WorkerPool(
         [ModelSpec("digits", "digits://", MAX_BATCH), ModelSpec("compiled", f"file://{package}", MAX_BATCH)]
     )
     try:

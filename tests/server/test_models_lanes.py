@@ -14,7 +14,7 @@ from sklearn.model_selection import train_test_split
 
 from sponge_server.workers.examples import example_item
 from sponge_server.workers.interface import Item, ItemError, ModelSpec, Tensor
-from sponge_server.workers.pool import ForkedLanes
+from sponge_server.workers.pool import WorkerPool
 
 pytestmark = [pytest.mark.torch, pytest.mark.asyncio(loop_scope="module")]
 
@@ -22,8 +22,8 @@ MAX_BATCH = 64
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
-async def digits() -> AsyncIterator[ForkedLanes]:
-    pool = ForkedLanes([ModelSpec("digits", "digits://", MAX_BATCH)])
+async def digits() -> AsyncIterator[WorkerPool]:
+    pool = WorkerPool([ModelSpec("digits", "digits://", MAX_BATCH)])
     await pool.start(1)
     yield pool
     await pool.close()
@@ -49,7 +49,7 @@ def png(pixels: np.ndarray, form: str = "PNG") -> bytes:
     return buffer.getvalue()
 
 
-async def test_digits_are_read_through_a_lane(digits: ForkedLanes) -> None:
+async def test_digits_are_read_through_a_lane(digits: WorkerPool) -> None:
     pixels, labels = held_out()
     right = 0
     for start in range(0, len(labels), MAX_BATCH):
@@ -62,7 +62,7 @@ async def test_digits_are_read_through_a_lane(digits: ForkedLanes) -> None:
     assert digits.models[0].platform == "pytorch_export"
 
 
-async def test_a_corrupt_image_fails_alone(digits: ForkedLanes) -> None:
+async def test_a_corrupt_image_fails_alone(digits: WorkerPool) -> None:
     pixels, labels = held_out()
     good = png(pixels[0])
     broken = good[:60]
@@ -80,7 +80,7 @@ async def test_a_corrupt_image_fails_alone(digits: ForkedLanes) -> None:
     assert str(result.outputs[2]).startswith("image 2 of 2: ")
 
 
-async def test_images_and_tensors_of_several_rows_mix(digits: ForkedLanes) -> None:
+async def test_images_and_tensors_of_several_rows_mix(digits: WorkerPool) -> None:
     pixels, _ = held_out()
     images = Item(images=tuple(png(row) for row in pixels[:3]))
     tensors = Item((Tensor("input", "FP32", (2, 1, 8, 8), pixels[3:5].tobytes()),))
@@ -98,7 +98,7 @@ async def test_images_and_tensors_of_several_rows_mix(digits: ForkedLanes) -> No
 
 
 async def test_resnet18_answers_the_same_on_any_number_of_threads() -> None:
-    pool = ForkedLanes([ModelSpec("resnet18", "torchvision://resnet18?weights=none", max_batch=4)])
+    pool = WorkerPool([ModelSpec("resnet18", "torchvision://resnet18?weights=none", max_batch=4)])
     try:
         await pool.start(2)
         item = example_item(pool.models[0], 1)

@@ -12,8 +12,16 @@ from engine_world import MODEL, World, bad_item, item
 from virtual_time import POISON, VirtualLoop, run_virtual
 
 from sponge_server.deadlines import Due
-from sponge_server.observability.observers import AccessLog
-from sponge_server.results import Answer, ClientGoneError, ExpiredError, FailedError, RejectedError, ShedError
+from sponge_server.inference_service import refusal
+from sponge_server.observability.access_log import AccessLog
+from sponge_server.results import (
+    CancelledRequestError,
+    ExpiredError,
+    FailedError,
+    InferenceResult,
+    RejectedError,
+    ShedError,
+)
 
 
 def close(value: float) -> object:
@@ -24,7 +32,7 @@ def test_one_request_is_answered_with_its_timing() -> None:
     async def scenario(loop: VirtualLoop) -> None:
         world = World(loop)
         answer = await world.outcome(world.submit(slo_s=1.0, sent_ago_s=0.2))
-        assert isinstance(answer, Answer)
+        assert isinstance(answer, InferenceResult)
         assert answer.outputs[0].data == struct.pack("<f", 0.0)
         assert answer.timing.network_s == close(0.2)
         assert answer.timing.queue_s == close(0.0)
@@ -57,7 +65,7 @@ def test_under_overload_a_request_too_dear_is_refused_with_the_reason() -> None:
         outcomes = [await world.outcome(job) for job in jobs]
         refused = [found for found in outcomes if isinstance(found, ShedError)]
         assert refused
-        assert all("at the price of others" in str(found) for found in refused)
+        assert all("at the expense of others" in str(found) for found in refused)
         # 100/s arrive, in full batches two cores answer 44/s.
         assert world.counted()["in_time"] >= 0.4 * len(jobs)
 
@@ -127,7 +135,7 @@ def test_a_client_that_leaves_frees_its_place_before_compute() -> None:
         await asyncio.sleep(0.01)
         second = world.submit()
         world.engine.cancel(second)
-        assert isinstance(await world.outcome(second), ClientGoneError)
+        assert isinstance(await world.outcome(second), CancelledRequestError)
         assert len(world.scheduler.queue) == 0
         await first.future
         await asyncio.sleep(1.0)
@@ -143,7 +151,7 @@ def test_a_client_that_leaves_while_its_batch_runs_disturbs_nobody() -> None:
         gone, stays = world.submit(), world.submit()
         await asyncio.sleep(0.01)
         world.engine.cancel(gone)
-        assert isinstance(await world.outcome(stays), Answer)
+        assert isinstance(await world.outcome(stays), InferenceResult)
         assert world.ran() == [(0.0, 2, 1)]
         assert world.engine.jobs == 0
         assert world.scheduler.threads_running == 0
@@ -157,7 +165,7 @@ def test_a_lost_lane_is_survived_by_one_retry(fault: str) -> None:
         world = World(loop)
         world.pool.lanes[0].faults = [fault]
         answer = await world.outcome(world.submit(slo_s=30.0))
-        assert isinstance(answer, Answer)
+        assert isinstance(answer, InferenceResult)
         assert len(world.ran()) == 2
         assert world.counted() == {"in_time": 1}
         assert world.scheduler.ratios[0] == pytest.approx(1.0)
@@ -171,7 +179,7 @@ def test_a_lane_lost_twice_fails_its_requests_only() -> None:
         world.pool.lanes[0].faults = ["crash", "crash"]
         error = await world.outcome(world.submit())
         assert isinstance(error, FailedError)
-        assert isinstance(await world.outcome(world.submit()), Answer)
+        assert isinstance(await world.outcome(world.submit()), InferenceResult)
         assert world.counted() == {"error": 1, "in_time": 1}
 
     run_virtual(scenario)
@@ -185,7 +193,7 @@ def test_a_poison_request_takes_its_companions_down_once_at_most(lanes: int) -> 
         await asyncio.sleep(0.01)
         later = [world.submit(items=[item(4.0)], slo_s=30.0) for _ in range(2)]
         outcomes = [await world.outcome(job) for job in (*jobs, *later)]
-        assert [isinstance(outcome, Answer) for outcome in outcomes] == [True, True, False, True, True, True]
+        assert [isinstance(outcome, InferenceResult) for outcome in outcomes] == [True, True, False, True, True, True]
         assert "lost twice" in str(outcomes[2])
         assert world.counted() == {"in_time": 5, "error": 1}
         assert [rows for _, rows, _ in world.ran()].count(1) >= 4
@@ -212,7 +220,7 @@ def test_an_unforeseen_exception_of_a_lane_leaves_no_request_unanswered(caplog: 
         world = World(loop, lanes=1, cores=1.0)
         world.pool.lanes[0].faults = ["bug"]
         assert isinstance(await world.outcome(world.submit()), FailedError)
-        assert isinstance(await world.outcome(world.submit()), Answer)
+        assert isinstance(await world.outcome(world.submit()), InferenceResult)
         assert world.scheduler.threads_running == 0
 
     run_virtual(scenario)
@@ -224,7 +232,7 @@ def test_one_bad_item_fails_alone() -> None:
         world = World(loop, lanes=1, cores=1.0)
         bad, good = world.submit(items=[bad_item()]), world.submit()
         assert isinstance(await world.outcome(bad), RejectedError)
-        assert isinstance(await world.outcome(good), Answer)
+        assert isinstance(await world.outcome(good), InferenceResult)
         assert world.ran() == [(0.0, 2, 1)]
 
     run_virtual(scenario)
@@ -234,7 +242,7 @@ def test_rows_of_one_request_come_back_together_in_order() -> None:
     async def scenario(loop: VirtualLoop) -> None:
         world = World(loop, batch_cap=2)
         answer = await world.outcome(world.submit(rows=5))
-        assert isinstance(answer, Answer)
+        assert isinstance(answer, InferenceResult)
         assert answer.outputs[0].shape == (5, 1)
         assert struct.unpack("<5f", answer.outputs[0].data) == (0.0, 1.0, 2.0, 3.0, 4.0)
         assert sum(rows for _, rows, _ in world.ran()) == 5
@@ -267,7 +275,7 @@ def test_no_healthy_lane_means_waiting_then_expiring() -> None:
         assert isinstance(await world.outcome(lost), ExpiredError)
         lane.healthy = True
         world.pool.changed()
-        assert isinstance(await world.outcome(patient), Answer)
+        assert isinstance(await world.outcome(patient), InferenceResult)
 
     run_virtual(scenario)
 
@@ -277,20 +285,20 @@ def test_what_is_refused_for_what_waits_ahead_of_it_says_so() -> None:
         world = World(loop, lanes=1, cores=1.0)
         jobs = [world.submit(slo_s=4.0) for _ in range(40)]
 
-        def refusal(slo_s: float, rank: int = 1) -> ShedError | None:
-            return world.engine.refusal(Due(loop.time(), slo_s, "default", "absent", rank), loop.time())
+        def refused(slo_s: float, rank: int = 1) -> ShedError | None:
+            return refusal(world.scheduler, Due(loop.time(), slo_s, "default", "absent", rank), loop.time())
 
-        assert (refusal(4.1), refusal(1.2)) == (None, None)
+        assert (refused(4.1), refused(1.2)) == (None, None)
         jobs += [world.submit(slo_s=1.0) for _ in range(30)]
         needed_s = 30 * MODEL.latency(8, 1) / 8
-        behind = refusal(1.2)
+        behind = refused(1.2)
         assert behind is not None
         assert f"30 rows due earlier need about {needed_s * 1000:.0f} ms" in str(behind)
         assert "only 1200 ms of its 1200 ms were left" in str(behind)
         assert behind.retry_s == close(needed_s)
-        assert "too few even at the largest size" in str(refusal(0.01))
-        assert refusal(1.2, rank=7) is None, "its body may bring another deadline"
-        world.engine.give_up()
+        assert "too few even at the largest size" in str(refused(0.01))
+        assert refused(1.2, rank=7) is None, "its body may bring another deadline"
+        world.engine.fail_all()
         await asyncio.gather(*(world.outcome(job) for job in jobs))
 
     run_virtual(scenario)
@@ -337,7 +345,7 @@ def test_giving_up_answers_everybody() -> None:
         world = World(loop, lanes=1, cores=1.0)
         jobs = [world.submit() for _ in range(3)]
         await asyncio.sleep(0.001)
-        world.engine.give_up()
+        world.engine.fail_all()
         for job in jobs:
             assert isinstance(await world.outcome(job), FailedError)
         assert world.engine.jobs == 0
@@ -358,10 +366,10 @@ def test_every_request_has_exactly_one_outcome_under_overload_with_crashes() -> 
             await asyncio.sleep(0.004)
         await asyncio.gather(*(job.future for job in jobs), return_exceptions=True)
         await asyncio.sleep(1.0)
-        assert sum(world.engine.books.outcomes.values()) == 400
-        assert world.engine.books.outcomes["in_time"] > 60
-        assert world.engine.books.outcomes["late"] == 0
-        assert world.engine.books.outcomes["expired"] > 0
+        assert sum(world.stats.outcomes.values()) == 400
+        assert world.stats.outcomes["in_time"] > 60
+        assert world.stats.outcomes["late"] == 0
+        assert world.stats.outcomes["expired"] > 0
         assert world.engine.jobs == 0
         assert len(world.scheduler.queue) == 0
         assert world.scheduler.threads_running == 0
@@ -370,16 +378,16 @@ def test_every_request_has_exactly_one_outcome_under_overload_with_crashes() -> 
 
 
 def test_the_access_log_tells_what_became_of_each_request(caplog: pytest.LogCaptureFixture) -> None:
-    caplog.set_level(logging.DEBUG, "sponge_server.observability.observers")
+    caplog.set_level(logging.DEBUG, "sponge_server.observability.access_log")
 
     async def scenario(loop: VirtualLoop) -> None:
-        world = World(loop, witnesses=[AccessLog()])
+        world = World(loop, observers=[AccessLog()])
         await world.outcome(world.submit(slo_s=1.0))
         await world.outcome(world.submit(slo_s=0.01))
 
     run_virtual(scenario)
     told = {record.msg: record.fields for record in caplog.records}  # type: ignore[attr-defined]
-    assert set(told) == {"request.in_time", "request.shed"}
+    assert set(told) == {"batch.done", "request.in_time", "request.shed"}
     done, refused = told["request.in_time"], told["request.shed"]
     assert (done["model"], done["batch"], done["threads"]) == ("fake", 1, 1)
     assert done["slack_ms"] == pytest.approx(950, abs=5)
@@ -452,7 +460,7 @@ def test_a_lane_that_one_model_crashes_costs_the_other_one_retry_at_most() -> No
         bad = world.submit(slo_s=2.0, model=1)
         await asyncio.sleep(0.001)
         good = world.submit(slo_s=1.0)
-        assert isinstance(await world.outcome(good), Answer)
+        assert isinstance(await world.outcome(good), InferenceResult)
         assert isinstance(await world.outcome(bad), FailedError)
         assert world.ran_models() == [(1, 1), (0, 1), (1, 1)]
         exposed = world.metrics.render()[0].decode()

@@ -195,7 +195,7 @@ def test_a_message_that_is_still_coming_is_seen_and_ends_with_its_deadline(serve
         assert time.monotonic() - began < 4
     assert refused(error) == (
         "DEADLINE_EXCEEDED",
-        "the deadline cannot be met any more, and of the body only 0 bytes are here",
+        "the deadline can no longer be met, and only 0 bytes of the body have arrived",
     )
     eventually(lambda: server.ask("/control/v1/state").json["uploads_in_flight"] == 0)
 

@@ -9,11 +9,12 @@ import orjson
 import pytest
 
 from sponge_core.cpu_sharing import thread_budget
-from sponge_server.engine.cpu_quota import Cores
-from sponge_server.observability.latency_window import RecentLatencies
+from sponge_server.engine.cpu_quota import CpuQuota
+from sponge_server.inference_service import BodyMemory
+from sponge_server.observability.request_stats import LatencyWindow
 from sponge_server.protocol.problems import ProblemError, retry_after
 from sponge_server.settings import ServerSettings, sizes_milli
-from sponge_server.uploads import BodyMemory, Uploads
+from sponge_server.uploads import Upload, Uploads
 
 
 def settings(**changes: Any) -> ServerSettings:
@@ -47,13 +48,13 @@ def test_one_lane_for_every_thread_that_can_run(cores: float, max_cores: float, 
 
 def test_an_upload_is_an_arrival_at_the_pace_of_its_link() -> None:
     uploads = Uploads()
-    known = uploads.begin(10.0, deadline=11.0, total=1000)
-    uploads.begin(10.1, deadline=12.0, total=None)
+    known = Upload(10.0, deadline=11.0, total=1000)
+    uploads |= {known, Upload(10.1, deadline=12.0, total=None)}
     known.received = 250
     first, second = sorted(uploads.arrivals(10.1))
     assert (first.at, first.deadline) == (10.1, 12.0)
     assert (second.at, second.deadline) == (pytest.approx(10.4), 11.0)
-    uploads.end(known)
+    uploads.discard(known)
     assert len(uploads) == 1
 
 
@@ -67,7 +68,7 @@ def test_the_memory_for_bodies_is_bounded() -> None:
 
 
 def test_recent_latencies_forget() -> None:
-    recent = RecentLatencies(window_s=10.0)
+    recent = LatencyWindow(window_s=10.0)
     assert recent.quantile(0.0, 0.99) is None
     for number in range(100):
         recent.add(number * 0.1, float(number))
@@ -90,30 +91,30 @@ def cgroup(directory: Path, quota_us: int) -> Path:
 def test_the_smaller_of_applied_size_and_quota_is_in_force(
     tmp_path: Path, applied: float, quota_us: int, in_force: float
 ) -> None:
-    assert Cores(applied, cgroup(tmp_path, quota_us)).in_force == in_force
+    assert CpuQuota(applied, cgroup(tmp_path, quota_us)).in_force == in_force
 
 
 def test_a_quota_that_anyone_changes_is_followed(tmp_path: Path) -> None:
-    cores = Cores(2.0, cgroup(tmp_path, -1))
+    quota = CpuQuota(2.0, cgroup(tmp_path, -1))
     heard: list[float] = []
-    cores.listen(heard.append)
+    quota.add_listener(heard.append)
     cgroup(tmp_path, 50_000)
-    cores.poll()
-    assert thread_budget(cores.in_force) == 1
-    cores.poll()
-    cores.apply(0.25)
-    cores.apply(2.0)
+    quota.poll()
+    assert thread_budget(quota.in_force) == 1
+    quota.poll()
+    quota.apply(0.25)
+    quota.apply(2.0)
     cgroup(tmp_path, 300_000)
-    cores.poll()
+    quota.poll()
     assert heard == [2.0, 0.5, 0.25, 0.5, 2.0]
-    assert cores.quota_milli == 3000
+    assert quota.quota_milli == 3000
 
 
 def test_throttling_counts_from_the_start_of_the_server(tmp_path: Path) -> None:
-    cores = Cores(2.0, cgroup(tmp_path, 50_000))
-    assert cores.throttled_s == 0.0
+    quota = CpuQuota(2.0, cgroup(tmp_path, 50_000))
+    assert quota.throttled_s == 0.0
     (tmp_path / "cpu.stat").write_text("nr_periods 9\nnr_throttled 3\nthrottled_usec 7500000\n")
-    assert cores.throttled_s == 2.5
+    assert quota.throttled_s == 2.5
 
 
 def test_a_problem_says_it_in_the_words_of_the_standard_and_of_the_protocol() -> None:

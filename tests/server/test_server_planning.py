@@ -8,70 +8,65 @@ from itertools import pairwise
 from pathlib import Path
 
 import pytest
-from engine_world import MODEL, item, served
+from engine_world import MODEL, handles, item
 from virtual_time import FakePool, VirtualLoop, run_virtual
 
-from sponge_server.control.control_loop import Heartbeat
-from sponge_server.control.projector import Planner
-from sponge_server.control.state_publisher import StateBoard
+from sponge_server.control.control_loop import ControlLoop
+from sponge_server.control.news import News
+from sponge_server.control.projector import Projector
+from sponge_server.control.state_publisher import StatePublisher
 from sponge_server.deadlines import Due
-from sponge_server.engine.cpu_quota import Cores
-from sponge_server.engine.engine import Engine, Job
+from sponge_server.engine.cpu_quota import CpuQuota
+from sponge_server.engine.engine import Engine
+from sponge_server.engine.jobs import Job
 from sponge_server.engine.scheduler import Scheduler
-from sponge_server.lifecycle import Status
+from sponge_server.lifecycle import Lifecycle
 from sponge_server.observability.metrics import Metrics
-from sponge_server.observability.request_stats import Books
-from sponge_server.uploads import Uploads
+from sponge_server.observability.request_stats import RequestStats
+from sponge_server.uploads import Upload, Uploads
 
 SIZES = (500, 1000, 1500, 2000)
 
 
 class Site:
-    """Engine, planner, board and heartbeat on one virtual loop."""
+    """Engine, projector, state publisher and control loop on one virtual loop."""
 
     def __init__(self, loop: VirtualLoop, tmp_path: Path, cores: float) -> None:
         metrics, clock = Metrics(), loop.time
         self.pool = FakePool(2, MODEL)
         self.uploads = Uploads()
+        self.news = News()
         self.scheduler = Scheduler([MODEL], cores, 4, 2.0, clock())
-        self.planner = Planner(
+        self.projector = Projector(
             self.scheduler,
             self.uploads,
+            self.pool,
+            self.news,
             metrics,
             sizes_milli=SIZES,
             max_batch=4,
             resize_s=0.03,
-            lanes=lambda: len(self.pool.lanes),
             clock=clock,
-            request_soon=lambda delay_s: self.heartbeat.request_soon(delay_s),
         )
-        books = Books(metrics)
-        self.models = served(self.pool.models, books)
-        self.engine = Engine(self.pool, self.scheduler, self.models, books, clock=clock, observer=self.planner)
-        self.cores = Cores(cores, tmp_path)
-        self.cores.listen(self.engine.set_cores)
-        self.board = StateBoard(
-            models=self.models,
-            status=Status("ready"),
+        self.models = handles(self.pool.models)
+        stats = RequestStats(metrics, ["fake"])
+        self.engine = Engine(self.pool, self.scheduler, self.models, [stats, self.projector], clock=clock)
+        self.quota = CpuQuota(cores, tmp_path)
+        self.quota.add_listener(self.engine.set_cores)
+        self.publisher = StatePublisher(
+            lifecycle=Lifecycle(["fake"], "ready"),
             engine=self.engine,
+            stats=stats,
             pool=self.pool,
-            planner=self.planner,
-            cores=self.cores,
+            projector=self.projector,
+            news=self.news,
+            quota=self.quota,
             uploads=self.uploads,
             clock=clock,
         )
-        self.used_s = 0.0
-        self.heartbeat = Heartbeat(
-            self.cores,
-            self.planner,
-            self.board,
-            metrics,
-            clock,
-            used_s=lambda: self.used_s,
-            charge=self.engine.set_overhead,
-        )
+        control_loop = ControlLoop(self.quota, self.engine, self.projector, metrics, clock=clock, cpu_clock=lambda: 0.0)
         self.loop = loop
-        self.tasks = [loop.create_task(self.heartbeat.run())]
+        self.tasks = [loop.create_task(control_loop.run())]
 
     def operate(self) -> None:
         """Reads the state again and again, as an operator does."""
@@ -79,7 +74,7 @@ class Site:
         async def read_on() -> None:
             version = None
             while True:
-                version = (await self.board.read(version, 1.0)).version
+                version = (await self.publisher.read(version, 1.0)).version
 
         self.tasks.append(self.loop.create_task(read_on()))
 
@@ -105,8 +100,8 @@ def test_an_idle_server_offers_its_smallest_size_without_projecting(tmp_path: Pa
     async def scenario(place: Site) -> None:
         place.operate()
         await asyncio.sleep(1.0)
-        assert [(p.cores_milli, p.batch_cap, p.misses) for p in place.planner.frontier] == [(500, 4, 0)]
-        assert not place.planner.urgent
+        assert [(p.cores_milli, p.batch_cap, p.misses) for p in place.projector.frontier] == [(500, 4, 0)]
+        assert not place.projector.urgent
 
     site(scenario, tmp_path, 2.0)
 
@@ -117,11 +112,11 @@ def test_a_steady_load_gets_a_frontier_with_a_size_that_misses_nothing(tmp_path:
         for _ in range(100):
             place.submit(1.0)
             await asyncio.sleep(0.05)
-        sizes = {p.cores_milli: p.misses for p in place.planner.frontier}
+        sizes = {p.cores_milli: p.misses for p in place.projector.frontier}
         assert min(sizes.values()) == 0
         assert sizes.get(500, 1) > 0  # twenty requests a second are one core's worth
-        assert place.board.snapshot().arrival_rate_rps == pytest.approx(20, rel=0.2)
-        assert place.board.snapshot().remaining_slo_s == [pytest.approx(1.0)] * 6
+        assert place.publisher.snapshot().arrival_rate_rps == pytest.approx(20, rel=0.2)
+        assert place.publisher.snapshot().remaining_slo_s == [pytest.approx(1.0)] * 6
 
     site(scenario, tmp_path, 2.0)
 
@@ -132,8 +127,8 @@ def test_a_request_that_only_a_larger_size_can_meet_is_news_at_once(tmp_path: Pa
 
     async def scenario(place: Site) -> None:
         await asyncio.sleep(5.0)
-        seen = place.board.snapshot().version
-        reader = asyncio.ensure_future(place.board.read(seen, 30.0))
+        seen = place.publisher.snapshot().version
+        reader = asyncio.ensure_future(place.publisher.read(seen, 30.0))
         await asyncio.sleep(0.123)
         began = place.loop.time()
         job = place.submit(0.08)
@@ -141,7 +136,7 @@ def test_a_request_that_only_a_larger_size_can_meet_is_news_at_once(tmp_path: Pa
         assert place.loop.time() - began < 0.03
         assert snapshot.urgent
         assert snapshot.queue_length == 1
-        place.cores.apply(2.0)
+        place.quota.apply(2.0)
         await job.future
 
     site(scenario, tmp_path, cores)
@@ -153,12 +148,13 @@ def test_an_upload_in_flight_is_the_first_of_the_forecast_and_counts_once(tmp_pa
     async def scenario(place: Site) -> None:
         now = place.loop.time
         for _ in range(60):
-            upload = place.uploads.begin(now(), now() + 1.0, 1000)
-            place.loop.call_later(0.5, place.uploads.end, upload)
+            upload = Upload(now(), now() + 1.0, 1000)
+            place.uploads.add(upload)
+            place.loop.call_later(0.5, place.uploads.discard, upload)
             place.loop.call_later(0.5, place.submit, 0.5)
             await asyncio.sleep(0.1)
         assert len(place.uploads) in (4, 5)
-        coming = place.planner.coming(now())
+        coming = place.projector.coming(now())
         assert len(coming) == pytest.approx(10, abs=2)  # ten a second, half a standard deviation of margin
         assert coming == sorted(coming)
 
@@ -168,12 +164,12 @@ def test_an_upload_in_flight_is_the_first_of_the_forecast_and_counts_once(tmp_pa
 def test_the_first_bytes_of_a_body_wake_a_parked_server(tmp_path: Path) -> None:
     async def scenario(place: Site) -> None:
         await asyncio.sleep(5.0)
-        seen = place.board.snapshot().version
-        reader = asyncio.ensure_future(place.board.read(seen, 30.0))
+        seen = place.publisher.snapshot().version
+        reader = asyncio.ensure_future(place.publisher.read(seen, 30.0))
         await asyncio.sleep(0.04)
         now = place.loop.time()
-        place.uploads.begin(now, now + 0.4, total=1000)
-        place.heartbeat.request_soon(0.0)
+        place.uploads.add(Upload(now, now + 0.4, total=1000))
+        place.engine.requests_pending()
         snapshot = await reader
         assert place.loop.time() == pytest.approx(now, abs=0.005)
         assert (snapshot.urgent, snapshot.uploads_in_flight) == (True, 1)
@@ -183,12 +179,12 @@ def test_the_first_bytes_of_a_body_wake_a_parked_server(tmp_path: Path) -> None:
 
 def test_a_reader_without_news_gets_the_state_when_its_wait_is_over(tmp_path: Path) -> None:
     async def scenario(place: Site) -> None:
-        first = await place.board.read(None, 10.0)
+        first = await place.publisher.read(None, 10.0)
         assert place.loop.time() == 0.0
-        second = await place.board.read(first.version, 0.7)
+        second = await place.publisher.read(first.version, 0.7)
         assert place.loop.time() == pytest.approx(0.7)
         assert second.version > first.version
-        third = await place.board.read(10**9, 0.3)  # a version from before a restart
+        third = await place.publisher.read(10**9, 0.3)  # a version from before a restart
         assert place.loop.time() == pytest.approx(1.0)
         assert third.version > second.version
 
@@ -197,9 +193,9 @@ def test_a_reader_without_news_gets_the_state_when_its_wait_is_over(tmp_path: Pa
 
 def test_news_that_came_between_two_reads_is_not_missed(tmp_path: Path) -> None:
     async def scenario(place: Site) -> None:
-        seen = place.board.snapshot().version
-        place.board.publish(news=True)
-        await place.board.read(seen, 60.0)
+        seen = place.publisher.snapshot().version
+        place.news.publish(news=True)
+        await place.publisher.read(seen, 60.0)
         assert place.loop.time() == 0.0
 
     site(scenario, tmp_path, 2.0)
@@ -208,13 +204,13 @@ def test_news_that_came_between_two_reads_is_not_missed(tmp_path: Path) -> None:
 def test_projections_keep_to_their_share_of_a_small_cpu(tmp_path: Path) -> None:
     async def scenario(place: Site) -> None:
         projected: list[float] = []
-        original = place.planner.project
+        original = place.projector.project
 
         def counted(now: float) -> None:
             projected.append(now)
             original(now)
 
-        place.planner.project = counted  # type: ignore[method-assign]
+        place.projector.project = counted  # type: ignore[method-assign]
         place.operate()
         for _ in range(200):
             place.submit(0.9)
@@ -231,8 +227,8 @@ def test_without_an_operator_nothing_is_projected_until_one_asks(tmp_path: Path)
         for _ in range(100):
             place.submit(1.0)
             await asyncio.sleep(0.05)
-        assert place.planner.frontier == []
-        first = await place.board.read(None, 0.0)
+        assert place.projector.frontier == []
+        first = await place.publisher.read(None, 0.0)
         assert {p.cores_milli: p.misses for p in first.frontier}[500] > 0
 
     site(scenario, tmp_path, 2.0)

@@ -13,12 +13,12 @@ from dataclasses import dataclass
 from statistics import fmean
 
 from sponge_client.load import CHUNK_BYTES
+from sponge_core.calibration import Calibration
 from sponge_core.dispatch.decision import Launch
 from sponge_core.edf_queue import Request
 from sponge_core.latency import LatencyModel
 from sponge_demo.scenario import Scenario
-from sponge_server.engine.calibration import Correction
-from sponge_server.uploads import Uploads
+from sponge_server.uploads import Upload, Uploads
 from sponge_simulator.fleet import ClusterModel, TimelinePoint, simulate
 from sponge_simulator.scaling.interface import Observation, ScalingPolicy, Service, Size
 from sponge_simulator.scaling.registry import make_policy
@@ -117,10 +117,9 @@ class SeenUploads:
         came = self._uplink.carried(max(received_at, request.sent) - LEAD_S) - self._uplink.carried(
             request.sent - LEAD_S
         )
-        uploads = Uploads()
-        upload = uploads.begin(request.sent, request.deadline, self._bytes)
+        upload = Upload(request.sent, request.deadline, self._bytes)
         upload.received = JSON_BYTES + int(max(0.0, came - JSON_BYTES) // CHUNK_BYTES) * CHUNK_BYTES
-        return uploads.arrivals(now)[0].at - now
+        return Uploads((upload,)).arrivals(now)[0].at - now
 
 
 def virtual_run(
@@ -216,7 +215,7 @@ class _NoisyBatches:
         self._profile = profile
         self._frictions = frictions
         self._draw = random.Random(seed)
-        self._correction = Correction()
+        self._correction = Calibration()
 
     def takes_s(self, launch: Launch) -> float:
         rows = len(launch.requests)
@@ -226,4 +225,4 @@ class _NoisyBatches:
     def learn(self, launch: Launch, took_s: float) -> LatencyModel:
         predicted_s = self._profile.latency(len(launch.requests), launch.threads)
         self._correction.observe(predicted_s, took_s, launch.threads)
-        return self._correction.corrected(self._profile)
+        return self._correction.calibrated(self._profile)

@@ -1,11 +1,12 @@
-"""The planner's half that lives next to the queue: projects the near future and keeps the frontier fresh.
+"""Projector: projects the near future of the queue and keeps the frontier of sizes up to date.
 
-The only module that knows the core's forecast and projection. Decides when a projection is worth its cost, never what
-to do about it: that is the operator's half. Without an operator nobody reads the frontier, and none is projected.
+It decides when a projection is worth its cost. What to do about the frontier is the operator's decision; without an
+operator nobody reads it, and nothing is projected.
 """
 
 from __future__ import annotations
 
+import asyncio
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -16,17 +17,21 @@ from sponge_core.control_api import FrontierPoint
 from sponge_core.forecast import Arrival, Forecaster
 from sponge_core.planning.frontier import project_frontier
 from sponge_core.planning.projection import ProjectionInput, project
+from sponge_server.control.news import News
+from sponge_server.engine.jobs import Job
 from sponge_server.engine.scheduler import Scheduler
 from sponge_server.observability.metrics import Metrics
+from sponge_server.observability.observers import RequestObserver
 from sponge_server.uploads import Uploads
+from sponge_server.workers.interface import LanePool
 
-__all__ = ["QUANTILES", "Planner"]
+__all__ = ["QUANTILES", "Projector"]
 
 INTERVAL_S = 0.1
 """Between projections while requests come in, on a whole core."""
 
 SHORTEST_GAP_S = 0.02
-"""Between projections that an event asked for: a burst is seen this soon."""
+"""Between projections that an event requests, so a burst is seen this soon."""
 
 LONGEST_GAP_S = 1.0
 
@@ -34,71 +39,88 @@ COST_SHARE = 0.05
 """Projections use at most this share of the CPU in force."""
 
 WATCHED_S = 5.0
-"""After a reader has left, the frontier is kept fresh for so long: he is expected back."""
+"""The frontier is kept up to date for this long after a reader has left, because it is expected back."""
 
 HORIZON_S = 1.0
-"""How far ahead arrivals are forecast; the queue is then played to its end."""
+"""Arrivals are forecast this far ahead; the queue is then simulated until it is empty."""
 
 QUANTILES = (0.01, 0.10, 0.25, 0.50, 0.75, 0.99)
 
 
-class Planner:
-    """Keeps the frontier. `project` when `due`; `request_soon` is told how long to wait for an early one."""
+class Projector(RequestObserver):
+    """Keeps the frontier.
+
+    Attributes:
+        frontier: expected misses and batch cap by size, ascending in cores; empty before the first projection.
+        urgent: a miss is projected at the size in force that a larger size would avoid.
+    """
 
     def __init__(
         self,
         scheduler: Scheduler,
         uploads: Uploads,
+        pool: LanePool,
+        news: News,
         metrics: Metrics,
         *,
         sizes_milli: Sequence[int],
         max_batch: int,
         resize_s: float,
-        lanes: Callable[[], int],
         clock: Callable[[], float],
-        request_soon: Callable[[float], None],
     ) -> None:
+        """A projector without a frontier.
+
+        Args:
+            news: told about every new frontier.
+            sizes_milli: sizes that a plan may give, in millicores, ascending, not empty.
+            max_batch: largest batch of any model, in rows.
+            resize_s: seconds that a resize takes.
+            clock: monotonic seconds.
+        """
         self.frontier: list[FrontierPoint] = []
         self.urgent = False
         self._scheduler = scheduler
         self._uploads = uploads
+        self._pool = pool
+        self._news = news
         self._metrics = metrics
         self._sizes = tuple(sizes_milli)
         self._max_batch = max_batch
         self._resize_s = resize_s
-        self._lanes = lanes
         self._clock = clock
-        self._request_soon = request_soon
         self._forecaster = Forecaster()
         self._cost_s = 0.0
         self._idle = True
         self._last = -math.inf
+        self._early: asyncio.TimerHandle | None = None
         self._readers = 0
         self._left = -math.inf
 
     def set_sizes(self, sizes_milli: Sequence[int]) -> None:
-        """The sizes that a plan may give from now on, ascending, not empty."""
+        """Sets the sizes that a plan may give, in millicores, ascending, not empty."""
         self._sizes = tuple(sizes_milli)
 
-    def arrived(self, now: float, remaining_slo_s: float, rows: int, model: int) -> None:
-        for _ in range(rows):
-            self._forecaster.observe(now, remaining_slo_s, model)
+    def request_arrived(self, job: Job) -> None:
+        remaining_slo_s = job.due.deadline - job.arrival
+        for _ in job.ids:
+            self._forecaster.observe(job.arrival, remaining_slo_s, job.model.index)
 
-    def waiting(self) -> None:
-        """Something came in that may not be met: project before the next interval ends."""
-        if not self.watched:
+    def requests_pending(self) -> None:
+        """Something came in that may miss its deadline: project before the next interval ends."""
+        if not self.watched or self._early is not None:
             return
-        # The first request after a rest finds its projection due at once, however small the server was parked.
-        self._request_soon(0.0 if self._idle else max(0.0, self._last + self._gap(SHORTEST_GAP_S) - self._clock()))
+        # The first request after an idle time gets its projection at once, however small the server was parked.
+        delay_s = 0.0 if self._idle else max(0.0, self._last + self._gap(SHORTEST_GAP_S) - self._clock())
+        self._early = asyncio.get_running_loop().call_later(delay_s, self._project_early)
 
     @property
     def watched(self) -> bool:
-        """Whether somebody reads the frontier, or did a moment ago. While nobody does it grows old."""
+        """Whether somebody reads the frontier, or did so within `WATCHED_S`. Otherwise it is not kept up to date."""
         return self._readers > 0 or self._clock() - self._left <= WATCHED_S
 
     @contextmanager
     def watching(self) -> Iterator[None]:
-        """While somebody waits for what the frontier will say."""
+        """Context in which somebody reads the frontier or waits for it."""
         self._readers += 1
         try:
             yield
@@ -115,8 +137,10 @@ class Planner:
         return self._forecaster.remaining_quantiles(now, QUANTILES)
 
     def coming(self, now: float) -> list[Arrival]:
-        """Uploads in flight and forecast arrivals, ascending: the uploads are the first of the forecast and count
-        once."""
+        """Uploads in flight and forecast arrivals, ascending.
+
+        Uploads take the place of the first forecast arrivals, so that each request counts once.
+        """
         uploads = self._uploads.arrivals(now)
         forecast = self._forecaster.forecast(now, HORIZON_S)
         if not uploads:
@@ -124,14 +148,25 @@ class Planner:
         return sorted([*uploads, *forecast[len(uploads) :]], key=attrgetter("at", "deadline", "model"))
 
     def due(self, now: float) -> bool:
+        """Whether it is time for the next projection."""
         return self.watched and now - self._last >= (LONGEST_GAP_S if self._idle else self._gap(INTERVAL_S)) - 1e-3
 
     def project(self, now: float) -> None:
-        """Renews `frontier` and `urgent`."""
+        """Updates `frontier` and `urgent`, and publishes the change."""
+        if self._early is not None:  # this projection is the early one
+            self._early.cancel()
+            self._early = None
         self._last = now
+        self._update(now)
+        self._news.publish(self.urgent)
+
+    def _project_early(self) -> None:
+        self.project(self._clock())
+
+    def _update(self, now: float) -> None:
         scheduler = self._scheduler
         running = scheduler.running(now)
-        if not (running or len(self._uploads) or len(scheduler.queue) or self._forecaster.rate(now)):
+        if not (running or self._uploads or len(scheduler.queue) or self._forecaster.rate(now)):
             self.urgent = False
             self.frontier = [FrontierPoint(cores_milli=self._sizes[0], batch_cap=self._max_batch, misses=0)]
             self._cost_s, self._idle = 0.0, True
@@ -145,14 +180,14 @@ class Planner:
             arrivals=self.coming(now),
             cores=scheduler.cores,
             resize_s=self._resize_s,
-            overhead=scheduler.overhead,
+            overhead=scheduler.self_usage,
             slos=scheduler.queue.slos,
         )
-        limits = scheduler.limits(max(1, self._lanes()), self._max_batch)
+        limits = scheduler.limits(max(1, len(self._pool.lanes)), self._max_batch)
         found = project_frontier(given, self._sizes, scheduler.models, limits)
         self.frontier, self.urgent = list(found.points), found.urgent
         if round(scheduler.cores * 1000) not in self._sizes:
-            # A parked server, or one between two sizes: the frontier does not hold what would happen if it stayed so.
+            # A parked server, or one between two sizes: the frontier does not say what happens if it stays there.
             misses = project(given, scheduler.cores, scheduler.models, limits).misses
             self.urgent = any(p.misses < misses for p in self.frontier if p.cores_milli > scheduler.cores * 1000)
         self._cost_s = time.thread_time() - began

@@ -1,7 +1,7 @@
-"""Carries out the operator's messages: size, batch cap and range of sizes, in order, each acknowledged.
+"""Applies the operator's messages: size, batch cap and range of sizes, in order, each acknowledged.
 
-A larger size counts at once. A smaller one binds new batches at once, and is acknowledged when the threads in use fit
-it, so that whoever shrinks the quota after that throttles nothing.
+A larger size takes effect at once. A smaller one binds new batches at once, and is acknowledged when the threads in use
+fit it: the quota can then shrink without throttling a batch.
 """
 
 from __future__ import annotations
@@ -12,41 +12,41 @@ from collections.abc import Callable
 from sponge_core.control_api import ApplyAck, ApplyRequest, SizeRange
 from sponge_core.cpu_sharing import thread_budget
 from sponge_core.errors import SpongeError
-from sponge_server.control.projector import Planner
-from sponge_server.control.state_publisher import StateBoard
-from sponge_server.engine.cpu_quota import Cores
+from sponge_server.control.projector import Projector
+from sponge_server.control.state_publisher import StatePublisher
+from sponge_server.engine.cpu_quota import CpuQuota
 from sponge_server.engine.engine import Engine
 from sponge_server.observability.metrics import Metrics
 from sponge_server.settings import sizes_milli
 from sponge_server.workers.interface import LanePool
 
-__all__ = ["Applier", "StaleVersionError"]
+__all__ = ["Reconfigurer", "StaleVersionError"]
 
 
 class StaleVersionError(SpongeError):
-    """A message that is not newer than what is in force, or was overtaken while it waited."""
+    """A message that is not newer than the one in force, or was overtaken by another while it waited."""
 
 
-class Applier:
-    """The one writer of cores, batch cap and sizes after the start."""
+class Reconfigurer:
+    """The only writer of cores, batch cap and sizes after startup."""
 
     def __init__(
         self,
         *,
-        board: StateBoard,
+        publisher: StatePublisher,
         engine: Engine,
-        cores: Cores,
-        planner: Planner,
+        quota: CpuQuota,
+        projector: Projector,
         pool: LanePool,
         metrics: Metrics,
         max_batch: int,
         max_lanes: int,
         clock: Callable[[], float],
     ) -> None:
-        self._board = board
+        self._publisher = publisher
         self._engine = engine
-        self._cores = cores
-        self._planner = planner
+        self._quota = quota
+        self._projector = projector
         self._pool = pool
         self._metrics = metrics
         self._max_batch = max_batch
@@ -55,29 +55,34 @@ class Applier:
         self._scaling: asyncio.Task[None] | None = None
 
     async def apply(self, request: ApplyRequest) -> ApplyAck:
-        """Raises StaleVersionError when `request.version` is not greater than the one in force."""
+        """Applies a message and returns its acknowledgement.
+
+        Raises StaleVersionError when `request.version` is not greater than the one in force.
+        """
         began = self._clock()
-        if request.version <= self._board.applied_version:
+        if request.version <= self._publisher.applied_version:
             raise StaleVersionError(
-                f"version {request.version} is stale: {self._board.applied_version} is in force, send a greater one"
+                f"version {request.version} is stale: {self._publisher.applied_version} is in force, send a greater one"
             )
-        self._board.applied_version = request.version
+        self._publisher.applied_version = request.version
         cap = min(request.batch_cap, self._max_batch)
         self._engine.set_batch_cap(cap)
         if request.sizes is not None:
             self._set_sizes(request.sizes)
         cores = request.cores_milli / 1000
-        self._cores.apply(cores)
-        # What must fit is the size that was asked for, even where the quota already holds the server below it.
+        self._quota.apply(cores)
+        # The threads must fit the requested size, even where the quota already keeps the server below it.
         await self._engine.fits(cores)
-        if self._board.applied_version != request.version:
-            raise StaleVersionError(f"version {request.version} was overtaken by version {self._board.applied_version}")
+        if self._publisher.applied_version != request.version:
+            raise StaleVersionError(
+                f"version {request.version} was overtaken by version {self._publisher.applied_version}"
+            )
         waited_s = self._clock() - began
         self._metrics.reconfigure.observe(waited_s)
         return ApplyAck(
             version=request.version,
             cores_milli=request.cores_milli,
-            thread_budget=thread_budget(self._cores.in_force),
+            thread_budget=thread_budget(self._quota.in_force),
             batch_cap=cap,
             now_s=self._clock(),
             waited_s=waited_s,
@@ -85,7 +90,7 @@ class Applier:
 
     def _set_sizes(self, sizes: SizeRange) -> None:
         candidates = sizes_milli(sizes.min_milli, sizes.max_milli, sizes.step_milli)
-        self._planner.set_sizes(candidates)
+        self._projector.set_sizes(candidates)
         most = candidates[-1] / 1000
         self._engine.set_max_cores(most)
         lanes = min(self._max_lanes, thread_budget(most))
@@ -93,7 +98,7 @@ class Applier:
             self._scaling = asyncio.get_running_loop().create_task(self._scale(lanes, self._scaling))
 
     async def _scale(self, lanes: int, before: asyncio.Task[None] | None) -> None:
-        """One change of the lanes after the other; a new lane must not hold up the acknowledgement."""
+        """Changes the lanes after earlier changes have ended. A new lane must not delay the acknowledgement."""
         if before is not None:
             await before
         await self._pool.scale(lanes)

@@ -1,7 +1,7 @@
-"""The cores in force: what was applied, but never more than the quota of the server's own cgroup.
+"""The cores in force: the applied size, limited by the quota of the server's own cgroup.
 
-Knows the cgroup as a place to read from, and nothing of who changes it. Polled, through descriptors that stay open: a
-poll that finds no change costs some microseconds, so an idle server in a sliver of a core can afford it.
+The quota is polled through file descriptors that stay open. A poll that finds no change costs a few microseconds, which
+an idle server on a small fraction of a core can afford.
 """
 
 from __future__ import annotations
@@ -12,18 +12,17 @@ from pathlib import Path
 
 from sponge_system.cgroup import own_cpu_cgroup, read_cpu_stat, read_quota_milli
 
-__all__ = ["Cores"]
+__all__ = ["CpuQuota"]
 
 QUOTA_FILES = ("cpu.max", "cpu.cfs_quota_us", "cpu.cfs_period_us")
-"""Where either version of cgroups keeps the quota of a directory."""
-
+"""Files with the quota of a directory, in both versions of cgroups."""
 
 MEMBERSHIP = Path("/proc/self/cgroup")
-"""Says which cgroup this process is in; it may be moved after its start."""
+"""Names the cgroup of this process, which may be moved after its start."""
 
 
 class _QuotaFiles:
-    """The files that the quota of a cgroup and its ancestors is read from, and `MEMBERSHIP`, kept open."""
+    """Open files: the quotas of a cgroup and its ancestors, and `MEMBERSHIP`."""
 
     def __init__(self, cgroup: Path | None) -> None:
         directories = () if cgroup is None else (cgroup, *cgroup.parents)
@@ -32,7 +31,7 @@ class _QuotaFiles:
         self._seen: list[bytes] = []
 
     def changed(self) -> bool:
-        """Whether any of them reads differently than at the last call; a file that is gone reads as empty."""
+        """Whether any content differs from the last call; a file that is gone counts as empty."""
         now = [_read(descriptor) for descriptor in self._descriptors]
         before, self._seen = self._seen, now
         return now != before
@@ -49,15 +48,15 @@ def _read(descriptor: int) -> bytes:
         return b""
 
 
-class Cores:
-    """Merges the applied size with the quota, and tells a listener whenever the result differs."""
+class CpuQuota:
+    """Merges the applied size with the quota, and tells listeners whenever the result changes."""
 
     def __init__(self, applied: float, cgroup: Path | None = None) -> None:
-        """`cgroup`: where to read the quota; by default the cgroup of this process."""
+        """`applied`: size in cores. `cgroup`: where to read the quota; by default the cgroup of this process."""
         self._given = cgroup
         self._cgroup = cgroup or own_cpu_cgroup()
         self._files = _QuotaFiles(self._cgroup)
-        self._listener: Callable[[float], None] | None = None
+        self._listeners: list[Callable[[float], None]] = []
         self._applied = applied
         self._quota_milli: int | None = None
         self._in_force = applied
@@ -66,6 +65,7 @@ class Cores:
 
     @property
     def in_force(self) -> float:
+        """The cores in force."""
         return self._in_force
 
     @property
@@ -75,21 +75,21 @@ class Cores:
 
     @property
     def throttled_s(self) -> float:
-        """Seconds that the cgroup was throttled since this object exists; read when asked for."""
+        """Seconds that the cgroup was throttled since this object was created; read on every access."""
         return self._read_throttled_s() - self._throttled_before_s
 
-    def listen(self, listener: Callable[[float], None]) -> None:
-        """`listener` gets the cores in force from now on, now and at every change."""
-        self._listener = listener
+    def add_listener(self, listener: Callable[[float], None]) -> None:
+        """Calls `listener` with the cores in force, now and after every change."""
+        self._listeners.append(listener)
         listener(self._in_force)
 
     def apply(self, cores: float) -> None:
-        """The operator's size. Takes effect at once, as far as the quota allows."""
+        """Applies a size in cores. It takes effect at once, as far as the quota allows."""
         self._applied = cores
         self.poll()
 
     def poll(self) -> None:
-        """Reads the quota again, and settles what is in force."""
+        """Reads the quota and updates the cores in force."""
         if self._files.changed():
             self._find()
             self._quota_milli = None if self._cgroup is None else read_quota_milli(self._cgroup)
@@ -97,15 +97,15 @@ class Cores:
         in_force = min(self._applied, quota)
         if in_force != self._in_force:
             self._in_force = in_force
-            if self._listener is not None:
-                self._listener(in_force)
+            for listener in self._listeners:
+                listener(in_force)
 
     def close(self) -> None:
-        """Polls no more."""
+        """Closes the files."""
         self._files.close()
 
     def _find(self) -> None:
-        """Turns to another cgroup when this process was moved there."""
+        """Switches to another cgroup if this process was moved there."""
         cgroup = self._given or own_cpu_cgroup()
         if cgroup != self._cgroup:
             self._files.close()

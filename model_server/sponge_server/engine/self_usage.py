@@ -1,25 +1,26 @@
-"""How much of the CPU quota the server itself uses beside the lanes: receiving, planning, answering.
+"""CPU use of the server process itself: receiving, projecting, answering.
 
-Lanes and this process share one quota; what this process takes, a batch does not get. Pure: CPU time and clock come in.
+The lanes and this process share one CPU quota, so its own use is not available for batches.
 """
 
 from __future__ import annotations
 
 import math
 
-__all__ = ["Overhead"]
+__all__ = ["SelfUsage"]
 
 MEMORY_S = 2.0
 """Time constant of the average: longer than a burst of uploads, shorter than a change of the load."""
 
 STEP_CORES = 0.005
-"""Smaller changes are not worth deciding anew for."""
+"""Smaller changes do not justify a new decision."""
 
 
-class Overhead:
+class SelfUsage:
     """The smoothed CPU use of one process, in cores."""
 
     def __init__(self, now: float, cpu_s: float) -> None:
+        """Starts at 0 cores; arguments as in `observe`."""
         self._at = now
         self._cpu_s = cpu_s
         self._mean = 0.0
@@ -27,11 +28,16 @@ class Overhead:
 
     @property
     def cores(self) -> float:
-        """As it was when it last changed by more than `STEP_CORES`."""
+        """The use in cores, as it was when it last changed by more than `STEP_CORES`."""
         return self._cores
 
     def observe(self, now: float, cpu_s: float) -> bool:
-        """Takes in that the process has used `cpu_s` seconds of CPU by `now`; returns whether `cores` changed."""
+        """Adds a reading. Returns whether `cores` changed.
+
+        Args:
+            now: time of the reading, in seconds.
+            cpu_s: CPU seconds that the process has used since its start.
+        """
         elapsed = now - self._at
         if elapsed <= 0:
             return False

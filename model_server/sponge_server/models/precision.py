@@ -18,7 +18,7 @@ import torch
 from sponge_server.models.compiled import Package
 from sponge_server.models.loaded import TORCH_DTYPE, LoadedModel
 from sponge_server.observability.logs import event
-from sponge_server.workers.forked_call import run_aside
+from sponge_server.workers.forked_call import forked_call
 from sponge_server.workers.interface import ModelError
 
 __all__ = ["LARGEST_ERROR", "LEAST_AGREEMENT", "Accuracy", "compare", "in_dtype", "made_up_inputs", "native_bf16"]
@@ -76,7 +76,7 @@ def in_dtype(model: LoadedModel, dtype: str, accept_accuracy: bool) -> LoadedMod
     trouble = _unfit(model)
     if trouble is None:
         rounded = replace(model, forward=_Rounded(copy.deepcopy(model.forward)), platform=f"{model.platform}, bf16")
-        answer = run_aside(lambda: _compared(model, rounded), _CHECK_TIMEOUT_S, "made-up inputs in bf16")
+        answer = forked_call(lambda: _compared(model, rounded), _CHECK_TIMEOUT_S, "made-up inputs in bf16")
         accuracy = Accuracy(**answer)
         event(log, "model.bf16", relative_error=accuracy.relative_error, top1=accuracy.top1, good=accuracy.good)
         if accuracy.good:

@@ -1,87 +1,70 @@
-"""Who is told what becomes of every request and batch: the seam for logs and traces. Without one, nothing is done.
+"""Observer interface for request and batch events.
 
-The engine calls these at the moment things happen; a witness decides nothing and must not raise. Knows nothing of how
-anything is written down.
+The engine calls its observers at the moment something happens. Request statistics, the projector, the access log and
+tracing implement this interface. An observer changes nothing in the engine and must not raise.
 """
 
 from __future__ import annotations
 
-import logging
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Sequence
 
 from sponge_core.control_api import Outcome
 from sponge_server.deadlines import Due
-from sponge_server.observability.logs import event
+from sponge_server.engine.jobs import Batch, Job, Turn
+from sponge_server.model_handle import ModelHandle
+from sponge_server.workers.interface import LaneResult
 
-if TYPE_CHECKING:
-    from sponge_server.engine.engine import Job
-    from sponge_server.engine.scheduler import Batch
-
-__all__ = ["AccessLog", "Witness"]
-
-log = logging.getLogger(__name__)
+__all__ = ["Listeners", "RequestObserver"]
 
 
-class Witness(Protocol):
-    """What can be seen. Times are on the server's monotonic clock, in seconds."""
+class RequestObserver:
+    """Base class whose methods do nothing: override those you need. Times are monotonic seconds of the server."""
 
-    def launched(self, batch: Batch) -> None:
-        """A batch starts."""
-        ...
+    def request_arrived(self, job: Job) -> None:
+        """A request was queued."""
 
-    def finished(self, batch: Batch, now: float) -> None:
-        """A batch is over; also when its lane was lost."""
-        ...
+    def requests_pending(self) -> None:
+        """Requests keep waiting after a dispatch decision, or the body of a request is still being uploaded."""
 
-    def ended(self, model: str, job: Job, outcome: Outcome, now: float) -> None:
-        """A request that was queued is over; its batch, if it got as far, has been launched before."""
-        ...
+    def turn_taken(self, turn: Turn, waits: bool) -> None:
+        """A dispatch decision was made; `waits`: requests are left in the queue after it."""
 
-    def lost(self, model: str, due: Due, outcome: Outcome, now: float) -> None:
-        """A request that never got as far as the queue is over."""
-        ...
+    def batch_started(self, batch: Batch) -> None:
+        """A batch was handed to a lane."""
+
+    def batch_finished(self, batch: Batch, now: float) -> None:
+        """A batch ended, also when its lane was lost. Comes before `batch_measured`."""
+
+    def batch_measured(self, batch: Batch, result: LaneResult, ratio: float, now: float) -> None:
+        """A batch ended with outputs for all its rows; `ratio` is measured over predicted work."""
+
+    def lane_lost(self, batch: Batch) -> None:
+        """A lane died or hung while it ran this batch."""
+
+    def request_ended(self, job: Job, outcome: Outcome, now: float) -> None:
+        """A queued request ended. It has outputs if `job.missing` is 0, else an error."""
+
+    def request_refused(self, model: ModelHandle, due: Due, outcome: Outcome, now: float) -> None:
+        """A request ended before it was queued."""
 
 
-class AccessLog:
-    """One event a request, at level debug."""
+class Listeners:
+    """The methods of some observers by event, without those that do nothing: an event costs only what it does."""
 
-    def launched(self, batch: Batch) -> None:
-        pass
-
-    def finished(self, batch: Batch, now: float) -> None:
-        pass
-
-    def ended(self, model: str, job: Job, outcome: Outcome, now: float) -> None:
-        if log.isEnabledFor(logging.DEBUG):
-            batch = job.batch
-            event(
-                log,
-                f"request.{outcome}",
-                logging.DEBUG,
-                model=model,
-                slo_class=job.due.slo_class,
-                slo_ms=job.due.limit_s * 1000,
-                slack_ms=(job.due.deadline - now) * 1000,
-                rows=len(job.ids),
-                network_ms=(job.arrival - job.due.sent) * 1000,
-                queue_ms=job.queue_s * 1000,
-                batch_ms=job.batch_s * 1000,
-                infer_ms=job.infer_s * 1000,
-                batch=None if batch is None else len(batch.requests),
-                threads=None if batch is None else batch.threads,
-            )
-
-    def lost(self, model: str, due: Due, outcome: Outcome, now: float) -> None:
-        if log.isEnabledFor(logging.DEBUG):
-            slack_ms = (due.deadline - now) * 1000
-            slo_ms = due.limit_s * 1000
-            event(
-                log,
-                f"request.{outcome}",
-                logging.DEBUG,
-                model=model,
-                slo_class=due.slo_class,
-                slo_ms=slo_ms,
-                slack_ms=slack_ms,
-                queued=False,
-            )
+    def __init__(self, observers: Sequence[RequestObserver]) -> None:
+        base = RequestObserver
+        self.request_arrived = [
+            o.request_arrived for o in observers if type(o).request_arrived is not base.request_arrived
+        ]
+        self.requests_pending = [
+            o.requests_pending for o in observers if type(o).requests_pending is not base.requests_pending
+        ]
+        self.turn_taken = [o.turn_taken for o in observers if type(o).turn_taken is not base.turn_taken]
+        self.batch_started = [o.batch_started for o in observers if type(o).batch_started is not base.batch_started]
+        self.batch_finished = [o.batch_finished for o in observers if type(o).batch_finished is not base.batch_finished]
+        self.batch_measured = [o.batch_measured for o in observers if type(o).batch_measured is not base.batch_measured]
+        self.lane_lost = [o.lane_lost for o in observers if type(o).lane_lost is not base.lane_lost]
+        self.request_ended = [o.request_ended for o in observers if type(o).request_ended is not base.request_ended]
+        self.request_refused = [
+            o.request_refused for o in observers if type(o).request_refused is not base.request_refused
+        ]

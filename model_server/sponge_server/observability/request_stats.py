@@ -1,41 +1,67 @@
-"""What is written down about requests and batches: outcomes, latencies, and their metrics.
+"""Statistics of requests and batches: outcomes, recent latencies, and their Prometheus metrics.
 
-One method for each thing that happens; decides nothing. Metrics are looked up once for each model, because a lookup by
-labels costs more than the observation.
+Label children are looked up once per model, because a lookup by labels costs more than the observation.
 """
 
 from __future__ import annotations
 
+import math
+from collections import deque
+from collections.abc import Sequence
+
 from prometheus_client import Counter, Histogram
 
 from sponge_core.control_api import OUTCOMES, Outcome
-from sponge_server.deadlines import DEFAULT_CLASS
-from sponge_server.engine.scheduler import Batch, Turn
-from sponge_server.observability.latency_window import RecentLatencies
+from sponge_server.deadlines import DEFAULT_CLASS, Due
+from sponge_server.engine.jobs import Batch, Job, Turn
+from sponge_server.model_handle import ModelHandle
 from sponge_server.observability.metrics import Metrics
+from sponge_server.observability.observers import RequestObserver
 from sponge_server.workers.interface import LaneResult
 
-__all__ = ["Books", "ModelBooks"]
+__all__ = ["LatencyWindow", "RequestStats"]
 
 SHED_LABELS = {"hopeless": "shed", "expired": "expire", "sacrificed": "sacrifice"}
-"""The label of `sponge_dispatch_total` for each reason to give up a request."""
+"""Label of `sponge_dispatch_total` for each reason to drop a request."""
 
 
-class Books:
-    """The account of one server, all models together. `outcomes` counts since the start."""
+class LatencyWindow:
+    """Latencies of the last `window_s` seconds, at most `most` of them."""
 
-    def __init__(self, metrics: Metrics) -> None:
+    def __init__(self, window_s: float = 10.0, most: int = 20_000) -> None:
+        self._window_s = window_s
+        self._seen: deque[tuple[float, float]] = deque(maxlen=most)
+
+    def add(self, now: float, latency_s: float) -> None:
+        """Adds one latency; calls come in order of `now`."""
+        self._seen.append((now, latency_s))
+
+    def quantile(self, now: float, q: float) -> float | None:
+        """The q-quantile in seconds (0 <= q <= 1, nearest rank), or None when the window is empty."""
+        while self._seen and self._seen[0][0] < now - self._window_s:
+            self._seen.popleft()
+        if not self._seen:
+            return None
+        ordered = sorted(latency for _, latency in self._seen)
+        return ordered[max(0, math.ceil(q * len(ordered)) - 1)]
+
+
+class RequestStats(RequestObserver):
+    """Counts what the engine reports.
+
+    Attributes:
+        outcomes: number of requests by outcome since the start, all models together.
+        latencies: latencies of answered requests, from the client's send time.
+    """
+
+    def __init__(self, metrics: Metrics, models: Sequence[str]) -> None:
+        """`models`: names, by the index of the model."""
         self.outcomes: dict[Outcome, int] = dict.fromkeys(OUTCOMES, 0)
-        self.latencies = RecentLatencies()
-        self._metrics = metrics
+        self.latencies = LatencyWindow()
+        self._models = [_ModelStats(metrics, name) for name in models]
         self._dispatch = {what: metrics.dispatch.labels(what) for what in ("launch", "wait", *SHED_LABELS.values())}
 
-    def of(self, model_name: str) -> ModelBooks:
-        """The account of one model; what is written there counts here too."""
-        return ModelBooks(self, self._metrics, model_name)
-
-    def turned(self, turn: Turn, waits: bool) -> None:
-        """A decision was made; `waits` tells whether requests are left in the queue after it."""
+    def turn_taken(self, turn: Turn, waits: bool) -> None:
         if turn.batches:
             self._dispatch["launch"].inc(len(turn.batches))
         for shed in turn.sheds:
@@ -43,57 +69,64 @@ class Books:
         if waits:
             self._dispatch["wait"].inc()
 
+    def batch_started(self, batch: Batch) -> None:
+        stats = self._models[batch.model]
+        for request in batch.requests:
+            stats.queue.observe(batch.started - request.arrival)
+            stats.slack.observe(request.deadline - batch.started)
 
-class ModelBooks:
-    """The account of one model; made by `Books.of`."""
+    def batch_measured(self, batch: Batch, result: LaneResult, ratio: float, now: float) -> None:  # noqa: ARG002
+        stats = self._models[batch.model]
+        stats.batch_size.observe(len(batch.requests))
+        stats.batch_threads.observe(batch.threads)
+        stats.batch.observe(result.batch_s)
+        stats.ratio.observe(ratio)
 
-    def __init__(self, whole: Books, metrics: Metrics, model_name: str) -> None:
-        self._whole = whole
+    def lane_lost(self, batch: Batch) -> None:
+        self._models[batch.model].lane_crashes.inc()
+
+    def request_ended(self, job: Job, outcome: Outcome, now: float) -> None:
+        stats, slo_class = self._models[job.model.index], job.due.slo_class
+        self.outcomes[outcome] += 1
+        stats.requests(slo_class, outcome).inc()
+        if job.missing == 0:
+            latency_s = now - job.due.sent
+            self.latencies.add(now, latency_s)
+            stats.latency(slo_class).observe(latency_s)
+
+    def request_refused(self, model: ModelHandle, due: Due, outcome: Outcome, now: float) -> None:  # noqa: ARG002
+        self.outcomes[outcome] += 1
+        self._models[model.index].requests(due.slo_class, outcome).inc()
+
+
+class _ModelStats:
+    """The metrics of one model."""
+
+    def __init__(self, metrics: Metrics, model: str) -> None:
+        self.queue = metrics.queue.labels(model)
+        self.slack = metrics.slack.labels(model)
+        self.batch_size = metrics.batch_size.labels(model)
+        self.batch_threads = metrics.batch_threads.labels(model)
+        self.batch = metrics.batch.labels(model)
+        self.ratio = metrics.prediction_ratio.labels(model)
+        self.lane_crashes = metrics.lane_crashes.labels(model)
+        self._model = model
         self._metrics = metrics
-        self.model_name = model_name
-        self._queue = metrics.queue.labels(model_name)
-        self._slack = metrics.slack.labels(model_name)
-        self._batch_size = metrics.batch_size.labels(model_name)
-        self._batch_threads = metrics.batch_threads.labels(model_name)
-        self._batch = metrics.batch.labels(model_name)
-        self._ratio = metrics.prediction_ratio.labels(model_name)
-        self._lane_crashes = metrics.lane_crashes.labels(model_name)
-        # A counter that appears with its first event has no rate then: alerts would miss the first misses.
+        # A counter that appears with its first event has no rate at that moment: alerts would miss the first misses.
         self._requests: dict[tuple[str, Outcome], Counter] = {
-            (DEFAULT_CLASS, outcome): metrics.requests.labels(model_name, DEFAULT_CLASS, outcome)
-            for outcome in OUTCOMES
+            (DEFAULT_CLASS, outcome): metrics.requests.labels(model, DEFAULT_CLASS, outcome) for outcome in OUTCOMES
         }
         self._latency: dict[str, Histogram] = {}
 
-    def dispatched(self, batch: Batch) -> None:
-        for request in batch.requests:
-            self._queue.observe(batch.started - request.arrival)
-            self._slack.observe(request.deadline - batch.started)
-
-    def computed(self, batch: Batch, result: LaneResult, ratio: float) -> None:
-        """A batch ended well; `ratio` is its measured over predicted work."""
-        self._batch_size.observe(len(batch.requests))
-        self._batch_threads.observe(batch.threads)
-        self._batch.observe(result.batch_s)
-        self._ratio.observe(ratio)
-
-    def lane_lost(self) -> None:
-        """A lane died or hung with a batch of this model."""
-        self._lane_crashes.inc()
-
-    def answered(self, now: float, slo_class: str, latency_s: float) -> None:
-        """A request got its outputs, `latency_s` after its client sent it."""
-        self._whole.latencies.add(now, latency_s)
-        histogram = self._latency.get(slo_class)
-        if histogram is None:
-            histogram = self._latency[slo_class] = self._metrics.latency.labels(self.model_name, slo_class)
-        histogram.observe(latency_s)
-
-    def ended(self, slo_class: str, outcome: Outcome) -> None:
-        """A request is over; called once for each."""
-        self._whole.outcomes[outcome] += 1
+    def requests(self, slo_class: str, outcome: Outcome) -> Counter:
         counter = self._requests.get((slo_class, outcome))
         if counter is None:
-            counter = self._metrics.requests.labels(self.model_name, slo_class, outcome)
+            counter = self._metrics.requests.labels(self._model, slo_class, outcome)
             self._requests[slo_class, outcome] = counter
-        counter.inc()
+        return counter
+
+    def latency(self, slo_class: str) -> Histogram:
+        histogram = self._latency.get(slo_class)
+        if histogram is None:
+            histogram = self._latency[slo_class] = self._metrics.latency.labels(self._model, slo_class)
+        return histogram

@@ -1,7 +1,7 @@
-"""Requests and batches as OpenTelemetry spans; the only module that knows OpenTelemetry, imported only when it is on.
+"""Requests and batches as OpenTelemetry spans. Imported only when tracing is on.
 
-One span a request, a child of the client's when that sends `traceparent`, with a link to the span of the batch that it
-ran in; one span a batch. Where they go is said by the standard variables: OTEL_EXPORTER_OTLP_ENDPOINT, _HEADERS,
+Each request is a span, a child of the client's span if the client sends `traceparent`, with a link to the span of its
+batch. Each batch is a span. The standard variables set the target: OTEL_EXPORTER_OTLP_ENDPOINT, _HEADERS,
 OTEL_SERVICE_NAME, OTEL_RESOURCE_ATTRIBUTES, OTEL_TRACES_SAMPLER and others.
 """
 
@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from typing import TYPE_CHECKING
 
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.resources import Resource
@@ -20,29 +19,28 @@ from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapProp
 
 from sponge_core.control_api import Outcome
 from sponge_server.deadlines import Due
-
-if TYPE_CHECKING:
-    from sponge_server.engine.engine import Job
-    from sponge_server.engine.scheduler import Batch
+from sponge_server.engine.jobs import Batch, Job
+from sponge_server.model_handle import ModelHandle
+from sponge_server.observability.observers import RequestObserver
 
 __all__ = ["Tracing"]
 
 DEFAULT_NAME = "sponge-server"
 
 MOST_BATCHES = 4096
-"""Batches whose requests may still come to an end."""
+"""Batches remembered for the links of requests that have not ended."""
 
 FAILURES = ("late", "shed", "expired", "error")
 
 
-class Tracing:
-    """Implements `witness.Witness`."""
+class Tracing(RequestObserver):
+    """Sends the spans. Call `close` at the end."""
 
     def __init__(self) -> None:
         resource = Resource.create()
         if str(resource.attributes.get("service.name", "")).startswith("unknown_service"):
             resource = resource.merge(Resource({"service.name": DEFAULT_NAME}))
-        # It exports on a thread of its own, and drops spans rather than to wait.
+        # It exports on a thread of its own, and drops spans rather than wait.
         self._provider = TracerProvider(resource=resource, shutdown_on_exit=False)
         self._provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
         self._tracer = self._provider.get_tracer("sponge_server")
@@ -52,17 +50,17 @@ class Tracing:
         self._batches: OrderedDict[int, SpanContext] = OrderedDict()
 
     def close(self) -> None:
-        """Sends what is left, for some seconds at most."""
+        """Sends the remaining spans, for a few seconds at most."""
         self._provider.shutdown()
 
-    def launched(self, batch: Batch) -> None:
+    def batch_started(self, batch: Batch) -> None:
         span = self._tracer.start_span(
             "batch",
             start_time=self._ns(batch.started),
             attributes={
                 "sponge.batch.size": len(batch.requests),
                 "sponge.batch.threads": batch.threads,
-                "sponge.batch.predicted_ms": batch.work_s / batch.speed * 1000,
+                "sponge.batch.predicted_ms": batch.predicted_s * 1000,
             },
         )
         self._running[batch.key] = span
@@ -70,12 +68,12 @@ class Tracing:
         if len(self._batches) > MOST_BATCHES:
             self._batches.popitem(last=False)
 
-    def finished(self, batch: Batch, now: float) -> None:
+    def batch_finished(self, batch: Batch, now: float) -> None:
         span = self._running.pop(batch.key, None)
         if span is not None:
             span.end(self._ns(now))
 
-    def ended(self, model: str, job: Job, outcome: Outcome, now: float) -> None:
+    def request_ended(self, job: Job, outcome: Outcome, now: float) -> None:
         attributes: dict[str, str | int | float] = {
             "sponge.rows": len(job.ids),
             "sponge.network_ms": (job.arrival - job.due.sent) * 1000,
@@ -91,14 +89,14 @@ class Tracing:
             context = self._batches.get(job.batch.key)
             if context is not None:
                 links.append(Link(context))
-        self._request(model, job.due, outcome, now, attributes, links)
+        self._request(job.model, job.due, outcome, now, attributes, links)
 
-    def lost(self, model: str, due: Due, outcome: Outcome, now: float) -> None:
+    def request_refused(self, model: ModelHandle, due: Due, outcome: Outcome, now: float) -> None:
         self._request(model, due, outcome, now, {"sponge.remaining_slo_ms": (due.deadline - now) * 1000}, [])
 
     def _request(
         self,
-        model: str,
+        model: ModelHandle,
         due: Due,
         outcome: Outcome,
         now: float,
@@ -107,13 +105,13 @@ class Tracing:
     ) -> None:
         parent = self._propagator.extract({"traceparent": due.traceparent.decode("latin-1")})
         span = self._tracer.start_span(
-            f"infer {model}",
+            f"infer {model.info.name}",
             context=parent,
             kind=SpanKind.SERVER,
             links=links,
             start_time=self._ns(due.sent),
             attributes={
-                "sponge.model": model,
+                "sponge.model": model.info.name,
                 "sponge.slo_class": due.slo_class,
                 "sponge.slo_ms": due.limit_s * 1000,
                 "sponge.outcome": outcome,

@@ -14,8 +14,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from sponge_core.errors import SpongeError
-from sponge_server.intake import Intake
-from sponge_server.protocol.grpc_service import SERVICE, inference_handler
+from sponge_server.protocol.grpc_service import FRAMING_BYTES, SERVICE
 from sponge_server.protocol.http_server import CLOSE_GRACE_S, listen
 from sponge_server.protos import inference_pb2
 
@@ -31,9 +30,6 @@ IDLE_S = 300
 
 MAX_STREAMS = 1024
 """Calls that are open at once on a connection; the client's library keeps back more, where no deadline is looked at."""
-
-FRAME_OVERHEAD = 1 << 20
-"""A message holds a little more than the tensors that a body of REST holds: names, shapes, parameters."""
 
 
 class _Health(health.aio.HealthServicer):  # type: ignore[misc]
@@ -63,8 +59,14 @@ class _Health(health.aio.HealthServicer):  # type: ignore[misc]
 class GrpcServer:
     """The protocol's gRPC form at one address."""
 
-    def __init__(self, intake: Intake, host: str, port: int, max_connections: int) -> None:
-        """Raises SpongeError when the address cannot be had. Port 0 takes a free one."""
+    def __init__(
+        self, handler: grpc.GenericRpcHandler, host: str, port: int, *, max_connections: int, max_body_bytes: int
+    ) -> None:
+        """Binds the port; port 0 takes a free one. Raises SpongeError when the address is not available.
+
+        Args:
+            handler: the calls of the inference service, see `grpc_service.inference_handler`.
+        """
         if port:
             # The library says only that it failed; this says why.
             listen(host, port, OPTION).close()
@@ -74,7 +76,7 @@ class GrpcServer:
                 ("grpc.so_reuseport", 0),
                 ("grpc.max_allowed_incoming_connections", max_connections),
                 ("grpc.max_concurrent_streams", MAX_STREAMS),
-                ("grpc.max_receive_message_length", intake.max_body + FRAME_OVERHEAD),
+                ("grpc.max_receive_message_length", max_body_bytes + FRAMING_BYTES),
                 ("grpc.max_send_message_length", -1),
                 # Compressed messages are refused, as compressed bodies are: a small one may unfold to any size.
                 ("grpc.compression_enabled_algorithms_bitset", 1),
@@ -82,7 +84,7 @@ class GrpcServer:
                 ("grpc.max_connection_idle_ms", IDLE_S * 1000),
             )
         )
-        self._server.add_generic_rpc_handlers((inference_handler(intake),))
+        self._server.add_generic_rpc_handlers((handler,))
         self._health = _Health()
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         names = (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)

@@ -1,36 +1,36 @@
-"""The calls of `inference.GRPCInferenceService`, each a thin way to the data plane that REST uses too.
+"""gRPC adapter: the calls of `inference.GRPCInferenceService`.
 
-Requests come in as bytes, so that one that cannot be read is answered like any other mistake. `ModelInfer` is taken as
-a stream on the wire: its handler then runs when the headers are in, not when the message is, so that the deadline
-counts from there and a request that is lost already is refused unread.
+It reads the messages and writes the responses; the inference service does everything in between, as for REST.
+
+Requests come in as bytes, so that an unreadable one is answered like any other error. `ModelInfer` is a stream on the
+wire: its handler then runs when the headers are in, not when the message is. So the deadline counts from the headers,
+and a request whose deadline cannot be met is refused unread.
 """
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
-from typing import NoReturn, TypeVar
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from typing import ClassVar, NoReturn, TypeVar
 
 import grpc
 from google.protobuf.message import DecodeError, Message
+from prometheus_client import Counter
 
-from sponge_server.dataplane import EXTENSIONS, MODEL_VERSION, SERVER_NAME, SERVER_VERSION, problem_of
-from sponge_server.deadlines import Due
-from sponge_server.engine.engine import Job
-from sponge_server.intake import Body, ClientLeftError, Intake
-from sponge_server.model_handle import ServedModel
+from sponge_server.inference_service import ClientLeftError, InferenceService
+from sponge_server.lifecycle import Loaded
 from sponge_server.protocol.grpc_codec import decode, encode, typed_bytes
-from sponge_server.protocol.oip import InferRequest, OipError
+from sponge_server.protocol.oip import EXTENSIONS, MODEL_VERSION, SERVER_NAME, SERVER_VERSION, InferRequest
 from sponge_server.protocol.problems import ProblemError
 from sponge_server.protocol.rest import server_timing
 from sponge_server.protos import inference_pb2 as pb
-from sponge_server.results import Answer, RequestError
-from sponge_server.uploads import TRUSTED_AFTER_S, Upload
-from sponge_server.workers.interface import TensorSpec
+from sponge_server.workers.interface import Tensor, TensorSpec
 
-__all__ = ["SERVICE", "inference_handler"]
+__all__ = ["FRAMING_BYTES", "SERVICE", "inference_handler"]
 
 SERVICE = "inference.GRPCInferenceService"
+
+FRAMING_BYTES = 1 << 20
+"""A message holds a little more than the tensors that a REST body holds: names, shapes, parameters."""
 
 CODES = {
     400: grpc.StatusCode.INVALID_ARGUMENT,
@@ -42,50 +42,49 @@ CODES = {
     503: grpc.StatusCode.UNAVAILABLE,
     504: grpc.StatusCode.DEADLINE_EXCEEDED,
 }
-"""The gRPC status for each HTTP status of a problem; one that is missing would be a bug, and is INTERNAL."""
-
-CANCEL_TOLERANCE_S = 0.02
-"""A call that ends this close to its deadline has timed out: nobody changed his mind."""
+"""The gRPC status for each HTTP status of a problem; a missing one is a bug and maps to INTERNAL."""
 
 Context = grpc.aio.ServicerContext[bytes, Message]
 M = TypeVar("M", bound=Message)
 
 
-def inference_handler(intake: Intake) -> grpc.GenericRpcHandler:
-    """All calls of the service, for a gRPC server."""
-    service = _Service(intake)
+def inference_handler(service: Loaded[InferenceService], problems: Counter) -> grpc.GenericRpcHandler:
+    """All calls of the service, for a gRPC server. `problems` counts inference errors by HTTP status."""
+    calls = _Service(service, problems)
     return grpc.method_handlers_generic_handler(
         SERVICE,
         {
             "ServerLive": _unary(pb.ServerLiveRequest, lambda _: pb.ServerLiveResponse(live=True)),
-            "ServerReady": _unary(pb.ServerReadyRequest, service.server_ready),
-            "ServerMetadata": _unary(pb.ServerMetadataRequest, service.server_metadata),
-            "ModelReady": _unary(pb.ModelReadyRequest, service.model_ready),
-            "ModelMetadata": _unary(pb.ModelMetadataRequest, service.model_metadata),
+            "ServerReady": _unary(pb.ServerReadyRequest, calls.server_ready),
+            "ServerMetadata": _unary(pb.ServerMetadataRequest, calls.server_metadata),
+            "ModelReady": _unary(pb.ModelReadyRequest, calls.model_ready),
+            "ModelMetadata": _unary(pb.ModelMetadataRequest, calls.model_metadata),
             "ModelInfer": grpc.stream_unary_rpc_method_handler(
-                service.model_infer, response_serializer=pb.ModelInferResponse.SerializeToString
+                calls.model_infer, response_serializer=pb.ModelInferResponse.SerializeToString
             ),
         },
     )
 
 
 class _Service:
-    def __init__(self, intake: Intake) -> None:
-        self._intake = intake
-        self._plane = intake.plane
+    def __init__(self, service: Loaded[InferenceService], problems: Counter) -> None:
+        self._service = service
+        self._lifecycle = service.lifecycle
+        self._problems = problems
 
     def server_ready(self, _: pb.ServerReadyRequest) -> pb.ServerReadyResponse:
-        return pb.ServerReadyResponse(ready=self._plane.ready)
+        return pb.ServerReadyResponse(ready=self._lifecycle.ready)
 
     def server_metadata(self, _: pb.ServerMetadataRequest) -> pb.ServerMetadataResponse:
         return pb.ServerMetadataResponse(name=SERVER_NAME, version=SERVER_VERSION, extensions=EXTENSIONS)
 
     def model_ready(self, request: pb.ModelReadyRequest) -> pb.ModelReadyResponse:
-        self._plane.check_model(request.name, request.version or None)
-        return pb.ModelReadyResponse(ready=self._plane.ready)
+        self._lifecycle.check_model(request.name, request.version or None)
+        return pb.ModelReadyResponse(ready=self._lifecycle.ready)
 
     def model_metadata(self, request: pb.ModelMetadataRequest) -> pb.ModelMetadataResponse:
-        info = self._plane.described(request.name, request.version or None).info
+        self._lifecycle.check_model(request.name, request.version or None)
+        info = self._service.get().describe(request.name)
         return pb.ModelMetadataResponse(
             name=request.name,
             versions=[MODEL_VERSION],
@@ -95,72 +94,65 @@ class _Service:
         )
 
     async def model_infer(self, messages: AsyncIterator[bytes], context: Context) -> pb.ModelInferResponse:
-        arrived = self._intake.clock()
-        body = Body()
         try:
-            model, request, answer = await self._infer(messages, context, arrived, body)
-            response = self._plane.encode(model, request, answer, encode)
+            response, timing = await self._service.get().infer(_GrpcCall(messages, context))
         except ClientLeftError:
             await context.abort(grpc.StatusCode.CANCELLED, "the client left")
         except ProblemError as problem:
-            self._intake.metrics.problems.labels(str(problem.status)).inc()
+            self._problems.labels(str(problem.status)).inc()
             await _refuse(context, problem)
-        finally:
-            self._intake.release(body)
-        context.set_trailing_metadata((("server-timing", server_timing(answer.timing)),))
+        context.set_trailing_metadata((("server-timing", server_timing(timing)),))
         return response
 
-    async def _infer(
-        self, messages: AsyncIterator[bytes], context: Context, arrived: float, body: Body
-    ) -> tuple[ServedModel, InferRequest, Answer]:
-        intake = self._intake
-        headers, call_timeout_s = _headers(context), context.time_remaining()
-        # The model is named in the message, which is yet to come.
-        stand_in = self._plane.stand_in()
-        due = intake.due(headers, arrived, stand_in, call_timeout_s)
-        intake.admit(stand_in, due, arrived)
-        async with intake.receiving(stand_in, due, body) as upload:
-            # How much of it has come is not told: room for one row is taken before.
-            expected = min(stand_in.info.least_row_bytes, intake.max_body)
-            intake.hold(expected, body)
-            raw = await self._read(messages, context, upload)
-            intake.hold(len(raw) - expected, body)
-        message = _parsed(pb.ModelInferRequest, raw)
-        model = self._plane.described(message.model_name, message.model_version or None)
-        if model is not stand_in:
-            due = intake.due(headers, arrived, model, call_timeout_s)
-        intake.check_text_size(typed_bytes(message), "typed contents")
-        try:
-            request = decode(message)
-        except OipError as error:
-            raise ProblemError(400, "invalid-request", str(error)) from None
-        due = intake.with_body_timeout(due, request)
-        return model, request, await self._answer(self._plane.submit(model, request, due), due)
 
-    async def _read(self, messages: AsyncIterator[bytes], context: Context, upload: Upload) -> bytes:
-        # How much of a message has come is not told; that one is coming is, once it is not here at once.
-        soon = asyncio.get_running_loop().call_later(TRUSTED_AFTER_S, self._intake.still_coming)
-        try:
-            async for raw in messages:
-                upload.received = len(raw)
-                return raw
-        finally:
-            soon.cancel()
-        if context.done():
+class _GrpcCall:
+    """Implements `inference_service.Call`. The message names the model."""
+
+    text_kind: ClassVar[str] = "typed contents"
+    in_pieces: ClassVar[bool] = False
+
+    def __init__(self, messages: AsyncIterator[bytes], context: Context) -> None:
+        self.headers = {
+            name.encode(): value if isinstance(value, bytes) else value.encode()
+            for name, value in context.invocation_metadata() or ()
+        }
+        self.timeout_s = context.time_remaining()
+        self.model: str | None = None
+        self.version: str | None = None
+        self._messages = messages
+        self._context = context
+        self._message = pb.ModelInferRequest()
+
+    def body_length(self) -> None:
+        """A message does not announce its length."""
+
+    async def receive(self) -> tuple[bytes, bool]:
+        async for raw in self._messages:
+            return raw, False
+        if self._context.done():
             raise ClientLeftError
         raise ProblemError(400, "invalid-request", "the call carries no message: send one ModelInferRequest")
 
-    async def _answer(self, job: Job, due: Due) -> Answer:
-        try:
-            # Shielded, for the engine alone ends a job.
-            return await asyncio.shield(job.future)
-        except RequestError as error:
-            raise problem_of(error) from None
-        except asyncio.CancelledError:
-            # Both a client that leaves and a deadline that passes end the call; the second is for the engine to count.
-            if self._intake.clock() < due.deadline - CANCEL_TOLERANCE_S:
-                self._plane.engine.cancel(job)
-            raise
+    def parse(self, body: bytes) -> int:
+        self._message = _parsed(pb.ModelInferRequest, body)
+        self.model, self.version = self._message.model_name, self._message.model_version or None
+        return typed_bytes(self._message)
+
+    def decode(self) -> InferRequest:
+        return decode(self._message)
+
+    def watch(self, on_left: Callable[[], None]) -> Callable[[], object]:  # noqa: ARG002
+        """The library cancels the handler when the client leaves."""
+        return _nothing
+
+    def encode(
+        self, model: str, version: str, request: InferRequest, outputs: Sequence[Tensor], labels: Sequence[str] | None
+    ) -> pb.ModelInferResponse:
+        return encode(model, version, request, outputs, labels)
+
+
+def _nothing() -> None:
+    pass
 
 
 def _unary(kind: type[M], answer: Callable[[M], Message]) -> grpc.RpcMethodHandler[bytes, Message]:
@@ -191,13 +183,6 @@ async def _refuse(context: Context, problem: ProblemError) -> NoReturn:
     if problem.slug == "no-room":
         code = grpc.StatusCode.RESOURCE_EXHAUSTED
     await context.abort(code, problem.detail, tuple(trailing))
-
-
-def _headers(context: Context) -> dict[bytes, bytes]:
-    return {
-        name.encode(): value if isinstance(value, bytes) else value.encode()
-        for name, value in context.invocation_metadata() or ()
-    }
 
 
 def _tensor(spec: TensorSpec) -> pb.ModelMetadataResponse.TensorMetadata:

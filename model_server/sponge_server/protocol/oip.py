@@ -10,15 +10,20 @@ import math
 import struct
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from typing import Any
 
 import numpy as np
 
 from sponge_core.datatypes import NUMPY_TYPES
 from sponge_core.errors import SpongeError
-from sponge_server.workers.interface import DATATYPE_SIZE, Tensor
+from sponge_server.workers.interface import DATATYPE_SIZE, Item, ItemError, ModelInfo, Tensor
 
 __all__ = [
+    "EXTENSIONS",
+    "MODEL_VERSION",
+    "SERVER_NAME",
+    "SERVER_VERSION",
     "InferRequest",
     "OipError",
     "Output",
@@ -30,12 +35,22 @@ __all__ = [
     "numbers_input",
     "pack_strings",
     "raw_input",
+    "rows_of",
     "select_outputs",
     "strings_input",
     "tensor_head",
     "unpack_strings",
     "values_of",
 ]
+
+SERVER_NAME = "sponge"
+SERVER_VERSION = version("sponge-serving")
+
+EXTENSIONS = ("binary_tensor_data", "classification", "deadlines")
+"""Protocol extensions of this server, as clients name them."""
+
+MODEL_VERSION = "1"
+"""The protocol requires a version; a server runs one version of each model."""
 
 
 class OipError(SpongeError):
@@ -185,6 +200,24 @@ def infer_request(
     )
 
 
+def rows_of(request: InferRequest, info: ModelInfo) -> list[Item]:
+    """The request as single rows, without copying its data. Raises ItemError when it does not fit the model."""
+    if request.outputs:
+        unknown = {ask.name for ask in request.outputs} - {spec.name for spec in info.outputs}
+        if unknown:
+            names = ", ".join(spec.name for spec in info.outputs)
+            raise ItemError(f"the model has no output {', '.join(sorted(unknown))}; it has {names}")
+    item = Item(request.tensors, _images(request.strings, info) if request.strings else ())
+    if not item.images and not item.tensors:
+        raise ItemError("the request has no rows: give at least one image")
+    info.check(item)
+    if item.rows == 1:
+        return [item]
+    if item.images:
+        return [Item(images=(image,)) for image in item.images]
+    return [Item(tuple(_row(tensor, row) for tensor in item.tensors)) for row in range(item.rows)]
+
+
 def select_outputs(request: InferRequest, outputs: Sequence[Tensor], labels: Sequence[str] | None) -> Iterator[Output]:
     """What the client asked for of what the model gave, in the client's order; all of it if it asked for nothing.
 
@@ -272,3 +305,19 @@ def _classes(tensor: Tensor, top: int, labels: Sequence[str] | None) -> Strings:
         for i in order
     ]
     return Strings(tensor.name, (tensor.shape[0], top), tuple(text.encode() for text in texts))
+
+
+def _images(strings: tuple[Strings, ...], info: ModelInfo) -> tuple[bytes | memoryview, ...]:
+    image_inputs = (info.inputs[0].name, "image") if info.accepts_images else ()
+    for given in strings:
+        if given.name not in image_inputs:
+            wanted = f"encoded images as {info.inputs[0].name!r}" if image_inputs else "no BYTES at all"
+            raise ItemError(f"input {given.name!r} has datatype BYTES; the model takes {wanted}")
+    return strings[0].values
+
+
+def _row(tensor: Tensor, row: int) -> Tensor:
+    """One row of a tensor, without copying its data."""
+    data = memoryview(tensor.data)
+    size = len(data) // tensor.shape[0]
+    return Tensor(tensor.name, tensor.datatype, (1, *tensor.shape[1:]), data[row * size : (row + 1) * size])

@@ -1,161 +1,170 @@
-"""The hot path: `POST /v2/models/{model}/infer` as a bare ASGI endpoint.
+"""REST adapter: `POST /v2/models/{model}/infer` as a bare ASGI endpoint in front of the web framework.
 
-From headers to deadline to body to engine to response, in the order in which a request can be refused with the least
-work. Knows HTTP, and the data plane as the place where requests go; nothing of scheduling.
+It reads headers and body of an HTTP request and writes the response; the inference service does everything in between.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable
+import re
+from collections.abc import Callable, Sequence
+from typing import ClassVar
 
-from starlette.types import Receive, Scope, Send
+from prometheus_client import Counter
+from starlette.types import ASGIApp, Receive, Scope, Send
 
-from sponge_server.dataplane import problem_of
-from sponge_server.deadlines import Due
-from sponge_server.engine.engine import Engine, Job
-from sponge_server.intake import Body, ClientLeftError, Intake
-from sponge_server.model_handle import ServedModel
-from sponge_server.protocol.oip import InferRequest, OipError, Strings
+from sponge_server.inference_service import ClientLeftError, InferenceService
+from sponge_server.lifecycle import Loaded
+from sponge_server.protocol.oip import InferRequest, Strings
 from sponge_server.protocol.oip_json import decode, encode
 from sponge_server.protocol.problems import PROBLEM_TYPE, ProblemError
-from sponge_server.results import RequestError, Timing
-from sponge_server.uploads import Upload
+from sponge_server.results import Timing
+from sponge_server.workers.interface import Tensor
 
-__all__ = ["InferEndpoint", "server_timing"]
+__all__ = ["RestEndpoint", "server_timing"]
+
+INFER = re.compile(r"/v2/models/(?P<model>[^/]+)(?:/versions/(?P<version>[^/]+))?/infer")
 
 IMAGE_TYPES = (b"image/jpeg", b"image/png")
 OIP_TYPES = (b"", b"application/json", b"application/octet-stream")
 CLOSE = (b"connection", b"close")
 
 SPARED_BYTES = 1 << 20
-"""A refused request keeps its connection when the rest of its body is no longer than this: reading on costs less than
-another connection. One that announces more, or no length, is to stop."""
+"""A refused request keeps its connection if the rest of its body is at most this long: reading on costs less than
+another connection. A body that announces more, or no length, ends the connection."""
 
 Headers = list[tuple[bytes, bytes]]
+Response = tuple[bytes, int | None]
+"""The body of a response and, when it carries binary tensors, the length of its JSON part."""
 
 
-class InferEndpoint:
-    """Answers inference requests; one instance a server."""
+class RestEndpoint:
+    """ASGI application of the data port: serves inference requests itself and passes all others on."""
 
-    def __init__(self, intake: Intake) -> None:
-        self._intake = intake
-        self._plane = intake.plane
+    def __init__(self, service: Loaded[InferenceService], problems: Counter, others: ASGIApp) -> None:
+        """`problems` counts error responses by HTTP status; `others` serves every other request."""
+        self._service = service
+        self._problems = problems
+        self._others = others
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        arrived = self._intake.clock()
+        # The web framework's layers and its matching of routes cost as much as a decision of the engine.
+        path = INFER.fullmatch(scope["path"])
+        if path is None:
+            await self._others(scope, receive, send)
+            return
+        call = _RestCall(dict(scope["headers"]), path["model"], path["version"], receive)
         try:
-            status, headers, body = await self._answer(scope, receive, arrived)
+            if scope["method"] != "POST":
+                raise ProblemError(405, "http", "send inference requests with POST", [(b"allow", b"POST")])
+            service = self._service.part
+            if service is None:
+                raise _unavailable(self._service, call)
+            (body, json_length), timing = await service.infer(call)
+            status, headers = 200, _response_headers(timing, json_length)
         except ClientLeftError:
             return
         except ProblemError as problem:
-            self._intake.metrics.problems.labels(str(problem.status)).inc()
+            self._problems.labels(str(problem.status)).inc()
             status, body = problem.status, problem.body()
             headers = [(b"content-type", PROBLEM_TYPE.encode()), *problem.headers]
+            if call.unread:
+                headers.append(CLOSE)
         headers.append((b"content-length", str(len(body)).encode()))
         await send({"type": "http.response.start", "status": status, "headers": headers})
         await send({"type": "http.response.body", "body": body})
 
-    async def _answer(self, scope: Scope, receive: Receive, arrived: float) -> tuple[int, Headers, bytes]:
-        body = Body()
-        try:
-            model, request, due = await self._take(scope, receive, arrived, body)
-            job = self._plane.submit(model, request, due)
-            watch = asyncio.get_running_loop().create_task(_cancel_on_disconnect(receive, self._plane.engine, job))
-            try:
-                answer = await job.future
-            except RequestError as error:
-                raise problem_of(error) from None
-            finally:
-                watch.cancel()
-            content, json_length = self._plane.encode(model, request, answer, encode)
-            return 200, _response_headers(answer.timing, json_length), content
-        finally:
-            self._intake.release(body)
 
-    async def _take(
-        self, scope: Scope, receive: Receive, arrived: float, body: Body
-    ) -> tuple[ServedModel, InferRequest, Due]:
-        """Reads a request. What `body` holds is to be given back."""
-        intake, params, headers = self._intake, scope["path_params"], dict(scope["headers"])
-        # What is refused from here to the end of the body is answered while the rest of it may still be coming.
-        try:
-            model = self._plane.serving(params["model"], params.get("version"))
-            due = intake.due(headers, arrived, model)
-            body.total, header_length = self._lengths(headers)
-            is_image = _is_image(headers)
-            intake.admit(model, due, arrived)
-            async with intake.receiving(model, due, body) as upload:
-                content = await self._read(receive, upload, body)
-        except ProblemError as problem:
-            if body.total is None or body.total > SPARED_BYTES:
-                problem.headers = (*problem.headers, CLOSE)
-            raise
-        request = self._decode(content, is_image, header_length)
-        return model, request, intake.with_body_timeout(due, request)
+class _RestCall:
+    """Implements `inference_service.Call`."""
 
-    def _lengths(self, headers: dict[bytes, bytes]) -> tuple[int | None, int | None]:
-        """Announced length of the body, and of its JSON part."""
+    text_kind: ClassVar[str] = "JSON"
+    in_pieces: ClassVar[bool] = True
+
+    __slots__ = ("_body", "_complete", "_image", "_json_length", "_length", "_receive", "headers", "model", "version")
+
+    def __init__(self, headers: dict[bytes, bytes], model: str, version: str | None, receive: Receive) -> None:
+        self.headers = headers
+        self.model: str = model
+        self.version = version
+        self._receive = receive
+        self._length: int | None = None
+        self._json_length: int | None = None
+        self._image = False
+        self._complete = False
+        self._body = b""
+
+    @property
+    def timeout_s(self) -> None:
+        """HTTP has no time limit of its own."""
+
+    @property
+    def unread(self) -> bool:
+        """Whether so much of the body may still come that the connection should end."""
+        return not self._complete and (self._length is None or self._length > SPARED_BYTES)
+
+    def body_length(self) -> int | None:
+        headers = self.headers
         if headers.get(b"content-encoding", b"identity") != b"identity":
-            raise ProblemError(415, "encoded-body", "compressed bodies are not taken: send it without Content-Encoding")
-        total = _whole(headers, b"content-length")
-        limit = self._intake.max_body
-        if total is not None and total > limit:
-            raise ProblemError(413, "too-large", f"the body has {total} bytes, at most {limit} are taken")
-        return total, _whole(headers, b"inference-header-content-length")
+            text = "compressed bodies are not accepted: send it without Content-Encoding"
+            raise ProblemError(415, "encoded-body", text)
+        self._length = _whole(headers, b"content-length")
+        self._json_length = _whole(headers, b"inference-header-content-length")
+        self._image = _is_image(headers)
+        return self._length
 
-    async def _read(self, receive: Receive, upload: Upload, body: Body) -> bytes:
-        intake = self._intake
-        chunks: list[bytes] = []
-        while True:
-            message = await receive()
-            if message["type"] == "http.disconnect":
-                raise ClientLeftError
-            chunk: bytes = message.get("body", b"")
-            if chunk:
-                intake.hold(len(chunk), body)
-                upload.received += len(chunk)
-                chunks.append(chunk)
-            if upload.received > intake.max_body:
-                raise ProblemError(413, "too-large", f"the body is larger than {intake.max_body} bytes")
-            if not message.get("more_body", False):
-                return chunks[0] if len(chunks) == 1 else b"".join(chunks)
-            if len(chunks) <= 1:
-                intake.still_coming()
+    async def receive(self) -> tuple[bytes, bool]:
+        message = await self._receive()
+        if message["type"] == "http.disconnect":
+            raise ClientLeftError
+        more: bool = message.get("more_body", False)
+        self._complete = not more
+        return message.get("body", b""), more
 
-    def _decode(self, body: bytes, is_image: bool, header_length: int | None) -> InferRequest:
-        if is_image:
-            return InferRequest(strings=(Strings("image", (1,), (body,)),))
-        self._intake.check_text_size(len(body) if header_length is None else header_length, "JSON")
-        try:
-            return decode(body, header_length)
-        except OipError as error:
-            raise ProblemError(400, "invalid-request", str(error)) from None
+    def parse(self, body: bytes) -> int:
+        self._body = body
+        if self._image:
+            return 0
+        return len(body) if self._json_length is None else self._json_length
+
+    def decode(self) -> InferRequest:
+        if self._image:
+            return InferRequest(strings=(Strings("image", (1,), (self._body,)),))
+        return decode(self._body, self._json_length)
+
+    def watch(self, on_left: Callable[[], None]) -> Callable[[], object]:
+        return asyncio.get_running_loop().create_task(self._until_left(on_left)).cancel
+
+    def encode(
+        self, model: str, version: str, request: InferRequest, outputs: Sequence[Tensor], labels: Sequence[str] | None
+    ) -> Response:
+        return encode(model, version, request, outputs, labels)
+
+    async def _until_left(self, on_left: Callable[[], None]) -> None:
+        while (await self._receive())["type"] != "http.disconnect":
+            pass
+        on_left()
 
 
 def server_timing(timing: Timing) -> str:
     """The value of `Server-Timing`: where the time of a request went, in milliseconds."""
-    spans: Iterable[tuple[str, float]] = (
-        ("network", timing.network_s),
-        ("queue", timing.queue_s),
-        ("batch", timing.batch_s),
-        ("infer", timing.infer_s),
+    return (
+        f"network;dur={timing.network_s * 1000:.3f}, queue;dur={timing.queue_s * 1000:.3f}, "
+        f"batch;dur={timing.batch_s * 1000:.3f}, infer;dur={timing.infer_s * 1000:.3f}"
     )
-    return ", ".join(f"{name};dur={seconds * 1000:.3f}" for name, seconds in spans)
 
 
-async def _cancel_on_disconnect(receive: Receive, engine: Engine, job: Job) -> None:
-    while (await receive())["type"] != "http.disconnect":
-        pass
-    engine.cancel(job)
+def _unavailable(service: Loaded[InferenceService], call: _RestCall) -> ProblemError:
+    service.lifecycle.check_model(call.model, call.version)
+    return service.lifecycle.not_ready()
 
 
 def _is_image(headers: dict[bytes, bytes]) -> bool:
-    """Whether the body is one encoded image. Raises ProblemError 415 for a type that no request has."""
+    """Whether the body is one encoded image. Raises ProblemError 415 for an unsupported type."""
     content_type = headers.get(b"content-type", b"").split(b";", 1)[0].strip().lower()
     if content_type in IMAGE_TYPES:
         return True
-    # Several clients send the protocol's binary form under the type of an HTML form or none.
+    # Several clients send the protocol's binary form with the type of an HTML form or none.
     if content_type in OIP_TYPES or b"inference-header-content-length" in headers:
         return False
     known = ", ".join(kind.decode() for kind in (*OIP_TYPES[1:3], *IMAGE_TYPES))

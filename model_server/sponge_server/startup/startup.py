@@ -15,8 +15,8 @@ from sponge_core.errors import SpongeError
 from sponge_core.latency import LatencyModel
 from sponge_profiles.profile import Profile, load_profile
 from sponge_profiles.timing import BatchTime, quick_profile
-from sponge_server.engine.cpu_quota import Cores
-from sponge_server.lifecycle import Status
+from sponge_server.engine.cpu_quota import CpuQuota
+from sponge_server.lifecycle import Lifecycle
 from sponge_server.models.source import parse
 from sponge_server.observability.logs import event
 from sponge_server.observability.metrics import Metrics
@@ -48,7 +48,7 @@ class Prepared:
 
 
 async def prepare(
-    settings: ServerSettings, pool: LanePool, cores: Cores, status: Status, metrics: Metrics
+    settings: ServerSettings, pool: LanePool, quota: CpuQuota, lifecycle: Lifecycle, metrics: Metrics
 ) -> list[Prepared]:
     """Loads the models, warms every lane up and finds out how long batches take.
 
@@ -73,9 +73,9 @@ async def prepare(
         event(log, "model.loaded", model=model.name, source=model.source, lanes=fitted.lanes, took_s=took_s)
         if info.warning is not None:
             event(log, "model.warning", logging.WARNING, model=model.name, text=info.warning)
-    status.phase = "warming"
+    lifecycle.enter("warming")
     return [
-        await _prepare(settings, pool, cores, index, info, profile, fitted)
+        await _prepare(settings, pool, quota, index, info, profile, fitted)
         for index, (info, profile) in enumerate(zip(infos, given, strict=True))
     ]
 
@@ -83,7 +83,7 @@ async def prepare(
 async def _prepare(
     settings: ServerSettings,
     pool: LanePool,
-    cores: Cores,
+    quota: CpuQuota,
     index: int,
     info: ModelInfo,
     profile: Profile | None,
@@ -93,7 +93,7 @@ async def _prepare(
     threads = range(1, settings.threads + 1)
     await _warm_up(pool, index, range(1, info.max_batch + 1), threads, settings.warm_up_s)
     if profile is None:
-        profile = await _measure(settings, pool, cores, index, info, threads)
+        profile = await _measure(settings, pool, quota, index, info, threads)
         measured = profile.latency_model()
         model = replace(
             measured, error=min(measured.error, MOST_ERROR), interference=min(measured.interference, MOST_INTERFERENCE)
@@ -161,7 +161,7 @@ async def _warm_up(pool: LanePool, model: int, batches: range, threads: range, l
 
 
 async def _measure(
-    settings: ServerSettings, pool: LanePool, cores: Cores, model: int, info: ModelInfo, threads: range
+    settings: ServerSettings, pool: LanePool, quota: CpuQuota, model: int, info: ModelInfo, threads: range
 ) -> Profile:
     """A profile from the lanes themselves, under whatever limit this process has."""
     item = example_item(info, 1)
@@ -172,7 +172,7 @@ async def _measure(
         result = await lane.run([item] * batch, threads, model=model)
         return BatchTime(time.monotonic() - began, result.cpu_s)
 
-    quota_milli = cores.quota_milli
+    quota_milli = quota.quota_milli
     machine = float(len(os.sched_getaffinity(0)))
     sizes = {1, info.max_batch, *(size for size in (2, 4, 8, 16, 32) if size < info.max_batch)}
     return await quick_profile(

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import logging
 import os
 import socket
@@ -18,27 +17,17 @@ from dataclasses import asdict
 
 from sponge_server.workers.fork_server import ENVIRONMENT
 from sponge_server.workers.interface import LaneError, ModelError, ModelInfo, ModelSpec, TensorSpec
-from sponge_server.workers.ipc import HEADER, Message, send
+from sponge_server.workers.ipc import Message, read_message, send
 from sponge_server.workers.output import OutputLog
 
-__all__ = ["ZygoteClient", "read_message"]
+__all__ = ["ForkServerClient"]
 
 _log = logging.getLogger("sponge.lanes")
 
 _CLOSE_TIMEOUT_S = 5.0
 
 
-async def read_message(reader: asyncio.StreamReader) -> Message | None:
-    """The next message; None when the other side is gone."""
-    try:
-        (length,) = HEADER.unpack(await reader.readexactly(HEADER.size))
-        message: Message = json.loads(await reader.readexactly(length))
-    except (asyncio.IncompleteReadError, ConnectionError):
-        return None
-    return message
-
-
-class ZygoteClient:
+class ForkServerClient:
     """A running zygote with its models loaded; made by `start`."""
 
     def __init__(
@@ -56,7 +45,7 @@ class ZygoteClient:
     @classmethod
     async def start(
         cls, specs: Sequence[ModelSpec]
-    ) -> tuple[ZygoteClient, asyncio.StreamReader, tuple[ModelInfo, ...]]:
+    ) -> tuple[ForkServerClient, asyncio.StreamReader, tuple[ModelInfo, ...]]:
         """Returns when all are loaded; the reader then tells of lanes that ended. Raises ModelError, LaneError."""
         ours, theirs = socket.socketpair()
         output = OutputLog()

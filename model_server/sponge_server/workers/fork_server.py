@@ -23,7 +23,7 @@ from typing import Any
 
 from sponge_core.errors import SpongeError
 from sponge_server.workers.allocator import give_back
-from sponge_server.workers.forked_call import end_process, how_it_ended, run_aside
+from sponge_server.workers.forked_call import end_process, forked_call, how_it_ended
 from sponge_server.workers.interface import ItemError, ModelError, ModelInfo, TensorSpec
 from sponge_server.workers.ipc import SharedMemory, receive, send
 
@@ -78,7 +78,7 @@ def main(fd: int) -> None:
         models.append(model)
     give_back()  # free pages would be shared with the lanes, and a copy made of each that one of them writes to
     gc.freeze()  # a collection in a lane would write to, and so copy, every page that holds an object
-    _Zygote(control, models).serve()
+    _ForkServer(control, models).serve()
 
 
 def _prepare_torch() -> None:
@@ -118,7 +118,7 @@ def _load(name: str, source: str, max_batch: int) -> tuple[Any, ModelInfo]:
 
 def _probe(model: Any, max_batch: int) -> tuple[TensorSpec, ...]:
     """Names, types and row shapes of the outputs, from a tiny batch run in a process of its own."""
-    answer = run_aside(lambda: _run_probe(model, max_batch), _PROBE_TIMEOUT_S, "a made-up input")
+    answer = forked_call(lambda: _run_probe(model, max_batch), _PROBE_TIMEOUT_S, "a made-up input")
     return tuple(TensorSpec(o["name"], o["datatype"], tuple(o["shape"])) for o in answer["outputs"])
 
 
@@ -139,7 +139,7 @@ def _run_probe(model: Any, max_batch: int) -> dict[str, Any]:
     return {"outputs": [{"name": n, "datatype": oip[t.dtype], "shape": list(t.shape[1:])} for n, t in named]}
 
 
-class _Zygote:
+class _ForkServer:
     """Forks, kills and reaps lanes as the server says."""
 
     def __init__(self, control: socket.socket, models: list[Any]) -> None:

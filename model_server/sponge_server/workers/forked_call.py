@@ -16,10 +16,10 @@ from sponge_core.errors import SpongeError
 from sponge_server.workers.interface import ModelError
 from sponge_server.workers.ipc import Message, receive, send
 
-__all__ = ["end_process", "how_it_ended", "run_aside"]
+__all__ = ["end_process", "forked_call", "how_it_ended"]
 
 
-def run_aside(function: Callable[[], Message], timeout_s: float, doing: str) -> Message:
+def forked_call(function: Callable[[], Message], timeout_s: float, doing: str) -> Message:
     """What `function` returned in the fork; the SpongeError that it raised comes back as ModelError.
 
     Args:

@@ -6,6 +6,7 @@ container), and goes with the last process that holds it. Knows nothing of model
 
 from __future__ import annotations
 
+import asyncio
 import json
 import mmap
 import os
@@ -13,9 +14,9 @@ import socket
 import struct
 from typing import Any
 
-__all__ = ["HEADER", "SharedMemory", "aligned", "pack", "receive", "send"]
+__all__ = ["Message", "SharedMemory", "aligned", "pack", "read_message", "receive", "send"]
 
-HEADER = struct.Struct("<I")
+_HEADER = struct.Struct("<I")
 _ALIGN = 64  # a cache line, and enough for any vector load
 _PAGE = mmap.PAGESIZE
 
@@ -30,7 +31,7 @@ def aligned(offset: int) -> int:
 def pack(message: Message) -> bytes:
     """A message as it goes over the socket: its length, then JSON."""
     body = json.dumps(message, separators=(",", ":")).encode()
-    return HEADER.pack(len(body)) + body
+    return _HEADER.pack(len(body)) + body
 
 
 def send(sock: socket.socket, message: Message, fds: list[int] | None = None) -> None:
@@ -46,17 +47,27 @@ def send(sock: socket.socket, message: Message, fds: list[int] | None = None) ->
 def receive(sock: socket.socket, max_fds: int = 0) -> tuple[Message, list[int]] | None:
     """Blocks for a message and the descriptors that came with it; None when the other side is gone."""
     header, fds, _, _ = (
-        socket.recv_fds(sock, HEADER.size, max_fds) if max_fds else (sock.recv(HEADER.size), [], 0, None)
+        socket.recv_fds(sock, _HEADER.size, max_fds) if max_fds else (sock.recv(_HEADER.size), [], 0, None)
     )
-    header += _exactly(sock, HEADER.size - len(header)) if header else b""
-    if len(header) < HEADER.size:
+    header += _exactly(sock, _HEADER.size - len(header)) if header else b""
+    if len(header) < _HEADER.size:
         return None
-    (length,) = HEADER.unpack(header)
+    (length,) = _HEADER.unpack(header)
     body = _exactly(sock, length)
     if len(body) < length:
         return None
     message: Message = json.loads(body)
     return message, list(fds)
+
+
+async def read_message(reader: asyncio.StreamReader) -> Message | None:
+    """Waits for a message without blocking the loop; None when the other side is gone."""
+    try:
+        (length,) = _HEADER.unpack(await reader.readexactly(_HEADER.size))
+        message: Message = json.loads(await reader.readexactly(length))
+    except (asyncio.IncompleteReadError, ConnectionError):
+        return None
+    return message
 
 
 def _exactly(sock: socket.socket, size: int) -> bytes:

@@ -11,7 +11,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from sponge_server.workers.fork_client import read_message
 from sponge_server.workers.interface import (
     DATATYPE_SIZE,
     Item,
@@ -23,14 +22,14 @@ from sponge_server.workers.interface import (
     NotFiniteError,
     Tensor,
 )
-from sponge_server.workers.ipc import Message, SharedMemory, aligned, pack
+from sponge_server.workers.ipc import Message, SharedMemory, aligned, pack, read_message
 
-__all__ = ["ForkedLane"]
+__all__ = ["WorkerLane"]
 
 
 @dataclass(slots=True)
-class _Batch:
-    """A batch on its way. `sent` maps the lane's item numbers to the caller's."""
+class _Exchange:
+    """A batch that the lane's process runs now. `sent` maps the process's item numbers to the caller's."""
 
     items: Sequence[Item]
     sent: list[int]
@@ -39,29 +38,27 @@ class _Batch:
     watchdog: asyncio.TimerHandle | None = None
 
 
-class ForkedLane:
+class WorkerLane:
     """Implements `interface.Lane`; its process comes and goes with `connect`, the object and its id stay."""
 
     def __init__(
         self,
         lane: int,
         models: Sequence[ModelInfo],
-        on_change: Callable[[ForkedLane], None],
-        kill: Callable[[ForkedLane], None],
-        keep: Callable[[], int | None],
+        on_change: Callable[[WorkerLane], None],
+        kill: Callable[[WorkerLane], None],
     ) -> None:
         """Allocates the shared memory, enough for a full batch of the largest of `models`.
 
         Args:
             on_change: called when the lane's health changed.
             kill: asked to end the lane's process; the end itself is noticed at the socket.
-            keep: bytes that the lane may keep after its next batch, see `interface.LanePool.keep`.
         """
         self._id = lane
         self._models = models
         self._on_change = on_change
         self._kill = kill
-        self._keep = keep
+        self.keep_bytes: int | None = None  # of memory after its next batch, see `interface.LanePool.keep`
         self.pid: int | None = None
         self.crashes = 0  # in a row, without a batch that ended well between them
         self.inputs = SharedMemory.create(f"sponge-lane-{lane}-in", max(_size_of(info, info.inputs) for info in models))
@@ -71,7 +68,7 @@ class ForkedLane:
         self._writer: asyncio.StreamWriter | None = None
         self._listening: asyncio.Task[None] | None = None
         self._healthy = False
-        self._batch: _Batch | None = None
+        self._batch: _Exchange | None = None
         self._hung_for_s: float | None = None
 
     @property
@@ -118,7 +115,7 @@ class ForkedLane:
         self._batch = batch
         if timeout_s is not None:
             batch.watchdog = asyncio.get_running_loop().call_later(timeout_s, self._on_hang, timeout_s)
-        self._writer.write(pack({"model": model, "items": described, "threads": threads, "keep": self._keep()}))
+        self._writer.write(pack({"model": model, "items": described, "threads": threads, "keep": self.keep_bytes}))
         # A caller that is cancelled (its client left) does not stop the batch: other requests are in it.
         return await asyncio.shield(batch.done)
 
@@ -144,7 +141,7 @@ class ForkedLane:
         self.inputs.close()
         self.outputs.close()
 
-    def _checked(self, items: Sequence[Item], threads: int, info: ModelInfo) -> _Batch:
+    def _checked(self, items: Sequence[Item], threads: int, info: ModelInfo) -> _Exchange:
         if threads < 1:
             raise LaneError(f"{threads} threads asked for: a batch needs at least 1")
         sent: list[int] = []
@@ -160,7 +157,7 @@ class ForkedLane:
             raise LaneError(f"a batch of {rows} rows: {info.name} takes 1 to {info.max_batch}")
         done: asyncio.Future[LaneResult] = asyncio.get_running_loop().create_future()
         done.add_done_callback(_seen)
-        return _Batch(items, sent, refused, done)
+        return _Exchange(items, sent, refused, done)
 
     def _put(self, items: Sequence[Item], info: ModelInfo) -> list[Message]:
         """Copies the items' bytes to the lane; gives where they are."""

@@ -15,7 +15,7 @@ from collections.abc import Callable, Sequence
 
 from sponge_server.observability.logs import event
 from sponge_server.workers.examples import example_item
-from sponge_server.workers.fork_client import ZygoteClient, read_message
+from sponge_server.workers.fork_client import ForkServerClient
 from sponge_server.workers.interface import (
     Allowance,
     LaneCrashed,
@@ -25,9 +25,10 @@ from sponge_server.workers.interface import (
     ModelSpec,
     Progress,
 )
-from sponge_server.workers.lane import ForkedLane
+from sponge_server.workers.ipc import read_message
+from sponge_server.workers.lane import WorkerLane
 
-__all__ = ["ForkedLanes"]
+__all__ = ["WorkerPool"]
 
 _log = logging.getLogger("sponge.lanes")
 
@@ -35,22 +36,21 @@ _START_TIMEOUT_S = 120.0  # of one lane; a fork takes 0.1 s on a free core, much
 _BACKOFF_S = (0.0, 0.1, 0.5, 2.0, 5.0)  # before the n-th attempt in a row; the last one repeats
 
 
-class ForkedLanes:
+class WorkerPool:
     """Implements `interface.LanePool`."""
 
     def __init__(self, specs: Sequence[ModelSpec]) -> None:
         """Starts nothing yet. At least one model."""
         self._specs = tuple(specs)
         self._models: tuple[ModelInfo, ...] = ()
-        self._zygote: ZygoteClient | None = None
+        self._zygote: ForkServerClient | None = None
         self._zygote_changed = asyncio.Condition()
         self._minding: asyncio.Task[None] | None = None
-        self._lanes: list[ForkedLane] = []
+        self.lanes: tuple[WorkerLane, ...] = ()
         self._replacing: dict[int, asyncio.Task[None]] = {}
         self._listeners: list[Callable[[], None]] = []
         self._scaling = asyncio.Lock()
         self._allowance: Allowance = lambda _: None
-        self._keep: int | None = None  # of each lane, by the allowance
         self._warmed: dict[int, tuple[int, int]] = {}  # model -> largest batch and thread count of the warm-up
         self._closing = False
 
@@ -61,21 +61,17 @@ class ForkedLanes:
         return self._models
 
     @property
-    def lanes(self) -> Sequence[ForkedLane]:
-        return tuple(self._lanes)
-
-    @property
     def pids(self) -> list[int]:
         """Every process of the pool that runs: the zygote first, then the lanes."""
         zygote = [] if self._zygote is None else [self._zygote.pid]
-        return zygote + [lane.pid for lane in self._lanes if lane.pid is not None]
+        return zygote + [lane.pid for lane in self.lanes if lane.pid is not None]
 
     def add_listener(self, callback: Callable[[], None]) -> None:
         self._listeners.append(callback)
 
     async def start(self, lanes: int) -> None:
         """See `interface.LanePool.start`."""
-        self._zygote, reader, self._models = await ZygoteClient.start(self._specs)
+        self._zygote, reader, self._models = await ForkServerClient.start(self._specs)
         self._minding = asyncio.create_task(self._mind_zygote(reader), name="zygote")
         await self.scale(lanes)
 
@@ -84,22 +80,23 @@ class ForkedLanes:
         if lanes < 1:
             raise LaneError(f"{lanes} lanes asked for: at least 1 is needed")
         async with self._scaling:
-            extra, self._lanes = self._lanes[lanes:], self._lanes[:lanes]
+            extra, self.lanes = self.lanes[lanes:], self.lanes[:lanes]
             if extra:
                 self._tell_listeners()
             for lane in extra:
                 await self._stop_replacing(lane)
                 await lane.retire()
-            self._keep = self._allowance(lanes)
-            while len(self._lanes) < lanes:
-                lane = ForkedLane(len(self._lanes), self.models, self._on_lane_change, self._kill, lambda: self._keep)
+            self._share_memory(lanes)
+            while len(self.lanes) < lanes:
+                lane = WorkerLane(len(self.lanes), self.models, self._on_lane_change, self._kill)
+                lane.keep_bytes = self._allowance(lanes)
                 try:
                     await self._fork(lane)
                     await self._warm(lane)
                 except BaseException:
                     await lane.close()
                     raise
-                self._lanes.append(lane)
+                self.lanes = (*self.lanes, lane)
                 self._tell_listeners()
 
     async def warm_up(
@@ -122,12 +119,13 @@ class ForkedLanes:
 
     def keep(self, allowance: Allowance) -> None:
         """See `interface.LanePool.keep`."""
-        self._allowance, self._keep = allowance, allowance(len(self._lanes))
+        self._allowance = allowance
+        self._share_memory(len(self.lanes))
 
     async def close(self) -> None:
         """See `interface.LanePool.close`."""
         self._closing = True
-        lanes, self._lanes = self._lanes, []
+        lanes, self.lanes = self.lanes, ()
         for lane in lanes:
             await self._stop_replacing(lane)
             await lane.close()
@@ -162,13 +160,13 @@ class ForkedLanes:
                 await asyncio.sleep(_backoff_s(attempt))
                 attempt += 1
                 try:
-                    self._zygote, reader, _ = await ZygoteClient.start(self._specs)
+                    self._zygote, reader, _ = await ForkServerClient.start(self._specs)
                 except (LaneError, ModelError) as error:
                     event(_log, "zygote.not_started", logging.ERROR, attempt=attempt, error=error)
             async with self._zygote_changed:
                 self._zygote_changed.notify_all()
 
-    async def _fork(self, lane: ForkedLane) -> None:
+    async def _fork(self, lane: WorkerLane) -> None:
         """Gives the lane a fresh process. Raises LaneCrashed, LaneError when that does not start."""
         async with self._zygote_changed:
             await self._zygote_changed.wait_for(lambda: self._zygote is not None)
@@ -187,12 +185,17 @@ class ForkedLanes:
             self._kill(lane)
             raise LaneCrashed(f"lane {lane.id} did not start within {_START_TIMEOUT_S:g} s") from None
 
-    async def _warm(self, lane: ForkedLane) -> None:
+    def _share_memory(self, lanes: int) -> None:
+        keep_bytes = self._allowance(lanes)
+        for lane in self.lanes:
+            lane.keep_bytes = keep_bytes
+
+    async def _warm(self, lane: WorkerLane) -> None:
         """Lets a lane that joins the others run the largest batch of every model, before any request finds it."""
         for model, (batch, threads) in self._warmed.items():
             await lane.run([example_item(self.models[model], batch)], threads, _START_TIMEOUT_S, model)
 
-    async def _replace(self, lane: ForkedLane) -> None:
+    async def _replace(self, lane: WorkerLane) -> None:
         attempt = lane.crashes - 1
         try:
             while not lane.healthy:
@@ -205,19 +208,19 @@ class ForkedLanes:
         finally:
             del self._replacing[lane.id]
 
-    async def _stop_replacing(self, lane: ForkedLane) -> None:
+    async def _stop_replacing(self, lane: WorkerLane) -> None:
         task = self._replacing.get(lane.id)
         if task is not None:
             task.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await task
 
-    def _on_lane_change(self, lane: ForkedLane) -> None:
-        if not lane.healthy and lane in self._lanes and lane.id not in self._replacing:
+    def _on_lane_change(self, lane: WorkerLane) -> None:
+        if not lane.healthy and lane in self.lanes and lane.id not in self._replacing:
             self._replacing[lane.id] = asyncio.create_task(self._replace(lane), name=f"replace-lane-{lane.id}")
         self._tell_listeners()
 
-    def _kill(self, lane: ForkedLane) -> None:
+    def _kill(self, lane: WorkerLane) -> None:
         if self._zygote is not None:
             self._zygote.kill(lane.id)
 

@@ -13,7 +13,7 @@ from dataclasses import replace
 
 from sponge_core.latency import LatencyModel
 
-__all__ = ["Correction", "Drift"]
+__all__ = ["Calibration", "Drift"]
 
 SLOW, FAST = 0.05, 0.25
 """Weights of a sample in the two averages."""
@@ -60,7 +60,7 @@ class _Estimate:
         self.ratio = min(max(ratio, LOWEST), HIGHEST)
 
 
-class Correction:
+class Calibration:
     """The factors of one model."""
 
     def __init__(self) -> None:
@@ -80,7 +80,7 @@ class Correction:
             return self._all.ratio
         return own.ratio if self._count - own.seen_at <= FRESH else max(own.ratio, self._all.ratio)
 
-    def corrected(self, profile: LatencyModel) -> LatencyModel:
+    def calibrated(self, profile: LatencyModel) -> LatencyModel:
         """The profile as it is here and now."""
         most = max(self._by_threads, default=0)
         by_threads = tuple(self.factor(threads) / self.ratio for threads in range(1, most + 1))

@@ -1,0 +1,123 @@
+"""Wiring: builds the parts that serve the loaded models, each after the parts that it depends on."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from sponge_core.dispatch.registry import POLICIES
+from sponge_server.control.control_app import Control
+from sponge_server.control.control_loop import ControlLoop
+from sponge_server.control.news import News
+from sponge_server.control.projector import Projector
+from sponge_server.control.reconfigure import Reconfigurer
+from sponge_server.control.state_publisher import StatePublisher
+from sponge_server.deadlines import SloPolicy
+from sponge_server.engine.cpu_quota import CpuQuota
+from sponge_server.engine.engine import Engine
+from sponge_server.engine.scheduler import Scheduler
+from sponge_server.inference_service import BodyMemory, InferenceLimits, InferenceService
+from sponge_server.lifecycle import Lifecycle
+from sponge_server.model_handle import ModelHandle
+from sponge_server.observability.gauges import Gauges
+from sponge_server.observability.metrics import Metrics
+from sponge_server.observability.observers import RequestObserver
+from sponge_server.observability.request_stats import RequestStats
+from sponge_server.settings import ServerSettings
+from sponge_server.startup.startup import Prepared
+from sponge_server.uploads import Uploads
+from sponge_server.workers.interface import LanePool
+
+__all__ = ["Parts", "build"]
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """What serves the loaded models."""
+
+    engine: Engine
+    service: InferenceService
+    control: Control
+    control_loop: ControlLoop
+    news: News
+    uploads: Uploads
+
+
+def build(
+    settings: ServerSettings,
+    prepared: Sequence[Prepared],
+    pool: LanePool,
+    quota: CpuQuota,
+    lifecycle: Lifecycle,
+    metrics: Metrics,
+    observers: Sequence[RequestObserver],
+    clock: Callable[[], float],
+) -> Parts:
+    """Builds everything behind the ports.
+
+    Args:
+        prepared: the models, in the order of `settings.models`.
+        observers: told about every request and batch, besides the server's own observers.
+        clock: monotonic seconds.
+    """
+    max_batch = max(model.info.max_batch for model in prepared)
+    models = [
+        ModelHandle(index, found.info, SloPolicy(given.slo_s, settings.slo_classes))
+        for index, (given, found) in enumerate(zip(settings.models, prepared, strict=True))
+    ]
+    uploads, memory, news = Uploads(), BodyMemory(settings.max_queue_bytes), News()
+    metrics.held_bytes.set_function(lambda: memory.held)
+    stats = RequestStats(metrics, lifecycle.models)
+    scheduler = Scheduler(
+        [model.profile for model in prepared],
+        quota.in_force,
+        max_batch,
+        settings.max_cores,
+        clock(),
+        POLICIES[settings.dispatch].make(),
+    )
+    projector = Projector(
+        scheduler,
+        uploads,
+        pool,
+        news,
+        metrics,
+        sizes_milli=settings.candidates_milli,
+        max_batch=max_batch,
+        resize_s=settings.resize_s,
+        clock=clock,
+    )
+    engine = Engine(
+        pool, scheduler, models, [stats, projector, *observers], clock=clock, max_rows=settings.max_queue_rows
+    )
+    quota.add_listener(engine.set_cores)
+    limits = InferenceLimits(settings.max_body_bytes, settings.max_json_bytes)
+    service = InferenceService(
+        models, engine, lifecycle, uploads, memory, metrics, limits, clock=clock, wall_clock=time.time
+    )
+    publisher = StatePublisher(
+        lifecycle=lifecycle,
+        engine=engine,
+        stats=stats,
+        pool=pool,
+        projector=projector,
+        news=news,
+        quota=quota,
+        uploads=uploads,
+        clock=clock,
+    )
+    reconfigurer = Reconfigurer(
+        publisher=publisher,
+        engine=engine,
+        quota=quota,
+        projector=projector,
+        pool=pool,
+        metrics=metrics,
+        max_batch=max_batch,
+        max_lanes=min(model.max_lanes for model in prepared),
+        clock=clock,
+    )
+    control = Control(publisher, reconfigurer, Gauges(metrics, scheduler, lifecycle.models, quota, uploads))
+    control_loop = ControlLoop(quota, engine, projector, metrics, clock=clock, cpu_clock=time.process_time)
+    return Parts(engine, service, control, control_loop, news, uploads)
