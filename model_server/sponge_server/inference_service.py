@@ -296,7 +296,7 @@ class InferenceService:
     def _decode(self, call: Call[R], text_bytes: int) -> InferRequest:
         limit = self._limits.max_json_bytes
         if text_bytes > limit:
-            text = f"{text_bytes} bytes of {call.text_kind}, at most {limit} are accepted: send binary tensors instead"
+            text = f"{text_bytes} bytes of {call.text_kind}, at most {limit} are accepted: send them in binary form"
             raise ProblemError(413, "too-much-json", text)
         try:
             return call.decode()
