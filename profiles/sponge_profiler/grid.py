@@ -15,7 +15,8 @@ import numpy as np
 
 from sponge_core.cpu_sharing import thread_budget
 from sponge_core.errors import ProfileError
-from sponge_profiles.profile import GridPoint, LanePoint, MemoryUse, Profile, QuotaPoint, contradictions
+from sponge_profiles.points import GridPoint, LanePoint, QuotaPoint, contradictions
+from sponge_profiles.profile import MemoryUse, Profile
 from sponge_profiles.timing import BatchTime, RunBatch, grid_points, percentiles
 from sponge_profiles.validation import Form
 

@@ -10,7 +10,8 @@ from rich.table import Table
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from sponge_profiles.profile import GridPoint, LanePoint, Profile, QuotaPoint
+    from sponge_profiles.points import GridPoint, LanePoint, QuotaPoint
+    from sponge_profiles.profile import Profile
 
 __all__ = ["print_report"]
 

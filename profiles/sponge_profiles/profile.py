@@ -9,44 +9,34 @@ from __future__ import annotations
 from collections.abc import Sequence
 from importlib import resources
 from importlib.resources.abc import Traversable
-from itertools import pairwise
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, ValidationError, model_validator
 
 from sponge_core.cpu_sharing import speed_of, stall_of, thread_budget
 from sponge_core.errors import ProfileError
 from sponge_core.latency import LatencyModel
 from sponge_profiles.fitting import Fit, Point, fit, judge
 from sponge_profiles.interpolation import with_table
+from sponge_profiles.points import GridPoint, LanePoint, LatencyPercentiles, Part, QuotaPoint, contradictions
 from sponge_profiles.validation import CrossValidation, Form, HeldOut, cross_validate
 
 __all__ = [
     "Coefficients",
     "ErrorQuantiles",
-    "GridPoint",
     "HeldOutError",
-    "LanePoint",
     "MemoryUse",
     "Profile",
-    "QuotaPoint",
     "Validation",
-    "contradictions",
     "load_profile",
     "profile_names",
 ]
 
-_FASTER_TOLERANCE = 0.10  # noise: a larger batch may measure this much faster
 
-
-class _Part(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
-
-
-class Coefficients(_Part):
+class Coefficients(Part):
     """Coefficients of l(b, k) = gamma*b/k + delta*b + epsilon/k + eta, in milliseconds."""
 
     gamma: float
@@ -55,7 +45,7 @@ class Coefficients(_Part):
     eta: float
 
 
-class ErrorQuantiles(_Part):
+class ErrorQuantiles(Part):
     """Measured / predicted - 1 over the grid points, at the profile's percentile."""
 
     p50: float
@@ -63,57 +53,7 @@ class ErrorQuantiles(_Part):
     max: float
 
 
-class _Latency(_Part):
-    """Percentiles over `n` batches; None where not known."""
-
-    p50_ms: float | None = Field(default=None, gt=0)
-    p95_ms: float | None = Field(default=None, gt=0)
-    p99_ms: float | None = Field(default=None, gt=0)
-    n: int | None = Field(default=None, ge=1)
-
-    @model_validator(mode="after")
-    def _ascending(self) -> _Latency:
-        known = [(q, value) for q in (50, 95, 99) if (value := self.at(q)) is not None]
-        for (low, less), (high, more) in pairwise(known):
-            if more < less:
-                raise ValueError(
-                    f"p{high}_ms is {more:g} but p{low}_ms is {less:g}: a higher percentile cannot be less"
-                )
-        return self
-
-    def at(self, percentile: int) -> float | None:
-        """Milliseconds at 50, 95 or 99 %; None if not known."""
-        return {50: self.p50_ms, 95: self.p95_ms, 99: self.p99_ms}[percentile]
-
-
-class GridPoint(_Latency):
-    """Latency of one (batch, threads), with a core for every thread."""
-
-    batch: int = Field(ge=1)
-    threads: int = Field(ge=1)
-
-
-class QuotaPoint(_Latency):
-    """Latency of a batch under a fraction of a core, and so throttled."""
-
-    cores: float = Field(gt=0)
-    batch: int = Field(ge=1)
-
-
-class LanePoint(_Latency):
-    """Latency of a batch on one thread beside lanes with batches of the same size; `alone_p50_ms` is without them."""
-
-    lanes: int = Field(ge=2)
-    batch: int = Field(ge=1)
-    alone_p50_ms: float = Field(gt=0)
-
-    @property
-    def slowdown(self) -> float:
-        """Median beside the others over median alone."""
-        return (self.p50_ms or self.alone_p50_ms) / self.alone_p50_ms
-
-
-class HeldOutError(_Part):
+class HeldOutError(Part):
     """Absolute relative errors of predictions for points that the model had not seen."""
 
     mean_percent: float = Field(ge=0)
@@ -121,14 +61,14 @@ class HeldOutError(_Part):
     max_percent: float = Field(ge=0)
 
 
-class Validation(_Part):
+class Validation(Part):
     """Leave-one-out errors of both forms: each point is predicted from the others."""
 
     formula: HeldOutError
     table: HeldOutError
 
 
-class MemoryUse(_Part):
+class MemoryUse(Part):
     """Memory of a server with this model, in MiB: base + lanes * (lane + item * batch)."""
 
     base_mib: float = Field(ge=0)
@@ -136,7 +76,7 @@ class MemoryUse(_Part):
     item_mib: float = Field(ge=0)
 
 
-class Profile(_Part):
+class Profile(Part):
     """How long the batches of one model take on one kind of machine.
 
     `origin` is "published" for coefficients as they were printed, negative ones included; "fitted" for a fit of
@@ -353,7 +293,7 @@ def _data() -> Traversable:
 
 def _one_line(point: dict[str, object]) -> str:
     """One point as a line of YAML: what was measured, then the times."""
-    ordered = dict(sorted(point.items(), key=lambda item: item[0] in _Latency.model_fields))
+    ordered = dict(sorted(point.items(), key=lambda item: item[0] in LatencyPercentiles.model_fields))
     text: str = yaml.safe_dump(ordered, sort_keys=False, default_flow_style=True, width=1000)
     return text.strip()
 
@@ -377,20 +317,6 @@ def _validation(checked: CrossValidation) -> Validation:
 
 def _points(points: Sequence[GridPoint], percentile: int) -> list[Point]:
     return [Point(p.batch, p.threads, value / 1e3) for p in points if (value := p.at(percentile)) is not None]
-
-
-def contradictions(points: Sequence[GridPoint], percentile: int) -> list[tuple[GridPoint, GridPoint]]:
-    """Pairs on the same threads where the second, larger batch was faster than the first by more than noise."""
-    return [
-        (small, large)
-        for small in points
-        for large in points
-        if large.threads == small.threads
-        and large.batch > small.batch
-        and (slow := small.at(percentile)) is not None
-        and (fast := large.at(percentile)) is not None
-        and fast < slow * (1 - _FASTER_TOLERANCE)
-    ]
 
 
 def _first_error(invalid: ValidationError) -> str:

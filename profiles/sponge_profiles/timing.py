@@ -18,7 +18,8 @@ from typing import Literal, TypedDict
 import numpy as np
 
 from sponge_core.errors import ProfileError
-from sponge_profiles.profile import GridPoint, Profile
+from sponge_profiles.points import GridPoint
+from sponge_profiles.profile import Profile
 
 __all__ = [
     "BatchTime",

@@ -14,7 +14,8 @@ from sponge_core.errors import ProfileError, SpongeError
 from sponge_core.latency import LatencyModel
 from sponge_profiler.plots import check_path, save_plot
 from sponge_profiles.fitting import Point, fit, judge
-from sponge_profiles.profile import GridPoint, Profile, load_profile, profile_names
+from sponge_profiles.points import GridPoint
+from sponge_profiles.profile import Profile, load_profile, profile_names
 
 GRID = [(b, k) for b in (1, 2, 4, 8) for k in (1, 2, 4)]
 
