@@ -1,9 +1,9 @@
-"""How much slower or faster the model runs here than its profile says, learnt from finished batches.
+"""Learns from finished batches how much slower or faster a model runs here than its profile says.
 
-Pure. One factor over all batches, and one for each thread count that was seen: a formula can be right for one thread
-and wrong for four. Slow to trust (a gain is believed after some twenty batches), quick to distrust (most of a loss
-within five), and bounded. Noise alone moves it neither way: what the latency varies by is in the profile's error
-already, and counting it twice would refuse requests that could be met.
+There is one factor for all batches and one for each thread count, because a formula can be right for one thread and
+wrong for four. A factor follows a gain slowly (after some twenty batches), a loss quickly (most of it within five), and
+is bounded. Noise alone does not move it: the profile's error already accounts for the variation of the latency, and
+counting it twice would refuse requests that could be answered in time.
 """
 
 from __future__ import annotations
@@ -25,20 +25,19 @@ SIGMAS = 2.0
 """The fast average counts as far as it exceeds its own noise by this much."""
 
 LOWEST, HIGHEST = 0.5, 3.0
-"""Outside of this the profile is not of this model or machine, and scaling it would be guesswork."""
+"""Bounds of a factor. Beyond them the profile is of another model or machine, and scaling it would be guesswork."""
 
 STEP = 2.0
-"""One batch counts for at most this factor up or down: a single stall is not a trend."""
-
+"""One batch counts for at most this factor up or down, because a single stall is not a trend."""
 
 FRESH = 50
-"""A thread count that none of so many last batches ran on may have missed that the machine became slower."""
+"""The factor of a thread count is fresh if one of this many last batches ran on it."""
 
 DRIFT_BAND = (0.67, 1.5)
-"""A profile that is off by more than this was measured on another machine, or for another model."""
+"""Outside this band of ratios, the profile was measured on another machine or for another model."""
 
 DRIFTED_AFTER_S, BACK_AFTER_S = 30.0, 10.0
-"""How long the ratio has to stay outside of the band, and inside of it again, to count."""
+"""Seconds that the ratio must stay outside the band to count as drifted, and inside it to count as recovered."""
 
 
 class _Estimate:
@@ -61,7 +60,7 @@ class _Estimate:
 
 
 class Calibration:
-    """The factors of one model."""
+    """The calibration factors of one model."""
 
     def __init__(self) -> None:
         self._all = _Estimate()
@@ -70,24 +69,33 @@ class Calibration:
 
     @property
     def ratio(self) -> float:
-        """Over all batches."""
+        """Measured / predicted time over all batches, smoothed."""
         return self._all.ratio
 
     def factor(self, threads: int) -> float:
-        """For batches on so many threads: their own where there were any, else that of all."""
+        """The factor for batches on `threads` threads: their own if there were any, else that of all batches.
+
+        An old factor is at least that of all batches, because it may have missed that the machine became slower.
+        """
         own = self._by_threads.get(threads)
         if own is None:
             return self._all.ratio
         return own.ratio if self._count - own.seen_at <= FRESH else max(own.ratio, self._all.ratio)
 
     def calibrated(self, profile: LatencyModel) -> LatencyModel:
-        """The profile as it is here and now."""
+        """The latency model of a profile, corrected by the factors."""
         most = max(self._by_threads, default=0)
         by_threads = tuple(self.factor(threads) / self.ratio for threads in range(1, most + 1))
         return replace(profile.scaled(self.ratio), by_threads=by_threads)
 
     def observe(self, predicted_s: float, measured_s: float, threads: int = 1) -> float:
-        """Learns from one batch, predicted by the uncorrected profile; returns this batch's own ratio."""
+        """Learns from one batch; returns its ratio of measured to predicted time.
+
+        Args:
+            predicted_s: seconds by the uncorrected profile.
+            measured_s: seconds that it took.
+            threads: of the batch.
+        """
         sample = measured_s / predicted_s
         self._count += 1
         own = self._by_threads.setdefault(threads, _Estimate(self._all.ratio))
@@ -98,14 +106,14 @@ class Calibration:
 
 
 class Drift:
-    """Whether the profile has been off for so long that somebody should measure again."""
+    """Detects that a profile has been off for so long that it should be measured again."""
 
     def __init__(self) -> None:
         self.drifted = False
         self._since: float | None = None
 
     def observe(self, now: float, ratio: float) -> bool:
-        """The ratio at `now`; calls come in order of time. Returns whether the profile has drifted."""
+        """Records the ratio at `now` (seconds, ascending over calls); returns whether the profile has drifted."""
         outside = not DRIFT_BAND[0] <= ratio <= DRIFT_BAND[1]
         if outside == self.drifted:
             self._since = None

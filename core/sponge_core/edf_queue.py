@@ -44,7 +44,7 @@ def _order(request: Request) -> tuple[float, int]:
 
 
 @dataclass(slots=True)
-class _Line:
+class _ModelQueue:
     """The waiting requests of one model, as parallel lists."""
 
     keys: list[tuple[float, int]] = field(default_factory=list)
@@ -65,11 +65,11 @@ class EdfQueue:
     copied and popped. With 1,000 waiting requests an insert takes under a microsecond longer than into a heap.
     """
 
-    __slots__ = ("_by_id", "_deadlines", "_lines", "_slos")
+    __slots__ = ("_by_id", "_deadlines", "_queues", "_slos")
 
     def __init__(self, requests: Iterable[Request] = ()) -> None:
         self._by_id: dict[int, Request] = {}
-        self._lines: list[_Line] = []
+        self._queues: list[_ModelQueue] = []
         self._deadlines: list[list[float]] = []
         self._slos: list[list[float]] = []
         for request in requests:
@@ -80,31 +80,31 @@ class EdfQueue:
         if request.id in self._by_id:
             raise ValueError(f"request {request.id} is already queued")
         self._by_id[request.id] = request
-        while request.model >= len(self._lines):
-            self._lines.append(_Line())
-            self._deadlines.append(self._lines[-1].deadlines)
-            self._slos.append(self._lines[-1].slos)
-        line = self._lines[request.model]
-        index = bisect_left(line.keys, _order(request))
-        line.keys.insert(index, _order(request))
-        line.deadlines.insert(index, request.deadline)
-        line.slos.insert(index, request.deadline - request.arrival)
-        line.requests.insert(index, request)
-        line.recent = line.rate(request.arrival) * RATE_WINDOW_S + 1.0
-        line.newest = max(line.newest, request.arrival)
+        while request.model >= len(self._queues):
+            self._queues.append(_ModelQueue())
+            self._deadlines.append(self._queues[-1].deadlines)
+            self._slos.append(self._queues[-1].slos)
+        queue = self._queues[request.model]
+        index = bisect_left(queue.keys, _order(request))
+        queue.keys.insert(index, _order(request))
+        queue.deadlines.insert(index, request.deadline)
+        queue.slos.insert(index, request.deadline - request.arrival)
+        queue.requests.insert(index, request)
+        queue.recent = queue.rate(request.arrival) * RATE_WINDOW_S + 1.0
+        queue.newest = max(queue.newest, request.arrival)
 
     def discard(self, request_id: int) -> Request | None:
         """Removes and returns a request; None if it is not queued (launched, shed or unknown)."""
         request = self._by_id.pop(request_id, None)
         if request is not None:
-            line = self._lines[request.model]
-            index = bisect_left(line.keys, _order(request))
-            del line.keys[index], line.deadlines[index], line.slos[index], line.requests[index]
+            queue = self._queues[request.model]
+            index = bisect_left(queue.keys, _order(request))
+            del queue.keys[index], queue.deadlines[index], queue.slos[index], queue.requests[index]
         return request
 
     def head(self) -> Request | None:
         """The request with the earliest deadline; None if the queue is empty."""
-        return min((line.requests[0] for line in self._lines if line.keys), key=_order, default=None)
+        return min((queue.requests[0] for queue in self._queues if queue.keys), key=_order, default=None)
 
     @property
     def deadlines(self) -> Sequence[Sequence[float]]:
@@ -118,11 +118,11 @@ class EdfQueue:
 
     def rates(self, now: float) -> list[float]:
         """The recent arrival rate of each model, in requests per second."""
-        return [line.rate(now) for line in self._lines]
+        return [queue.rate(now) for queue in self._queues]
 
     def waiting(self, model: int, first: int, count: int) -> list[Request]:
         """`count` waiting requests of `model`, from index `first` of its deadlines."""
-        return self._lines[model].requests[first : first + count]
+        return self._queues[model].requests[first : first + count]
 
     def by_arrival(self) -> Iterator[Request]:
         """The requests of all models in the order they were added; the queue must not change meanwhile."""
@@ -136,6 +136,6 @@ class EdfQueue:
 
     def __iter__(self) -> Iterator[Request]:
         """The requests of all models, earliest deadline first; the queue must not change meanwhile."""
-        if len(self._lines) == 1:
-            return iter(self._lines[0].requests)
-        return heapq.merge(*(line.requests for line in self._lines), key=_order)
+        if len(self._queues) == 1:
+            return iter(self._queues[0].requests)
+        return heapq.merge(*(queue.requests for queue in self._queues), key=_order)

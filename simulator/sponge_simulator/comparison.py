@@ -83,13 +83,13 @@ def run_policy(
     service = scenario.service(profile.latency_model())
     chosen = make_policy(name, service)
     ratio: Callable[[], float] = (lambda: 1.0) if exact else service_ratios(profile.error, seed)
-    world = ClusterModel(
+    cluster = ClusterModel(
         scenario.duration_s,
         scenario.resizes(seed),
         lambda: slower * ratio(),
         scenario.node_cores or float("inf"),
     )
-    return PolicyRun(name, simulate(requests, service, chosen.scaling, chosen.dispatch, world))
+    return PolicyRun(name, simulate(requests, service, chosen.scaling, chosen.dispatch, cluster))
 
 
 def summarize(runs: Sequence[PolicyRun]) -> PolicySummary:

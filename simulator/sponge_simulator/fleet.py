@@ -102,7 +102,7 @@ def simulate(
     service: Service,
     scaling: ScalingPolicy,
     dispatch: Dispatcher,
-    world: ClusterModel,
+    cluster: ClusterModel,
 ) -> SimulationResult:
     """Runs all requests to their end.
 
@@ -112,7 +112,7 @@ def simulate(
     Args:
         requests: ascending in arrival.
     """
-    run = ServiceRun(requests, service, scaling, dispatch, world)
+    run = ServiceRun(requests, service, scaling, dispatch, cluster)
     while (at := run.next_at()) < math.inf:
         run.advance(at)
     return run.result()
@@ -127,15 +127,15 @@ class ServiceRun:
         service: Service,
         scaling: ScalingPolicy,
         dispatch: Dispatcher,
-        world: ClusterModel,
+        cluster: ClusterModel,
         room: Callable[[], float] | None = None,
     ) -> None:
         self._requests = requests
         self._service = service
         self._scaling = scaling
         self._dispatch = dispatch
-        self._world = world
-        self._room = room or (lambda: world.node_cores - self.reserved_cores)
+        self._cluster = cluster
+        self._room = room or (lambda: cluster.node_cores - self.reserved_cores)
         self._models = [service.model]
         self._queue = EdfQueue()
         self._replicas: list[Replica] = []
@@ -180,22 +180,22 @@ class ServiceRun:
             at = min(at, self._requests[self._position].arrival)
         if self._wakes:
             at = min(at, self._wakes[0])
-        if self._now < self._world.duration_s or left or self._queue or self._any_busy():
+        if self._now < self._cluster.duration_s or left or self._queue or self._any_busy():
             at = min(at, self._next_plan)
         return max(at, self._now)
 
     def advance(self, at: float) -> None:
         """Processes all events up to `at`, which is at most the time that `next_at` returned."""
-        self._charge(at)
+        self._bill(at)
         self._finish_batches()
         for replica in self._replicas:
-            replica.step(self._now, self._world.resize_s())
+            replica.step(self._now, self._cluster.resize_s())
         woken = self._arrive() and self._until_request
         if self._next_plan <= self._now or woken:
             self._next_plan = self._now + self._scaling.interval_s
             self._plan()
         self._launch()
-        self._account()
+        self._record_timeline()
 
     def _next_event(self, replica: Replica) -> float:
         ready_at = replica.ready_at if replica.ready_at > self._now else math.inf
@@ -204,7 +204,7 @@ class ServiceRun:
     def _any_busy(self) -> bool:
         return any(not replica.idle for replica in self._replicas)
 
-    def _charge(self, at: float) -> None:
+    def _bill(self, at: float) -> None:
         elapsed = at - self._now
         if elapsed > 0:
             cores = used = 0.0
@@ -213,9 +213,9 @@ class ServiceRun:
                 cores += replica.cores
                 used += replica.busy_cores
                 in_flight += replica.requests
-            charged = max(0.0, min(at, self._world.duration_s) - self._now)
-            self._core_s += charged * cores
-            self._used_core_s += charged * used
+            billed = max(0.0, min(at, self._cluster.duration_s) - self._now)
+            self._core_s += billed * cores
+            self._used_core_s += billed * used
             self._used_since += elapsed * used
             self._in_flight_since += elapsed * in_flight
         self._now = at
@@ -229,8 +229,8 @@ class ServiceRun:
             while replica.next_finish_at <= now:
                 launch, took_s = replica.finish(now)
                 batch = launch.requests
-                if self._world.learn is not None:
-                    self._models = [self._world.learn(launch, took_s)]
+                if self._cluster.learn is not None:
+                    self._models = [self._cluster.learn(launch, took_s)]
                 in_time = now <= min(request.deadline for request in batch) + 1e-9
                 self._dispatch.ended(batch[0].model, len(batch), in_time)
                 for request in batch:
@@ -273,7 +273,7 @@ class ServiceRun:
         self._until_request = wanted.until_request
         self._scale(max(0 if wanted.until_request else 1, wanted.replicas), wanted.cores, serving)
         for replica in serving:
-            if replica.resize(self._granted(replica, wanted.cores), now, self._world.resize_s()):
+            if replica.resize(self._granted(replica, wanted.cores), now, self._cluster.resize_s()):
                 self._resizes += 1
         # The policy sees a new size only once it is in force.
         in_force = serving[0].cores if serving else wanted.cores
@@ -287,7 +287,7 @@ class ServiceRun:
     def _uploads(self) -> tuple[Arrival, ...]:
         """Requests that were sent and have not arrived, with the arrival that the servers expect."""
         now, found = self._now, []
-        expects = self._world.upload_left_s
+        expects = self._cluster.upload_left_s
         received_at = max((replica.awake_until(now) for replica in self._replicas), default=now)
         for index in range(self._position, len(self._requests)):
             request = self._requests[index]
@@ -299,7 +299,7 @@ class ServiceRun:
         return tuple(sorted(found, key=lambda upload: upload.at))
 
     def _replica(self, cores: float, ready_at: float) -> Replica:
-        return Replica(cores, ready_at, self._service.overhead_cores, self._world.by_periods)
+        return Replica(cores, ready_at, self._service.overhead_cores, self._cluster.by_periods)
 
     def _granted(self, replica: Replica, wanted: float) -> float:
         """The wanted size, or the largest size below it for which the node has room."""
@@ -340,11 +340,11 @@ class ServiceRun:
                 heapq.heappush(self._wakes, max(decision.wake_at, now + 1e-6))
 
     def _takes_s(self, launch: Launch) -> float:
-        world = self._world
-        return launch.work_s * world.service_ratio() if world.takes_s is None else world.takes_s(launch)
+        cluster = self._cluster
+        return launch.work_s * cluster.service_ratio() if cluster.takes_s is None else cluster.takes_s(launch)
 
-    def _account(self) -> None:
-        if self._now > self._world.duration_s:
+    def _record_timeline(self) -> None:
+        if self._now > self._cluster.duration_s:
             return
         cores, last = 0.0, self._timeline[-1]
         for replica in self._replicas:
@@ -364,7 +364,7 @@ class ServiceRun:
             self._shed,
             self._core_s,
             self._used_core_s,
-            self._world.duration_s,
+            self._cluster.duration_s,
             self._resizes,
             self._started,
             tuple(self._latencies),

@@ -92,8 +92,8 @@ def run_node(policy: str, node: Node, schedules: Sequence[Sequence[Request]], se
         return node.cores - sum(run.reserved_cores for run in runs)
 
     for index, (scenario, service) in enumerate(zip(node.services, services, strict=True)):
-        world = ClusterModel(node.duration_s, scenario.resizes(seed + 1000 * index))
-        runs.append(ServiceRun(schedules[index], service, policies[index], rules[index].dispatch, world, room))
+        cluster = ClusterModel(node.duration_s, scenario.resizes(seed + 1000 * index))
+        runs.append(ServiceRun(schedules[index], service, policies[index], rules[index].dispatch, cluster, room))
     _run(runs)
     return [run.result() for run in runs]
 
