@@ -6,8 +6,13 @@ UV_VERSION := $(shell sed -n 's/^uv==//p' constraints.txt)
 PACKAGES := core profiles model_server operator simulator client cli tools
 BIN := .venv/bin
 
+# The tests of a file run one after the other in one process, as they share its servers; files side by side.
+TEST_PROCESSES ?= 2
+IN_PARALLEL := --ignore=tests/e2e --numprocesses=$(TEST_PROCESSES) --dist=loadfile --no-loadscope-reorder
+PYTEST_OPTIONS ?=
+
 .DEFAULT_GOAL := help
-.PHONY: help demo test check lint types imports unit e2e coverage bench reproduce docs docs-serve format protos sync release-check release-notes release setup browser down clean
+.PHONY: help demo test quick check lint types imports unit e2e coverage bench reproduce docs docs-serve format protos sync release-check release-notes release setup browser down clean
 
 help: ## List the targets.
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -15,7 +20,11 @@ help: ## List the targets.
 demo: setup ## The main job on this machine: live page, table against static cores, report (BACKEND=local: no Kubernetes).
 	$(BIN)/sponge demo --backend $(BACKEND)
 
-test: setup browser check unit e2e ## Lint, types, import contracts, unit, property, contract, browser and end-to-end tests.
+test: setup browser ## Everything: lint, types, import contracts, unit, property, contract, browser and end-to-end tests.
+	$(BIN)/python tests/shared/everything.py
+
+quick: check ## Lint, types, import contracts, and all tests that need no cluster, no torch and not long (no mark e2e, torch or slow).
+	$(BIN)/pytest -m "not e2e and not torch and not slow" $(IN_PARALLEL) $(PYTEST_OPTIONS)
 
 check: lint types imports ## Lint, types and import contracts only.
 
@@ -30,10 +39,10 @@ imports: setup
 	$(BIN)/lint-imports
 
 unit: setup ## Tests that need no cluster.
-	$(BIN)/pytest -m "not e2e"
+	$(BIN)/pytest -m "not e2e" $(IN_PARALLEL) $(PYTEST_OPTIONS)
 
 e2e: setup ## Tests on a real local Kubernetes.
-	$(BIN)/pytest -m e2e
+	$(BIN)/pytest tests/e2e $(PYTEST_OPTIONS)
 
 coverage: setup ## Tests that need no cluster, with line and branch coverage; out/coverage/index.html.
 	$(BIN)/pytest -m "not e2e" --cov --cov-report=term:skip-covered --cov-report=html --cov-report=xml

@@ -138,6 +138,7 @@ def command(
     """
     import asyncio
 
+    import scipy.optimize  # noqa: F401 - the fit at the end needs it: where it is missing, say so before measuring
     from rich.console import Console
 
     from sponge_profiler.grid import grid_cells

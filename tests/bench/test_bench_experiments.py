@@ -121,6 +121,7 @@ def test_generated_parts_replace_those_before_and_prose_stays(tmp_path: Path) ->
     assert "<img" not in page
 
 
+@pytest.mark.slow
 def test_all_of_it_in_miniature(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "bench.experiments", "--quick", "--out", str(tmp_path)],

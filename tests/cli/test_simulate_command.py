@@ -26,6 +26,7 @@ def simulate(*arguments: str) -> subprocess.CompletedProcess[str]:
 SHORT = ("--duration-s", "20", "--bandwidth", "synthetic")
 
 
+@pytest.mark.slow
 def test_json_has_a_row_a_policy_and_repeats_itself() -> None:
     arguments = (*SHORT, "--policies", "sponge,sponge-paper,fa2,static-8,clairvoyant", "--seed", "3", "--json")
     first = simulate(*arguments)
@@ -39,6 +40,7 @@ def test_json_has_a_row_a_policy_and_repeats_itself() -> None:
     assert simulate(*arguments).stdout == first.stdout
 
 
+@pytest.mark.slow
 def test_a_table_and_a_plot(tmp_path: Path) -> None:
     plot = tmp_path / "pareto.svg"
     done = simulate(*SHORT, "--scenario", "mixed", "--policies", "sponge,vpa@moldable-edf", "--plot", str(plot))

@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 from oip_server import METADATA, OipServer, Reply
 
+pytestmark = pytest.mark.slow
+
 FIGURES = {
     *("sent", "in_time", "late", "shed", "expired", "cancelled", "error", "goodput_rps", "attainment"),
     *("p50_ms", "p99_ms", "sender_lag_p99_ms"),

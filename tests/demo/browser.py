@@ -42,8 +42,8 @@ class Browser:
         self._session = aiohttp.ClientSession()
         async with asyncio.timeout(START_S):
             port = await self._port()
-            async with self._session.get(f"http://127.0.0.1:{port}/json/list") as answer:
-                page = next(target for target in await answer.json() if target["type"] == "page")
+            while (page := await self._page(port)) is None:  # noqa: ASYNC110 - what is waited for is the browser
+                await asyncio.sleep(0.05)
             self._socket = await self._session.ws_connect(page["webSocketDebuggerUrl"], max_msg_size=0)
         return self
 
@@ -83,6 +83,12 @@ class Browser:
             assert self._process.returncode is None, "the browser has ended"
             await asyncio.sleep(0.05)
         return text.split("\n", 1)[0]
+
+    async def _page(self, port: str) -> dict[str, Any] | None:
+        """The first page, once there is one: the port is open a little earlier."""
+        async with self._session.get(f"http://127.0.0.1:{port}/json/list") as answer:
+            targets: list[dict[str, Any]] = await answer.json()
+        return next((target for target in targets if target["type"] == "page"), None)
 
     async def _call(self, method: str, **parameters: Any) -> dict[str, Any]:
         self._number += 1

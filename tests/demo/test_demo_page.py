@@ -13,6 +13,8 @@ from sponge_demo.document import Progress, Story, build_document
 from sponge_demo.page import LivePage
 from sponge_demo.report import write_report
 
+pytestmark = pytest.mark.slow
+
 DRAWN = "Number(document.body.dataset.drawn || 0)"
 POINTS = "document.querySelectorAll('#attained .scatterlayer path.js-line').length"
 LAST_X = "document.getElementById('cores').data.at(-1).x.at(-1)"

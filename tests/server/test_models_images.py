@@ -8,13 +8,21 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-import torchvision
 from PIL import Image
 
 from sponge_server.models.images import ImageTransform
 from sponge_server.workers.interface import ItemError
 
 pytestmark = pytest.mark.torch
+
+
+@pytest.fixture(scope="module")
+def preset() -> Any:
+    """ResNet-18's own transform. Imported here: torchvision takes seconds, and only these tests use it."""
+    from torchvision.models import ResNet18_Weights
+
+    return ResNet18_Weights.DEFAULT.transforms()
+
 
 RGB = ImageTransform("RGB", 256, (224, 224), (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 
@@ -32,18 +40,16 @@ def encoded(image: Image.Image, form: str = "PNG", **options: Any) -> bytes:
 
 
 @pytest.mark.parametrize("size", [(640, 480), (300, 500), (224, 224), (333, 257), (60, 90)])
-def test_equal_to_torchvisions_preset(size: tuple[int, int]) -> None:
-    preset = torchvision.models.ResNet18_Weights.DEFAULT.transforms()
+def test_equal_to_torchvisions_preset(size: tuple[int, int], preset: Any) -> None:
     image = picture(*size)
     ours = torch.from_numpy(RGB.apply(encoded(image)))
     assert ours.shape == (3, 224, 224)
     torch.testing.assert_close(ours, preset(image), atol=1e-4, rtol=1e-4)
 
 
-def test_a_large_jpeg_decoded_at_a_fraction_looks_the_same() -> None:
+def test_a_large_jpeg_decoded_at_a_fraction_looks_the_same(preset: Any) -> None:
     data = encoded(picture(2400, 1800), "JPEG", quality=95)
     full = Image.open(io.BytesIO(data)).convert("RGB")
-    preset = torchvision.models.ResNet18_Weights.DEFAULT.transforms()
     difference = np.abs(RGB.apply(data) - preset(full).numpy())
     assert difference.mean() < 0.02  # of a standard deviation
 

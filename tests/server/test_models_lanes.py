@@ -9,8 +9,6 @@ import numpy as np
 import pytest
 import pytest_asyncio
 from PIL import Image
-from sklearn.datasets import load_digits
-from sklearn.model_selection import train_test_split
 
 from sponge_server.workers.examples import example_item
 from sponge_server.workers.interface import Item, ItemError, ModelSpec, Tensor
@@ -31,6 +29,9 @@ async def digits() -> AsyncIterator[WorkerPool]:
 
 def held_out() -> tuple[np.ndarray, np.ndarray]:
     """The quarter that `digits.build` does not train on."""
+    from sklearn.datasets import load_digits
+    from sklearn.model_selection import train_test_split
+
     data = load_digits()
     _, pixels, _, labels = train_test_split(
         data.images, data.target, test_size=0.25, random_state=7, stratify=data.target

@@ -6,7 +6,10 @@ import json
 import subprocess
 import sys
 
+import pytest
 
+
+@pytest.mark.slow
 def test_ours_keeps_the_deadlines_with_a_quarter_of_the_paper_s_cores() -> None:
     simulate = ["simulate", "--scenario", "paper", "--policies", "sponge,sponge-paper,clairvoyant"]
     done = subprocess.run(
