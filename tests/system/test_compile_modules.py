@@ -60,3 +60,12 @@ def test_only_the_newest_builds_are_kept(tmp_path: Path) -> None:
     assert compile_modules.main() == 0
     left = {build.name.partition("-mypy")[0] for build in (tmp_path / "cache" / "sponge").iterdir()}
     assert left == {folder().name, *(f"{SOURCES.name}-old{age}" for age in range(compile_modules.KEPT - 1))}
+
+
+def test_the_compiler_finds_every_package_that_the_sources_import(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    listing = "import pathlib; raise SystemExit('error: ' + ' '.join(sorted(p.name for p in pathlib.Path().iterdir())))"
+    monkeypatch.setattr(compile_modules, "_COMPILER", ("-c", listing))
+    assert compile_modules.main() == 1
+    assert "error: sponge_compiled sponge_core" in capsys.readouterr().err
