@@ -22,6 +22,8 @@ from typing import Any, Self
 
 from sponge_core.control_api import ApplyRequest, SizeRange, StateSnapshot
 from sponge_core.errors import SpongeError
+from sponge_operator.autoscale.cgroup_target import CgroupTarget
+from sponge_operator.autoscale.resizer import bring_to
 from sponge_operator.clients.server import ControlClient
 from sponge_system.cgroup import Cgroup
 
@@ -138,13 +140,9 @@ class LiveServer:
     async def resize(self, client: ControlClient, milli: int, batch_cap: int, sizes: SizeRange | None = None) -> None:
         """As the operator does: growing, the quota goes first; shrinking, it waits for the running batches."""
         self._version += 1
-        request = ApplyRequest(version=self._version, cores_milli=milli, batch_cap=batch_cap, sizes=sizes)
-        grows = milli > (self.cgroup.quota_milli() or milli)
-        if grows:
-            self.cgroup.set_quota_milli(milli)
-        await client.apply(self.control_url, self.token, request, APPLY_TIMEOUT_S)
-        if not grows:
-            self.cgroup.set_quota_milli(milli)
+        goal = ApplyRequest(version=self._version, cores_milli=milli, batch_cap=batch_cap, sizes=sizes)
+        target = CgroupTarget(self.control_url, self.token, round(self.cores * 1000), self.cgroup)
+        await bring_to(target, client, goal, APPLY_TIMEOUT_S)
 
     def _first_line(self) -> str:
         assert self._process.stdout is not None

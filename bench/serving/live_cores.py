@@ -1,7 +1,7 @@
 """Cores under a load that varies: the fewest fixed ones that suffice, and Sponge resized live as the operator would.
 
 The load is the 4G mix with a rate that rises and falls. A peer is tried at fixed sizes, from large to small, until it
-fails the target; Sponge starts at the largest and is sized by the controller that the local demo uses.
+fails the target; Sponge starts at the largest and is sized by the operator's control loop.
 """
 
 from __future__ import annotations
@@ -27,8 +27,9 @@ from bench.serving.systems import SYSTEMS, Knobs
 from bench.serving.systems.sponge import ResizableSponge
 from sponge_client.schedule import Shot
 from sponge_core.control_api import SizeRange
-from sponge_demo.backend import Endpoint
-from sponge_demo.controller import Controller
+from sponge_operator.autoscale.cgroup_target import CgroupTarget
+from sponge_operator.autoscale.control_loop import ControlLoop, Standalone
+from sponge_operator.autoscale.recommender import SizingSpec
 from sponge_operator.clients.server import ControlClient
 from sponge_workload.files import load_bandwidth
 
@@ -113,7 +114,7 @@ def _resized(most: float, shots: Sequence[Shot], timing: Timing, log: Path) -> d
 
 
 class _Quota:
-    """The size in force over time."""
+    """The server's CPU quota, with its sizes over time."""
 
     def __init__(self, server: Server, milli: int) -> None:
         self._server = server
@@ -123,7 +124,11 @@ class _Quota:
     def changes(self) -> int:
         return len(self._steps) - 1
 
-    def set(self, milli: int) -> None:
+    def quota_milli(self) -> int | None:
+        return self._server.cgroup.quota_milli()
+
+    def set_quota_milli(self, milli: int | None) -> None:
+        assert milli is not None
         self._server.cgroup.set_quota_milli(milli)
         self._steps.append((time.monotonic(), milli))
 
@@ -138,14 +143,14 @@ class _Quota:
 
 @contextlib.contextmanager
 def _controlled(server: Server, control_port: int, token: str, sizes: SizeRange) -> Iterator[_Quota]:
-    """Runs the controller beside the measurement, on a loop and thread of its own."""
+    """Runs the operator's control loop beside the measurement, on an event loop and thread of its own."""
     quota = _Quota(server, sizes.max_milli)
-    endpoint = Endpoint(f"http://127.0.0.1:{server.port}", f"http://127.0.0.1:{control_port}", token)
+    target = CgroupTarget(f"http://127.0.0.1:{control_port}", token, sizes.max_milli, quota)
     loop = asyncio.new_event_loop()
 
     async def control() -> None:
         async with ControlClient() as client:
-            await Controller(endpoint, client, sizes, sizes.max_milli, quota.set).run()
+            await ControlLoop(target, client, Standalone(SizingSpec(sizes)), loop.time).run()
 
     task = loop.create_task(control())
 

@@ -90,6 +90,11 @@ class SizeRange(_Message):
     max_milli: int = Field(ge=1)
     step_milli: int = Field(ge=1)
 
+    def at_most(self, milli: int) -> int:
+        """The largest of the sizes that is not above `milli`; `min_milli` if all are."""
+        bounded = max(self.min_milli, min(self.max_milli, milli))
+        return self.min_milli + (bounded - self.min_milli) // self.step_milli * self.step_milli
+
 
 class ApplyRequest(_Message):
     """`POST /control/v1/apply`: the size and the batch cap to run with from now on."""

@@ -1,4 +1,4 @@
-"""What all services share, made once at the start and passed down."""
+"""What all services of one operator share; created once at startup and passed down."""
 
 from __future__ import annotations
 
@@ -7,13 +7,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Literal
 
-from sponge_operator.autoscale.decision_log import Journal
-from sponge_operator.autoscale.recommender import ResizeBudget
+from sponge_operator.autoscale.decision_log import DecisionLog
+from sponge_operator.autoscale.resizer import ResizeBudget
 from sponge_operator.clients.kube import Kube
 from sponge_operator.clients.pods import PodCache
 from sponge_operator.clients.server import ControlClient
 from sponge_operator.metrics import Metrics
-from sponge_operator.node.coordinator import Nodes
+from sponge_operator.node.coordinator import NodeCoordinator
 from sponge_operator.settings import OperatorSettings
 
 __all__ = ["Context", "Events"]
@@ -25,15 +25,15 @@ EventType = Literal["Normal", "Warning"]
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """The I/O, the shared state and the clocks. `clock` is monotonic, `wall` is epoch; both in seconds."""
+    """Clients, shared state and clocks. `clock` is monotonic, `wall` is epoch time; both in seconds."""
 
     settings: OperatorSettings
     kube: Kube
     control: ControlClient
     pods: PodCache
-    nodes: Nodes
+    nodes: NodeCoordinator
     metrics: Metrics
-    journal: Journal
+    decision_log: DecisionLog
     budget: ResizeBudget
     clock: Callable[[], float]
     wall: Callable[[], float]
@@ -41,7 +41,7 @@ class Context:
 
 @dataclass(slots=True)
 class Events:
-    """Kubernetes events of one service; the same reason for the same thing is not repeated for a while."""
+    """Kubernetes events of one service, without repetitions."""
 
     post: Callable[[EventType, str, str], None]  # type, reason, message
     clock: Callable[[], float]
@@ -49,7 +49,7 @@ class Events:
     _last: dict[tuple[str, str], float] = field(default_factory=dict)
 
     def emit(self, kind: EventType, reason: str, message: str, about: str = "") -> None:
-        """Posts the event unless one of that `reason` about the same thing was posted within `quiet_s`."""
+        """Posts the event unless one with this `reason` and `about` was posted within `quiet_s`."""
         now, key = self.clock(), (reason, about)
         if now - self._last.get(key, float("-inf")) < self.quiet_s:
             return

@@ -28,6 +28,9 @@ import yaml
 from sponge_core.errors import SpongeError
 from sponge_core.quantities import cpu_quantity
 from sponge_operator.autoscale import resize
+from sponge_operator.autoscale.look import ResizeOutcome
+from sponge_operator.autoscale.resizer import act
+from sponge_operator.autoscale.target import QuotaRefusedError
 from sponge_operator.clients.kube import ApiError, Kube
 from sponge_operator.resources.manifests import CONTAINER
 from sponge_operator.resources.merge import strategic_merge
@@ -45,10 +48,9 @@ START_S = 180.0
 """Pulling the image and starting the container."""
 LOAD_S = 300.0
 RESIZE_S = 30.0
-"""The kubelet of 1.36 takes 40 ms, that of 1.33 up to a minute for some; what hangs is asked for once more before."""
+"""The kubelet of 1.36 takes 40 ms, that of 1.33 up to a minute for some; a stuck resize is repeated before."""
 BATCH_S = 600.0
 POLL_S = 0.05
-STUCK_S = 5.0
 
 
 class PodError(SpongeError):
@@ -215,41 +217,64 @@ class ProfilePod:
 
     async def set_cores(self, cores: float) -> None:
         """Resizes the pod in place; returns once the quota is in force in the container. Raises PodError."""
-        milli = round(cores * 1000)
-        began = asked = time.monotonic()
-        await self._resize(milli, cores)
-        while (await self._ask({"quota": True}, BATCH_S))["quota_milli"] != milli:
-            self._pod = await self._get()
-            self._refuse(resize.observe(self._pod, CONTAINER), cores)
-            now = time.monotonic()
-            if now - began > RESIZE_S:
+        milli, clock = round(cores * 1000), time.monotonic
+        history, end, observed = resize.History(), clock() + RESIZE_S, await self._observe()
+        while observed != resize.Idle(milli):
+            if clock() > end:
                 raise PodError(
                     f"pod {self.name} has not got {cores:g} cores after {RESIZE_S:g} s; is its kubelet well?"
                 )
-            if now - asked > STUCK_S:
-                # A kubelet that was restarted meanwhile looks at nothing but a changed spec.
-                await self._resize(milli - 1, cores)
-                await self._resize(milli, cores)
-                asked = now
-            await asyncio.sleep(POLL_S)
+            action = resize.step(observed, milli, history, clock())
+            if isinstance(action, resize.Nothing):
+                await asyncio.sleep(POLL_S)
+            outcome = await act(self, action, history, clock, resize.STUCK_S)
+            self._refuse(outcome, cores)
+            history, observed = outcome.history, await self._observe()
 
-    def _refuse(self, observed: resize.Observed, cores: float) -> None:
-        where = f"pod {self.name} cannot have {cores:g} cores on node {self.node}"
-        match observed:
-            case resize.Deferred(message=message):
-                raise PodError(f"{where} now: {message}; free some there, or measure fewer with --cores")
-            case resize.Infeasible(message=message):
-                raise PodError(f"{where}: {message}; measure fewer with --cores")
-            case resize.Failed(message=message):
-                raise PodError(f"{where}: its kubelet reports {message}")
-            case resize.NotResizable(message=message):
-                raise PodError(f"pod {self.name} cannot be resized: {message}{self._last_words()}")
+    def observe(self, quota_milli: int | None) -> resize.Observed:
+        """The state of the pod's resize when it was last read."""
+        return resize.observe(self._pod, CONTAINER, quota_milli)
 
-    async def _resize(self, milli: int, cores: float) -> None:
+    async def set_quota(self, milli: int) -> None:
+        """Patches the pod. Raises QuotaRefusedError."""
         try:
             self._pod = await self._kube.resize(self._pod, CONTAINER, milli)
         except ApiError as error:
-            raise PodError(f"pod {self.name} is refused {cores:g} cores: {error}; name others with --cores") from None
+            has_milli = resize.actual_milli(self.observe(None)) or milli
+            consequence = resize.refused(error.status, error.body, milli, has_milli)
+            raise QuotaRefusedError("Rejected", str(error), consequence) from None
+
+    async def settled(self, milli: int, deadline: float) -> resize.Observed:
+        """Waits until the worker reads the quota `milli`, the resize is refused, or the deadline."""
+        while True:
+            observed = await self._observe()
+            waits = isinstance(observed, resize.Idle | resize.InFlight) and observed != resize.Idle(milli)
+            if not waits or time.monotonic() > deadline:
+                return observed
+            await asyncio.sleep(POLL_S)
+
+    async def _observe(self) -> resize.Observed:
+        quota = (await self._ask({"quota": True}, BATCH_S))["quota_milli"]
+        self._pod = await self._get()
+        observed = self.observe(quota)
+        if isinstance(observed, resize.Idle) and quota is not None and observed.milli != quota:
+            return resize.InFlight(observed.milli, quota)  # the status is ahead of the container's own quota
+        return observed
+
+    def _refuse(self, outcome: ResizeOutcome, cores: float) -> None:
+        where = f"pod {self.name} cannot have {cores:g} cores on node {self.node}"
+        message = outcome.history.blocked.message if outcome.history.blocked else ""
+        match outcome.kind:
+            case "deferred":
+                raise PodError(f"{where} now: {message}; free some there, or measure fewer with --cores")
+            case "infeasible":
+                raise PodError(f"{where}: {message}; measure fewer with --cores")
+            case "error":
+                raise PodError(f"{where}: its kubelet reports {message}")
+            case "rejected":
+                raise PodError(f"pod {self.name} is refused {cores:g} cores: {message}; name others with --cores")
+        if isinstance(outcome.quota, resize.NotResizable):
+            raise PodError(f"pod {self.name} cannot be resized: {outcome.quota.message}{self._last_words()}")
 
     async def _create(self, manifest: Mapping[str, Any]) -> None:
         try:

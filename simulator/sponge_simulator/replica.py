@@ -1,9 +1,9 @@
 """One replica in virtual time: its batches as they were predicted and as they really go, its size and its changes.
 
 The predicted account is what a dispatch rule may see; the true one decides when a batch ends, under a quota that is
-given out evenly or, as the kernel does, by periods. A larger size is in force a resize after it was asked for; a
-smaller one takes the threads away at once and the quota when the running batches fit it, as the operator does. Knows
-nothing of policies.
+given out evenly or, as the kernel does, by periods. Steps of a resize come in the production order
+(`sponge_core.planning.resize_order`): a larger size is in force one resize time after the request; a smaller one takes
+the threads away at once, and the quota follows when the running batches fit it.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import math
 
 from sponge_core.cpu_sharing import MIN_CORES, Running, RunningSet, thread_budget
 from sponge_core.dispatch.decision import Launch
+from sponge_core.planning.resize_order import Step, next_step
 from sponge_simulator.throttling import ThrottledSet
 
 __all__ = ["Replica"]
@@ -30,7 +31,7 @@ class Replica:
         self.next_finish_at = math.inf
         self.in_force_at = math.inf
         self._wanted = cores
-        self._waits_to_shrink = False
+        self._awaits_batches = False  # the smaller budget is in force once the running batches fit it
         self._overhead = overhead
         self._predicted = RunningSet(self._net(cores))
         self._truth = ThrottledSet(cores, overhead) if by_periods else RunningSet(self._net(cores))
@@ -70,19 +71,22 @@ class Replica:
         return self._truth.ran_until(now) if isinstance(self._truth, ThrottledSet) else now
 
     def resize(self, cores: float, now: float, resize_s: float) -> bool:
-        """Asks for a size; returns whether that began a resize. One that is under way is not interrupted."""
+        """Requests a size; returns whether that began a resize. A quota change under way is not interrupted."""
         if self.in_force_at < math.inf or cores == self._wanted:
             return False
         self._wanted = cores
-        self._waits_to_shrink = cores < self.cores
-        if cores > self.cores:
+        if cores == self.cores:
+            self._awaits_batches = False
+            return False
+        self._awaits_batches = next_step(self.cores, cores, acknowledged=False) is Step.BUDGET
+        if not self._awaits_batches:
             self.in_force_at = now + resize_s
-        return cores != self.cores
+        return True
 
     def step(self, now: float, resize_s: float) -> None:
-        """Lets a size come into force whose time has come, and sends the shrink that waited for the batches to fit."""
-        if self._waits_to_shrink and self._truth.threads <= thread_budget(self._wanted):
-            self._waits_to_shrink = False
+        """Puts a quota in force whose time has come; sends the smaller quota once the batches fit its budget."""
+        if self._awaits_batches and self._truth.threads <= thread_budget(self._wanted):
+            self._awaits_batches = False
             self.in_force_at = now + resize_s
         if self.in_force_at <= now:
             self.in_force_at = math.inf

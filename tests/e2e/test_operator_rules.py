@@ -22,7 +22,7 @@ from operator_kit import (
     send,
 )
 
-from sponge_operator.metrics import OUTCOMES
+from sponge_operator.metrics import RESIZE_OUTCOMES
 
 pytestmark = [pytest.mark.e2e, pytest.mark.torch]
 __all__ = ["module_namespace", "operator_running"]
@@ -194,7 +194,7 @@ def test_metrics(kubectl: Kubectl, digits: Service) -> None:
     text = scraped(kubectl)
     assert f"sponge_operator_desired_cores{{{labels}}} 0.25" in text
     assert f"sponge_operator_refused_cores{{{labels}}} 0.0" in text
-    for outcome in OUTCOMES:
+    for outcome in RESIZE_OUTCOMES:
         assert f'sponge_operator_resize_total{{outcome="{outcome}"}}' in text
     for name in ("tick_seconds", "plan_seconds", "resize_seconds", "state_age_seconds", "saved_core_seconds_total"):
         assert f"sponge_operator_{name}" in text

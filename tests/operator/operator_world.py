@@ -15,15 +15,16 @@ from prometheus_client import CollectorRegistry
 
 from sponge_core.control_api import ApplyAck, ApplyRequest, FrontierPoint, StateSnapshot
 from sponge_core.quantities import cpu_quantity, parse_cpu_milli
-from sponge_operator.autoscale.decision_log import Entry, Journal
-from sponge_operator.autoscale.pod_controller import PodDriver
-from sponge_operator.autoscale.recommender import ResizeBudget
+from sponge_operator.autoscale.decision_log import DecisionLog, Entry
+from sponge_operator.autoscale.pod_controller import PodController
+from sponge_operator.autoscale.pod_target import PodTarget
+from sponge_operator.autoscale.resizer import ResizeBudget
 from sponge_operator.clients.kube import ApiError, Kube
 from sponge_operator.clients.pods import PodCache
 from sponge_operator.clients.server import ControlClient, ServerError, StaleVersionError
 from sponge_operator.context import Context, Events
 from sponge_operator.metrics import Metrics
-from sponge_operator.node.coordinator import Nodes
+from sponge_operator.node.coordinator import NodeCoordinator
 from sponge_operator.resources.model import SpongeService, parse_service
 from sponge_operator.settings import OperatorSettings
 
@@ -31,7 +32,7 @@ KUBELET_S = 0.022
 STATUS_S = 0.02
 
 
-class Diary(Journal):
+class KeptLog(DecisionLog):
     """Keeps the entries for the test to read."""
 
     def __init__(self) -> None:
@@ -54,10 +55,10 @@ class NodeWorld:
         self.others = {"metadata": {"uid": "o1"}, "spec": {"containers": [_container(others)]}}
         self.forbidden = False
         self.worlds: list[World] = []
-        self._drivers: set[asyncio.Task[None]] = set()
+        self._running: set[asyncio.Task[None]] = set()
         self.metrics = Metrics(CollectorRegistry())
         self.pods = PodCache(on_change=self._pod_changed)
-        self.nodes = Nodes(cast(Kube, self), self.pods, self.metrics, asyncio.get_running_loop().time)
+        self.nodes = NodeCoordinator(cast(Kube, self), self.pods, self.metrics, asyncio.get_running_loop().time)
 
     async def get(self, kind: str, namespace: str, name: str) -> dict[str, Any]:
         assert (kind, namespace, name) == ("Node", "", "n1")
@@ -78,12 +79,12 @@ class NodeWorld:
 
     async def run(self, seconds: float) -> None:
         """Drives all pods for so long, from one call to the next, and looks that the node never holds too much."""
-        if not self._drivers:
-            self._drivers = {asyncio.create_task(w.driver.run()) for w in self.worlds if w.driver is not None}
+        if not self._running:
+            self._running = {asyncio.create_task(w.controller.run()) for w in self.worlds if w.controller is not None}
         until = asyncio.get_running_loop().time() + seconds
         while asyncio.get_running_loop().time() < until:
             assert self.room_for(self.worlds[0]) >= self.worlds[0].quota
-            done, _ = await asyncio.wait(self._drivers, timeout=0.01)
+            done, _ = await asyncio.wait(self._running, timeout=0.01)
             for ended in done:
                 ended.result()
 
@@ -140,7 +141,7 @@ class World:
         }
         self.node = node
         self.pods = PodCache(on_change=lambda _: self.pod_changed()) if node is None else node.pods
-        self.diary = Diary()
+        self.decisions = KeptLog()
         metrics = Metrics(CollectorRegistry()) if node is None else node.metrics
         kube = cast(Kube, _ApiServer(self))
         self.context = Context(
@@ -148,24 +149,39 @@ class World:
             kube=kube,
             control=cast(ControlClient, _ControlPort(self)),
             pods=self.pods,
-            nodes=Nodes(kube, self.pods, metrics, self.loop.time) if node is None else node.nodes,
+            nodes=NodeCoordinator(kube, self.pods, metrics, self.loop.time) if node is None else node.nodes,
             metrics=metrics,
-            journal=self.diary,
+            decision_log=self.decisions,
             budget=ResizeBudget(100.0),
             clock=self.loop.time,
             wall=lambda: 1_000_000.0 + self.loop.time(),
         )
-        self.driver: PodDriver | None = None
+        self.controller: PodController | None = None
         self.pod = _pod(start, name)
         if node is not None:
             self.pod["spec"]["nodeName"] = "n1"
             node.worlds.append(self)
         self.pods.update(self.pod)
         events = Events(lambda *event: self.events.append(event), self.loop.time)
-        self.driver = PodDriver(self.context, events, self.service, f"p-{name}", f"{name}-1", "token", lambda: None)
+        self.controller = PodController(
+            self.context, events, self.service, f"p-{name}", f"{name}-1", "token", lambda: None
+        )
 
     def service(self) -> SpongeService:
         return parse_service(self.body)
+
+    def target(self) -> PodTarget:
+        """The pod as the control loop resizes it."""
+        context, metadata = self.context, self.pod["metadata"]
+        return PodTarget(
+            context.kube,
+            context.control,
+            context.pods,
+            context.clock,
+            uid=metadata["uid"],
+            name=metadata["name"],
+            token="token",
+        )
 
     def annotate(self, **annotations: str) -> None:
         self.body["metadata"]["annotations"] = annotations
@@ -179,8 +195,8 @@ class World:
 
     async def run(self, seconds: float) -> None:
         """Drives the pod for so long."""
-        assert self.driver is not None
-        task = asyncio.create_task(self.driver.run())
+        assert self.controller is not None
+        task = asyncio.create_task(self.controller.run())
         await asyncio.wait({task}, timeout=seconds)
         if task.done():
             task.result()
@@ -269,8 +285,8 @@ class World:
         self.pods.update(copy.deepcopy(self.pod))
 
     def pod_changed(self) -> None:
-        if self.driver is not None:
-            self.driver.actuator.changed.set()
+        if self.controller is not None:
+            self.controller.pod_changed()
 
 
 class _ApiServer:

@@ -11,7 +11,7 @@ import pytest
 from command_line import sponge
 
 from sponge_core.errors import SpongeError
-from sponge_operator.autoscale.decision_log import Entry, Journal
+from sponge_operator.autoscale.decision_log import DecisionLog, Entry
 from sponge_operator.context import Events
 
 
@@ -58,22 +58,22 @@ ENTRY = Entry(
 
 def test_decisions_are_lines_of_json_that_a_reader_sees_at_once(tmp_path: Path) -> None:
     path = tmp_path / "decisions.jsonl"
-    with Journal(path) as journal:
-        journal.write(ENTRY)
+    with DecisionLog(path) as log:
+        log.write(ENTRY)
         read = json.loads(path.read_text())
         assert (read["from_milli"], read["to_milli"], read["outcome"]) == (250, 500, "actuated")
-        journal.write(ENTRY)
+        log.write(ENTRY)
     assert len(path.read_text().splitlines()) == 2
 
 
 def test_a_decision_log_that_cannot_be_written(tmp_path: Path) -> None:
-    with pytest.raises(SpongeError, match="name a file that can be written"), Journal(tmp_path / "no" / "log"):
+    with pytest.raises(SpongeError, match="name a file that can be written"), DecisionLog(tmp_path / "no" / "log"):
         pass
 
 
 def test_without_a_decision_log_nothing_is_written() -> None:
-    with Journal(None) as journal:
-        journal.write(ENTRY)
+    with DecisionLog(None) as log:
+        log.write(ENTRY)
 
 
 def test_the_same_event_is_not_repeated_for_a_while() -> None:

@@ -103,7 +103,7 @@ def test_cpu_is_written_as_it_is_read(milli: int) -> None:
 @given(st.integers(10, 4000), st.integers(1, 1000), st.integers(0, 50), st.integers(0, 100_000))
 def test_the_grid_stays_in_the_range(low: int, step: int, steps: int, milli: int) -> None:
     cpu = CpuRange.model_validate({"min": f"{low}m", "max": f"{low + steps * step}m", "step": f"{step}m"})
-    size = cpu.on_grid(milli)
+    size = cpu.sizes.at_most(milli)
     assert cpu.min <= size <= cpu.max
     assert (size - cpu.min) % cpu.step == 0
     assert size <= max(milli, cpu.min)

@@ -40,7 +40,7 @@ def test_case(path: Path) -> None:
     case = yaml.safe_load(path.read_text())
     observed = resize.observe(case["pod"], "server", case["quota_milli"])
     assert named(observed) == case["observed"], case["why"]
-    action = resize.step(observed, case["target_milli"], resize.Memory(**case["memory"]), case["now"])
+    action = resize.step(observed, case["target_milli"], resize.History(**case["history"]), case["now"])
     assert named(action) == case["action"], case["why"]
 
 
@@ -48,14 +48,14 @@ def test_case(path: Path) -> None:
 def test_nothing_is_sent_while_a_resize_is_under_way(
     spec: int, actual: int, target: int, age: float, resends: int
 ) -> None:
-    memory = resize.Memory(patched_at=100.0 - age, resends=resends)
-    assert resize.step(resize.InFlight(spec, actual), target, memory, 100.0) == resize.Nothing("InFlight")
+    history = resize.History(patched_at=100.0 - age, resends=resends)
+    assert resize.step(resize.InFlight(spec, actual), target, history, 100.0) == resize.Nothing("InFlight")
 
 
 @given(spec=TARGETS, actual=TARGETS, target=TARGETS, resends=st.integers(0, 40))
 def test_a_stuck_resize_is_sent_again_and_never_unchanged(spec: int, actual: int, target: int, resends: int) -> None:
-    memory = resize.Memory(patched_at=0.0, resends=resends)
-    action = resize.step(resize.InFlight(spec, actual), target, memory, resize.MAX_STUCK_S)
+    history = resize.History(patched_at=0.0, resends=resends)
+    action = resize.step(resize.InFlight(spec, actual), target, history, resize.MAX_STUCK_S)
     assert isinstance(action, resize.Patch)
     assert action.again
     assert action.milli != spec
@@ -63,27 +63,27 @@ def test_a_stuck_resize_is_sent_again_and_never_unchanged(spec: int, actual: int
 
 @given(state=STATES, target=TARGETS, now=st.floats(0, 1000))
 def test_a_refused_resize_never_stands(state: resize.Observed, target: int, now: float) -> None:
-    action = resize.step(state, target, resize.Memory(), now)
+    action = resize.step(state, target, resize.History(), now)
     if isinstance(state, resize.Deferred | resize.Infeasible | resize.Failed):
         assert isinstance(action, resize.Revert)
         assert action.milli == state.actual_milli
         assert action.ceiling_milli >= state.actual_milli
-        memory = resize.remember(resize.Memory(), action, now)
-        assert resize.allowed_milli(memory, now) == action.ceiling_milli
-        assert resize.allowed_milli(memory, now + action.for_s) is None
+        history = resize.record(resize.History(), action, now)
+        assert resize.allowed_milli(history, now) == action.ceiling_milli
+        assert resize.allowed_milli(history, now + action.for_s) is None
 
 
 @given(target=TARGETS, milli=TARGETS)
 def test_what_is_settled_is_left_alone(target: int, milli: int) -> None:
-    action = resize.step(resize.Idle(milli), target, resize.Memory(), 0.0)
+    action = resize.step(resize.Idle(milli), target, resize.History(), 0.0)
     assert action == (resize.Nothing("Settled") if milli == target else resize.Patch(target))
 
 
 @given(state=STATES, target=TARGETS)
 def test_every_patch_is_remembered(state: resize.Observed, target: int) -> None:
-    action = resize.step(state, target, resize.Memory(), 50.0)
-    memory = resize.remember(resize.Memory(), action, 50.0)
-    assert (memory.patched_at == 50.0) == isinstance(action, resize.Patch | resize.Revert)
+    action = resize.step(state, target, resize.History(), 50.0)
+    history = resize.record(resize.History(), action, 50.0)
+    assert (history.patched_at == 50.0) == isinstance(action, resize.Patch | resize.Revert)
 
 
 CAPACITY = "node didn't have enough allocatable resources: cpu, requested: 3000, allocatable: 2000"

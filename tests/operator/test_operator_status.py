@@ -1,4 +1,4 @@
-"""The status that a set of pod reports makes."""
+"""The status of a service, from the states of its pods."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ import pytest
 from test_operator_models import body
 
 from sponge_core.control_api import FrontierPoint, StateSnapshot
-from sponge_operator.autoscale.pod_state import Blocked, LastDecision, PodReport
-from sponge_operator.autoscale.recommender import Wish
+from sponge_core.planning.decider import Recommendation
+from sponge_operator.autoscale.pod_state import LastDecision, PodState
+from sponge_operator.autoscale.resize import Blocked
 from sponge_operator.resources.model import parse_service
-from sponge_operator.resources.status import Attainment, Situation, build_status, substance
+from sponge_operator.resources.status import Attainment, StatusInput, build_status, substance
 
 NOW = 1_767_225_600.0  # 2026-01-01T00:00:00Z
 
@@ -46,27 +47,27 @@ def snapshot(**changes: Any) -> StateSnapshot:
     return StateSnapshot.model_validate({**values, **changes})
 
 
-def report(name: str = "digits-1", **changes: Any) -> PodReport:
+def pod_state(name: str = "digits-1", **changes: Any) -> PodState:
     values: dict[str, Any] = {
         "reachable": True,
         "trouble": "",
         "seen_at": 0.0,
         "snapshot": snapshot(),
-        "wish": Wish(500, 8, True, "hold"),
+        "recommendation": Recommendation(500, 8, True, "hold"),
         "actuated_milli": 500,
         "in_service": True,
     }
-    return PodReport(name, **{**values, **changes})
+    return PodState(name, **{**values, **changes})
 
 
 def status(
-    *reports: PodReport, attainment: float | None = 99.987, before: dict[str, Any] | None = None, **changes: Any
+    *pods: PodState, attainment: float | None = 99.987, before: dict[str, Any] | None = None, **changes: Any
 ) -> dict[str, Any]:
     manifest = body(**changes.pop("spec", {}))
     manifest["metadata"]["annotations"] = changes.pop("annotations", {})
     values: dict[str, Any] = {
         "service": parse_service(manifest),
-        "reports": reports,
+        "pods": pods,
         "attainment": attainment,
         "trouble": None,
         "missing_profile": None,
@@ -74,7 +75,7 @@ def status(
         "now": NOW,
         **changes,
     }
-    return build_status(Situation(**values), before or {})
+    return build_status(StatusInput(**values), before or {})
 
 
 def verdicts(made: dict[str, Any]) -> dict[str, tuple[str, str]]:
@@ -83,8 +84,10 @@ def verdicts(made: dict[str, Any]) -> dict[str, tuple[str, str]]:
 
 def test_two_pods_at_work() -> None:
     last = LastDecision(NOW - 60, 250, 1000, 4, "grow", applied=True)
-    second = report("digits-2", actuated_milli=1000, wish=Wish(1250, 4, True, "grow"), in_flight=True, last=last)
-    made = status(report(), second, spec={"replicas": {"min": 2, "max": 2}})
+    second = pod_state(
+        "digits-2", actuated_milli=1000, recommendation=Recommendation(1250, 4, True, "grow"), in_flight=True, last=last
+    )
+    made = status(pod_state(), second, spec={"replicas": {"min": 2, "max": 2}})
     assert {key: made[key] for key in ("cores", "desiredCores", "batch", "replicas", "attainment", "p99")} == {
         "cores": "1.5",
         "desiredCores": "1.75",
@@ -121,50 +124,48 @@ def test_two_pods_at_work() -> None:
 
 
 @pytest.mark.parametrize(
-    ("condition", "expected", "reports", "changes"),
+    ("condition", "expected", "pods", "changes"),
     [
         ("Ready", ("False", "NoPods"), [], {}),
-        ("ProfileReady", ("False", "Drifted"), [report(snapshot=snapshot(profile_drifted=True))], {}),
-        ("Ready", ("False", "PodsNotReady"), [report(reachable=False, trouble="refused")], {}),
-        ("Ready", ("False", "PodsNotReady"), [report(in_service=False)], {}),
-        ("Ready", ("True", "PodsReady"), [PodReport("digits-1", in_service=True)], {"spec": {"mode": "Off"}}),
-        ("Ready", ("False", "ApplyFailed"), [report()], {"trouble": ("ApplyFailed", "forbidden")}),
+        ("ProfileReady", ("False", "Drifted"), [pod_state(snapshot=snapshot(profile_drifted=True))], {}),
+        ("Ready", ("False", "PodsNotReady"), [pod_state(reachable=False, trouble="refused")], {}),
+        ("Ready", ("False", "PodsNotReady"), [pod_state(in_service=False)], {}),
+        ("Ready", ("True", "PodsReady"), [PodState("digits-1", in_service=True)], {"spec": {"mode": "Off"}}),
+        ("Ready", ("False", "ApplyFailed"), [pod_state()], {"trouble": ("ApplyFailed", "forbidden")}),
         ("ProfileReady", ("Unknown", "NoPods"), [], {}),
-        ("ProfileReady", ("False", "NoFrontier"), [report(snapshot=snapshot(frontier=[]))], {}),
-        ("ProfileReady", ("False", "ReferenceMissing"), [report()], {"missing_profile": "no ConfigMap"}),
-        ("Planning", ("False", "StaleState"), [report(reachable=False, trouble="refused")], {}),
+        ("ProfileReady", ("False", "NoFrontier"), [pod_state(snapshot=snapshot(frontier=[]))], {}),
+        ("ProfileReady", ("False", "ReferenceMissing"), [pod_state()], {"missing_profile": "no ConfigMap"}),
+        ("Planning", ("False", "StaleState"), [pod_state(reachable=False, trouble="refused")], {}),
         ("Planning", ("False", "Off"), [], {"spec": {"mode": "Off"}}),
-        ("Planning", ("True", "Recommend"), [report()], {"spec": {"mode": "Recommend"}}),
-        ("Planning", ("False", "Paused"), [report()], {"annotations": {"serving.sponge.dev/paused": "true"}}),
-        ("ResizeBlocked", ("True", "Deferred"), [report(blocked=Blocked("Deferred", "no room"))], {}),
-        ("SLOAttained", ("False", "Missed"), [report()], {"attainment": 98.9}),
-        ("SLOAttained", ("Unknown", "NoTraffic"), [report()], {"attainment": None}),
-        ("Conflict", ("True", "OtherAutoscaler"), [report()], {"conflict": "an HPA"}),
+        ("Planning", ("True", "Recommend"), [pod_state()], {"spec": {"mode": "Recommend"}}),
+        ("Planning", ("False", "Paused"), [pod_state()], {"annotations": {"serving.sponge.dev/paused": "true"}}),
+        ("ResizeBlocked", ("True", "Deferred"), [pod_state(blocked=Blocked("Deferred", "no room"))], {}),
+        ("SLOAttained", ("False", "Missed"), [pod_state()], {"attainment": 98.9}),
+        ("SLOAttained", ("Unknown", "NoTraffic"), [pod_state()], {"attainment": None}),
+        ("Conflict", ("True", "OtherAutoscaler"), [pod_state()], {"conflict": "an HPA"}),
     ],
 )
-def test_condition(
-    condition: str, expected: tuple[str, str], reports: list[PodReport], changes: dict[str, Any]
-) -> None:
-    assert verdicts(status(*reports, **changes))[condition] == expected
+def test_condition(condition: str, expected: tuple[str, str], pods: list[PodState], changes: dict[str, Any]) -> None:
+    assert verdicts(status(*pods, **changes))[condition] == expected
 
 
 def test_a_transition_has_its_time_and_what_stays_keeps_its_own() -> None:
-    before = status(report(), now=NOW - 100)
-    after = status(report(reachable=False, trouble="refused"), before=before)
+    before = status(pod_state(), now=NOW - 100)
+    after = status(pod_state(reachable=False, trouble="refused"), before=before)
     times = {condition["type"]: condition["lastTransitionTime"] for condition in after["conditions"]}
     assert times["Planning"] == "2026-01-01T00:00:00Z"
     assert times["Conflict"] == "2025-12-31T23:58:20Z"
 
 
 def test_the_last_decision_survives_its_pod() -> None:
-    before = status(report(last=LastDecision(NOW, 250, 500, 8, "grow", applied=True)))
+    before = status(pod_state(last=LastDecision(NOW, 250, 500, 8, "grow", applied=True)))
     assert status(before=before)["lastDecision"] == before["lastDecision"]
 
 
 def test_figures_alone_may_wait() -> None:
-    calm = status(report())
-    assert substance(status(report(actuated_milli=750), attainment=99.5)) == substance(calm)
-    assert substance(status(report(in_flight=True))) != substance(calm)
+    calm = status(pod_state())
+    assert substance(status(pod_state(actuated_milli=750), attainment=99.5)) == substance(calm)
+    assert substance(status(pod_state(in_flight=True))) != substance(calm)
 
 
 def test_attainment_counts_the_last_minute() -> None:

@@ -1,19 +1,21 @@
-"""Fixing a server's size through its control port, for the fixed sizes that Sponge is compared with."""
+"""Fixing a server's size, for the fixed sizes that Sponge is compared with."""
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable
 
 from sponge_core.control_api import ApplyRequest, SizeRange
 from sponge_demo.backend import DemoError, Endpoint
 from sponge_demo.scenario import Scenario
+from sponge_operator.autoscale import resize
+from sponge_operator.autoscale.resizer import bring_to
 from sponge_operator.clients.server import ControlClient, ServerError
 
 __all__ = ["fix_size"]
 
-APPLY_TIMEOUT_S = 10.0
-IN_FORCE_WITHIN_S = 30.0
+STEP_TIMEOUT_S = 30.0
 LOOK_S = 0.1
 
 
@@ -24,10 +26,9 @@ async def fix_size(
     milli: int,
     set_quota: Callable[[int], Awaitable[None]],
 ) -> None:
-    """Gives a server that nobody else resizes a size, and waits until the quota is in force.
+    """Resizes a server that no control loop resizes, and waits until the quota is in force.
 
-    Growing, the quota goes first; shrinking, the server does. The server plans for this one size until it is told
-    otherwise.
+    The server plans for this one size until the next message.
 
     Args:
         set_quota: changes the CPU quota of the server.
@@ -37,23 +38,46 @@ async def fix_size(
     """
     try:
         state = await client.state(endpoint.control_url, endpoint.token)
-        request = ApplyRequest(
+        goal = ApplyRequest(
             version=state.applied_version + 1,
             cores_milli=milli,
             batch_cap=scenario.max_batch,
             sizes=SizeRange(min_milli=milli, max_milli=milli, step_milli=scenario.step_milli),
         )
-        grows = state.cpu_quota_milli is not None and milli > state.cpu_quota_milli
-        if grows:
-            await set_quota(milli)
-        await client.apply(endpoint.control_url, endpoint.token, request, APPLY_TIMEOUT_S)
-        if not grows:
-            await set_quota(milli)
-        async with asyncio.timeout(IN_FORCE_WITHIN_S):
-            while state.cpu_quota_milli not in (None, milli):
-                await asyncio.sleep(LOOK_S)
-                state = await client.state(endpoint.control_url, endpoint.token)
+        target = _Target(client, endpoint, state.cpu_quota_milli or state.cores_milli, set_quota)
+        await bring_to(target, client, goal, STEP_TIMEOUT_S)
     except ServerError as error:
         raise DemoError(f"the server does not take its size of {milli}m: {error}") from None
-    except TimeoutError:
-        raise DemoError(f"a size of {milli}m is not in force after {IN_FORCE_WITHIN_S:g} s") from None
+
+
+class _Target:
+    """A server whose quota is observed through the server alone."""
+
+    def __init__(
+        self, client: ControlClient, endpoint: Endpoint, milli: int, set_quota: Callable[[int], Awaitable[None]]
+    ) -> None:
+        self._client = client
+        self._endpoint = endpoint
+        self._milli = milli
+        self._set_quota = set_quota
+        self.name = "server"
+        self.token = endpoint.token
+
+    def control_url(self) -> str:
+        return self._endpoint.control_url
+
+    def observe(self, quota_milli: int | None) -> resize.Observed:
+        return resize.Idle(self._milli if quota_milli is None else quota_milli)
+
+    async def set_quota(self, milli: int) -> None:
+        await self._set_quota(milli)
+
+    async def settled(self, milli: int, deadline: float) -> resize.Observed:
+        while asyncio.get_running_loop().time() < deadline:
+            with contextlib.suppress(ServerError):
+                state = await self._client.state(self._endpoint.control_url, self._endpoint.token)
+                if state.cpu_quota_milli in (None, milli):
+                    self._milli = milli
+                    return resize.Idle(milli)
+            await asyncio.sleep(LOOK_S)
+        return resize.InFlight(milli, self._milli)

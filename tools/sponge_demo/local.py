@@ -1,4 +1,4 @@
-"""The demo without Kubernetes: a server process in a cgroup of its own, sized by the operator's decision.
+"""The demo without Kubernetes: a server process in a cgroup of its own, sized by the operator's control loop.
 
 Where no cgroup can be made (not root, or no CPU controller), only the server's thread budget is sized, and the
 demo says so.
@@ -20,9 +20,12 @@ from sponge_core.control_api import SizeRange, StateSnapshot
 from sponge_core.latency import LatencyModel
 from sponge_demo.backend import Backend, DemoError, Endpoint, PodFacts, Say
 from sponge_demo.control import fix_size
-from sponge_demo.controller import Controller
 from sponge_demo.profiles import profile_in
 from sponge_demo.scenario import Scenario
+from sponge_operator.autoscale.cgroup_target import CgroupTarget
+from sponge_operator.autoscale.control_loop import ControlLoop, Standalone
+from sponge_operator.autoscale.recommender import SizingSpec
+from sponge_operator.autoscale.resizer import ResizeBudget
 from sponge_operator.clients.server import ControlClient, ServerError
 from sponge_system.cgroup import Cgroup, CgroupError
 
@@ -35,6 +38,8 @@ END_WITHIN_S = 20.0
 LOG_TAIL = 3
 STARTUP_MILLI = 1000
 """The quota while the server loads and measures its profile, as a pod has it by default."""
+RESIZES_PER_S = 20.0
+"""As in the operator's settings."""
 
 
 class LocalBackend(Backend):
@@ -57,7 +62,7 @@ class LocalBackend(Backend):
         self._process: subprocess.Popen[bytes] | None = None
         self._endpoint: Endpoint | None = None
         self._client: ControlClient | None = None
-        self._controller: Controller | None = None
+        self._host: Standalone | None = None
         self._task: asyncio.Task[None] | None = None
         self._scenario: Scenario | None = None
         self._milli = STARTUP_MILLI
@@ -93,7 +98,7 @@ class LocalBackend(Backend):
         assert self._client is not None
         assert self._endpoint is not None
         assert self._scenario is not None
-        await self._stop_controller()
+        await self._stop_loop()
 
         async def set_quota(milli: int) -> None:
             self._set_quota(milli)
@@ -110,26 +115,28 @@ class LocalBackend(Backend):
             max_milli=self._scenario.max_milli,
             step_milli=self._scenario.step_milli,
         )
-        quota = self._set_quota if self._cgroup is not None else None
-        self._controller = Controller(self._endpoint, self._client, sizes, self._milli, quota)
-        self._task = asyncio.create_task(self._controller.run())
+        self._host = Standalone(SizingSpec(sizes))
+        target = CgroupTarget(self._endpoint.control_url, self._endpoint.token, self._milli, self._cgroup)
+        clock, budget = asyncio.get_running_loop().time, ResizeBudget(RESIZES_PER_S)
+        loop = ControlLoop(target, self._client, self._host, clock, budget=budget)
+        self._task = asyncio.create_task(loop.run())
 
     async def facts(self) -> PodFacts:
         if self._process is None or self._process.poll() is not None:
             raise DemoError(f"the server has ended: {self._last_words()}")
-        return PodFacts(self._controller.resizes if self._controller else 0, 0)
+        return PodFacts(self._host.resizes if self._host else 0, 0)
 
     async def stop(self) -> None:
-        await self._stop_controller()
+        await self._stop_loop()
         if self._client is not None:
             await self._client.__aexit__(None, None, None)
             self._client = None
 
-    async def _stop_controller(self) -> None:
+    async def _stop_loop(self) -> None:
         if self._task is not None:
             self._task.cancel()
             await asyncio.wait({self._task})
-            self._task = self._controller = None
+            self._task = self._host = None
 
     def close(self) -> None:
         process, self._process = self._process, None

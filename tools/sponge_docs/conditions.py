@@ -116,7 +116,7 @@ def scan() -> Found:
                     kinds.update(_condition_kinds(node))
                 case ast.Call(func=ast.Attribute(attr="emit"), args=[_, reason, *_]):
                     found.events.update(_event(reason))
-                case ast.Call(func=ast.Attribute(attr="_block") | ast.Name(id="Blocked"), args=[reason, *_]):
+                case ast.Call(func=ast.Attribute(attr="Blocked") | ast.Name(id="Blocked"), args=[reason, *_]):
                     found.blocked.update(_reasons(reason))
                 case ast.Compare(left=ast.Attribute(attr="reason"), ops=[ast.In()], comparators=[choices]):
                     found.blocked.update(_reasons(choices))

@@ -8,7 +8,7 @@ from typing import Any
 from prometheus_client import CollectorRegistry
 
 from sponge_docs.markdown import code, front, table
-from sponge_operator.metrics import OUTCOMES
+from sponge_operator.metrics import RESIZE_OUTCOMES
 from sponge_operator.metrics import Metrics as OperatorMetrics
 from sponge_server.observability.metrics import Metrics as ServerMetrics
 
@@ -35,7 +35,7 @@ def metrics_page() -> str:
         "## Operator",
         "`/metrics` on the operator's port 9091. `pod`, `service` and `namespace` name the pod that a series is about.",
         table(heads, metrics_of(operator)),
-        f"The outcome of a resize (`outcome`) is {', '.join(code(outcome) for outcome in OUTCOMES)}.",
+        f"The outcome of a resize (`outcome`) is {', '.join(code(outcome) for outcome in RESIZE_OUTCOMES)}.",
     ]
     return "\n\n".join(parts) + "\n"
 

@@ -12,20 +12,20 @@ from typing import Final
 
 from sponge_core.control_api import FrontierPoint
 
-__all__ = ["Plan", "SizeDecider"]
+__all__ = ["Recommendation", "SizeDecider"]
 
 PEAK_S: Final = 0.3
 """A need that is there in one look, and in neither of two looks around it that are no further apart, is a peak."""
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
-    """A decision of size: what to run with, and why."""
+class Recommendation:
+    """The size and batch cap that a server should have now, and why."""
 
     cores_milli: int
     batch_cap: int
     feasible: bool  # no miss is projected at this size
-    reason: str
+    reason: str  # grow, shrink, hold or overload; the operator adds ceiling, no-frontier, parked, shared and waits
 
 
 class SizeDecider:
@@ -40,7 +40,7 @@ class SizeDecider:
         self._look_back_s = look_back_s
         self._needs: deque[tuple[float, int]] = deque()
 
-    def decide(self, now: float, current_milli: int, points: Sequence[FrontierPoint]) -> Plan:
+    def decide(self, now: float, current_milli: int, points: Sequence[FrontierPoint]) -> Recommendation:
         """The plan for now, from a frontier (ascending, not empty) and the needs of the recent past."""
         fewest = min(point.misses for point in points)
         needed = next(point for point in points if point.misses == fewest)
@@ -55,10 +55,10 @@ class SizeDecider:
         if needed.cores_milli >= current_milli:
             grows = needed.cores_milli > current_milli
             reason = ("grow" if grows else "hold") if feasible else "overload"
-            return Plan(needed.cores_milli, needed.batch_cap, feasible, reason)
+            return Recommendation(needed.cores_milli, needed.batch_cap, feasible, reason)
         target = min(current_milli, max(milli for _, milli in self._needs))
         reason = "shrink" if target < current_milli else "hold"
-        return Plan(target, needed.batch_cap, feasible, reason)
+        return Recommendation(target, needed.batch_cap, feasible, reason)
 
     def _flatten_peak(self) -> None:
         """Takes a peak for the larger of its neighbours, once the look after it is known."""

@@ -1,6 +1,6 @@
-"""A record of each decision that changed something, or would have: inputs, decision, what became of it.
+"""The decision log: each decision that changed something, or would have, with its inputs and its outcome.
 
-One JSON object a line, for the demo, the benchmarks and whoever asks why. Knows nothing of who reads it.
+One JSON object per line.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from typing import TextIO
 
 from sponge_core.errors import SpongeError
 
-__all__ = ["Entry", "Journal"]
+__all__ = ["DecisionLog", "Entry"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,12 +21,12 @@ class Entry:
     """One decision.
 
     Attributes:
-        time: epoch seconds at which it was made.
-        from_milli: size in force before.
-        to_milli: size decided.
-        outcome: a resize's outcome; "applied" for a batch cap alone; "recommended" or "paused" where nothing was
-            changed.
-        took_s: from the patch to the quota in force; None where there was none.
+        time: epoch seconds.
+        from_milli: the size in force before.
+        to_milli: the size decided.
+        outcome: of the resize; "applied" if only the batch cap or range changed; "recommended" or "paused" if nothing
+            was changed.
+        took_s: from the patch until the quota was in force; None without a resize.
         frontier: the server's projection, [cores_milli, misses] pairs.
     """
 
@@ -46,14 +46,14 @@ class Entry:
     frontier: list[tuple[int, float]]
 
 
-class Journal:
+class DecisionLog:
     """Appends entries to a file, or nowhere; use as a context manager."""
 
     def __init__(self, path: Path | None) -> None:
         self._path = path
         self._file: TextIO | None = None
 
-    def __enter__(self) -> Journal:
+    def __enter__(self) -> DecisionLog:
         if self._path is not None:
             try:
                 self._file = self._path.open("a", encoding="utf-8")

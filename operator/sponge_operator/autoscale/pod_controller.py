@@ -1,49 +1,43 @@
-"""Keeps one pod at the size that its deadlines need: reads its server's state, decides, has it carried out, reports.
-
-The server holds the long poll back until something is urgent, so a burst is answered in milliseconds and an idle
-service costs one request a second. A server that does not answer freezes its pod: nothing is ever decided on an old
-state.
-"""
+"""Runs the control loop of one pod; keeps its state, metrics, events and decision log, all derived from each look."""
 
 from __future__ import annotations
 
-import asyncio
 import logging
 from collections.abc import Callable
 from dataclasses import replace
 
-from sponge_core.control_api import SizeRange, StateSnapshot
+from sponge_core.planning.decider import Recommendation
 from sponge_operator.autoscale import resize
+from sponge_operator.autoscale.control_loop import ControlLoop
 from sponge_operator.autoscale.decision_log import Entry
-from sponge_operator.autoscale.pod_state import Blocked, LastDecision, PodReport, is_in_service
-from sponge_operator.autoscale.recommender import PodDecider, Wish, parked, sizes_under
-from sponge_operator.autoscale.resizer import Actuator, Result
-from sponge_operator.clients.server import ServerError
+from sponge_operator.autoscale.look import Allocation, Look, Observation
+from sponge_operator.autoscale.pod_state import LastDecision, PodState, is_in_service
+from sponge_operator.autoscale.pod_target import PodTarget
+from sponge_operator.autoscale.recommender import SizingSpec
 from sponge_operator.context import Context, Events
+from sponge_operator.metrics import RESIZE_OUTCOMES
 from sponge_operator.node.allocation import Tenant
 from sponge_operator.resources.model import SpongeService
 
-__all__ = ["PodDriver"]
+__all__ = ["PodController"]
 
 log = logging.getLogger("sponge.operator")
 
-SHORTEST_GAP_S = 0.02
-"""Between two looks at a server: an urgent state answers the long poll at once, as often as it is asked."""
-
-BLOCKED_GAP_S = 0.2
-"""The same where the urgency cannot be helped: nothing may be changed, or no larger size is to be had."""
-
-RETRY_S = 0.5
-
 SHARED_SHOWN_S = 5.0
-"""How long a refusal for the sake of other services stays in the status: a load comes and goes many times a second."""
+"""How long the status shows that other services have priority; loads come and go many times a second."""
 
 WAIT_SHOWN_S = 1.0
-"""How long a pod waits for others to shrink until its status says so; a shrink takes some tens of milliseconds."""
+"""How long a pod waits for others to shrink before its status shows it; a shrink takes some tens of milliseconds."""
 
 
-class PodDriver:
-    """One pod's loop; `run` until cancelled."""
+class PodController:
+    """One pod; `run` until cancelled.
+
+    Args:
+        service: gives the SpongeService as it is now.
+        token: of the server's control port.
+        on_news: called when the pod's state changes in a way that the status should show at once.
+    """
 
     def __init__(
         self,
@@ -60,200 +54,176 @@ class PodDriver:
         self._service = service
         self._uid = uid
         self._on_news = on_news
-        self._decider = PodDecider(service().spec.planner.look_back)
-        self._look_back_s = service().spec.planner.look_back
-        self._since = 0
-        self._again = False
-        self._woken = asyncio.Event()
-        self._shared: Blocked | None = None
+        self._blocked: resize.Blocked | None = None
+        self._shared: resize.Blocked | None = None
         self._shared_until = 0.0
         self._waits_since: float | None = None
         self._accounted_at: float | None = None
-        self.actuator = Actuator(context, events, uid, token)
-        self._token = token
-        self.report = PodReport(name)
+        self._target = PodTarget(
+            context.kube, context.control, context.pods, context.clock, uid=uid, name=name, token=token
+        )
+        self._loop = ControlLoop(
+            self._target, context.control, self, context.clock, context.settings.loop, context.budget
+        )
+        self.state = PodState(name)
 
     async def run(self) -> None:
-        """Never returns; an error of one look is logged and the next one follows."""
-        context = self._context
+        """Never returns."""
         try:
-            while True:
-                began = context.clock()
-                try:
-                    snapshot = await self._state()
-                    self._since = snapshot.version
-                    gap = await self._look(snapshot)
-                except ServerError as error:
-                    self._unreachable(str(error))
-                    gap = RETRY_S
-                await asyncio.sleep(max(0.0, began + gap - context.clock()))
+            await self._loop.run()
         finally:
-            context.nodes.forget(self._uid)
+            self._context.nodes.leave(self._uid)
 
-    async def _state(self) -> StateSnapshot:
-        """The server's state: once something is urgent there, `poll_s` has passed, or another pod has woken this
-        one."""
-        context, url = self._context, self.actuator.base_url()
-        if not self._again and not self._woken.is_set():
-            poll = asyncio.ensure_future(context.control.state(url, self._token, self._since, context.settings.poll_s))
-            waking = asyncio.ensure_future(self._woken.wait())
-            try:
-                await asyncio.wait({poll, waking}, return_when=asyncio.FIRST_COMPLETED)
-                if poll.done():
-                    return poll.result()
-            finally:
-                waking.cancel()
-                if poll.cancel():
-                    await asyncio.wait({poll})
-        self._woken.clear()
-        return await context.control.state(url, self._token, self._since, 0.0)
+    def pod_changed(self) -> None:
+        """The pod has changed in the cache."""
+        self._target.pod_changed()
 
-    async def _look(self, snapshot: StateSnapshot) -> float:
-        """Decides on a fresh state and acts; returns the shortest time until the next look."""
-        context, service = self._context, self._service()
-        began = context.clock()
-        observed = self.actuator.observe(snapshot.cpu_quota_milli)
-        current = resize.actual_milli(observed)
-        self.report = replace(self.report, reachable=True, trouble="", seen_at=began, snapshot=snapshot)
-        self._account(service, current, began)
-        if not snapshot.ready or snapshot.draining or current is None:
-            # While it loads, a pod keeps the size that it started with.
-            context.nodes.forget(self._uid)
-            self.actuator.note(observed)
-            self._seen(observed)
-            return BLOCKED_GAP_S
-        ceiling = self.actuator.ceiling_milli()
-        sizes = sizes_under(service.spec.cpu, ceiling)
-        wish = self._decide(service, snapshot, current, sizes, ceiling)
-        if service.spec.mode != "Auto" or service.paused:
-            context.nodes.forget(self._uid)
-            self._shared = None
-            context.metrics.refused.labels(*self._labels(service)).set(0)
-            self._seen(observed)
-            outcome = "paused" if service.paused else "recommended"
-            self._record(service, snapshot, current, wish, Result(outcome), applied=False)
-            return BLOCKED_GAP_S
-        wish = self._share(service, snapshot, current, sizes, wish)
-        result = Result()
-        try:
-            result = await self.actuator.bring(observed, snapshot, wish, sizes)
-        finally:
-            context.nodes.settled(self._uid, result.outcome)
-        context.metrics.tick.observe(context.clock() - began)
-        self._seen(self.actuator.observe(wish.cores_milli if result.outcome == "actuated" else None))
-        if result.outcome is not None:
-            self._record(service, snapshot, current, wish, result, applied=True)
-        # What was refused is decided anew at once, under what was learnt from the refusal.
-        self._again = result.outcome in ("deferred", "infeasible", "rejected", "error")
-        return BLOCKED_GAP_S if snapshot.urgent and result.outcome != "actuated" else SHORTEST_GAP_S
+    # --- the loop's host ---------------------------------------------------------------------------------------------
 
-    def _decide(
-        self, service: SpongeService, snapshot: StateSnapshot, current: int, sizes: SizeRange, ceiling: int | None
-    ) -> Wish:
-        now = self._context.clock()
-        look_back_s = service.spec.planner.look_back
-        if look_back_s != self._look_back_s:
-            self._look_back_s, self._decider = look_back_s, PodDecider(look_back_s)
-        with self._context.metrics.plan.labels("projected").time():
-            wish = parked(service.spec.cpu, snapshot.idle_for_s, snapshot.batch_cap) or self._decider.decide(
-                now, current, snapshot.batch_cap, snapshot.frontier, sizes, ceiling
-            )
-        self.report = replace(self.report, wish=wish)
-        self._context.metrics.desired.labels(*self._labels(service)).set(wish.cores_milli / 1000)
-        return wish
+    def spec(self) -> SizingSpec:
+        service = self._service()
+        cpu = service.spec.cpu
+        return SizingSpec(
+            cpu.sizes,
+            cpu.idle,
+            cpu.idle_after,
+            service.spec.planner.look_back,
+            float(service.spec.slo.weight),
+            acts=service.spec.mode == "Auto" and not service.paused,
+        )
 
-    def _share(
-        self, service: SpongeService, snapshot: StateSnapshot, current: int, sizes: SizeRange, wish: Wish
-    ) -> Wish:
-        """What the pod gets of its wish, beside the other pods of its node."""
-        context, now = self._context, self._context.clock()
-        tenant = Tenant(self._uid, wish, snapshot, sizes, current, float(service.spec.slo.weight))
-        granted = context.nodes.settle(tenant, self._woken.set)
-        if not granted.waits:
-            self._waits_since = None
-        elif self._waits_since is None:
-            self._waits_since = now
-        if granted.refused or (self._waits_since is not None and now - self._waits_since >= WAIT_SHOWN_S):
-            self._shared = Blocked("NodeShared", context.nodes.describe(self._uid, granted))
-            self._shared_until = now + SHARED_SHOWN_S
-            self._events.emit("Warning", "NodeShared", f"{self.report.name}: {self._shared.message}", self.report.name)
-        elif now >= self._shared_until:
-            self._shared = None
-        labels = self._labels(service)
-        context.metrics.refused.labels(*labels).set(granted.lacks_milli / 1000)
-        context.metrics.desired.labels(*labels).set(granted.wish.cores_milli / 1000)
-        self.report = replace(self.report, wish=granted.wish)
-        return granted.wish
-
-    def _account(self, service: SpongeService, current: int | None, now: float) -> None:
+    def observed(self, observation: Observation) -> None:
+        self.state = replace(
+            self.state, reachable=True, trouble="", seen_at=observation.at, snapshot=observation.snapshot
+        )
+        current, service = observation.current_milli, self._service()
         if current is None:
             self._accounted_at = None
             return
         metrics = self._context.metrics
-        metrics.actuated.labels(*self._labels(service)).set(current / 1000)
+        metrics.actuated.labels(*self._labels()).set(current / 1000)
         if self._accounted_at is not None:
             saved_milli = max(0, service.spec.cpu.max - current)
-            metrics.saved.labels(service.namespace, service.name).inc(saved_milli / 1000 * (now - self._accounted_at))
-        self._accounted_at = now
+            saved_s = saved_milli / 1000 * (observation.at - self._accounted_at)
+            metrics.saved.labels(service.namespace, service.name).inc(saved_s)
+        self._accounted_at = observation.at
 
-    def _seen(self, observed: resize.Observed) -> None:
-        before = self.report
-        self.report = replace(
-            before,
-            actuated_milli=resize.actual_milli(observed),
-            in_flight=isinstance(observed, resize.InFlight),
-            in_service=is_in_service(self._context.pods.get(self._uid) or {}),
-            blocked=self.actuator.blocked or self._shared,
+    def allocate(self, observation: Observation, recommendation: Recommendation, spec: SizingSpec) -> Allocation:
+        tenant = Tenant(
+            self._uid,
+            recommendation,
+            observation.snapshot,
+            observation.sizes,
+            observation.current_milli or 0,
+            spec.weight,
         )
-        if (before.blocked, before.in_service) != (self.report.blocked, self.report.in_service):
+        return self._context.nodes.allocate(tenant, self._loop.wake)
+
+    def concluded(self, look: Look) -> None:
+        nodes = self._context.nodes
+        if look.outcome is None or look.trouble:
+            nodes.leave(self._uid)  # it keeps what it holds; other pods' plans no longer include it
+        else:
+            nodes.conclude(self._uid, look.outcome.kind)
+        self._measure(look)
+        if look.allocation is not None:
+            self._show_allocation(look.allocation)
+        elif look.recommendation is not None:
+            self._shared = None
+        if look.observation is not None:
+            self._show_quota(look, look.observation)
+        self._record(look)
+        if look.trouble:
+            self._unreachable(look.trouble)
+
+    # --- what is derived from a look ---------------------------------------------------------------------------------
+
+    def _measure(self, look: Look) -> None:
+        metrics, labels = self._context.metrics, self._labels()
+        if look.recommendation is None:
+            return
+        metrics.plan.labels("projected").observe(look.recommended_in_s)
+        allocated = look.recommendation if look.allocation is None else look.allocation.recommendation
+        metrics.desired.labels(*labels).set(allocated.cores_milli / 1000)
+        metrics.refused.labels(*labels).set(0 if look.allocation is None else look.allocation.lacks_milli / 1000)
+        self.state = replace(self.state, recommendation=allocated)
+        if look.outcome is None:
+            return
+        metrics.tick.observe(look.took_s)
+        if look.outcome.kind in RESIZE_OUTCOMES:
+            metrics.resizes.labels(look.outcome.kind).inc()
+        if look.outcome.took_s is not None:
+            metrics.resize.observe(look.outcome.took_s)
+
+    def _show_allocation(self, allocation: Allocation) -> None:
+        """Shows that a shared node is full, but not for every moment."""
+        now, name = self._context.clock(), self.state.name
+        if not allocation.waits:
+            self._waits_since = None
+        elif self._waits_since is None:
+            self._waits_since = now
+        if allocation.refused or (self._waits_since is not None and now - self._waits_since >= WAIT_SHOWN_S):
+            self._shared = resize.Blocked("NodeShared", allocation.message)
+            self._shared_until = now + SHARED_SHOWN_S
+            self._events.emit("Warning", "NodeShared", f"{name}: {allocation.message}", name)
+        elif now >= self._shared_until:
+            self._shared = None
+
+    def _show_quota(self, look: Look, observation: Observation) -> None:
+        """Keeps the pod's size and what blocks its resizes; logs and reports a new obstacle."""
+        before, name = self.state, self.state.name
+        quota = observation.quota if look.outcome is None else look.outcome.quota
+        blocked = (observation if look.outcome is None else look.outcome).history.blocked
+        if blocked is not None and blocked != self._blocked:
+            log.warning("resize.blocked pod=%s reason=%s message=%s", name, blocked.reason, blocked.message)
+            self._events.emit("Warning", f"Resize{blocked.reason}", f"{name}: {blocked.message}", about=name)
+        self._blocked = blocked
+        self.state = replace(
+            before,
+            actuated_milli=resize.actual_milli(quota),
+            in_flight=isinstance(quota, resize.InFlight),
+            in_service=is_in_service(self._context.pods.get(self._uid) or {}),
+            blocked=blocked or self._shared,
+        )
+        if (before.blocked, before.in_service) != (self.state.blocked, self.state.in_service):
             self._on_news()
 
-    def _unreachable(self, trouble: str) -> None:
-        news = self.report.reachable
-        # What it holds stays its own; nobody else's plan counts on it.
-        self._context.nodes.forget(self._uid)
-        self.report = replace(self.report, reachable=False, trouble=trouble)
-        self._accounted_at = None
-        if news:
-            log.warning("server.unreachable pod=%s message=%s", self.report.name, trouble)
-            self._on_news()
-
-    def _record(
-        self,
-        service: SpongeService,
-        snapshot: StateSnapshot,
-        current: int,
-        wish: Wish,
-        result: Result,
-        *,
-        applied: bool,
-    ) -> None:
-        """Keeps a decision that changed something; one that was only recommended, once."""
-        context, last = self._context, self.report.last
-        if not applied:
-            if wish.cores_milli == current:
+    def _record(self, look: Look) -> None:
+        """Logs a decision that changed something; one that was only recommended, once."""
+        if look.observation is None or look.recommendation is None or look.observation.current_milli is None:
+            return
+        current, snapshot = look.observation.current_milli, look.observation.snapshot
+        decided, outcome = look.recommendation, look.outcome
+        if outcome is None:
+            kind: str = "paused" if self._service().paused else "recommended"
+            if decided.cores_milli == current or self._is_repeated(current, decided):
                 return
-            if (
-                last is not None
-                and not last.applied
-                and (last.from_milli, last.to_milli) == (current, wish.cores_milli)
-            ):
-                return
-        decision = LastDecision(context.wall(), current, wish.cores_milli, wish.batch_cap, wish.reason, applied)
-        self.report = replace(self.report, last=decision)
-        context.journal.write(
+        elif outcome.kind is None or look.allocation is None:
+            return
+        else:
+            kind, decided = outcome.kind, look.allocation.recommendation
+        last = LastDecision(
+            self._context.wall(),
+            current,
+            decided.cores_milli,
+            decided.batch_cap,
+            decided.reason,
+            applied=outcome is not None,
+        )
+        self.state = replace(self.state, last=last)
+        self._context.decision_log.write(
             Entry(
-                time=decision.time,
-                service=service.key,
-                pod=self.report.name,
+                time=last.time,
+                service=self._service().key,
+                pod=self.state.name,
                 from_milli=current,
-                to_milli=wish.cores_milli,
-                batch_cap=wish.batch_cap,
-                reason=wish.reason,
-                feasible=wish.feasible,
+                to_milli=decided.cores_milli,
+                batch_cap=decided.batch_cap,
+                reason=decided.reason,
+                feasible=decided.feasible,
                 urgent=snapshot.urgent,
-                outcome=result.outcome or "none",
-                took_s=result.took_s,
+                outcome=kind,
+                took_s=None if outcome is None else outcome.took_s,
                 queue_length=snapshot.queue_length,
                 arrival_rate_rps=snapshot.arrival_rate_rps,
                 frontier=[(point.cores_milli, point.misses) for point in snapshot.frontier],
@@ -261,5 +231,22 @@ class PodDriver:
         )
         self._on_news()
 
-    def _labels(self, service: SpongeService) -> tuple[str, str, str]:
-        return service.namespace, service.name, self.report.name
+    def _is_repeated(self, current_milli: int, decided: Recommendation) -> bool:
+        last = self.state.last
+        return (
+            last is not None
+            and not last.applied
+            and (last.from_milli, last.to_milli) == (current_milli, decided.cores_milli)
+        )
+
+    def _unreachable(self, trouble: str) -> None:
+        is_news = self.state.reachable
+        self.state = replace(self.state, reachable=False, trouble=trouble)
+        self._accounted_at = None
+        if is_news:
+            log.warning("server.unreachable pod=%s message=%s", self.state.name, trouble)
+            self._on_news()
+
+    def _labels(self) -> tuple[str, str, str]:
+        service = self._service()
+        return service.namespace, service.name, self.state.name

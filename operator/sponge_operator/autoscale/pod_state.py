@@ -1,4 +1,4 @@
-"""What is known of one pod at a moment: made by its driver, read by the status. Plain data."""
+"""What the operator knows of one pod: its controller writes it, the status is built from it. Plain data."""
 
 from __future__ import annotations
 
@@ -7,17 +7,10 @@ from dataclasses import dataclass
 from typing import Any
 
 from sponge_core.control_api import StateSnapshot
-from sponge_operator.autoscale.recommender import Wish
+from sponge_core.planning.decider import Recommendation
+from sponge_operator.autoscale.resize import Blocked
 
-__all__ = ["Blocked", "LastDecision", "PodReport", "is_in_service"]
-
-
-@dataclass(frozen=True, slots=True)
-class Blocked:
-    """Why a pod does not get the size that it should have; `reason` is machine-readable."""
-
-    reason: str
-    message: str
+__all__ = ["LastDecision", "PodState", "is_in_service"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,15 +26,16 @@ class LastDecision:
 
 
 @dataclass(frozen=True, slots=True)
-class PodReport:
-    """None where nothing is known yet.
+class PodState:
+    """One pod; None where nothing is known yet.
 
     Attributes:
-        reachable: the server's newest state is there and fresh.
-        trouble: why it is not; empty if it is.
-        seen_at: monotonic seconds of the newest state.
-        actuated_milli: CPU that the container has.
-        in_service: the pod's own condition Ready, so the Service sends requests to it.
+        reachable: the server answered the newest poll.
+        trouble: why it did not; empty if it did.
+        seen_at: monotonic seconds of the newest snapshot.
+        recommendation: the newest one, after the node's allocation.
+        actuated_milli: the CPU in force.
+        in_service: the pod's condition Ready, so that the Service sends requests to it.
     """
 
     name: str
@@ -49,7 +43,7 @@ class PodReport:
     trouble: str = "no answer from the server yet"
     seen_at: float | None = None
     snapshot: StateSnapshot | None = None
-    wish: Wish | None = None
+    recommendation: Recommendation | None = None
     actuated_milli: int | None = None
     in_flight: bool = False
     in_service: bool = False
@@ -58,7 +52,7 @@ class PodReport:
 
     @property
     def ready(self) -> bool:
-        """The server takes requests, and gets them."""
+        """The server accepts requests, and the Service sends some."""
         return (
             self.in_service
             and self.reachable

@@ -1,14 +1,15 @@
-"""The in-place resize of one pod as a state machine: what its status says, and what to do about it.
+"""The state machine of one CPU quota: what its present state is (`observe`), and what to do about it (`step`).
 
-Pure: pods come in as the API server sends them, the clock as an argument, and what to do goes out as a value. Knows
-nothing of how a patch is sent or of why a size is wanted.
+Pure: a pod comes in as the API server sends it, the clock is an argument, and the action goes out as a value. The
+control loop calls it for pods and local cgroups alike.
 
-The rules, with their reasons, are those observed on Kubernetes 1.36:
-- done means that the actual size (status.containerStatuses[].resources) equals the spec's; the conditions alone lie
-  after a restart of the kubelet, and a resize that hangs is sent again (a changed one: the same again is no change);
-- no second resize before the first is observed;
-- a Deferred resize keeps what it asked for from other pods and blocks later ones: it never stands, it is taken back;
-- a size refused for want of room becomes a ceiling for that pod, for a while.
+The rules come from observations on Kubernetes 1.36:
+- A resize is complete when the actual size (status.containerStatuses[].resources) equals the spec's. The conditions
+  alone are wrong after a kubelet restart.
+- A stuck resize is sent again with a different size, because the same size would be no change.
+- No second resize is sent before the first one is observed.
+- A Deferred resize reserves its CPU on the node and blocks later resizes, so it is always taken back.
+- A size that was refused for lack of room becomes a ceiling for that pod, for a while.
 """
 
 from __future__ import annotations
@@ -18,17 +19,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
+from sponge_core.control_api import ApplyRequest
 from sponge_core.quantities import parse_cpu_milli
 
 __all__ = [
     "Action",
+    "Blocked",
     "Deferred",
     "Failed",
+    "History",
     "Idle",
     "InFlight",
     "Infeasible",
     "LowerCeiling",
-    "Memory",
     "NotResizable",
     "Nothing",
     "Observed",
@@ -37,27 +40,33 @@ __all__ = [
     "StayQuiet",
     "actual_milli",
     "allowed_milli",
+    "expire",
     "observe",
+    "record",
     "refused",
-    "remember",
     "step",
 ]
 
 STUCK_S = 2.0
-"""A resize takes 26 ms (p50) to 400 ms on 1.36 and 1 to 2 s on 1.35: what is not done by then is sent again."""
+"""A resize that is not complete by then is sent again; it takes 26 ms (p50) to 400 ms on 1.36, 1 to 2 s on 1.35."""
 
 MAX_STUCK_S = 60.0
+"""The wait before a resend doubles with each one, up to this."""
+
 CEILING_S = 30.0
-"""How long a full node is believed: the kubelet itself looks again every 30 s."""
+"""How long the ceiling of a full node holds; the kubelet itself retries every 30 s."""
+
 REFUSED_S = 10.0
+"""How long nothing is sent after a refusal that another size would not avoid."""
+
 INFEASIBLE_S = 600.0
-"""What a node can never hold changes with the node, not with the load."""
+"""How long the ceiling holds for a size that exceeds the whole node: only another node changes that."""
 
 _REQUESTED_USED_CAPACITY = re.compile(r"cpu, requested: (\d+), used: (\d+), capacity: (\d+)")
 _REQUESTED_ALLOCATABLE = re.compile(r"cpu, requested: (\d+), allocatable: (\d+)")
 
 
-# --- what a pod's status says ----------------------------------------------------------------------------------------
+# --- the present state ----------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +86,7 @@ class InFlight:
 
 @dataclass(frozen=True, slots=True)
 class Deferred:
-    """The node has no room now; `room_milli` is what it said that this pod could have."""
+    """The node has no room now; `room_milli` is what this pod could have by the node's message."""
 
     spec_milli: int
     actual_milli: int
@@ -87,7 +96,7 @@ class Deferred:
 
 @dataclass(frozen=True, slots=True)
 class Infeasible:
-    """The node can never do it (its size, a static CPU manager)."""
+    """The node can never grant the size (too small, or a static CPU manager)."""
 
     spec_milli: int
     actual_milli: int
@@ -96,7 +105,7 @@ class Infeasible:
 
 @dataclass(frozen=True, slots=True)
 class Failed:
-    """The kubelet tried and reports an error."""
+    """The kubelet reports an error."""
 
     spec_milli: int
     actual_milli: int
@@ -105,7 +114,7 @@ class Failed:
 
 @dataclass(frozen=True, slots=True)
 class NotResizable:
-    """This pod is not to be touched, or not yet; `reason` is machine-readable."""
+    """This pod must not be resized, or not yet; `reason` is machine-readable."""
 
     reason: Literal["NotRunning", "Terminating", "NoContainer", "RestartPolicy", "NoLimit"]
     message: str
@@ -115,12 +124,12 @@ Observed = Idle | InFlight | Deferred | Infeasible | Failed | NotResizable
 
 
 def observe(pod: Mapping[str, Any], container: str, quota_milli: int | None = None) -> Observed:
-    """What the pod's spec and status say of its resize.
+    """The state of a pod's resize, from its spec and status.
 
     Args:
         pod: as the API server sends it.
-        container: name of the container that is driven.
-        quota_milli: the CPU quota that the container itself reads, if known: it is there before the status is.
+        container: name of the container to resize.
+        quota_milli: the CPU quota that the container itself reads, if known; it changes before the status does.
     """
     if pod["metadata"].get("deletionTimestamp"):
         return NotResizable("Terminating", "the pod is being deleted")
@@ -143,10 +152,9 @@ def observe(pod: Mapping[str, Any], container: str, quota_milli: int | None = No
     actual = parse_cpu_milli(reported) if reported is not None else wanted
     conditions = {c["type"]: c for c in status.get("conditions") or () if c.get("status") == "True"}
     pending, progress = conditions.get("PodResizePending"), conditions.get("PodResizeInProgress")
-    # Conditions of an earlier generation speak of an earlier resize.
+    # Conditions of an earlier generation belong to an earlier resize.
     generation = pod["metadata"].get("generation", 0)
-    # Where the spec already asks for what the container has, a refused resize was taken back, and the kubelet has yet
-    # to see it.
+    # If the spec equals what the container has, a refused resize was taken back and the kubelet has not seen that yet.
     if pending is not None and wanted != actual and pending.get("observedGeneration", generation) >= generation:
         message = pending.get("message") or ""
         if pending.get("reason") == "Infeasible":
@@ -163,7 +171,7 @@ def observe(pod: Mapping[str, Any], container: str, quota_milli: int | None = No
 
 
 def actual_milli(observed: Observed) -> int | None:
-    """The CPU that the container has; None where no resize is possible."""
+    """The CPU in force; None where no resize is possible."""
     match observed:
         case Idle(milli):
             return milli
@@ -178,19 +186,19 @@ def _room(message: str) -> int | None:
     return max(0, int(match[3]) - int(match[2])) if match else None
 
 
-# --- what to do about it ---------------------------------------------------------------------------------------------
+# --- the action ------------------------------------------------------------------------------------------------------
 
 
 @dataclass(frozen=True, slots=True)
 class Nothing:
-    """Wait, or be content."""
+    """Nothing to send now."""
 
     reason: Literal["Settled", "InFlight", "NotResizable", "Refused"]
 
 
 @dataclass(frozen=True, slots=True)
 class Patch:
-    """Ask for this size; `again` when an earlier request for it seems to be stuck."""
+    """Request this size; `again` when an earlier request seems to be stuck."""
 
     milli: int
     again: bool = False
@@ -198,7 +206,7 @@ class Patch:
 
 @dataclass(frozen=True, slots=True)
 class Revert:
-    """Take a resize back to what the container has, and keep below the ceiling for a while."""
+    """Take a resize back to the size in force, and stay below the ceiling for `for_s` seconds."""
 
     milli: int
     ceiling_milli: int
@@ -209,7 +217,7 @@ class Revert:
 
 @dataclass(frozen=True, slots=True)
 class LowerCeiling:
-    """The API server refused the size: nothing to take back, but a ceiling to keep below."""
+    """The request was refused for its size: there is nothing to take back, but a ceiling to stay below."""
 
     ceiling_milli: int
     for_s: float
@@ -218,7 +226,7 @@ class LowerCeiling:
 
 @dataclass(frozen=True, slots=True)
 class StayQuiet:
-    """The API server refused for a reason that another size does not cure: ask nothing for a while."""
+    """The request was refused for a reason that another size would not avoid: send nothing for a while."""
 
     for_s: float
     message: str
@@ -228,38 +236,63 @@ Action = Nothing | Patch | Revert
 
 
 @dataclass(frozen=True, slots=True)
-class Memory:
-    """What is remembered of a pod between two looks at it."""
+class Blocked:
+    """Why a server does not get the size that it should have; `reason` is machine-readable."""
+
+    reason: str
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class History:
+    """What happened to a server's resizes so far; each look carries it to the next one.
+
+    Attributes:
+        patched_at: when a quota was last requested.
+        resends: how often a stuck request was repeated.
+        ceiling_milli: what the node has for this pod, until `ceiling_until`; None for no known limit.
+        quiet_until: no request is sent before this time.
+        blocked: the newest refusal that still holds.
+        acknowledged: the newest budget and cap that the server acknowledged.
+    """
 
     patched_at: float | None = None
     resends: int = 0
     ceiling_milli: int | None = None
     ceiling_until: float = 0.0
     quiet_until: float = 0.0
+    blocked: Blocked | None = None
+    acknowledged: ApplyRequest | None = None
 
 
-def allowed_milli(memory: Memory, now: float) -> int | None:
-    """The ceiling that is still believed; None for none."""
-    return memory.ceiling_milli if now < memory.ceiling_until else None
+def allowed_milli(history: History, now: float) -> int | None:
+    """The ceiling that holds at `now`; None for none."""
+    return history.ceiling_milli if now < history.ceiling_until else None
 
 
-def step(observed: Observed, target_milli: int, memory: Memory, now: float) -> Action:
-    """What to do now to bring a pod to `target_milli`, which is a wish that already respects the ceiling."""
+def expire(history: History, now: float) -> History:
+    """The history without a ceiling that no longer holds, and without the refusal that set it."""
+    if history.ceiling_milli is None or now < history.ceiling_until:
+        return history
+    return replace(history, ceiling_milli=None, blocked=None)
+
+
+def step(observed: Observed, target_milli: int, history: History, now: float) -> Action:
+    """The action that is due now to bring the quota to `target_milli`, a size at or below the ceiling."""
     match observed:
         case NotResizable():
             return Nothing("NotResizable")
         case Idle(milli) if milli == target_milli:
             return Nothing("Settled")
-        case _ if now < memory.quiet_until:
+        case _ if now < history.quiet_until:
             return Nothing("Refused")
         case Idle():
             return Patch(target_milli)
         case InFlight(spec_milli):
-            patience = min(MAX_STUCK_S, STUCK_S * 2**memory.resends)
-            if memory.patched_at is not None and now - memory.patched_at < patience:
+            patience = min(MAX_STUCK_S, STUCK_S * 2**history.resends)
+            if history.patched_at is not None and now - history.patched_at < patience:
                 return Nothing("InFlight")
-            # The same size again would change nothing, and the kubelet would not look: one millicore less makes it
-            # look.
+            # The kubelet ignores an unchanged size; one millicore less makes it look again.
             return Patch(target_milli if target_milli != spec_milli else target_milli - 1, again=True)
         case Deferred(_, actual, message, room):
             ceiling = max(actual, room) if room is not None else actual
@@ -270,29 +303,29 @@ def step(observed: Observed, target_milli: int, memory: Memory, now: float) -> A
             return Revert(actual, actual, CEILING_S, "error", message)
 
 
-def remember(memory: Memory, action: Action | LowerCeiling | StayQuiet, now: float) -> Memory:
-    """The memory after an action was carried out, or a refusal came."""
+def record(history: History, action: Action | LowerCeiling | StayQuiet, now: float) -> History:
+    """The history after an action was carried out, or after a refusal."""
     match action:
         case Patch(again=again):
-            return replace(memory, patched_at=now, resends=memory.resends + 1 if again else 0)
+            return replace(history, patched_at=now, resends=history.resends + 1 if again else 0)
         case Revert(ceiling_milli=ceiling, for_s=for_s):
-            return replace(memory, patched_at=now, resends=0, ceiling_milli=ceiling, ceiling_until=now + for_s)
+            return replace(history, patched_at=now, resends=0, ceiling_milli=ceiling, ceiling_until=now + for_s)
         case LowerCeiling(ceiling, for_s):
-            return replace(memory, ceiling_milli=ceiling, ceiling_until=now + for_s)
+            return replace(history, ceiling_milli=ceiling, ceiling_until=now + for_s)
         case StayQuiet(for_s):
-            return replace(memory, quiet_until=now + for_s)
+            return replace(history, quiet_until=now + for_s)
         case _:
-            return memory
+            return history
 
 
 def refused(status: int, body: Mapping[str, Any], asked_milli: int, has_milli: int) -> LowerCeiling | StayQuiet:
-    """What follows from an API server's refusal of a resize.
+    """The consequence of the API server's refusal of a resize.
 
     Args:
-        status: HTTP status of the answer; 0 when none came.
-        body: the Status object of the answer.
+        status: HTTP status of the response; 0 for no response.
+        body: the Status object of the response.
         asked_milli: the size that was refused.
-        has_milli: what the container has, which is always possible.
+        has_milli: the size in force, which is always possible.
     """
     causes = ((body.get("details") or {}).get("causes")) or ()
     message = body.get("message") or ""
@@ -302,5 +335,5 @@ def refused(status: int, body: Mapping[str, Any], asked_milli: int, has_milli: i
         return LowerCeiling(room if has_milli < room < asked_milli else has_milli, INFEASIBLE_S, message)
     if status == 403 and "exceeded quota" in message:
         return LowerCeiling(has_milli, CEILING_S, message)
-    # Overload and restarts of the API server pass soon; RBAC, a LimitRange or an admission webhook do not.
+    # An overloaded or restarting API server recovers soon; RBAC, a LimitRange or an admission webhook does not.
     return StayQuiet(1.0 if status in (0, 429) or status >= 500 else REFUSED_S, message)

@@ -1,7 +1,6 @@
-"""Brings one pod to a size, step by step: each waits for the acknowledgement of the one before.
+"""Carries out resizes: the steps in their order, each after the acknowledgement of the one before.
 
-Growing: quota, then thread budget and batch cap. Shrinking: thread budget and batch cap, then the quota once the
-running batches fit it. Which step is due is decided by `resize`; which size is wanted, by `decision`.
+`sponge_core.planning.resize_order` says which step is due, `resize` how a quota is requested, repeated or taken back.
 """
 
 from __future__ import annotations
@@ -9,225 +8,201 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Callable
+from dataclasses import replace
 
-from sponge_core.control_api import ApplyRequest, SizeRange, StateSnapshot
+from sponge_core.control_api import ApplyRequest
+from sponge_core.planning.resize_order import Step, next_step
 from sponge_core.quantities import cores_text
 from sponge_operator.autoscale import resize
-from sponge_operator.autoscale.pod_state import Blocked
-from sponge_operator.autoscale.recommender import Wish
-from sponge_operator.clients.kube import ApiError
-from sponge_operator.clients.server import ServerError
-from sponge_operator.context import Context, Events
-from sponge_operator.resources.manifests import CONTAINER, CONTROL_PORT
+from sponge_operator.autoscale.look import ResizeOutcome
+from sponge_operator.autoscale.resize import Blocked, History
+from sponge_operator.autoscale.target import CpuQuota, QuotaRefusedError, ResizableTarget, TargetGoneError
+from sponge_operator.clients.server import ControlClient, ServerError
 
-__all__ = ["Actuator", "Result"]
+__all__ = ["ResizeBudget", "Resizer", "act", "bring_to", "restore"]
 
 log = logging.getLogger("sponge.operator")
 
-QUOTA_POLL_S = 0.01
-"""Between two looks at the server's quota while a resize is under way; it takes 22 ms (p50) to be in force."""
+
+class ResizeBudget:
+    """A token bucket over all pods: each resize costs writes to the API server, and grows have priority.
+
+    A shrink may use only the upper half of the burst, so that a wave of shrinks never delays a grow.
+    """
+
+    def __init__(self, per_s: float) -> None:
+        self._per_s = per_s
+        self._burst = 2 * per_s
+        self._tokens = self._burst
+        self._at = 0.0
+
+    def take(self, now: float, *, grows: bool) -> bool:
+        """Whether a resize may be sent now; uses up a token if so."""
+        self._tokens = min(self._burst, self._tokens + max(0.0, now - self._at) * self._per_s)
+        self._at = now
+        floor = 0.0 if grows else self._burst / 2
+        if self._tokens - 1 < floor:
+            return False
+        self._tokens -= 1
+        return True
 
 
-@dataclass(frozen=True, slots=True)
-class Result:
-    """What one call did: a resize's outcome, "applied" for a batch cap alone, or None for nothing."""
+class Resizer:
+    """Resizes one server; call `carry_out` again until the size is reached, one call at a time.
 
-    outcome: str | None = None
-    took_s: float | None = None
+    Args:
+        actuate_timeout_s: how long one call waits for a quota to be in force.
+        apply_timeout_s: how long the server may take until its running batches fit a smaller budget.
+        budget: limits the rate of resizes; None for no limit.
+    """
 
+    def __init__(
+        self,
+        target: ResizableTarget,
+        control: ControlClient,
+        clock: Callable[[], float],
+        *,
+        actuate_timeout_s: float,
+        apply_timeout_s: float,
+        budget: ResizeBudget | None = None,
+    ) -> None:
+        self._target = target
+        self._control = control
+        self._clock = clock
+        self._actuate_timeout_s = actuate_timeout_s
+        self._apply_timeout_s = apply_timeout_s
+        self._budget = budget
 
-class Actuator:
-    """Sizes one pod. Only one call of `bring` at a time."""
+    async def carry_out(self, observed: resize.Observed, history: History, goal: ApplyRequest) -> ResizeOutcome:
+        """Does what is due now to reach the size of `goal`.
 
-    def __init__(self, context: Context, events: Events, uid: str, token: str) -> None:
-        self._context = context
-        self._events = events
-        self._uid = uid
-        self._token = token
-        # An operator that has just started may find a resize on its way: give it the usual patience.
-        self._memory = resize.Memory(patched_at=context.clock())
-        self._acknowledged: tuple[int, int, int, SizeRange] | None = None  # version, cores, batch cap, sizes
-        self.changed = asyncio.Event()  # set by the owner whenever the pod's status is news
-        self.blocked: Blocked | None = None
-
-    def ceiling_milli(self) -> int | None:
-        """What the node is believed to have for this pod; None for no known limit."""
-        ceiling = resize.allowed_milli(self._memory, self._context.clock())
-        if ceiling is None and self._memory.ceiling_milli is not None:
-            self._memory = replace(self._memory, ceiling_milli=None)
-            self.blocked = None
-        return ceiling
-
-    def observe(self, quota_milli: int | None) -> resize.Observed:
-        """What the pod's status says now."""
-        pod = self._context.pods.get(self._uid)
-        if pod is None:
-            return resize.NotResizable("Terminating", "the pod is gone")
-        return resize.observe(pod, CONTAINER, quota_milli)
-
-    async def bring(self, observed: resize.Observed, snapshot: StateSnapshot, wish: Wish, sizes: SizeRange) -> Result:
-        """One step towards `wish`.
-
-        Raises:
-            ServerError: the server did not take the size; nothing was shrunk.
+        Args:
+            observed: the state of the quota.
+            goal: the message for the server, with the version after the one in force.
         """
-        context = self._context
-        action = resize.step(observed, wish.cores_milli, self._memory, context.clock())
+        action = resize.step(observed, goal.cores_milli, history, self._clock())
+        outcome = ResizeOutcome(None, history, observed)
+        quota = resize.actual_milli(observed) or 0
         match action:
             case resize.Revert():
-                return await self._revert(action)
-            case resize.Patch():
-                grows = action.milli > (resize.actual_milli(observed) or 0)
-                if not context.budget.take(context.clock(), grows=grows):
-                    return Result()
-                if grows:
-                    result = await self._patch(action)
-                    if result.outcome == "actuated":
-                        await self._apply(snapshot, wish, sizes)
-                    return result
-                await self._apply(snapshot, wish, sizes)
-                return await self._patch(action)
-            case resize.Nothing("Settled"):
-                if self._apply_is_due(snapshot, wish, sizes):
-                    await self._apply(snapshot, wish, sizes)
-                    return Result("applied")
-        return Result()
+                return await self._act(action, history)
+            case resize.Patch(milli):
+                if self._budget is not None and not self._budget.take(self._clock(), grows=milli > quota):
+                    return outcome
+            case resize.Nothing(reason):
+                if reason != "Settled":
+                    return outcome
+        acknowledged = history.acknowledged == goal.model_copy(update={"version": goal.version - 1})
+        while (due := next_step(quota, goal.cores_milli, acknowledged)) is not None:
+            if due is Step.BUDGET:
+                outcome = await self._apply(goal, outcome)
+                if outcome.trouble:
+                    return outcome
+                acknowledged = True
+            else:
+                outcome = await self._act(action, outcome.history)
+                if outcome.kind != "actuated":
+                    return outcome
+                quota = goal.cores_milli
+        return outcome
 
-    def note(self, observed: resize.Observed) -> None:
-        """Says so where a pod can never be resized as it is."""
-        if isinstance(observed, resize.NotResizable) and observed.reason in ("RestartPolicy", "NoLimit"):
-            self._block(observed.reason, observed.message)
-
-    async def restore(self, milli: int) -> None:
-        """Asks for the size that the pod started with, and waits for nothing."""
-        observed = self.observe(None)
-        if isinstance(observed, resize.NotResizable) or observed == resize.Idle(milli):
-            return
-        with contextlib.suppress(ApiError):
-            await self._send(milli)
-
-    def _apply_is_due(self, snapshot: StateSnapshot, wish: Wish, sizes: SizeRange) -> bool:
-        # A server that restarted knows nothing of what was applied before.
-        return self._acknowledged != (snapshot.applied_version, wish.cores_milli, wish.batch_cap, sizes)
-
-    async def _apply(self, snapshot: StateSnapshot, wish: Wish, sizes: SizeRange) -> None:
-        context = self._context
-        self._acknowledged = None
-        request = ApplyRequest(
-            version=snapshot.applied_version + 1, cores_milli=wish.cores_milli, batch_cap=wish.batch_cap, sizes=sizes
-        )
-        await context.control.apply(self.base_url(), self._token, request, context.settings.apply_timeout_s)
-        self._acknowledged = (request.version, wish.cores_milli, wish.batch_cap, sizes)
-
-    async def _patch(self, action: resize.Patch) -> Result:
-        context = self._context
-        began = context.clock()
-        self._memory = resize.remember(self._memory, action, began)
-        before = self.observe(None)
+    async def _apply(self, goal: ApplyRequest, outcome: ResizeOutcome) -> ResizeOutcome:
+        unknown = replace(outcome, history=replace(outcome.history, acknowledged=None))
         try:
-            await self._send(action.milli)
-        except ApiError as error:
-            return self._refused(error, action.milli, before)
-        seen = await self._actuated(action.milli, began + context.settings.actuate_timeout_s)
-        took = context.clock() - began
-        pod = self._pod_name()
-        if isinstance(seen, resize.Idle):
-            context.metrics.resizes.labels("actuated").inc()
-            context.metrics.resize.observe(took)
-            if self.ceiling_milli() is None:
-                self.blocked = None
-            log.info("resize.actuated pod=%s cores=%s took=%.3f", pod, cores_text(action.milli), took)
-            return Result("actuated", took)
-        if isinstance(seen, resize.InFlight):
-            context.metrics.resizes.labels("timeout").inc()
-            message = (
-                f"{cores_text(action.milli)} cores are not in force after {took:.1f} s; asked again until they are"
-            )
-            self._block("Timeout", message)
-            return Result("timeout", took)
-        action_now = resize.step(seen, action.milli, self._memory, context.clock())
-        return await self._revert(action_now) if isinstance(action_now, resize.Revert) else Result()
+            await self._control.apply(self._target.control_url(), self._target.token, goal, self._apply_timeout_s)
+        except ServerError as error:
+            return replace(unknown, trouble=str(error))
+        return replace(outcome, kind=outcome.kind or "applied", history=replace(outcome.history, acknowledged=goal))
 
-    async def _revert(self, action: resize.Revert) -> Result:
-        context = self._context
-        self._memory = resize.remember(self._memory, action, context.clock())
-        context.metrics.resizes.labels(action.outcome).inc()
-        self._block(
-            {"deferred": "Deferred", "infeasible": "Infeasible", "error": "ResizeError"}[action.outcome], action.message
-        )
-        try:
-            await self._send(action.milli)
-        except ApiError as error:
-            log.warning("resize.revert_refused pod=%s status=%d message=%s", self._pod_name(), error.status, error)
-            return Result(action.outcome)
-        await self._actuated(action.milli, context.clock() + context.settings.actuate_timeout_s)
-        return Result(action.outcome)
+    async def _act(self, action: resize.Action, history: History) -> ResizeOutcome:
+        return await act(self._target, action, history, self._clock, self._actuate_timeout_s)
 
-    def _refused(self, error: ApiError, asked: int, observed: resize.Observed) -> Result:
-        context = self._context
-        if error.status == 404 or (error.status == 422 and "metadata.uid" in str(error)):
-            # The pod has gone, or another one of its name is there: the watch will say so.
-            return Result()
-        context.metrics.resizes.labels("rejected").inc()
-        consequence = resize.refused(error.status, error.body, asked, resize.actual_milli(observed) or 0)
-        self._memory = resize.remember(self._memory, consequence, context.clock())
-        causes = (error.body.get("details") or {}).get("causes") or ()
-        reason = next((str(cause["reason"]) for cause in causes if cause.get("reason")), None)
-        self._block(reason or str(error.body.get("reason") or "Rejected"), str(error))
-        return Result("rejected")
 
-    async def _send(self, milli: int) -> None:
-        pod = self._context.pods.get(self._uid)
-        if pod is None:
-            raise ApiError(404, {"message": "the pod is gone"})
-        self._context.pods.update(await self._context.kube.resize(pod, CONTAINER, milli))
+async def act(
+    quota: CpuQuota, action: resize.Action, history: History, clock: Callable[[], float], timeout_s: float
+) -> ResizeOutcome:
+    """Carries out one action on a quota: requests a size and waits for it, or takes a refused size back."""
+    match action:
+        case resize.Patch():
+            return await _patch(quota, action, history, clock, timeout_s)
+        case resize.Revert():
+            return await _revert(quota, action, history, clock, timeout_s)
+        case resize.Nothing():
+            return ResizeOutcome(None, history, quota.observe(None))
 
-    async def _actuated(self, milli: int, deadline: float) -> resize.Observed:
-        """Waits until the size is in force, refused, or the deadline has come; whichever source says so first."""
-        quota = asyncio.create_task(self._quota_reaches(milli))
-        try:
-            while True:
-                reached = quota.done() and quota.exception() is None
-                observed = self.observe(milli if reached else None)
-                left = deadline - self._context.clock()
-                if not isinstance(observed, resize.InFlight) or left <= 0:
-                    return observed
-                self.changed.clear()
-                news = asyncio.create_task(self.changed.wait())
-                waiting = {news} if quota.done() else {news, quota}
-                await asyncio.wait(waiting, timeout=left, return_when=asyncio.FIRST_COMPLETED)
-                news.cancel()
-        finally:
-            quota.cancel()
 
-    async def _quota_reaches(self, milli: int) -> None:
-        context = self._context
-        while True:
-            await asyncio.sleep(QUOTA_POLL_S)
-            with contextlib.suppress(ServerError):
-                snapshot = await context.control.state(self.base_url(), self._token)
-                if snapshot.cpu_quota_milli == milli:
-                    return
+async def bring_to(target: ResizableTarget, control: ControlClient, goal: ApplyRequest, timeout_s: float) -> None:
+    """Resizes a server once, outside of a control loop.
 
-    def base_url(self) -> str:
-        """The server's control port. Raises ServerError while the pod has no address."""
-        pod = self._context.pods.get(self._uid)
-        address = ((pod or {}).get("status") or {}).get("podIP")
-        if not address:
-            raise ServerError("the pod has no address yet")
-        return f"http://[{address}]:{CONTROL_PORT}" if ":" in address else f"http://{address}:{CONTROL_PORT}"
+    Args:
+        goal: the message for the server, with a version above the one in force.
+        timeout_s: for each step.
 
-    def _block(self, reason: str, message: str) -> None:
-        pod = self._pod_name()
-        if self.blocked == Blocked(reason, message):
-            return
-        self.blocked = Blocked(reason, message)
-        log.warning("resize.blocked pod=%s reason=%s message=%s", pod, reason, message)
-        self._events.emit("Warning", f"Resize{reason}", f"{pod}: {message}", about=pod)
+    Raises:
+        ServerError: the server does not acknowledge its budget, or the quota is not in force.
+    """
+    clock = asyncio.get_running_loop().time
+    resizer = Resizer(target, control, clock, actuate_timeout_s=timeout_s, apply_timeout_s=timeout_s)
+    outcome = await resizer.carry_out(target.observe(None), History(), goal)
+    if outcome.trouble:
+        raise ServerError(outcome.trouble)
+    if outcome.kind not in ("actuated", "applied"):
+        blocked = outcome.history.blocked
+        raise ServerError(blocked.message if blocked else f"{target.name} cannot be resized")
 
-    def _pod_name(self) -> str:
-        pod: Mapping[str, Any] | None = self._context.pods.get(self._uid)
-        return str(pod["metadata"]["name"]) if pod is not None else self._uid
+
+async def restore(quota: CpuQuota, milli: int) -> None:
+    """Requests the size that a pod started with; does not wait for it."""
+    observed = quota.observe(None)
+    if isinstance(observed, resize.NotResizable) or observed == resize.Idle(milli):
+        return
+    with contextlib.suppress(QuotaRefusedError, TargetGoneError):
+        await quota.set_quota(milli)
+
+
+async def _patch(
+    quota: CpuQuota, action: resize.Patch, history: History, clock: Callable[[], float], timeout_s: float
+) -> ResizeOutcome:
+    began = clock()
+    history = resize.record(history, action, began)
+    try:
+        await quota.set_quota(action.milli)
+    except TargetGoneError:
+        return ResizeOutcome(None, history, quota.observe(None))  # the watch will report it
+    except QuotaRefusedError as refusal:
+        history = resize.record(history, refusal.consequence, clock())
+        history = replace(history, blocked=Blocked(refusal.reason, str(refusal)))
+        return ResizeOutcome("rejected", history, quota.observe(None))
+    seen = await quota.settled(action.milli, began + timeout_s)
+    took_s = clock() - began
+    if isinstance(seen, resize.Idle):
+        log.info("resize.actuated pod=%s cores=%s took=%.3f", quota.name, cores_text(action.milli), took_s)
+        history = resize.expire(history, clock())
+        if history.ceiling_milli is None:
+            history = replace(history, blocked=None)
+        return ResizeOutcome("actuated", history, seen, took_s)
+    if isinstance(seen, resize.InFlight):
+        message = f"{cores_text(action.milli)} cores are not in force after {took_s:.1f} s; the request is repeated"
+        return ResizeOutcome("timeout", replace(history, blocked=Blocked("Timeout", message)), seen, took_s)
+    due = resize.step(seen, action.milli, history, clock())
+    if isinstance(due, resize.Revert):
+        return await _revert(quota, due, history, clock, timeout_s)
+    return ResizeOutcome(None, history, seen)
+
+
+async def _revert(
+    quota: CpuQuota, action: resize.Revert, history: History, clock: Callable[[], float], timeout_s: float
+) -> ResizeOutcome:
+    history = resize.record(history, action, clock())
+    blocked = Blocked(
+        {"deferred": "Deferred", "infeasible": "Infeasible", "error": "ResizeError"}[action.outcome], action.message
+    )
+    history = replace(history, blocked=blocked)
+    try:
+        await quota.set_quota(action.milli)
+    except (QuotaRefusedError, TargetGoneError) as error:
+        log.warning("resize.revert_refused pod=%s message=%s", quota.name, error)
+        return ResizeOutcome(action.outcome, history, quota.observe(None))
+    seen = await quota.settled(action.milli, clock() + timeout_s)
+    return ResizeOutcome(action.outcome, history, seen)

@@ -1,8 +1,8 @@
-"""Keeps the pods of one node from fighting for it: knows what each node has for them and what each pod wishes.
+"""Shares each node among its driven pods: knows what the node has for them and what each pod needs.
 
-A pod alone on its node costs nothing here, and pods whose wishes fit together only a sum. What is on a node is read in
-the background, while at least two driven pods share it; until it is known, and where the operator may not read it,
-every pod gets its wish, as far as the kubelet grants it. How a node is shared is decided by `sharing`.
+A pod alone on its node costs nothing here, and pods whose recommendations fit together cost one sum. A node is read in
+the background while at least two driven pods share it. Until it is known, or if the operator may not read it, every pod
+gets its recommendation, as far as the kubelet grants it. `allocation` decides how a node is shared.
 """
 
 from __future__ import annotations
@@ -10,39 +10,41 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from sponge_core.control_api import FrontierPoint
+from sponge_operator.autoscale.look import Allocation, OutcomeKind
 from sponge_operator.clients.kube import ApiError, Kube
 from sponge_operator.clients.pods import PodCache
 from sponge_operator.metrics import Metrics
 from sponge_operator.node import allocation
-from sponge_operator.node.allocation import Grant, Tenant
+from sponge_operator.node.allocation import Tenant
 from sponge_operator.node.capacity import NodeView, asked_milli, container_milli, pod_milli, view_of
 from sponge_operator.resources.manifests import CONTAINER
 
-__all__ = ["Nodes"]
+__all__ = ["NodeCoordinator"]
 
 log = logging.getLogger("sponge.operator")
 
 FRESH_S = 5.0
-"""Between two looks at a node that is shared: other pods come and go."""
+"""Between two reads of a shared node, because other pods come and go."""
 
 FORBIDDEN_S = 60.0
-"""After the API server refused to show a node."""
+"""Before the next read after the API server forbade it."""
 
 REPLAN_S = 0.2
-"""How long a joint plan holds while the same pods share the same room: misses are counted, and counts scatter."""
+"""How long a joint plan holds for the same pods and the same room; expected misses are noisy."""
 
 
 @dataclass(slots=True)
 class _Node:
-    """One node with the driven pods on it.
+    """One node with its driven pods.
 
     Attributes:
-        promised_milli: sizes that were granted and may not be in the API server's answers yet.
-        actuated_milli: sizes that are in force; a pod's status says so some milliseconds later.
+        promised_milli: sizes that were allocated and may not be in the API server's responses yet.
+        actuated_milli: sizes in force; the status of a pod follows some milliseconds later.
         waiting: uids of the pods that grow when others have shrunk.
+        planned_for: tenants and room of the plan in force.
     """
 
     tenants: dict[str, Tenant] = field(default_factory=dict)
@@ -51,14 +53,14 @@ class _Node:
     actuated_milli: dict[str, int] = field(default_factory=dict)
     waiting: set[str] = field(default_factory=set)
     view: NodeView | None = None
-    look_at: float = 0.0
-    looking: bool = False
+    read_at: float = 0.0
+    reading: bool = False
     planned: dict[str, FrontierPoint] = field(default_factory=dict)
     planned_at: float = float("-inf")
-    planned_for: tuple[frozenset[str], int] | None = None  # tenants and room of the plan in force
+    planned_for: tuple[frozenset[str], int] | None = None
 
 
-class Nodes:
+class NodeCoordinator:
     """All nodes with driven pods."""
 
     def __init__(self, kube: Kube, pods: PodCache, metrics: Metrics, clock: Callable[[], float]) -> None:
@@ -68,53 +70,55 @@ class Nodes:
         self._clock = clock
         self._nodes: dict[str, _Node] = {}
         self._node_of: dict[str, str] = {}
-        self._looks: set[asyncio.Task[None]] = set()
+        self._reads: set[asyncio.Task[None]] = set()
 
-    def settle(self, tenant: Tenant, wake: Callable[[], None]) -> Grant:
-        """What the pod gets now of what it wishes. After acting on it, call `settled`.
+    def allocate(self, tenant: Tenant, wake: Callable[[], None]) -> Allocation:
+        """What the pod gets now; its look ends with `conclude`, or with `leave` if it is no longer driven.
 
         Args:
-            wake: has the pod looked at at once; called when it is to shrink for others, or may grow after them.
+            wake: called when the pod should look again at once, because it has to shrink or may grow.
         """
         name = self._node_name(tenant.uid)
         if self._node_of.get(tenant.uid, name) != name:
-            self.forget(tenant.uid)
+            self.leave(tenant.uid)
         if name is None:
-            return Grant(tenant.wish)
+            return Allocation(tenant.recommendation)
         node = self._nodes.setdefault(name, _Node())
         self._node_of[tenant.uid] = name
         node.tenants[tenant.uid], node.wake[tenant.uid] = tenant, wake
         node.actuated_milli.pop(tenant.uid, None)
         node.waiting.discard(tenant.uid)
         if len(node.tenants) < 2:
-            return Grant(tenant.wish)
-        self._look_if_due(name, node)
+            return Allocation(tenant.recommendation)
+        self._read_if_due(name, node)
         if node.view is None:
-            return Grant(tenant.wish)
+            return Allocation(tenant.recommendation)
         room = self._room(node, node.view)
         self._plan(node, room)
         held = {uid: self._held(node, uid) for uid in node.tenants}
-        granted = allocation.grant(tenant, node.planned.get(tenant.uid), room, held)
-        node.promised_milli[tenant.uid] = granted.wish.cores_milli
-        if granted.waits:
+        allocated = allocation.allocate(tenant, node.planned.get(tenant.uid), room, held)
+        node.promised_milli[tenant.uid] = allocated.recommendation.cores_milli
+        if allocated.waits:
             node.waiting.add(tenant.uid)
-        return granted
+        if allocated.waits or allocated.refused:
+            return replace(allocated, message=_message(name, node, room, tenant, allocated))
+        return allocated
 
-    def settled(self, uid: str, outcome: str | None) -> None:
-        """The pod has acted on its grant, with that outcome."""
+    def conclude(self, uid: str, outcome: OutcomeKind | None) -> None:
+        """The pod has acted on its allocation; None: nothing was done."""
         node = self._nodes.get(self._node_of.get(uid, ""))
         if node is None:
             return
         promised = node.promised_milli.pop(uid, None)
         if outcome in ("deferred", "infeasible", "rejected"):
-            node.look_at = 0.0  # somebody holds more than was known
+            node.read_at = 0.0  # another pod holds more than was known
         elif outcome == "actuated" and promised is not None:
             node.actuated_milli[uid] = promised
             if promised < node.tenants[uid].current_milli:
                 self._wake(node, node.waiting)
 
-    def forget(self, uid: str) -> None:
-        """The pod is not driven any more, or not now: it keeps what it holds."""
+    def leave(self, uid: str) -> None:
+        """The pod is not driven any more, or not now; it keeps what it holds."""
         name = self._node_of.pop(uid, None)
         if name is None:
             return
@@ -123,28 +127,16 @@ class Nodes:
         node.promised_milli.pop(uid, None)
         node.actuated_milli.pop(uid, None)
         node.waiting.discard(uid)
-        node.look_at = 0.0
+        node.read_at = 0.0
         if not node.tenants:
             del self._nodes[name]
-
-    def describe(self, uid: str, granted: Grant) -> str:
-        """Why a pod does not get its wish, for people."""
-        name = self._node_of[uid]
-        node = self._nodes[name]
-        wished = sum(tenant.wish.cores_milli for tenant in node.tenants.values()) / 1000
-        room = self._room(node, node.view) / 1000 if node.view is not None else 0.0
-        alone = (granted.wish.cores_milli + granted.lacks_milli) / 1000
-        return (
-            f"node {name} has {room:g} cores for {len(node.tenants)} pods that together ask for {wished:g}: of "
-            f"{alone:g} cores this one is given {granted.wish.cores_milli / 1000:g}"
-        )
 
     def _node_name(self, uid: str) -> str | None:
         name = ((self._pods.get(uid) or {}).get("spec") or {}).get("nodeName")
         return str(name) if name else None
 
     def _room(self, node: _Node, view: NodeView) -> int:
-        """What the node has for its tenants' servers: less all other pods, and less what runs beside the servers."""
+        """The CPU for the tenants' servers: all of the node, less other pods and the tenants' other containers."""
         others = 0
         for uid, held in view.held_milli.items():
             pod = self._pods.get(uid)
@@ -161,7 +153,7 @@ class Nodes:
         return max(promised, asked if node.actuated_milli.get(uid) == asked else container_milli(pod, CONTAINER))
 
     def _plan(self, node: _Node, room: int) -> None:
-        """Brings `node.planned` up to date: empty where all wishes fit."""
+        """Updates `node.planned`; it is empty while all recommendations fit."""
         now, tenants = self._clock(), list(node.tenants.values())
         if allocation.fit(tenants, room):
             node.planned, node.planned_for = {}, None
@@ -170,7 +162,7 @@ class Nodes:
         if node.planned_for == key and now - node.planned_at < REPLAN_S:
             return
         with self._metrics.plan.labels("joint").time():
-            plan = allocation.share(tenants, room, self._clock)
+            plan = allocation.plan(tenants, room, self._clock)
         self._metrics.joint.labels(plan.how).inc()
         before = node.planned
         node.planned = {tenant.uid: point for tenant, point in zip(tenants, plan.points, strict=True)}
@@ -183,26 +175,35 @@ class Nodes:
         for uid in list(uids):
             node.wake[uid]()
 
-    def _look_if_due(self, name: str, node: _Node) -> None:
-        if node.looking or self._clock() < node.look_at:
+    def _read_if_due(self, name: str, node: _Node) -> None:
+        if node.reading or self._clock() < node.read_at:
             return
-        node.looking = True
-        node.look_at = self._clock() + FRESH_S
-        task = asyncio.create_task(self._look(name, node), name=f"look at node {name}")
-        self._looks.add(task)
-        task.add_done_callback(self._looks.discard)
+        node.reading = True
+        node.read_at = self._clock() + FRESH_S
+        task = asyncio.create_task(self._read(name, node), name=f"read node {name}")
+        self._reads.add(task)
+        task.add_done_callback(self._reads.discard)
 
-    async def _look(self, name: str, node: _Node) -> None:
+    async def _read(self, name: str, node: _Node) -> None:
         try:
             found = await self._kube.get("Node", "", name)
             pods = await self._kube.pods_on(name)
             node.view = view_of(found, pods) if found is not None else None
         except ApiError as error:
-            # What was known may have changed by now: the kubelet's word is the better one.
+            # What was known may be outdated by now; the kubelet decides instead.
             node.view = None
             if error.status == 403:
-                node.look_at = self._clock() + FORBIDDEN_S
+                node.read_at = self._clock() + FORBIDDEN_S
             log.warning("node.unreadable node=%s status=%d message=%s", name, error.status, error)
         finally:
-            node.looking = False
+            node.reading = False
         self._wake(node, node.waiting)
+
+
+def _message(name: str, node: _Node, room_milli: int, tenant: Tenant, allocated: Allocation) -> str:
+    total = sum(other.recommendation.cores_milli for other in node.tenants.values()) / 1000
+    return (
+        f"node {name} has {room_milli / 1000:g} cores for {len(node.tenants)} pods that together ask for {total:g}: of "
+        f"{tenant.recommendation.cores_milli / 1000:g} cores this one is given "
+        f"{allocated.recommendation.cores_milli / 1000:g}"
+    )

@@ -1,4 +1,4 @@
-"""The operator as a whole: opens what all services share, keeps a runner for each, hands events on."""
+"""The whole operator: opens what all services share, runs a reconciler for each, and passes events on."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from typing import Any
 from prometheus_client import CollectorRegistry, ProcessCollector, start_http_server
 
 from sponge_core.errors import SpongeError
-from sponge_operator.autoscale.decision_log import Journal
-from sponge_operator.autoscale.recommender import ResizeBudget
+from sponge_operator.autoscale.decision_log import DecisionLog
+from sponge_operator.autoscale.resizer import ResizeBudget
 from sponge_operator.clients.kube import Kube
 from sponge_operator.clients.pods import PodCache
 from sponge_operator.clients.server import ControlClient
 from sponge_operator.context import Context, Events, EventType
 from sponge_operator.metrics import Metrics
-from sponge_operator.node.coordinator import Nodes
-from sponge_operator.reconcile.service import Runner
+from sponge_operator.node.coordinator import NodeCoordinator
+from sponge_operator.reconcile.service import ServiceReconciler
 from sponge_operator.resources.manifests import SERVICE_LABEL
 from sponge_operator.settings import OperatorSettings
 
@@ -35,7 +35,7 @@ class Operator:
 
     def __init__(self, settings: OperatorSettings) -> None:
         self.settings = settings
-        self._runners: dict[str, Runner] = {}
+        self._reconcilers: dict[str, ServiceReconciler] = {}
         self._pods = PodCache(on_change=self._pods_changed)
         self._stack = contextlib.AsyncExitStack()
         self._context: Context | None = None
@@ -64,9 +64,9 @@ class Operator:
             kube=kube,
             control=await self._stack.enter_async_context(ControlClient()),
             pods=self._pods,
-            nodes=Nodes(kube, self._pods, metrics, loop.time),
+            nodes=NodeCoordinator(kube, self._pods, metrics, loop.time),
             metrics=metrics,
-            journal=self._stack.enter_context(Journal(self.settings.decision_log)),
+            decision_log=self._stack.enter_context(DecisionLog(self.settings.decision_log)),
             budget=ResizeBudget(self.settings.resizes_per_s),
             clock=loop.time,
             wall=time.time,
@@ -94,20 +94,20 @@ class Operator:
         """
         if self._context is None:
             raise RuntimeError("the operator was not started")
-        runner = Runner(self._context, Events(post, self._context.clock), body)
-        self._runners[runner.key] = runner
-        log.info("service.started service=%s", runner.key)
+        reconciler = ServiceReconciler(self._context, Events(post, self._context.clock), body)
+        self._reconcilers[reconciler.key] = reconciler
+        log.info("service.started service=%s", reconciler.key)
         try:
-            if await runner.run(stopped):
-                await runner.restore()
+            if await reconciler.run(stopped):
+                await reconciler.restore()
         finally:
-            del self._runners[runner.key]
-            log.info("service.stopped service=%s", runner.key)
+            del self._reconcilers[reconciler.key]
+            log.info("service.stopped service=%s", reconciler.key)
 
     def service_seen(self, namespace: str, name: str) -> None:
         """A SpongeService has changed."""
-        if (runner := self._runners.get(f"{namespace}/{name}")) is not None:
-            runner.wake()
+        if (reconciler := self._reconcilers.get(f"{namespace}/{name}")) is not None:
+            reconciler.wake()
 
     def pod_seen(self, pod: Mapping[str, Any], *, gone: bool) -> None:
         """A pod of some service has changed."""
@@ -119,10 +119,10 @@ class Operator:
     def deployment_seen(self, deployment: Mapping[str, Any], *, gone: bool) -> None:
         """A Deployment of some service has changed."""
         metadata = deployment["metadata"]
-        runner = self._runners.get(f"{metadata['namespace']}/{metadata['labels'][SERVICE_LABEL]}")
-        if runner is not None:
-            runner.deployment_seen(None if gone else metadata["generation"])
+        reconciler = self._reconcilers.get(f"{metadata['namespace']}/{metadata['labels'][SERVICE_LABEL]}")
+        if reconciler is not None:
+            reconciler.deployment_seen(None if gone else metadata["generation"])
 
     def _pods_changed(self, key: str) -> None:
-        if (runner := self._runners.get(key)) is not None:
-            runner.wake()
+        if (reconciler := self._reconcilers.get(key)) is not None:
+            reconciler.wake()

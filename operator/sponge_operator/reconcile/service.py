@@ -14,17 +14,18 @@ from typing import Any
 
 from sponge_core.errors import SpongeError
 from sponge_core.quantities import parse_cpu_milli
-from sponge_operator.autoscale.pod_controller import PodDriver
-from sponge_operator.autoscale.pod_state import PodReport, is_in_service
-from sponge_operator.autoscale.resizer import Actuator
+from sponge_operator.autoscale.pod_controller import PodController
+from sponge_operator.autoscale.pod_state import PodState, is_in_service
+from sponge_operator.autoscale.pod_target import PodTarget
+from sponge_operator.autoscale.resizer import restore
 from sponge_operator.clients.kube import ApiError
 from sponge_operator.context import Context, Events
 from sponge_operator.reconcile.workload import Workload, apply_workload, find_conflict
 from sponge_operator.resources.manifests import STARTUP_ANNOTATION
 from sponge_operator.resources.model import parse_service
-from sponge_operator.resources.status import Attainment, Situation, build_status, substance
+from sponge_operator.resources.status import Attainment, StatusInput, build_status, substance
 
-__all__ = ["Runner"]
+__all__ = ["ServiceReconciler"]
 
 log = logging.getLogger("sponge.operator")
 
@@ -37,7 +38,7 @@ RETRY_S = 5.0
 """After children could not be applied."""
 
 
-class Runner:
+class ServiceReconciler:
     """One service's loop.
 
     Args:
@@ -50,7 +51,7 @@ class Runner:
         self._body = body
         self._service = parse_service(body)
         self._woken = asyncio.Event()
-        self._drivers: dict[str, tuple[PodDriver, asyncio.Task[None]]] = {}
+        self._controllers: dict[str, tuple[PodController, asyncio.Task[None]]] = {}
         self._attainment = Attainment()
         self._workload: Workload | None = None
         self._tried_generation: int | None = None
@@ -67,8 +68,8 @@ class Runner:
 
     def wake(self) -> None:
         """Something about the service or its pods has changed."""
-        for driver, _ in self._drivers.values():
-            driver.actuator.changed.set()
+        for controller, _ in self._controllers.values():
+            controller.pod_changed()
         self._woken.set()
 
     def deployment_seen(self, generation: int | None) -> None:
@@ -90,15 +91,24 @@ class Runner:
             return stopping.result()
         finally:
             stopping.cancel()
-            await self._stop_drivers(list(self._drivers))
+            await self._stop_controllers(list(self._controllers))
 
     async def restore(self) -> None:
         """Gives every pod the size back that it started with: nobody drives it from now on."""
         for pod in self._context.pods.of_service(self.key):
             startup = (pod["metadata"].get("annotations") or {}).get(STARTUP_ANNOTATION)
             if startup is not None:
-                actuator = Actuator(self._context, self._events, pod["metadata"]["uid"], token="")
-                await actuator.restore(parse_cpu_milli(startup))
+                context, metadata = self._context, pod["metadata"]
+                target = PodTarget(
+                    context.kube,
+                    context.control,
+                    context.pods,
+                    context.clock,
+                    uid=metadata["uid"],
+                    name=metadata["name"],
+                    token="",
+                )
+                await restore(target, parse_cpu_milli(startup))
 
     async def _look(self) -> None:
         try:
@@ -134,15 +144,15 @@ class Runner:
             self._events.emit("Warning", "Conflict", self._conflict, about=self._conflict)
 
     async def _follow_pods(self) -> None:
-        """A driver for each pod while the mode wants one."""
+        """A controller for each pod while the mode wants one."""
         pods = {}
         if self._workload is not None and self._service.spec.mode != "Off":
             pods = {pod["metadata"]["uid"]: pod for pod in self._context.pods.of_service(self.key)}
-        await self._stop_drivers([uid for uid in self._drivers if uid not in pods])
+        await self._stop_controllers([uid for uid in self._controllers if uid not in pods])
         for uid, pod in pods.items():
-            if uid in self._drivers and not self._drivers[uid][1].done():
+            if uid in self._controllers and not self._controllers[uid][1].done():
                 continue
-            driver = PodDriver(
+            controller = PodController(
                 self._context,
                 self._events,
                 service=lambda: self._service,
@@ -151,14 +161,14 @@ class Runner:
                 token=self._workload.token if self._workload is not None else "",
                 on_news=self._woken.set,
             )
-            task = asyncio.create_task(driver.run(), name=f"driver of {driver.report.name}")
+            task = asyncio.create_task(controller.run(), name=f"controller of {controller.state.name}")
             task.add_done_callback(_log_end)
-            self._drivers[uid] = driver, task
+            self._controllers[uid] = controller, task
 
     async def _forget_lost_pods(self) -> None:
         """A pod that was deleted while the watch was interrupted is missed by nobody else."""
         context, now = self._context, self._context.clock()
-        lost = [uid for uid, (driver, _) in self._drivers.items() if not driver.report.reachable]
+        lost = [uid for uid, (controller, _) in self._controllers.items() if not controller.state.reachable]
         if not lost or now < self._lost_check_at:
             return
         self._lost_check_at = now + LOST_CHECK_S
@@ -173,33 +183,34 @@ class Runner:
             if present is None or present["metadata"]["uid"] != uid:
                 context.pods.remove(pod)
 
-    async def _stop_drivers(self, uids: list[str]) -> None:
+    async def _stop_controllers(self, uids: list[str]) -> None:
         for uid in uids:
-            driver, task = self._drivers.pop(uid)
+            controller, task = self._controllers.pop(uid)
             task.cancel()
             await asyncio.wait({task})
-            self._attainment.forget(driver.report.name)
-            self._context.metrics.forget_pod(self._service.namespace, self._service.name, driver.report.name)
+            self._attainment.forget(controller.state.name)
+            self._context.metrics.forget_pod(self._service.namespace, self._service.name, controller.state.name)
 
-    def _reports(self) -> list[PodReport]:
+    def _pod_states(self) -> list[PodState]:
         if self._service.spec.mode == "Off":
             pods = self._context.pods.of_service(self.key)
-            return [PodReport(pod["metadata"]["name"], in_service=is_in_service(pod)) for pod in pods]
-        reports = sorted((driver.report for driver, _ in self._drivers.values()), key=lambda report: report.name)
+            return [PodState(pod["metadata"]["name"], in_service=is_in_service(pod)) for pod in pods]
+        states = [controller.state for controller, _ in self._controllers.values()]
+        states.sort(key=lambda state: state.name)
         now = self._context.clock()
-        for report in reports:
-            if report.snapshot is not None and report.seen_at is not None:
-                self._attainment.observe(now, report.name, report.snapshot.outcomes)
-                labels = (self._service.namespace, self._service.name, report.name)
-                self._context.metrics.state_age.labels(*labels).set(now - report.seen_at)
-        return reports
+        for state in states:
+            if state.snapshot is not None and state.seen_at is not None:
+                self._attainment.observe(now, state.name, state.snapshot.outcomes)
+                labels = (self._service.namespace, self._service.name, state.name)
+                self._context.metrics.state_age.labels(*labels).set(now - state.seen_at)
+        return states
 
     async def _write_status(self) -> None:
         context, now = self._context, self._context.clock()
-        reports = self._reports()
-        situation = Situation(
+        states = self._pod_states()
+        found = StatusInput(
             service=self._service,
-            reports=reports,
+            pods=states,
             attainment=self._attainment.percent(),
             trouble=self._trouble,
             missing_profile=self._workload.missing_profile if self._workload else None,
@@ -207,7 +218,7 @@ class Runner:
             now=context.wall(),
         )
         before = self._written or self._body.get("status") or {}
-        status = build_status(situation, before)
+        status = build_status(found, before)
         if status == self._written:
             return
         if substance(status) == substance(before) and now - self._written_at < context.settings.status_interval_s:
@@ -237,4 +248,4 @@ class Runner:
 
 def _log_end(task: asyncio.Task[None]) -> None:
     if not task.cancelled() and (error := task.exception()) is not None:
-        log.error("driver.failed task=%s", task.get_name(), exc_info=error)
+        log.error("controller.failed task=%s", task.get_name(), exc_info=error)

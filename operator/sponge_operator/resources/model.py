@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
+from sponge_core.control_api import SizeRange
 from sponge_core.errors import SpongeError
 from sponge_core.quantities import parse_bytes, parse_cpu_milli, parse_time_s
 
@@ -85,10 +86,10 @@ class CpuRange(_Part):
     idle: Milli | None = None
     idle_after: Seconds = Field(default=60.0, validation_alias=AliasChoices("idleAfter"))
 
-    def on_grid(self, milli: int) -> int:
-        """The largest allowed size that is not above `milli`; `min` where even that is above."""
-        bounded = max(self.min, min(self.max, milli))
-        return self.min + (bounded - self.min) // self.step * self.step
+    @property
+    def sizes(self) -> SizeRange:
+        """The sizes while there is work."""
+        return SizeRange(min_milli=self.min, max_milli=self.max, step_milli=self.step)
 
 
 class Memory(_Part):

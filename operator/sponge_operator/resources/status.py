@@ -1,4 +1,4 @@
-"""The status of a SpongeService from what is known of its pods. Pure: reports in, the status out."""
+"""The status of a SpongeService from what is known of its pods. Pure: pods in, the status out."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from typing import Any, Literal
 
 from sponge_core.control_api import Outcome
 from sponge_core.quantities import cores_text
-from sponge_operator.autoscale.pod_state import PodReport
+from sponge_operator.autoscale.pod_state import PodState
 from sponge_operator.resources.model import SpongeService
 
-__all__ = ["Attainment", "Situation", "build_status", "substance"]
+__all__ = ["Attainment", "StatusInput", "build_status", "substance"]
 
 ATTAINMENT_WINDOW_S = 60.0
 
@@ -51,11 +51,11 @@ class Attainment:
 
 
 @dataclass(frozen=True, slots=True)
-class Situation:
+class StatusInput:
     """All that a status is made from.
 
     Attributes:
-        reports: of the pods that exist, by name.
+        pods: of the pods that exist, by name.
         attainment: percent of requests in time; None without requests.
         trouble: reason and message of what kept the children from being applied; None if nothing did.
         missing_profile: what the profile refers to and is not there.
@@ -64,7 +64,7 @@ class Situation:
     """
 
     service: SpongeService
-    reports: Sequence[PodReport]
+    pods: Sequence[PodState]
     attainment: float | None
     trouble: tuple[str, str] | None
     missing_profile: str | None
@@ -72,25 +72,25 @@ class Situation:
     now: float
 
 
-def build_status(situation: Situation, before: Mapping[str, Any]) -> dict[str, Any]:
+def build_status(known: StatusInput, before: Mapping[str, Any]) -> dict[str, Any]:
     """The whole status; `before` is the present one, whose transition times are kept where nothing changed."""
-    service, reports = situation.service, situation.reports
-    driven = [report for report in reports if report.reachable]
-    actuated = [report.actuated_milli for report in reports if report.actuated_milli is not None]
-    wishes = [report.wish for report in driven if report.wish is not None]
-    snapshots = [report.snapshot for report in driven if report.snapshot is not None]
+    service, pods = known.service, known.pods
+    driven = [state for state in pods if state.reachable]
+    actuated = [state.actuated_milli for state in pods if state.actuated_milli is not None]
+    desired = [state.recommendation.cores_milli for state in driven if state.recommendation is not None]
+    snapshots = [state.snapshot for state in driven if state.snapshot is not None]
     latencies = [snapshot.latency_p99_s for snapshot in snapshots if snapshot.latency_p99_s is not None]
     return {
         "observedGeneration": service.generation,
         "cores": cores_text(sum(actuated)) if actuated else None,
-        "desiredCores": cores_text(sum(wish.cores_milli for wish in wishes)) if wishes else None,
+        "desiredCores": cores_text(sum(desired)) if desired else None,
         "batch": max((snapshot.batch_cap for snapshot in snapshots), default=None),
-        "replicas": _ready_pods(situation),
-        "attainment": _percent_text(situation.attainment),
+        "replicas": _ready_pods(known),
+        "attainment": _percent_text(known.attainment),
         "p99": f"{max(latencies) * 1000:.0f}ms" if latencies else None,
-        "pods": [_pod(report) for report in reports],
-        "lastDecision": _last_decision(reports) or before.get("lastDecision"),
-        "conditions": _conditions(situation, before.get("conditions") or ()),
+        "pods": [_pod(state) for state in pods],
+        "lastDecision": _last_decision(pods) or before.get("lastDecision"),
+        "conditions": _conditions(known, before.get("conditions") or ()),
     }
 
 
@@ -105,28 +105,28 @@ def _percent_text(percent: float | None) -> str | None:
     return None if percent is None else f"{math.floor(percent * 100) / 100:g}"
 
 
-def _pod(report: PodReport) -> dict[str, Any]:
-    wish = report.wish
-    pod: dict[str, Any] = {"name": report.name, "reason": _reason(report)}
-    if wish is not None:
-        pod["cores"] = cores_text(wish.cores_milli)
-    if report.actuated_milli is not None:
-        pod["actuatedCores"] = cores_text(report.actuated_milli)
-    if report.snapshot is not None:
-        pod["batch"] = report.snapshot.batch_cap
+def _pod(state: PodState) -> dict[str, Any]:
+    recommendation = state.recommendation
+    pod: dict[str, Any] = {"name": state.name, "reason": _reason(state)}
+    if recommendation is not None:
+        pod["cores"] = cores_text(recommendation.cores_milli)
+    if state.actuated_milli is not None:
+        pod["actuatedCores"] = cores_text(state.actuated_milli)
+    if state.snapshot is not None:
+        pod["batch"] = state.snapshot.batch_cap
     return pod
 
 
-def _reason(report: PodReport) -> str:
-    if report.blocked is not None:
-        return report.blocked.reason
-    if not report.reachable:
+def _reason(state: PodState) -> str:
+    if state.blocked is not None:
+        return state.blocked.reason
+    if not state.reachable:
         return "NoState"
-    return report.wish.reason if report.wish is not None else "Loading"
+    return state.recommendation.reason if state.recommendation is not None else "Loading"
 
 
-def _last_decision(reports: Sequence[PodReport]) -> dict[str, Any] | None:
-    made = [(report.last.time, report.name, report.last) for report in reports if report.last is not None]
+def _last_decision(pods: Sequence[PodState]) -> dict[str, Any] | None:
+    made = [(state.last.time, state.name, state.last) for state in pods if state.last is not None]
     if not made:
         return None
     time, pod, last = max(made, key=lambda item: item[0])
@@ -151,20 +151,20 @@ Tri = Literal["True", "False", "Unknown"]
 Verdict = tuple[Tri, str, str]  # status, reason, message
 
 
-def _conditions(situation: Situation, before: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def _conditions(known: StatusInput, before: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     verdicts: dict[str, Verdict] = {
-        "Ready": _ready(situation),
-        "ProfileReady": _profile_ready(situation),
-        "Planning": _planning(situation),
-        "Resizing": _resizing(situation),
-        "ResizeBlocked": _resize_blocked(situation),
-        "SLOAttained": _slo_attained(situation),
-        "Conflict": _conflict(situation),
+        "Ready": _ready(known),
+        "ProfileReady": _profile_ready(known),
+        "Planning": _planning(known),
+        "Resizing": _resizing(known),
+        "ResizeBlocked": _resize_blocked(known),
+        "SLOAttained": _slo_attained(known),
+        "Conflict": _conflict(known),
     }
-    known = {condition["type"]: condition for condition in before}
+    present = {condition["type"]: condition for condition in before}
     conditions = []
     for kind, (status, reason, message) in verdicts.items():
-        last = known.get(kind)
+        last = present.get(kind)
         kept = last is not None and last.get("status") == status and last.get("lastTransitionTime")
         conditions.append(
             {
@@ -172,57 +172,57 @@ def _conditions(situation: Situation, before: Sequence[Mapping[str, Any]]) -> li
                 "status": status,
                 "reason": reason,
                 "message": message,
-                "lastTransitionTime": kept or _rfc3339(situation.now),
-                "observedGeneration": situation.service.generation,
+                "lastTransitionTime": kept or _rfc3339(known.now),
+                "observedGeneration": known.service.generation,
             }
         )
     return conditions
 
 
-def _ready_pods(situation: Situation) -> int:
-    if situation.service.spec.mode == "Off":
-        return sum(report.in_service for report in situation.reports)
-    return sum(report.ready for report in situation.reports)
+def _ready_pods(known: StatusInput) -> int:
+    if known.service.spec.mode == "Off":
+        return sum(state.in_service for state in known.pods)
+    return sum(state.ready for state in known.pods)
 
 
-def _ready(situation: Situation) -> Verdict:
-    if situation.trouble is not None:
-        return "False", *situation.trouble
-    wanted = situation.service.spec.replicas.max
-    ready = _ready_pods(situation)
+def _ready(known: StatusInput) -> Verdict:
+    if known.trouble is not None:
+        return "False", *known.trouble
+    wanted = known.service.spec.replicas.max
+    ready = _ready_pods(known)
     if ready >= wanted:
         return "True", "PodsReady", f"{ready} of {wanted} pods take requests"
-    if not situation.reports:
-        return "False", "NoPods", f"no pod exists yet; see kubectl describe deployment {situation.service.name}"
-    waiting = next(report for report in situation.reports if not report.ready)
+    if not known.pods:
+        return "False", "NoPods", f"no pod exists yet; see kubectl describe deployment {known.service.name}"
+    waiting = next(state for state in known.pods if not state.ready)
     why = waiting.trouble or "the model is being loaded"
     return "False", "PodsNotReady", f"{ready} of {wanted} pods take requests; {waiting.name}: {why}"
 
 
-def _profile_ready(situation: Situation) -> Verdict:
-    if situation.missing_profile is not None:
-        return "False", "ReferenceMissing", situation.missing_profile
-    ready = [report for report in situation.reports if report.ready and report.snapshot is not None]
+def _profile_ready(known: StatusInput) -> Verdict:
+    if known.missing_profile is not None:
+        return "False", "ReferenceMissing", known.missing_profile
+    ready = [state for state in known.pods if state.ready and state.snapshot is not None]
     if not ready:
         return "Unknown", "NoPods", "no pod takes requests"
-    without = [report.name for report in ready if report.snapshot and not report.snapshot.frontier]
+    without = [state.name for state in ready if state.snapshot and not state.snapshot.frontier]
     if without:
         return "False", "NoFrontier", f"{', '.join(without)}: no latency profile yet, so the size is kept"
-    for report in ready:
-        if report.snapshot is not None and report.snapshot.profile_drifted:
-            text = f"{report.name}: batches take {report.snapshot.prediction_ratio:.2g} times what the profile says"
+    for state in ready:
+        if state.snapshot is not None and state.snapshot.profile_drifted:
+            text = f"{state.name}: batches take {state.snapshot.prediction_ratio:.2g} times what the profile says"
             return "False", "Drifted", f"{text}; measure again with `sponge profile`, on this kind of node"
     return "True", "ProfileKnown", "the servers project their load"
 
 
-def _planning(situation: Situation) -> Verdict:
-    spec = situation.service.spec
+def _planning(known: StatusInput) -> Verdict:
+    spec = known.service.spec
     if spec.mode == "Off":
         return "False", "Off", "mode is Off; set it to Auto or Recommend"
-    if situation.service.paused:
+    if known.service.paused:
         return "False", "Paused", "the pause annotation is set; sizes are kept"
-    lost = [report for report in situation.reports if not report.reachable]
-    if not situation.reports or lost:
+    lost = [state for state in known.pods if not state.reachable]
+    if not known.pods or lost:
         why = f"{lost[0].name}: {lost[0].trouble}" if lost else "no pods"
         return "False", "StaleState", f"sizes are kept while a server does not answer; {why}"
     if spec.mode == "Recommend":
@@ -230,29 +230,29 @@ def _planning(situation: Situation) -> Verdict:
     return "True", "Auto", "sizes follow the deadlines"
 
 
-def _resizing(situation: Situation) -> Verdict:
-    moving = [report.name for report in situation.reports if report.in_flight]
+def _resizing(known: StatusInput) -> Verdict:
+    moving = [state.name for state in known.pods if state.in_flight]
     if moving:
         return "True", "InFlight", f"resize under way: {', '.join(moving)}"
     return "False", "Settled", "every pod has the size it was given"
 
 
-def _resize_blocked(situation: Situation) -> Verdict:
-    for report in situation.reports:
-        if report.blocked is not None:
-            return "True", report.blocked.reason, f"{report.name}: {report.blocked.message}"
+def _resize_blocked(known: StatusInput) -> Verdict:
+    for state in known.pods:
+        if state.blocked is not None:
+            return "True", state.blocked.reason, f"{state.name}: {state.blocked.message}"
     return "False", "NothingBlocked", "no resize was refused"
 
 
-def _slo_attained(situation: Situation) -> Verdict:
-    percent, target = situation.attainment, situation.service.spec.slo.target
+def _slo_attained(known: StatusInput) -> Verdict:
+    percent, target = known.attainment, known.service.spec.slo.target
     if percent is None:
         return "Unknown", "NoTraffic", "no requests in the last minute"
     text = f"{_percent_text(percent)} % of requests were in time in the last minute; the target is {target:g} %"
     return ("True", "Attained", text) if percent >= target else ("False", "Missed", text)
 
 
-def _conflict(situation: Situation) -> Verdict:
-    if situation.conflict is not None:
-        return "True", "OtherAutoscaler", situation.conflict
+def _conflict(known: StatusInput) -> Verdict:
+    if known.conflict is not None:
+        return "True", "OtherAutoscaler", known.conflict
     return "False", "None", "no other autoscaler drives these pods"

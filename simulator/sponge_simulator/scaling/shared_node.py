@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from sponge_core.control_api import FrontierPoint
-from sponge_core.planning.decider import Plan
+from sponge_core.planning.decider import Recommendation
 from sponge_core.planning.joint import Claim, plan_jointly, up_to
 from sponge_core.planning.projection import ProjectionInput
 from sponge_simulator.scaling.interface import Service, Size
@@ -54,14 +54,16 @@ class _Member(Sponge):
         super().__init__(service)
         self._node, self._index = node, index
 
-    def _settled(self, given: ProjectionInput, points: Sequence[FrontierPoint], plan: Plan) -> Size:
+    def _settled(self, given: ProjectionInput, points: Sequence[FrontierPoint], plan: Recommendation) -> Size:
         if self._node.fits(self._index, plan.cores_milli):
             return super()._settled(given, points, plan)
         claim = Claim(self._every_point(given, points, plan), round(1000 * given.cores))
         part = self._node.part(self._index, claim)
         return Size(part.cores_milli / 1000, part.batch_cap)
 
-    def _every_point(self, given: ProjectionInput, points: Sequence[FrontierPoint], plan: Plan) -> list[FrontierPoint]:
+    def _every_point(
+        self, given: ProjectionInput, points: Sequence[FrontierPoint], plan: Recommendation
+    ) -> list[FrontierPoint]:
         """The misses at every size up to the planned one, as the operator computes them."""
         alone = FrontierPoint(cores_milli=plan.cores_milli, batch_cap=plan.batch_cap, misses=0)
         requests = sum(map(len, given.queued)) + len(given.arrivals)

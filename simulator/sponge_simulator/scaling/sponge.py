@@ -9,7 +9,7 @@ from sponge_core.cpu_sharing import thread_budget
 from sponge_core.dispatch.decision import Limits
 from sponge_core.edf_queue import Request
 from sponge_core.forecast import Forecaster
-from sponge_core.planning.decider import Plan, SizeDecider
+from sponge_core.planning.decider import Recommendation, SizeDecider
 from sponge_core.planning.frontier import project_frontier
 from sponge_core.planning.projection import ProjectionInput
 from sponge_simulator.scaling.interface import Observation, Service, Size
@@ -64,6 +64,6 @@ class Sponge:
             return None
         return Size(service.idle_cores, service.max_batch, until_request=True)
 
-    def _settled(self, given: ProjectionInput, points: Sequence[FrontierPoint], plan: Plan) -> Size:  # noqa: ARG002
+    def _settled(self, given: ProjectionInput, points: Sequence[FrontierPoint], plan: Recommendation) -> Size:  # noqa: ARG002
         """The size that follows from a plan; overridden for services on a shared node."""
         return Size(plan.cores_milli / 1000, plan.batch_cap)

@@ -6,6 +6,7 @@ import pytest
 from operator_world import KUBELET_S, World
 from virtual_time import VirtualLoop, run_virtual
 
+from sponge_operator.autoscale.resizer import restore
 from sponge_operator.clients.kube import ApiError
 
 
@@ -22,7 +23,7 @@ def test_a_burst_is_answered_at_once_and_in_order() -> None:
         assert world.times[1] == pytest.approx(burst + 0.3, abs=2e-3)
         assert world.times[2] - world.times[1] < 0.008 + KUBELET_S + 0.02
         assert world.outcomes() == {"actuated": 1}
-        entry = world.diary.entries[-1]
+        entry = world.decisions.entries[-1]
         assert (entry.from_milli, entry.to_milli, entry.reason, entry.outcome) == (500, 1250, "grow", "actuated")
         assert entry.urgent
         assert entry.took_s == pytest.approx(world.times[2] - world.times[1], abs=5e-3)
@@ -65,8 +66,8 @@ def test_a_full_node_is_taken_at_its_word_for_a_while() -> None:
         assert world.patches() == [1500, 500, 1000]
         assert world.calls[-1] == ("apply", 1000, 1000)
         assert world.outcomes() == {"deferred": 1, "actuated": 1}
-        assert world.driver is not None
-        blocked = world.driver.report.blocked
+        assert world.controller is not None
+        blocked = world.controller.state.blocked
         assert blocked is not None
         assert blocked.reason == "Deferred"
         assert [event[1] for event in world.events] == ["ResizeDeferred"]
@@ -74,7 +75,7 @@ def test_a_full_node_is_taken_at_its_word_for_a_while() -> None:
         world.room = 16_000
         await world.run(31.0)
         assert world.quota == 1500
-        assert world.driver.report.blocked is None
+        assert world.controller.state.blocked is None
 
     run_virtual(scenario)
 
@@ -87,9 +88,9 @@ def test_a_node_that_is_too_small_lowers_the_ceiling() -> None:
         await world.run(0.9)
         assert world.patches() == [1500, 1250]
         assert world.quota == 1250
-        assert world.driver is not None
-        assert world.driver.report.blocked is not None
-        assert world.driver.report.blocked.reason == "NodeCapacity"
+        assert world.controller is not None
+        assert world.controller.state.blocked is not None
+        assert world.controller.state.blocked.reason == "NodeCapacity"
 
     run_virtual(scenario)
 
@@ -101,9 +102,9 @@ def test_a_node_without_even_the_smallest_size_is_not_asked_over_and_over() -> N
         world.body["spec"]["cpu"] = {"min": "1", "max": "2", "step": "500m"}
         await world.run(20.0)
         assert world.patches() == [1000, 500]
-        assert world.driver is not None
-        assert world.driver.report.wish is not None
-        assert world.driver.report.wish.reason == "ceiling"
+        assert world.controller is not None
+        assert world.controller.state.recommendation is not None
+        assert world.controller.state.recommendation.reason == "ceiling"
 
     run_virtual(scenario)
 
@@ -129,9 +130,9 @@ def test_nothing_is_decided_on_an_old_state() -> None:
         world.change(250)
         await world.run(30.0)
         assert world.patches() == []
-        assert world.driver is not None
-        assert not world.driver.report.reachable
-        assert world.driver.report.trouble == "connection refused"
+        assert world.controller is not None
+        assert not world.controller.state.reachable
+        assert world.controller.state.trouble == "connection refused"
         world.reachable = True
         await world.run(5.0)
         assert world.quota == 250
@@ -163,12 +164,12 @@ def test_only_says_what_it_would_do(mode: str) -> None:
         world.change(1500)
         await world.run(10.0)
         assert world.calls == []
-        assert [(e.to_milli, e.outcome) for e in world.diary.entries] == [
+        assert [(e.to_milli, e.outcome) for e in world.decisions.entries] == [
             (1500, "recommended" if mode == "Recommend" else "paused")
         ]
-        assert world.driver is not None
-        assert world.driver.report.last is not None
-        assert not world.driver.report.last.applied
+        assert world.controller is not None
+        assert world.controller.state.last is not None
+        assert not world.controller.state.last.applied
 
     run_virtual(scenario)
 
@@ -189,8 +190,8 @@ def test_a_kubelet_that_sleeps_is_woken_by_another_size() -> None:
         await world.run(5.0)
         assert world.patches() == [1500, 1499, 1500]
         assert world.quota == 1500
-        assert world.driver is not None
-        assert world.driver.report.blocked is None
+        assert world.controller is not None
+        assert world.controller.state.blocked is None
 
     run_virtual(scenario)
 
@@ -236,13 +237,12 @@ def test_an_operator_that_takes_over_leaves_a_resize_under_way_alone() -> None:
 def test_restoring_asks_for_the_size_of_the_start() -> None:
     async def scenario(_: VirtualLoop) -> None:
         world = World(start=500)
-        assert world.driver is not None
-        await world.driver.actuator.restore(500)
+        await restore(world.target(), 500)
         assert world.patches() == []
-        await world.driver.actuator.restore(1000)
+        await restore(world.target(), 1000)
         assert world.patches() == [1000]
         world.refusal = ApiError(404, {"message": "gone"})
-        await world.driver.actuator.restore(750)
+        await restore(world.target(), 750)
 
     run_virtual(scenario)
 
@@ -257,7 +257,7 @@ def test_an_idle_pod_is_parked_and_woken_by_the_first_request() -> None:
         await world.run(3.0)
         assert world.patches() == [50]
         assert world.calls[-2:] == [("apply", 50, 1500), ("patch", 50)]
-        assert world.diary.entries[-1].reason == "parked"
+        assert world.decisions.entries[-1].reason == "parked"
         loop.call_later(5.2, world.change, 500)
         await world.run(6.0)
         assert world.patches() == [50, 500]

@@ -10,8 +10,8 @@ from test_operator_status import snapshot
 from virtual_time import VirtualLoop, run_virtual
 
 from sponge_core.control_api import FrontierPoint, SizeRange
-from sponge_operator.autoscale.recommender import Wish
-from sponge_operator.node.allocation import Tenant, fit, grant, points_of, share
+from sponge_core.planning.decider import Recommendation
+from sponge_operator.node.allocation import Tenant, allocate, fit, plan, points_of
 from sponge_operator.node.capacity import pod_milli, view_of
 
 SIZES = SizeRange(min_milli=250, max_milli=1500, step_milli=125)
@@ -23,8 +23,8 @@ def refused(node: NodeWorld) -> dict[str, float]:
 
 
 def blocked(world: World) -> str | None:
-    assert world.driver is not None
-    found = world.driver.report.blocked
+    assert world.controller is not None
+    found = world.controller.state.blocked
     return found.reason if found else None
 
 
@@ -183,8 +183,8 @@ def test_a_pod_that_nobody_had_seen_is_taken_into_account_after_the_first_refusa
 # --- the rules -------------------------------------------------------------------------------------------------------
 
 
-def wish(milli: int, reason: str = "hold") -> Wish:
-    return Wish(milli, 8, feasible=True, reason=reason)
+def recommended(milli: int, reason: str = "hold") -> Recommendation:
+    return Recommendation(milli, 8, feasible=True, reason=reason)
 
 
 def frontier(*points: tuple[int, float]) -> list[FrontierPoint]:
@@ -193,20 +193,20 @@ def frontier(*points: tuple[int, float]) -> list[FrontierPoint]:
 
 def test_what_nobody_projected_is_filled_in() -> None:
     state = snapshot(frontier=frontier((750, 4), (1000, 0), (1500, 0)), queue_length=2, arrival_rate_rps=8.0)
-    points = points_of(wish(1000), state, SIZES)
+    points = points_of(recommended(1000), state, SIZES)
     assert [p.cores_milli for p in points] == [250, 375, 500, 625, 750, 875, 1000]
     assert [p.misses for p in points] == pytest.approx([8, 7, 6, 5, 4, 2, 0])
 
 
 @pytest.mark.parametrize(
-    ("wished", "points"),
+    ("alone", "points"),
     [
-        pytest.param(wish(50, "parked"), frontier((250, 0)), id="parked below the range"),
-        pytest.param(wish(500), [], id="no profile yet"),
+        pytest.param(recommended(50, "parked"), frontier((250, 0)), id="parked below the range"),
+        pytest.param(recommended(500), [], id="no profile yet"),
     ],
 )
-def test_a_pod_without_a_choice_has_one_point(wished: Wish, points: list[FrontierPoint]) -> None:
-    assert [p.cores_milli for p in points_of(wished, snapshot(frontier=points), SIZES)] == [wished.cores_milli]
+def test_a_pod_without_a_choice_has_one_point(alone: Recommendation, points: list[FrontierPoint]) -> None:
+    assert [p.cores_milli for p in points_of(alone, snapshot(frontier=points), SIZES)] == [alone.cores_milli]
 
 
 tenants_drawn = st.lists(
@@ -228,19 +228,19 @@ def test_a_node_is_never_overfull_and_all_get_what_was_planned(
     tenants = {}
     for i, (has, want, load) in enumerate(drawn):
         state = snapshot(frontier=frontier((want, 0)), arrival_rate_rps=float(load))
-        tenants[str(i)] = Tenant(str(i), wish(want), state, SIZES, has)
+        tenants[str(i)] = Tenant(str(i), recommended(want), state, SIZES, has)
     rivals = list(tenants.values())
-    plan = None if fit(rivals, room) else share(rivals, room, lambda: 0.0)
-    planned = dict(zip(tenants, plan.points, strict=True)) if plan else {}
+    joint = None if fit(rivals, room) else plan(rivals, room, lambda: 0.0)
+    planned = dict(zip(tenants, joint.points, strict=True)) if joint else {}
     turns = [*tenants] * 3  # shrink, then grow, in any order
     order.shuffle(turns)  # type: ignore[attr-defined]
     for uid in (*turns, *tenants, *tenants):
         tenant = tenants[uid]
-        now = Tenant(uid, tenant.wish, tenant.snapshot, SIZES, held[uid])
-        held[uid] = grant(now, planned.get(uid), room, held).wish.cores_milli
+        now = Tenant(uid, tenant.recommendation, tenant.snapshot, SIZES, held[uid])
+        held[uid] = allocate(now, planned.get(uid), room, held).recommendation.cores_milli
         assert sum(held.values()) <= room
     for uid, tenant in tenants.items():
-        wanted = planned.get(uid) or tenant.wish
+        wanted = planned.get(uid) or tenant.recommendation
         assert held[uid] == wanted.cores_milli
 
 

@@ -7,7 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sponge_core.control_api import FrontierPoint, SizeRange
-from sponge_operator.autoscale.recommender import PodDecider, ResizeBudget, sizes_under
+from sponge_operator.autoscale.recommender import Recommender, sizes_under
+from sponge_operator.autoscale.resizer import ResizeBudget
 from sponge_operator.resources.model import CpuRange
 
 SIZES = SizeRange(min_milli=250, max_milli=1500, step_milli=125)
@@ -42,13 +43,13 @@ def frontier(*points: tuple[int, float], cap: int = 8) -> list[FrontierPoint]:
     ],
 )
 def test_decision(current: int, points: list[FrontierPoint], sizes: SizeRange, expected: tuple[int, bool, str]) -> None:
-    wish = PodDecider(1.0).decide(10.0, current, 8, points, sizes)
-    assert (wish.cores_milli, wish.feasible, wish.reason) == expected
+    recommended = Recommender(1.0).recommend(10.0, current, 8, points, sizes)
+    assert (recommended.cores_milli, recommended.feasible, recommended.reason) == expected
 
 
 def test_shrinks_only_after_the_look_back() -> None:
-    decider, idle = PodDecider(1.0), frontier((250, 0))
-    sizes = [decider.decide(now, 1000, 8, idle, SIZES).cores_milli for now in (0.0, 0.5, 0.9, 1.1)]
+    recommender, idle = Recommender(1.0), frontier((250, 0))
+    sizes = [recommender.recommend(now, 1000, 8, idle, SIZES).cores_milli for now in (0.0, 0.5, 0.9, 1.1)]
     assert sizes == [1000, 1000, 1000, 250]
 
 
@@ -60,14 +61,14 @@ def test_shrinks_only_after_the_look_back() -> None:
 )
 def test_never_outside_of_what_the_pod_may_have(current: int, points: dict[int, float], low: int, steps: int) -> None:
     sizes = SizeRange(min_milli=low * 100, max_milli=low * 100 + steps * 125, step_milli=125)
-    wish = PodDecider(0.0).decide(1.0, current, 8, frontier(*sorted(points.items())), sizes)
-    assert sizes.min_milli <= wish.cores_milli <= sizes.max_milli
+    recommended = Recommender(0.0).recommend(1.0, current, 8, frontier(*sorted(points.items())), sizes)
+    assert sizes.min_milli <= recommended.cores_milli <= sizes.max_milli
 
 
 @pytest.mark.parametrize(("ceiling", "largest"), [(None, 1500), (2000, 1500), (1100, 1000), (900, 875), (100, 250)])
 def test_a_ceiling_is_brought_onto_the_grid(ceiling: int | None, largest: int) -> None:
     cpu = CpuRange.model_validate({"min": "250m", "max": "1500m", "step": "125m"})
-    assert sizes_under(cpu, ceiling) == SizeRange(min_milli=250, max_milli=largest, step_milli=125)
+    assert sizes_under(cpu.sizes, ceiling) == SizeRange(min_milli=250, max_milli=largest, step_milli=125)
 
 
 def test_shrinks_leave_room_for_grows() -> None:

@@ -1,0 +1,68 @@
+"""What the control loop resizes: a server whose CPU quota can be observed and set.
+
+`PodTarget` patches a pod's resize subresource, `CgroupTarget` writes a local cgroup.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from sponge_operator.autoscale.resize import LowerCeiling, Observed, StayQuiet
+
+__all__ = ["CpuQuota", "QuotaRefusedError", "ResizableTarget", "TargetGoneError"]
+
+
+class TargetGoneError(Exception):
+    """The target no longer exists."""
+
+
+class QuotaRefusedError(Exception):
+    """A quota was refused.
+
+    Args:
+        reason: machine-readable.
+        consequence: a ceiling to stay below, or a time to send nothing.
+    """
+
+    def __init__(self, reason: str, message: str, consequence: LowerCeiling | StayQuiet) -> None:
+        super().__init__(message)
+        self.reason = reason
+        self.consequence = consequence
+
+
+class CpuQuota(Protocol):
+    """A CPU quota in millicores."""
+
+    @property
+    def name(self) -> str:
+        """For logs and messages."""
+        ...
+
+    def observe(self, quota_milli: int | None) -> Observed:
+        """Its present state.
+
+        Args:
+            quota_milli: the quota that the server itself reads, if known; it may be newer than other sources.
+        """
+        ...
+
+    async def set_quota(self, milli: int) -> None:
+        """Requests a quota; returns before it is in force. Raises QuotaRefusedError or TargetGoneError."""
+        ...
+
+    async def settled(self, milli: int, deadline: float) -> Observed:
+        """Waits until `milli` is in force or refused, or until the deadline on the loop's clock; returns the state."""
+        ...
+
+
+class ResizableTarget(CpuQuota, Protocol):
+    """A quota with the server that runs under it."""
+
+    @property
+    def token(self) -> str:
+        """Bearer token of the server's control port."""
+        ...
+
+    def control_url(self) -> str:
+        """The server's control port. Raises ServerError while the server has no address."""
+        ...
