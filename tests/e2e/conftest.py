@@ -15,6 +15,7 @@ import pytest
 
 import sponge_cluster
 from sponge_cluster import Cluster, ConsoleProgress
+from sponge_cluster.chart import install_operator
 
 Kubectl = Callable[..., str]
 
@@ -52,6 +53,23 @@ def kubectl(cluster: Cluster) -> Kubectl:
 def namespace(kubectl: Kubectl, request: pytest.FixtureRequest) -> Iterator[str]:
     """A namespace of the test's own, ready for pods, and deleted (without waiting) at the end."""
     name = "e2e-" + "".join(c if c.isalnum() else "-" for c in request.node.name.lower())[:50].strip("-")
+    kubectl("create", "namespace", name)
+    kubectl("wait", "--for=create", "serviceaccount/default", "-n", name, "--timeout=30s")
+    yield name
+    kubectl("delete", "namespace", name, "--wait=false")
+
+
+@pytest.fixture(scope="session")
+def operator_running(cluster: Cluster) -> None:
+    """Installed by Helm, once for all tests, from this source tree, in a pod of its own with its own ServiceAccount."""
+    install_operator(cluster)
+
+
+@pytest.fixture(scope="module")
+def module_namespace(kubectl: Kubectl, request: pytest.FixtureRequest) -> Iterator[str]:
+    """A namespace that the tests of one module share."""
+    name = "e2e-" + request.module.__name__.rpartition(".")[2].replace("_", "-")
+    kubectl("delete", "namespace", name, "--ignore-not-found", "--timeout=90s")
     kubectl("create", "namespace", name)
     kubectl("wait", "--for=create", "serviceaccount/default", "-n", name, "--timeout=30s")
     yield name

@@ -1,4 +1,4 @@
-"""The operator in the real cluster, and what its tests ask of it. Fixtures are used by importing them."""
+"""The operator in the real cluster, and what its tests ask of it."""
 
 from __future__ import annotations
 
@@ -7,33 +7,25 @@ import io
 import json
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import numpy as np
-import pytest
 from conftest import Kubectl
 from PIL import Image
 
-from sponge_cluster import BUSYBOX_IMAGE, Cluster
-from sponge_cluster.chart import install_operator
+from sponge_cluster import BUSYBOX_IMAGE
 from sponge_operator.node.capacity import view_of
 
-__all__ = ["Service", "block_node", "eventually", "operator_address", "operator_running", "scraped", "send"]
+__all__ = ["Service", "block_node", "eventually", "operator_address", "scraped", "send"]
 
 CGROUPS = Path("/sys/fs/cgroup")
 
 PATIENCE = 3.0
 """Deadlines are given for a quiet machine; a busy one gets so many times as long before a test gives up."""
-
-
-@pytest.fixture(scope="session")
-def operator_running(cluster: Cluster) -> None:
-    """Installed by Helm, from this source tree, in a pod of its own with its own ServiceAccount."""
-    install_operator(cluster)
 
 
 def eventually(condition: Callable[[], Any], timeout_s: float, what: str) -> Any:
@@ -190,14 +182,3 @@ def block_node(kubectl: Kubectl, node_name: str, namespace: str, leave_milli: in
     }
     kubectl("apply", "-f", "-", document=blocker)
     kubectl("wait", "--for=condition=Ready", "pod/blocker", "-n", namespace, "--timeout=30s")
-
-
-@pytest.fixture(scope="module")
-def module_namespace(kubectl: Kubectl, request: pytest.FixtureRequest) -> Iterator[str]:
-    """A namespace that the tests of one module share."""
-    name = "e2e-" + request.module.__name__.rpartition(".")[2].replace("_", "-")
-    kubectl("delete", "namespace", name, "--ignore-not-found", "--timeout=90s")
-    kubectl("create", "namespace", name)
-    kubectl("wait", "--for=create", "serviceaccount/default", "-n", name, "--timeout=30s")
-    yield name
-    kubectl("delete", "namespace", name, "--wait=false")

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import tritonclient.http as triton
 from conftest import Kubectl
-from operator_kit import Service, eventually, identity, millicores, operator_running, quota_file
+from operator_kit import Service, eventually, identity, millicores, quota_file
 from sklearn.datasets import load_digits
 from tritonclient.utils import InferenceServerException
 
@@ -22,7 +22,6 @@ from sponge_core.control_api import StateSnapshot
 from sponge_core.cpu_sharing import thread_budget
 
 pytestmark = [pytest.mark.e2e, pytest.mark.torch, pytest.mark.usefixtures("operator_running")]
-__all__ = ["operator_running"]
 
 SENDERS = 10
 LOAD_S = 12.0

@@ -14,14 +14,12 @@ from operator_kit import (
     eventually,
     identity,
     millicores,
-    operator_running,
     quota_file,
     scraped,
     send,
 )
 
 pytestmark = [pytest.mark.e2e, pytest.mark.torch, pytest.mark.usefixtures("operator_running")]
-__all__ = ["operator_running"]
 
 ROOM = 1500
 

@@ -7,10 +7,9 @@ import threading
 
 import pytest
 from conftest import Kubectl
-from operator_kit import Service, eventually, identity, millicores, operator_running, quota_file, send
+from operator_kit import Service, eventually, identity, millicores, quota_file, send
 
 pytestmark = [pytest.mark.e2e, pytest.mark.torch, pytest.mark.usefixtures("operator_running")]
-__all__ = ["operator_running"]
 
 CHILDREN = "deployments,pods,services,secrets,configmaps"
 

@@ -14,9 +14,7 @@ from operator_kit import (
     eventually,
     identity,
     millicores,
-    module_namespace,
     operator_address,
-    operator_running,
     quota_file,
     scraped,
     send,
@@ -25,7 +23,6 @@ from operator_kit import (
 from sponge_operator.metrics import RESIZE_OUTCOMES
 
 pytestmark = [pytest.mark.e2e, pytest.mark.torch]
-__all__ = ["module_namespace", "operator_running"]
 
 ACCOUNT = "system:serviceaccount:sponge-system:sponge-operator"
 
