@@ -148,5 +148,5 @@ def test_timers_of_the_precise_loop_are_not_rounded_to_milliseconds() -> None:
         return sorted(late)
 
     with asyncio.Runner(loop_factory=precise_loop) as runner:
-        # The lower quartile: what is late on a busy machine is not the loop. Rounding alone would make each one 0.7 ms.
-        assert runner.run(lateness())[10] < 0.5e-3
+        # The median: single outliers belong to the machine. Rounding alone would make every one 0.7 ms.
+        assert runner.run(lateness())[20] < 0.5e-3

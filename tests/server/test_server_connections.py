@@ -100,23 +100,23 @@ async def test_a_connection_that_never_asks_is_closed(sent: bytes) -> None:
 
 
 async def test_the_next_request_of_a_connection_has_its_own_time_for_headers() -> None:
-    async with serving(replace(LIMITS, header_timeout_s=1.0)) as world:
+    async with serving(replace(LIMITS, header_timeout_s=0.3)) as world:
         reader, writer = await world.connect()
         for _ in range(3):
             writer.write(REQUEST)
             assert (await answer(reader))[0] == 200
-            await asyncio.sleep(0.4)
+            await asyncio.sleep(0.2)
         writer.write(REQUEST[:5])
         assert (await answer(reader))[0] == 408
 
 
 async def test_a_slow_answer_is_no_slow_request() -> None:
-    async with serving(replace(LIMITS, header_timeout_s=0.5)) as world:
+    async with serving(replace(LIMITS, header_timeout_s=0.1)) as world:
         world.app.may_answer.clear()
         reader, writer = await world.connect()
         writer.write(REQUEST)
         await until(lambda: world.app.asked == 1)
-        await asyncio.sleep(0.8)
+        await asyncio.sleep(0.3)
         world.app.may_answer.set()
         assert (await answer(reader))[0] == 200
 
