@@ -55,10 +55,6 @@ class Host(Protocol):
         """How the server may be sized; read at every look."""
         ...
 
-    def observed(self, observation: Observation) -> None:
-        """A look has begun; the server is reachable."""
-        ...
-
     def allocate(self, observation: Observation, recommendation: Recommendation, spec: SizingSpec) -> Allocation:
         """What the server gets now of the recommended size."""
         ...
@@ -77,9 +73,6 @@ class Standalone:
 
     def spec(self) -> SizingSpec:
         return self._spec
-
-    def observed(self, observation: Observation) -> None:
-        pass
 
     def allocate(self, observation: Observation, recommendation: Recommendation, spec: SizingSpec) -> Allocation:  # noqa: ARG002
         return Allocation(recommendation)
@@ -148,7 +141,6 @@ class ControlLoop:
         self._since = snapshot.version
         spec = self._host.spec()
         observation = self._observe(snapshot, history, spec)
-        self._host.observed(observation)
         current = observation.current_milli
         if not snapshot.ready or snapshot.draining or current is None:
             return Look(observation)  # a loading server keeps the size that it started with

@@ -92,22 +92,6 @@ class PodController:
             acts=service.spec.mode == "Auto" and not service.paused,
         )
 
-    def observed(self, observation: Observation) -> None:
-        self.state = replace(
-            self.state, reachable=True, trouble="", seen_at=observation.at, snapshot=observation.snapshot
-        )
-        current, service = observation.current_milli, self._service()
-        if current is None:
-            self._accounted_at = None
-            return
-        metrics = self._context.metrics
-        metrics.actuated.labels(*self._labels()).set(current / 1000)
-        if self._accounted_at is not None:
-            saved_milli = max(0, service.spec.cpu.max - current)
-            saved_s = saved_milli / 1000 * (observation.at - self._accounted_at)
-            metrics.saved.labels(service.namespace, service.name).inc(saved_s)
-        self._accounted_at = observation.at
-
     def allocate(self, observation: Observation, recommendation: Recommendation, spec: SizingSpec) -> Allocation:
         tenant = Tenant(
             self._uid,
@@ -125,6 +109,8 @@ class PodController:
             nodes.leave(self._uid)  # it keeps what it holds; other pods' plans no longer include it
         else:
             nodes.conclude(self._uid, look.outcome.kind)
+        if look.observation is not None:
+            self._account(look.observation)
         self._measure(look)
         if look.allocation is not None:
             self._show_allocation(look.allocation)
@@ -137,6 +123,23 @@ class PodController:
             self._unreachable(look.trouble)
 
     # --- what is derived from a look ---------------------------------------------------------------------------------
+
+    def _account(self, observation: Observation) -> None:
+        """Takes over the snapshot, and counts the cores in force and those saved since the last look."""
+        self.state = replace(
+            self.state, reachable=True, trouble="", seen_at=observation.at, snapshot=observation.snapshot
+        )
+        current, service = observation.current_milli, self._service()
+        if current is None:
+            self._accounted_at = None
+            return
+        metrics = self._context.metrics
+        metrics.actuated.labels(*self._labels()).set(current / 1000)
+        if self._accounted_at is not None:
+            saved_milli = max(0, service.spec.cpu.max - current)
+            saved_s = saved_milli / 1000 * (observation.at - self._accounted_at)
+            metrics.saved.labels(service.namespace, service.name).inc(saved_s)
+        self._accounted_at = observation.at
 
     def _measure(self, look: Look) -> None:
         metrics, labels = self._context.metrics, self._labels()
