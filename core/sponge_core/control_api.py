@@ -1,7 +1,6 @@
-"""The messages between a server and the operator: what a server reports, and what it is told to apply.
+"""The messages between a server and its control loop: the state of the server, and the size that it applies.
 
-Both sides import these models and never each other. Plain data with validation; knows nothing of HTTP or of who sends
-it. Times are seconds on the server's monotonic clock unless a name ends in `_ms`; CPU is integer millicores.
+Times are seconds on the server's monotonic clock; CPU is integer millicores.
 """
 
 from __future__ import annotations
@@ -22,8 +21,8 @@ __all__ = [
 ]
 
 Outcome = Literal["in_time", "late", "shed", "expired", "cancelled", "error"]
-"""What became of a request: answered before or after its deadline; refused at admission; dropped from the queue when
-its deadline could not be met any more; its client left; the model or the server failed."""
+"""The outcome of a request: answered before or after its deadline; refused at admission; dropped from the queue because
+its deadline could no longer be met; its client disconnected; the model or the server failed."""
 
 OUTCOMES: tuple[Outcome, ...] = ("in_time", "late", "shed", "expired", "cancelled", "error")
 
@@ -33,7 +32,7 @@ class _Message(BaseModel):
 
 
 class FrontierPoint(_Message):
-    """What the projection expects of one size: the misses among the requests that are not lost already."""
+    """The projection for one size: the expected misses among the requests that can still be in time."""
 
     cores_milli: int = Field(ge=1)
     batch_cap: int = Field(ge=1)
@@ -48,43 +47,47 @@ class LaneState(_Message):
 
 
 class StateSnapshot(_Message):
-    """`GET /control/v1/state`: one consistent view of a server, with the frontier that it projected itself."""
+    """`GET /control/v1/state`: a consistent view of a server, with its own projection."""
 
     version: int = Field(ge=0, description="grows with every snapshot; pass it as `since` to wait for a newer one")
-    applied_version: int = Field(ge=0, description="the newest ApplyRequest.version in force; 0 when none was applied")
+    applied_version: int = Field(ge=0, description="the newest ApplyRequest.version in force; 0 if none was applied")
     now_s: float
     ready: bool
     draining: bool
-    models: list[str] = Field(description="names of the models that the server holds")
+    models: list[str] = Field(description="names of the models in the server")
     cores_milli: int = Field(
-        ge=1, description="CPU limit in force, read from the server's own cgroup (or the applied one)"
+        ge=1, description="CPU limit in force, read from the server's own cgroup, or the applied one"
     )
-    cpu_quota_milli: int | None = Field(description="the cgroup's quota; None when unlimited")
+    cpu_quota_milli: int | None = Field(description="quota of the cgroup; None when unlimited")
     thread_budget: int = Field(ge=1)
     threads_running: int = Field(ge=0)
     batch_cap: int = Field(ge=1)
     lanes: list[LaneState]
     queue_length: int = Field(ge=0)
     queue_slack_s: list[float] = Field(
-        description="slack of the queued requests at 0, 25, 50, 75, 100 %; empty when idle"
+        description="quantiles of the slack of queued requests at 0, 25, 50, 75 and 100 %; empty when idle"
     )
     uploads_in_flight: int = Field(ge=0)
     arrival_rate_rps: float = Field(ge=0)
-    remaining_slo_s: list[float] = Field(description="recent remaining SLO on arrival at 1, 10, 25, 50, 75, 99 %")
-    outcomes: dict[Outcome, int] = Field(description="counts since the server started")
+    remaining_slo_s: list[float] = Field(
+        description="quantiles of the recent remaining SLO on arrival at 1, 10, 25, 50, 75 and 99 %"
+    )
+    outcomes: dict[Outcome, int] = Field(description="number of requests since the server started, by outcome")
     latency_p99_s: float | None = Field(description="over the last 10 s, from the client's send time; None when idle")
-    throttled_s: float = Field(ge=0, description="cgroup throttled time since the start")
-    prediction_ratio: float = Field(gt=0, description="measured / predicted batch time, smoothed; of the slowest model")
+    throttled_s: float = Field(ge=0, description="throttled time of the cgroup since the start")
+    prediction_ratio: float = Field(
+        gt=0, description="smoothed ratio of measured to predicted batch time, of the slowest model"
+    )
     profile_drifted: bool = Field(
-        default=False, description="batches have taken much more or less than the profile says for a while"
+        default=False, description="batch times have differed much from the profile for a while"
     )
     idle_for_s: float = Field(ge=0)
-    urgent: bool = Field(description="a miss is projected at the size in force and a larger one would avoid it")
+    urgent: bool = Field(description="a miss is projected at the size in force, and a larger size would avoid it")
     frontier: list[FrontierPoint] = Field(description="ascending in cores; empty until a profile is known")
 
 
 class SizeRange(_Message):
-    """The sizes that a plan may give: `min_milli` plus whole steps, up to `max_milli`."""
+    """The allowed sizes: `min_milli` plus whole steps, up to `max_milli`."""
 
     min_milli: int = Field(ge=1)
     max_milli: int = Field(ge=1)
@@ -97,14 +100,14 @@ class SizeRange(_Message):
 
 
 class ApplyRequest(_Message):
-    """`POST /control/v1/apply`: the size and the batch cap to run with from now on."""
+    """`POST /control/v1/apply`: the size and batch cap from now on."""
 
-    version: int = Field(ge=1, description="must be greater than the one in force, else 409")
+    version: int = Field(ge=1, description="must be greater than the version in force, else 409")
     cores_milli: int = Field(ge=1)
     batch_cap: int = Field(ge=1)
     sizes: SizeRange | None = Field(
         default=None,
-        description="project and admit for these sizes from now on (a new range, a full node); None: as before",
+        description="sizes for projection and admission from now on, after a new range or ceiling; None: as before",
     )
 
 
@@ -114,4 +117,4 @@ class ApplyAck(_Message):
     thread_budget: int
     batch_cap: int
     now_s: float
-    waited_s: float = Field(description="how long running batches took to fit the smaller budget; 0 when growing")
+    waited_s: float = Field(description="time until the running batches fit the smaller budget; 0 when growing")

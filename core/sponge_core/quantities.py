@@ -1,17 +1,17 @@
-"""Kubernetes quantities and times as plain numbers: CPU in millicores, memory in bytes, time in seconds.
+"""Kubernetes quantities and times as plain numbers: CPU in cores or millicores, memory in bytes, time in seconds.
 
-Comparisons elsewhere are made on these numbers only, because the API writes the same size in several ways ("2",
-"2000m").
+Compare sizes as numbers only, because the API writes the same size in several ways ("2", "2000m").
 """
 
 from __future__ import annotations
 
+import math
 import re
 from decimal import Decimal, InvalidOperation
 
 from sponge_core.errors import SpongeError
 
-__all__ = ["cores_text", "cpu_quantity", "parse_bytes", "parse_cpu_milli", "parse_time_s"]
+__all__ = ["cores_text", "cpu_quantity", "milli_of", "parse_bytes", "parse_cores", "parse_cpu_milli", "parse_time_s"]
 
 _SUFFIXES = {
     "": Decimal(1),
@@ -35,7 +35,7 @@ _QUANTITY = re.compile(r"([0-9.]+(?:[eE][+-]?[0-9]+)?)([numkMGTPE]?i?)")
 _TIME = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s)")
 
 
-def _parse(text: str | int) -> Decimal:
+def _parse(text: str | int | float) -> Decimal:
     match = _QUANTITY.fullmatch(str(text))
     try:
         if match is None:
@@ -46,20 +46,31 @@ def _parse(text: str | int) -> Decimal:
 
 
 def parse_cpu_milli(text: str | int) -> int:
-    """Millicores of a CPU quantity such as "250m", "1.5" or 2; parts of a millicore are rounded up, as the API does.
+    """Millicores of a CPU quantity such as "250m", "1.5" or 2, rounded up like at the API.
 
-    Raises SpongeError for anything else.
+    Raises:
+        SpongeError: `text` is no quantity.
     """
     return int((_parse(text) * 1000).to_integral_value(rounding="ROUND_CEILING"))
 
 
+def parse_cores(text: str | int | float) -> float:
+    """Cores of a CPU quantity such as "250m", "1.5" or 2. Raises SpongeError for anything else."""
+    return float(_parse(text))
+
+
+def milli_of(cores: float) -> int:
+    """Millicores of `cores`, rounded up and at least 1; differences below a millionth of a millicore are ignored."""
+    return max(1, math.ceil(cores * 1000 - 1e-6))
+
+
 def parse_bytes(text: str | int) -> int:
-    """Bytes of a memory quantity such as "512Mi"; raises SpongeError for anything else."""
+    """Bytes of a memory quantity such as "512Mi", rounded up. Raises SpongeError for anything else."""
     return int(_parse(text).to_integral_value(rounding="ROUND_CEILING"))
 
 
 def parse_time_s(text: str) -> float:
-    """Seconds of a time such as "500ms" or "1.5s"; raises SpongeError for anything else."""
+    """Seconds of a time such as "500ms" or "1.5s". Raises SpongeError for anything else."""
     match = _TIME.fullmatch(text)
     if match is None:
         raise SpongeError(f"{text!r} is not a time; write for example 500ms or 1.5s")
@@ -67,10 +78,10 @@ def parse_time_s(text: str) -> float:
 
 
 def cpu_quantity(milli: int) -> str:
-    """The canonical quantity of `milli` millicores: "2" or "1500m", as the API server writes it."""
+    """The quantity of `milli` millicores as the API server writes it: "2" or "1500m"."""
     return str(milli // 1000) if milli % 1000 == 0 else f"{milli}m"
 
 
 def cores_text(milli: int) -> str:
-    """Cores for people: "1.5", "2", "0.125"."""
+    """Cores of `milli` millicores for people: "1.5", "2" or "0.125"."""
     return f"{milli / 1000:.3f}".rstrip("0").rstrip(".")

@@ -10,7 +10,6 @@ refuses combinations that cannot work, with the settings to change.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,9 +22,10 @@ from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource
 from sponge_core.cpu_sharing import thread_budget
 from sponge_core.dispatch.registry import DEFAULT, PolicyName
 from sponge_core.errors import SpongeError
+from sponge_core.quantities import milli_of, parse_cores
 from sponge_server.observability.logs import Format
 
-__all__ = ["ContradictionError", "ModelSettings", "ServerSettings", "milli", "sizes_milli"]
+__all__ = ["ContradictionError", "ModelSettings", "ServerSettings", "sizes_milli"]
 
 LONGEST_SLO_MS = 3_600_000
 
@@ -45,11 +45,10 @@ class ContradictionError(SpongeError):
 def _cores(value: object) -> object:
     """CPU as Kubernetes writes it, `500m` or `0.5`; gives cores."""
     try:
-        text = str(value)
-        cores = float(text[:-1]) / 1000 if text.endswith("m") else float(text)
-    except ValueError:
-        cores = math.nan
-    if not (math.isfinite(cores) and cores > 0):
+        cores = parse_cores(str(value))
+    except SpongeError:
+        cores = 0.0
+    if cores <= 0:
         raise ValueError("write a CPU size above 0, as 0.5 or 500m")
     return cores
 
@@ -302,7 +301,7 @@ class ServerSettings(BaseSettings):
     @property
     def candidates_milli(self) -> tuple[int, ...]:
         """The sizes of the frontier in millicores, ascending: from the smallest in steps, and always the largest."""
-        return sizes_milli(milli(self.min_cores), milli(self.max_cores), milli(self.step_cores))
+        return sizes_milli(milli_of(self.min_cores), milli_of(self.max_cores), milli_of(self.step_cores))
 
     @property
     def lanes(self) -> int:
@@ -322,8 +321,3 @@ class ServerSettings(BaseSettings):
 def sizes_milli(low: int, high: int, step: int) -> tuple[int, ...]:
     """Ascending sizes from `low` in steps of `step` >= 1, and always `high`; only `high` when it is below `low`."""
     return (*range(low, high, step), high)
-
-
-def milli(cores: float) -> int:
-    """Cores as the millicores of the Kubernetes API, rounded up: a quota is never promised that is not there."""
-    return max(1, math.ceil(cores * 1000 - 1e-6))

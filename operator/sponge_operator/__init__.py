@@ -1,5 +1,7 @@
-"""The Kubernetes operator: runs a SpongeService's pods and keeps each at the size that its deadlines need.
+"""The Kubernetes operator: runs the pods of each SpongeService and keeps each at the size that its deadlines need.
 
-Handlers (`main`) are thin; `services` do the work; `storage` talks to Kubernetes and to the servers; `builders`,
-`resize`, `decision` and `status` are pure. Never imports torch.
+`main` holds the kopf handlers, `reconcile` runs each service, `autoscale` sizes each pod, `node` shares a node among
+pods, `clients` talks to Kubernetes and to the servers, and `resources` maps SpongeServices to manifests and status.
+`autoscale` also sizes servers without Kubernetes: it imports neither kopf nor kubernetes, except in `pod_target`,
+`pod_controller` and what they import.
 """

@@ -1,8 +1,8 @@
 # mypy: disable-error-code="untyped-decorator"
-"""The operator's handlers: only what kopf has to know. Everything that is done is done in `services`.
+"""The kopf handlers of the operator; `reconcile` does the work.
 
-Built on a daemon a service instead of change handlers: the daemon compares what is with what should be, so kopf keeps
-no annotations of its own on the objects, and a restarted operator needs no memory.
+Each service has a kopf daemon instead of change handlers. The daemon compares the present state with the desired one,
+so kopf keeps no annotations on the objects, and a restarted operator needs no memory.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ __all__ = ["run"]
 API_HOST, API_PORT = "KUBERNETES_SERVICE_HOST", "KUBERNETES_SERVICE_PORT"
 
 EXIT_S = 5.0
-"""For a service's loop to end, the restoring of sizes included."""
+"""For a service's loop to end, including the restoring of sizes."""
 
 
 def run(settings: OperatorSettings) -> None:
-    """Runs the operator until a signal comes.
+    """Runs the operator until a signal stops it.
 
     Raises:
-        SpongeError: there is no cluster, no CRD in it, or a port or file that cannot be used.
+        SpongeError: there is no cluster, the CRD is missing, or a port or file cannot be used.
     """
     with contextlib.suppress(asyncio.CancelledError):
         asyncio.run(_run(settings))
@@ -62,7 +62,7 @@ def _handlers(operator: Operator) -> kopf.OperatorRegistry:
         in_cluster = kopf.login_with_service_account(**arguments)
         if in_cluster is None or API_HOST not in os.environ:
             return kopf.login_with_kubeconfig(**arguments)
-        # By address, so that a cluster whose DNS is down, or has none, is served all the same.
+        # By address, so that the operator works in a cluster without working DNS.
         host, port = os.environ[API_HOST], os.environ[API_PORT]
         return dataclasses.replace(
             in_cluster, server=f"https://[{host}]:{port}" if ":" in host else f"https://{host}:{port}"

@@ -1,4 +1,4 @@
-"""Lets the operator's tests use the virtual event loop that the server's tests have."""
+"""Gives the operator's tests access to the virtual event loop of the server's tests."""
 
 from __future__ import annotations
 

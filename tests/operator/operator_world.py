@@ -1,6 +1,6 @@
-"""One pod, its kubelet and its server, as the operator sees them, in virtual time.
+"""A world in virtual time: one pod with its kubelet and server, as the operator sees them.
 
-Doubles stand at the edges only (the API server and the control port); all between them is the operator's own code.
+Only the API server and the control port are doubles; everything between them is the operator's own code.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ STATUS_S = 0.02
 
 
 class KeptLog(DecisionLog):
-    """Keeps the entries for the test to read."""
+    """Keeps the entries for the test."""
 
     def __init__(self) -> None:
         super().__init__(None)
@@ -78,7 +78,7 @@ class NodeWorld:
         return self.allocatable - others - sum(other.quota for other in self.worlds if other is not world)
 
     async def run(self, seconds: float) -> None:
-        """Drives all pods for so long, from one call to the next, and looks that the node never holds too much."""
+        """Runs all controllers for so long, also across calls, and checks that the node is never overfull."""
         if not self._running:
             self._running = {asyncio.create_task(w.controller.run()) for w in self.worlds if w.controller is not None}
         until = asyncio.get_running_loop().time() + seconds
@@ -194,7 +194,7 @@ class World:
             self.news.set()
 
     async def run(self, seconds: float) -> None:
-        """Drives the pod for so long."""
+        """Runs the controller for so long."""
         assert self.controller is not None
         task = asyncio.create_task(self.controller.run())
         await asyncio.wait({task}, timeout=seconds)
@@ -251,7 +251,7 @@ class World:
         self.times.append(self.loop.time())
 
     async def kubelet(self, pod: dict[str, Any]) -> None:
-        """Carries out what the spec of `pod` asks for."""
+        """Carries out the resize that the spec of `pod` requests."""
         await asyncio.sleep(KUBELET_S)
         if not self.alive or self.pod["metadata"]["generation"] != pod["metadata"]["generation"]:
             return
@@ -280,7 +280,7 @@ class World:
         self.touch()
 
     def touch(self) -> None:
-        """The watch reports the pod as it is now."""
+        """Reports the present pod through the watch."""
         self.pod["metadata"]["resourceVersion"] = str(int(self.pod["metadata"]["resourceVersion"]) + 1)
         self.pods.update(copy.deepcopy(self.pod))
 

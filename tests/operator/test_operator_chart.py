@@ -1,4 +1,4 @@
-"""The chart ships what the repository says, asks for few rights, and draws only metrics that exist."""
+"""The chart: its copies equal their sources, its roles are small, and its dashboards use existing metrics only."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ DEPLOY = ROOT / "deploy"
     ("source", "shipped"),
     [("crds/spongeservice.yaml", "crds/spongeservice.yaml"), ("deploy/grafana/sponge.json", "files/sponge.json")],
 )
-def test_the_chart_ships_the_one_source(source: str, shipped: str) -> None:
+def test_the_chart_ships_a_copy_of_the_source(source: str, shipped: str) -> None:
     assert (CHART / shipped).read_text() == (ROOT / source).read_text(), f"copy {source} to {CHART / shipped}"
 
 
@@ -44,7 +44,7 @@ def test_every_value_has_its_schema() -> None:
     assert set(schema["properties"]) == {*values, "global"}
 
 
-def test_local_values_are_values_of_the_chart() -> None:
+def test_the_values_of_the_local_cluster_match_the_schema() -> None:
     pod = PythonPod(
         "sponge.local/python:host", "Never", ("python",), ({"name": "v"},), ({"name": "v", "mountPath": "/v"},)
     )
@@ -79,7 +79,7 @@ def metrics_used(path: str) -> set[str]:
 
 
 @pytest.mark.parametrize("path", ["grafana/sponge.json", "prometheus/alerts.yaml"])
-def test_only_metrics_that_exist(path: str) -> None:
+def test_dashboards_and_alerts_use_only_existing_metrics(path: str) -> None:
     used = metrics_used(path)
     assert used
     assert used <= metric_names()
@@ -96,7 +96,7 @@ def test_the_roles_name_no_wildcard() -> None:
     assert "*" not in rules.partition('define "sponge.rules"')[2].replace("*/", "")
 
 
-def test_images_run_as_nobody_and_name_no_index() -> None:
+def test_images_run_without_root_and_name_no_package_index() -> None:
     for dockerfile in (DEPLOY / "docker").glob("*.Dockerfile"):
         text = dockerfile.read_text()
         assert "USER 65532:65532" in text

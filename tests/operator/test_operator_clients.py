@@ -1,4 +1,4 @@
-"""The control port's client against a real HTTP server, and which version of a pod is kept."""
+"""The client of the control port against a real HTTP server; the cache of pods."""
 
 from __future__ import annotations
 
@@ -66,14 +66,16 @@ async def test_apply(port: Port) -> None:
         (200, '{"version": "x"}', ServerError, "another version"),
     ],
 )
-async def test_what_is_wrong_is_said(port: Port, status: int, body: str, kind: type[Exception], message: str) -> None:
+async def test_an_error_names_its_cause(
+    port: Port, status: int, body: str, kind: type[Exception], message: str
+) -> None:
     port.answer = web.Response(status=status, text=body)
     async with ControlClient() as client:
         with pytest.raises(kind, match=message):
             await client.apply(port.base_url, "secret", ApplyRequest(version=3, cores_milli=1, batch_cap=1), 1.0)
 
 
-async def test_nobody_there(unused_tcp_port: int) -> None:
+async def test_a_server_that_does_not_listen(unused_tcp_port: int) -> None:
     async with ControlClient() as client:
         with pytest.raises(ServerError, match="Cannot connect"):
             await client.state(f"http://127.0.0.1:{unused_tcp_port}", "secret")

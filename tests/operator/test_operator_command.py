@@ -1,4 +1,4 @@
-"""`sponge operator`: what it refuses and in which words; the decision log; the deduplication of events."""
+"""`sponge operator`: its errors; the decision log; the deduplication of events."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def test_help_has_an_example() -> None:
         ("containers: []", "write a partial pod template, with metadata and spec at the top"),
     ],
 )
-def test_a_bad_template_is_one_line_and_exit_2(tmp_path: Path, content: str | None, message: str) -> None:
+def test_a_bad_template_gives_one_line_and_exit_code_2(tmp_path: Path, content: str | None, message: str) -> None:
     path = tmp_path / "template.yaml"
     if content is not None:
         path.write_text(content)
@@ -56,7 +56,7 @@ ENTRY = Entry(
 )
 
 
-def test_decisions_are_lines_of_json_that_a_reader_sees_at_once(tmp_path: Path) -> None:
+def test_each_decision_is_a_line_of_json_and_visible_at_once(tmp_path: Path) -> None:
     path = tmp_path / "decisions.jsonl"
     with DecisionLog(path) as log:
         log.write(ENTRY)
@@ -86,7 +86,7 @@ def test_the_same_event_is_not_repeated_for_a_while() -> None:
     assert [message for _, _, message in posted] == ["a at 0", "b at 2", "a at 301"]
 
 
-def test_without_a_cluster_it_says_where_to_look(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_cluster_the_message_names_kubeconfig(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("KUBECONFIG", str(tmp_path / "nowhere"))
     monkeypatch.delenv("KUBERNETES_SERVICE_HOST", raising=False)
     command = [sys.executable, "-m", "sponge_cli.main", "operator", "run"]

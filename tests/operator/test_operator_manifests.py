@@ -1,4 +1,4 @@
-"""The children of a SpongeService: a folder a case in data/manifests, and the rules that no case may break."""
+"""The children of a SpongeService: one folder for each case in data/manifests, and rules for all cases."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_token_survives_the_secret() -> None:
     assert token_of(build_secret(service_with(), "a token")) == "a token"
 
 
-def test_a_new_range_does_not_roll_the_pods() -> None:
+def test_a_new_range_does_not_replace_the_pods() -> None:
     low = service_with(cpu={"min": "500m", "max": "2", "step": "500m"})
     high = service_with(cpu={"min": "2", "max": "8", "step": "2"})
     running = deployment_of(low, startup_milli(low.spec, None))
@@ -80,22 +80,22 @@ def test_new_pods_start_with_a_core_inside_the_range(cpu: dict[str, str], expect
     assert startup_milli(service_with(cpu=cpu).spec, None) == expected
 
 
-def test_a_start_above_the_range_is_given_up() -> None:
+def test_a_startup_size_above_the_range_is_not_kept() -> None:
     running = deployment_of(service_with(), 1000)
     assert startup_milli(service_with(cpu={"min": "250m", "max": "500m", "step": "250m"}).spec, running) == 500
 
 
-def test_another_model_rolls_the_pods() -> None:
+def test_another_model_replaces_the_pods() -> None:
     other = service_with(model={"name": "digits", "source": "file:///models/digits.pt2"})
     assert deployment_of(other)["spec"]["template"] != deployment_of(service_with())["spec"]["template"]
 
 
-def test_another_inline_profile_rolls_the_pods() -> None:
+def test_another_inline_profile_replaces_the_pods() -> None:
     first, second = (service_with(profile={"from": "auto", "inline": {"gamma": gamma}}) for gamma in (1, 2))
     assert deployment_of(first)["spec"]["template"] != deployment_of(second)["spec"]["template"]
 
 
-def test_no_template_takes_away_what_the_operator_works_by() -> None:
+def test_no_template_removes_what_the_operator_depends_on() -> None:
     hostile = {
         "metadata": {"labels": {"serving.sponge.dev/service": "other"}},
         "spec": {"containers": [{"name": "server", "resources": {"limits": {"cpu": "9"}}, "resizePolicy": []}]},

@@ -1,4 +1,4 @@
-"""SpongeService as data, and the quantities in it."""
+"""SpongeService as data, with its quantities."""
 
 from __future__ import annotations
 
@@ -95,7 +95,7 @@ def test_not_a_time(text: str) -> None:
 
 
 @given(st.integers(1, 10**6))
-def test_cpu_is_written_as_it_is_read(milli: int) -> None:
+def test_a_written_cpu_quantity_is_read_back(milli: int) -> None:
     assert parse_cpu_milli(cpu_quantity(milli)) == milli
     assert parse_cpu_milli(cores_text(milli)) == milli
 

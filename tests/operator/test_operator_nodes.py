@@ -1,4 +1,4 @@
-"""Several services on one node: in virtual time with the operator's own drivers, and the rules by themselves."""
+"""Several services on one node: with the operator's own controllers in virtual time, and the rules alone."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def blocked(world: World) -> str | None:
     return found.reason if found else None
 
 
-def test_services_that_fit_are_left_as_they_are() -> None:
+def test_services_that_fit_are_not_planned_jointly() -> None:
     async def scenario(loop: VirtualLoop) -> None:
         node = NodeWorld(4000, others=500)
         a, b = World(name="a", node=node), World(name="b", node=node)
@@ -62,7 +62,7 @@ def test_services_that_do_not_fit_share_without_a_refused_resize() -> None:
         events = [event for world in (a, b) for event in world.events]
         assert {event[1] for event in events} == {"NodeShared"}
         assert "node n1 has 1.75 cores for 2 pods that together ask for" in events[0][2]
-        # The load has gone: so has the refusal, after the time that it is shown for.
+        # The load is gone, and so is the refusal after the time for which it is shown.
         a.change(500, urgent=False)
         b.change(500, urgent=False)
         await node.run(8.0)
@@ -72,7 +72,7 @@ def test_services_that_do_not_fit_share_without_a_refused_resize() -> None:
     run_virtual(scenario)
 
 
-def test_the_weightier_service_grows_after_the_other_has_shrunk() -> None:
+def test_the_service_with_more_weight_grows_after_the_other_has_shrunk() -> None:
     async def scenario(loop: VirtualLoop) -> None:
         node = NodeWorld(2000, others=250)
         a = World(name="a", node=node)
@@ -85,7 +85,7 @@ def test_the_weightier_service_grows_after_the_other_has_shrunk() -> None:
         await node.run(1.5)
         assert (a.quota, b.quota) == (250, 1500)
         assert a.calls[before:] == [("apply", 250, 1500), ("patch", 250)]
-        # The long poll is not waited for, and the grow follows the shrink.
+        # The shrink does not wait for the long poll, and the grow follows it.
         assert a.times[-1] < burst + 0.5
         assert a.times[-1] < b.times[b.calls.index(("patch", 1500))] < burst + 0.7
         assert set(a.outcomes()) == {"actuated"}
@@ -94,7 +94,7 @@ def test_the_weightier_service_grows_after_the_other_has_shrunk() -> None:
     run_virtual(scenario)
 
 
-def test_a_grow_takes_what_is_free_and_the_rest_when_it_is() -> None:
+def test_a_grow_takes_the_free_cores_first_and_the_rest_later() -> None:
     async def scenario(_: VirtualLoop) -> None:
         node = NodeWorld(2000)
         a, b = World(start=1250, name="a", node=node), World(start=250, name="b", node=node)
@@ -110,7 +110,7 @@ def test_a_grow_takes_what_is_free_and_the_rest_when_it_is() -> None:
     run_virtual(scenario)
 
 
-def test_a_pod_whose_server_is_silent_keeps_what_it_holds() -> None:
+def test_a_pod_with_a_silent_server_keeps_its_cores() -> None:
     async def scenario(_: VirtualLoop) -> None:
         node = NodeWorld(2000)
         a = World(start=1000, name="a", node=node)
@@ -128,7 +128,7 @@ def test_a_pod_whose_server_is_silent_keeps_what_it_holds() -> None:
     run_virtual(scenario)
 
 
-def test_a_node_that_cannot_hold_even_the_smallest_sizes_says_so() -> None:
+def test_a_node_too_small_for_the_smallest_sizes_is_reported() -> None:
     async def scenario(_: VirtualLoop) -> None:
         node = NodeWorld(1100)
         World(name="a", node=node)
@@ -147,7 +147,7 @@ def test_a_node_that_cannot_hold_even_the_smallest_sizes_says_so() -> None:
     run_virtual(scenario)
 
 
-def test_an_operator_that_may_not_read_nodes_plans_each_alone() -> None:
+def test_without_the_right_to_read_nodes_each_service_is_planned_alone() -> None:
     async def scenario(_: VirtualLoop) -> None:
         node = NodeWorld(2000)
         node.forbidden = True
@@ -163,7 +163,7 @@ def test_an_operator_that_may_not_read_nodes_plans_each_alone() -> None:
     run_virtual(scenario)
 
 
-def test_a_pod_that_nobody_had_seen_is_taken_into_account_after_the_first_refusal() -> None:
+def test_an_unknown_pod_is_counted_after_the_first_refusal() -> None:
     async def scenario(_: VirtualLoop) -> None:
         node = NodeWorld(3000)
         a, b = World(name="a", node=node), World(name="b", node=node)
@@ -191,7 +191,7 @@ def frontier(*points: tuple[int, float]) -> list[FrontierPoint]:
     return [FrontierPoint(cores_milli=milli, batch_cap=8, misses=misses) for milli, misses in points]
 
 
-def test_what_nobody_projected_is_filled_in() -> None:
+def test_sizes_without_a_projection_are_interpolated() -> None:
     state = snapshot(frontier=frontier((750, 4), (1000, 0), (1500, 0)), queue_length=2, arrival_rate_rps=8.0)
     points = points_of(recommended(1000), state, SIZES)
     assert [p.cores_milli for p in points] == [250, 375, 500, 625, 750, 875, 1000]
@@ -220,7 +220,7 @@ tenants_drawn = st.lists(
 
 @settings(max_examples=40, deadline=None)
 @given(tenants_drawn, st.integers(0, 2000), st.randoms(use_true_random=False))
-def test_a_node_is_never_overfull_and_all_get_what_was_planned(
+def test_a_node_is_never_overfull_and_every_pod_reaches_its_plan(
     drawn: list[tuple[int, int, int]], spare: int, order: object
 ) -> None:
     held = {str(i): has for i, (has, _, _) in enumerate(drawn)}
@@ -248,7 +248,7 @@ def container(name: str, cpu: str, **more: object) -> dict[str, object]:
     return {"name": name, "resources": {"requests": {"cpu": cpu}}, **more}
 
 
-def test_a_pod_holds_what_the_scheduler_counts() -> None:
+def test_a_pod_holds_the_cpu_that_the_scheduler_counts() -> None:
     pod = {
         "metadata": {"uid": "1"},
         "spec": {
@@ -256,7 +256,7 @@ def test_a_pod_holds_what_the_scheduler_counts() -> None:
             "containers": [container("server", "500m"), {"name": "free"}],
             "overhead": {"cpu": "10m"},
         },
-        # On its way down from 700m: until that is done the node keeps it.
+        # It shrinks from 700m; the node reserves that until the resize is complete.
         "status": {"containerStatuses": [{"name": "server", "allocatedResources": {"cpu": "700m"}}]},
     }
     assert pod_milli(pod) == 1010

@@ -1,4 +1,4 @@
-"""One pod driven through bursts, full nodes, deaf servers and dead kubelets, in virtual time."""
+"""The controller of one pod in virtual time: bursts, full nodes, silent servers and stuck kubelets."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def test_a_burst_is_answered_at_once_and_in_order() -> None:
         burst = loop.time()
         loop.call_later(0.3, world.change, 1250)
         await world.run(1.0)
-        # Quota first, then the thread budget, which is told when the quota is in force.
+        # The quota first, then the thread budget once the quota is in force.
         assert world.calls[1:] == [("patch", 1250), ("apply", 1250, 1500)]
         assert world.times[1] == pytest.approx(burst + 0.3, abs=2e-3)
         assert world.times[2] - world.times[1] < 0.008 + KUBELET_S + 0.02
@@ -31,7 +31,7 @@ def test_a_burst_is_answered_at_once_and_in_order() -> None:
     run_virtual(scenario)
 
 
-def test_a_shrink_waits_for_the_look_back_and_tells_the_server_first() -> None:
+def test_a_shrink_waits_for_the_look_back_and_begins_with_the_server() -> None:
     async def scenario(loop: VirtualLoop) -> None:
         world = World(start=1000)
         await world.run(2.0)
@@ -56,13 +56,13 @@ def test_an_idle_service_costs_one_look_a_second() -> None:
     run_virtual(scenario)
 
 
-def test_a_full_node_is_taken_at_its_word_for_a_while() -> None:
+def test_the_room_that_a_full_node_reports_is_a_ceiling_for_a_while() -> None:
     async def scenario(loop: VirtualLoop) -> None:
         world = World(start=500, room=1100)
         await world.run(2.0)
         world.change(1500)
         await world.run(5.0)
-        # Asked for all, took it back, then took what the node said it has, and told the server what it may count on.
+        # It requested all, took it back, requested the reported room, and told the server its new largest size.
         assert world.patches() == [1500, 500, 1000]
         assert world.calls[-1] == ("apply", 1000, 1000)
         assert world.outcomes() == {"deferred": 1, "actuated": 1}
@@ -71,7 +71,7 @@ def test_a_full_node_is_taken_at_its_word_for_a_while() -> None:
         assert blocked is not None
         assert blocked.reason == "Deferred"
         assert [event[1] for event in world.events] == ["ResizeDeferred"]
-        # The node has room again: after a while it is asked again.
+        # The node has room again; the operator retries after a while.
         world.room = 16_000
         await world.run(31.0)
         assert world.quota == 1500
@@ -95,7 +95,7 @@ def test_a_node_that_is_too_small_lowers_the_ceiling() -> None:
     run_virtual(scenario)
 
 
-def test_a_node_without_even_the_smallest_size_is_not_asked_over_and_over() -> None:
+def test_a_node_too_small_for_the_smallest_size_is_not_asked_again_and_again() -> None:
     async def scenario(_: VirtualLoop) -> None:
         world = World(start=500, room=600)
         await world.run(1.5)
@@ -109,7 +109,7 @@ def test_a_node_without_even_the_smallest_size_is_not_asked_over_and_over() -> N
     run_virtual(scenario)
 
 
-def test_a_refusal_that_no_size_cures_is_not_repeated_at_every_look() -> None:
+def test_a_refusal_that_no_other_size_avoids_is_not_repeated_at_every_look() -> None:
     async def scenario(_: VirtualLoop) -> None:
         world = World(start=500)
         world.refusal = ApiError(403, {"message": "cannot patch", "reason": "Forbidden"})
@@ -122,7 +122,7 @@ def test_a_refusal_that_no_size_cures_is_not_repeated_at_every_look() -> None:
     run_virtual(scenario)
 
 
-def test_nothing_is_decided_on_an_old_state() -> None:
+def test_no_decision_uses_an_old_state() -> None:
     async def scenario(_: VirtualLoop) -> None:
         world = World(start=1000)
         await world.run(2.0)
@@ -156,7 +156,7 @@ def test_a_server_that_does_not_acknowledge_keeps_its_quota() -> None:
 
 
 @pytest.mark.parametrize("mode", ["Recommend", "paused"])
-def test_only_says_what_it_would_do(mode: str) -> None:
+def test_a_recommendation_changes_nothing(mode: str) -> None:
     async def scenario(_: VirtualLoop) -> None:
         world = World(start=500, mode="Recommend" if mode == "Recommend" else "Auto")
         if mode == "paused":
@@ -174,7 +174,7 @@ def test_only_says_what_it_would_do(mode: str) -> None:
     run_virtual(scenario)
 
 
-def test_a_kubelet_that_sleeps_is_woken_by_another_size() -> None:
+def test_a_stuck_kubelet_is_woken_by_another_size() -> None:
     async def scenario(_: VirtualLoop) -> None:
         world = World(start=500)
         await world.run(1.5)
@@ -183,7 +183,7 @@ def test_a_kubelet_that_sleeps_is_woken_by_another_size() -> None:
         await world.run(2.5)
         assert world.patches() == [1500]
         assert world.outcomes() == {"timeout": 1}
-        # It restarts, and calls the generation observed without having looked at the size.
+        # It restarts, and reports the generation as observed without having seen the size.
         world.pod["status"]["observedGeneration"] = world.pod["metadata"]["generation"]
         world.touch()
         world.alive = True
@@ -196,7 +196,7 @@ def test_a_kubelet_that_sleeps_is_woken_by_another_size() -> None:
     run_virtual(scenario)
 
 
-def test_a_restarted_server_is_told_again() -> None:
+def test_a_restarted_server_gets_its_size_again() -> None:
     async def scenario(_: VirtualLoop) -> None:
         world = World(start=500)
         await world.run(1.5)
@@ -221,7 +221,7 @@ def test_a_new_range_reaches_the_running_server() -> None:
     run_virtual(scenario)
 
 
-def test_an_operator_that_takes_over_leaves_a_resize_under_way_alone() -> None:
+def test_an_operator_that_takes_over_does_not_disturb_a_resize_in_progress() -> None:
     async def scenario(_: VirtualLoop) -> None:
         world = World(start=500)
         world.pod["metadata"]["generation"] += 1
@@ -234,7 +234,7 @@ def test_an_operator_that_takes_over_leaves_a_resize_under_way_alone() -> None:
     run_virtual(scenario)
 
 
-def test_restoring_asks_for_the_size_of_the_start() -> None:
+def test_restoring_requests_the_startup_size() -> None:
     async def scenario(_: VirtualLoop) -> None:
         world = World(start=500)
         await restore(world.target(), 500)
@@ -266,7 +266,7 @@ def test_an_idle_pod_is_parked_and_woken_by_the_first_request() -> None:
     run_virtual(scenario)
 
 
-def test_saved_core_seconds_are_counted_against_the_largest_size() -> None:
+def test_saved_core_seconds_are_counted_from_the_largest_size() -> None:
     async def scenario(_: VirtualLoop) -> None:
         world = World(start=500)
         await world.run(20.0)

@@ -1,4 +1,4 @@
-"""From a frontier to a size inside the range, and the budget of resizes."""
+"""From a frontier to a size inside the range; the budget of resizes."""
 
 from __future__ import annotations
 
@@ -59,14 +59,16 @@ def test_shrinks_only_after_the_look_back() -> None:
     st.integers(1, 40),
     st.integers(0, 40),
 )
-def test_never_outside_of_what_the_pod_may_have(current: int, points: dict[int, float], low: int, steps: int) -> None:
+def test_a_recommendation_is_never_outside_the_allowed_sizes(
+    current: int, points: dict[int, float], low: int, steps: int
+) -> None:
     sizes = SizeRange(min_milli=low * 100, max_milli=low * 100 + steps * 125, step_milli=125)
     recommended = Recommender(0.0).recommend(1.0, current, 8, frontier(*sorted(points.items())), sizes)
     assert sizes.min_milli <= recommended.cores_milli <= sizes.max_milli
 
 
 @pytest.mark.parametrize(("ceiling", "largest"), [(None, 1500), (2000, 1500), (1100, 1000), (900, 875), (100, 250)])
-def test_a_ceiling_is_brought_onto_the_grid(ceiling: int | None, largest: int) -> None:
+def test_a_ceiling_is_rounded_down_to_an_allowed_size(ceiling: int | None, largest: int) -> None:
     cpu = CpuRange.model_validate({"min": "250m", "max": "1500m", "step": "125m"})
     assert sizes_under(cpu.sizes, ceiling) == SizeRange(min_milli=250, max_milli=largest, step_milli=125)
 

@@ -1,4 +1,4 @@
-"""The resize state machine: one file a case in data/resize, and what must hold for all of them."""
+"""The resize state machine: one file for each case in data/resize, and properties of all cases."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_case(path: Path) -> None:
 
 
 @given(spec=TARGETS, actual=TARGETS, target=TARGETS, age=st.floats(0, resize.STUCK_S * 0.99), resends=st.integers(0, 9))
-def test_nothing_is_sent_while_a_resize_is_under_way(
+def test_nothing_is_sent_while_a_resize_is_in_progress(
     spec: int, actual: int, target: int, age: float, resends: int
 ) -> None:
     history = resize.History(patched_at=100.0 - age, resends=resends)
@@ -53,7 +53,7 @@ def test_nothing_is_sent_while_a_resize_is_under_way(
 
 
 @given(spec=TARGETS, actual=TARGETS, target=TARGETS, resends=st.integers(0, 40))
-def test_a_stuck_resize_is_sent_again_and_never_unchanged(spec: int, actual: int, target: int, resends: int) -> None:
+def test_a_stuck_resize_is_sent_again_with_another_size(spec: int, actual: int, target: int, resends: int) -> None:
     history = resize.History(patched_at=0.0, resends=resends)
     action = resize.step(resize.InFlight(spec, actual), target, history, resize.MAX_STUCK_S)
     assert isinstance(action, resize.Patch)
@@ -62,7 +62,7 @@ def test_a_stuck_resize_is_sent_again_and_never_unchanged(spec: int, actual: int
 
 
 @given(state=STATES, target=TARGETS, now=st.floats(0, 1000))
-def test_a_refused_resize_never_stands(state: resize.Observed, target: int, now: float) -> None:
+def test_a_refused_resize_is_always_taken_back(state: resize.Observed, target: int, now: float) -> None:
     action = resize.step(state, target, resize.History(), now)
     if isinstance(state, resize.Deferred | resize.Infeasible | resize.Failed):
         assert isinstance(action, resize.Revert)
@@ -74,13 +74,13 @@ def test_a_refused_resize_never_stands(state: resize.Observed, target: int, now:
 
 
 @given(target=TARGETS, milli=TARGETS)
-def test_what_is_settled_is_left_alone(target: int, milli: int) -> None:
+def test_a_settled_size_causes_no_patch(target: int, milli: int) -> None:
     action = resize.step(resize.Idle(milli), target, resize.History(), 0.0)
     assert action == (resize.Nothing("Settled") if milli == target else resize.Patch(target))
 
 
 @given(state=STATES, target=TARGETS)
-def test_every_patch_is_remembered(state: resize.Observed, target: int) -> None:
+def test_every_patch_is_recorded(state: resize.Observed, target: int) -> None:
     action = resize.step(state, target, resize.History(), 50.0)
     history = resize.record(resize.History(), action, 50.0)
     assert (history.patched_at == 50.0) == isinstance(action, resize.Patch | resize.Revert)
@@ -118,5 +118,5 @@ CAPACITY = "node didn't have enough allocatable resources: cpu, requested: 3000,
         (0, {"message": "refused"}, resize.StayQuiet(1.0, "refused")),
     ],
 )
-def test_what_follows_from_a_refusal(status: int, body: dict[str, Any], expected: object) -> None:
+def test_the_consequence_of_a_refusal(status: int, body: dict[str, Any], expected: object) -> None:
     assert resize.refused(status, body, 3000, 1000) == expected

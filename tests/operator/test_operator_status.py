@@ -149,7 +149,7 @@ def test_condition(condition: str, expected: tuple[str, str], pods: list[PodStat
     assert verdicts(status(*pods, **changes))[condition] == expected
 
 
-def test_a_transition_has_its_time_and_what_stays_keeps_its_own() -> None:
+def test_only_a_changed_condition_gets_a_new_transition_time() -> None:
     before = status(pod_state(), now=NOW - 100)
     after = status(pod_state(reachable=False, trouble="refused"), before=before)
     times = {condition["type"]: condition["lastTransitionTime"] for condition in after["conditions"]}
@@ -162,7 +162,7 @@ def test_the_last_decision_survives_its_pod() -> None:
     assert status(before=before)["lastDecision"] == before["lastDecision"]
 
 
-def test_figures_alone_may_wait() -> None:
+def test_changes_of_figures_alone_may_wait() -> None:
     calm = status(pod_state())
     assert substance(status(pod_state(actuated_milli=750), attainment=99.5)) == substance(calm)
     assert substance(status(pod_state(in_flight=True))) != substance(calm)

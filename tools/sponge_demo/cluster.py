@@ -24,6 +24,7 @@ from sponge_cluster import DEFAULT_NAME, Cluster, down, status, up
 from sponge_cluster.binaries import cache_folder
 from sponge_cluster.chart import install_operator
 from sponge_core.latency import LatencyModel
+from sponge_core.quantities import cpu_quantity
 from sponge_demo.backend import Backend, DemoError, Endpoint, PodFacts, Say
 from sponge_demo.control import fix_size
 from sponge_demo.profiles import profile_in
@@ -186,7 +187,7 @@ class ClusterBackend(Backend):
 
     async def _resize(self, milli: int) -> None:
         """Resizes the pod in place."""
-        size = {"cpu": f"{milli}m"}
+        size = {"cpu": cpu_quantity(milli)}
         container = {"name": CONTAINER, "resources": {"requests": size, "limits": size}}
         patch = {"spec": {"containers": [container]}}
         await asyncio.to_thread(self._patch, "pod", self._pod, patch, "--subresource=resize")
@@ -247,9 +248,9 @@ def manifest(scenario: Scenario, template: Mapping[str, Any] | None = None) -> d
             "model": {"name": scenario.model, "source": scenario.source},
             "slo": {"latency": f"{scenario.slo_s * 1000:g}ms", "target": scenario.target * 100},
             "cpu": {
-                "min": f"{scenario.min_milli}m",
-                "max": f"{scenario.max_milli}m",
-                "step": f"{scenario.step_milli}m",
+                "min": cpu_quantity(scenario.min_milli),
+                "max": cpu_quantity(scenario.max_milli),
+                "step": cpu_quantity(scenario.step_milli),
             },
             "batch": {"max": scenario.max_batch},
             "profile": {"from": scenario.profile},

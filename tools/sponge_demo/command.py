@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import click
 
 from sponge_core.errors import SpongeError
+from sponge_core.quantities import parse_cpu_milli
 
 if TYPE_CHECKING:
     from sponge_core.latency import LatencyModel
@@ -146,16 +147,12 @@ def _sizes(statics: str) -> tuple[int, ...] | None:
     if statics == "none":
         return ()
     try:
-        sizes = tuple(_milli(word.strip()) for word in statics.split(","))
-    except ValueError:
+        sizes = tuple(parse_cpu_milli(word.strip()) for word in statics.split(","))
+    except SpongeError:
         sizes = ()
     if not sizes or min(sizes) < 1:
         raise SpongeError(f"--statics {statics}: give auto, none or sizes such as 500m,750m,1")
     return sizes
-
-
-def _milli(text: str) -> int:
-    return round(float(text[:-1])) if text.endswith("m") else round(float(text) * 1000)
 
 
 def _make(folder: Path) -> None:

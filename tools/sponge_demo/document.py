@@ -11,13 +11,14 @@ from typing import Any, Literal
 import numpy as np
 
 from sponge_core.latency import LatencyModel
+from sponge_core.quantities import cores_text
 from sponge_demo.recording import MBIT, Figures, Run, mean_milli, series_of
 from sponge_demo.scenario import Scenario
 from sponge_demo.statics import smallest_good
 from sponge_demo.workload import Workload
 from sponge_workload.bandwidth import BandwidthTrace
 
-__all__ = ["Progress", "Story", "build_document", "cores_text", "fixed_percents", "verdict"]
+__all__ = ["Progress", "Story", "build_document", "fixed_percents", "verdict"]
 
 State = Literal["preparing", "running", "done", "failed"]
 
@@ -136,11 +137,6 @@ def _against_fixed(story: Story, tried: dict[int, float], lost: dict[int, int], 
 
 def _amount(number: str, noun: str) -> str:
     return f"{number} {noun}" if number == "1" else f"{number} {noun}s"
-
-
-def cores_text(milli: int) -> str:
-    """A size in cores as people write it: 0.75, 1, 1.125."""
-    return f"{milli / 1000:g}"
 
 
 def _best_mbit(story: Story) -> float:

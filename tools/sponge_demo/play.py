@@ -14,8 +14,9 @@ from importlib.metadata import version
 from pathlib import Path
 
 from sponge_core.errors import SpongeError
+from sponge_core.quantities import cores_text
 from sponge_demo.backend import Backend
-from sponge_demo.document import Progress, Story, build_document, cores_text
+from sponge_demo.document import Progress, Story, build_document
 from sponge_demo.page import LivePage
 from sponge_demo.progress import Phase, Phases, duration_text
 from sponge_demo.report import write_json, write_picture, write_report

@@ -15,8 +15,9 @@ from pathlib import Path
 
 from sponge_client.outcomes import Record
 from sponge_core.latency import LatencyModel
+from sponge_core.quantities import cores_text
 from sponge_demo.backend import Backend, DemoError, Endpoint, PodFacts, Say
-from sponge_demo.document import Story, cores_text, fixed_percents
+from sponge_demo.document import Story, fixed_percents
 from sponge_demo.progress import Phase
 from sponge_demo.recording import Run, figures_of, sample_of
 from sponge_demo.statics import next_static

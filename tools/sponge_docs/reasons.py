@@ -10,7 +10,7 @@ CONDITIONS: Mapping[str, tuple[str, Mapping[tuple[str, str], str]]] = {
     "Ready": (
         "The service answers requests.",
         {
-            ("True", "PodsReady"): "As many pods take requests as `replicas` asks for.",
+            ("True", "PodsReady"): "As many pods accept requests as `replicas` specifies.",
             ("False", "NoPods"): "No pod exists yet. Look at `kubectl describe deployment NAME`.",
             ("False", "PodsNotReady"): "A pod is still loading its model, or it is in trouble; the message names it.",
         },

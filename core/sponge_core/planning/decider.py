@@ -1,6 +1,6 @@
-"""What size follows from a frontier: grow at once, shrink only to what was needed over a short look-back.
+"""From a frontier to a size: grow at once, shrink only to the largest size that was needed during a short look-back.
 
-The half of the planner that runs in the operator. Pure: time comes in, and it remembers nothing but recent needs.
+This half of the planner runs in the control loop; the projection runs in the server.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from sponge_core.control_api import FrontierPoint
 __all__ = ["Recommendation", "SizeDecider"]
 
 PEAK_S: Final = 0.3
-"""A need that is there in one look, and in neither of two looks around it that are no further apart, is a peak."""
+"""A need that shows in one look only, between two others at most this far apart, is a peak."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,16 +24,16 @@ class Recommendation:
 
     cores_milli: int
     batch_cap: int
-    feasible: bool  # no miss is projected at this size
+    feasible: bool  # no miss is expected at this size
     reason: str  # grow, shrink, hold or overload; the operator adds ceiling, no-frontier, parked, shared and waits
 
 
 class SizeDecider:
-    """Grows at once; shrinks only to the largest size that was needed over the look-back, peaks apart.
+    """Grows at once; shrinks only to the largest size that was needed during the look-back, except for peaks.
 
-    Resizing is cheap but not free (each is an API write and two kubelet events), so that a shrink waits until what it
-    takes away has not been needed for `look_back_s`. A peak has its growth, but does not hold the size up: it is a few
-    requests that happened to come together, and mostly over before a look-back would end.
+    Each resize costs an API write and two kubelet events, so a shrink waits until the larger size has not been needed
+    for `look_back_s`. A peak is a few requests that happened to arrive together. It causes a grow, but does not keep
+    the size up, because it is usually over long before the look-back ends.
     """
 
     def __init__(self, look_back_s: float = 1.0) -> None:
@@ -41,11 +41,17 @@ class SizeDecider:
         self._needs: deque[tuple[float, int]] = deque()
 
     def decide(self, now: float, current_milli: int, points: Sequence[FrontierPoint]) -> Recommendation:
-        """The plan for now, from a frontier (ascending, not empty) and the needs of the recent past."""
+        """The size for now.
+
+        Args:
+            now: seconds on the caller's clock.
+            current_milli: the size in force.
+            points: the frontier, ascending in cores, not empty.
+        """
         fewest = min(point.misses for point in points)
         needed = next(point for point in points if point.misses == fewest)
         if not self._needs:
-            # Fresh, or taken over: what is there counts as needed until the look-back has passed.
+            # At the start the present size counts as needed until the look-back has passed.
             self._needs.append((now, current_milli))
         self._needs.append((now, needed.cores_milli))
         self._flatten_peak()
@@ -61,7 +67,7 @@ class SizeDecider:
         return Recommendation(target, needed.batch_cap, feasible, reason)
 
     def _flatten_peak(self) -> None:
-        """Takes a peak for the larger of its neighbours, once the look after it is known."""
+        """Replaces a peak by the larger of its neighbours, once the look after it is known."""
         if len(self._needs) < 3:
             return
         (before_at, before), (at, need), (now, last) = self._needs[-3], self._needs[-2], self._needs[-1]

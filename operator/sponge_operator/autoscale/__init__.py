@@ -1,1 +1,1 @@
-"""Sizes one pod: observe, recommend, resize."""
+"""Sizes one server: observe, recommend, allocate, resize; `control_loop` is the place to start reading."""

@@ -40,7 +40,7 @@ class PodState:
 
     name: str
     reachable: bool = False
-    trouble: str = "no answer from the server yet"
+    trouble: str = "the server has not answered yet"
     seen_at: float | None = None
     snapshot: StateSnapshot | None = None
     recommendation: Recommendation | None = None

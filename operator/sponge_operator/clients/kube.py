@@ -1,7 +1,7 @@
-"""The Kubernetes API calls that the operator makes, as plain dictionaries in and out.
+"""The operator's calls to the Kubernetes API, with plain dictionaries in and out.
 
-Generated models are left out on purpose: a pod is read many times a second, and only a few of its fields matter.
-Decides nothing; a refusal comes out as an `ApiError` with the server's own Status object.
+The generated models are not used, because a pod is read many times a second and only a few fields matter. A refusal is
+raised as `ApiError` with the server's Status object.
 """
 
 from __future__ import annotations
@@ -42,7 +42,12 @@ _PATHS = {
 
 
 class ApiError(Exception):
-    """The API server refused (`status` is the HTTP status, `body` its Status object) or did not answer (0)."""
+    """The API server refused a call or did not answer.
+
+    Attributes:
+        status: HTTP status; 0 for no response.
+        body: the Status object.
+    """
 
     def __init__(self, status: int, body: Mapping[str, Any]) -> None:
         super().__init__(body.get("message") or f"HTTP {status}")
@@ -53,8 +58,8 @@ class ApiError(Exception):
 class Kube:
     """A connection to the API server; use as an async context manager.
 
-    Credentials are those of the pod's ServiceAccount, or outside of a cluster those of `kubeconfig` (None: where
-    kubectl looks).
+    Args:
+        kubeconfig: credentials; None uses the pod's ServiceAccount, or outside of a cluster kubectl's default file.
     """
 
     def __init__(self, kubeconfig: Path | None = None) -> None:
@@ -82,7 +87,7 @@ class Kube:
             await self._client.close()
 
     async def check_crd(self) -> None:
-        """Raises SpongeError when the API server does not answer, or does not know the kind SpongeService."""
+        """Raises SpongeError if the API server does not answer or does not know the kind SpongeService."""
         try:
             resources = (await self._call("GET", f"/apis/{GROUP}/{VERSION}"))["resources"]
         except ApiError as error:
@@ -102,7 +107,7 @@ class Kube:
             raise
 
     async def list(self, kind: str, namespace: str) -> list[dict[str, Any]]:
-        """All objects of a kind; empty where the cluster does not know the kind. Raises ApiError."""
+        """All objects of a kind; empty if the cluster does not know the kind. Raises ApiError."""
         try:
             answer = await self._call("GET", _PATHS[kind].format(namespace=namespace))
         except ApiError as error:
@@ -114,21 +119,21 @@ class Kube:
 
     async def pods_on(self, node: str) -> Sequence[Mapping[str, Any]]:
         """The pods of all namespaces that are bound to a node. Raises ApiError."""
-        # Version 0: from the API server's cache. The sums are those of a moment ago either way.
+        # Version 0 reads from the API server's cache; any answer is a moment old anyway.
         query = {"fieldSelector": f"spec.nodeName={node}", "resourceVersion": "0"}
         items: Sequence[Mapping[str, Any]] = (await self._call("GET", "/api/v1/pods", query=query))["items"]
         return items
 
     async def apply(self, manifest: Mapping[str, Any]) -> dict[str, Any]:
-        """Server-side apply; fields that others took over are taken back. Raises ApiError."""
+        """Server-side apply; takes back fields that others have changed. Raises ApiError."""
         metadata = manifest["metadata"]
         path = f"{_PATHS[manifest['kind']].format(namespace=metadata['namespace'])}/{metadata['name']}"
         return await self._call("PATCH", path, manifest, APPLY, {"fieldManager": FIELD_MANAGER, "force": "true"})
 
     async def resize(self, pod: Mapping[str, Any], container: str, milli: int) -> dict[str, Any]:
-        """Asks for a CPU size, request and limit alike, for this very pod; returns the pod. Raises ApiError.
+        """Requests a CPU size, for request and limit alike; returns the patched pod. Raises ApiError.
 
-        The uid in the patch is a fence: a pod of the same name that has taken its place refuses it with 422.
+        The patch carries the uid, so the API server refuses it with 422 if another pod has taken the name.
         """
         metadata = pod["metadata"]
         cpu = {"cpu": cpu_quantity(milli)}
@@ -140,7 +145,7 @@ class Kube:
         return await self._call("PATCH", path, patch, STRATEGIC, {"fieldManager": FIELD_MANAGER})
 
     async def delete(self, kind: str, namespace: str, name: str) -> None:
-        """Deletes the object, if it is there; does not wait for its end. Raises ApiError."""
+        """Deletes the object if it exists; does not wait for its end. Raises ApiError."""
         try:
             await self._call("DELETE", f"{_PATHS[kind].format(namespace=namespace)}/{name}")
         except ApiError as error:
@@ -148,7 +153,7 @@ class Kube:
                 raise
 
     async def write_status(self, namespace: str, name: str, status: Mapping[str, Any]) -> None:
-        """Merges `status` into a SpongeService's; null removes a field. Raises ApiError."""
+        """Merges `status` into the status of a SpongeService; null removes a field. Raises ApiError."""
         path = f"/apis/{GROUP}/{VERSION}/namespaces/{namespace}/{PLURAL}/{name}/status"
         await self._call("PATCH", path, {"status": status}, MERGE, {"fieldManager": FIELD_MANAGER})
 

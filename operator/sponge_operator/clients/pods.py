@@ -1,7 +1,7 @@
-"""The pods of all SpongeServices as last seen, fed by a watch and by the answers to the operator's own patches.
+"""Cache of the pods of all SpongeServices, fed by a watch and by the responses to the operator's own patches.
 
-A patch's answer is newer than what the watch says for some milliseconds; of two versions the newer one is kept, so that
-a late event never makes a resize look undone. Decides nothing.
+The response to a patch is some milliseconds ahead of the watch. The cache keeps the newer version, so a late event
+never makes a resize look undone.
 """
 
 from __future__ import annotations
@@ -15,7 +15,11 @@ __all__ = ["PodCache"]
 
 
 class PodCache:
-    """Pods by uid; `on_change` is called with "namespace/service" after each change."""
+    """Pods by uid.
+
+    Args:
+        on_change: called with "namespace/service" after each change.
+    """
 
     def __init__(self, on_change: Callable[[str], None]) -> None:
         self._pods: dict[str, Mapping[str, Any]] = {}
@@ -30,7 +34,7 @@ class PodCache:
         return sorted(pods, key=lambda pod: str(pod["metadata"]["name"]))
 
     def update(self, pod: Mapping[str, Any]) -> None:
-        """A pod as the API server sent it; ignored when a newer one is known."""
+        """Takes over a pod as the API server sent it, unless a newer version is known."""
         uid = pod["metadata"]["uid"]
         known = self._pods.get(uid)
         if known is not None and _version(known) > _version(pod):
@@ -39,13 +43,13 @@ class PodCache:
         self._on_change(_service_key(pod))
 
     def remove(self, pod: Mapping[str, Any]) -> None:
-        """The pod is gone."""
+        """Removes a pod that is gone."""
         if self._pods.pop(pod["metadata"]["uid"], None) is not None:
             self._on_change(_service_key(pod))
 
 
 def _version(pod: Mapping[str, Any]) -> int:
-    # Versions of one resource type are integers that grow, and may be compared (Kubernetes 1.35 made that a promise).
+    # Versions of one resource type are growing integers that may be compared, guaranteed since Kubernetes 1.35.
     return int(pod["metadata"]["resourceVersion"])
 
 

@@ -1,4 +1,4 @@
-"""The control port of a model server: its state by long poll, and the size to run with. Decides nothing."""
+"""Client of the control port of model servers: reads the state by long poll, and sets the size."""
 
 from __future__ import annotations
 
@@ -14,21 +14,21 @@ __all__ = ["ControlClient", "ServerError", "StaleVersionError"]
 
 
 class ServerError(Exception):
-    """A server that cannot be reached, or answers what it should not."""
+    """A server cannot be reached, or its response is not valid."""
 
 
 class StaleVersionError(ServerError):
-    """The server already runs with a newer version of the plan."""
+    """The server already runs with a newer message."""
 
 
 class ControlClient:
-    """Talks to any number of servers over kept-open connections; use as an async context manager."""
+    """Talks to any number of servers over persistent connections; use as an async context manager."""
 
     def __init__(self) -> None:
         self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> ControlClient:
-        # No limit: a long poll holds a connection for every pod.
+        # No limit, because a long poll holds a connection for every pod.
         self._session = aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=60))
         return self
 
@@ -39,7 +39,12 @@ class ControlClient:
             await self._session.close()
 
     async def state(self, base_url: str, token: str, since: int = 0, wait_s: float = 0.0) -> StateSnapshot:
-        """The server's state; with `since`, waits up to `wait_s` for something urgent. Raises ServerError."""
+        """The server's state. Raises ServerError.
+
+        Args:
+            since: version of the newest state that is known.
+            wait_s: how long the server may hold the response back while nothing newer than `since` is urgent.
+        """
         text = await self._request(
             "GET", f"{base_url}/control/v1/state?since={since}&wait_s={wait_s:g}", token, timeout_s=wait_s + 2.0
         )
@@ -51,10 +56,10 @@ class ControlClient:
             ) from None
 
     async def apply(self, base_url: str, token: str, request: ApplyRequest, timeout_s: float) -> ApplyAck:
-        """Sets the size to run with; returns when the running batches fit it.
+        """Sets the size to run with; returns once the running batches fit it.
 
         Raises:
-            StaleVersionError: the server has a newer one.
+            StaleVersionError: the server has a newer message.
             ServerError: not reached, or not acknowledged within `timeout_s`.
         """
         text = await self._request(
@@ -87,7 +92,7 @@ class ControlClient:
 
 
 def _detail(body: bytes) -> str:
-    """What a problem+json says, or the first characters of anything else."""
+    """The detail of a problem+json body, or the first characters of any other body."""
     try:
         return str(json.loads(body)["detail"])
     except (ValueError, KeyError, TypeError):

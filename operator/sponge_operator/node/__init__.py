@@ -1,1 +1,1 @@
-"""Shares a node's CPU among the pods on it."""
+"""Shares the CPU of a node among its driven pods."""

@@ -1,7 +1,7 @@
-"""What CPU pods hold of their node, and what a node has for those that are driven. Pure.
+"""The CPU that pods hold of their node. Pure.
 
-Counted as the scheduler and the kubelet count it, because they refuse what does not fit their sums. Pods and nodes come
-in as the API server sends them.
+Counted like the scheduler and the kubelet do, because they refuse what exceeds their sums. Pods and nodes come in as
+the API server sends them.
 """
 
 from __future__ import annotations
@@ -17,20 +17,20 @@ __all__ = ["NodeView", "asked_milli", "container_milli", "pod_milli", "view_of"]
 
 @dataclass(frozen=True, slots=True)
 class NodeView:
-    """A node at a moment: what it has for pods, and what each pod on it holds, by uid."""
+    """A node at one moment: its CPU for pods, and the CPU that each pod on it holds, by uid."""
 
     allocatable_milli: int
     held_milli: Mapping[str, int]
 
 
 def view_of(node: Mapping[str, Any], pods: Iterable[Mapping[str, Any]]) -> NodeView:
-    """A node and the pods that are bound to it; those that have ended hold nothing."""
+    """The view of a node and the pods bound to it; ended pods hold nothing."""
     held = {pod["metadata"]["uid"]: pod_milli(pod) for pod in pods if not _ended(pod)}
     return NodeView(parse_cpu_milli(node["status"]["allocatable"]["cpu"]), held)
 
 
 def pod_milli(pod: Mapping[str, Any]) -> int:
-    """What a pod holds: its containers and side-cars, or what its start took where that is more; its overhead too."""
+    """The CPU of a pod: the larger of its containers with side-cars and its init containers, plus the overhead."""
     spec = pod["spec"]
     overhead = _cpu(spec.get("overhead"))
     of_the_pod = _cpu((spec.get("resources") or {}).get("requests"))
@@ -46,12 +46,12 @@ def pod_milli(pod: Mapping[str, Any]) -> int:
 
 
 def container_milli(pod: Mapping[str, Any], name: str) -> int:
-    """What one container holds; 0 where there is none of that name."""
+    """The CPU that one container holds; 0 if there is none of that name."""
     return sum(_container(pod, container) for container in pod["spec"]["containers"] if container["name"] == name)
 
 
 def asked_milli(pod: Mapping[str, Any], name: str) -> int:
-    """What the spec asks for one container."""
+    """The CPU that the spec requests for one container."""
     return sum(
         _cpu((container.get("resources") or {}).get("requests"))
         for container in pod["spec"]["containers"]
@@ -60,7 +60,7 @@ def asked_milli(pod: Mapping[str, Any], name: str) -> int:
 
 
 def _container(pod: Mapping[str, Any], container: Mapping[str, Any]) -> int:
-    """The most of what its spec asks for, what was allocated to it and what it has: a resize may be under way."""
+    """The largest of requested, allocated and actual CPU, because a resize may be under way."""
     asked = _cpu((container.get("resources") or {}).get("requests"))
     status = pod.get("status") or {}
     for one in (*(status.get("containerStatuses") or ()), *(status.get("initContainerStatuses") or ())):

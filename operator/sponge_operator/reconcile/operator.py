@@ -41,7 +41,7 @@ class Operator:
         self._context: Context | None = None
 
     async def __aenter__(self) -> Operator:
-        """Opens the connections, the decision log and the metrics port. Raises SpongeError where one cannot be."""
+        """Opens the connections, the decision log and the metrics port. Raises SpongeError if one fails."""
         try:
             await self._open()
         except BaseException:
@@ -87,7 +87,7 @@ class Operator:
         post: Callable[[EventType, str, str], None],
         stopped: Callable[[], Awaitable[bool]],
     ) -> None:
-        """Runs one service until `stopped` returns, which says whether the service was deleted.
+        """Runs one service until `stopped` returns; its result says whether the service was deleted.
 
         Raises:
             SpongeError: the manifest cannot be read.
@@ -105,19 +105,19 @@ class Operator:
             log.info("service.stopped service=%s", reconciler.key)
 
     def service_seen(self, namespace: str, name: str) -> None:
-        """A SpongeService has changed."""
+        """Call when a SpongeService has changed."""
         if (reconciler := self._reconcilers.get(f"{namespace}/{name}")) is not None:
             reconciler.wake()
 
     def pod_seen(self, pod: Mapping[str, Any], *, gone: bool) -> None:
-        """A pod of some service has changed."""
+        """Call when a pod of a service has changed."""
         if gone:
             self._pods.remove(pod)
         else:
             self._pods.update(pod)
 
     def deployment_seen(self, deployment: Mapping[str, Any], *, gone: bool) -> None:
-        """A Deployment of some service has changed."""
+        """Call when the Deployment of a service has changed."""
         metadata = deployment["metadata"]
         reconciler = self._reconcilers.get(f"{metadata['namespace']}/{metadata['labels'][SERVICE_LABEL]}")
         if reconciler is not None:

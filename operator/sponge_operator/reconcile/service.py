@@ -1,8 +1,6 @@
-"""Runs one SpongeService: applies its children, drives each of its pods, keeps its status true, and cleans up at its
-end.
+"""Reconciles one SpongeService: applies its children, runs a controller for each pod, and keeps its status up to date.
 
-Level-triggered: whatever event wakes it, it compares what is with what should be. Knows no API paths and decides no
-sizes.
+Level-triggered: whatever event wakes it, it compares the present state with the desired one.
 """
 
 from __future__ import annotations
@@ -29,20 +27,20 @@ __all__ = ["ServiceReconciler"]
 
 log = logging.getLogger("sponge.operator")
 
-LOOK_S = 0.5
-"""Between two looks without an event: ages of states and the attainment change by themselves."""
+PASS_S = 0.5
+"""Between two passes without an event, because ages and attainment change by themselves."""
 
 LOST_CHECK_S = 10.0
 
 RETRY_S = 5.0
-"""After children could not be applied."""
+"""Before children that could not be applied are tried again."""
 
 
 class ServiceReconciler:
-    """One service's loop.
+    """One service.
 
     Args:
-        body: the SpongeService as last seen, kept fresh by its owner.
+        body: the SpongeService; the caller keeps it up to date.
     """
 
     def __init__(self, context: Context, events: Events, body: Mapping[str, Any]) -> None:
@@ -67,25 +65,25 @@ class ServiceReconciler:
         return self._service.key
 
     def wake(self) -> None:
-        """Something about the service or its pods has changed."""
+        """Call when the service or one of its pods has changed."""
         for controller, _ in self._controllers.values():
             controller.pod_changed()
         self._woken.set()
 
     def deployment_seen(self, generation: int | None) -> None:
-        """The Deployment has this generation; None: it is gone. A foreign change is undone at once."""
+        """Call when the Deployment has changed; a change by others is undone at once. None: it is gone."""
         if self._workload is not None and generation != self._workload.deployment_generation:
             self._apply_at = 0.0
             self._woken.set()
 
     async def run(self, stopped: Callable[[], Awaitable[bool]]) -> bool:
-        """Runs until `stopped` returns, and returns what that does."""
+        """Runs until `stopped` returns; returns its result."""
         stopping = asyncio.ensure_future(stopped())
         try:
             while not stopping.done():
-                await self._look()
+                await self._reconcile()
                 waking = asyncio.create_task(self._woken.wait())
-                await asyncio.wait({stopping, waking}, timeout=LOOK_S, return_when=asyncio.FIRST_COMPLETED)
+                await asyncio.wait({stopping, waking}, timeout=PASS_S, return_when=asyncio.FIRST_COMPLETED)
                 waking.cancel()
                 self._woken.clear()
             return stopping.result()
@@ -94,7 +92,7 @@ class ServiceReconciler:
             await self._stop_controllers(list(self._controllers))
 
     async def restore(self) -> None:
-        """Gives every pod the size back that it started with: nobody drives it from now on."""
+        """Restores the startup size of every pod, because nothing resizes it from now on."""
         for pod in self._context.pods.of_service(self.key):
             startup = (pod["metadata"].get("annotations") or {}).get(STARTUP_ANNOTATION)
             if startup is not None:
@@ -110,14 +108,14 @@ class ServiceReconciler:
                 )
                 await restore(target, parse_cpu_milli(startup))
 
-    async def _look(self) -> None:
+    async def _reconcile(self) -> None:
         try:
             self._service = parse_service(self._body)
         except SpongeError as error:
             self._trouble = ("InvalidSpec", str(error))
             self._events.emit("Warning", "InvalidSpec", str(error))
         else:
-            # On its way out: to apply again would take back children that are being orphaned.
+            # A service that is being deleted is not applied, which would take back children that are being orphaned.
             if not self._body["metadata"].get("deletionTimestamp"):
                 await self._apply_if_due()
         await self._forget_lost_pods()
@@ -144,7 +142,7 @@ class ServiceReconciler:
             self._events.emit("Warning", "Conflict", self._conflict, about=self._conflict)
 
     async def _follow_pods(self) -> None:
-        """A controller for each pod while the mode wants one."""
+        """Starts and stops controllers: one for each pod, unless the mode is Off."""
         pods = {}
         if self._workload is not None and self._service.spec.mode != "Off":
             pods = {pod["metadata"]["uid"]: pod for pod in self._context.pods.of_service(self.key)}
@@ -166,7 +164,7 @@ class ServiceReconciler:
             self._controllers[uid] = controller, task
 
     async def _forget_lost_pods(self) -> None:
-        """A pod that was deleted while the watch was interrupted is missed by nobody else."""
+        """Finds pods that were deleted while the watch was interrupted."""
         context, now = self._context, self._context.clock()
         lost = [uid for uid, (controller, _) in self._controllers.items() if not controller.state.reachable]
         if not lost or now < self._lost_check_at:
@@ -234,7 +232,7 @@ class ServiceReconciler:
         self._written, self._written_at = status, now
 
     def _announce(self, before: Mapping[str, Any], status: Mapping[str, Any]) -> None:
-        """An event where the service becomes ready, or misses its target."""
+        """Posts an event when the service becomes ready or misses its target."""
         was = {c["type"]: c["status"] for c in before.get("conditions") or ()}
         for condition in status["conditions"]:
             kind, now = condition["type"], condition["status"]

@@ -1,4 +1,4 @@
-"""Makes the children of a SpongeService what they should be, and says what stands in the way."""
+"""Applies the children of a SpongeService, and finds what prevents it from working."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ __all__ = ["Workload", "apply_workload", "find_conflict"]
 
 @dataclass(frozen=True, slots=True)
 class Workload:
-    """The applied children, as far as the loop needs to know them.
+    """What the reconciler needs to know of the applied children.
 
     Attributes:
         token: bearer token of the servers' control ports.
-        deployment_generation: grows when somebody changes the Deployment's spec.
-        missing_profile: what the profile refers to and is not there; None if all is well.
+        deployment_generation: grows with each change of the Deployment's spec.
+        missing_profile: message about a profile reference to something that does not exist; None if there is none.
     """
 
     token: str
@@ -37,7 +37,7 @@ class Workload:
 
 
 async def apply_workload(kube: Kube, service: SpongeService, settings: OperatorSettings) -> Workload:
-    """Applies ConfigMap, Secret, Deployment and Service; what is right already is not changed. Raises ApiError."""
+    """Applies ConfigMap, Secret, Deployment and Service. Raises ApiError."""
     secret = await kube.get("Secret", service.namespace, secret_name(service))
     try:
         token = token_of(secret) if secret is not None else secrets.token_urlsafe(32)
@@ -65,11 +65,11 @@ async def _missing_profile(kube: Kube, service: SpongeService) -> str | None:
 
 
 async def find_conflict(kube: Kube, service: SpongeService) -> str | None:
-    """Another autoscaler that drives the same Deployment; None if there is none. Raises ApiError."""
+    """Message about another autoscaler of the same Deployment; None if there is none. Raises ApiError."""
     for kind, field in (("HorizontalPodAutoscaler", "scaleTargetRef"), ("VerticalPodAutoscaler", "targetRef")):
         for other in await kube.list(kind, service.namespace):
             target = (other.get("spec") or {}).get(field) or {}
             if target.get("kind") == "Deployment" and target.get("name") == service.name:
                 name = other["metadata"]["name"]
-                return f"{kind} {name!r} drives the Deployment {service.name!r} too; delete it or point it elsewhere"
+                return f"{kind} {name!r} scales the Deployment {service.name!r} too; delete it or point it elsewhere"
     return None

@@ -1,7 +1,7 @@
-"""The objects that a SpongeService owns, as plain manifests for server-side apply. Pure: specs in, dictionaries out.
+"""Manifests of the objects that a SpongeService owns, for server-side apply. Pure.
 
-What changes often stays out of the pod template, because a changed template rolls the pods: a size in force is never
-written here, and the range of sizes reaches new pods through a ConfigMap and running ones through their control port.
+A changed pod template replaces the pods, so it holds nothing that changes often. It never holds the size in force. The
+range of sizes reaches new pods through a ConfigMap and running pods through their control port.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ SERVICE_LABEL = f"{GROUP}/service"
 STARTUP_ANNOTATION = f"{GROUP}/startup-cpu"
 PROFILE_ANNOTATION = f"{GROUP}/profile-hash"
 DEFAULT_STARTUP_MILLI = 1000
-"""Loading a model on less than a core takes tens of seconds; a whole core fits almost any node."""
+"""Loading a model takes tens of seconds on less than a core, and almost every node has a whole one."""
 
 TOKEN_DIR = "/var/run/sponge"
 PROFILE_DIR = "/etc/sponge/profile"
@@ -60,7 +60,7 @@ def config_map_name(service: SpongeService) -> str:
 
 
 def pod_labels(service: SpongeService) -> dict[str, str]:
-    """The labels by which the operator finds its pods, and people find what belongs together."""
+    """Labels of the pods and of everything that belongs to them."""
     return {
         "app.kubernetes.io/name": "sponge-server",
         "app.kubernetes.io/instance": service.name,
@@ -72,8 +72,8 @@ def pod_labels(service: SpongeService) -> dict[str, str]:
 def startup_milli(spec: ServiceSpec, deployment: Mapping[str, Any] | None) -> int:
     """The size that new pods start with.
 
-    The present Deployment's size stays while it is not above the range, so that a changed range alone does not roll the
-    pods; below the range a pod grows as soon as it is ready.
+    The size in the present Deployment is kept unless it is above the range, so that a changed range alone does not
+    replace the pods. A pod below the range grows as soon as it is ready.
     """
     if spec.cpu.startup is not None:
         return spec.cpu.startup
@@ -87,7 +87,7 @@ def startup_milli(spec: ServiceSpec, deployment: Mapping[str, Any] | None) -> in
 
 
 def build_config_map(service: SpongeService, startup: int) -> dict[str, Any]:
-    """The range of sizes for pods to come, and the profile if it is written in the manifest."""
+    """The range of sizes for new pods, and the profile if the SpongeService contains it."""
     cpu, profile = service.spec.cpu, service.spec.profile
     data = {
         "startup-cores": cores_text(max(cpu.min, min(cpu.max, startup))),
@@ -96,7 +96,7 @@ def build_config_map(service: SpongeService, startup: int) -> dict[str, Any]:
         "step-cores": cores_text(cpu.step),
     }
     if profile.inline is not None:
-        # JSON is YAML, and its text does not depend on a library's style.
+        # JSON is valid YAML, and its text does not depend on the style of a library.
         data[PROFILE_KEY] = json.dumps(profile.inline, sort_keys=True)
     return {**_header(service, "v1", "ConfigMap", config_map_name(service)), "data": data}
 
@@ -111,19 +111,19 @@ def build_secret(service: SpongeService, token: str) -> dict[str, Any]:
 
 
 def token_of(secret: Mapping[str, Any]) -> str:
-    """The token of a Secret that `build_secret` made; raises KeyError if it has none."""
+    """The token in a Secret from `build_secret`. Raises KeyError if there is none."""
     return base64.b64decode(secret["data"]["token"]).decode()
 
 
 def build_service(service: SpongeService) -> dict[str, Any]:
-    """The address for clients (http, grpc), and for scrapers and people (control)."""
+    """The Service with the ports http and grpc for clients, and control for Prometheus and people."""
     return {
         **_header(service, "v1", "Service", service.name),
         "spec": {
             "selector": {SERVICE_LABEL: service.name},
             "ports": [
                 {"name": "http", "port": HTTP_PORT, "targetPort": "http", "protocol": "TCP"},
-                # Without the protocol's name a mesh or a gateway would balance its few long connections, not its calls.
+                # Without it, a mesh or gateway balances connections instead of calls.
                 {
                     "name": "grpc",
                     "port": GRPC_PORT,
@@ -140,16 +140,16 @@ def build_service(service: SpongeService) -> dict[str, Any]:
 def build_deployment(
     service: SpongeService, startup: int, image: str, server_template: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """The pods of a service, at the size they start with.
+    """The Deployment of a service.
 
     Args:
-        startup: millicores of a new pod, as request and as limit.
-        image: of the server's container, unless a template names another.
-        server_template: the operator's partial pod template; the service's own goes over it.
+        startup: millicores of a new pod, for request and limit.
+        image: of the server's container, unless a template names another one.
+        server_template: the operator's partial pod template; the service's own is merged over it.
     """
     template = strategic_merge(_pod_template(service, image), server_template)
     template = strategic_merge(template, service.spec.template)
-    # No template may take away what the operator works by.
+    # No template may remove what the operator depends on.
     template = strategic_merge(template, _essentials(service, startup))
     return {
         **_header(service, "apps/v1", "Deployment", service.name),
@@ -157,7 +157,7 @@ def build_deployment(
             "replicas": service.spec.replicas.max,
             "revisionHistoryLimit": 2,
             "selector": {"matchLabels": {SERVICE_LABEL: service.name}},
-            # A new version becomes ready before the old one leaves; it starts small, so it needs little room beside it.
+            # A new pod becomes ready before the old one stops; it starts small, so it needs little CPU beside it.
             "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}},
             "template": template,
         },
@@ -198,7 +198,7 @@ def _essentials(service: SpongeService, startup: int) -> dict[str, Any]:
             "containers": [
                 {
                     "name": CONTAINER,
-                    # Guaranteed QoS; request and limit move together.
+                    # Request equals limit, for the QoS class Guaranteed.
                     "resources": {"requests": size, "limits": dict(size)},
                     "resizePolicy": [
                         {"resourceName": "cpu", "restartPolicy": "NotRequired"},
@@ -213,7 +213,7 @@ def _essentials(service: SpongeService, startup: int) -> dict[str, Any]:
 def _pod_template(service: SpongeService, image: str) -> dict[str, Any]:
     volumes: list[dict[str, Any]] = [
         {"name": "control-token", "secret": {"secretName": secret_name(service), "defaultMode": 0o444}},
-        # The lanes pass tensors in shared memory; a container's own /dev/shm has only 64 MiB.
+        # Lanes pass tensors in shared memory, and the default /dev/shm has only 64 MiB.
         {"name": "shared-memory", "emptyDir": {"medium": "Memory", "sizeLimit": "512Mi"}},
     ]
     mounts: list[dict[str, Any]] = [
@@ -237,10 +237,9 @@ def _pod_template(service: SpongeService, image: str) -> dict[str, Any]:
         "metadata": {"annotations": annotations},
         "spec": {
             "automountServiceAccountToken": False,
-            # Links of a Service called sponge-serve would set SPONGE_SERVE_PORT, which `sponge serve` reads as an
-            # option.
+            # Links of a Service named sponge-serve would set SPONGE_SERVE_PORT, an option of `sponge serve`.
             "enableServiceLinks": False,
-            # The server takes requests for 3 s more, then drains for up to 30 s.
+            # The server accepts requests for 3 s more, then drains for up to 30 s.
             "terminationGracePeriodSeconds": 45,
             "securityContext": {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}},
             "volumes": volumes,
@@ -262,7 +261,7 @@ def _pod_template(service: SpongeService, image: str) -> dict[str, Any]:
                         {"name": "control", "containerPort": CONTROL_PORT, "protocol": "TCP"},
                     ],
                     "volumeMounts": mounts,
-                    # Importing torch and measuring a profile take their time on a small size.
+                    # Importing torch and measuring a profile take long at a small size.
                     "startupProbe": _probe("/healthz", period_s=1, failures=600),
                     "readinessProbe": _probe("/readyz", period_s=2, failures=3),
                     "livenessProbe": _probe("/healthz", period_s=10, failures=3),
@@ -292,7 +291,7 @@ def _arguments(service: SpongeService) -> list[str]:
         "--grpc-port": str(GRPC_PORT),
         "--control-port": str(CONTROL_PORT),
         "--control-token-file": f"{TOKEN_DIR}/token",
-        # The endpoints of a Service follow a pod's end with some delay.
+        # The endpoints of a Service are updated some time after a pod begins to stop.
         "--drain-delay-s": "3",
     }
     classes = [("--slo-class", f"{slo.name}={slo.latency * 1000:g}") for slo in spec.slo.classes]
@@ -313,7 +312,7 @@ def _range_variable(service: SpongeService, name: str, key: str) -> dict[str, An
 
 
 def _probe(path: str, *, period_s: int, failures: int) -> dict[str, Any]:
-    # The control port name, so that a probe is not refused where a request would not be. A throttled pod answers late.
+    # The control port answers probes even when the data port sheds requests. A throttled pod answers late.
     return {
         "httpGet": {"path": path, "port": "control"},
         "periodSeconds": period_s,

@@ -1,7 +1,7 @@
-"""Merges a partial pod template over another, by the rules that Kubernetes uses for a strategic merge patch.
+"""Merges partial pod templates by the rules of a Kubernetes strategic merge patch.
 
-Maps merge, lists of named things merge by their key, other lists are replaced, null removes. Knows only the lists of a
-pod.
+Maps are merged, lists of named things are merged by their key, other lists are replaced, and null removes a key. Only
+the lists of a pod are known.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ MERGE_KEYS = {
     "hostAliases": "ip",
     "topologySpreadConstraints": "topologyKey",
 }
-"""Lists of PodSpec that merge by a key, from the patchMergeKey tags of the API; the others are replaced as a whole."""
+"""Lists of PodSpec that are merged by a key, from the patchMergeKey tags of the API; other lists are replaced."""
 
 ONE_OF = {"httpGet", "exec", "tcpSocket", "grpc"}
-"""Of these, one may be given: the patch's replaces the base's."""
+"""Only one of these may be given; the one of the patch replaces the one of the base."""
 
 
 def strategic_merge(base: Mapping[str, Any], patch: Mapping[str, Any]) -> dict[str, Any]:
-    """`patch` over `base`; neither is changed. A null in `patch` removes the key."""
+    """A new map with `patch` merged over `base`; null in `patch` removes a key."""
     merged = dict(base)
     if ONE_OF & patch.keys():
         for key in ONE_OF - patch.keys():

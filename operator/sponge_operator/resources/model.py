@@ -1,7 +1,7 @@
-"""SpongeService as Python data: what the API server admitted, with quantities as numbers.
+"""SpongeService as Python data, with quantities as numbers.
 
-The CRD has validated the manifest before; a failure here means that the CRD in the cluster is not the operator's own.
-Knows nothing of how the fields are used.
+The CRD has validated the manifest already. A failure here means that the CRD in the cluster has another version than
+the operator.
 """
 
 from __future__ import annotations
@@ -73,11 +73,11 @@ class Slo(_Part):
     latency: Seconds
     classes: tuple[SloClass, ...] = ()
     target: float = Field(default=99.0, description="percent")
-    weight: int = Field(default=1, description="of a missed request against those of other services")
+    weight: int = Field(default=1, description="cost of a missed request, relative to other services")
 
 
 class CpuRange(_Part):
-    """Sizes of a pod in millicores: `min` plus whole steps, up to `max`; `idle` when there is nothing to do."""
+    """Sizes of a pod in millicores: `min` plus whole steps, up to `max`; `idle` when it is parked."""
 
     min: Milli
     max: Milli
@@ -88,7 +88,7 @@ class CpuRange(_Part):
 
     @property
     def sizes(self) -> SizeRange:
-        """The sizes while there is work."""
+        """The sizes of a pod that is not parked."""
         return SizeRange(min_milli=self.min, max_milli=self.max, step_milli=self.step)
 
 

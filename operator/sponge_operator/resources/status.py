@@ -1,4 +1,4 @@
-"""The status of a SpongeService from what is known of its pods. Pure: pods in, the status out."""
+"""Builds the status of a SpongeService from the states of its pods. Pure."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ ATTAINMENT_WINDOW_S = 60.0
 
 
 class Attainment:
-    """The share of requests in time over the last minute, over all pods of a service."""
+    """The share of requests in time over the last minute, for all pods of a service."""
 
     def __init__(self, window_s: float = ATTAINMENT_WINDOW_S) -> None:
         self._window_s = window_s
         self._pods: dict[str, deque[tuple[float, int, int]]] = {}  # time, in time, all; as counted by the pod
 
     def observe(self, now: float, pod: str, outcomes: Mapping[Outcome, int]) -> None:
-        """A pod's counts since its start; smaller ones than before mean that it restarted."""
+        """Takes a pod's counts since its start; lower counts than before mean that it restarted."""
         samples = self._pods.setdefault(pod, deque())
         in_time, total = outcomes.get("in_time", 0), sum(outcomes.values())
         if samples and total < samples[-1][2]:
@@ -35,16 +35,16 @@ class Attainment:
             samples.append((now, 0, 0))
         if not samples or samples[-1][1:] != (in_time, total):
             samples.append((now, in_time, total))
-        # One sample from before the window stays: the window's counting starts there.
+        # One sample from before the window stays as its starting point.
         while len(samples) > 1 and samples[1][0] <= now - self._window_s:
             samples.popleft()
 
     def forget(self, pod: str) -> None:
-        """The pod is gone, and its requests with it."""
+        """Removes a pod that is gone, with its requests."""
         self._pods.pop(pod, None)
 
     def percent(self) -> float | None:
-        """None when no request ended within the window."""
+        """Percent in time; None if no request ended within the window."""
         in_time = sum(samples[-1][1] - samples[0][1] for samples in self._pods.values())
         total = sum(samples[-1][2] - samples[0][2] for samples in self._pods.values())
         return 100.0 * in_time / total if total else None
@@ -52,14 +52,14 @@ class Attainment:
 
 @dataclass(frozen=True, slots=True)
 class StatusInput:
-    """All that a status is made from.
+    """Everything that a status is built from.
 
     Attributes:
-        pods: of the pods that exist, by name.
+        pods: states of the existing pods, by name.
         attainment: percent of requests in time; None without requests.
-        trouble: reason and message of what kept the children from being applied; None if nothing did.
-        missing_profile: what the profile refers to and is not there.
-        conflict: another autoscaler on the same pods.
+        trouble: reason and message if the children could not be applied, else None.
+        missing_profile: message about a profile reference to something that does not exist.
+        conflict: message about another autoscaler of the same pods.
         now: epoch seconds.
     """
 
@@ -73,7 +73,11 @@ class StatusInput:
 
 
 def build_status(known: StatusInput, before: Mapping[str, Any]) -> dict[str, Any]:
-    """The whole status; `before` is the present one, whose transition times are kept where nothing changed."""
+    """The whole status.
+
+    Args:
+        before: the present status; transition times of unchanged conditions are kept.
+    """
     service, pods = known.service, known.pods
     driven = [state for state in pods if state.reachable]
     actuated = [state.actuated_milli for state in pods if state.actuated_milli is not None]
@@ -95,13 +99,13 @@ def build_status(known: StatusInput, before: Mapping[str, Any]) -> dict[str, Any
 
 
 def substance(status: Mapping[str, Any]) -> Any:
-    """The part of a status whose change is written at once; the other figures may wait for the interval."""
+    """The part of a status whose changes are written at once; other changes wait for the interval."""
     conditions = [(c["type"], c["status"], c.get("reason")) for c in status.get("conditions") or ()]
     return status.get("observedGeneration"), status.get("replicas"), conditions
 
 
 def _percent_text(percent: float | None) -> str | None:
-    # Rounded down: 99.996 must not read 100.
+    # Rounded down, so that 99.996 is not shown as 100.
     return None if percent is None else f"{math.floor(percent * 100) / 100:g}"
 
 
@@ -191,12 +195,12 @@ def _ready(known: StatusInput) -> Verdict:
     wanted = known.service.spec.replicas.max
     ready = _ready_pods(known)
     if ready >= wanted:
-        return "True", "PodsReady", f"{ready} of {wanted} pods take requests"
+        return "True", "PodsReady", f"{ready} of {wanted} pods accept requests"
     if not known.pods:
-        return "False", "NoPods", f"no pod exists yet; see kubectl describe deployment {known.service.name}"
+        return "False", "NoPods", f"no pod exists yet; run kubectl describe deployment {known.service.name}"
     waiting = next(state for state in known.pods if not state.ready)
-    why = waiting.trouble or "the model is being loaded"
-    return "False", "PodsNotReady", f"{ready} of {wanted} pods take requests; {waiting.name}: {why}"
+    why = waiting.trouble or "the model is loading"
+    return "False", "PodsNotReady", f"{ready} of {wanted} pods accept requests; {waiting.name}: {why}"
 
 
 def _profile_ready(known: StatusInput) -> Verdict:
@@ -204,44 +208,44 @@ def _profile_ready(known: StatusInput) -> Verdict:
         return "False", "ReferenceMissing", known.missing_profile
     ready = [state for state in known.pods if state.ready and state.snapshot is not None]
     if not ready:
-        return "Unknown", "NoPods", "no pod takes requests"
+        return "Unknown", "NoPods", "no pod accepts requests"
     without = [state.name for state in ready if state.snapshot and not state.snapshot.frontier]
     if without:
-        return "False", "NoFrontier", f"{', '.join(without)}: no latency profile yet, so the size is kept"
+        return "False", "NoFrontier", f"{', '.join(without)}: no latency profile yet, so the size does not change"
     for state in ready:
         if state.snapshot is not None and state.snapshot.profile_drifted:
-            text = f"{state.name}: batches take {state.snapshot.prediction_ratio:.2g} times what the profile says"
-            return "False", "Drifted", f"{text}; measure again with `sponge profile`, on this kind of node"
-    return "True", "ProfileKnown", "the servers project their load"
+            text = f"{state.name}: batches take {state.snapshot.prediction_ratio:.2g} times the time in the profile"
+            return "False", "Drifted", f"{text}; measure it again with `sponge profile` on this kind of node"
+    return "True", "ProfileKnown", "every server projects its load"
 
 
 def _planning(known: StatusInput) -> Verdict:
     spec = known.service.spec
     if spec.mode == "Off":
-        return "False", "Off", "mode is Off; set it to Auto or Recommend"
+        return "False", "Off", "the mode is Off; set it to Auto or Recommend"
     if known.service.paused:
-        return "False", "Paused", "the pause annotation is set; sizes are kept"
+        return "False", "Paused", "the service is paused by its annotation; sizes do not change"
     lost = [state for state in known.pods if not state.reachable]
     if not known.pods or lost:
         why = f"{lost[0].name}: {lost[0].trouble}" if lost else "no pods"
-        return "False", "StaleState", f"sizes are kept while a server does not answer; {why}"
+        return "False", "StaleState", f"sizes do not change while a server does not answer; {why}"
     if spec.mode == "Recommend":
-        return "True", "Recommend", "sizes are decided and reported, and not changed"
+        return "True", "Recommend", "sizes are recommended, but not changed"
     return "True", "Auto", "sizes follow the deadlines"
 
 
 def _resizing(known: StatusInput) -> Verdict:
     moving = [state.name for state in known.pods if state.in_flight]
     if moving:
-        return "True", "InFlight", f"resize under way: {', '.join(moving)}"
-    return "False", "Settled", "every pod has the size it was given"
+        return "True", "InFlight", f"resize in progress: {', '.join(moving)}"
+    return "False", "Settled", "every pod has its size"
 
 
 def _resize_blocked(known: StatusInput) -> Verdict:
     for state in known.pods:
         if state.blocked is not None:
             return "True", state.blocked.reason, f"{state.name}: {state.blocked.message}"
-    return "False", "NothingBlocked", "no resize was refused"
+    return "False", "NothingBlocked", "no resize is blocked"
 
 
 def _slo_attained(known: StatusInput) -> Verdict:
@@ -255,4 +259,4 @@ def _slo_attained(known: StatusInput) -> Verdict:
 def _conflict(known: StatusInput) -> Verdict:
     if known.conflict is not None:
         return "True", "OtherAutoscaler", known.conflict
-    return "False", "None", "no other autoscaler drives these pods"
+    return "False", "None", "no other autoscaler scales these pods"

@@ -19,9 +19,9 @@ app.kubernetes.io/managed-by: {{ .Release.Service }}
 helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 {{- end -}}
 
-{{- /* What the operator needs in the namespaces that it serves. */ -}}
+{{- /* What the operator needs in the namespaces that it watches. */ -}}
 {{- define "sponge.rules" -}}
-# Its own objects. The patch carries kopf's finalizer; children name their owner, which the owner's finalizers guard.
+# Its own resource. The patch sets kopf's finalizer; the right on finalizers lets children name their owner.
 - apiGroups: [serving.sponge.dev]
   resources: [spongeservices]
   verbs: [get, list, watch, patch]
@@ -31,7 +31,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 - apiGroups: [serving.sponge.dev]
   resources: [spongeservices/finalizers]
   verbs: [update]
-# Children: made and changed by server-side apply, removed by the garbage collector.
+# Children, which server-side apply creates and changes and the garbage collector removes.
 - apiGroups: [apps]
   resources: [deployments]
   verbs: [get, list, watch, create, patch]
@@ -41,7 +41,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 - apiGroups: [""]
   resources: [secrets, configmaps]
   verbs: [get, create, patch]
-# Pods are watched, and changed in one way only.
+# Pods are watched, and only resized.
 - apiGroups: [""]
   resources: [pods]
   verbs: [get, list, watch]
@@ -51,7 +51,7 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 - apiGroups: [""]
   resources: [events]
   verbs: [create]
-# To report other autoscalers on the same pods.
+# To report other autoscalers of the same pods.
 - apiGroups: [autoscaling]
   resources: [horizontalpodautoscalers]
   verbs: [list]
