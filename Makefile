@@ -88,15 +88,18 @@ setup: .venv/installed .venv/compiled ## The virtual environment, with pinned ve
 .venv/installed: pyproject.toml tools/pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "Python 3.11 or newer is needed; point PYTHON at one: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 2; }
-	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet uv==$(UV_VERSION)
-	$(BIN)/uv pip install --python $(BIN)/python --constraint constraints.txt --editable '.[dev,docs]' --editable ./tools
-	touch $@
+	@echo "Setting up the virtual environment in .venv: about a minute, more where packages have to be downloaded"
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@$(BIN)/python -m pip install --quiet uv==$(UV_VERSION)
+	@echo "Installing the pinned packages"
+	@$(BIN)/uv pip install --python $(BIN)/python --constraint constraints.txt --editable '.[dev,docs]' --editable ./tools
+	@touch $@
 
 # Says why if it cannot; the core then runs interpreted and decides the same.
 .venv/compiled: .venv/installed $(shell find core/sponge_core simulator/sponge_simulator -name '*.py')
-	$(BIN)/python -m sponge_system.compile_modules || true
-	touch $@
+	@echo "Compiling the decisions with mypyc: about a minute"
+	@$(BIN)/python -m sponge_system.compile_modules || true
+	@touch $@
 
 # The browser tests drive the demo's page in a real Chromium.
 browser:
