@@ -24,6 +24,5 @@ def profile_in(log: str) -> LatencyModel:
         gamma, delta, epsilon, eta = (values[f"{name}_ms"] / 1000 for name in ("gamma", "delta", "epsilon", "eta"))
         return LatencyModel(gamma, delta, epsilon, eta, values["interference"], values["error"])
     except KeyError as missing:
-        raise DemoError(
-            f"the server's log does not tell its latency profile: no {missing} in {line or EVENT!r}"
-        ) from None
+        where = f"not in {line!r}" if line else f"no event {EVENT}"
+        raise DemoError(f"the server's log does not tell {missing} of its latency profile: {where}") from None

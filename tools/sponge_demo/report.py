@@ -71,13 +71,13 @@ def write_picture(document: Mapping[str, Any], path: Path) -> None:
         rate.bar(ticks, arrivals["sent"], width=0.8, color=BLUE, alpha=0.4)
         rate.plot(ticks[: len(arrivals["rate"])], arrivals["rate"], color=BLUE, lw=1.6)
         cores.set_title("CPU in force (cores)")
-        label = f"Sponge: {figures['mean_cores']:.2f} cores on average, {figures['in_time_percent']:.1f} % in time"
+        label = f"Sponge: mean {figures['mean_cores']:.2f}, {figures['in_time_percent']:.1f} % in time"
         cores.step(series["cores_t"], series["cores"], where="post", color=SPONGE, lw=1.4, label=label)
         attained.set_title("Requests in time so far (%)")
         attained.plot(_seconds(sponge), _gaps(series["attained"]), color=SPONGE, lw=1.6)
         for run, dashes in zip(statics, itertools.cycle(DASHES), strict=False):
             line = {"color": INK, "lw": 1.0, "ls": dashes, "alpha": 0.55}
-            label = f"{run['name']} cores: {run['figures']['in_time_percent']:.1f} % in time"
+            label = f"{run['name']}: {run['figures']['in_time_percent']:.1f} % in time"
             cores.step(run["series"]["cores_t"], run["series"]["cores"], where="post", label=label, **line)
             attained.plot(_seconds(run), _gaps(run["series"]["attained"]), **line)
         cores.set_ylim(0, scenario["max_cores"] * 1.3)
