@@ -1,8 +1,7 @@
-"""Measures the cells of a profile in a pod of a cluster, which is resized in place from one CPU limit to the next.
+"""Measures a grid in a pod of a cluster, which is resized in place from one CPU limit to the next.
 
-The profile is then one of the node that will serve. In the pod runs `profile_worker`, spoken to over its standard
-input and output; who goes away takes the pod along, and so does an end of whatever kind. Knows pods and their resizes;
-which cells there are and what becomes of them is `sponge_profiles`' business.
+So the profile is one of the node that will serve. The pod runs `sponge_profiler.worker`, which answers requests on its
+standard input and output. The pod is deleted at the end of the measurement, however it ends.
 """
 
 from __future__ import annotations
@@ -54,7 +53,7 @@ POLL_S = 0.05
 
 
 class PodError(SpongeError):
-    """A pod that cannot be made, resized or asked; the message says why and what helps."""
+    """A pod that cannot be created, resized or reached; the message says why and what helps."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,10 +61,10 @@ class PodPlan:
     """The pod to measure in.
 
     Attributes:
-        namespace: exists already.
-        image: of a model server; None: what the template says, else this version's.
-        template: partial pod template, merged over what is made here.
-        memory: quantity, request and limit.
+        namespace: an existing namespace.
+        image: of a model server; None: the template's, else that of this version.
+        template: a partial pod template, merged over the default one.
+        memory: request and limit, as a Kubernetes quantity.
     """
 
     namespace: str
@@ -77,15 +76,15 @@ class PodPlan:
 async def measure_in_cluster(
     plan: MeasurementPlan, pod_plan: PodPlan, open_checkpoint: OpenCheckpoint, console: Console
 ) -> None:
-    """Measures what the checkpoint does not hold yet, in a pod of its own.
+    """Measures the cells that the checkpoint lacks, in a pod of its own.
 
     Raises:
-        PodError: there is no such pod to be had, or it was lost.
-        asyncio.CancelledError: the process was told to end.
+        PodError: the pod cannot be created, or was lost.
+        asyncio.CancelledError: the process received SIGTERM.
     """
     task = asyncio.current_task()
     assert task is not None
-    # Whoever ends this politely finds the pod deleted, as after Ctrl-C.
+    # On SIGTERM delete the pod, as after Ctrl-C.
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, task.cancel)
     most = plan.most_cores
     arguments = [plan.source, "--name", plan.name, "--max-batch", str(plan.largest_batch)]
@@ -103,7 +102,7 @@ async def measure_in_cluster(
 
 
 def read_template(path: Path) -> dict[str, Any]:
-    """A partial pod template from YAML. Raises PodError."""
+    """Reads a partial pod template from a YAML file. Raises PodError."""
     try:
         found = yaml.safe_load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
@@ -114,7 +113,12 @@ def read_template(path: Path) -> dict[str, Any]:
 
 
 def pod_manifest(plan: PodPlan, name: str, arguments: list[str], milli: int) -> dict[str, Any]:
-    """A pod that is Guaranteed, may be resized in place, and ends for good with its process."""
+    """The manifest of a Guaranteed pod that can be resized in place and is not restarted.
+
+    Args:
+        arguments: of `sponge`.
+        milli: its first CPU limit, in millicores.
+    """
     named = {} if plan.image is None else {"image": plan.image}
     size = {"cpu": cpu_quantity(milli), "memory": plan.memory}
     base = {
@@ -148,7 +152,7 @@ def pod_manifest(plan: PodPlan, name: str, arguments: list[str], milli: int) -> 
                     **named,
                     "name": CONTAINER,
                     "args": arguments,
-                    # Its end takes the process along, and with it the pod's.
+                    # The end of the input ends the process, and so the pod.
                     "stdin": True,
                     "stdinOnce": True,
                     "resources": {"requests": size, "limits": dict(size)},
@@ -161,12 +165,13 @@ def pod_manifest(plan: PodPlan, name: str, arguments: list[str], milli: int) -> 
 
 
 class ProfilePod:
-    """One pod from `async with` to its end.
+    """A pod that exists from `async with` to the end of the block.
 
     Args:
         arguments: of `profile-worker`.
-        milli: the largest size that will be asked for; it starts with that, so that the node is known to hold it.
-        say: gets a line for every step.
+        milli: the largest CPU limit of the measurement, in millicores. The pod starts with it, so that it is known to
+            fit the node.
+        say: called with a line of progress for every step.
     """
 
     def __init__(self, plan: PodPlan, arguments: list[str], milli: int, say: Callable[[str], None]) -> None:
@@ -185,7 +190,7 @@ class ProfilePod:
         self._listening: asyncio.Task[None] | None = None
         self._ids = count()
         self._waiting: dict[int, asyncio.Future[Mapping[str, Any]]] = {}
-        self._heard: list[str] = []  # what is no answer: warnings, a traceback
+        self._heard: list[str] = []  # other output: warnings, a traceback
 
     async def __aenter__(self) -> Self:
         access = find_access(Path(os.environ.get("KUBECONFIG") or Path.home() / ".kube" / "config"))
@@ -221,9 +226,7 @@ class ProfilePod:
         history, end, observed = resize.History(), clock() + RESIZE_S, await self._observe()
         while observed != resize.Idle(milli):
             if clock() > end:
-                raise PodError(
-                    f"pod {self.name} has not got {cores:g} cores after {RESIZE_S:g} s; is its kubelet well?"
-                )
+                raise PodError(f"pod {self.name} has not got {cores:g} cores after {RESIZE_S:g} s; check its kubelet")
             action = resize.step(observed, milli, history, clock())
             if isinstance(action, resize.Nothing):
                 await asyncio.sleep(POLL_S)
@@ -272,7 +275,7 @@ class ProfilePod:
             case "error":
                 raise PodError(f"{where}: its kubelet reports {message}")
             case "rejected":
-                raise PodError(f"pod {self.name} is refused {cores:g} cores: {message}; name others with --cores")
+                raise PodError(f"pod {self.name} was refused {cores:g} cores: {message}; name others with --cores")
         if isinstance(outcome.quota, resize.NotResizable):
             raise PodError(f"pod {self.name} cannot be resized: {outcome.quota.message}{self._last_words()}")
 
@@ -283,19 +286,19 @@ class ProfilePod:
             namespace = self._plan.namespace
             if error.status == 404:
                 raise PodError(f"no namespace '{namespace}': create it, or name another with --namespace") from None
-            raise PodError(f"no pod can be made in namespace '{namespace}': {error}") from None
+            raise PodError(f"cannot create a pod in namespace '{namespace}': {error}") from None
 
     async def _get(self) -> dict[str, Any]:
         try:
             pod = await self._kube.get("Pod", self._plan.namespace, self.name)
         except ApiError as error:
-            raise PodError(f"pod {self.name} cannot be looked at: {error}") from None
+            raise PodError(f"pod {self.name} cannot be read: {error}") from None
         if pod is None:
-            raise PodError(f"pod {self.name} was deleted while it was measured in")
+            raise PodError(f"pod {self.name} was deleted during the measurement")
         return pod
 
     async def _running(self) -> None:
-        """Waits until the container runs. Raises PodError as soon as it is known that it will not."""
+        """Waits until the container runs. Raises PodError as soon as it is clear that it will not."""
         until = time.monotonic() + START_S
         while True:
             self._pod = await self._get()
@@ -343,7 +346,7 @@ class ProfilePod:
         if self._listening.done():
             raise PodError(f"pod {self.name} has ended{self._last_words()}")
         self._waiting[number] = asyncio.get_running_loop().create_future()
-        with contextlib.suppress(ConnectionError):  # whoever listens says so
+        with contextlib.suppress(ConnectionError):  # `_listen` reports it
             self._attached.stdin.write(json.dumps({"id": number, **question}).encode() + b"\n")
         try:
             async with asyncio.timeout(within_s):
@@ -352,7 +355,7 @@ class ProfilePod:
             raise PodError(f"pod {self.name} has not answered for {within_s:g} s{self._last_words()}") from None
 
     async def _leave(self) -> None:
-        """Takes the pod away, whatever became of it."""
+        """Deletes the pod, in whatever state it is."""
         if self._attached is not None and self._attached.returncode is None:
             with contextlib.suppress(ProcessLookupError):
                 self._attached.kill()
@@ -366,7 +369,7 @@ class ProfilePod:
 
 
 def hindrance(pod: Mapping[str, Any]) -> str | None:
-    """Why a pod will not run by itself; None while it may."""
+    """Why a pod will never run as it is; None if it may."""
     state = pod.get("status") or {}
     for condition in state.get("conditions") or ():
         if condition["type"] == "PodScheduled" and condition.get("reason") == "Unschedulable":

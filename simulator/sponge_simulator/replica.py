@@ -1,9 +1,9 @@
-"""One replica in virtual time: its batches as they were predicted and as they really go, its size and its changes.
+"""Simulates one replica: its batches, as predicted and in truth, and its resizes.
 
-The predicted account is what a dispatch rule may see; the true one decides when a batch ends, under a quota that is
-given out evenly or, as the kernel does, by periods. Steps of a resize come in the production order
-(`sponge_core.planning.resize_order`): a larger size is in force one resize time after the request; a smaller one takes
-the threads away at once, and the quota follows when the running batches fit it.
+A dispatch policy sees the predicted state of the batches. The true state decides when a batch ends, under a quota that
+is enforced evenly or, as the kernel does, in periods. The steps of a resize have the order of the product
+(`sponge_core.planning.resize_order`): a larger size is in force one resize time after the request; a smaller one
+lowers the thread budget at once, and the quota follows when the running batches fit it.
 """
 
 from __future__ import annotations
@@ -19,9 +19,19 @@ __all__ = ["Replica"]
 
 
 class Replica:
-    """`ready_at` is when it begins to serve; it is billed from its making on, `cores` at every moment.
+    """A replica, which is billed `cores` at every moment since its creation.
 
-    `overhead`: cores that are used beside the batches, out of the same quota.
+    Args:
+        cores: its first size.
+        ready_at: the time from which it serves, in seconds.
+        overhead: cores of the quota that work beside the batches uses.
+        by_periods: enforce the quota in periods of 100 ms; else evenly.
+
+    Attributes:
+        retiring: it starts no more batches, and is removed when it is idle.
+        next_finish_at: when its next batch ends; infinite if none runs.
+        in_force_at: when a resize under way is in force; infinite if there is none.
+        requests: the number of requests in its batches.
     """
 
     def __init__(self, cores: float, ready_at: float, overhead: float = 0.0, by_periods: bool = False) -> None:
@@ -37,37 +47,39 @@ class Replica:
         self._truth = ThrottledSet(cores, overhead) if by_periods else RunningSet(self._net(cores))
         self._batches: dict[int, tuple[Launch, float]] = {}
         self._next_key = 0
-        self.requests = 0  # how many are in its batches
+        self.requests = 0
 
     @property
     def usable_cores(self) -> float:
-        """What new batches may count on: never more than is in force, nor than is to be."""
+        """The cores that new batches may use: at most the size in force, and at most the size to come."""
         return self._net(min(self.cores, self._wanted))
 
     @property
     def reserved_cores(self) -> float:
-        """What the node may give to nobody else: what is in force, and what has been granted beyond it."""
+        """The cores that the node reserves for it: the size in force, or a larger one that was granted."""
         return max(self.cores, self._wanted)
 
     @property
     def busy_cores(self) -> float:
+        """The cores that its batches use now."""
         return min(self.cores, self._predicted.threads)
 
     @property
     def idle(self) -> bool:
+        """Whether no batch runs."""
         return not self._batches
 
     @property
     def full(self) -> bool:
-        """No thread is free for another batch."""
+        """Whether no thread is free for another batch."""
         return self._predicted.threads >= thread_budget(self.usable_cores)
 
     def running(self, now: float) -> tuple[Running, ...]:
+        """Its batches with their predicted work left."""
         return self._predicted.snapshot(now)
 
     def awake_until(self, now: float) -> float:
-        """The last moment by `now` at which what receives and plans could run: the kernel throttles it with the
-        batches."""
+        """The last moment up to `now` at which receiving and planning could run; the kernel throttles them as well."""
         return self._truth.ran_until(now) if isinstance(self._truth, ThrottledSet) else now
 
     def resize(self, cores: float, now: float, resize_s: float) -> bool:
@@ -96,7 +108,7 @@ class Replica:
             self._look_ahead(now)
 
     def start(self, launch: Launch, now: float, takes_s: float) -> None:
-        """A batch begins; it will really take `takes_s` seconds at full speed."""
+        """Starts a batch that will truly take `takes_s` seconds at full speed."""
         earliest = min(request.deadline for request in launch.requests)
         self._predicted.start(self._next_key, launch.threads, launch.work_s, earliest, now)
         self._truth.start(self._next_key, launch.threads, takes_s, earliest, now)
@@ -106,7 +118,7 @@ class Replica:
         self._look_ahead(now)
 
     def finish(self, now: float) -> tuple[Launch, float]:
-        """The batch that ends now, and what it took at full speed. Raises ValueError when none runs."""
+        """Ends the batch that is due now; returns it and its true work in seconds. Raises ValueError if none runs."""
         found = self._truth.next_finish(now)
         if found is None:
             raise ValueError("no batch runs here")
