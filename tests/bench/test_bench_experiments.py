@@ -13,7 +13,7 @@ from bench.experiments import campaign
 from bench.experiments.campaign import cases, run_missing
 from bench.experiments.catalogue import EXPERIMENTS, OURS, Experiment, quick
 from bench.experiments.document import as_page, filled
-from bench.experiments.runs import Case
+from bench.experiments.runs import Case, run
 from bench.experiments.summary import Row, Spread, against, by_variant, rows
 from bench.experiments.tables import verdict
 from bench.serving.ledger import Ledger
@@ -75,7 +75,7 @@ def test_every_experiment_measures_ours_against_others_and_the_bound() -> None:
 
 def test_a_sweep_is_told_apart_by_its_places() -> None:
     sweep: Experiment = replace(quick(EXPERIMENTS["by-slo"]), policies=("static-8",))
-    found = [(case, campaign.run(case)) for case in cases(sweep)]
+    found = [(case, run(case)) for case in cases(sweep)]
     places = by_variant(found)
     assert list(places) == [600, 2000]
     assert places[600][0].missed >= places[2000][0].missed

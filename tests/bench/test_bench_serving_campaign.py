@@ -6,10 +6,10 @@ import json
 from pathlib import Path
 
 import pytest
-from bench.serving import campaign
 from bench.serving.campaign import Plan, capacity_of, goodput_visits, tune_visits, tuned
 from bench.serving.ledger import Ledger
 from bench.serving.measure import Timing
+from bench.serving.systems import SYSTEMS
 from fake_system import FakeSystem
 
 from sponge_core.errors import SpongeError
@@ -19,7 +19,7 @@ PLAN = Plan("test", 1.5, Timing(10.0, 1.0, 1.0), ("fake",), ("classes", "4g"), (
 
 @pytest.fixture
 def ledger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ledger:
-    monkeypatch.setitem(campaign.SYSTEMS, "fake", FakeSystem())
+    monkeypatch.setitem(SYSTEMS, "fake", FakeSystem())
     ledger = Ledger(tmp_path / "runs.jsonl")
     figures = [{"images_per_s": rate, "processes": 2, "threads": 1, "batch": 8} for rate in (80.0, 60.0)]
     ledger.add("capacity", {"campaign": "test", "cores": 1.5}, {"figures": figures})

@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 
 import pytest
-from bench.serving.schedule import MIXES, fingerprint, make_shots, varying_shots
+from bench.serving.schedule import MIXES, Mix, fingerprint, make_shots, varying_shots
 from bench.serving.shared import INPUTS
 
 from sponge_workload.synthetic import synthetic_4g
@@ -14,14 +14,14 @@ UPLINK = synthetic_4g(600, 1)
 
 
 @pytest.mark.parametrize("mix", MIXES.values(), ids=MIXES)
-def test_the_same_seed_gives_the_same_load_and_another_another(mix) -> None:
+def test_the_same_seed_gives_the_same_load_and_another_another(mix: Mix) -> None:
     first, again, other = (make_shots(mix, 40, 10, seed, UPLINK) for seed in (1, 1, 2))
     assert first == again
     assert fingerprint(first) == fingerprint(again) != fingerprint(other)
 
 
 @pytest.mark.parametrize("mix", MIXES.values(), ids=MIXES)
-def test_shots_are_in_order_and_in_a_class(mix) -> None:
+def test_shots_are_in_order_and_in_a_class(mix: Mix) -> None:
     shots = make_shots(mix, 60, 10, 3, UPLINK)
     assert all(a.at_s <= b.at_s for a, b in pairwise(shots))
     assert {shot.body for shot in shots} == set(range(INPUTS))

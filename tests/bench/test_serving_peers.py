@@ -1,13 +1,15 @@
 """The peers of the serving benchmark as they are defined: nothing is installed or started here."""
 
+from __future__ import annotations
+
 import json
 from pathlib import Path
 
 import numpy as np
 import pytest
-from bench.serving.shared import INPUT_BYTES, input_bodies
+from bench.serving.shared import INPUT_BYTES, Logits, input_bodies
 from bench.serving.systems import SYSTEMS
-from bench.serving.systems.interface import System
+from bench.serving.systems.interface import Knobs, System
 
 PEERS = [system for system in SYSTEMS.values() if system.packages]
 TRIES = 8
@@ -18,26 +20,26 @@ CORES = 1.5
 pytestmark = pytest.mark.parametrize("peer", PEERS, ids=lambda peer: peer.name)
 
 
-def configurations(peer: System):
+def configurations(peer: System) -> list[Knobs]:
     return [peer.defaults, *peer.candidates(CORES)]
 
 
-def test_every_peer_gets_as_many_tries_and_none_twice(peer):
+def test_every_peer_gets_as_many_tries_and_none_twice(peer: System) -> None:
     tries = [json.dumps(knobs, sort_keys=True) for knobs in peer.candidates(CORES)]
     assert len(tries) == len(set(tries)) == TRIES
 
 
-def test_knobs_are_plain_json_and_every_configuration_sets_the_same_ones(peer):
+def test_knobs_are_plain_json_and_every_configuration_sets_the_same_ones(peer: System) -> None:
     for knobs in configurations(peer):
         assert json.loads(json.dumps(knobs)) == knobs
         assert knobs.keys() == peer.defaults.keys()
 
 
-def test_every_package_is_of_one_version(peer):
+def test_every_package_is_of_one_version(peer: System) -> None:
     assert all(package.count("==") == 1 and package.partition("==")[2] for package in peer.packages)
 
 
-def test_the_command_runs_what_the_environment_holds_and_carries_the_port_and_every_knob(peer):
+def test_the_command_runs_what_the_environment_holds_and_carries_the_port_and_every_knob(peer: System) -> None:
     for knobs in configurations(peer):
         launch = peer.launch(PYTHON, PORT, knobs, CORES)
         assert Path(launch.argv[0]).parent == PYTHON.parent
@@ -48,8 +50,8 @@ def test_the_command_runs_what_the_environment_holds_and_carries_the_port_and_ev
         assert str(PORT) in said
 
 
-def test_no_knob_is_without_effect_on_the_command_and_the_requests(peer):
-    def seen(knobs):
+def test_no_knob_is_without_effect_on_the_command_and_the_requests(peer: System) -> None:
+    def seen(knobs: Knobs) -> str:
         return repr((peer.launch(PYTHON, PORT, knobs, CORES), peer.request(b"", 0.3, knobs)))
 
     for knobs in configurations(peer):
@@ -58,7 +60,7 @@ def test_no_knob_is_without_effect_on_the_command_and_the_requests(peer):
             assert seen({**knobs, name: other}) != seen(knobs), name
 
 
-def test_a_request_brings_the_whole_tensor_and_is_small_beside_it(peer):
+def test_a_request_brings_the_whole_tensor_and_is_small_beside_it(peer: System) -> None:
     (body, *_) = input_bodies()
     for knobs in configurations(peer):
         wire = peer.request(body, 0.3, knobs)
@@ -67,7 +69,7 @@ def test_a_request_brings_the_whole_tensor_and_is_small_beside_it(peer):
         assert not {"host", "content-length"} & {name.lower() for name in wire.headers}
 
 
-def test_no_two_deadlines_make_two_copies_of_the_tensor(peer):
+def test_no_two_deadlines_make_two_copies_of_the_tensor(peer: System) -> None:
     body = input_bodies()[0]
     for knobs in configurations(peer):
         one, other = (max(peer.request(body, slo_s, knobs).body, key=len) for slo_s in (0.3, 1.0))
@@ -79,11 +81,11 @@ class TestAnswers:
 
     logits = np.linspace(-3, 3, 1000, dtype="<f4")
 
-    def test_the_answer_that_the_servers_give_is_read(self, peer):
+    def test_the_answer_that_the_servers_give_is_read(self, peer: System) -> None:
         headers, body = answer_of(peer.name, self.logits)
         np.testing.assert_array_equal(peer.logits(headers, body), self.logits)
 
-    def test_another_answer_is_a_value_error_or_other_logits(self, peer):
+    def test_another_answer_is_a_value_error_or_other_logits(self, peer: System) -> None:
         headers, _ = answer_of(peer.name, self.logits)
         try:
             found = peer.logits(headers, b"[]")
@@ -92,13 +94,18 @@ class TestAnswers:
         assert found.shape != self.logits.shape
 
 
-def answer_of(peer: str, logits):
+def answer_of(peer: str, logits: Logits) -> tuple[dict[str, str], bytes]:
     from base64 import b64encode
 
     raw = logits.tobytes()
     text = b64encode(raw).decode()
     if peer == "triton":
-        output = {"name": "output", "datatype": "FP32", "shape": [1, 1000], "parameters": {"binary_data_size": 4000}}
+        output: dict[str, object] = {
+            "name": "output",
+            "datatype": "FP32",
+            "shape": [1, 1000],
+            "parameters": {"binary_data_size": 4000},
+        }
         head = json.dumps({"model_name": "resnet18", "model_version": "1", "outputs": [output]}).encode()
         return {"inference-header-content-length": str(len(head))}, head + raw
     if peer == "mlserver":

@@ -18,7 +18,7 @@ import numpy as np
 
 __all__ = ["DRIVERS", "Ask", "Driver", "Reply"]
 
-KINDS = {
+KINDS: dict[int | str, str] = {
     **{400: "invalid", 404: "not found", 413: "too large", 415: "invalid", 422: "invalid"},
     **{500: "failed", 503: "unavailable", 504: "expired"},
     **{"INVALID_ARGUMENT": "invalid", "NOT_FOUND": "not found", "RESOURCE_EXHAUSTED": "too large"},
@@ -205,7 +205,7 @@ class KServe:
         except httpx.HTTPStatusError as error:
             return Reply(error=KINDS[error.response.status_code], words=error.response.json()["detail"])
         except grpc.RpcError as error:
-            return Reply(error=KINDS[error.code().name], words=error.details())
+            return Reply(error=KINDS[error.code().name], words=error.details() or "")
         found = {}
         for output in response.outputs:
             values = output.as_numpy().ravel().tolist() if output.datatype != "BF16" else output.data

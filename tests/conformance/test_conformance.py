@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import Client
 from drivers import Ask, Reply
 from PIL import Image
+from stock_clients import Client
 
 pytestmark = pytest.mark.torch
 

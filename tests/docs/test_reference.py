@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 import click
 import pytest
@@ -72,7 +73,8 @@ def test_the_metrics_page_has_every_metric_with_its_labels_and_text(part: str) -
         OperatorMetrics(registry)
     page = metrics_page()
     count = 0
-    for collector in registry._collector_to_names:
+    collectors: list[Any] = list(registry._collector_to_names)
+    for collector in collectors:
         if hasattr(collector, "_labelnames"):
             name = collector._name + ("_total" if collector._type == "counter" else "")
             labels = ", ".join(collector._labelnames)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 import threading
 import time
+from functools import partial
+from pathlib import Path
 
 import pytest
 from conftest import Kubectl
@@ -24,6 +26,14 @@ pytestmark = [pytest.mark.e2e, pytest.mark.torch, pytest.mark.usefixtures("opera
 ROOM = 1500
 
 
+def has_cores(service: Service, cores: str) -> bool:
+    return bool(service.get()["status"].get("cores") == cores)
+
+
+def has_quota(quota: Path, milli: int) -> bool:
+    return millicores(quota) == milli
+
+
 def deferred(kubectl: Kubectl) -> float:
     found = re.search(r'^sponge_operator_resize_total\{outcome="deferred"\} (\S+)$', scraped(kubectl), re.MULTILINE)
     assert found is not None
@@ -39,7 +49,7 @@ def test_two_services_share_a_node_without_a_deferred_resize(kubectl: Kubectl, n
             cpu={"min": "250m", "max": "1500m", "step": "125m"},
         )
         service.wait_ready()
-        eventually(lambda one=service: one.get()["status"].get("cores") == "0.25", 40, "an idle pod shrinks to cpu.min")
+        eventually(partial(has_cores, service, "0.25"), 40, "an idle pod shrinks to cpu.min")
     pods = [service.pod() for service in services]
     nodes = {pod["spec"]["nodeName"] for pod in pods}
     if len(nodes) > 1:
@@ -75,6 +85,6 @@ def test_two_services_share_a_node_without_a_deferred_resize(kubectl: Kubectl, n
 
     # The load has gone: nobody is refused anything, and no container was restarted.
     for service, quota in zip(services, quotas, strict=True):
-        eventually(lambda one=quota: millicores(one) == 250, 30, "an idle pod shrinks to cpu.min")
-        eventually(lambda one=service: one.is_("ResizeBlocked", "False", "NothingBlocked"), 20, "the refusal ends")
+        eventually(partial(has_quota, quota, 250), 30, "an idle pod shrinks to cpu.min")
+        eventually(partial(service.is_, "ResizeBlocked", "False", "NothingBlocked"), 20, "the refusal ends")
     assert [identity(service.pod()) for service in services] == before

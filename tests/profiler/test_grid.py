@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Any
 
 import pytest
 
@@ -58,7 +59,7 @@ def batch(cell: GridCell, *seconds: float) -> MeasuredCell:
     return MeasuredCell(cell, tuple(BatchTime(s, s) for s in seconds))
 
 
-FACTS = {"name": "t", "model": "T", "source": "test", "machine": "test"}
+FACTS: dict[str, Any] = {"name": "t", "model": "T", "source": "test", "machine": "test"}
 
 
 def test_a_grid_is_by_size_with_lanes_where_each_has_a_core() -> None:

@@ -93,7 +93,7 @@ def test_written_and_read_again(tmp_path: Path) -> None:
 
 def test_a_table_is_what_the_file_says_and_its_error_is_of_cells_it_had_not_seen(tmp_path: Path) -> None:
     points = [GridPoint(batch=b, threads=k, p95_ms=10 + 2 * b * b / k**0.5) for b in (1, 2, 4, 6, 8) for k in (1, 2, 4)]
-    about = {"name": "t", "model": "T", "source": "test", "machine": "test"}
+    about: dict[str, Any] = {"name": "t", "model": "T", "source": "test", "machine": "test"}
     profile = Profile.from_points(points, percentile=95, form="auto", **about)
     assert profile.form == "table"
     assert profile.validation is not None

@@ -24,13 +24,16 @@ def decided(state: dict[str, Any]) -> str:
     now, cores, most = 10.0, state["cores"], state["cores"] * state["room"]
     models = [
         LatencyModel(
-            *coefficients,
+            gamma,
+            delta,
+            epsilon,
+            eta,
             interference=interference,
             error=error,
             by_threads=tuple(by_threads),
             by_cell=tuple(tuple(row) for row in by_cell),
         )
-        for coefficients, interference, error, by_threads, by_cell in state["models"]
+        for (gamma, delta, epsilon, eta), interference, error, by_threads, by_cell in state["models"]
     ]
     queue, forecaster = EdfQueue(), Forecaster()
     for number, (model, waited, slo) in enumerate(state["requests"]):
