@@ -52,7 +52,7 @@ class NodeWorld:
 
     def __init__(self, allocatable: int, others: int = 0) -> None:
         self.allocatable = allocatable
-        self.others = {"metadata": {"uid": "o1"}, "spec": {"containers": [_container(others)]}}
+        self.others: dict[str, Any] = {"metadata": {"uid": "o1"}, "spec": {"containers": [_container(others)]}}
         self.forbidden = False
         self.worlds: list[World] = []
         self._running: set[asyncio.Task[None]] = set()

@@ -132,7 +132,7 @@ async def test_an_interrupted_measurement_goes_on_and_runs_nothing_twice(tmp_pat
 
     checkpoint, second = Checkpoint.open(tmp_path / "p.part", ABOUT), Machine()
     left = rounds_left(cells, 5, checkpoint)
-    rounds: list[Cell] = []
+    rounds: list[GridCell] = []
     await run_grid(second.run, second.set_cores, cells, 5, checkpoint, rounds.append)
     assert len(rounds) == left
     assert checkpoint.measured(cells) == whole.measured(cells)
