@@ -33,7 +33,7 @@ lint: setup
 	$(BIN)/ruff format --check .
 
 types: setup
-	$(BIN)/mypy $(PACKAGES) bench
+	$(BIN)/mypy $(PACKAGES) bench tests
 
 imports: setup
 	$(BIN)/lint-imports
@@ -45,7 +45,7 @@ e2e: setup ## Tests on a real local Kubernetes.
 	$(BIN)/pytest tests/e2e $(PYTEST_OPTIONS)
 
 coverage: setup ## Tests that need no cluster, with line and branch coverage; out/coverage/index.html.
-	$(BIN)/pytest -m "not e2e" --cov --cov-report=term:skip-covered --cov-report=html --cov-report=xml
+	$(BIN)/pytest -m "not e2e" $(IN_PARALLEL) --cov --cov-report=term:skip-covered --cov-report=html --cov-report=xml
 
 bench: setup ## Every figure that the README claims.
 	$(BIN)/python -m bench

@@ -18,6 +18,7 @@ def pristine(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tree
 
 
+@pytest.mark.slow
 @pytest.mark.torch
 @pytest.mark.parametrize("title", CHANGES)
 def test_a_worked_change_works(title: str, tmp_path: Path) -> None:
@@ -35,9 +36,10 @@ def test_a_worked_change_works(title: str, tmp_path: Path) -> None:
 
 
 def test_the_changes_that_a_newcomer_needs_are_worked_out() -> None:
-    assert list(CHANGES) == ["A dispatch policy", "A model source"]
+    assert list(CHANGES) == ["A dispatch policy", "A model source", "A resize outcome"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("title", CHANGES)
 def test_without_the_change_its_commands_fail(title: str, pristine: Path) -> None:
     """So that a command that checks nothing is noticed."""

@@ -68,7 +68,7 @@ def test_under_load_no_accepted_request_is_lost(tmp_path: Path, pool: ThreadPool
     host, port = server.data.removeprefix("http://").split(":")
 
     def send_on() -> list[int]:
-        statuses = []
+        statuses: list[int] = []
         while True:
             connection = http.client.HTTPConnection(host, int(port), timeout=30)
             try:
@@ -87,7 +87,7 @@ def test_under_load_no_accepted_request_is_lost(tmp_path: Path, pool: ThreadPool
 
     def call_on() -> list[str]:
         """On one channel, until it is refused."""
-        statuses = []
+        statuses: list[str] = []
         given = triton.InferInput("command", [1, 1], "INT64")
         given.set_data_from_numpy(np.array([[20]]))
         with triton.InferenceServerClient(server.grpc) as client:
@@ -114,9 +114,9 @@ def test_under_load_no_accepted_request_is_lost(tmp_path: Path, pool: ThreadPool
         assert 0 not in statuses[:-1]
         assert statuses == sorted(statuses, key=lambda status: (status == 0, status))  # never 200 after a refusal
     for called in callers:
-        statuses = called.result()
-        assert len(statuses) > 1
-        assert statuses[-1] == "StatusCode.UNAVAILABLE"
+        outcomes = called.result()
+        assert len(outcomes) > 1
+        assert outcomes[-1] == "StatusCode.UNAVAILABLE"
     events = [json.loads(line) for line in server.errors.read_text().splitlines()]
     (end,) = [line for line in events if line["event"] == "drain.end"]
     assert (end["unanswered"], end["uploads"]) == (0, 0)

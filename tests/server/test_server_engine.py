@@ -6,6 +6,7 @@ import asyncio
 import logging
 import struct
 from dataclasses import replace
+from functools import partial
 
 import pytest
 from engine_world import MODEL, World, bad_item, item
@@ -93,8 +94,12 @@ def test_the_earliest_deadline_goes_first() -> None:
         world = World(loop, lanes=1, cores=1.0, batch_cap=1)
         done: list[str] = []
         jobs = {"first": world.submit(), "loose": world.submit(slo_s=2.0), "tight": world.submit(slo_s=0.5)}
+
+        def note(name: str, _: object) -> None:
+            done.append(name)
+
         for name, job in jobs.items():
-            job.future.add_done_callback(lambda _, name=name: done.append(name))
+            job.future.add_done_callback(partial(note, name))
         await asyncio.gather(*(job.future for job in jobs.values()))
         assert done == ["tight", "first", "loose"]
 

@@ -48,7 +48,7 @@ class Stub:
 
     def __init__(self, channel: grpc.Channel) -> None:
         self.channel = channel
-        self.raw_infer = channel.unary_unary(f"/{SERVICE}/ModelInfer")
+        self.raw_infer: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary(f"/{SERVICE}/ModelInfer")
         self.infer_call = channel.unary_unary(
             f"/{SERVICE}/ModelInfer", pb.ModelInferRequest.SerializeToString, pb.ModelInferResponse.FromString
         )
@@ -58,8 +58,8 @@ class Stub:
         return list(response.outputs[0].contents.fp64_contents)
 
     def call(self, method: str, body: bytes = b"") -> bytes:
-        answer: bytes = self.channel.unary_unary(f"/{SERVICE}/{method}")(body, timeout=30)
-        return answer
+        raw: grpc.UnaryUnaryMultiCallable[bytes, bytes] = self.channel.unary_unary(f"/{SERVICE}/{method}")
+        return raw(body, timeout=30)
 
 
 def request(command: int, model: str = "m", **rest: Any) -> pb.ModelInferRequest:
@@ -68,7 +68,12 @@ def request(command: int, model: str = "m", **rest: Any) -> pb.ModelInferRequest
 
 
 def refused(error: pytest.ExceptionInfo[grpc.RpcError]) -> tuple[str, str]:
-    return error.value.code().name, error.value.details()
+    return error.value.code().name, error.value.details() or ""
+
+
+def trailing_metadata(call: Any) -> dict[str, str]:
+    """Of a finished call or its error; none of the names that are tested holds bytes."""
+    return dict(call.trailing_metadata())
 
 
 def running(server: ServerProcess) -> bool:
@@ -89,7 +94,7 @@ def test_an_answer_carries_its_timing_and_id(stub: Stub) -> None:
     sent_at = ("x-sponge-sent-at", f"{time.time() - 0.25:.4f}")
     response, call = stub.infer_call.with_call(request(5, id="42"), metadata=(sent_at,))
     assert (response.id, response.model_name, response.model_version) == ("42", "m", "1")
-    timing = dict(call.trailing_metadata())["server-timing"]
+    timing = trailing_metadata(call)["server-timing"]
     spans = dict(re.findall(r"(\w+);dur=([\d.]+)", timing))
     assert list(spans) == ["network", "queue", "batch", "infer"]
     assert float(spans["network"]) == pytest.approx(250, abs=150)
@@ -133,7 +138,7 @@ def test_a_lost_request_is_refused_with_the_time_to_come_again(stub: Stub) -> No
     with pytest.raises(grpc.RpcError) as error:
         stub.infer(0, *headers)
     assert refused(error) == ("UNAVAILABLE", "the deadline had passed when the request arrived")
-    trailing = dict(error.value.trailing_metadata())
+    trailing = trailing_metadata(error.value)
     assert (trailing["grpc-retry-pushback-ms"], trailing["sponge-problem"]) == ("1000", "shed")
 
 
@@ -186,7 +191,7 @@ def test_a_call_that_times_out_while_it_runs_counts_as_late(server: ServerProces
 
 def test_a_message_that_is_still_coming_is_seen_and_ends_with_its_deadline(server: ServerProcess) -> None:
     with grpc.insecure_channel(server.grpc) as channel:
-        call = channel.stream_unary(f"/{SERVICE}/ModelInfer")
+        call: grpc.StreamUnaryMultiCallable[bytes, bytes] = channel.stream_unary(f"/{SERVICE}/ModelInfer")
         began = time.monotonic()
         answer = call.future(slowly(5.0), metadata=(("x-sponge-slo-ms", "1500"),))
         eventually(lambda: server.ask("/control/v1/state").json["uploads_in_flight"] == 1)
@@ -222,7 +227,7 @@ def test_memory_is_charged_for_messages_as_for_bodies(
     with pytest.raises(grpc.RpcError) as error:
         stub.infer(0, id="x" * (LIMIT - 100))
     assert refused(error)[0] == "RESOURCE_EXHAUSTED"
-    assert dict(error.value.trailing_metadata())["sponge-problem"] == "no-room"
+    assert trailing_metadata(error.value)["sponge-problem"] == "no-room"
     assert server.command(0).status == 200, "a small one has room"
     assert blocker.result() == [2000]
     assert [one.result() for one in filled] == [[0]] * 3
@@ -247,7 +252,8 @@ def test_room_for_a_message_is_taken_before_it_comes(tmp_path: Path) -> None:
             rest_comes.wait(60)
             yield b""
 
-        calls = [channel.stream_unary(f"/{SERVICE}/ModelInfer").future(message()) for _ in range(3)]
+        infer: grpc.StreamUnaryMultiCallable[bytes, bytes] = channel.stream_unary(f"/{SERVICE}/ModelInfer")
+        calls = [infer.future(message()) for _ in range(3)]
         eventually(lambda: any(call.done() for call in calls))
         assert {call.code().name for call in calls if call.done()} == {"RESOURCE_EXHAUSTED"}
         rest_comes.set()
@@ -297,9 +303,10 @@ def test_draining_answers_what_was_accepted_and_refuses_the_rest(
         stub, health = Stub(channel), health_pb2_grpc.HealthStub(channel)
         watch = health.Watch(health_pb2.HealthCheckRequest())
         assert next(watch).status == health_pb2.HealthCheckResponse.SERVING
-        uploading = channel.stream_unary(
+        infer: grpc.StreamUnaryMultiCallable[bytes, pb.ModelInferResponse] = channel.stream_unary(
             f"/{SERVICE}/ModelInfer", response_deserializer=pb.ModelInferResponse.FromString
-        ).future(message(), timeout=60)
+        )
+        uploading = infer.future(message(), timeout=60)
         eventually(lambda: server.ask("/control/v1/state").json["uploads_in_flight"] == 1)
         accepted = [pool.submit(stub.infer, 200) for _ in range(3)]
         eventually(lambda: waiting(server) + running(server) + outcomes(server)["in_time"] == 3)
@@ -318,7 +325,7 @@ def test_draining_answers_what_was_accepted_and_refuses_the_rest(
         is_refused()
         for error in refusals:
             assert (error.code().name, error.details()) == ("UNAVAILABLE", "not ready: the server is shutting down")
-            assert dict(error.trailing_metadata())["sponge-problem"] == "draining"
+            assert trailing_metadata(error)["sponge-problem"] == "draining"
         assert [one.result() for one in accepted] == [[200]] * 3
         rest_comes.set()
         assert list(uploading.result().outputs[0].contents.fp64_contents) == [7]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -111,7 +113,8 @@ def test_threads_never_exceed_the_budget_of_the_cores_in_force(
     events: list[tuple[float, float, str]], cores: float
 ) -> None:
     state = Scheduler([MODEL], cores, 4, 4.0, 0.0)
-    now, running = 0.0, []
+    now = 0.0
+    running: list[Any] = []
     for number, (gap, slo_s, kind) in enumerate(events):
         now += gap
         if kind == "add":
@@ -136,6 +139,8 @@ def test_what_waits_with_earlier_deadlines_goes_first() -> None:
     for number in range(20):
         add(state, number, 0.0, 1.0)
     row_s = MODEL.latency(8, 1) / 8
-    assert state.ahead(5.0) == (20, pytest.approx(20 * row_s / 2))
+    rows, seconds = state.ahead(5.0)
+    assert rows == 20
+    assert seconds == pytest.approx(20 * row_s / 2)
     assert state.ahead(0.5) == (0, 0.0)  # goes before all of them
     assert state.least_s() == alone  # what waits will be gone before a slow body is here
