@@ -54,10 +54,10 @@ reproduce: setup ## Every figure and table of docs/research/experiments.md, and 
 	$(BIN)/python -m bench.experiments
 
 docs: setup ## The documentation site, in site/; a broken link fails.
-	$(BIN)/mkdocs build --strict
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 docs-serve: setup ## The documentation site on loopback, rebuilt when a page changes.
-	$(BIN)/mkdocs serve
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs serve
 
 format: setup ## Format the code.
 	$(BIN)/ruff check --fix .
