@@ -35,7 +35,7 @@ BARE = "bare eager loop"
 
 BARE_LOOP = """
 import sys, time, torch
-from sponge_server.models.precision import made_up_inputs
+from sponge_server.models.precision import example_batch
 from sponge_server.models.source import load
 torch.set_num_interop_threads(1)
 model = load(sys.argv[1])
@@ -44,7 +44,7 @@ with torch.inference_mode():
     for line in sys.stdin:
         rows, threads = map(int, line.split())
         torch.set_num_threads(threads)
-        given = inputs.setdefault(rows, made_up_inputs(model, rows)[0])
+        given = inputs.setdefault(rows, example_batch(model, rows)[0])
         began = time.perf_counter()
         model.forward(given)
         print(time.perf_counter() - began, flush=True)

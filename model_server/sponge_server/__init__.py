@@ -1,4 +1,4 @@
 """The model server: receives Open Inference Protocol requests, orders them by deadline, batches and runs them on lanes.
 
-One process with one event loop; torch lives in the lane processes only.
+It is one process with one event loop; only the lane processes import torch.
 """

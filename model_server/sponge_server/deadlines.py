@@ -1,19 +1,17 @@
-"""When the answer to a request is due, read from its headers.
+"""Deadline of a request, from its headers.
 
-Pure: both clocks come in as arguments. Knows header names and units, nothing of sockets, queues or models.
+The time limit is the most specific of these statements, in this order:
 
-How long the client is ready to wait: the most specific statement wins, in this order.
-
-1. `x-sponge-slo-ms`: end-to-end milliseconds of this very request;
-2. `x-sponge-slo-class`: the name of a class that the server was started with;
+1. `x-sponge-slo-ms`: end-to-end milliseconds of this request;
+2. `x-sponge-slo-class`: the name of an SLO class that the server was started with;
 3. `parameters.timeout` in an Open Inference Protocol body, in microseconds;
 4. `x-request-timeout-seconds` (Ray Serve);
 5. `x-envoy-expected-rq-timeout-ms` (Envoy);
-6. `grpc-timeout`: digits and one of H, M, S, m, u, n; over gRPC the deadline of the call itself;
+6. `grpc-timeout`: digits and one of H, M, S, m, u, n; over gRPC, the deadline of the call itself;
 7. the server's default.
 
-From when: `x-sponge-sent-at` (epoch seconds) if it is plausible, else the moment the request's headers arrived; so the
-time that the network took is part of the client's wait, and a slow upload is charged without any trust in clocks.
+It counts from `x-sponge-sent-at` (epoch seconds) if that is plausible, else from the arrival of the headers. So the
+time in the network is part of the client's wait, and a slow upload counts without any trust in clocks.
 """
 
 from __future__ import annotations
@@ -30,16 +28,16 @@ __all__ = ["DEFAULT_CLASS", "BadHeaderError", "Due", "SentAt", "SloPolicy", "res
 SentAt = Literal["trusted", "absent", "future", "stale"]
 
 DEFAULT_CLASS = "default"
-"""The class of requests that name none."""
+"""The SLO class of requests that name none."""
 
 FUTURE_TOLERANCE_S = 0.05
-"""A send time this far ahead of our clock is ordinary skew between synchronised machines; more is a wrong clock."""
+"""A send time this far ahead of our clock is normal skew between synchronised machines; more is a wrong clock."""
 
 STALE_S = 60.0
-"""No request is on the way for longer: an older send time is a wrong clock or a replayed request."""
+"""No request travels for longer: an older send time is a wrong clock or a replayed request."""
 
 LONGEST_S = 3600.0
-"""Upper bound of any time limit: beyond it a request only holds memory."""
+"""Upper bound of any time limit; a request that waits longer only holds memory."""
 
 GRPC_UNITS = {"H": 3600.0, "M": 60.0, "S": 1.0, "m": 1e-3, "u": 1e-6, "n": 1e-9}
 
@@ -48,18 +46,18 @@ _DURATIONS: tuple[tuple[int, bytes, float], ...] = (
     (4, b"x-request-timeout-seconds", 1.0),
     (5, b"x-envoy-expected-rq-timeout-ms", 1e-3),
 )
-"""Rank, header and seconds per unit of the headers that hold one number."""
+"""Rank, name and seconds per unit of each header that holds one number."""
 
 _RANK_CLASS, _RANK_BODY, _RANK_GRPC, _RANK_DEFAULT = 2, 3, 6, 7
 
 
 class BadHeaderError(SpongeError):
-    """A header (or body parameter) about time that cannot be understood; the message names it."""
+    """A header or body parameter about time is invalid; the message names it."""
 
 
 @dataclass(frozen=True, slots=True)
 class SloPolicy:
-    """What applies when a request says nothing, and the classes that it may name; seconds."""
+    """The default time limit and those of the SLO classes, in seconds."""
 
     default_s: float
     classes: Mapping[str, float] = field(default_factory=dict)
@@ -67,10 +65,14 @@ class SloPolicy:
 
 @dataclass(frozen=True, slots=True)
 class Due:
-    """When a request was sent and when its answer is due, on the server's monotonic clock in seconds.
+    """When a request was sent and when its answer is due.
 
-    `sent_at` says what became of the client's own send time; `rank` is the place of the rule above that set `limit_s`.
-    `traceparent` is the client's place in a trace, unread here.
+    Attributes:
+        sent: when the client sent it, on the server's monotonic clock, in seconds.
+        limit_s: end-to-end time limit.
+        sent_at: whether the client's own send time was used, and why not.
+        rank: number of the rule above that set `limit_s`.
+        traceparent: the client's place in a trace.
     """
 
     sent: float
@@ -86,11 +88,11 @@ class Due:
 
     @property
     def settled(self) -> bool:
-        """Whether nothing in the body can change it."""
+        """Whether nothing in the body can change the deadline."""
         return self.rank < _RANK_BODY
 
     def with_body_timeout(self, timeout_us: object) -> Due:
-        """The same once the body's `parameters.timeout` is known. Raises BadHeaderError when it is no such number."""
+        """The deadline once `parameters.timeout` of the body is known. Raises BadHeaderError for an invalid value."""
         if isinstance(timeout_us, bool) or not isinstance(timeout_us, int | float):
             raise BadHeaderError(f"parameters.timeout is {timeout_us!r}: give microseconds as a number")
         limit_s = _checked("parameters.timeout", timeout_us * 1e-6, str(timeout_us))
@@ -108,12 +110,13 @@ def resolve(
 
     Args:
         headers: lower-case names.
-        arrived: monotonic seconds when the headers were in.
-        wall: epoch seconds at the same moment.
-        call_timeout_s: the deadline of the call itself, where its protocol has taken `grpc-timeout` from the headers.
+        arrived: when the headers were in, in monotonic seconds.
+        wall: the same moment in epoch seconds.
+        policy: what applies where the request states nothing.
+        call_timeout_s: the deadline of the call itself, if the protocol took `grpc-timeout` out of the headers.
 
     Raises:
-        BadHeaderError: a header is present but cannot be understood; also one that another would overrule.
+        BadHeaderError: a header is invalid, even if another one takes precedence.
     """
     sent, sent_at = _sent(headers.get(b"x-sponge-sent-at"), arrived, wall)
     rank, limit_s, slo_class = _RANK_DEFAULT, policy.default_s, DEFAULT_CLASS
@@ -121,7 +124,7 @@ def resolve(
     if raw is not None:
         rank, limit_s = _RANK_GRPC, _grpc_timeout(raw)
     elif call_timeout_s is not None:
-        # Callers set it generously, as a last resort; it is no wrong header when it is beyond what is waited for here.
+        # Callers set it generously, as a last resort: a value beyond the upper bound is not an error.
         rank, limit_s = _RANK_GRPC, min(max(call_timeout_s, 0.0), LONGEST_S)
     for candidate, name, unit_s in reversed(_DURATIONS):
         raw = headers.get(name)
@@ -159,7 +162,7 @@ def _grpc_timeout(raw: bytes) -> float:
 
 def _number(name: bytes, raw: bytes) -> float:
     try:
-        # Python's own writing of 1_000 is nobody's in a header.
+        # Python would accept 1_000, which no header means.
         value = math.nan if b"_" in raw else float(raw)
     except ValueError:
         value = math.nan

@@ -1,11 +1,11 @@
-"""What a server is told once, at its start: one field here is one option of `sponge serve`, everywhere.
+"""Settings of a server: each field is one option of `sponge serve`.
 
-A new setting is one entry in `ServerSettings`: its name gives the flag (`--drain-s`), the environment variable
-(`SPONGE_SERVE_DRAIN_S`) and the key in a configuration file (`drain-s`); `--help`, `--print-config` and every error
-message come from the same entry. A name that ends in `_s`, `_ms` or `_bytes` says its unit.
+A new setting is one entry in `ServerSettings`. Its name gives the flag (`--drain-s`), the environment variable
+(`SPONGE_SERVE_DRAIN_S`) and the key in a configuration file (`drain-s`); `--help`, `--print-config` and error messages
+come from the same entry. A name that ends in `_s`, `_ms` or `_bytes` says its unit.
 
-Resolved by the command, passed down; nobody below reads the environment. Knows nothing of how the values are used;
-refuses combinations that cannot work, with the settings to change.
+The command resolves the settings and passes them down; no other code reads the environment. Combinations that cannot
+work are refused, with the settings to change.
 """
 
 from __future__ import annotations
@@ -30,11 +30,11 @@ __all__ = ["ContradictionError", "ModelSettings", "ServerSettings", "sizes_milli
 LONGEST_SLO_MS = 3_600_000
 
 EVERY = "*"
-"""Stands for every model that has no value of its own."""
+"""Key of the value for every model without one of its own."""
 
 
 class ContradictionError(SpongeError):
-    """Settings that are fine one by one, but not together. `text` holds `{field}` for each of `values`."""
+    """Settings that are valid alone but not together. `text` contains `{field}` for each of `values`."""
 
     def __init__(self, text: str, **values: object) -> None:
         super().__init__(text.format_map({name: f"{name.replace('_', '-')} {value}" for name, value in values.items()}))
@@ -43,7 +43,7 @@ class ContradictionError(SpongeError):
 
 
 def _cores(value: object) -> object:
-    """CPU as Kubernetes writes it, `500m` or `0.5`; gives cores."""
+    """Cores from CPU as Kubernetes writes it, `500m` or `0.5`."""
     try:
         cores = parse_cores(str(value))
     except SpongeError:
@@ -54,7 +54,7 @@ def _cores(value: object) -> object:
 
 
 def _bytes(value: object) -> object:
-    """A number of bytes, or of `Ki`, `Mi`, `Gi` as Kubernetes writes them."""
+    """Bytes from a number of bytes, or of `Ki`, `Mi`, `Gi` as Kubernetes writes them."""
     text = str(value)
     factor = {"Ki": 1 << 10, "Mi": 1 << 20, "Gi": 1 << 30}.get(text[-2:])
     digits = text if factor is None else text[:-2]
@@ -64,7 +64,7 @@ def _bytes(value: object) -> object:
 
 
 def _named(form: str) -> BeforeValidator:
-    """Words such as `gold=300`, in a list or with spaces between, become a mapping; a file may hold one itself."""
+    """Turns words such as `gold=300`, in a list or separated by spaces, into a mapping; a file may hold a mapping."""
 
     def check(value: object) -> object:
         words = value.split() if isinstance(value, str) else value
@@ -76,7 +76,7 @@ def _named(form: str) -> BeforeValidator:
             if not (name and separator and text):
                 raise ValueError(f"{word!r} is not of the form {form}")
             if name in pairs:
-                raise ValueError(f"{name!r} is there twice: give each name once")
+                raise ValueError(f"{name!r} appears twice: give each name once")
             pairs[name] = text
         return pairs
 
@@ -84,16 +84,16 @@ def _named(form: str) -> BeforeValidator:
 
 
 def _by_model(value: object) -> object:
-    """`VALUE` for every model and `NAME=VALUE` for one, in a list or with spaces between, become a mapping by name.
+    """Turns `VALUE` for every model and `NAME=VALUE` for one, in a list or separated by spaces, into a mapping by name.
 
-    The last one counts, as for an option that takes one value.
+    The last value counts, as for an option that takes one value.
     """
     if isinstance(value, Mapping):
         return value
     pairs: dict[str, object] = {}
     for word in value.split() if isinstance(value, str) else value if isinstance(value, list | tuple) else [value]:
         name, separator, text = str(word).partition("=")
-        if separator and "/" not in name:  # a path may hold the sign too, and no model's name a slash
+        if separator and "/" not in name:  # a path may contain the sign too, and no model name has a slash
             pairs[name] = text
         else:
             pairs[EVERY] = word
@@ -116,14 +116,15 @@ Level = Literal["debug", "info", "warning", "error"]
 
 
 def setting(group: str, text: str, default: Any = ..., *, form: str = "", shown: str = "", **more: Any) -> Any:
-    """One setting: where `--help` lists it and what it says.
+    """One setting, as `--help` and the documentation show it.
 
     Args:
         group: heading in `--help` and in the documentation.
-        default: none makes it required.
-        form: how a value looks, where its type does not say it.
-        shown: what to show as the default where that depends on other settings.
-        more: what pydantic's Field takes.
+        text: what it does.
+        default: without one, the setting is required.
+        form: how a value looks, if its type does not say it.
+        shown: the default as shown, if it depends on other settings.
+        more: arguments of pydantic's Field.
     """
     extra: JsonDict = {"group": group, "form": form, "shown": shown}
     return Field(
@@ -133,7 +134,7 @@ def setting(group: str, text: str, default: Any = ..., *, form: str = "", shown:
 
 @dataclass(frozen=True, slots=True)
 class ModelSettings:
-    """What holds for one model: its name and source, its largest batch, its profile, and its default objective."""
+    """Settings of one model: name, source, largest batch in rows, profile, and default SLO in seconds."""
 
     name: str
     source: str
@@ -150,108 +151,128 @@ class ServerSettings(BaseSettings):
     )
 
     model: Annotated[dict[ModelName, str], NoDecode, _named("NAME=SOURCE")] = setting(
-        "Model", "Name in the URLs, and where the model comes from.", form="NAME=SOURCE", min_length=1
+        "Model", "Name in the URLs, and the source of the model.", form="NAME=SOURCE", min_length=1
     )
     dtype: Literal["fp32", "bf16", "auto"] = setting(
         "Model",
-        "What to compute in: bf16 needs a CPU that does, and the same answers; auto falls back to fp32.",
+        "Number format of the computation. bf16 needs a CPU with bf16 and the same answers; auto falls back to fp32.",
         "fp32",
     )
-    accept_accuracy: bool = setting("Model", "Take bf16 even when its answers differ by more than allowed.", False)
+    accept_accuracy: bool = setting("Model", "Accept bf16 even if its answers differ by more than allowed.", False)
     max_batch: Annotated[dict[str, Annotated[int, Field(ge=1)]], *BY_MODEL] = setting(
         "Model",
-        "Largest batch, and the batch cap until the operator says otherwise.",
+        "Largest batch in rows; also the batch cap until the operator sets one.",
         {EVERY: 8},
         form="[NAME=]NUMBER",
         shown="8",
     )
     profile: Annotated[dict[str, str], *BY_MODEL] = setting(
         "Model",
-        "auto measures at start; or a shipped profile, or a file.",
+        "auto measures at startup; else a shipped profile or a file.",
         {EVERY: "auto"},
         form="[NAME=]auto|PROFILE|FILE",
         shown="auto",
     )
-    profile_s: Seconds = setting("Model", "Bound on measuring a model's profile at start.", 8.0)
-    warm_up_s: Seconds = setting("Model", "Bound on a model's warm-up runs; what is left over is skipped.", 20.0)
+    profile_s: Seconds = setting("Model", "Longest time to measure a model's profile at startup.", 8.0)
+    warm_up_s: Seconds = setting(
+        "Model", "Longest time for a model's warm-up runs; the remaining runs are skipped.", 20.0
+    )
 
-    host: str = setting("Addresses", "Address of all ports; 0.0.0.0 for every interface.", "127.0.0.1", form="ADDRESS")
-    http_port: Port = setting("Addresses", "Data port; 0 takes a free one.", 8080, form="PORT")
+    host: str = setting(
+        "Addresses", "Address of all ports; 0.0.0.0 means every interface.", "127.0.0.1", form="ADDRESS"
+    )
+    http_port: Port = setting("Addresses", "Data port (REST); 0 takes a free one.", 8080, form="PORT")
     grpc_port: Port = setting(
         "Addresses",
-        "Data port of the protocol's gRPC form; 0 takes a free one.",
+        "Data port (gRPC); 0 takes a free one.",
         form="PORT",
-        shown="http-port + 1, or 0 where that is 0",
+        shown="http-port + 1, or 0 if that is 0",
         default_factory=lambda known: known["http_port"] and min(known["http_port"] + 1, 65535),
     )
-    control_port: Port = setting("Addresses", "Metrics, health, control; 0 takes a free one.", 9090, form="PORT")
+    control_port: Port = setting(
+        "Addresses", "Port of metrics, health and control; 0 takes a free one.", 9090, form="PORT"
+    )
     control_token_file: Path | None = setting(
         "Addresses",
-        "File with the bearer token of the control endpoints; they stay closed without.",
+        "File with the bearer token of the control endpoints; without it they stay closed.",
         None,
         form="FILE",
         shown="none",
     )
 
     slo_ms: Annotated[dict[str, Milliseconds], *BY_MODEL] = setting(
-        "Deadlines", "End-to-end objective of requests that name none.", {EVERY: 1000.0}, form="[NAME=]MS", shown="1000"
+        "Deadlines",
+        "End-to-end latency objective of requests that state none.",
+        {EVERY: 1000.0},
+        form="[NAME=]MS",
+        shown="1000",
     )
     slo_class: Annotated[dict[str, Milliseconds], NoDecode, _named("NAME=MS")] = setting(
         "Deadlines",
-        "A named objective, chosen by x-sponge-slo-class.",
+        "Named latency objective, chosen by the header x-sponge-slo-class.",
         form="NAME=MS",
         shown="none",
         default_factory=dict,
     )
 
-    cores: Cores = setting("Size", "Quota to assume until the cgroup or the operator says otherwise.", 2.0)
-    step_cores: Cores = setting("Size", "Distance between sizes to plan with.", 1.0)
+    cores: Cores = setting("Size", "CPU quota to assume until the cgroup or the operator sets another.", 2.0)
+    step_cores: Cores = setting("Size", "Step between the sizes of a plan.", 1.0)
     max_cores: Cores = setting(
         "Size",
-        "Largest size to plan with; admission counts on it.",
+        "Largest size of a plan; admission relies on it.",
         shown="cores",
         default_factory=lambda known: known["cores"],
     )
     min_cores: Cores = setting(
         "Size",
-        "Smallest size to plan with.",
-        shown="least of the others",
+        "Smallest size of a plan.",
+        shown="smallest of cores, step-cores, max-cores",
         default_factory=lambda known: min(known["cores"], known["step_cores"], known["max_cores"]),
     )
-    dispatch: PolicyName = setting("Dispatch", "The policy that decides what starts when; listed below.", DEFAULT)
+    dispatch: PolicyName = setting(
+        "Dispatch", "Policy that decides which requests start when; see the list below.", DEFAULT
+    )
 
-    max_lanes: int = setting("Size", "Bound on the lanes, each of which costs some tens of megabytes.", 16, ge=1)
-    resize_s: Seconds = setting("Size", "What the projection charges for a change of the quota.", 0.05)
+    max_lanes: int = setting("Size", "Most lanes; each one needs tens of megabytes.", 16, ge=1)
+    resize_s: Seconds = setting("Size", "Time that the projection assumes for a change of the quota.", 0.05)
 
     max_body_bytes: Bytes = setting("Limits", "Larger bodies are refused with 413.", 64 << 20)
     max_json_bytes: Bytes = setting(
-        "Limits", "Larger JSON parts are refused with 413: parsing them holds up all others.", 8 << 20
+        "Limits", "Larger JSON parts are refused with 413, because parsing them delays all other requests.", 8 << 20
     )
     max_queue_bytes: Bytes = setting(
-        "Limits", "Bodies held at once, waiting or running; beyond it requests are shed with 503.", 512 << 20
+        "Limits", "Request bodies held at once, waiting or running; beyond this, requests are shed with 503.", 512 << 20
     )
 
-    max_queue_rows: int = setting("Limits", "Rows that may wait; beyond it requests are shed with 503.", 10_000, ge=1)
-    header_timeout_s: Positive = setting("Limits", "For the headers of a request to come in; 408 after that.", 10.0)
+    max_queue_rows: int = setting(
+        "Limits", "Most rows in the queue; beyond this, requests are shed with 503.", 10_000, ge=1
+    )
+    header_timeout_s: Positive = setting(
+        "Limits", "Longest time for the headers of a request to arrive; then 408.", 10.0
+    )
     keep_alive_s: Positive = setting(
-        "Limits", "How long a connection may idle between requests; longer than clients keep theirs.", 75.0
+        "Limits", "Longest idle time of a connection between requests; choose it longer than the clients' own.", 75.0
     )
-    write_timeout_s: Positive = setting("Limits", "How long a client may leave its answer unread.", 30.0)
+    write_timeout_s: Positive = setting("Limits", "Longest time that a client may leave a response unread.", 30.0)
     max_connections: int = setting(
-        "Limits", "Open connections a port; more are refused with 503, over gRPC closed.", 4096, ge=1
+        "Limits", "Most open connections per port; more are refused with 503, or closed over gRPC.", 4096, ge=1
     )
-    backlog: int = setting("Limits", "Connections that the kernel keeps until they are taken.", 2048, ge=1)
+    backlog: int = setting("Limits", "Connections that the kernel queues until they are accepted.", 2048, ge=1)
 
     drain_delay_s: Seconds = setting(
-        "End", "After SIGTERM, how long requests are still taken while readiness says no.", 0.0
+        "End", "Time after SIGTERM during which requests are still accepted while the server is not ready.", 0.0
     )
     drain_s: Seconds = setting("End", "Longest wait for accepted requests after that.", 30.0)
 
-    log_level: Level = setting("Logs", "Least level of what is logged to stderr.", "info")
+    log_level: Level = setting("Logs", "Lowest level of events logged to stderr.", "info")
     tracing: bool = setting(
-        "Logs", "A span a request over OTLP; needs the extra 'tracing', takes its target from OTEL_* variables.", False
+        "Logs",
+        "Send one span per request over OTLP; needs the extra 'tracing'. OTEL_* variables set the target.",
+        False,
     )
-    log_format: Format = setting("Logs", "One event a line; auto is text on a terminal, else json.", "auto")
+    log_format: Format = setting(
+        "Logs", "Format of the log, one event per line; auto is text on a terminal, else json.", "auto"
+    )
 
     @classmethod
     def settings_customise_sources(
@@ -262,7 +283,7 @@ class ServerSettings(BaseSettings):
         dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
         file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Values as given, and nothing else: the command reads environment and file, and remembers what came whence."""
+        """Uses the given values only: the command reads environment and file, and records the origin of each value."""
         return (init_settings,)
 
     @model_validator(mode="after")
@@ -270,18 +291,18 @@ class ServerSettings(BaseSettings):
         for field in ("max_batch", "profile", "slo_ms"):
             for name in getattr(self, field).keys() - {EVERY, *self.model}:
                 known = " or ".join(map(repr, self.model))
-                raise ContradictionError(f"{{{field}}}: there is no such model here, only {known}", **{field: name})
+                raise ContradictionError(f"{{{field}}}: there is no such model, only {known}", **{field: name})
         if self.min_cores > self.max_cores:
-            text = "{min_cores} is above {max_cores}: lower the one or raise the other"
+            text = "{min_cores} is above {max_cores}: lower the first or raise the second"
             raise ContradictionError(text, min_cores=f"{self.min_cores:g}", max_cores=f"{self.max_cores:g}")
         if self.max_body_bytes > self.max_queue_bytes:
-            text = "{max_body_bytes} is above {max_queue_bytes}: such a body would never find room; raise the latter"
+            text = "{max_body_bytes} is above {max_queue_bytes}: such a body would never fit; raise the second"
             raise ContradictionError(text, max_body_bytes=self.max_body_bytes, max_queue_bytes=self.max_queue_bytes)
         return self
 
     @property
     def models(self) -> tuple[ModelSettings, ...]:
-        """Every model, with what holds for it."""
+        """Every model with its settings."""
         return tuple(
             ModelSettings(
                 name=name,
@@ -295,17 +316,17 @@ class ServerSettings(BaseSettings):
 
     @property
     def slo_classes(self) -> dict[str, float]:
-        """Seconds of every named objective."""
+        """SLO classes, in seconds by name."""
         return {name: limit_ms / 1000 for name, limit_ms in self.slo_class.items()}
 
     @property
     def candidates_milli(self) -> tuple[int, ...]:
-        """The sizes of the frontier in millicores, ascending: from the smallest in steps, and always the largest."""
+        """The sizes of a plan in millicores, ascending: from the smallest in steps, and always the largest."""
         return sizes_milli(milli_of(self.min_cores), milli_of(self.max_cores), milli_of(self.step_cores))
 
     @property
     def lanes(self) -> int:
-        """As many lanes as the largest size can keep busy with one thread each."""
+        """Number of lanes: as many as the largest size can keep busy with one thread each."""
         return min(self.max_lanes, self.threads)
 
     @property

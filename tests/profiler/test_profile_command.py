@@ -139,7 +139,7 @@ def test_a_broken_profile_is_refused_wherever_one_is_read(tmp_path: Path, text: 
         (["digits://", "--cores", "0.5,1", "--no-limit"], "leave the fractions out"),
         (["digits://", "--plot", "p.pdf"], "ends in .svg or .png"),
         (["digits://", "-o", "/nowhere/p.yaml"], "create it first"),
-        (["resnet18"], "is of no known kind; for example: torchvision://"),
+        (["resnet18"], "is of an unknown kind; write for example torchvision://"),
     ],
 )
 def test_what_cannot_work_is_refused_in_a_line(arguments: list[str], message: str) -> None:

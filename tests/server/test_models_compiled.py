@@ -130,7 +130,7 @@ def test_the_cpu_tells_whether_it_computes_in_bf16(tmp_path: Path, flags: str, n
 def test_bf16_answers_in_fp32_and_nearly_the_same(source: str) -> None:
     plain, rounded = load(source), load(f"{source}{'&' if '?' in source else '?'}dtype=bf16")
     assert rounded.platform == f"{plain.platform}, bf16"
-    inputs = precision.made_up_inputs(plain, 4)
+    inputs = precision.example_batch(plain, 4)
     assert [tensor.dtype for _, tensor in rounded.run(inputs)] == [torch.float32]
     assert 0 < precision.compare(plain, rounded, inputs).relative_error < 0.1
 

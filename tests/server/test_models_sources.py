@@ -31,8 +31,8 @@ def test_a_source_is_scheme_target_and_options() -> None:
 @pytest.mark.parametrize(
     ("url", "message"),
     [
-        ("resnet18", "of no known kind; for example: torchvision://resnet18"),
-        ("s3://bucket/m", "of no known kind"),
+        ("resnet18", "of an unknown kind; write for example torchvision://resnet18"),
+        ("s3://bucket/m", "of an unknown kind"),
         ("torchvision://resnet81", "no classifier 'resnet81'; close: resnet"),
         ("torchvision://resnet18?weight=none", "unknown option 'weight'; torchvision:// takes weights"),
         ("torchvision://resnet18?weights=COCO", "choose one of DEFAULT, none, IMAGENET1K_V1"),
@@ -42,7 +42,7 @@ def test_a_source_is_scheme_target_and_options() -> None:
         ("python://nowhere:make", "No module named 'nowhere'"),
         ("python://:make", "write python://package.module:factory"),
         ("python://os.path:getcwd", "has no attribute"),
-        ("python://os:getcwd", "gave str, wanted a LoadedModel"),
+        ("python://os:getcwd", "returned str, expected a LoadedModel"),
     ],
 )
 def test_refused_with_the_fix(url: str, message: str) -> None:

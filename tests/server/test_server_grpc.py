@@ -363,9 +363,8 @@ def test_a_port_in_use_names_the_option(server: ServerProcess, tmp_path: Path) -
         port = str(taken.getsockname()[1])
         with pytest.raises(AssertionError, match="no ready line") as failed:
             ServerProcess(tmp_path, *OPTIONS, "--grpc-port", port)
-        assert f"port {port} on 127.0.0.1 is in use: stop who uses it, or choose another with --grpc-port" in str(
-            failed.value
-        )
+        fix = "stop the process that uses it, or choose another port with --grpc-port"
+        assert f"port {port} on 127.0.0.1 is in use: {fix}" in str(failed.value)
 
 
 @pytest.fixture

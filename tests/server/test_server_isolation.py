@@ -126,5 +126,5 @@ def test_a_limit_that_holds_no_batch_at_all_is_refused_at_start(tmp_path: Path, 
     options = ("--model", f"m=python://commanded_model:{model}", "--max-batch", "1", "--cores", "1")
     with memory_cgroup(limit_mib << 20) as group, pytest.raises(AssertionError) as failed:
         ServerProcess(tmp_path, *options, cgroup=group)
-    assert f"the memory limit of {limit_mib} MiB does not hold" in str(failed.value)
+    assert f"the memory limit of {limit_mib} MiB is too small" in str(failed.value)
     assert "raise the limit" in str(failed.value)

@@ -1,1 +1,1 @@
-"""The control port: state for the operator, new sizes from it, and the loop that keeps both current."""
+"""Control: the state for the operator, the sizes from it, and the loop that keeps both up to date."""

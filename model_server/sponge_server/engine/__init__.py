@@ -1,1 +1,1 @@
-"""Runs requests: scheduler, engine, and what they know of CPU quota and batch times."""
+"""Runs requests: engine, scheduler, CPU quota, and the server's own CPU use."""

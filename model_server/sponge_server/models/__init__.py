@@ -1,5 +1,5 @@
-"""Model sources: one module a kind of source, each of which makes a `LoadedModel` from a URL.
+"""Model sources: one module per kind of source, which makes a `LoadedModel` from a URL.
 
-Loading happens in the zygote process only; nothing here may run a batch on more than one thread, because a team of
+Models are loaded in the fork server only. Nothing here may run a batch on more than one thread, because a team of
 threads does not survive the forks that follow.
 """

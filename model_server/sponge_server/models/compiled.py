@@ -1,6 +1,6 @@
-"""AOTInductor packages: programs that were compiled ahead, loaded as a library and never compiled here.
+"""AOTInductor packages: programs that were compiled ahead of time and are loaded as a library.
 
-A package says neither which inputs it takes nor how large a batch; `sponge compile` writes that beside it.
+A package names neither its inputs nor its largest batch; `sponge compile` writes both to a file beside it.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ __all__ = ["CPU_LEVELS", "PLATFORM", "Package", "is_package"]
 PLATFORM = "pytorch_aotinductor"
 
 CPU_LEVELS = ("DEFAULT", "AVX2", "AVX512")
-"""As torch names them, each with all that the one before has."""
+"""Names in torch; each level includes the one before."""
 
 
 def is_package(path: Path) -> bool:
-    """Whether the file holds a compiled program. False for whatever else it may be."""
+    """Whether the file is a compiled program."""
     try:
         with zipfile.ZipFile(path) as archive:
             return any("/data/aotinductor/" in name for name in archive.namelist())
@@ -32,14 +32,14 @@ def is_package(path: Path) -> bool:
 
 
 class Package:
-    """A loaded package; called as the model that it was made of."""
+    """A loaded package; called like the original model."""
 
     def __init__(self, path: Path, made_by: str, cpu: str) -> None:
-        """Raises ModelError when it cannot run here.
+        """Loads a package. Raises ModelError when it cannot run here.
 
         Args:
-            made_by: the torch version that compiled it.
-            cpu: the level of the CPU that it was compiled on.
+            made_by: version of torch that compiled it.
+            cpu: level of the CPU that it was compiled on, one of `CPU_LEVELS`.
         """
         here = torch.backends.cpu.get_cpu_capability()
         if cpu in CPU_LEVELS and (here not in CPU_LEVELS or CPU_LEVELS.index(here) < CPU_LEVELS.index(cpu)):

@@ -1,6 +1,6 @@
-"""Compiles a model ahead of time: export, AOTInductor, check against the original, package and description to a file.
+"""Compiles a model ahead of time: export, AOTInductor, comparison with the original, files.
 
-The one place that compiles, and no part of a serving process: it takes half a minute, all cores and a C++ compiler.
+It never runs in a serving process: compiling takes half a minute, all cores and a C++ compiler.
 """
 
 from __future__ import annotations
@@ -19,18 +19,18 @@ import torch
 from sponge_server.models.compiled import PLATFORM, Package
 from sponge_server.models.exported import Sidecar, SidecarCompiled, SidecarImage, SidecarInput, sidecar_path
 from sponge_server.models.loaded import LoadedModel
-from sponge_server.models.precision import Accuracy, compare, made_up_inputs
+from sponge_server.models.precision import Accuracy, compare, example_batch
 from sponge_server.models.source import load
 from sponge_server.workers.interface import ModelError
 
 __all__ = ["Compiled", "compile_model", "export"]
 
 TOLERANCE = {"fp32": 1e-4, "bf16": 0.02}
-"""Largest relative error against the model as it runs uncompiled. Another order of summation costs some 1e-6; in bf16
-the compiler also rounds in other places."""
+"""Largest relative error compared with the uncompiled model. Another order of summation causes about 1e-6; in bf16 the
+compiler also rounds in other places."""
 
 CONFIGURATION = {
-    # Thread counts change with every batch. Without it, the count at compile time is built into the reductions.
+    # Thread counts change with every batch. Without this, reductions use the thread count at compile time.
     "cpp.dynamic_threads": True,
     # Folds batch normalisation into convolutions and packs weights for the CPU.
     "freezing": True,
@@ -39,7 +39,7 @@ CONFIGURATION = {
 
 @dataclass(frozen=True, slots=True)
 class Compiled:
-    """What came out: sizes in bytes, and by how much the answers differ from those of the uncompiled model."""
+    """The result: its size, and the difference of its outputs from the uncompiled model. `checked`: (rows, threads)."""
 
     path: Path
     size_bytes: int
@@ -50,11 +50,11 @@ class Compiled:
 
 
 def compile_model(url: str, output: Path, max_batch: int, step: Callable[[str], None]) -> Compiled:
-    """Writes `output` and its description; `step` is told what begins.
+    """Writes `output` and its description. `step` is called with the name of each step.
 
     Raises:
-        ModelError: the model does not load, cannot be exported or compiled, or answers differently when compiled; then
-            nothing is written.
+        ModelError: the model cannot be loaded, exported or compiled, or its outputs differ when compiled. Nothing is
+            written then.
     """
     if output.suffix != ".pt2":
         raise ModelError(f"'{output}': the file of a compiled model must end in .pt2")
@@ -67,14 +67,14 @@ def compile_model(url: str, output: Path, max_batch: int, step: Callable[[str], 
     if model.platform == PLATFORM:
         raise ModelError(f"'{url}' is compiled already")
     if model.max_batch is not None and model.max_batch < max_batch:
-        raise ModelError(f"'{url}' takes at most {model.max_batch} rows: compile it for no more")
+        raise ModelError(f"'{url}' accepts at most {model.max_batch} rows: compile it for at most as many")
     step("exporting")
     program = export(model, max_batch)
     with tempfile.TemporaryDirectory(dir=_directory(output)) as scratch:
         half = Path(scratch) / output.name
         step("compiling, which takes about half a minute")
         _compile(program, half)
-        step("comparing its answers with those of the original")
+        step("comparing its outputs with those of the original")
         made = Package(half, torch.__version__, torch.backends.cpu.get_cpu_capability())
         compiled = replace(model, forward=made, platform=PLATFORM, max_batch=max_batch)
         report = _checked(model, compiled, max_batch, output)
@@ -101,10 +101,10 @@ def export(model: LoadedModel, max_batch: int) -> torch.export.ExportedProgram:
     ]
     module = model.forward if isinstance(model.forward, torch.nn.Module) else _Module(model.forward)
     try:
-        # Not the tracing's business: a gradient that nobody asks for would keep the weights from being folded.
+        # Unused gradients would keep the weights from being folded.
         with torch.no_grad():
             return torch.export.export(
-                module, tuple(made_up_inputs(model, min(2, max_batch))), dynamic_shapes=_as_given(module, shapes)
+                module, tuple(example_batch(model, min(2, max_batch))), dynamic_shapes=_as_given(module, shapes)
             )
     except Exception as error:  # noqa: BLE001 - tracing a model raises anything
         raise ModelError(
@@ -113,7 +113,7 @@ def export(model: LoadedModel, max_batch: int) -> torch.export.ExportedProgram:
 
 
 def _as_given(module: torch.nn.Module, shapes: list[dict[int, Any]]) -> Any:
-    """Inputs that the module takes as `*inputs` are one argument of their own to the exporter."""
+    """Shapes as the exporter expects them: inputs that the module takes as `*inputs` are one argument."""
     return (tuple(shapes),) if isinstance(module, _Module) or _takes_any_number(module) else tuple(shapes)
 
 
@@ -133,18 +133,18 @@ def _compile(program: torch.export.ExportedProgram, path: Path) -> None:
 
 
 def _checked(model: LoadedModel, compiled: LoadedModel, max_batch: int, output: Path) -> Compiled:
-    """Runs both at the ends and in the middle of the batch range, on one thread and on several."""
+    """Compares both models at the ends and in the middle of the batch range, on one thread and on all."""
     sizes = [(rows, k) for rows in sorted({1, -(-max_batch // 2), max_batch}) for k in sorted({1, _most_threads()})]
     worst, largest = 0.0, 0.0
     for rows, threads in sizes:
         torch.set_num_threads(threads)
-        inputs = made_up_inputs(model, rows)
+        inputs = example_batch(model, rows)
         accuracy: Accuracy = compare(model, compiled, inputs)
         allowed = TOLERANCE["bf16" if model.platform.endswith("bf16") else "fp32"]
         if not accuracy.relative_error <= allowed:
             raise ModelError(
-                f"compiled, the model answers differently: {accuracy.relative_error:.2g} relative to its outputs for "
-                f"{rows} rows on {threads} threads, allowed are {allowed:g}; serve it uncompiled"
+                f"the outputs of the compiled model differ: {accuracy.relative_error:.2g} relative to its outputs for "
+                f"{rows} rows on {threads} threads, allowed is {allowed:g}; serve it uncompiled"
             )
         worst, largest = max(worst, accuracy.relative_error), max(largest, accuracy.largest_difference)
     return Compiled(output, 0, max_batch, largest, worst, tuple(sizes))
@@ -155,7 +155,7 @@ def _most_threads() -> int:
 
 
 def _sidecar(model: LoadedModel, report: Compiled) -> Sidecar:
-    rows = made_up_inputs(model, 1)
+    rows = example_batch(model, 1)
     image = model.image
     return Sidecar(
         outputs=tuple(name for name, _ in model.run(rows)),
@@ -187,7 +187,7 @@ def _sidecar(model: LoadedModel, report: Compiled) -> Sidecar:
 
 
 class _Module(torch.nn.Module):  # type: ignore[misc]  # torch is untyped here
-    """A plain function as the module that the exporter wants."""
+    """A plain function as a module, which the exporter needs."""
 
     def __init__(self, function: Callable[..., Any]) -> None:
         super().__init__()

@@ -1,6 +1,7 @@
-"""`digits://`: handwritten digits, a real model trained on this machine in seconds from data that scikit-learn bundles.
+"""`digits://`: handwritten digits, a real model trained on this machine in seconds from data of scikit-learn.
 
-For demos and tests without a network. Training runs in a process of its own: the zygote must stay at one thread.
+It is for demos and tests without a network. Training runs in a separate process, because the fork server must stay at
+one thread.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ _BUILD_TIMEOUT_S = 300.0
 
 
 def load(source: Source) -> LoadedModel:
-    """The cached model, built first when there is none. Raises ModelError when it cannot be built."""
+    """The cached model, built if missing. Raises ModelError when it cannot be built."""
     source.only()
     if source.target.strip("/"):
         raise ModelError(f"model source '{source.url}': digits:// takes nothing after the slashes")
@@ -38,8 +39,8 @@ def load(source: Source) -> LoadedModel:
 
 
 def cached() -> Path:
-    """The model in the user's cache, built in a process of its own when missing. Raises ModelError."""
-    # Programs saved by one torch need not load in another.
+    """Path of the model in the user's cache, built in a separate process if missing. Raises ModelError."""
+    # A program saved by one version of torch may not load in another.
     path = cache_root() / "models" / f"digits-torch{torch.__version__.split('+')[0]}.pt2"
     if path.is_file() and sidecar_path(path).is_file():
         return path
@@ -103,7 +104,7 @@ def _network() -> torch.nn.Sequential:
 
 
 def _write(path: Path, program: torch.export.ExportedProgram, sidecar: Sidecar) -> None:
-    """Both files whole or not at all, also when two processes build at once; the program last, as the mark of done."""
+    """Writes both files or neither, also when two processes build at once. The program comes last and marks success."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
@@ -117,5 +118,5 @@ def _write(path: Path, program: torch.export.ExportedProgram, sidecar: Sidecar) 
 
 
 if __name__ == "__main__":
-    torch.set_num_threads(1)  # the network is too small for a team to pay
+    torch.set_num_threads(1)  # the network is too small to benefit from more threads
     print(f"accuracy {build(Path(sys.argv[1])):.4f}")

@@ -1,7 +1,7 @@
 """`file:///path/model.pt2`: a `torch.export` program with a dynamic batch dimension, or an AOTInductor package.
 
-A file `model.pt2.json` beside it may name inputs, outputs and labels and say how images become the input; that of a
-package, which `sponge compile` writes, also says what the package was compiled for.
+A file `model.pt2.json` beside it may name inputs, outputs and labels, and describe the conversion of images. For a
+package, `sponge compile` writes it, with what the package was compiled for.
 """
 
 from __future__ import annotations
@@ -48,9 +48,9 @@ class SidecarInput(BaseModel):
 
 
 class SidecarCompiled(BaseModel):
-    """What an AOTInductor package was compiled for: on which torch and CPU, for which inputs and batches.
+    """What an AOTInductor package was compiled for: inputs, largest batch, version of torch and level of the CPU.
 
-    `largest_difference` of an answer from the uncompiled model's is for people, and so is `warning`.
+    `largest_difference` of an output from the uncompiled model and `warning` are for people.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -64,7 +64,7 @@ class SidecarCompiled(BaseModel):
 
 
 class Sidecar(BaseModel):
-    """What a .pt2 file does not say itself. `accuracy` is for people; `finite` as in `LoadedModel`."""
+    """What a .pt2 file does not contain. `accuracy` is for people; for `finite` see `LoadedModel`."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     inputs: tuple[str, ...] | None = None
@@ -77,13 +77,13 @@ class Sidecar(BaseModel):
 
 
 def load(source: Source) -> LoadedModel:
-    """Raises ModelError when the file is missing, no such program, or made for one fixed batch size."""
+    """Loads the file. Raises ModelError when it is missing, is no such program, or has a fixed batch size."""
     source.only()
     return load_file(Path(source.target))
 
 
 def sidecar_path(path: Path) -> Path:
-    """Where the description of the model at `path` lies."""
+    """Path of the description of the model at `path`."""
     return path.with_name(path.name + ".json")
 
 
@@ -96,9 +96,9 @@ def load_file(path: Path) -> LoadedModel:
         return _described(path, sidecar, _load_package(path, sidecar))
     try:
         program = torch.export.load(path)
-    except Exception as error:  # noqa: BLE001 - the loader raises anything for a file that is not one
+    except Exception as error:  # noqa: BLE001 - the loader raises anything for other files
         raise ModelError(
-            f"'{path}' is no torch.export program ({_line(error)}): save it with torch.export.save"
+            f"'{path}' is not a torch.export program ({_line(error)}): save it with torch.export.save"
         ) from None
     inputs, most = _inputs(path, program, sidecar)
     return _described(path, sidecar, LoadedModel(program.module(), inputs, "pytorch_export", max_batch=most))
@@ -122,7 +122,7 @@ def _load_package(path: Path, sidecar: Sidecar) -> LoadedModel:
 
 
 def _described(path: Path, sidecar: Sidecar, model: LoadedModel) -> LoadedModel:
-    """The model with what its sidecar says of it."""
+    """Adds the content of the sidecar to the model."""
     image = None if sidecar.image is None else ImageTransform(**sidecar.image.model_dump())
     inputs = model.inputs
     if image is not None and (len(inputs) != 1 or len(inputs[0].shape) != 3 or inputs[0].datatype != "FP32"):
@@ -159,7 +159,7 @@ def _inputs(path: Path, program: Any, sidecar: Sidecar) -> tuple[tuple[TensorSpe
 
 def _upper(program: Any, batch: torch.SymInt) -> int | None:
     allowed = program.range_constraints.get(batch.node.expr)
-    # No bound is a symbolic infinity, which compares but does not convert.
+    # Without a bound, the value is a symbolic infinity, which compares but does not convert.
     return int(allowed.upper) if allowed is not None and bool(allowed.upper < _UNBOUNDED) else None
 
 

@@ -1,6 +1,6 @@
-"""`python://package.module:factory`: a model of your own; `factory()` returns a `LoadedModel`.
+"""`python://package.module:factory`: your own model; `factory()` returns a `LoadedModel`.
 
-The module is imported in the zygote, so it must not start threads.
+The module is imported in the fork server, so it must not start threads.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ __all__ = ["load"]
 
 
 def load(source: Source) -> LoadedModel:
-    """Raises ModelError when there is no such factory or it returns something else."""
+    """Calls the factory. Raises ModelError when there is none or it returns something else."""
     source.only()
     module_name, _, function = source.target.partition(":")
     try:
@@ -25,6 +25,6 @@ def load(source: Source) -> LoadedModel:
     loaded = factory()
     if not isinstance(loaded, LoadedModel):
         raise ModelError(
-            f"model source '{source.url}': {function}() gave {type(loaded).__name__}, wanted a LoadedModel"
+            f"model source '{source.url}': {function}() returned {type(loaded).__name__}, expected a LoadedModel"
         )
     return loaded

@@ -1,7 +1,6 @@
-"""Encoded images to model inputs: decode, resize, crop, normalise.
+"""Converts encoded images to model inputs: decode, resize, crop, normalise.
 
-Pillow and numpy give the GIL back in the parts that cost; the lane calls this on its inference thread. Knows nothing of
-batches: an image that cannot be read raises, and the lane fails that item alone.
+The lane calls this on its inference thread. An image that cannot be read raises, and the lane fails that item alone.
 """
 
 from __future__ import annotations
@@ -19,15 +18,21 @@ from sponge_server.workers.interface import ItemError
 
 __all__ = ["ImageTransform"]
 
-Image.MAX_IMAGE_PIXELS = 50_000_000  # beyond any camera of use here; guards against decompression bombs
+Image.MAX_IMAGE_PIXELS = 50_000_000  # more than any relevant camera; protects against decompression bombs
 
 _RESAMPLE = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 
 
 @dataclass(frozen=True, slots=True)
 class ImageTransform:
-    """Short side to `resize` pixels (or to exactly `crop` when None), centre crop to `crop` (height, width), scale to
-    0..1, then subtract `mean` and divide by `std` per channel."""
+    """Steps of the conversion, in order.
+
+    Attributes:
+        mode: colour mode, RGB or grey.
+        resize: pixels of the short side; None: resize to exactly `crop`.
+        crop: height and width of the centre crop.
+        mean, std: by channel; subtracted and divided after scaling to 0..1.
+    """
 
     mode: Literal["RGB", "L"]
     resize: int | None
@@ -37,7 +42,7 @@ class ImageTransform:
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"
 
     def apply(self, data: bytes | memoryview) -> npt.NDArray[np.float32]:
-        """Channels x height x width. Raises ItemError when the bytes are no readable JPEG or PNG."""
+        """Returns channels x height x width. Raises ItemError when the bytes are not a readable JPEG or PNG."""
         try:
             with warnings.catch_warnings():
                 warnings.simplefilter("error", Image.DecompressionBombWarning)
@@ -53,7 +58,7 @@ class ImageTransform:
     def _pixels(self, image: Image.Image) -> npt.NDArray[np.float32]:
         height, width = self.crop
         short = self.resize or max(self.crop)
-        # A JPEG can be decoded at 1/2, 1/4 or 1/8 of its size; twice the target keeps what the resize needs.
+        # A JPEG can be decoded at 1/2, 1/4 or 1/8 of its size; twice the target keeps enough detail for the resize.
         image.draft(None, (2 * short, 2 * short))
         pixels = image.convert(self.mode)
         if self.resize is None:

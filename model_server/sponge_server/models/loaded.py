@@ -1,6 +1,6 @@
-"""What a model source hands over: a callable with the shapes it takes, and how images become its input.
+"""A loaded model: a callable with its shapes, and the conversion of images to its input.
 
-Only the zygote and the lanes import this module; it pulls in torch.
+This module imports torch; only the fork server and the lanes import it.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ TORCH_DTYPE: dict[str, torch.dtype] = {
     "FP32": torch.float32,
     "FP64": torch.float64,
 }
-"""Open Inference Protocol datatype -> torch's."""
+"""The torch datatype of each Open Inference Protocol datatype."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,13 +36,13 @@ class LoadedModel:
     """A model ready to run in evaluation mode.
 
     Attributes:
-        forward: takes one tensor an input, in the order of `inputs`, and gives a tensor, or a tuple, list or mapping of
-            tensors, each with the batch as its first dimension.
-        output_names: in order; None: those of the mapping, or output, output_1, ...
-        image: how encoded images become the only input; None when the model takes no images.
-        channels_last: feed 4-dimensional inputs in that memory format.
-        max_batch: most rows that the model itself can take; None: any.
-        finite: NaN and Inf in an output are errors of their rows; False where the model means something by them.
+        forward: takes one tensor per input, in the order of `inputs`, and returns a tensor, or a tuple, list or mapping
+            of tensors, each with the batch as its first dimension.
+        output_names: in order; None: the names of the mapping, or output, output_1, ...
+        image: converts encoded images to the only input; None if the model accepts no images.
+        channels_last: whether 4-dimensional inputs need that memory format.
+        max_batch: most rows that the model itself accepts; None: any number.
+        finite: whether NaN and Inf in an output are errors of their rows.
     """
 
     forward: Callable[..., Any]
@@ -57,7 +57,7 @@ class LoadedModel:
     finite: bool = True
 
     def run(self, inputs: list[torch.Tensor]) -> list[tuple[str, torch.Tensor]]:
-        """Named outputs of one batch. Raises ItemError when the model gives something else than rows of tensors."""
+        """Named outputs of one batch. Raises ItemError when the model returns anything else."""
         with torch.inference_mode():
             given = self.forward(*inputs)
         if isinstance(given, Mapping):
@@ -68,7 +68,7 @@ class LoadedModel:
         if self.output_names is not None:
             names = self.output_names
         if len(names) != len(tensors):
-            raise ItemError(f"the model gave {len(tensors)} outputs, its description names {len(names)}")
+            raise ItemError(f"the model returned {len(tensors)} outputs, its description names {len(names)}")
         rows = inputs[0].shape[0]
         for name, tensor in zip(names, tensors, strict=True):
             if not isinstance(tensor, torch.Tensor) or tensor.ndim < 1 or tensor.shape[0] != rows:

@@ -1,7 +1,7 @@
-"""Runs a model in bfloat16 where the CPU computes in it, after checking that its answers stay what they were.
+"""Runs a model in bfloat16 if the CPU supports it, after checking that its outputs stay the same.
 
-About twice as fast on a CPU with AVX512-BF16 or AMX, and much slower on one without. Inputs and outputs keep their
-types at the API; only the weights and what flows between the layers are rounded.
+This is about twice as fast on a CPU with AVX512-BF16 or AMX, and much slower on one without. Inputs and outputs keep
+their types at the API; only weights and activations are rounded.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from sponge_server.observability.logs import event
 from sponge_server.workers.forked_call import forked_call
 from sponge_server.workers.interface import ModelError
 
-__all__ = ["LARGEST_ERROR", "LEAST_AGREEMENT", "Accuracy", "compare", "in_dtype", "made_up_inputs", "native_bf16"]
+__all__ = ["LARGEST_ERROR", "LEAST_AGREEMENT", "Accuracy", "compare", "example_batch", "in_dtype", "native_bf16"]
 
 log = logging.getLogger(__name__)
 
 LARGEST_ERROR = 0.03
-"""Of the outputs, relative to their length as a vector: bfloat16 keeps 8 bits of each number, some 0.4 %."""
+"""Largest error of the outputs relative to their norm. bfloat16 keeps 8 bits of each number, about 0.4 %."""
 
 LEAST_AGREEMENT = 0.95
-"""Share of made-up inputs for which the largest value of the first output stays where it was."""
+"""Least share of example inputs for which the largest value of the first output keeps its place."""
 
 _SAMPLES = 32
 _SEED = 0
@@ -39,7 +39,7 @@ _CHECK_TIMEOUT_S = 120.0
 
 @dataclass(frozen=True, slots=True)
 class Accuracy:
-    """How far two models differ. `top1` is None where the first output is no row of scores."""
+    """Difference of two models. `top1`: share of equal top answers; None if the first output is not a row of scores."""
 
     relative_error: float
     top1: float | None
@@ -47,6 +47,7 @@ class Accuracy:
 
     @property
     def good(self) -> bool:
+        """Whether the difference is within the bounds above."""
         # Written so that a NaN is not good.
         return self.relative_error <= LARGEST_ERROR and (self.top1 is None or self.top1 >= LEAST_AGREEMENT)
 
@@ -66,17 +67,17 @@ def native_bf16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
 
 
 def in_dtype(model: LoadedModel, dtype: str, accept_accuracy: bool) -> LoadedModel:
-    """The model in "fp32" (as it is), "bf16", or "auto": in bf16 where that is fast and accurate, else as it is.
+    """The model in "fp32" (unchanged), "bf16", or "auto": in bf16 if that is fast and accurate, else unchanged.
 
-    Raises ModelError when bf16 was asked for and cannot be had, or costs more accuracy than the bounds above and
-    `accept_accuracy` is not set.
+    Raises ModelError when bf16 was requested and is not available, or when its accuracy is outside of the bounds above
+    and `accept_accuracy` is not set.
     """
     if dtype == "fp32":
         return model
     trouble = _unfit(model)
     if trouble is None:
-        rounded = replace(model, forward=_Rounded(copy.deepcopy(model.forward)), platform=f"{model.platform}, bf16")
-        answer = forked_call(lambda: _compared(model, rounded), _CHECK_TIMEOUT_S, "made-up inputs in bf16")
+        rounded = replace(model, forward=_Bf16Module(copy.deepcopy(model.forward)), platform=f"{model.platform}, bf16")
+        answer = forked_call(lambda: _compared(model, rounded), _CHECK_TIMEOUT_S, "example inputs in bf16")
         accuracy = Accuracy(**answer)
         event(log, "model.bf16", relative_error=accuracy.relative_error, top1=accuracy.top1, good=accuracy.good)
         if accuracy.good:
@@ -84,7 +85,7 @@ def in_dtype(model: LoadedModel, dtype: str, accept_accuracy: bool) -> LoadedMod
         if accept_accuracy:
             return replace(rounded, warning=" ".join(filter(None, (model.warning, f"in bf16 {accuracy}"))))
         trouble = (
-            f"{accuracy} on made-up inputs; allowed are {LARGEST_ERROR:.0%} and {LEAST_AGREEMENT:.0%}: "
+            f"{accuracy} on example inputs; allowed are {LARGEST_ERROR:.0%} and {LEAST_AGREEMENT:.0%}: "
             "use fp32, or accept it with --accept-accuracy"
         )
     if dtype == "bf16":
@@ -94,7 +95,7 @@ def in_dtype(model: LoadedModel, dtype: str, accept_accuracy: bool) -> LoadedMod
 
 
 def compare(reference: LoadedModel, other: LoadedModel, inputs: list[torch.Tensor]) -> Accuracy:
-    """Both models on the same inputs, on the threads that are set."""
+    """Compares both models on the same inputs, on the present number of threads."""
     right, given = reference.run([tensor.clone() for tensor in inputs]), other.run([t.clone() for t in inputs])
     pairs = [(a.double(), b.double()) for (_, a), (_, b) in zip(right, given, strict=True)]
     apart = sum(float((a - b).square().sum()) for a, b in pairs)
@@ -108,8 +109,8 @@ def compare(reference: LoadedModel, other: LoadedModel, inputs: list[torch.Tenso
     )
 
 
-def made_up_inputs(model: LoadedModel, rows: int) -> list[torch.Tensor]:
-    """Noise of the right shapes, the same every time, every row another; zeros where a number may be an index."""
+def example_batch(model: LoadedModel, rows: int) -> list[torch.Tensor]:
+    """Noise of the right shapes, equal in every call, different in every row; zeros (valid indices) for integers."""
     generator = torch.Generator().manual_seed(_SEED)
     made = []
     for spec in model.inputs:
@@ -125,8 +126,8 @@ def _compared(model: LoadedModel, rounded: LoadedModel) -> dict[str, Any]:
     torch.set_num_threads(1)
     rows = min(_SAMPLES, model.max_batch or _SAMPLES)
     try:
-        accuracy = compare(model, rounded, made_up_inputs(model, rows))
-    except Exception as error:  # noqa: BLE001 - a model may raise anything in a type that it was not made for
+        accuracy = compare(model, rounded, example_batch(model, rows))
+    except Exception as error:  # noqa: BLE001 - a model may raise anything in another type
         raise ModelError(
             f"bf16: the model fails in it ({str(error).strip().splitlines()[0][:200]}): use fp32"
         ) from None
@@ -134,17 +135,17 @@ def _compared(model: LoadedModel, rounded: LoadedModel) -> dict[str, Any]:
 
 
 def _unfit(model: LoadedModel) -> str | None:
-    """Why the model cannot run in bf16 here; None when it can."""
+    """Why the model cannot run in bf16 here; None if it can."""
     if not native_bf16():
         return "this CPU does not compute in it (no avx512_bf16 or amx_bf16 in /proc/cpuinfo): use fp32"
     if not isinstance(model.forward, torch.nn.Module):
-        return f"a model that runs as {model.platform} is no torch.nn.Module that could be rounded: use fp32" + (
+        return f"a model that runs as {model.platform} is not a torch.nn.Module that can be rounded: use fp32" + (
             ", or compile it with --dtype bf16" if isinstance(model.forward, Package) else ""
         )
     return None
 
 
-class _Rounded(torch.nn.Module):  # type: ignore[misc]  # torch is untyped here
+class _Bf16Module(torch.nn.Module):  # type: ignore[misc]  # torch is untyped here
     """A module in bfloat16 between inputs and outputs in fp32."""
 
     def __init__(self, module: torch.nn.Module) -> None:

@@ -1,7 +1,7 @@
-"""Finds the loader of a model source and calls it. A new kind of source is one module and one line in `LOADERS`.
+"""Model sources by URL: finds the loader and calls it. A new kind of source is one module and one line in `LOADERS`.
 
-Parsing needs no torch, so the HTTP process and the command can refuse a bad source at once; loading imports the kind's
-own module when it is asked for.
+Parsing needs no torch, so the server and the command can refuse an invalid source at once. Loading imports the kind's
+module.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 __all__ = ["DTYPES", "LOADERS", "Source", "load", "parse", "with_precision"]
 
 DTYPES = ("fp32", "bf16", "auto")
-"""What `dtype=` of any source may ask for; see `precision.in_dtype`."""
+"""Values of the option `dtype` of any source; see `precision.in_dtype`."""
 
 LOADERS = {
     "torchvision": "sponge_server.models.torchvision_zoo",
@@ -27,10 +27,10 @@ LOADERS = {
     "digits": "sponge_server.models.digits",
     "python": "sponge_server.models.factory",
 }
-"""URL scheme -> module with `load(source) -> LoadedModel`."""
+"""By URL scheme: the module with `load(source) -> LoadedModel`."""
 
 _DTYPE, _ACCEPT = "dtype", "accept_accuracy"
-"""Options of every kind of source; the kinds' own loaders never see them."""
+"""Options of every kind of source; they are not passed to the loaders."""
 
 _EXAMPLES = "torchvision://resnet18?weights=none, file:///models/m.pt2, digits://, python://package.module:factory"
 
@@ -45,7 +45,7 @@ class Source:
     options: dict[str, str]
 
     def only(self, *names: str) -> None:
-        """Raises ModelError when the source has an option other than these."""
+        """Raises ModelError when the source has an option besides `names`."""
         unknown = sorted(self.options.keys() - set(names))
         if unknown:
             allowed = ", ".join(names) or "none"
@@ -55,10 +55,10 @@ class Source:
 
 
 def parse(url: str) -> Source:
-    """Splits a source. Raises ModelError, with examples, when the scheme or the dtype is not known."""
+    """Parses a source. Raises ModelError, with examples, when the scheme or an option is unknown."""
     parts = urlsplit(url)
     if parts.scheme not in LOADERS:
-        raise ModelError(f"model source '{url}' is of no known kind; for example: {_EXAMPLES}")
+        raise ModelError(f"model source '{url}' is of an unknown kind; write for example {_EXAMPLES}")
     target = unquote(parts.netloc + parts.path)
     source = Source(url, parts.scheme, target, dict(parse_qsl(parts.query, keep_blank_values=True)))
     for option, allowed in ((_DTYPE, DTYPES), (_ACCEPT, ("true", "false"))):
@@ -68,7 +68,7 @@ def parse(url: str) -> Source:
 
 
 def with_precision(url: str, dtype: str, accept_accuracy: bool) -> str:
-    """The source with these options, where it does not say them itself."""
+    """Adds these options to the source, unless it sets them itself."""
     wanted = {_DTYPE: dtype, _ACCEPT: str(accept_accuracy).lower()}
     default = {_DTYPE: DTYPES[0], _ACCEPT: "false"}
     said = parse(url).options

@@ -20,11 +20,11 @@ from sponge_server.workers.interface import ModelError, TensorSpec
 
 __all__ = ["load"]
 
-_SEED = 0  # random weights are the same in every process and every run
+_SEED = 0  # random weights are equal in every process and run
 
 
 def load(source: Source) -> LoadedModel:
-    """Raises ModelError for an unknown name or weights, or when the weights cannot be downloaded."""
+    """Loads the classifier. Raises ModelError for an unknown name or weights, or when the download fails."""
     source.only("weights")
     name = source.target.strip("/")
     known = torchvision.models.list_models(module=torchvision.models)
@@ -51,7 +51,7 @@ def load(source: Source) -> LoadedModel:
         labels=tuple(described.meta["categories"]),
         image=transform,
         channels_last=True,
-        warning=None if weights else f"'{name}' has random weights (weights=none): its answers mean nothing",
+        warning=None if weights else f"'{name}' has random weights (weights=none): its outputs are meaningless",
     )
 
 

@@ -1,8 +1,8 @@
-"""One event a line on stderr, with fields, not prose: as text for people, as JSON for programs.
+"""Logging: one event per line on stderr, with fields instead of prose, as text for people or JSON for programs.
 
-Use `event(logger, "resize.applied", cores=1.5, took_s=0.03)`. What libraries log in their own way comes out in the same
-form, as the event `message`. Passwords and tokens in addresses are masked, whatever logged them. The same warning comes
-at most once in `QUIET_S` seconds, with the number of those held back. Knows nothing of what is logged.
+Use `event(logger, "resize.applied", cores=1.5, took_s=0.03)`. Messages of libraries get the same form, as the event
+`message`. Passwords and tokens in addresses are masked, whatever logged them. The same warning is logged at most once
+in `QUIET_S` seconds, with the number of suppressed ones.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ __all__ = ["Format", "event", "masked", "set_up"]
 Format = Literal["auto", "text", "json"]
 
 QUIET_S = 5.0
-"""Between two warnings that say the same."""
+"""Seconds between two equal warnings."""
 
 MOST_REMEMBERED = 1000
-"""Kinds of warnings that are told apart; a library that writes numbers into its messages must not fill the memory."""
+"""Number of different warnings remembered: a library that writes numbers into its messages must not fill the memory."""
 
 IDENTITIES = ("model", "lane", "kind", "name")
-"""Fields that tell what a warning is about: the same event about another lane is another warning."""
+"""Fields that identify the subject of a warning: the same event about another lane is another warning."""
 
 SECRETS = (
     (re.compile(r"(://[^/\s:@]*:)[^/\s@]+@"), r"\1***@"),
@@ -41,25 +41,25 @@ SECRETS = (
 
 
 def event(logger: logging.Logger, name: str, level: int = logging.INFO, /, **fields: object) -> None:
-    """Logs one event with its fields."""
+    """Logs one event with its fields. `name` is dotted, as `lane.lost`."""
     if logger.isEnabledFor(level):
         logger.log(level, name, extra={"fields": fields})
 
 
 def set_up(level: str, form: Format = "auto") -> None:
-    """Sends every logger of the process to stderr in the one format; `auto` is text on a terminal, else JSON."""
+    """Sends every logger of the process to stderr in one format; `auto` is text on a terminal, else JSON."""
     as_json = form == "json" or (form == "auto" and not sys.stderr.isatty())
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_JsonFormatter() if as_json else _TextFormatter())
     handler.addFilter(_Quiet(time.monotonic))
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     logging.captureWarnings(True)
-    # The HTTP library narrates its own life; only its complaints are of interest.
+    # The HTTP library logs its own start and stop; only its warnings are of interest.
     logging.getLogger("uvicorn").setLevel(logging.WARNING)
 
 
 def masked(text: str) -> str:
-    """The text without the secrets of any address in it."""
+    """The text with the secrets of any address masked."""
     if "://" in text:
         for pattern, replacement in SECRETS:
             text = pattern.sub(replacement, text)
@@ -67,7 +67,7 @@ def masked(text: str) -> str:
 
 
 class _Quiet(logging.Filter):
-    """Holds back warnings that say the same as one a moment ago, and has the next one tell how many."""
+    """Suppresses warnings equal to a recent one, and adds their number to the next."""
 
     def __init__(self, clock: Callable[[], float]) -> None:
         super().__init__()
@@ -111,7 +111,7 @@ class _TextFormatter(logging.Formatter):
 
 
 def _event_of(record: logging.LogRecord) -> tuple[str, dict[str, object]]:
-    """Name and fields, secrets masked; what was not logged by `event` is a `message` with a text."""
+    """Name and fields, with secrets masked. A record that `event` did not log is a `message` with its text."""
     ours = getattr(record, "fields", None)
     name, fields = ("message", {"text": record.getMessage()}) if ours is None else (str(record.msg), dict(ours))
     if hasattr(record, "suppressed"):

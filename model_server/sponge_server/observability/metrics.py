@@ -1,6 +1,6 @@
-"""Every Prometheus metric of the server, on a registry of its own. Base units: seconds, cores, bytes.
+"""Every Prometheus metric of the server, on its own registry. Base units: seconds, cores, bytes.
 
-Names and labels are part of the contract with dashboards and alerts. Knows nothing of where the numbers come from.
+Dashboards and alerts depend on the names and labels.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from sponge_system.process_memory import MemoryModel
 
 __all__ = ["Metrics"]
 
-# A timestamp beside every counter would double the exposition, and nothing here reads it.
+# A timestamp per counter would double the size of the exposition, and nothing reads it.
 disable_created_metrics()  # type: ignore[no-untyped-call]
 
 SECONDS = (
@@ -51,7 +51,7 @@ LAG = (0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)
 
 
 class Metrics:
-    """The metrics of one server, one attribute each."""
+    """The metrics of one server, one attribute per metric."""
 
     def __init__(self) -> None:
         self.registry = registry = CollectorRegistry()
@@ -66,9 +66,7 @@ class Metrics:
         def histogram(name: str, text: str, buckets: tuple[float, ...], *labels: str) -> Histogram:
             return Histogram(name, text, labels, registry=registry, buckets=buckets)
 
-        self.requests = counter(
-            "sponge_requests_total", "Requests by what became of them.", "model", "slo_class", "outcome"
-        )
+        self.requests = counter("sponge_requests_total", "Requests by outcome.", "model", "slo_class", "outcome")
         self.latency = histogram(
             "sponge_request_latency_seconds",
             "From the client's send time to the answer.",
@@ -79,55 +77,57 @@ class Metrics:
         self.queue = histogram("sponge_queue_seconds", "From arrival to dispatch.", SECONDS, "model")
         self.slack = histogram("sponge_slack_at_dispatch_seconds", "Deadline minus time of dispatch.", SLACK, "model")
         self.batch_size = histogram("sponge_batch_size", "Rows of a batch.", SIZES, "model")
-        self.batch_threads = histogram("sponge_batch_threads", "Threads that a batch ran on.", SIZES, "model")
+        self.batch_threads = histogram("sponge_batch_threads", "Threads of a batch.", SIZES, "model")
         self.batch = histogram("sponge_batch_seconds", "Time of a batch in its lane.", SECONDS, "model")
         self.prediction_ratio = histogram(
             "sponge_latency_prediction_ratio", "Measured over predicted work of a batch.", RATIO, "model"
         )
         self.profile_drifted = gauge(
-            "sponge_profile_drifted", "1 while batches take much more or less than the profile says."
+            "sponge_profile_drifted", "1 while batches take much more or less time than the profile says."
         )
         self.dispatch = counter(
             "sponge_dispatch_total",
-            "Decisions by what they did: launch, shed, expire, sacrifice, or wait with requests in the queue.",
+            "Dispatch decisions: launch, shed, expire, sacrifice, or wait with requests in the queue.",
             "reason",
         )
-        self.queue_length = gauge("sponge_queue_length", "Rows that wait.", "model")
+        self.queue_length = gauge("sponge_queue_length", "Rows in the queue.", "model")
         self.quota = gauge(
-            "sponge_cpu_quota_cores", "Quota of the server's cgroup; the applied cores when it has none."
+            "sponge_cpu_quota_cores", "CPU quota of the server's cgroup; the applied cores if it has none."
         )
         self.thread_budget = gauge("sponge_thread_budget", "Threads that may run at once.")
         self.threads_running = gauge("sponge_threads_running", "Threads of all running batches.")
         self.lanes_running = gauge("sponge_lanes_running", "Lanes that run a batch.")
         self.batch_cap = gauge("sponge_batch_cap", "Largest batch in force.")
-        self.core_compiled = gauge("sponge_core_compiled", "1 where decisions run compiled, 0 where interpreted.")
+        self.core_compiled = gauge("sponge_core_compiled", "1 if decisions run compiled, 0 if interpreted.")
         self.throttled = counter("sponge_cpu_throttled_seconds_total", "Time that the kernel throttled the cgroup.")
         self.reconfigure = histogram(
-            "sponge_reconfigure_seconds", "From an apply message to the threads in use fitting it.", SECONDS
+            "sponge_reconfigure_seconds", "From an apply message until the threads in use fit it.", SECONDS
         )
         self.loop_lag = histogram("sponge_event_loop_lag_seconds", "How late the event loop runs its timers.", LAG)
         self.memory = Gauge(
             "sponge_memory_bytes",
-            "Measured at start: memory of server and model (base), of a lane, of a row of its largest batch (item).",
+            "Measured at startup: memory of server and model (base), of a lane, of a row of its largest batch (item).",
             ("part",),
             registry=registry,
         )
-        self.memory_limit = gauge("sponge_memory_limit_bytes", "Memory limit of the server's cgroup; 0 without one.")
-        self.uploads = gauge("sponge_uploads_in_flight", "Requests whose body is still coming.")
-        self.sent_at_ignored = counter(
-            "sponge_sent_at_ignored_total", "Send times that were implausible and ignored.", "reason"
+        self.memory_limit = gauge(
+            "sponge_memory_limit_bytes", "Memory limit of the server's cgroup; 0 without a limit."
         )
+        self.uploads = gauge("sponge_uploads_in_flight", "Requests whose body is still being uploaded.")
+        self.sent_at_ignored = counter("sponge_sent_at_ignored_total", "Implausible send times, ignored.", "reason")
         self.problems = counter(
-            "sponge_problems_total", "Inference answers that were errors, by HTTP status.", "status"
+            "sponge_problems_total", "Error responses to inference requests, by HTTP status.", "status"
         )
         self.lane_crashes = counter("sponge_lane_crashes_total", "Batches lost to a lane that died or hung.", "model")
         self.connections = gauge("sponge_http_connections", "Open connections of a port.", "port")
-        self.held_bytes = gauge("sponge_request_bytes", "Memory set aside for requests, from first byte to answer.")
+        self.held_bytes = gauge(
+            "sponge_request_bytes", "Memory set aside for requests, from the first byte to the response."
+        )
         ProcessCollector(registry=registry)
         self.projection = histogram("sponge_projection_seconds", "Time spent on one projection of the frontier.", LAG)
 
     def set_memory(self, model: MemoryModel | None, limit_bytes: int | None) -> None:
-        """What was measured at start; nothing of it where the kernel does not tell."""
+        """Sets the memory measured at startup; None where the kernel does not report it."""
         if limit_bytes is not None:
             self.memory_limit.set(limit_bytes)
         if model is not None:
@@ -135,10 +135,10 @@ class Metrics:
                 self.memory.labels(part).set(size)
 
     def set_throttled(self, total_s: float) -> None:
-        """Brings the throttled seconds up to `total_s`, which never falls."""
+        """Raises the throttled seconds to `total_s`, which never falls."""
         self.throttled.inc(max(0.0, total_s - self._throttled_s))
         self._throttled_s = max(self._throttled_s, total_s)
 
     def render(self) -> tuple[bytes, str]:
-        """The exposition and its content type."""
+        """Returns the exposition and its content type."""
         return generate_latest(self.registry), CONTENT_TYPE_LATEST

@@ -1,7 +1,4 @@
-"""The Open Inference Protocol (V2) over gRPC: from its messages to requests, and from answers to its messages.
-
-A codec and nothing more: knows no model, no gRPC server and no queue.
-"""
+"""Codec of the Open Inference Protocol (V2) over gRPC: messages to requests, and results to messages."""
 
 from __future__ import annotations
 
@@ -40,21 +37,23 @@ CONTENTS = {
     "FP64": "fp64_contents",
     "BYTES": "bytes_contents",
 }
-"""Where the protocol puts the elements of each datatype; what is missing travels in raw form only."""
+"""Field with the elements of each datatype; other datatypes have a raw form only."""
 
 
 def typed_bytes(message: pb.ModelInferRequest) -> int:
-    """Bytes of the numbers that have to be taken one by one."""
+    """Bytes of the numbers that must be parsed one by one."""
     return sum(item.contents.ByteSize() for item in message.inputs if item.datatype != "BYTES")
 
 
 def decode(message: pb.ModelInferRequest) -> InferRequest:
-    """Reads a request. Raises OipError with what was expected and what came."""
+    """Reads a request. Raises OipError, which says what was expected and what was sent."""
     raw = message.raw_input_contents
     if not message.inputs:
         raise OipError("the request needs at least one input")
     if raw and len(raw) != len(message.inputs):
-        raise OipError(f"raw_input_contents has {len(raw)} entries for {len(message.inputs)} inputs: give one an input")
+        raise OipError(
+            f"raw_input_contents has {len(raw)} entries for {len(message.inputs)} inputs: give one per input"
+        )
     inputs: list[Tensor | Strings] = []
     for index, item in enumerate(message.inputs):
         head = tensor_head(item.name, item.datatype, list(item.shape), f"inputs[{index}]")
@@ -74,14 +73,14 @@ def encode(
     outputs: Sequence[Tensor],
     labels: Sequence[str] | None = None,
 ) -> pb.ModelInferResponse:
-    """The response: in raw form if the request was, or if an output has no other.
+    """The response, in raw form if the request was, or if an output has no other form.
 
     Args:
-        outputs: what the model gave, in its order.
+        outputs: the model's outputs, in its order.
         labels: names of the classes, used where a client asks for a classification.
 
     Raises:
-        OipError: an output is asked for that the model does not have.
+        OipError: an output is requested that the model does not have.
     """
     response = pb.ModelInferResponse(model_name=model, model_version=version, id=request.id)
     selected = list(select_outputs(request, outputs, labels))

@@ -1,6 +1,6 @@
-"""The gRPC port: start and stop, health and reflection. The only module that knows how the gRPC library is set up.
+"""The gRPC port: set-up of the gRPC library, start and stop, health and reflection.
 
-It runs on the loop of the HTTP ports, on the same data plane.
+It runs on the same event loop as the HTTP ports.
 """
 
 from __future__ import annotations
@@ -23,24 +23,24 @@ __all__ = ["GrpcServer"]
 OPTION = "--grpc-port"
 
 HANDSHAKE_S = 20
-"""For a new connection to say that it speaks HTTP/2."""
+"""Seconds for a new connection to start HTTP/2."""
 
 IDLE_S = 300
-"""A connection without calls is closed after this; a channel opens another one by itself when it needs it."""
+"""Seconds after which a connection without calls is closed; a channel opens another one when it needs it."""
 
 MAX_STREAMS = 1024
-"""Calls that are open at once on a connection; the client's library keeps back more, where no deadline is looked at."""
+"""Open calls on a connection. The client's library queues more than these, without regard to their deadlines."""
 
 
 class _Health(health.aio.HealthServicer):  # type: ignore[misc]
-    """The library's health service, whose watchers do not keep the server from ending."""
+    """The library's health service, with watchers that do not keep the server from ending."""
 
     def __init__(self) -> None:
         super().__init__()
         self._ending = asyncio.Event()
 
     async def Watch(self, request: health_pb2.HealthCheckRequest, context: Any) -> None:  # noqa: N802 - the protocol's name
-        """Tells every change until the client has heard enough, or the server ends."""
+        """Sends every change until the client leaves or the server ends."""
         watch = asyncio.ensure_future(super().Watch(request, context))
         ending = asyncio.ensure_future(self._ending.wait())
         try:
@@ -57,7 +57,7 @@ class _Health(health.aio.HealthServicer):  # type: ignore[misc]
 
 
 class GrpcServer:
-    """The protocol's gRPC form at one address."""
+    """The gRPC form of the protocol at one address."""
 
     def __init__(
         self, handler: grpc.GenericRpcHandler, host: str, port: int, *, max_connections: int, max_body_bytes: int
@@ -68,7 +68,7 @@ class GrpcServer:
             handler: the calls of the inference service, see `grpc_service.inference_handler`.
         """
         if port:
-            # The library says only that it failed; this says why.
+            # The library says only that it failed; this call says why.
             listen(host, port, OPTION).close()
         self._server = grpc.aio.server(
             options=(
@@ -78,7 +78,7 @@ class GrpcServer:
                 ("grpc.max_concurrent_streams", MAX_STREAMS),
                 ("grpc.max_receive_message_length", max_body_bytes + FRAMING_BYTES),
                 ("grpc.max_send_message_length", -1),
-                # Compressed messages are refused, as compressed bodies are: a small one may unfold to any size.
+                # Compressed messages are refused, as compressed bodies are: a small one may expand to any size.
                 ("grpc.compression_enabled_algorithms_bitset", 1),
                 ("grpc.server_handshake_timeout_ms", HANDSHAKE_S * 1000),
                 ("grpc.max_connection_idle_ms", IDLE_S * 1000),
@@ -95,28 +95,28 @@ class GrpcServer:
             raise SpongeError(f"cannot listen on {host}:{port}; choose another port with {OPTION}") from None
 
     async def start(self) -> None:
-        """Takes calls from now on; health says that the models are not ready."""
+        """Accepts calls from now on; health says that the models are not ready."""
         await self.set_ready(False)
         await self._server.start()
 
     async def set_ready(self, ready: bool) -> None:
-        """What health tells, to watchers at once."""
+        """Sets the answer of the health service, and tells its watchers at once."""
         state = health_pb2.HealthCheckResponse.SERVING if ready else health_pb2.HealthCheckResponse.NOT_SERVING
         for name in ("", SERVICE):
             await self._health.set(name, state)
 
     async def stop(self, grace_s: float = CLOSE_GRACE_S) -> None:
-        """Takes no more calls, lets the open ones finish their answer for `grace_s` at most, ends.
+        """Accepts no more calls, lets the open ones finish for at most `grace_s` seconds, and ends.
 
-        A call that crosses the end of its connection may be cancelled, not refused: until nothing accepted is left
-        unanswered, the service itself refuses.
+        A call that arrives while its connection ends may be cancelled rather than refused. So call this only when every
+        accepted request is answered; until then the service itself refuses.
         """
         self._health.end()
         await self._server.stop(grace_s)
 
 
 def _pool() -> DescriptorPool:
-    """The descriptors that reflection tells: the protocol's own, and health's."""
+    """The descriptors for reflection: those of the protocol and of the health service."""
     pool = DescriptorPool()
     for file in (inference_pb2.DESCRIPTOR, health_pb2.DESCRIPTOR):
         pool.AddSerializedFile(file.serialized_pb)

@@ -1,4 +1,4 @@
-"""One HTTP port: a bound socket, an application, start and stop. The only module that knows the HTTP server in use."""
+"""One HTTP port: a bound socket, an application, start and stop. Adapts uvicorn."""
 
 from __future__ import annotations
 
@@ -25,42 +25,43 @@ __all__ = ["CLOSE_GRACE_S", "HttpLimits", "HttpServer", "listen", "make_room"]
 log = logging.getLogger(__name__)
 
 CLOSE_GRACE_S = 3
-"""For connections that are still writing an answer when the server stops."""
+"""Seconds for connections that are still sending a response when the server stops."""
 
 OTHER_FILES = 512
-"""Open files besides the connections: lanes, pipes, the control port."""
+"""Number of open files besides the connections: lanes, pipes, the control port."""
 
 LINGER_S, LINGER_BYTES = 1.0, 16 << 20
-"""Between the last answer of a connection and its end, so much of what the client still sends is read, to no end:
-closed at once, the connection would be reset, and a client that writes before it reads would not see the answer."""
+"""Lingering close: read and discard up to 1 s or 16 MiB after the last response of a connection. If it were closed at
+once, it would be reset, and a client that writes before it reads would not see the response."""
 
 MOST_HEAD = 64 << 10
-"""Bytes of a request that are no body: names, headers, the framing of chunks. The parser itself bounds none of them."""
+"""Bytes of a request besides its body: request line, headers, framing of chunks. The parser itself has no limit."""
 
 FRAMING_PER_BYTE = 8
-"""What one byte of body may cost in framing: a chunk of a single byte costs five."""
+"""Bytes of framing allowed per byte of body: a chunk of a single byte needs five."""
 
-MALFORMED = ProblemError(400, "malformed", "this is not HTTP/1.1 as it should be: check the request line and headers")
+MALFORMED = ProblemError(400, "malformed", "this is not valid HTTP/1.1: check the request line and headers")
 TOO_LONG = ProblemError(431, "headers-too-large", f"the headers take more than {MOST_HEAD} bytes: send less")
-TOO_SLOW = ProblemError(408, "too-slow", "the headers of the request did not come in time: send them at once")
+TOO_SLOW = ProblemError(408, "too-slow", "the headers of the request did not arrive in time: send them at once")
 TOO_MANY = ProblemError(
     503,
     "too-many-connections",
-    "the server has as many connections as it may: use fewer, and keep them open",
+    "the server has reached its limit of connections: use fewer, and keep them open",
     retry_after(0),
 )
 
 
 @dataclass(frozen=True, slots=True)
 class HttpLimits:
-    """What one port grants its clients.
+    """Limits of one port.
 
     Attributes:
-        header_timeout_s: for the headers of a request, from its first byte; of the first one, from the connection.
-        keep_alive_s: how long a connection may idle between requests.
-        write_timeout_s: how long a client may leave an answer unread.
-        max_connections: open at once; more are refused with 503.
-        backlog: connections that the kernel keeps until they are taken.
+        header_timeout_s: time for the headers of a request, from its first byte; for the first request of a connection,
+            from the start of the connection.
+        keep_alive_s: how long a connection may be idle between requests.
+        write_timeout_s: how long a client may leave a response unread.
+        max_connections: open connections; more are refused with 503.
+        backlog: connections that the kernel queues until they are accepted.
     """
 
     header_timeout_s: float
@@ -71,7 +72,7 @@ class HttpLimits:
 
 
 def listen(host: str, port: int, option: str) -> socket.socket:
-    """A bound socket; port 0 takes a free one. Raises SpongeError naming `option` when the address cannot be had."""
+    """A bound socket; port 0 takes a free one. Raises SpongeError, naming `option`, if the address is not available."""
     try:
         family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[
             0
@@ -84,9 +85,11 @@ def listen(host: str, port: int, option: str) -> socket.socket:
     except OSError as error:
         if error.errno == errno.EADDRINUSE:
             raise SpongeError(
-                f"port {port} on {host} is in use: stop who uses it, or choose another with {option}"
+                f"port {port} on {host} is in use: stop the process that uses it, or choose another port with {option}"
             ) from None
-        raise SpongeError(f"cannot listen on {host}:{port}: {error.strerror}; choose another with {option}") from None
+        raise SpongeError(
+            f"cannot listen on {host}:{port}: {error.strerror}; choose another port with {option}"
+        ) from None
     return sock
 
 
@@ -109,21 +112,21 @@ class _Config(uvicorn.Config):
 
 
 class _Protocol(HttpToolsProtocol):
-    """One connection. Adds to the library's: a bound on connections, a timeout for headers, an end of keep-alive."""
+    """One connection. Adds a limit of connections, a timeout for headers and a lingering close to the library's."""
 
     def __init__(self, config: _Config, *args: Any, **more: Any) -> None:
         super().__init__(config, *args, **more)
         self._own = config
         self.timeout_keep_alive = config.limits.keep_alive_s  # type: ignore[assignment]
-        self._spoken = False
-        self._unread_bytes = 0
+        self._ended = False
+        self._discarded_bytes = 0
         self._reading = False
         self._head_bytes = 0
         self._timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self._writing = _Writing(self, transport)
+        self._responses = _ResponseTransport(self, transport)
         if len(self.connections) > self._own.limits.max_connections:
             self._refuse()
         else:
@@ -134,9 +137,9 @@ class _Protocol(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        if self._spoken:
-            self._unread_bytes += len(data)
-            if self._unread_bytes > LINGER_BYTES:
+        if self._ended:
+            self._discarded_bytes += len(data)
+            if self._discarded_bytes > LINGER_BYTES:
                 self.transport.abort()
             return
         if self._timer is None and (self.cycle is None or self.cycle.response_complete):
@@ -144,11 +147,11 @@ class _Protocol(HttpToolsProtocol):
         self._reading = True
         self._head_bytes += len(data)
         super().data_received(data)
-        if self._head_bytes > MOST_HEAD and not self._spoken and not self.transport.is_closing():
-            self._end_with(TOO_LONG)
+        if self._head_bytes > MOST_HEAD and not self._ended and not self.transport.is_closing():
+            self._fail_with(TOO_LONG)
 
-    def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - the library's text names no fix
-        self._end_with(MALFORMED)
+    def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - the library's text does not name the fix
+        self._fail_with(MALFORMED)
 
     def on_body(self, body: bytes) -> None:
         self._head_bytes -= FRAMING_PER_BYTE * len(body)
@@ -159,23 +162,23 @@ class _Protocol(HttpToolsProtocol):
         self._reading = False
         self._head_bytes = 0
         super().on_headers_complete()
-        self.cycle.transport = self._writing  # type: ignore[assignment]
+        self.cycle.transport = self._responses  # type: ignore[assignment]
         if self._own.leaving:
             self.cycle.keep_alive = False
 
     def on_response_complete(self) -> None:
-        if not self._spoken:
+        if not self._ended:
             super().on_response_complete()
 
     def end(self) -> None:
-        """Everything was said on this connection. Closes it, but not while its client is still sending."""
+        """Closes the connection after its last response, but not while its client is still sending."""
         if self.cycle is None or not self.cycle.more_body:
             self.transport.close()
         else:
-            self._speak_no_more()
+            self._close_lingering()
 
     def leave(self) -> None:
-        """The answer to the request that is being served is the last one of this connection."""
+        """Makes the response to the present request the last one of this connection."""
         if self.cycle is not None and not self.cycle.response_started:
             self.cycle.keep_alive = False
 
@@ -191,20 +194,20 @@ class _Protocol(HttpToolsProtocol):
         self._timer = None
         if not self.transport.is_closing():
             if self._reading:
-                self._end_with(TOO_SLOW)
+                self._fail_with(TOO_SLOW)
             else:
                 self.transport.close()
 
-    def _end_with(self, problem: ProblemError) -> None:
-        """Answers for the application, unless it is already answering, and closes."""
+    def _fail_with(self, problem: ProblemError) -> None:
+        """Responds in place of the application, unless it is responding already, and closes."""
         if self.cycle is None or self.cycle.response_complete or not self.cycle.response_started:
             self.transport.write(_response(problem))
-        self._speak_no_more()
+        self._close_lingering()
 
-    def _speak_no_more(self) -> None:
-        if self._spoken or self.transport.is_closing():
+    def _close_lingering(self) -> None:
+        if self._ended or self.transport.is_closing():
             return
-        self._spoken = True
+        self._ended = True
         if self.cycle is not None and not self.cycle.response_complete:
             self.cycle.disconnected = True
             self.cycle.message_event.set()
@@ -218,11 +221,11 @@ class _Protocol(HttpToolsProtocol):
         self.connections.discard(self)
         event(log, "http.too_many_connections", logging.WARNING, most=self._own.limits.max_connections)
         self.transport.write(_response(TOO_MANY))
-        self._speak_no_more()
+        self._close_lingering()
 
 
-class _Writing:
-    """What an answer is written to: the connection's transport, whose end is the connection's to choose."""
+class _ResponseTransport:
+    """The connection's transport as responses see it; the connection decides when it is closed."""
 
     __slots__ = ("close", "is_closing", "write")
 
@@ -233,7 +236,7 @@ class _Writing:
 
 
 def _response(problem: ProblemError) -> bytes:
-    """A whole answer, for where no application is asked."""
+    """A complete response, for requests that no application sees."""
     body = problem.body()
     extra = "".join(f"{name.decode()}: {value.decode()}\r\n" for name, value in problem.headers)
     head = (
@@ -244,7 +247,7 @@ def _response(problem: ProblemError) -> bytes:
 
 
 def make_room(connections: int) -> None:
-    """Raises this process's limit of open files so that many connections fit, as far as it may."""
+    """Raises this process's limit of open files to fit `connections`, as far as permitted."""
     needed = connections + OTHER_FILES
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != resource.RLIM_INFINITY and soft < needed:
@@ -260,19 +263,19 @@ class _Uvicorn(uvicorn.Server):
         self._leaving = asyncio.Event()
 
     def leave(self) -> None:
-        """Ends `serve` in an orderly way."""
+        """Ends `serve` gracefully."""
         self.should_exit = True
         self._leaving.set()
 
     async def main_loop(self) -> None:
-        """Renews the date header once a second; the library's own loop wakes up ten times as often, for nothing."""
+        """Updates the date header once a second; the library's own loop wakes up ten times as often, without need."""
         while not await self.on_tick(0):
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._leaving.wait(), 1.0)
 
     @contextlib.contextmanager
     def capture_signals(self) -> Generator[None, None, None]:
-        """Signals are the application's: two of these servers share one loop and one orderly end."""
+        """Leaves signals to the application, because two of these servers share one loop and one shutdown."""
         yield
 
 
@@ -280,7 +283,7 @@ class HttpServer:
     """Serves `app` on `sock`."""
 
     def __init__(self, app: ASGIApp, sock: socket.socket, limits: HttpLimits) -> None:
-        # Inherited by every connection; an answer that is never read would be kept for ever.
+        # Inherited by every connection; otherwise a response that is never read would be kept forever.
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(limits.write_timeout_s * 1000))
         self._sock = sock
         self._config = _Config(app, limits)
@@ -289,7 +292,7 @@ class HttpServer:
 
     @property
     def connections(self) -> int:
-        """Connections that are open now."""
+        """Number of open connections."""
         return len(self._server.server_state.connections)
 
     @property
@@ -298,7 +301,7 @@ class HttpServer:
         return port
 
     async def start(self) -> None:
-        """Returns once connections are taken."""
+        """Returns once connections are accepted."""
         self._task = asyncio.get_running_loop().create_task(self._server.serve(sockets=[self._sock]))
         while not self._server.started:
             if self._task.done():
@@ -307,16 +310,16 @@ class HttpServer:
             await asyncio.sleep(0)
 
     def leave(self) -> None:
-        """From now on every answer is the last one of its connection; new connections are still taken."""
+        """From now on every response is the last one of its connection; new connections are still accepted."""
         self._config.leaving = True
         for connection in self._server.server_state.connections:
             assert isinstance(connection, _Protocol)
             connection.leave()
 
     async def stop(self, grace_s: float = CLOSE_GRACE_S) -> None:
-        """Takes no more connections, lets the open ones finish their answer for `grace_s` at most, ends.
+        """Accepts no more connections, lets open ones finish their response for at most `grace_s` seconds, and ends.
 
-        Does nothing if never started.
+        Does nothing if the port was never started.
         """
         if self._task is not None:
             self._config.timeout_graceful_shutdown = grace_s  # type: ignore[assignment]

@@ -1,7 +1,6 @@
-"""The Open Inference Protocol (V2) in what its REST and gRPC forms share: requests, tensors, outputs as plain data.
+"""The Open Inference Protocol (V2): what its REST and gRPC forms share, as plain data.
 
-Knows no encoding, no model, no server and no queue. Whether the tensors suit a model is for `ModelInfo.check` to say;
-here only what the protocol itself demands is refused.
+The functions here check what the protocol itself demands; `ModelInfo.check` says whether tensors fit a model.
 """
 
 from __future__ import annotations
@@ -54,7 +53,7 @@ MODEL_VERSION = "1"
 
 
 class OipError(SpongeError):
-    """A body that is not a request of the protocol; says where and what was expected."""
+    """The body is not a request of the protocol; the message says where, and what was expected."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +67,7 @@ class Strings:
 
 @dataclass(frozen=True, slots=True)
 class OutputRequest:
-    """How one output is wanted: `top` > 0 asks for that many classes instead of the tensor."""
+    """One requested output: `binary` for its binary form, `top` > 0 for that many classes instead of the tensor."""
 
     name: str
     binary: bool
@@ -77,7 +76,7 @@ class OutputRequest:
 
 @dataclass(frozen=True, slots=True)
 class InferRequest:
-    """A decoded request. `outputs` is empty when the client takes all of them; `binary` is then how it wants them."""
+    """A decoded request. Without `outputs` the client wants all of them, in binary form if `binary`."""
 
     id: str = ""
     tensors: tuple[Tensor, ...] = ()
@@ -89,7 +88,7 @@ class InferRequest:
 
 @dataclass(frozen=True, slots=True)
 class TensorHead:
-    """What a request says of an input before its data."""
+    """Description of an input, without its data."""
 
     name: str
     datatype: str
@@ -97,7 +96,7 @@ class TensorHead:
 
     @property
     def where(self) -> str:
-        """How an error names it."""
+        """Name of the input in errors."""
         return f"input {self.name!r}"
 
     @property
@@ -107,7 +106,7 @@ class TensorHead:
 
 @dataclass(frozen=True, slots=True)
 class Output:
-    """One output of an answer as its client wants it: a tensor, or the classes that stand for it."""
+    """One output of a response, as the client requested it: a tensor, or its largest classes."""
 
     ask: OutputRequest
     tensor: Tensor
@@ -123,12 +122,12 @@ class Output:
 
     @property
     def raw(self) -> bytes | bytearray | memoryview:
-        """Its data in the protocol's binary form."""
+        """The data in the protocol's binary form."""
         return self.tensor.data if self.strings is None else pack_strings(self.strings.values)
 
 
 def tensor_head(name: object, datatype: object, shape: object, where: str) -> TensorHead:
-    """Checks what a request says of an input. Raises OipError."""
+    """Checks the description of an input. Raises OipError. `where` names it in errors until its name is known."""
     if not isinstance(name, str) or not name:
         raise OipError(f'{where} needs a "name"')
     where = f"input {name!r}"
@@ -141,7 +140,7 @@ def tensor_head(name: object, datatype: object, shape: object, where: str) -> Te
 
 
 def raw_input(head: TensorHead, data: memoryview, said: str) -> Tensor | Strings:
-    """An input from its data in binary form; `said` names where the data's length comes from."""
+    """An input from data in binary form. Raises OipError. `said` names the source of the data's length in errors."""
     if head.datatype == "BYTES":
         return strings_input(head, unpack_strings(data, head.where), "the binary data")
     wanted = head.elements * DATATYPE_SIZE[head.datatype]
@@ -153,7 +152,7 @@ def raw_input(head: TensorHead, data: memoryview, said: str) -> Tensor | Strings
 
 
 def strings_input(head: TensorHead, values: Sequence[bytes | memoryview], said: str) -> Strings:
-    """An input of datatype BYTES from its elements. Raises OipError when they are not as many as its shape holds."""
+    """An input of datatype BYTES from its elements. Raises OipError when their number does not fit the shape."""
     if len(values) != head.elements:
         raise OipError(
             f"{head.where}: shape {list(head.shape)} holds {head.elements} elements, {said} has {len(values)}"
@@ -162,7 +161,7 @@ def strings_input(head: TensorHead, values: Sequence[bytes | memoryview], said: 
 
 
 def numbers_input(head: TensorHead, data: list[Any], said: str) -> Tensor:
-    """An input from single numbers. Raises OipError when they are not those of its datatype and shape."""
+    """An input from single numbers. Raises OipError when they do not fit the datatype or shape."""
     if head.datatype == "BF16":
         raise OipError(f"{head.where}: BF16 has no JSON form, send it as a binary tensor")
     array = _array(data, NUMPY_TYPES[head.datatype], head.datatype, head.where)
@@ -174,9 +173,9 @@ def numbers_input(head: TensorHead, data: list[Any], said: str) -> Tensor:
 
 
 def class_count(value: object, where: str) -> int:
-    """The parameter `classification` of an output: how many classes are wanted. Raises OipError."""
+    """Checks the parameter `classification` of an output, a number of classes. Raises OipError."""
     if type(value) is not int or value < 0:
-        raise OipError(f"{where}: classification is {value!r}, expected how many classes to return")
+        raise OipError(f"{where}: classification is {value!r}, expected the number of classes to return")
     return value
 
 
@@ -187,7 +186,7 @@ def infer_request(
     binary: bool,
     parameters: Mapping[str, object],
 ) -> InferRequest:
-    """A request from its decoded parts. Raises OipError for a parameter that cannot be understood."""
+    """A request from its decoded parts. Raises OipError for an invalid parameter."""
     if "priority" in parameters:
         _check_priority(parameters["priority"])
     return InferRequest(
@@ -219,13 +218,13 @@ def rows_of(request: InferRequest, info: ModelInfo) -> list[Item]:
 
 
 def select_outputs(request: InferRequest, outputs: Sequence[Tensor], labels: Sequence[str] | None) -> Iterator[Output]:
-    """What the client asked for of what the model gave, in the client's order; all of it if it asked for nothing.
+    """The requested outputs, in the client's order; all outputs if the client requested none.
 
     Args:
         labels: names of the classes, used where a client asks for a classification.
 
     Raises:
-        OipError: an output is asked for that the model does not have.
+        OipError: an output is requested that the model does not have.
     """
     given = {tensor.name: tensor for tensor in outputs}
     for ask in request.outputs or (OutputRequest(tensor.name, request.binary) for tensor in outputs):
@@ -236,7 +235,7 @@ def select_outputs(request: InferRequest, outputs: Sequence[Tensor], labels: Seq
 
 
 def pack_strings(values: Iterable[bytes | memoryview]) -> bytes:
-    """Elements of datatype BYTES in binary form: each behind its length, four bytes little-endian."""
+    """Elements of datatype BYTES in binary form: each after its length, four bytes little-endian."""
     parts: list[bytes | memoryview] = []
     for value in values:
         parts += (struct.pack("<I", len(value)), value)
@@ -244,7 +243,7 @@ def pack_strings(values: Iterable[bytes | memoryview]) -> bytes:
 
 
 def unpack_strings(data: memoryview, where: str) -> list[memoryview]:
-    """The reverse of `pack_strings`, without copying. Raises OipError when the lengths do not add up."""
+    """Reverses `pack_strings`, without copying. Raises OipError when the lengths do not add up."""
     values: list[memoryview] = []
     at = 0
     while at < len(data):
@@ -260,7 +259,7 @@ def unpack_strings(data: memoryview, where: str) -> list[memoryview]:
 
 
 def _array(data: list[Any], dtype: np.dtype[Any], datatype: str, where: str) -> np.ndarray[Any, Any]:
-    """JSON numbers as an array, refusing what a plain conversion would silently bend: text, fractions, overflow."""
+    """JSON numbers as an array. Raises OipError where plain conversion would change them: text, fractions, overflow."""
     try:
         array = np.asarray(data) if data else np.empty(0, dtype)
     except ValueError:
@@ -277,7 +276,7 @@ def _array(data: list[Any], dtype: np.dtype[Any], datatype: str, where: str) -> 
 
 
 def values_of(tensor: Tensor) -> np.ndarray[Any, Any]:
-    """The elements of a tensor as numbers, in a flat array; half precision is widened, which changes no value."""
+    """The elements of a tensor in a flat array; half precision is widened, which changes no value."""
     if tensor.datatype == "BF16":
         return (np.frombuffer(tensor.data, "<u2").astype("<u4") << 16).view("<f4")
     array = np.frombuffer(tensor.data, NUMPY_TYPES[tensor.datatype])
@@ -285,9 +284,9 @@ def values_of(tensor: Tensor) -> np.ndarray[Any, Any]:
 
 
 def _check_priority(value: object) -> None:
-    """Raises OipError when it is no whole number >= 0.
+    """Raises OipError when the priority is not a whole number >= 0.
 
-    It changes nothing here: requests are served by their deadlines, and who is in a hurry says so with a tighter one.
+    It has no effect: requests are served by their deadlines, and an urgent one states a tighter deadline.
     """
     if type(value) is not int or value < 0:
         raise OipError(f"parameters.priority is {value!r}: give a whole number >= 0, or better a tighter deadline")

@@ -1,7 +1,4 @@
-"""The Open Inference Protocol (V2) over REST: requests and responses as bytes, JSON and the binary tensor extension.
-
-A codec and nothing more: knows no model, no HTTP server and no queue.
-"""
+"""Codec of the Open Inference Protocol (V2) over REST: JSON and the binary tensor extension."""
 
 from __future__ import annotations
 
@@ -35,11 +32,11 @@ def decode(body: bytes, header_length: int | None) -> InferRequest:
     """Reads a request.
 
     Args:
-        header_length: value of `Inference-Header-Content-Length`: so many bytes of JSON, then the binary tensors in
-            the order of the inputs. None: all of it is JSON.
+        header_length: value of `Inference-Header-Content-Length`: bytes of JSON before the binary tensors, which come
+            in the order of the inputs. None: the whole body is JSON.
 
     Raises:
-        OipError: with what was expected and what came.
+        OipError: the body is not a request; says what was expected and what was sent.
     """
     view = memoryview(body)
     if header_length is not None and not 0 < header_length <= len(body):
@@ -80,11 +77,11 @@ def encode(
     """The response body and, when it carries binary tensors, the length of its JSON part.
 
     Args:
-        outputs: what the model gave, in its order.
+        outputs: the model's outputs, in its order.
         labels: names of the classes, used where a client asks for a classification.
 
     Raises:
-        OipError: an output is asked for that the model does not have.
+        OipError: an output is requested that the model does not have.
     """
     entries: list[dict[str, Any]] = []
     blobs: list[bytes | bytearray | memoryview] = []
@@ -110,7 +107,7 @@ def encode(
 
 
 def _input(item: dict[str, Any], where: str, rest: memoryview) -> tuple[Tensor | Strings, int]:
-    """One input, and how many bytes of `rest` it took."""
+    """One input, and the number of bytes of `rest` that it used."""
     head = tensor_head(item.get("name"), item.get("datatype"), item.get("shape"), where)
     parameters = _object(item.get("parameters", {}), f"{head.where}: parameters")
     size = parameters.get("binary_data_size")

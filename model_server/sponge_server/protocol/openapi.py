@@ -1,7 +1,6 @@
-"""What the data port says of itself: the description of the hot path, and `/docs` without any other server's help.
+"""OpenAPI description of the data port, and `/docs` from this server's own files.
 
-The hot path has no types of the web framework's, so its schemas are written here, beside the limits that the code has.
-Knows no data plane.
+Inference bypasses the web framework, so its schemas are written here.
 """
 
 from __future__ import annotations
@@ -27,13 +26,13 @@ Schema = dict[str, Any]
 
 
 def serve_docs(app: FastAPI) -> None:
-    """`/docs` from this server's own files: a cluster's pods often reach no other, nor do their readers' browsers."""
+    """Adds `/docs` with files of this server, because pods and browsers in a cluster often reach no other server."""
     files = Path(fastapi_offline.__file__).parent / "static"
     app.mount(ASSETS, StaticFiles(directory=files), name="docs-assets")
 
     @app.get("/docs", include_in_schema=False)
     async def docs() -> HTMLResponse:
-        # Relative, so that it also works behind a proxy that puts a path in front.
+        # Relative, so that it also works behind a proxy that adds a path prefix.
         return get_swagger_ui_html(
             openapi_url="openapi.json",
             title=app.title,
@@ -44,7 +43,7 @@ def serve_docs(app: FastAPI) -> None:
 
 
 def describe(app: FastAPI, *infer_paths: str) -> None:
-    """Adds the hot path to the description that the framework generates, and takes out what never happens."""
+    """Adds inference to the generated description, and removes responses that never occur."""
     generate = app.openapi
 
     def openapi() -> dict[str, Any]:
@@ -52,7 +51,7 @@ def describe(app: FastAPI, *infer_paths: str) -> None:
             document = generate()
             for path in document["paths"].values():
                 for operation in path.values():
-                    # The framework foresees a mistake in every path parameter; any text is one.
+                    # The framework adds a validation error for path parameters, but any text is valid.
                     operation["responses"].pop("422", None)
             components = document.setdefault("components", {}).setdefault("schemas", {})
             for name in ("HTTPValidationError", "ValidationError"):
@@ -77,22 +76,24 @@ def _header(name: str, text: str, schema: Schema) -> Schema:
 def _problem(text: str, retry: bool = False) -> dict[str, Any]:
     described: dict[str, Any] = {"description": text, "content": {PROBLEM_TYPE: {"schema": _reference("Problem")}}}
     if retry:
-        seconds = {"schema": {"type": "integer", "minimum": 0}, "description": "Seconds until it may be worth a try."}
+        seconds = {"schema": {"type": "integer", "minimum": 0}, "description": "Seconds until a retry may succeed."}
         described["headers"] = {"Retry-After": seconds}
     return described
 
 
 PROBLEMS: dict[int | str, dict[str, Any]] = {
-    400: _problem("Not a request of the protocol, or a header that cannot be understood."),
+    400: _problem("Not a request of the protocol, or an invalid header."),
     404: _problem("No such model or version."),
     413: _problem("The body, or its JSON part, is too large."),
     415: _problem("Unsupported Content-Type, or a Content-Encoding."),
     422: _problem("The tensors do not fit the model, or an image cannot be decoded."),
     500: _problem("The model failed."),
-    503: _problem("Shed: it could not be met on arrival, or there is no room; or the server is not ready.", retry=True),
-    504: _problem("The deadline cannot be met any more."),
+    503: _problem(
+        "Shed: the deadline cannot be met, or memory or the queue is full. Or the server is not ready.", retry=True
+    ),
+    504: _problem("The deadline can no longer be met."),
 }
-"""Every problem that an answer may be, by status."""
+"""Every error response, by status."""
 
 
 def _milliseconds(longest_s: float) -> Schema:
@@ -100,30 +101,32 @@ def _milliseconds(longest_s: float) -> Schema:
 
 
 _DEADLINE_HEADERS = [
-    _header("x-sponge-slo-ms", "End-to-end milliseconds for this very request.", _milliseconds(LONGEST_S)),
-    _header("x-sponge-slo-class", "Name of a class that the server was started with.", {"type": "string"}),
+    _header("x-sponge-slo-ms", "End-to-end milliseconds for this request.", _milliseconds(LONGEST_S)),
+    _header("x-sponge-slo-class", "Name of an SLO class that the server was started with.", {"type": "string"}),
     _header(
         "x-request-timeout-seconds",
-        "Seconds, as Ray Serve has it.",
+        "Seconds, as in Ray Serve.",
         {"type": "number", "exclusiveMinimum": 0, "maximum": LONGEST_S},
     ),
-    _header("x-envoy-expected-rq-timeout-ms", "Milliseconds, as Envoy has it.", _milliseconds(LONGEST_S)),
-    _header(
-        "grpc-timeout", "Digits and a unit, as gRPC has it.", {"type": "string", "pattern": "^[1-9][0-9]{0,2}[Sm]$"}
-    ),
+    _header("x-envoy-expected-rq-timeout-ms", "Milliseconds, as in Envoy.", _milliseconds(LONGEST_S)),
+    _header("grpc-timeout", "Digits and a unit, as in gRPC.", {"type": "string", "pattern": "^[1-9][0-9]{0,2}[Sm]$"}),
     _header(
         "x-sponge-sent-at",
-        "When the client sent the request, in epoch seconds; implausible ones are ignored, and counted.",
+        "When the client sent the request, in epoch seconds. Implausible times are ignored and counted.",
         {"type": "number"},
     ),
 ]
 
 _DATATYPES = [*DATATYPE_SIZE, "BYTES"]
-_SHAPE = {"type": "array", "items": {"type": "integer", "minimum": 0}, "description": "The first size counts the rows."}
+_SHAPE = {
+    "type": "array",
+    "items": {"type": "integer", "minimum": 0},
+    "description": "The first size is the number of rows.",
+}
 _BINARY_SIZE = {
     "type": "integer",
     "minimum": 0,
-    "description": "Its bytes behind the JSON part, instead of `data`.",
+    "description": "Number of its bytes after the JSON part, instead of `data`.",
 }
 
 _SCHEMAS: dict[str, Schema] = {
@@ -131,7 +134,7 @@ _SCHEMAS: dict[str, Schema] = {
         "type": "object",
         "required": ["inputs"],
         "properties": {
-            "id": {"type": "string", "description": "Comes back with the answer."},
+            "id": {"type": "string", "description": "Returned in the response."},
             "parameters": {
                 "type": "object",
                 "properties": {
@@ -139,9 +142,13 @@ _SCHEMAS: dict[str, Schema] = {
                         "type": "number",
                         "exclusiveMinimum": 0,
                         "maximum": LONGEST_S * 1e6,
-                        "description": "Microseconds until the answer is due.",
+                        "description": "Microseconds until the response is due.",
                     },
-                    "priority": {"type": "integer", "minimum": 0, "description": "Accepted; deadlines decide."},
+                    "priority": {
+                        "type": "integer",
+                        "minimum": 0,
+                        "description": "Accepted without effect; deadlines decide.",
+                    },
                     "binary_data_output": {"type": "boolean", "description": "All outputs as binary tensors."},
                 },
             },
@@ -149,7 +156,7 @@ _SCHEMAS: dict[str, Schema] = {
             "outputs": {
                 "type": "array",
                 "items": _reference("RequestedOutput"),
-                "description": "Which outputs are wanted; all of them if there are none.",
+                "description": "Requested outputs; all of them if there are none.",
             },
         },
     },
@@ -164,7 +171,7 @@ _SCHEMAS: dict[str, Schema] = {
             "data": {
                 "type": "array",
                 "items": {},
-                "description": "Numbers, nested or flat in row-major order; base64 texts for BYTES (encoded images).",
+                "description": "Numbers, nested or flat in row-major order; base64 strings for BYTES (encoded images).",
             },
         },
     },
@@ -179,7 +186,7 @@ _SCHEMAS: dict[str, Schema] = {
                     "classification": {
                         "type": "integer",
                         "minimum": 0,
-                        "description": "So many classes as `value:index:label` instead of the tensor.",
+                        "description": "Return this many classes as `value:index:label` instead of the tensor.",
                     },
                     "binary_data": {"type": "boolean", "description": "This output as a binary tensor."},
                 },
@@ -212,11 +219,11 @@ _SCHEMAS: dict[str, Schema] = {
         "description": "RFC 9457.",
         "required": ["type", "title", "status", "detail", "error"],
         "properties": {
-            "type": {"type": "string", "description": "`urn:sponge:problem:` and a word for programs."},
+            "type": {"type": "string", "description": "`urn:sponge:problem:` and the kind of problem, for programs."},
             "title": {"type": "string"},
             "status": {"type": "integer"},
             "detail": {"type": "string", "description": "What is wrong, and what to do."},
-            "error": {"type": "string", "description": "The detail again, where clients of the protocol look for it."},
+            "error": {"type": "string", "description": "The detail again; clients of the protocol look for it here."},
         },
     },
 }
@@ -234,7 +241,7 @@ def _infer_operation(versioned: bool) -> dict[str, Any]:
         "operationId": "infer_version" if versioned else "infer",
         "summary": "Run the model on one request.",
         "description": (
-            "JSON tensors, binary tensors behind a JSON part, or one encoded image. The deadline is the most specific "
+            "JSON tensors, binary tensors after a JSON part, or one encoded image. The deadline is the most specific "
             "of: `x-sponge-slo-ms`, `x-sponge-slo-class`, `parameters.timeout` in the body, "
             "`x-request-timeout-seconds`, `x-envoy-expected-rq-timeout-ms`, `grpc-timeout`, the server's default; it "
             "counts from `x-sponge-sent-at` if that is plausible, else from the arrival of the headers."

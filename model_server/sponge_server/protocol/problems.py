@@ -1,7 +1,6 @@
-"""Errors on the wire: problem+json documents (RFC 9457), one exception for all of them.
+"""Errors on the wire: problem+json documents (RFC 9457), and one exception for all of them.
 
-Knows HTTP status codes and nothing of queues or models. The extra member `error` repeats the detail because Open
-Inference Protocol clients look for it.
+The extra member `error` repeats the detail, because Open Inference Protocol clients look for it.
 """
 
 from __future__ import annotations
@@ -16,10 +15,10 @@ __all__ = ["PROBLEM_TYPE", "ProblemError", "retry_after"]
 PROBLEM_TYPE = "application/problem+json"
 
 LONGEST_DETAIL = 600
-"""Details quote what was sent; gRPC carries them in headers, and nobody reads more."""
+"""Characters of a detail. Details quote the request, gRPC carries them in headers, and nobody reads more."""
 
 LONGEST_RETRY_S = 60
-"""A backlog of minutes is a guess: by then the service may have grown."""
+"""A backlog of minutes is a guess, because the service may have grown by then."""
 
 TITLES = {
     400: "Bad request",
@@ -40,9 +39,13 @@ TITLES = {
 
 
 class ProblemError(Exception):
-    """An answer that is an error; raised anywhere in a handler, rendered at its edge.
+    """A response that is an error. Raised anywhere in a handler, written by the protocol's adapter.
 
-    `slug` names the kind of problem for programs; `detail` tells a person what is wrong and what to do.
+    Attributes:
+        status: HTTP status code.
+        slug: kind of problem, for programs.
+        detail: what is wrong and what to do, for people.
+        headers: extra response headers.
     """
 
     def __init__(self, status: int, slug: str, detail: str, headers: Sequence[tuple[bytes, bytes]] = ()) -> None:
@@ -60,6 +63,7 @@ class ProblemError(Exception):
         return TITLES.get(self.status, "Error")
 
     def body(self) -> bytes:
+        """The document."""
         return orjson.dumps(
             {
                 "type": f"urn:sponge:problem:{self.slug}",
@@ -72,5 +76,5 @@ class ProblemError(Exception):
 
 
 def retry_after(seconds: float) -> tuple[tuple[bytes, bytes], ...]:
-    """The header that says when to try again: whole seconds, at least one."""
+    """The `Retry-After` header: whole seconds, at least one."""
     return ((b"retry-after", str(max(1, min(LONGEST_RETRY_S, math.ceil(seconds)))).encode()),)

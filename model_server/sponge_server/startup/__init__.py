@@ -1,1 +1,1 @@
-"""From settings to a server that is ready: load, warm up, profile, and fit memory."""
+"""From settings to a ready server: load, warm up, profile, and fit memory."""

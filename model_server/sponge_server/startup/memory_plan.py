@@ -1,8 +1,8 @@
-"""Finds out at start how much memory lanes and batches take, and how many of them the memory limit holds.
+"""Memory plan: measures at startup how much memory lanes and batches need, and how many fit the memory limit.
 
-Runs made-up batches of growing size on the first lane and reads its memory after each, when it still has all that the
-batch needed. Stops before a size that would not fit. Later, a lane that has come to keep more than its share gives back
-what is free. Knows nothing of HTTP or deadlines.
+It runs example batches of growing size on the first lane and reads the lane's memory after each, while the lane still
+holds everything that the batch needed. It stops before a size that would not fit. Later, a lane that keeps more than
+its share gives free memory back.
 """
 
 from __future__ import annotations
@@ -31,16 +31,18 @@ _MIB = 1 << 20
 
 
 class MemoryLimitError(SpongeError):
-    """The memory limit does not hold the server with its smallest batch."""
+    """The memory limit is too small for the server with its smallest batch."""
 
 
 @dataclass(frozen=True, slots=True)
 class Fitted:
-    """What the memory limit allows. `model` is None where the kernel does not tell what processes use.
+    """What the memory limit allows.
 
     Attributes:
-        started_bytes: what a lane has of its own before its first batch.
-        lanes: as many as were wanted, or the fewer that fit.
+        model: memory by lanes and rows; None where the kernel does not report the memory of processes.
+        limit_bytes: the memory limit; None without one.
+        started_bytes: memory of a lane before its first batch.
+        lanes: the requested lanes, or the fewer that fit.
         batches: the largest batch of every model of the pool.
     """
 
@@ -52,15 +54,17 @@ class Fitted:
 
     @property
     def most_lanes(self) -> int:
-        """So many would fit with these batches, should a larger size call for more."""
+        """The most lanes that fit with these batches, for a larger size later."""
         if self.model is None or self.limit_bytes is None:
             return sys.maxsize
         each = self.model.lane_bytes + self.model.item_bytes * max(self.batches)
         return max(self.lanes, self.model.room(self.limit_bytes) // max(1, each))
 
     def keep_bytes(self, lanes: int) -> int | None:
-        """What each of so many lanes may keep between two batches, beyond what it started with, so that the next one
-        finds room in its share of the limit; None where nothing has to be given back."""
+        """Memory that each of `lanes` lanes may keep between two batches, beyond what it started with.
+
+        The next batch then fits into the lane's share of the limit. None: the lane may keep everything.
+        """
         if self.model is None or self.limit_bytes is None:
             return None
         share = self.model.room(self.limit_bytes) // lanes
@@ -74,16 +78,20 @@ def memory_limit() -> int | None:
 
 
 def oom_kills() -> int:
-    """Processes of this cgroup that the kernel has killed for want of memory."""
+    """Number of processes of this cgroup that the kernel has killed because memory ran out."""
     cgroup = own_cgroup("memory")
     return 0 if cgroup is None else read_oom_kills(cgroup)
 
 
 async def fit_memory(pool: LanePool, lanes: int, threads: int) -> Fitted:
-    """Measures on the one lane that the pool has, and says how many of them and how large batches fit.
+    """Measures on the pool's only lane how many lanes and how large batches fit.
+
+    Args:
+        lanes: requested lanes.
+        threads: threads of the example batches.
 
     Raises:
-        MemoryLimitError: not even one lane with a batch of 1 does.
+        MemoryLimitError: not even one lane with a batch of 1 fits.
     """
     limit = memory_limit()
     wanted = [info.max_batch for info in pool.models]
@@ -123,9 +131,9 @@ async def fit_memory(pool: LanePool, lanes: int, threads: int) -> Fitted:
 
 
 async def measure_memory(pool: LanePool, threads: int, limit: int | None) -> tuple[MemoryModel | None, tuple[int, ...]]:
-    """The memory model of the pool, and the largest batch of every model that ran within the limit.
+    """The memory model of the pool, and the largest batch of every model that ran within the limit, in bytes.
 
-    Raises MemoryLimitError when a batch of 1 was killed for its memory.
+    Raises MemoryLimitError when a batch of 1 was killed because memory ran out.
     """
     reached = [info.max_batch for info in pool.models]
     pids = pool.pids
@@ -144,14 +152,14 @@ async def measure_memory(pool: LanePool, threads: int, limit: int | None) -> tup
             if used is None:
                 if not points:
                     raise MemoryLimitError(
-                        f"the memory limit of {_mib(limit):g} MiB does not hold a batch of 1 of {info.name}: its lane "
-                        "was killed for it; raise the limit"
+                        f"the memory limit of {_mib(limit):g} MiB is too small for a batch of 1 of {info.name}: the "
+                        "kernel killed its lane; raise the limit"
                     )
                 reached[index] = points[-1][0]
                 break
             points.append((batch, used))
         own = MemoryModel.of(base_bytes, points, _row_bytes(info))
-        # A lane runs one batch at a time and keeps its memory for the next, whichever model that is of.
+        # A lane runs one batch at a time and keeps its memory for the next one, of any model.
         found = (
             own
             if found is None
@@ -161,7 +169,7 @@ async def measure_memory(pool: LanePool, threads: int, limit: int | None) -> tup
 
 
 async def _lane_bytes_after(pool: LanePool, model: int, batch: int, threads: int) -> int | None:
-    """The lane's own memory after a batch of this size, without what others have left; None when that killed it."""
+    """The lane's own memory after a batch of this size, without leftovers of earlier ones; None if it was killed."""
     pool.keep(lambda _: 0)
     emptied = await _runs(pool, model, 1, threads)
     pool.keep(lambda _: None)
@@ -169,7 +177,7 @@ async def _lane_bytes_after(pool: LanePool, model: int, batch: int, threads: int
 
 
 async def _runs(pool: LanePool, model: int, batch: int, threads: int) -> bool:
-    """Runs a batch on the first lane. Whether it could; where it killed the lane, another has taken its place."""
+    """Runs a batch on the first lane and returns whether it succeeded. A killed lane has been replaced on return."""
     lane = pool.lanes[0]
     try:
         result = await lane.run([example_item(pool.models[model], batch)], threads, model=model)
@@ -178,7 +186,7 @@ async def _runs(pool: LanePool, model: int, batch: int, threads: int) -> bool:
             await asyncio.sleep(_REPLACED_POLL_S)
         return False
     failed = result.outputs[0]
-    if isinstance(failed, ItemError):  # an allocation that failed, for one
+    if isinstance(failed, ItemError):  # for example a failed allocation
         event(log, "memory.batch_failed", logging.WARNING, rows=batch, error=failed)
         return False
     return True
@@ -190,7 +198,7 @@ def _sizes(most: int) -> list[int]:
 
 
 def _row_bytes(info: ModelInfo) -> int:
-    """Inputs and outputs of a row, which lie in memory that server and lane share."""
+    """Bytes of inputs and outputs of a row, which are in memory that server and lane share."""
     return sum(_spec_bytes(spec) for spec in (*info.inputs, *info.outputs))
 
 
@@ -202,7 +210,7 @@ def _spec_bytes(spec: TensorSpec) -> int:
 def _refusal(model: MemoryModel, limit: int) -> str:
     least = model.need(1, 1) + RESERVE_BYTES
     return (
-        f"the memory limit of {_mib(limit):g} MiB does not hold one lane with a batch of 1, which takes "
+        f"the memory limit of {_mib(limit):g} MiB is too small for one lane with a batch of 1, which needs "
         f"{_mib(least):g} MiB ({_mib(model.base_bytes):g} for server and model, {_mib(model.lane_bytes):g} a lane, "
         f"{_mib(model.item_bytes):g} a row, {_mib(RESERVE_BYTES):g} in reserve): raise the limit, spec.memory in a "
         "SpongeService, to at least that"

@@ -1,7 +1,4 @@
-"""From model sources to a server that can promise deadlines: load, warm up, take a profile of each model.
-
-The only module that knows where profiles come from. Knows nothing of HTTP.
-"""
+"""Startup: loads the models, warms up the lanes, and takes a profile of each model."""
 
 from __future__ import annotations
 
@@ -29,17 +26,21 @@ __all__ = ["Prepared", "prepare"]
 
 log = logging.getLogger(__name__)
 
-
 MOST_ERROR = 0.5
 MOST_INTERFERENCE = 0.5
-"""A few seconds beside a noisy neighbour can say anything of these, and a server that believed it would refuse what it
-could serve. What is really slower is learnt from the batches."""
+"""Upper bounds for a profile measured at startup. A few seconds beside a noisy neighbour can give any value, and the
+server would refuse requests that it could serve. Calibration learns from the batches what is really slower."""
 
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """What preparing found out about one model: `info` and `profile` know the largest batch that it takes and that fits
-    into memory; `max_lanes` is the most that fit."""
+    """One model that is ready to serve.
+
+    Attributes:
+        info, profile: with the largest batch that the model takes and that fits into memory.
+        profile_name: where the profile came from.
+        max_lanes: the most lanes that fit into memory.
+    """
 
     info: ModelInfo
     profile: LatencyModel
@@ -50,15 +51,15 @@ class Prepared:
 async def prepare(
     settings: ServerSettings, pool: LanePool, quota: CpuQuota, lifecycle: Lifecycle, metrics: Metrics
 ) -> list[Prepared]:
-    """Loads the models, warms every lane up and finds out how long batches take.
+    """Loads the models, warms up every lane and takes the profiles.
 
     Raises:
-        ModelError: a model cannot be loaded or fails on a made-up batch.
-        ProfileError: a profile is neither shipped nor a file, or does not make sense.
-        LaneError: a lane was lost meanwhile.
-        MemoryLimitError: the memory limit does not hold the server with its smallest batch.
+        ModelError: a model cannot be loaded or fails on an example batch.
+        ProfileError: a profile is neither shipped nor a file, or is invalid.
+        LaneError: a lane was lost during startup.
+        MemoryLimitError: the memory limit is too small for the server with its smallest batch.
     """
-    # Found out before anything is loaded: a misspelt name should not cost a minute.
+    # Checked before anything is loaded, because a misspelt name should not cost a minute.
     for model in settings.models:
         parse(model.source)
     given = [None if model.profile == "auto" else load_profile(model.profile) for model in settings.models]
@@ -89,7 +90,7 @@ async def _prepare(
     profile: Profile | None,
     fitted: Fitted,
 ) -> Prepared:
-    """Warms one model up, and measures it where it has no profile."""
+    """Warms up one model, and measures it if it has no profile."""
     threads = range(1, settings.threads + 1)
     await _warm_up(pool, index, range(1, info.max_batch + 1), threads, settings.warm_up_s)
     if profile is None:
@@ -120,7 +121,7 @@ async def _prepare(
 
 
 async def _start(settings: ServerSettings, pool: LanePool, metrics: Metrics) -> Fitted:
-    """Loads the models and forks as many lanes as are wanted and fit into memory."""
+    """Loads the models and starts the lanes: as many as requested, or the fewer that fit into memory."""
     killed = oom_kills()
     try:
         await pool.start(1)
@@ -131,14 +132,14 @@ async def _start(settings: ServerSettings, pool: LanePool, metrics: Metrics) -> 
         limit = memory_limit()
         if limit is None or oom_kills() == killed or isinstance(error, MemoryLimitError):
             raise
-        text = f"the memory limit of {limit >> 20} MiB does not hold the models: the kernel killed one for its memory"
+        text = f"the memory limit of {limit >> 20} MiB is too small for the models: the kernel killed one of them"
         raise MemoryLimitError(f"{text} ({error}); raise the limit") from None
     metrics.set_memory(fitted.model, fitted.limit_bytes)
     return fitted
 
 
 async def _warm_up(pool: LanePool, model: int, batches: range, threads: range, limit_s: float) -> None:
-    """Runs every pair that can be used, as far as the time allows; the rest pays for itself on first use."""
+    """Runs every pair of batch size and threads, as far as time allows; others pay for set-up at their first use."""
     began = time.monotonic()
     runs, wanted = 0, len(pool.lanes) * len(batches) * len(threads)
 
@@ -149,7 +150,7 @@ async def _warm_up(pool: LanePool, model: int, batches: range, threads: range, l
     name = pool.models[model].name
     try:
         async with asyncio.timeout(limit_s):
-            # The extremes first, on every lane: with many sizes the time may not suffice for all.
+            # The extremes first, on every lane: the time may be too short for all sizes.
             ends = sorted({batches[0], batches[-1]}), sorted({threads[0], threads[-1]})
             await pool.warm_up(*ends, model=model)
             await pool.warm_up(batches, threads, ran, model=model)
@@ -163,7 +164,7 @@ async def _warm_up(pool: LanePool, model: int, batches: range, threads: range, l
 async def _measure(
     settings: ServerSettings, pool: LanePool, quota: CpuQuota, model: int, info: ModelInfo, threads: range
 ) -> Profile:
-    """A profile from the lanes themselves, under whatever limit this process has."""
+    """Measures a profile on the lanes, under the CPU limit of this process."""
     item = example_item(info, 1)
 
     async def run_batch(batch: int, threads: int) -> BatchTime:

@@ -1,5 +1,5 @@
-"""Lanes: inference workers that run one batch at a time, each on the number of threads that the batch was given.
+"""Lanes: inference workers that run one batch at a time, on the number of threads chosen for the batch.
 
-`interface` is what the rest of the server knows. `forked` implements it with processes forked from a warm zygote; only
-the zygote and the lanes import torch, never the process that imports this package.
+The rest of the server uses `interface`. `pool` implements it with processes forked from a warm fork server. Only the
+fork server and the lanes import torch, never the server's own process.
 """

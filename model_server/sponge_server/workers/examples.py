@@ -1,4 +1,4 @@
-"""Made-up items of the right shape, for probing a model's outputs, warming up and measuring. Free of torch."""
+"""Example items of the right shape, for probing a model's outputs, warming up and measuring."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from sponge_server.workers.interface import DATATYPE_SIZE, Item, ModelInfo, Tens
 __all__ = ["example_item", "example_tensor"]
 
 ANY_SIZE = 16
-"""Stands in for a dimension that takes any size."""
+"""Size of a dimension that accepts any size."""
 
 _FORMAT = {"FP16": "e", "FP32": "f", "FP64": "d"}
 _VALUES = [((i * 37) % 101) / 101 for i in range(101)]  # within 0..1, as pixels are; a prime length never lines up
 
 
 def example_item(info: ModelInfo, rows: int) -> Item:
-    """An item of `rows` rows that the model accepts: fractions for floats, zeros (valid as indices) for the rest."""
+    """An item of `rows` rows that the model accepts: fractions for floats, zeros (valid indices) for other types."""
     return Item(tensors=tuple(example_tensor(spec, rows) for spec in info.inputs))
 
 

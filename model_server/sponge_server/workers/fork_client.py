@@ -1,6 +1,6 @@
-"""The server's handle on a zygote process: starts it, tells it to fork and kill, notices its end.
+"""The server's handle on a fork server process: starts it, and asks it to fork and kill lanes.
 
-One object is one process; the pool makes a new one when it ends. Runs on the event loop.
+One object is one process; the pool creates another when it ends. Runs on the event loop.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ _CLOSE_TIMEOUT_S = 5.0
 
 
 class ForkServerClient:
-    """A running zygote with its models loaded; made by `start`."""
+    """A running fork server with its models loaded; created by `start`."""
 
     def __init__(
         self,
@@ -46,7 +46,7 @@ class ForkServerClient:
     async def start(
         cls, specs: Sequence[ModelSpec]
     ) -> tuple[ForkServerClient, asyncio.StreamReader, tuple[ModelInfo, ...]]:
-        """Returns when all are loaded; the reader then tells of lanes that ended. Raises ModelError, LaneError."""
+        """Returns when all models are loaded. The reader then reports ended lanes. Raises ModelError, LaneError."""
         ours, theirs = socket.socketpair()
         output = OutputLog()
         with theirs, output.writer():
@@ -55,7 +55,7 @@ class ForkServerClient:
             except OSError as error:
                 ours.close()
                 raise LaneError(f"cannot start the process that loads the models: {error.strerror}") from None
-        # The stream below owns `ours`; descriptors have to be sent beside it.
+        # The stream below owns `ours`; descriptors must be sent on another socket object.
         commands = ours.dup()
         reader, writer = await asyncio.open_unix_connection(sock=ours)
         client = cls(process, commands, writer, output)
@@ -79,22 +79,22 @@ class ForkServerClient:
         return self._process.pid
 
     def fork(self, lane: int, fds: list[int]) -> None:
-        """Asks for a process for `lane` with these descriptors. Raises LaneError when the zygote is gone."""
+        """Requests a process for `lane` with these descriptors. Raises LaneError when the fork server is gone."""
         self._send({"fork": lane}, fds)
 
     def kill(self, lane: int) -> None:
-        """Asks to kill the lane's process. A zygote that is gone has taken it along."""
+        """Requests to kill the lane's process. If the fork server is gone, so is the lane."""
         with contextlib.suppress(LaneError):
             self._send({"kill": lane})
 
     async def close(self) -> None:
-        """Ends the zygote and so every lane of it."""
+        """Ends the fork server and with it every lane."""
         self._writer.close()
         self._commands.close()
         try:
             await asyncio.to_thread(self._process.wait, _CLOSE_TIMEOUT_S)
         except subprocess.TimeoutExpired:
-            # It is still loading, or hangs in the model's code.
+            # It is still loading, or hangs in a model's code.
             self._process.kill()
             await asyncio.to_thread(self._process.wait)
         await self._output.finish()
@@ -114,7 +114,7 @@ def _spawn(fd: int, output: int) -> subprocess.Popen[bytes]:
         stdin=subprocess.DEVNULL,
         stdout=output,  # a model that prints must not write between the server's own lines
         stderr=output,
-        start_new_session=True,  # an interrupt at the terminal is for the server, which drains first
+        start_new_session=True,  # an interrupt at the terminal goes to the server only, which drains first
     )
 
 

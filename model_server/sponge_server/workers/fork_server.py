@@ -1,11 +1,11 @@
-"""The zygote: loads every model once, on one thread, and forks a lane from itself whenever the server asks for one.
+"""Fork server: loads every model once, on one thread, and forks a lane from itself on request.
 
-A fork copies only the thread that calls it, so a process that ever had a team of OpenMP threads would give its children
-a team of ghosts: the first parallel loop there hangs. Hence one thread, checked after each model; batches run in the
-lanes alone. Lanes share the weights copy-on-write, and each can run every model.
+A fork copies only the calling thread. If this process ever had a team of OpenMP threads, its children would wait for
+threads that do not exist, and their first parallel loop would hang. So it runs one thread, checked after each model,
+and batches run in the lanes only. Lanes share the weights copy-on-write, and each can run every model.
 
-`pool` starts it as `python -m sponge_server.workers.fork_server FD` and holds the other end of FD. When that end
-closes, it ends and takes its lanes along.
+The pool starts it as `python -m sponge_server.workers.fork_server FD` and holds the other end of FD. When that end
+closes, the fork server ends, and its lanes with it.
 """
 
 from __future__ import annotations
@@ -30,32 +30,33 @@ from sponge_server.workers.ipc import SharedMemory, receive, send
 __all__ = ["ENVIRONMENT", "main"]
 
 ENVIRONMENT = {
-    # A waiting OpenMP thread must sleep: under a CPU quota, spinning eats what the others need.
+    # A waiting OpenMP thread must sleep: under a CPU quota, spinning uses CPU that others need.
     "OMP_WAIT_POLICY": "passive",
     # Teams are formed by set_num_threads in the lanes. numpy's BLAS would start threads at import, before the fork.
     "OMP_NUM_THREADS": "1",
     "OPENBLAS_NUM_THREADS": "1",
-    # glibc gives every large activation back to the kernel and faults it in again: 6,000 page faults and some 15 % of
-    # the time of a ResNet-18 batch of 4. Keep the memory; the next batch needs it.
+    # By default glibc returns every large activation to the kernel and faults it in again: 6,000 page faults and about
+    # 15 % of the time of a ResNet-18 batch of 4. Keep the memory, because the next batch needs it.
     "MALLOC_MMAP_THRESHOLD_": "1073741824",
     "MALLOC_TRIM_THRESHOLD_": "4294967296",
     "MALLOC_TOP_PAD_": "67108864",
-    # What a model prints is logged when it prints, and is in no buffer that a fork would copy.
+    # Output of a model is logged at once, and is in no buffer that a fork would copy.
     "PYTHONUNBUFFERED": "1",
 }
-"""To be set before the interpreter starts."""
+"""Environment variables to set before the interpreter starts."""
 
 NICENESS = 10
-"""Lanes yield to the process that hands them their work: beside two computing lanes a refusal took 4 ms at the 90th
-percentile, with this and `promptness` 1 ms. Inside one cgroup it takes no CPU from the lanes but what that needs."""
+"""Lanes yield to the server process: beside two computing lanes, a refusal took 4 ms at the 90th percentile without
+this and `sponge_system.os_scheduling`, and 1 ms with both. Inside one cgroup, the lanes lose only the CPU that the
+server needs."""
 
 _PR_SET_PDEATHSIG = 1
 _FORK_FDS = 3
-_PROBE_TIMEOUT_S = 120.0  # generous: the pod may start on a sliver of a core
+_PROBE_TIMEOUT_S = 120.0  # generous, because the pod may start on a fraction of a core
 
 
 def main(fd: int) -> None:
-    """Serves the other end of `fd` until it closes."""
+    """Serves the other end of the socket `fd` until it closes."""
     os.nice(NICENESS)
     control = socket.socket(fileno=fd)
     first = receive(control)
@@ -70,14 +71,14 @@ def main(fd: int) -> None:
         except SpongeError as error:
             send(control, {"failed": str(error)})
             return
-        except Exception as error:  # noqa: BLE001 - a model source may raise anything; the server tells the user
+        except Exception as error:  # noqa: BLE001 - a model source may raise anything; the server reports it
             traceback.print_exc()
             send(control, {"failed": f"it cannot be loaded: {type(error).__name__}: {error}"})
             return
         send(control, {"loaded": asdict(info)})
         models.append(model)
-    give_back()  # free pages would be shared with the lanes, and a copy made of each that one of them writes to
-    gc.freeze()  # a collection in a lane would write to, and so copy, every page that holds an object
+    give_back()  # free pages would be shared with the lanes and copied when one of them writes
+    gc.freeze()  # a collection in a lane would write to, and so copy, every page with an object
     _ForkServer(control, models).serve()
 
 
@@ -117,8 +118,8 @@ def _load(name: str, source: str, max_batch: int) -> tuple[Any, ModelInfo]:
 
 
 def _probe(model: Any, max_batch: int) -> tuple[TensorSpec, ...]:
-    """Names, types and row shapes of the outputs, from a tiny batch run in a process of its own."""
-    answer = forked_call(lambda: _run_probe(model, max_batch), _PROBE_TIMEOUT_S, "a made-up input")
+    """Names, types and row shapes of the outputs, from a tiny batch in a separate process."""
+    answer = forked_call(lambda: _run_probe(model, max_batch), _PROBE_TIMEOUT_S, "an example input")
     return tuple(TensorSpec(o["name"], o["datatype"], tuple(o["shape"])) for o in answer["outputs"])
 
 
@@ -128,19 +129,19 @@ def _run_probe(model: Any, max_batch: int) -> dict[str, Any]:
 
     oip = {dtype: name for name, dtype in TORCH_DTYPE.items()}
     try:
-        rows = min(2, max_batch)  # two, to see that the batch dimension is free
+        rows = min(2, max_batch)  # two, to verify that the batch dimension is free
         named = model.run(example_inputs(model, rows))
         unsendable = [f"{name} ({tensor.dtype})" for name, tensor in named if tensor.dtype not in oip]
         if unsendable:
             raise ItemError(f"output {unsendable[0]} has a type that cannot be sent")
     except Exception as error:  # noqa: BLE001 - a model may raise anything
         text = str(error).strip()[:500] or type(error).__name__
-        raise ModelError(f"the model fails on a made-up input: {text}") from None
+        raise ModelError(f"the model fails on an example input: {text}") from None
     return {"outputs": [{"name": n, "datatype": oip[t.dtype], "shape": list(t.shape[1:])} for n, t in named]}
 
 
 class _ForkServer:
-    """Forks, kills and reaps lanes as the server says."""
+    """Forks, kills and reaps lanes on request of the server."""
 
     def __init__(self, control: socket.socket, models: list[Any]) -> None:
         self._control = control
@@ -151,7 +152,7 @@ class _ForkServer:
         self._wake_read.setblocking(False)
 
     def serve(self) -> None:
-        """Until the server is gone; then nothing of ours survives."""
+        """Serves until the server is gone, then kills every lane."""
         signal.set_wakeup_fd(self._wake_write.fileno(), warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
         try:
@@ -177,7 +178,7 @@ class _ForkServer:
             return
         for pid, lane in self._lanes.items():
             if lane == message["kill"]:
-                os.kill(pid, signal.SIGKILL)  # still ours to reap, so the id cannot be another process's
+                os.kill(pid, signal.SIGKILL)  # not reaped yet, so the id cannot be another process's
 
     def _fork(self, lane: int, fds: list[int]) -> None:
         pid = os.fork()
@@ -188,7 +189,7 @@ class _ForkServer:
                 sock.close()
             end_process(lambda: _run_lane(self._models, fds))
         self._lanes[pid] = lane
-        for fd in fds:  # the lane must be the only holder, so that its end shows as the socket's end
+        for fd in fds:  # the lane must be the only holder, so that the socket closes when it ends
             os.close(fd)
 
     def _reap(self) -> None:
@@ -202,10 +203,10 @@ class _ForkServer:
 
 
 def _run_lane(models: list[Any], fds: list[int]) -> None:
-    zygote = os.getppid()
+    fork_server = os.getppid()
     ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-    if os.getppid() != zygote:
-        return  # it died before the request to follow it was in place
+    if os.getppid() != fork_server:
+        return  # it died before the request above was in place
     from sponge_server.workers.worker import serve
 
     sock = socket.socket(fileno=fds[0])
@@ -218,4 +219,4 @@ def _run_lane(models: list[Any], fds: list[int]) -> None:
 if __name__ == "__main__":
     main(int(sys.argv[1]))
     sys.stderr.flush()
-    os._exit(0)  # tearing torch down takes longer than the work, and can only fail
+    os._exit(0)  # torch's own clean-up takes long and can only fail

@@ -1,6 +1,6 @@
-"""Runs a function in a fork of this process and gives its answer: what it does to the process stays there.
+"""Runs a function in a fork of this process, so that it cannot affect the process itself.
 
-For the zygote, which must not run a model itself. The function may crash or hang; that is told as what it is.
+The fork server uses it, because it must not run a model itself. A crash or hang of the function is reported as such.
 """
 
 from __future__ import annotations
@@ -20,10 +20,11 @@ __all__ = ["end_process", "forked_call", "how_it_ended"]
 
 
 def forked_call(function: Callable[[], Message], timeout_s: float, doing: str) -> Message:
-    """What `function` returned in the fork; the SpongeError that it raised comes back as ModelError.
+    """The result of `function` in a fork. A SpongeError that it raises there is raised here as ModelError.
 
     Args:
-        doing: what the model is given, as in "a made-up input": part of the message when it does not end well.
+        timeout_s: the fork is killed after this time.
+        doing: the model's input, as in "an example input", for error messages.
     """
     ours, theirs = socket.socketpair()
     pid = os.fork()
@@ -48,12 +49,12 @@ def forked_call(function: Callable[[], Message], timeout_s: float, doing: str) -
 
 
 def end_process(function: Callable[[], None]) -> None:
-    """Runs `function` as all that is left of this forked process's life."""
+    """Runs `function` and ends this forked process."""
     code = 1
     try:
         function()
         code = 0
-    except BaseException:  # noqa: BLE001 - nothing above us may run in a fork
+    except BaseException:  # noqa: BLE001 - no caller may continue in a fork
         traceback.print_exc()
     finally:
         sys.stderr.flush()

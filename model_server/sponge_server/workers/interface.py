@@ -1,10 +1,10 @@
-"""What the engine and the HTTP layer know of a lane, and nothing more.
+"""Interface of the lanes: protocols of a lane and of a pool, and the data that they exchange.
 
-Plain data and protocols. Must not import torch: the HTTP process imports this module and stays free of it.
+This module must not import torch, because the server's own process imports it.
 
-An item is one request: n >= 1 rows of every input, where a row is one entry of the batch dimension. A batch is several
-items; what counts against `ModelInfo.max_batch` and the latency model's b is the sum of their rows. Items of a batch
-succeed or fail one by one.
+An item is one request, or one row of it: n >= 1 rows of every input, where a row is one entry of the batch dimension. A
+batch is several items; the sum of their rows counts against `ModelInfo.max_batch` and is the latency model's b. Items
+of a batch succeed or fail one by one.
 """
 
 from __future__ import annotations
@@ -47,19 +47,19 @@ DATATYPE_SIZE: dict[str, int] = {
     "FP32": 4,
     "FP64": 8,
 }
-"""Bytes of one element, for the Open Inference Protocol datatypes that a lane takes (little-endian, row-major)."""
+"""Bytes of one element, for the Open Inference Protocol datatypes that a lane accepts (little-endian, row-major)."""
 
 
 class LaneError(SpongeError):
-    """A batch could not be run at all."""
+    """The whole batch could not be run."""
 
 
 class LaneCrashed(LaneError):  # noqa: N818 - reads as what happened
-    """The lane died or hung while it held the batch; none of its items was answered. The pool replaces the lane."""
+    """The lane died or hung while it ran the batch; no item was answered. The pool replaces the lane."""
 
 
 class ItemError(SpongeError):
-    """One item of a batch failed, by its own fault or the model's; the others are not affected."""
+    """One item of a batch failed, because of its input or the model; the others are not affected."""
 
 
 class NotFiniteError(ItemError):
@@ -67,12 +67,12 @@ class NotFiniteError(ItemError):
 
 
 class ModelError(SpongeError):
-    """A model source that is unknown, cannot be loaded or does not fit."""
+    """A model source is unknown, cannot be loaded or does not fit."""
 
 
 @dataclass(frozen=True, slots=True)
 class ModelSpec:
-    """A model to load: its name at the API, its source (see `models.source`), and the most rows of one batch, >= 1."""
+    """A model to load: its name in the API, its source (see `models.source`), and the most rows of one batch, >= 1."""
 
     name: str
     source: str
@@ -81,7 +81,7 @@ class ModelSpec:
 
 @dataclass(frozen=True, slots=True)
 class TensorSpec:
-    """One input or output of a model. `shape` leaves out the batch dimension; -1 takes any size."""
+    """One input or output of a model. `shape` omits the batch dimension; -1 means any size."""
 
     name: str
     datatype: str
@@ -90,7 +90,7 @@ class TensorSpec:
 
 @dataclass(frozen=True, slots=True)
 class Tensor:
-    """Raw little-endian row-major bytes with a shape; the first dimension of `shape` counts the rows."""
+    """Raw little-endian row-major bytes with a shape; the first dimension of `shape` is the number of rows."""
 
     name: str
     datatype: str
@@ -100,19 +100,19 @@ class Tensor:
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """One request: either one tensor per model input, or encoded images (JPEG, PNG), one a row."""
+    """Either one tensor per model input, or encoded images (JPEG, PNG), one per row."""
 
     tensors: tuple[Tensor, ...] = ()
     images: tuple[bytes | bytearray | memoryview, ...] = ()
 
     @property
     def rows(self) -> int:
-        """How much of the batch the item takes."""
+        """Number of rows."""
         return len(self.images) or self.tensors[0].shape[0]
 
     def not_finite(self) -> str | None:
-        """The first input that holds a NaN or Inf. Some models take them, so it is asked only when one has failed."""
-        # At the first request: who only parses a source need not wait for it.
+        """Name of the first input with a NaN or Inf, or None. Some models accept them, so ask only after a failure."""
+        # Imported on first use: code that only parses a source need not wait for numpy.
         import numpy as np
 
         from sponge_core.datatypes import NUMPY_TYPES
@@ -131,13 +131,13 @@ class Item:
 
 @dataclass(frozen=True, slots=True)
 class ModelInfo:
-    """What a loaded model takes and gives.
+    """Inputs, outputs and limits of a loaded model.
 
     Attributes:
         max_batch: most rows of one batch, >= 1.
-        labels: names of the classes, in the order of the last dimension of the first output; None when unknown.
-        accepts_images: the first input may be given as encoded images, which the lane decodes and normalises.
-        warning: something the user should know at start, in one line; None when all is well.
+        labels: names of the classes, in the order of the last dimension of the first output; None if unknown.
+        accepts_images: the first input may be encoded images, which the lane decodes and normalises.
+        warning: one line to log at startup; None if there is nothing to warn about.
         platform: how the model runs, e.g. "pytorch_eager" or "pytorch_export".
     """
 
@@ -152,15 +152,15 @@ class ModelInfo:
 
     @property
     def least_row_bytes(self) -> int:
-        """Of the inputs of one row, as tensors; a dimension of any size counts as 1."""
+        """Bytes of the inputs of one row, as tensors; a dimension of any size counts as 1."""
         return sum(
             DATATYPE_SIZE[spec.datatype] * math.prod(max(1, size) for size in spec.shape) for spec in self.inputs
         )
 
     def check(self, item: Item) -> None:
-        """Raises ItemError, saying what to send instead, when the item does not fit this model.
+        """Raises ItemError, which says what to send instead, when the item does not fit this model.
 
-        Does not look into image bytes. `Lane.run` checks again, so this is for refusing a request early.
+        Image bytes are not decoded. `Lane.run` checks again; call this to refuse a request early.
         """
         if item.images:
             if item.tensors:
@@ -205,14 +205,14 @@ class ModelInfo:
 
 @dataclass(frozen=True, slots=True)
 class LaneResult:
-    """What became of a batch.
+    """Result of a batch.
 
     Attributes:
-        outputs: one entry an item, in the order given: the output tensors with the item's rows, or why it failed.
-        batch_s: wall seconds in the lane, from the message read to the outputs written; decoding is part of it.
-        cpu_s: CPU seconds of all the lane's threads over the same span: what `batch_s` would be on one thread without
-            throttling or a busy neighbour.
-        threads: threads that torch really used, read back.
+        outputs: one entry per item, in the given order: its output tensors, or the error.
+        batch_s: wall seconds in the lane, from the message read to the outputs written, including decoding.
+        cpu_s: CPU seconds of all threads of the lane over the same time: on one thread, what `batch_s` would be
+            without throttling or a busy neighbour.
+        threads: threads that torch used, read back from it.
     """
 
     outputs: tuple[tuple[Tensor, ...] | ItemError, ...]
@@ -222,11 +222,9 @@ class LaneResult:
 
 
 Progress = Callable[[int, int], None]
-"""Called with (steps done, steps in all)."""
-
-
+"""Called with (steps done, total steps)."""
 Allowance = Callable[[int], int | None]
-"""By the number of lanes: bytes that each may have beyond what it started with; None for any number."""
+"""Maps the number of lanes to the bytes that each may have beyond what it started with; None: no limit."""
 
 
 class Lane(Protocol):
@@ -237,12 +235,12 @@ class Lane(Protocol):
 
     @property
     def healthy(self) -> bool:
-        """False from the moment its process is gone until the replacement is ready."""
+        """False from the end of its process until the replacement is ready."""
         ...
 
     @property
     def busy(self) -> bool:
-        """Runs a batch now; also after the caller of `run` was cancelled, until the batch ends."""
+        """Whether it runs a batch, also after the caller of `run` was cancelled."""
         ...
 
     async def run(
@@ -253,12 +251,12 @@ class Lane(Protocol):
         A lane runs one batch at a time: a second call waits for the first. Cancelling does not stop the batch.
 
         Args:
-            model: which one of the pool's `models` all the items are for.
-            timeout_s: a batch that takes longer is taken for hung: the lane is killed and replaced.
+            model: index of the items' model in the pool's `models`.
+            timeout_s: a batch that takes longer counts as hung: the lane is killed and replaced.
 
         Raises:
-            LaneCrashed: the lane died, or hung past `timeout_s`, or is not healthy.
-            LaneError: the batch is empty or has more rows than the model takes.
+            LaneCrashed: the lane died, hung for longer than `timeout_s`, or is not healthy.
+            LaneError: the batch is empty or has more rows than the model accepts.
         """
         ...
 
@@ -268,7 +266,7 @@ class LanePool(Protocol):
 
     @property
     def models(self) -> Sequence[ModelInfo]:
-        """In the order that they were given in; known once `start` returned, LaneError before."""
+        """The models in the given order. Raises LaneError before `start` has returned."""
         ...
 
     @property
@@ -278,42 +276,42 @@ class LanePool(Protocol):
 
     @property
     def pids(self) -> Sequence[int]:
-        """Processes that run now: the one with the models, then the lanes'; none where lanes are not processes."""
+        """Running processes: the one with the models, then the lanes; none if lanes are not processes."""
         ...
 
     def add_listener(self, callback: Callable[[], None]) -> None:
-        """`callback` runs on the loop whenever the lanes, or the health of one, have changed: time to decide again."""
+        """Calls `callback` on the event loop whenever the lanes, or the health of one, have changed."""
         ...
 
     async def start(self, lanes: int) -> None:
         """Loads the models and starts `lanes` >= 1 lanes.
 
         Raises:
-            ModelError: a model does not load; which one, with the cause.
+            ModelError: a model cannot be loaded; the message names it and the cause.
             LaneError: the processes could not be started.
         """
         ...
 
     async def scale(self, lanes: int) -> None:
-        """Adds lanes, or removes those with the highest ids once their batches have ended."""
+        """Adds lanes, or removes those with the highest ids after their batches have ended."""
         ...
 
     async def warm_up(
         self, batches: Sequence[int], threads: Sequence[int], progress: Progress | None = None, model: int = 0
     ) -> None:
-        """Runs every (batch, threads) of a model once on every lane, so that no request pays for first-time set-up.
+        """Runs every pair of batch size and threads once on every lane, so that no request pays for first-time set-up.
 
-        Cancelled, it ends with the batch that runs then and leaves the lanes idle.
+        When cancelled, it waits for the running batch and leaves the lanes idle.
         """
         ...
 
     def keep(self, allowance: Allowance) -> None:
-        """How much memory a lane may keep for its next batch; at first it may keep all.
+        """Limits the memory that a lane keeps after a batch; without a call there is no limit.
 
-        Holds from the next batch on: one that leaves its lane with more makes it give back to the kernel what is free.
+        It applies from the next batch on: a lane that has more then gives its free memory back to the kernel.
         """
         ...
 
     async def close(self) -> None:
-        """Ends every process. Batches that still run fail with LaneCrashed. May be called twice."""
+        """Ends every process. Running batches fail with LaneCrashed. May be called twice."""
         ...

@@ -1,7 +1,7 @@
-"""What crosses between the server, the zygote and the lanes: small messages by socket, tensors in shared memory.
+"""Communication between server, fork server and lanes: small messages over sockets, tensors in shared memory.
 
-Memory is an anonymous memfd: it has no name to leave behind, is not bound to the size of /dev/shm (64 MB in a
-container), and goes with the last process that holds it. Knows nothing of models; free of torch.
+Shared memory is an anonymous memfd: it leaves no name behind, is not limited by the size of /dev/shm (64 MB in a
+container), and is freed with the last process that holds it.
 """
 
 from __future__ import annotations
@@ -24,18 +24,18 @@ Message = dict[str, Any]
 
 
 def aligned(offset: int) -> int:
-    """The next offset, from `offset` up, where a tensor may start."""
+    """The first offset >= `offset` where a tensor may start."""
     return -(-offset // _ALIGN) * _ALIGN
 
 
 def pack(message: Message) -> bytes:
-    """A message as it goes over the socket: its length, then JSON."""
+    """A message as bytes: its length, then JSON."""
     body = json.dumps(message, separators=(",", ":")).encode()
     return _HEADER.pack(len(body)) + body
 
 
 def send(sock: socket.socket, message: Message, fds: list[int] | None = None) -> None:
-    """Sends a message, with file descriptors if any. Raises OSError when the other side is gone."""
+    """Sends a message, with file descriptors if given. Raises OSError when the other side is gone."""
     data = pack(message)
     if fds:
         sent = socket.send_fds(sock, [data], fds)
@@ -81,7 +81,7 @@ def _exactly(sock: socket.socket, size: int) -> bytes:
 
 
 class SharedMemory:
-    """A memfd mapped into this process. One side writes it, and only that side grows it; the other follows by `fit`."""
+    """A memfd mapped into this process. One side writes and grows it; the other calls `fit` to follow."""
 
     def __init__(self, fd: int) -> None:
         self.fd = fd
@@ -90,24 +90,24 @@ class SharedMemory:
 
     @classmethod
     def create(cls, name: str, size: int) -> SharedMemory:
-        """A new one of at least `size` bytes. Pages cost memory only once they are written."""
+        """New shared memory of at least `size` bytes. Pages need memory only once they are written."""
         fd = os.memfd_create(name, os.MFD_CLOEXEC)
         os.ftruncate(fd, max(_PAGE, -(-size // _PAGE) * _PAGE))
         return cls(fd)
 
     def grow(self, size: int) -> None:
-        """Makes it at least `size` bytes, half as much again at least, so that growth stays rare."""
+        """Grows it to at least `size` bytes, and by at least half, so that growth stays rare."""
         if size > self.size:
             os.ftruncate(self.fd, -(-max(size, self.size * 3 // 2) // _PAGE) * _PAGE)
             self.fit()
 
     def fit(self) -> None:
-        """Maps what the other side has grown it to. Views of the old mapping stay valid until they are dropped."""
+        """Maps it in its present size. Views of the old mapping stay valid until they are dropped."""
         size = os.fstat(self.fd).st_size
         if size != self.size:
             self.map = mmap.mmap(self.fd, size)
             self.size = size
 
     def close(self) -> None:
-        """Gives up the descriptor; the mapping goes with its last view."""
+        """Closes the descriptor; the mapping ends with its last view."""
         os.close(self.fd)

@@ -1,6 +1,6 @@
-"""The server's side of one lane: hands over a batch through shared memory, waits for the answer, notices the end.
+"""The server's side of one lane: hands a batch over through shared memory, waits for the answer, notices a crash.
 
-Lives on the event loop and never blocks it. Does not fork, kill or replace anything itself: it tells the pool.
+It runs on the event loop and never blocks it. The pool forks, kills and replaces processes; a lane only asks for it.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class _Exchange:
 
 
 class WorkerLane:
-    """Implements `interface.Lane`; its process comes and goes with `connect`, the object and its id stay."""
+    """Implements `interface.Lane`. `connect` gives it a new process; the object and its id stay."""
 
     def __init__(
         self,
@@ -48,11 +48,11 @@ class WorkerLane:
         on_change: Callable[[WorkerLane], None],
         kill: Callable[[WorkerLane], None],
     ) -> None:
-        """Allocates the shared memory, enough for a full batch of the largest of `models`.
+        """Allocates shared memory for a full batch of the largest of `models`.
 
         Args:
             on_change: called when the lane's health changed.
-            kill: asked to end the lane's process; the end itself is noticed at the socket.
+            kill: called to end the lane's process; the lane notices the end at its socket.
         """
         self._id = lane
         self._models = models
@@ -60,7 +60,7 @@ class WorkerLane:
         self._kill = kill
         self.keep_bytes: int | None = None  # of memory after its next batch, see `interface.LanePool.keep`
         self.pid: int | None = None
-        self.crashes = 0  # in a row, without a batch that ended well between them
+        self.crashes = 0  # in a row, without a successful batch in between
         self.inputs = SharedMemory.create(f"sponge-lane-{lane}-in", max(_size_of(info, info.inputs) for info in models))
         self.outputs = SharedMemory.create(
             f"sponge-lane-{lane}-out", max(_size_of(info, info.outputs) for info in models)
@@ -84,7 +84,7 @@ class WorkerLane:
         return self._batch is not None
 
     async def connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Takes over a fresh process; returns when it can run batches. Raises LaneCrashed when it ends before."""
+        """Takes over a new process; returns when it can run batches. Raises LaneCrashed when it ends before that."""
         self._writer, self._hung_for_s = writer, None
         try:
             first = await read_message(reader)
@@ -116,7 +116,7 @@ class WorkerLane:
         if timeout_s is not None:
             batch.watchdog = asyncio.get_running_loop().call_later(timeout_s, self._on_hang, timeout_s)
         self._writer.write(pack({"model": model, "items": described, "threads": threads, "keep": self.keep_bytes}))
-        # A caller that is cancelled (its client left) does not stop the batch: other requests are in it.
+        # A cancelled caller does not stop the batch, because other requests are in it.
         return await asyncio.shield(batch.done)
 
     async def retire(self) -> None:
@@ -125,7 +125,7 @@ class WorkerLane:
         await self.close()
 
     async def settled(self) -> None:
-        """Returns when no batch runs."""
+        """Waits until no batch runs."""
         while self._batch is not None:
             await asyncio.wait([self._batch.done])
 
@@ -143,7 +143,7 @@ class WorkerLane:
 
     def _checked(self, items: Sequence[Item], threads: int, info: ModelInfo) -> _Exchange:
         if threads < 1:
-            raise LaneError(f"{threads} threads asked for: a batch needs at least 1")
+            raise LaneError(f"{threads} threads requested: a batch needs at least 1")
         sent: list[int] = []
         refused: dict[int, ItemError] = {}
         for index, item in enumerate(items):
@@ -160,7 +160,7 @@ class WorkerLane:
         return _Exchange(items, sent, refused, done)
 
     def _put(self, items: Sequence[Item], info: ModelInfo) -> list[Message]:
-        """Copies the items' bytes to the lane; gives where they are."""
+        """Copies the items' bytes to shared memory; returns their places."""
         described: list[Message] = []
         blobs: list[tuple[int, memoryview]] = []
         end = 0
@@ -213,7 +213,7 @@ class WorkerLane:
                 row += rows
         for number, message in answer["errors"].items():
             outputs[batch.sent[int(number)]] = ItemError(message)
-        for number, name in answer["not_finite"].items():  # last: these are rows of a batch that ran
+        for number, name in answer["not_finite"].items():  # last, because these items have outputs too
             text = f"the model gave NaN or Inf in its output '{name}' for this request"
             outputs[batch.sent[int(number)]] = NotFiniteError(text)
         if not batch.done.done():
@@ -227,7 +227,7 @@ class WorkerLane:
             )
 
     def _rows(self, output: dict[str, Any], first: int, rows: int) -> Tensor:
-        """Copies an item's rows out, since the next batch writes over them."""
+        """Copies an item's rows, because the next batch overwrites them."""
         shape = tuple(output["shape"][1:])
         row_size = DATATYPE_SIZE[output["datatype"]]
         for size in shape:
@@ -254,7 +254,7 @@ class WorkerLane:
 
 
 def _size_of(info: ModelInfo, specs: Sequence[Any]) -> int:
-    """Bytes for a full batch; a dimension of any size counts as 1, the memory grows when it must."""
+    """Bytes of a full batch. A dimension of any size counts as 1; the memory grows when necessary."""
     total = 0
     for spec in specs:
         size = DATATYPE_SIZE[spec.datatype] * info.max_batch

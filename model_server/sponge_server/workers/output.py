@@ -1,6 +1,6 @@
-"""What the lanes' processes print becomes log events: a model's code may print, and its libraries warn.
+"""Output of the workers as log events: a model's code may print, and its libraries may warn.
 
-One pipe for the zygote and every lane forked from it. Runs on the event loop; ends when the last of them has ended.
+One pipe serves the fork server and every lane forked from it. It runs on the event loop and ends with the last process.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _LONGEST_LINE = 1 << 16
 
 
 class OutputLog:
-    """A pipe whose lines are logged. `fd` is the end to give to a process, inside `writer`."""
+    """A pipe whose lines are logged. Inside `writer`, give `fd` to a process."""
 
     def __init__(self) -> None:
         self._read_fd, self.fd = os.pipe()
@@ -29,14 +29,14 @@ class OutputLog:
 
     @contextlib.contextmanager
     def writer(self) -> Iterator[None]:
-        """While `fd` is open here; a process started inside has its own copy afterwards."""
+        """Context in which `fd` is open; a process started inside keeps its own copy."""
         try:
             yield
         finally:
             os.close(self.fd)
 
     async def finish(self) -> None:
-        """Logs what is left once the processes have ended; does not wait for one that lives on."""
+        """Logs the remaining lines after the processes have ended; does not wait for one that still runs."""
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._task, 1.0)
 

@@ -1,8 +1,8 @@
-"""Lanes as processes forked from a warm zygote; whatever ends by itself is replaced.
+"""Worker pool: lanes as processes forked from a warm fork server. A process that ends by itself is replaced.
 
 The server's process stays free of torch and shares no GIL with inference. A lane that crashes, hangs or runs out of
-memory takes nothing with it, and its replacement is there in some tenths of a second. Should the zygote itself end, its
-lanes end with it and all are started anew.
+memory affects no other, and its replacement is ready within some tenths of a second. If the fork server itself ends,
+its lanes end with it, and all are started again.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ __all__ = ["WorkerPool"]
 
 _log = logging.getLogger("sponge.lanes")
 
-_START_TIMEOUT_S = 120.0  # of one lane; a fork takes 0.1 s on a free core, much longer on a sliver of one
+_START_TIMEOUT_S = 120.0  # of one lane; a fork takes 0.1 s on a free core, much longer on a fraction of one
 _BACKOFF_S = (0.0, 0.1, 0.5, 2.0, 5.0)  # before the n-th attempt in a row; the last one repeats
 
 
@@ -40,18 +40,18 @@ class WorkerPool:
     """Implements `interface.LanePool`."""
 
     def __init__(self, specs: Sequence[ModelSpec]) -> None:
-        """Starts nothing yet. At least one model."""
+        """Starts nothing yet. `specs`: at least one model."""
         self._specs = tuple(specs)
         self._models: tuple[ModelInfo, ...] = ()
-        self._zygote: ForkServerClient | None = None
-        self._zygote_changed = asyncio.Condition()
-        self._minding: asyncio.Task[None] | None = None
+        self._fork_server: ForkServerClient | None = None
+        self._fork_server_changed = asyncio.Condition()
+        self._watching: asyncio.Task[None] | None = None
         self.lanes: tuple[WorkerLane, ...] = ()
         self._replacing: dict[int, asyncio.Task[None]] = {}
         self._listeners: list[Callable[[], None]] = []
         self._scaling = asyncio.Lock()
         self._allowance: Allowance = lambda _: None
-        self._warmed: dict[int, tuple[int, int]] = {}  # model -> largest batch and thread count of the warm-up
+        self._warmed: dict[int, tuple[int, int]] = {}  # by model: largest batch and thread count of the warm-up
         self._closing = False
 
     @property
@@ -62,23 +62,23 @@ class WorkerPool:
 
     @property
     def pids(self) -> list[int]:
-        """Every process of the pool that runs: the zygote first, then the lanes."""
-        zygote = [] if self._zygote is None else [self._zygote.pid]
-        return zygote + [lane.pid for lane in self.lanes if lane.pid is not None]
+        """Running processes of the pool: the fork server first, then the lanes."""
+        fork_server = [] if self._fork_server is None else [self._fork_server.pid]
+        return fork_server + [lane.pid for lane in self.lanes if lane.pid is not None]
 
     def add_listener(self, callback: Callable[[], None]) -> None:
         self._listeners.append(callback)
 
     async def start(self, lanes: int) -> None:
         """See `interface.LanePool.start`."""
-        self._zygote, reader, self._models = await ForkServerClient.start(self._specs)
-        self._minding = asyncio.create_task(self._mind_zygote(reader), name="zygote")
+        self._fork_server, reader, self._models = await ForkServerClient.start(self._specs)
+        self._watching = asyncio.create_task(self._watch_fork_server(reader), name="fork-server")
         await self.scale(lanes)
 
     async def scale(self, lanes: int) -> None:
         """See `interface.LanePool.scale`. Raises LaneError when a new lane does not start."""
         if lanes < 1:
-            raise LaneError(f"{lanes} lanes asked for: at least 1 is needed")
+            raise LaneError(f"{lanes} lanes requested: at least 1 is needed")
         async with self._scaling:
             extra, self.lanes = self.lanes[lanes:], self.lanes[:lanes]
             if extra:
@@ -110,10 +110,10 @@ class WorkerPool:
             try:
                 result = await lane.run([example_item(info, batch)], k, model=model)
             except asyncio.CancelledError:
-                await lane.settled()  # whoever ran out of patience finds idle lanes
+                await lane.settled()  # a caller that stopped waiting finds idle lanes
                 raise
             if isinstance(result.outputs[0], Exception):
-                raise ModelError(f"model {info.name} fails on a made-up batch of {batch}: {result.outputs[0]}")
+                raise ModelError(f"model {info.name} fails on an example batch of {batch}: {result.outputs[0]}")
             if progress is not None:
                 progress(done, len(steps))
 
@@ -129,17 +129,17 @@ class WorkerPool:
         for lane in lanes:
             await self._stop_replacing(lane)
             await lane.close()
-        if self._minding is not None:
-            self._minding.cancel()
+        if self._watching is not None:
+            self._watching.cancel()
             with contextlib.suppress(asyncio.CancelledError):
-                await self._minding
-            self._minding = None
-        if self._zygote is not None:
-            await self._zygote.close()
-            self._zygote = None
+                await self._watching
+            self._watching = None
+        if self._fork_server is not None:
+            await self._fork_server.close()
+            self._fork_server = None
 
-    async def _mind_zygote(self, reader: asyncio.StreamReader) -> None:
-        """Listens to the zygote, and starts another one when it ends."""
+    async def _watch_fork_server(self, reader: asyncio.StreamReader) -> None:
+        """Listens to the fork server, and starts another one when it ends."""
         while True:
             while (message := await read_message(reader)) is not None:
                 if not self._closing:
@@ -151,30 +151,30 @@ class WorkerPool:
                         pid=message["pid"],
                         how=message["how"],
                     )
-            ended, self._zygote = self._zygote, None
+            ended, self._fork_server = self._fork_server, None
             if ended is not None:
-                event(_log, "zygote.ended", logging.ERROR, pid=ended.pid)
+                event(_log, "fork_server.ended", logging.ERROR, pid=ended.pid)
                 await ended.close()
             attempt = 0
-            while self._zygote is None:
+            while self._fork_server is None:
                 await asyncio.sleep(_backoff_s(attempt))
                 attempt += 1
                 try:
-                    self._zygote, reader, _ = await ForkServerClient.start(self._specs)
+                    self._fork_server, reader, _ = await ForkServerClient.start(self._specs)
                 except (LaneError, ModelError) as error:
-                    event(_log, "zygote.not_started", logging.ERROR, attempt=attempt, error=error)
-            async with self._zygote_changed:
-                self._zygote_changed.notify_all()
+                    event(_log, "fork_server.not_started", logging.ERROR, attempt=attempt, error=error)
+            async with self._fork_server_changed:
+                self._fork_server_changed.notify_all()
 
     async def _fork(self, lane: WorkerLane) -> None:
-        """Gives the lane a fresh process. Raises LaneCrashed, LaneError when that does not start."""
-        async with self._zygote_changed:
-            await self._zygote_changed.wait_for(lambda: self._zygote is not None)
-        assert self._zygote is not None
+        """Gives the lane a new process. Raises LaneCrashed or LaneError when it does not start."""
+        async with self._fork_server_changed:
+            await self._fork_server_changed.wait_for(lambda: self._fork_server is not None)
+        assert self._fork_server is not None
         ours, theirs = socket.socketpair()
         with theirs:
             try:
-                self._zygote.fork(lane.id, [theirs.fileno(), lane.inputs.fd, lane.outputs.fd])
+                self._fork_server.fork(lane.id, [theirs.fileno(), lane.inputs.fd, lane.outputs.fd])
             except LaneError:
                 ours.close()
                 raise
@@ -191,7 +191,7 @@ class WorkerPool:
             lane.keep_bytes = keep_bytes
 
     async def _warm(self, lane: WorkerLane) -> None:
-        """Lets a lane that joins the others run the largest batch of every model, before any request finds it."""
+        """Runs the largest batch of every model on a new lane, before it gets any request."""
         for model, (batch, threads) in self._warmed.items():
             await lane.run([example_item(self.models[model], batch)], threads, _START_TIMEOUT_S, model)
 
@@ -221,8 +221,8 @@ class WorkerPool:
         self._tell_listeners()
 
     def _kill(self, lane: WorkerLane) -> None:
-        if self._zygote is not None:
-            self._zygote.kill(lane.id)
+        if self._fork_server is not None:
+            self._fork_server.kill(lane.id)
 
     def _tell_listeners(self) -> None:
         for callback in self._listeners:

@@ -1,7 +1,7 @@
-"""The lane's side: waits for a batch, runs it on the threads it was given, writes the outputs to shared memory.
+"""Worker process of a lane: waits for a batch, runs it on the chosen threads, writes the outputs to shared memory.
 
-Runs in a process forked from the zygote, on its only Python thread. `torch.set_num_threads` holds for the calling
-thread alone, so it has to be called here, between two batches, and nowhere else.
+It runs in a process forked from the fork server, on its only Python thread. `torch.set_num_threads` applies to the
+calling thread only, so it must be called here, between two batches.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ from sponge_server.workers.ipc import SharedMemory, aligned, receive, send
 
 __all__ = ["example_inputs", "serve"]
 
-_MESSAGE_LIMIT = 300  # characters of an error that cross; a torch message can carry pages
+_MESSAGE_LIMIT = 300  # characters of an error; a message of torch can have pages
 
-_VICTIM_SCORE = 500  # in thousandths of the memory limit, so beyond what server and zygote can be larger by
+_VICTIM_SCORE = 500  # in thousandths of the memory limit, more than server and fork server can be larger by
 
 _OIP = {dtype: name for name, dtype in TORCH_DTYPE.items()}
 
 
 @dataclass(frozen=True, slots=True)
 class _Ready:
-    """An item as tensors, one an input."""
+    """An item as tensors, one per input."""
 
     index: int
     rows: int
@@ -43,7 +43,7 @@ class _Ready:
 
 
 def example_inputs(model: LoadedModel, rows: int) -> list[torch.Tensor]:
-    """Made-up inputs of the right shape."""
+    """Example inputs of the right shape."""
     inputs = []
     for spec in model.inputs:
         made = example_tensor(spec, rows)
@@ -53,8 +53,8 @@ def example_inputs(model: LoadedModel, rows: int) -> list[torch.Tensor]:
 
 
 def serve(models: Sequence[LoadedModel], sock: socket.socket, inputs: SharedMemory, outputs: SharedMemory) -> None:
-    """Runs batches until the server closes the socket. The first batch of a process is slow, so one runs beforehand."""
-    _be_the_first_victim()
+    """Runs batches until the server closes the socket. A first batch, which is slow, runs before the lane is ready."""
+    _prefer_as_oom_victim()
     at_start = held_bytes()
     for model in models:
         model.run(example_inputs(model, 1))
@@ -72,13 +72,13 @@ def serve(models: Sequence[LoadedModel], sock: socket.socket, inputs: SharedMemo
             "batch_s": time.perf_counter() - wall,
         }
         send(sock, answer)
-        # After the answer, so that nobody waits for it but a batch that comes at once.
+        # After the answer, so that only a batch that follows at once waits for it.
         if request["keep"] is not None and held_bytes() - at_start > request["keep"]:
             give_back()
 
 
-def _be_the_first_victim() -> None:
-    """Out of memory, the kernel kills the process with the highest score: let it be a lane, which can be replaced."""
+def _prefer_as_oom_victim() -> None:
+    """When memory runs out, the kernel kills the process with the highest score; a lane can be replaced."""
     score = Path("/proc/self/oom_score_adj")
     with contextlib.suppress(OSError):
         score.write_text(str(min(1000, int(score.read_text()) + _VICTIM_SCORE)))
@@ -87,12 +87,12 @@ def _be_the_first_victim() -> None:
 def _run_batch(
     model: LoadedModel, items: Sequence[dict[str, Any]], inputs: SharedMemory, outputs: SharedMemory
 ) -> dict[str, Any]:
-    """The outputs by group of items that ran together, the errors by item, and by item an output that is not finite."""
+    """Outputs by group of items that ran together, errors by item, and the name of a non-finite output by item."""
     ready, errors = _prepare(model, items, inputs)
     not_finite: dict[int, str] = {}
     groups: list[dict[str, Any]] = []
     end = 0
-    # Rows of different sizes cannot be one tensor; where the model takes any size they run one after another.
+    # Rows of different sizes cannot share a tensor; if the model accepts any size, they run one after another.
     by_shape: dict[tuple[torch.Size, ...], list[_Ready]] = {}
     for item in ready:
         by_shape.setdefault(tuple(tensor.shape[1:] for tensor in item.inputs), []).append(item)
@@ -101,7 +101,7 @@ def _run_batch(
         group = pending.pop(0)
         try:
             named = model.run(_joined(group, model.channels_last))
-        except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever a model raises is the answer to its items
+        except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever a model raises is the error of its items
             if len(group) > 1:
                 pending += [[item] for item in group]
             else:
@@ -149,8 +149,8 @@ def _decoded(model: LoadedModel, images: Sequence[memoryview]) -> torch.Tensor:
 
 
 def _joined(group: list[_Ready], channels_last: bool) -> list[torch.Tensor]:
-    """One tensor an input. Several items are copied together; one alone is read where it lies: a model may work in
-    place, for nobody reads it again."""
+    """One tensor per input. Several items are copied together. A single item is used in place; the model may overwrite
+    it, because nobody reads it again."""
     if len(group) == 1:
         return [_laid_out(tensor, channels_last) for tensor in group[0].inputs]
     rows = sum(item.rows for item in group)
@@ -172,7 +172,7 @@ def _laid_out(tensor: torch.Tensor, channels_last: bool) -> torch.Tensor:
 
 
 def _write(named: list[tuple[str, torch.Tensor]], outputs: SharedMemory, end: int) -> tuple[list[dict[str, Any]], int]:
-    """Puts tensors behind `end`; gives their description and the new end."""
+    """Writes tensors after offset `end`; returns their description and the new end."""
     described = []
     for name, tensor in named:
         start = aligned(end)
@@ -187,11 +187,11 @@ def _write(named: list[tuple[str, torch.Tensor]], outputs: SharedMemory, end: in
 
 
 def _not_finite(named: list[tuple[str, torch.Tensor]], group: list[_Ready]) -> dict[int, str]:
-    """The items with a NaN or Inf in their rows, and the output where it is."""
+    """The items with a NaN or Inf in their rows, and the name of that output."""
     found: dict[int, str] = {}
     for name, tensor in named:
-        # A sum is not finite if one of its terms is not: one pass, and nothing allocated, where all is well. One that
-        # overflows only has the rows looked at.
+        # A sum is not finite if one of its terms is not: one pass without allocation in the normal case. If only the
+        # sum overflows, the rows are checked one by one.
         if not tensor.is_floating_point() or math.isfinite(float(tensor.sum())):
             continue
         start = 0
