@@ -65,7 +65,7 @@ def test_metadata(client: Client) -> None:
 
 
 @pytest.mark.parametrize("binary", [True, False])
-def test_numbers_there_and_back(client: Client, binary: bool) -> None:
+def test_numbers_round_trip(client: Client, binary: bool) -> None:
     """All forms of all clients give the same answer."""
     reply = client.infer(digits(2, binary=binary))
     assert reply.error == ""
@@ -102,7 +102,7 @@ def test_bfloat16(client: Client) -> None:
     assert reply.outputs["brain2" if "brain2" in reply.outputs else "output"] == ("BF16", [1, 4], [2.0, -4.0, 1.0, 6.0])
 
 
-def test_only_the_outputs_that_are_asked_for(client: Client) -> None:
+def test_only_requested_outputs_are_returned(client: Client) -> None:
     reply = client.infer(mixed(outputs=[("half2", 0), ("wide2", 0)]))
     assert list(reply.outputs) == ["half2", "wide2"]
 
@@ -121,11 +121,11 @@ def test_an_image_as_bytes(client: Client) -> None:
     np.testing.assert_allclose(reply.outputs["logits"][2], raw * 2, rtol=1e-3, atol=1e-4)
 
 
-def test_an_id_comes_back(client: Client) -> None:
+def test_the_id_is_returned(client: Client) -> None:
     assert client.infer(digits(id="mine-1")).id == "mine-1"
 
 
-def test_a_big_batch_comes_back_in_order(client: Client) -> None:
+def test_a_large_batch_is_returned_in_order(client: Client) -> None:
     reply = client.infer(mixed(64))
     assert reply.outputs["whole2"][2] == [2 * number for number in range(128)]
 
@@ -168,7 +168,7 @@ def test_errors_reach_the_client_with_their_reason(client: Client, case: str) ->
 
 
 @pytest.mark.parametrize("how", ["timeout", "header"])
-def test_what_cannot_be_in_time_any_more_is_told_so(client: Client, how: str) -> None:
+def test_a_request_that_can_no_longer_be_in_time_is_refused_with_the_reason(client: Client, how: str) -> None:
     """Behind a batch of 1.5 s; neither client waits for its end."""
     with ThreadPoolExecutor(1) as pool:
         server = client.servers["mixed"]

@@ -1,4 +1,4 @@
-"""Models that misbehave on demand, for `python://lane_models:NAME` in a zygote."""
+"""Models that misbehave on demand, for `python://lane_models:NAME` in a fork server."""
 
 from __future__ import annotations
 

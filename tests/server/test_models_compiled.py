@@ -1,4 +1,4 @@
-"""Compiled packages and bf16: that they run in lanes on any batch and thread count, and what is refused."""
+"""Compiled packages and bf16: they run in lanes with any batch and thread count; what is refused."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def package(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-async def test_a_package_answers_as_the_original_on_any_batch_and_thread_count(package: Path) -> None:
+async def test_a_package_gives_the_outputs_of_the_original_for_any_batch_and_thread_count(package: Path) -> None:
     pool = WorkerPool(
         [ModelSpec("digits", "digits://", MAX_BATCH), ModelSpec("compiled", f"file://{package}", MAX_BATCH)]
     )
@@ -100,7 +100,7 @@ def test_a_damaged_package_is_named(package: Path, tmp_path: Path) -> None:
     ("output", "max_batch", "message"),
     [("m.so", 2, "must end in .pt2"), ("nowhere/m.pt2", 2, "create it first"), ("m.pt2", 0, "at least 1")],
 )
-def test_what_cannot_be_written_is_refused(tmp_path: Path, output: str, max_batch: int, message: str) -> None:
+def test_an_invalid_output_file_is_refused(tmp_path: Path, output: str, max_batch: int, message: str) -> None:
     with pytest.raises(ModelError, match=message):
         compile_model("digits://", tmp_path / output, max_batch, lambda _: None)
     assert list(tmp_path.iterdir()) == []
@@ -119,7 +119,7 @@ def native(monkeypatch: pytest.MonkeyPatch) -> None:
     ("flags", "native"),
     [("fpu avx512f avx512_bf16 sse", True), ("fpu amx_tile amx_bf16", True), ("fpu avx512f", False), ("", False)],
 )
-def test_the_cpu_tells_whether_it_computes_in_bf16(tmp_path: Path, flags: str, native: bool) -> None:
+def test_bf16_support_is_read_from_the_cpu_flags(tmp_path: Path, flags: str, native: bool) -> None:
     (tmp_path / "cpuinfo").write_text(f"processor\t: 0\nflags\t\t: {flags}\n\nprocessor\t: 1\n")
     assert precision.native_bf16(tmp_path / "cpuinfo") is native
     assert precision.native_bf16(tmp_path / "none") is False
@@ -127,7 +127,7 @@ def test_the_cpu_tells_whether_it_computes_in_bf16(tmp_path: Path, flags: str, n
 
 @pytest.mark.usefixtures("native")
 @pytest.mark.parametrize("source", ["digits://", "torchvision://mobilenet_v3_small?weights=none&accept_accuracy=true"])
-def test_bf16_answers_in_fp32_and_nearly_the_same(source: str) -> None:
+def test_bf16_returns_nearly_the_same_outputs_in_fp32(source: str) -> None:
     plain, rounded = load(source), load(f"{source}{'&' if '?' in source else '?'}dtype=bf16")
     assert rounded.platform == f"{plain.platform}, bf16"
     inputs = precision.example_batch(plain, 4)
@@ -136,7 +136,7 @@ def test_bf16_answers_in_fp32_and_nearly_the_same(source: str) -> None:
 
 
 @pytest.mark.usefixtures("native")
-def test_bf16_that_costs_too_much_is_refused_with_the_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_inaccurate_bf16_is_refused_with_the_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(precision, "LARGEST_ERROR", 1e-6)
     with pytest.raises(ModelError, match=r"bf16: its outputs differ by 0\.\d+% from those in fp32, and \d+.*accept"):
         load("digits://?dtype=bf16")
@@ -145,14 +145,14 @@ def test_bf16_that_costs_too_much_is_refused_with_the_numbers(monkeypatch: pytes
     assert load("digits://?dtype=auto").platform == "pytorch_export"
 
 
-def test_bf16_needs_a_cpu_that_computes_in_it(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bf16_needs_a_cpu_with_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(precision, "native_bf16", lambda: False)
     with pytest.raises(ModelError, match="this CPU does not compute in it"):
         load("digits://?dtype=bf16")
     assert load("digits://?dtype=auto").platform == "pytorch_export"
 
 
-def test_precision_is_an_option_of_every_source_and_its_own_word_counts() -> None:
+def test_precision_is_an_option_of_every_source_and_takes_precedence_there() -> None:
     assert with_precision("digits://", "fp32", False) == "digits://"
     assert with_precision("digits://", "bf16", True) == "digits://?dtype=bf16&accept_accuracy=true"
     assert with_precision("torchvision://a?weights=none", "auto", False) == "torchvision://a?weights=none&dtype=auto"

@@ -1,4 +1,4 @@
-"""Encoded images to tensors: the same numbers as torchvision's own transforms, and clear words for broken files."""
+"""Encoded images to tensors: the same numbers as torchvision's own transforms, and clear errors for broken files."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ def test_a_large_jpeg_decoded_at_a_fraction_looks_the_same(preset: Any) -> None:
 
 
 @pytest.mark.parametrize("mode", ["L", "RGBA", "P", "CMYK"])
-def test_other_colour_modes_become_the_models(mode: str) -> None:
+def test_other_colour_modes_are_converted(mode: str) -> None:
     data = encoded(picture(300, 300, mode), "JPEG" if mode == "CMYK" else "PNG")
     assert RGB.apply(data).shape == (3, 224, 224)
 
@@ -83,6 +83,6 @@ JPEG = encoded(picture(300, 300), "JPEG")
         (encoded(Image.new("1", (12000, 12000))), "more than 50,000,000 pixels"),
     ],
 )
-def test_unreadable_files_say_what_they_are(data: bytes, message: str) -> None:
+def test_unreadable_files_are_refused_with_the_reason(data: bytes, message: str) -> None:
     with pytest.raises(ItemError, match=message):
         RGB.apply(data)

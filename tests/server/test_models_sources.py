@@ -1,4 +1,4 @@
-"""Model sources by URL: what is refused, and with which words."""
+"""Model sources by URL: what is refused, with which message."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def test_refused_with_the_fix(url: str, message: str) -> None:
         load(url)
 
 
-def test_weights_without_a_network_name_the_way_out(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_weights_without_a_network_name_the_fix(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("TORCH_HOME", str(tmp_path))
     monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")  # nothing listens there
     with pytest.raises(ModelError, match=r"use torchvision://mobilenet_v3_small\?weights=none .* or put the file at"):

@@ -79,7 +79,7 @@ async def until(condition: Callable[[], bool]) -> None:
         await asyncio.sleep(0.005)
 
 
-async def test_headers_that_do_not_come_to_an_end_are_answered_with_408() -> None:
+async def test_incomplete_headers_are_answered_with_408() -> None:
     async with serving(replace(LIMITS, header_timeout_s=0.2)) as world:
         reader, writer = await world.connect()
         for byte in REQUEST[:-2]:
@@ -91,7 +91,7 @@ async def test_headers_that_do_not_come_to_an_end_are_answered_with_408() -> Non
 
 
 @pytest.mark.parametrize("sent", [b"", b"\r\n\r\n"])
-async def test_a_connection_that_never_asks_is_closed(sent: bytes) -> None:
+async def test_a_connection_without_a_request_is_closed(sent: bytes) -> None:
     async with serving(replace(LIMITS, header_timeout_s=0.2)) as world:
         reader, writer = await world.connect()
         writer.write(sent)
@@ -129,7 +129,7 @@ async def test_an_idle_connection_is_closed_after_its_time() -> None:
         assert await reader.read() == b""
 
 
-async def test_more_connections_than_allowed_are_told_so_and_those_that_are_open_go_on() -> None:
+async def test_connections_beyond_the_limit_are_refused_and_open_ones_continue() -> None:
     async with serving(replace(LIMITS, max_connections=2)) as world:
         first, second, third = [await world.connect() for _ in range(3)]
         third[1].write(REQUEST)
@@ -146,7 +146,7 @@ async def test_more_connections_than_allowed_are_told_so_and_those_that_are_open
         assert (await answer(reader))[0] == 200
 
 
-async def test_a_client_that_does_not_read_its_answer_is_dropped() -> None:
+async def test_a_client_that_does_not_read_its_response_is_dropped() -> None:
     async with serving(replace(LIMITS, write_timeout_s=0.5)) as world:
         world.app.size = LONG
         with socket.create_connection(("127.0.0.1", world.server.port)) as deaf:
@@ -155,7 +155,7 @@ async def test_a_client_that_does_not_read_its_answer_is_dropped() -> None:
             await until(lambda: world.server.connections == 0)
 
 
-async def test_leaving_closes_connections_with_their_answer_and_takes_new_ones() -> None:
+async def test_leaving_closes_connections_after_their_response_and_accepts_new_ones() -> None:
     async with serving() as world:
         world.app.may_answer.clear()
         reader, writer = await world.connect()
@@ -184,7 +184,7 @@ async def test_stopping_waits_for_a_slow_reader_within_the_grace() -> None:
         await stopping
 
 
-async def test_stopping_without_patience_drops_who_does_not_read() -> None:
+async def test_stopping_without_grace_drops_a_client_that_does_not_read() -> None:
     async with serving() as world:
         world.app.size = LONG
         _, writer = await world.connect()

@@ -69,7 +69,7 @@ def test_the_send_time_counts_when_it_is_plausible(age_s: float, sent: float, ve
     assert result.deadline == pytest.approx(sent + 1.0)
 
 
-def test_the_class_is_kept_for_the_books_even_when_a_number_overrules_it() -> None:
+def test_the_class_is_kept_for_statistics_even_when_a_number_takes_precedence() -> None:
     result = due({"x-sponge-slo-class": "gold", "x-sponge-slo-ms": "120"})
     assert result.slo_class == "gold"
     assert result.limit_s == pytest.approx(0.12)
@@ -96,18 +96,18 @@ def test_the_class_is_kept_for_the_books_even_when_a_number_overrules_it() -> No
         {"x-sponge-sent-at": "yesterday"},
     ],
 )
-def test_a_header_that_cannot_be_understood_is_named(headers: dict[str, str]) -> None:
+def test_an_invalid_header_is_named(headers: dict[str, str]) -> None:
     (name,) = headers
     with pytest.raises(BadHeaderError, match=name):
         due(headers)
 
 
-def test_a_broken_header_is_refused_even_where_another_wins() -> None:
+def test_an_invalid_header_is_refused_even_where_another_takes_precedence() -> None:
     with pytest.raises(BadHeaderError, match="grpc-timeout"):
         due({"x-sponge-slo-ms": "100", "grpc-timeout": "whenever"})
 
 
 @pytest.mark.parametrize("timeout", ["1000", None, True, 0, -1, 4e12, [5]])
-def test_a_body_timeout_that_is_no_number_of_microseconds_is_refused(timeout: object) -> None:
+def test_an_invalid_body_timeout_is_refused(timeout: object) -> None:
     with pytest.raises(BadHeaderError, match=r"parameters\.timeout"):
         due({}).with_body_timeout(timeout)

@@ -1,4 +1,4 @@
-"""`/docs` in a real browser that reaches this server and no other, and a description that is true."""
+"""`/docs` in a real browser that reaches no other server, and a correct description."""
 
 from __future__ import annotations
 
@@ -64,13 +64,13 @@ def test_the_hot_path_is_described(document: dict[str, Any], path: str) -> None:
     assert "Retry-After" in operation["responses"]["503"]["headers"]
 
 
-def test_no_route_promises_a_422_that_never_comes(document: dict[str, Any]) -> None:
+def test_no_route_describes_a_422_that_never_occurs(document: dict[str, Any]) -> None:
     for path, operations in document["paths"].items():
         if path not in (INFER, INFER_VERSION):
             assert all("422" not in operation["responses"] for operation in operations.values()), path
 
 
-def test_real_documents_are_those_of_the_description(server: ServerProcess, document: dict[str, Any]) -> None:
+def test_real_documents_match_the_description(server: ServerProcess, document: dict[str, Any]) -> None:
     def valid(name: str, value: Any) -> bool:
         schema = {"$ref": f"#/components/schemas/{name}", "components": document["components"]}
         return jsonschema_rs.validator_for(schema).is_valid(value)

@@ -1,4 +1,4 @@
-"""The end of a real server under load: every accepted request is answered, by REST and by gRPC, and it ends with 0."""
+"""Shutdown of a real server under load: every accepted request is answered, over REST and gRPC, and it exits with 0."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def over_grpc(server: ServerProcess, command: int) -> int:
         return int(client.infer("m", [given]).get_response().outputs[0].shape[0])
 
 
-def test_what_runs_waits_and_is_being_uploaded_is_answered(tmp_path: Path, pool: ThreadPoolExecutor) -> None:
+def test_running_queued_and_uploading_requests_are_answered(tmp_path: Path, pool: ThreadPoolExecutor) -> None:
     server = ServerProcess(tmp_path, *MODEL)
     rest = [pool.submit(server.command, 400) for _ in range(4)]
     grpc = [pool.submit(over_grpc, server, 400) for _ in range(2)]

@@ -1,4 +1,4 @@
-"""The engine on fake lanes in virtual time: what runs when, on how many threads, and what becomes of every request."""
+"""The engine on fake lanes in virtual time: what runs when, on how many threads, and the outcome of every request."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_a_tight_deadline_gets_more_threads_than_a_loose_one() -> None:
     run_virtual(scenario)
 
 
-def test_under_overload_a_request_too_dear_is_refused_with_the_reason() -> None:
+def test_under_overload_a_costly_request_is_refused_with_the_reason() -> None:
     """More comes than two cores can answer; those given up are told so, and most of the rest is in time."""
 
     async def scenario(loop: VirtualLoop) -> None:
@@ -118,7 +118,7 @@ def test_hopeless_on_arrival_is_shed_at_once() -> None:
     run_virtual(scenario)
 
 
-def test_lost_while_waiting_expires_when_it_is_lost_not_after_its_deadline() -> None:
+def test_a_waiting_request_expires_when_it_becomes_hopeless_not_after_its_deadline() -> None:
     async def scenario(loop: VirtualLoop) -> None:
         world = World(loop, lanes=1, cores=1.0, batch_cap=1)
         blocker = world.submit()
@@ -150,7 +150,7 @@ def test_a_client_that_leaves_frees_its_place_before_compute() -> None:
     run_virtual(scenario)
 
 
-def test_a_client_that_leaves_while_its_batch_runs_disturbs_nobody() -> None:
+def test_a_client_that_leaves_while_its_batch_runs_affects_no_other() -> None:
     async def scenario(loop: VirtualLoop) -> None:
         world = World(loop, lanes=1, cores=1.0)
         gone, stays = world.submit(), world.submit()
@@ -191,7 +191,7 @@ def test_a_lane_lost_twice_fails_its_requests_only() -> None:
 
 
 @pytest.mark.parametrize("lanes", [1, 2])
-def test_a_poison_request_takes_its_companions_down_once_at_most(lanes: int) -> None:
+def test_a_poison_request_takes_its_batch_down_at_most_once(lanes: int) -> None:
     async def scenario(loop: VirtualLoop) -> None:
         world = World(loop, lanes=lanes, cores=1.0)
         jobs = [world.submit(items=[item(value)], slo_s=30.0) for value in (1.0, 2.0, POISON, 3.0)]
@@ -220,7 +220,7 @@ def test_a_lost_lane_without_time_for_a_retry_is_an_error() -> None:
     run_virtual(scenario)
 
 
-def test_an_unforeseen_exception_of_a_lane_leaves_no_request_unanswered(caplog: pytest.LogCaptureFixture) -> None:
+def test_an_unexpected_exception_of_a_lane_leaves_no_request_unanswered(caplog: pytest.LogCaptureFixture) -> None:
     async def scenario(loop: VirtualLoop) -> None:
         world = World(loop, lanes=1, cores=1.0)
         world.pool.lanes[0].faults = ["bug"]
@@ -270,7 +270,7 @@ def test_one_bad_row_fails_its_request_once_and_drops_its_other_rows() -> None:
     run_virtual(scenario)
 
 
-def test_no_healthy_lane_means_waiting_then_expiring() -> None:
+def test_without_a_healthy_lane_requests_wait_then_expire() -> None:
     async def scenario(loop: VirtualLoop) -> None:
         world = World(loop, lanes=1, cores=1.0)
         lane = world.pool.lanes[0]
@@ -285,7 +285,7 @@ def test_no_healthy_lane_means_waiting_then_expiring() -> None:
     run_virtual(scenario)
 
 
-def test_what_is_refused_for_what_waits_ahead_of_it_says_so() -> None:
+def test_a_request_refused_because_of_the_queue_ahead_says_so() -> None:
     async def scenario(loop: VirtualLoop) -> None:
         world = World(loop, lanes=1, cores=1.0)
         jobs = [world.submit(slo_s=4.0) for _ in range(40)]
@@ -345,7 +345,7 @@ def test_more_cores_count_at_once() -> None:
     run_virtual(scenario)
 
 
-def test_giving_up_answers_everybody() -> None:
+def test_failing_all_answers_every_request() -> None:
     async def scenario(loop: VirtualLoop) -> None:
         world = World(loop, lanes=1, cores=1.0)
         jobs = [world.submit() for _ in range(3)]
@@ -382,7 +382,7 @@ def test_every_request_has_exactly_one_outcome_under_overload_with_crashes() -> 
     run_virtual(scenario)
 
 
-def test_the_access_log_tells_what_became_of_each_request(caplog: pytest.LogCaptureFixture) -> None:
+def test_the_access_log_has_the_outcome_of_each_request(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG, "sponge_server.observability.access_log")
 
     async def scenario(loop: VirtualLoop) -> None:
@@ -418,7 +418,7 @@ TWICE = replace(MODEL, gamma=0.08)
 """l(1, 1) = 90 ms, l(1, 2) = 50 ms."""
 
 
-def test_one_order_of_deadlines_over_all_models_and_no_batch_of_two() -> None:
+def test_deadlines_order_all_models_and_no_batch_mixes_two() -> None:
     async def scenario(loop: VirtualLoop) -> None:
         world = World(loop, lanes=1, cores=1.0, profiles=(MODEL, TWICE))
         jobs = [world.submit(slo_s=3.0)]
@@ -458,7 +458,7 @@ def test_one_model_slower_than_its_profile_does_not_slow_the_other_ones_predicti
     run_virtual(scenario)
 
 
-def test_a_lane_that_one_model_crashes_costs_the_other_one_retry_at_most() -> None:
+def test_a_lane_crashed_by_one_model_costs_the_other_at_most_one_retry() -> None:
     async def scenario(loop: VirtualLoop) -> None:
         world = World(loop, lanes=1, cores=1.0, profiles=(MODEL, TWICE))
         world.pool.lanes[0].faults = ["crash", "", "crash"]

@@ -1,4 +1,4 @@
-"""A short, fixed part of the fuzzing bench: malformed requests of every kind, and a server that does not mind."""
+"""A short, fixed part of the fuzzing benchmark: malformed requests of every kind, which the server survives."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ REQUESTS, SEED = 400, 7
 
 
 @pytest.mark.torch
-async def test_nothing_malformed_breaks_the_server(tmp_path: Path) -> None:
+async def test_malformed_requests_do_not_break_the_server(tmp_path: Path) -> None:
     options = ("--slo-ms", "500", "--header-timeout-s", "2", "--max-body-bytes", str(4 << 20))
     server = ServerProcess(tmp_path, "--model", "digits=python://digits_shaped:factory", *options)
     lanes = len(server.ask("/control/v1/state").json["lanes"])

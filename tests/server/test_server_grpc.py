@@ -133,7 +133,7 @@ def test_what_is_refused_says_why(
     assert detail in refused(error)[1]
 
 
-def test_a_lost_request_is_refused_with_the_time_to_come_again(stub: Stub) -> None:
+def test_a_hopeless_request_is_refused_with_the_time_to_retry(stub: Stub) -> None:
     headers = (("x-sponge-slo-ms", "100"), ("x-sponge-sent-at", f"{time.time() - 5:.3f}"))
     with pytest.raises(grpc.RpcError) as error:
         stub.infer(0, *headers)
@@ -151,7 +151,7 @@ WAYS: dict[str, tuple[tuple[str, str] | None, dict[str, Any]]] = {
 
 
 @pytest.mark.parametrize("way", WAYS)
-def test_every_way_to_name_a_deadline(server: ServerProcess, stub: Stub, pool: ThreadPoolExecutor, way: str) -> None:
+def test_every_way_to_state_a_deadline(server: ServerProcess, stub: Stub, pool: ThreadPoolExecutor, way: str) -> None:
     """Behind a batch of some seconds none can be met; each is told so before it passes, but not before it is sure."""
     header, rest = WAYS[way]
     blocker = pool.submit(stub.infer, 3500)
@@ -189,7 +189,7 @@ def test_a_call_that_times_out_while_it_runs_counts_as_late(server: ServerProces
     assert outcomes(server)["cancelled"] == before["cancelled"]
 
 
-def test_a_message_that_is_still_coming_is_seen_and_ends_with_its_deadline(server: ServerProcess) -> None:
+def test_a_pending_message_is_seen_and_ends_with_its_deadline(server: ServerProcess) -> None:
     with grpc.insecure_channel(server.grpc) as channel:
         call: grpc.StreamUnaryMultiCallable[bytes, bytes] = channel.stream_unary(f"/{SERVICE}/ModelInfer")
         began = time.monotonic()
@@ -233,7 +233,7 @@ def test_memory_is_charged_for_messages_as_for_bodies(
     assert [one.result() for one in filled] == [[0]] * 3
 
 
-def test_room_for_a_message_is_taken_before_it_comes(tmp_path: Path) -> None:
+def test_memory_for_a_message_is_set_aside_before_it_arrives(tmp_path: Path) -> None:
     """Else any number of slow messages would be in memory before one of them is counted."""
     overhead, row = 4096, 8 * 8 * 4
     limits = (
@@ -263,7 +263,7 @@ def test_room_for_a_message_is_taken_before_it_comes(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("method", ["ServerLive", "ServerMetadata", "ModelReady", "ModelMetadata", "ModelInfer"])
-def test_garbage_is_no_failure_of_the_server(stub: Stub, method: str) -> None:
+def test_garbage_is_not_an_internal_error(stub: Stub, method: str) -> None:
     with pytest.raises(grpc.RpcError) as error:
         stub.call(method, b"\x0a\xff\xff\xff\xff\xff")
     assert refused(error)[0] == "INVALID_ARGUMENT"

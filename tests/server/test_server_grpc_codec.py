@@ -1,4 +1,4 @@
-"""The protocol's gRPC codec: both forms of a tensor there and back, and every way in which a message can be wrong."""
+"""The gRPC codec: both forms of a tensor in both directions, and every kind of invalid message."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def test_a_typed_tensor_becomes_the_same_bytes_and_back(datatype: str) -> None:
 
 
 @pytest.mark.parametrize("datatype", ["FP16", "BF16"])
-def test_what_has_no_typed_form_is_answered_raw(datatype: str) -> None:
+def test_datatypes_without_a_typed_form_are_returned_raw(datatype: str) -> None:
     tensor = Tensor("y", datatype, (1, 2), b"\x00\x3c\x00\x40")
     response = encode("m", "1", InferRequest(), [tensor, Tensor("z", "FP32", (1,), b"\0\0\x80\x3f")])
     assert list(response.raw_output_contents) == [b"\x00\x3c\x00\x40", b"\0\0\x80\x3f"]
@@ -89,7 +89,7 @@ def test_parameters_are_read_whatever_their_type() -> None:
     assert decode(message(entry(), parameters={"timeout": pb.InferParameter()})).timeout_us is None
 
 
-def test_numbers_are_told_from_bytes() -> None:
+def test_typed_bytes_count_numbers_only() -> None:
     images = entry(datatype="BYTES", contents={"bytes_contents": [b"x" * 1000]})
     assert typed_bytes(message(images)) == 0
     assert typed_bytes(message(entry(), images)) == 10
@@ -110,19 +110,19 @@ WRONG: list[tuple[pb.ModelInferRequest, str]] = [
     (message(entry(), outputs=[{"name": ""}]), 'outputs\\[0\\] needs a "name"'),
     (
         message(entry(), outputs=[{"name": "y", "parameters": {"classification": {"string_param": "2"}}}]),
-        "how many classes",
+        "the number of classes",
     ),
     (message(entry(), parameters={"priority": {"int64_param": -1}}), "parameters.priority"),
 ]
 
 
 @pytest.mark.parametrize(("wrong", "why"), WRONG, ids=[why for _, why in WRONG])
-def test_a_wrong_message_says_what_was_expected(wrong: pb.ModelInferRequest, why: str) -> None:
+def test_an_invalid_message_says_what_was_expected(wrong: pb.ModelInferRequest, why: str) -> None:
     with pytest.raises(OipError, match=why):
         decode(wrong)
 
 
-def test_an_output_that_is_not_there() -> None:
+def test_an_unknown_output() -> None:
     with pytest.raises(OipError, match="no output 'z'; it has y"):
         encode("m", "1", InferRequest(outputs=(OutputRequest("z", True),)), [Tensor("y", "INT8", (1,), b"1")])
 

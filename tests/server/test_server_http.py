@@ -51,7 +51,7 @@ def png() -> bytes:
     return buffer.getvalue()
 
 
-def test_server_and_model_introduce_themselves(server: ServerProcess, spec: dict[str, Any]) -> None:
+def test_server_and_model_metadata(server: ServerProcess, spec: dict[str, Any]) -> None:
     assert server.get("/v2").json["name"] == "sponge"
     assert server.get("/v2/health/live").json == {"live": True}
     assert server.get("/v2/health/ready").json == {"ready": True}
@@ -112,7 +112,7 @@ def test_a_third_party_client_agrees(
     client.close()
 
 
-def test_a_third_party_client_shows_what_is_wrong(server: ServerProcess) -> None:
+def test_a_third_party_client_shows_the_error(server: ServerProcess) -> None:
     client = triton.InferenceServerClient(server.data.removeprefix("http://"))
     given = triton.InferInput("wrong", [1, 2], "FP32")
     given.set_data_from_numpy(np.zeros((1, 2), np.float32))
@@ -146,7 +146,7 @@ ERRORS: list[tuple[dict[str, Any], int, str]] = [
 
 
 @pytest.mark.parametrize(("changes", "status", "message"), ERRORS)
-def test_a_wrong_tensor_is_refused_with_what_was_expected(
+def test_an_invalid_tensor_is_refused_with_what_was_expected(
     server: ServerProcess, spec: dict[str, Any], changes: dict[str, Any], status: int, message: str
 ) -> None:
     reply = server.infer("digits", {"inputs": [tensor(spec, **changes)]})
@@ -155,12 +155,12 @@ def test_a_wrong_tensor_is_refused_with_what_was_expected(
     assert reply.json["status"] == status
 
 
-def test_a_wrong_output_is_refused_before_it_is_computed(server: ServerProcess, spec: dict[str, Any]) -> None:
+def test_an_unknown_output_is_refused_before_it_is_computed(server: ServerProcess, spec: dict[str, Any]) -> None:
     reply = server.infer("digits", {"inputs": [tensor(spec)], "outputs": [{"name": "nope"}]})
     assert (reply.status, "no output nope" in reply.json["detail"]) == (422, True)
 
 
-def test_a_nan_that_comes_back_was_the_clients(server: ServerProcess, spec: dict[str, Any]) -> None:
+def test_a_nan_in_the_input_is_the_clients_error(server: ServerProcess, spec: dict[str, Any]) -> None:
     entry = tensor(spec, parameters={"binary_data_size": 256})
     del entry["data"]
     head = json.dumps({"inputs": [entry]}).encode()
@@ -201,7 +201,7 @@ def test_wrong_or_hopeless_headers(
         assert reply.headers["retry-after"] == "1"
 
 
-def test_a_body_timeout_that_cannot_be_read_is_named(server: ServerProcess, spec: dict[str, Any]) -> None:
+def test_an_invalid_body_timeout_is_named(server: ServerProcess, spec: dict[str, Any]) -> None:
     reply = server.infer("digits", {"inputs": [tensor(spec)], "parameters": {"timeout": "soon"}})
     assert (reply.status, "parameters.timeout" in reply.json["detail"]) == (400, True)
 
@@ -210,12 +210,12 @@ def test_a_body_timeout_that_cannot_be_read_is_named(server: ServerProcess, spec
     ("path", "status"),
     [("/v2/models/nope", 404), ("/v2/models/digits/versions/2", 404), ("/nope", 404), ("/v2/models/digits/infer", 405)],
 )
-def test_what_is_not_there(server: ServerProcess, path: str, status: int) -> None:
+def test_unknown_paths_models_and_methods(server: ServerProcess, path: str, status: int) -> None:
     reply = server.get(path)
     assert (reply.status, reply.headers["content-type"]) == (status, "application/problem+json")
 
 
-def test_a_body_that_is_announced_too_large_is_not_waited_for(server: ServerProcess) -> None:
+def test_a_body_announced_too_large_is_refused_at_once(server: ServerProcess) -> None:
     connection = http.client.HTTPConnection(server.data.removeprefix("http://"), timeout=20)
     connection.putrequest("POST", "/v2/models/digits/infer")
     connection.putheader("content-length", str(10**10))
@@ -225,7 +225,7 @@ def test_a_body_that_is_announced_too_large_is_not_waited_for(server: ServerProc
     connection.close()
 
 
-def test_too_much_json_is_sent_elsewhere(server: ServerProcess) -> None:
+def test_too_much_json_is_refused_with_the_binary_form(server: ServerProcess) -> None:
     reply = server.infer("digits", b"[" + b"0," * (5 << 20) + b"0]")
     assert (reply.status, "binary" in reply.json["detail"]) == (413, True)
 
@@ -237,7 +237,7 @@ def test_an_implausible_send_time_is_ignored_and_counted(server: ServerProcess, 
     assert server.metric('sponge_sent_at_ignored_total{reason="stale"}') == 1
 
 
-def test_a_slow_upload_is_seen_while_it_lasts_and_answered_when_it_is_lost(server: ServerProcess) -> None:
+def test_a_slow_upload_is_seen_and_answered_when_its_deadline_is_lost(server: ServerProcess) -> None:
     connection = http.client.HTTPConnection(server.data.removeprefix("http://"), timeout=20)
     connection.putrequest("POST", "/v2/models/digits/infer")
     connection.putheader("content-length", "1000")
@@ -263,7 +263,7 @@ def refused_early(server: ServerProcess, length: int) -> http.client.HTTPConnect
     return connection
 
 
-def test_what_is_hopeless_by_its_headers_is_refused_unread_and_keeps_its_connection(server: ServerProcess) -> None:
+def test_a_request_hopeless_by_its_headers_is_refused_unread_and_keeps_its_connection(server: ServerProcess) -> None:
     body = png()
     connection = refused_early(server, len(body))
     reply = connection.getresponse()
@@ -303,7 +303,7 @@ def test_a_chunked_body_needs_no_length(server: ServerProcess, spec: dict[str, A
     connection.close()
 
 
-def test_the_api_describes_itself(server: ServerProcess) -> None:
+def test_the_api_has_a_description(server: ServerProcess) -> None:
     assert b"swagger" in server.get("/docs").body
     document = server.get("/openapi.json").json
     operation = document["paths"]["/v2/models/{model}/infer"]["post"]

@@ -1,4 +1,4 @@
-"""A real server whose model misbehaves: whoever asked for it gets an error, everyone else an answer, and it goes on."""
+"""A real server whose model misbehaves: only the request at fault gets an error, and the server goes on."""
 
 from __future__ import annotations
 
@@ -55,13 +55,13 @@ def batch_with(server: ServerProcess, command: int, status: int = 500) -> str:
         (SEGFAULT, 2, "lost twice with this request"),
     ],
 )
-def test_who_asks_for_trouble_gets_it_alone(server: ServerProcess, command: int, crashes: int, told: str) -> None:
+def test_a_request_that_fails_fails_alone(server: ServerProcess, command: int, crashes: int, told: str) -> None:
     before = server.metric('sponge_lane_crashes_total{model="m"}')
     assert told in batch_with(server, command)
     assert server.metric('sponge_lane_crashes_total{model="m"}') == before + crashes
 
 
-def test_a_finite_input_that_only_one_request_gets_a_nan_for_is_its_own_fault(server: ServerProcess) -> None:
+def test_a_nan_for_one_finite_input_only_is_an_error_of_that_request(server: ServerProcess) -> None:
     told = batch_with(server, NAN, 422)
     assert told == (
         "the model gave NaN or Inf in its output 'output' for this request, but not for others: check the scale of its"
@@ -69,7 +69,7 @@ def test_a_finite_input_that_only_one_request_gets_a_nan_for_is_its_own_fault(se
     )
 
 
-def test_a_model_that_never_gave_a_number_has_failed(tmp_path: Path) -> None:
+def test_a_model_that_only_gives_nan_has_failed(tmp_path: Path) -> None:
     server = ServerProcess(tmp_path, *OPTIONS)
     assert [server.command(NAN).status for _ in range(2)] == [500, 500]
     assert (server.command(7).status, server.command(NAN).status) == (200, 422)
@@ -92,7 +92,9 @@ def test_a_lane_that_the_kernel_kills_for_its_memory_is_replaced(tmp_path: Path)
             pids = set((group / "cgroup.procs").read_text().split())
             assert "lost twice" in batch_with(server, EAT)
             assert server.metric('sponge_lane_crashes_total{model="m"}') == 2
-            assert len(pids - set((group / "cgroup.procs").read_text().split())) == 1  # a lane; server and zygote live
+            assert (
+                len(pids - set((group / "cgroup.procs").read_text().split())) == 1
+            )  # a lane; server and fork server remain
         finally:
             assert server.stop() == 0
 
@@ -122,7 +124,7 @@ def test_the_batch_is_only_as_large_as_the_memory_limit_allows(tmp_path: Path) -
 
 
 @pytest.mark.parametrize(("model", "limit_mib"), [("factory", 200), ("glutton", 900)])
-def test_a_limit_that_holds_no_batch_at_all_is_refused_at_start(tmp_path: Path, model: str, limit_mib: int) -> None:
+def test_a_memory_limit_below_one_batch_is_refused_at_startup(tmp_path: Path, model: str, limit_mib: int) -> None:
     options = ("--model", f"m=python://commanded_model:{model}", "--max-batch", "1", "--cores", "1")
     with memory_cgroup(limit_mib << 20) as group, pytest.raises(AssertionError) as failed:
         ServerProcess(tmp_path, *options, cgroup=group)

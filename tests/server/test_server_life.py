@@ -1,4 +1,4 @@
-"""A real server with a model that does as it is told: control, cancellation, crashes, draining, and a bad start."""
+"""A real server with a commanded model: control, cancellation, crashes, draining, and failed startups."""
 
 from __future__ import annotations
 
@@ -55,14 +55,14 @@ def at_two_cores(server: ServerProcess) -> None:
     assert apply(server, 2000).status == 200
 
 
-def test_the_control_port_tells_health_and_readiness_to_everyone(server: ServerProcess) -> None:
+def test_health_and_readiness_need_no_token(server: ServerProcess) -> None:
     assert server.ask("/healthz", token=None).status == 200
     assert server.ask("/readyz", token=None).json == {"ready": True, "phase": "ready"}
     assert b"sponge_requests_total" in server.ask("/metrics", token=None).body
 
 
 @pytest.mark.parametrize("token", [None, "wrong", ""])
-def test_state_and_apply_want_the_token(server: ServerProcess, token: str | None) -> None:
+def test_state_and_apply_need_the_token(server: ServerProcess, token: str | None) -> None:
     for reply in (
         server.ask("/control/v1/state", token=token),
         server.ask("/control/v1/apply", {"version": 99, "cores_milli": 1000, "batch_cap": 1}, token=token),
@@ -81,13 +81,13 @@ def test_state_and_apply_want_the_token(server: ServerProcess, token: str | None
         ([], "body"),
     ],
 )
-def test_a_message_that_cannot_be_read_is_refused_by_field(server: ServerProcess, body: Any, where: str) -> None:
+def test_an_invalid_message_is_refused_with_the_field(server: ServerProcess, body: Any, where: str) -> None:
     reply = server.ask("/control/v1/apply", body)
     assert (reply.status, reply.json["detail"].startswith(f"{where}:")) == (422, True)
 
 
 @pytest.mark.parametrize("query", ["?since=x", "?since=-1", "?wait_s=-1", "?wait_s=nan"])
-def test_a_query_that_cannot_be_read_is_refused(server: ServerProcess, query: str) -> None:
+def test_an_invalid_query_is_refused(server: ServerProcess, query: str) -> None:
     assert server.ask(f"/control/v1/state{query}").status == 400
 
 
@@ -148,7 +148,7 @@ def test_a_smaller_size_is_acknowledged_when_the_threads_in_use_fit(
     assert ack["waited_s"] < 0.1
 
 
-def test_a_stale_version_is_refused_and_an_overtaken_one_told(server: ServerProcess, pool: ThreadPoolExecutor) -> None:
+def test_stale_and_overtaken_versions_are_refused(server: ServerProcess, pool: ThreadPoolExecutor) -> None:
     assert apply(server, 2000, batch_cap=1).status == 200
     version = state(server)["applied_version"]
     message = {"version": version, "cores_milli": 1000, "batch_cap": 1}
@@ -205,7 +205,7 @@ def test_a_lane_that_dies_twice_fails_its_request_and_the_server_goes_on(server:
 
 
 @pytest.mark.usefixtures("at_two_cores")
-def test_a_model_that_fails_fails_alone(server: ServerProcess, pool: ThreadPoolExecutor) -> None:
+def test_a_failing_batch_fails_alone(server: ServerProcess, pool: ThreadPoolExecutor) -> None:
     assert apply(server, 1000).status == 200
     blocker = pool.submit(server.command, 300)
     eventually(lambda: state(server)["threads_running"] == 1)
@@ -216,7 +216,7 @@ def test_a_model_that_fails_fails_alone(server: ServerProcess, pool: ThreadPoolE
 
 
 @pytest.mark.usefixtures("at_two_cores")
-def test_what_cannot_be_met_any_more_is_told_before_its_deadline(
+def test_a_request_that_can_no_longer_be_met_is_answered_before_its_deadline(
     server: ServerProcess, pool: ThreadPoolExecutor
 ) -> None:
     assert apply(server, 1000, batch_cap=1).status == 200
@@ -248,7 +248,7 @@ def test_draining_answers_what_was_accepted_and_refuses_the_rest(tmp_path: Path,
     assert server.process.wait(timeout=20) == 0
 
 
-def test_a_drain_that_takes_too_long_ends_with_an_answer_for_everyone(tmp_path: Path, pool: ThreadPoolExecutor) -> None:
+def test_a_drain_that_takes_too_long_still_answers_every_request(tmp_path: Path, pool: ThreadPoolExecutor) -> None:
     server = ServerProcess(tmp_path, *MODEL, "--cores", "1", "--drain-s", "0.3")
     stuck = pool.submit(server.command, 15_000)
     eventually(lambda: state(server)["threads_running"] == 1)
@@ -271,7 +271,7 @@ def serve(*options: str) -> subprocess.CompletedProcess[str]:
         (["--model", "m=digits://", "--min-cores", "3"], "max-cores 2"),
     ],
 )
-def test_a_bad_start_is_one_clear_line_and_exit_code_2(options: list[str], message: str) -> None:
+def test_a_failed_startup_is_one_clear_line_and_exit_code_2(options: list[str], message: str) -> None:
     done = serve(*options)
     assert done.returncode == 2
     assert message in done.stderr
@@ -287,7 +287,7 @@ def test_a_bad_start_is_one_clear_line_and_exit_code_2(options: list[str], messa
         (["--model", "m=digits://", "--slo-class", "gold"], "NAME=MS"),
     ],
 )
-def test_a_bad_setting_is_one_clear_line_and_exit_code_2(options: list[str], message: str) -> None:
+def test_an_invalid_setting_is_one_clear_line_and_exit_code_2(options: list[str], message: str) -> None:
     done = sponge("serve", *options)
     assert done.returncode == 2
     assert message in done.stderr
@@ -320,7 +320,7 @@ def children(pid: int) -> list[str]:
     return Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
 
 
-def test_lanes_yield_to_the_process_that_answers(server: ServerProcess) -> None:
+def test_lanes_yield_to_the_server_process(server: ServerProcess) -> None:
     answering = psutil.Process(server.process.pid)
     others = answering.children(recursive=True)
     assert len(others) >= 2

@@ -1,4 +1,4 @@
-"""Logs: one event a line in both forms, libraries included, secrets masked, the same warning now and then only."""
+"""Logs: one event per line in both forms, libraries included, secrets masked, repeated warnings suppressed."""
 
 from __future__ import annotations
 
@@ -68,13 +68,13 @@ def test_the_same_as_text_keeps_to_one_line(capsys: Capture) -> None:
     assert rest == expected
 
 
-def test_what_is_no_terminal_gets_json(capsys: Capture) -> None:
+def test_without_a_terminal_the_log_is_json(capsys: Capture) -> None:
     set_up("info")
     event(log, "x")
     assert json.loads(capsys.readouterr().err)["event"] == "x"
 
 
-def test_less_than_the_level_is_left_out(capsys: Capture) -> None:
+def test_events_below_the_level_are_omitted(capsys: Capture) -> None:
     set_up("info", "json")
     event(log, "x", logging.DEBUG)
     assert said(capsys) == []
@@ -111,9 +111,7 @@ def test_a_traceback_stays_with_its_event(capsys: Capture) -> None:
     assert "ValueError: https://me:***@example.org" in str(line["exception"])
 
 
-def test_the_same_warning_comes_once_in_a_while_and_tells_how_many_were_held_back(
-    capsys: Capture, now: list[float]
-) -> None:
+def test_a_repeated_warning_is_suppressed_and_counted(capsys: Capture, now: list[float]) -> None:
     set_up("info", "json")
     for lane in (1, 1, 2, 1):
         event(log, "lane.lost", logging.WARNING, lane=lane, cause=f"cause {now[0]}")
@@ -125,14 +123,14 @@ def test_the_same_warning_comes_once_in_a_while_and_tells_how_many_were_held_bac
     assert [(line["lane"], line.get("suppressed")) for line in said(capsys)] == [(1, 2), (2, None)]
 
 
-def test_what_is_no_warning_is_never_held_back(capsys: Capture) -> None:
+def test_only_warnings_are_suppressed(capsys: Capture) -> None:
     set_up("info", "json")
     event(log, "x")
     event(log, "x")
     assert len(said(capsys)) == 2
 
 
-def test_ever_new_warnings_do_not_fill_the_memory(now: list[float]) -> None:
+def test_many_different_warnings_do_not_fill_the_memory(now: list[float]) -> None:
     quiet = logs._Quiet(lambda: now[0])
     for number in range(3 * logs.MOST_REMEMBERED):
         assert quiet.filter(logging.LogRecord("a", logging.WARNING, "", 0, f"number {number}", (), None))

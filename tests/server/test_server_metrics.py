@@ -1,4 +1,4 @@
-"""The exposition of a real server, read by a real parser: every metric with its labels, and numbers that add up."""
+"""The exposition of a real server, read by a real parser: every metric with its labels, and consistent numbers."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def families(exposition: str) -> dict[str, Metric]:
 
 
 @pytest.mark.parametrize("name", PROMISED)
-def test_every_promised_metric_is_there_with_its_labels(families: dict[str, Metric], name: str) -> None:
+def test_every_documented_metric_exists_with_its_labels(families: dict[str, Metric], name: str) -> None:
     family = families[name]
     assert family.documentation
     labels = PROMISED[name]
@@ -78,12 +78,12 @@ def test_each_request_is_counted_in_one_outcome(families: dict[str, Metric]) -> 
     assert latencies == [3]
 
 
-def test_nothing_is_held_once_all_is_answered(families: dict[str, Metric]) -> None:
+def test_no_memory_is_held_once_every_request_is_answered(families: dict[str, Metric]) -> None:
     assert families["sponge_request_bytes"].samples[0].value == 0
     assert families["sponge_queue_length"].samples[0].value == 0
 
 
-def test_promtool_finds_nothing_to_say(exposition: str, tmp_path: Path) -> None:
+def test_promtool_accepts_the_exposition(exposition: str, tmp_path: Path) -> None:
     promtool = shutil.which("promtool")
     if promtool is None:
         pytest.skip("promtool is not installed")

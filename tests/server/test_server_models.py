@@ -1,4 +1,4 @@
-"""Two real models in one real server: each has its own routes, objective, profile and metrics; they share the cores."""
+"""Two real models in one real server: each has its own routes, SLO, profile and metrics; they share the cores."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_each_model_has_its_own_routes(server: ServerProcess) -> None:
 
 
 @pytest.mark.parametrize("path", ["", "/ready", "/infer", "/versions/1/infer"])
-def test_an_unknown_model_is_answered_with_the_names_of_those_that_exist(server: ServerProcess, path: str) -> None:
+def test_an_unknown_model_is_refused_with_the_known_names(server: ServerProcess, path: str) -> None:
     body = b"{}" if path.endswith("infer") else None
     reply = server.request(f"{server.data}/v2/models/mnist{path}", body)
     assert (reply.status, reply.json["type"]) == (404, "urn:sponge:problem:unknown-model")
@@ -108,7 +108,7 @@ def test_each_model_has_its_own_default_objective_and_largest_batch(
     assert (refused.status, "model m takes at most 1" in refused.json["detail"]) == (422, True)
 
 
-def test_a_model_that_crashes_its_lane_does_not_disturb_the_other(
+def test_a_model_that_crashes_its_lane_does_not_affect_the_other(
     server: ServerProcess, pool: ThreadPoolExecutor
 ) -> None:
     stop = time.monotonic() + 3.0
@@ -148,7 +148,7 @@ def test_metrics_are_kept_by_model(server: ServerProcess) -> None:
     assert server.metric('sponge_queue_length{model="m"}') == 0
 
 
-def test_a_model_that_does_not_load_is_named(tmp_path: Path) -> None:
+def test_a_model_that_cannot_be_loaded_is_named(tmp_path: Path) -> None:
     with pytest.raises(AssertionError) as failed:
         ServerProcess(
             *(tmp_path, "--model", "a=python://digits_shaped:factory"),

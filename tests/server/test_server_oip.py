@@ -1,4 +1,4 @@
-"""The protocol's codec: round trips in both forms, and every way in which a body can be wrong."""
+"""The REST codec: round trips in both forms, and every kind of invalid body."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def test_strings_survive_packing(values: list[bytes]) -> None:
 
 @relaxed
 @given(st.binary(max_size=60), st.one_of(st.none(), st.integers(min_value=0, max_value=70)))
-def test_whatever_comes_in_is_decoded_or_refused(data: bytes, header_length: int | None) -> None:
+def test_any_body_is_decoded_or_refused(data: bytes, header_length: int | None) -> None:
     with contextlib.suppress(OipError):
         decode(data, header_length)
 
@@ -116,7 +116,7 @@ json_values = st.recursive(
         json_values | st.sampled_from(["x", "FP32", "BYTES", [1], [2, 2], [1.0], {"binary_data_size": 4}]),
     )
 )
-def test_whatever_an_input_holds_is_decoded_or_refused(item: dict[str, Any]) -> None:
+def test_any_input_is_decoded_or_refused(item: dict[str, Any]) -> None:
     with contextlib.suppress(OipError, orjson.JSONEncodeError):
         decode(orjson.dumps({"inputs": [item]}), None)
 
@@ -132,7 +132,7 @@ def test_images_as_strings_in_json_and_in_binary_form() -> None:
     assert [bytes(value) for value in given_binary.values] == images
 
 
-def test_what_a_request_may_say_besides_its_inputs() -> None:
+def test_a_request_with_id_parameters_and_outputs() -> None:
     request = decode(
         body(
             entry(),
@@ -174,7 +174,7 @@ def test_what_a_request_may_say_besides_its_inputs() -> None:
         ({"parameters": {"binary_data_size": "8"}}, "binary_data_size is '8'"),
     ],
 )
-def test_a_wrong_input_is_refused_with_what_was_expected(changes: dict[str, Any], message: str) -> None:
+def test_an_invalid_input_is_refused_with_what_was_expected(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(OipError, match=message):
         decode(body(entry(**changes)), None)
 
@@ -206,7 +206,7 @@ def test_deeply_nested_data_is_refused_not_followed() -> None:
         (body(entry()) + b"rest", len(body(entry())), "4 bytes follow the JSON part"),
     ],
 )
-def test_a_wrong_body_is_refused_with_what_was_expected(
+def test_an_invalid_body_is_refused_with_what_was_expected(
     content: bytes, header_length: int | None, message: str
 ) -> None:
     with pytest.raises(OipError, match=message):
@@ -228,7 +228,7 @@ def binary_entry(datatype: str, shape: list[int], data: bytes) -> tuple[bytes, i
         ("BYTES", [2], pack_strings([b"one"]), "holds 2 elements, the binary data has 1"),
     ],
 )
-def test_wrong_binary_data_is_refused(datatype: str, shape: list[int], data: bytes, message: str) -> None:
+def test_invalid_binary_data_is_refused(datatype: str, shape: list[int], data: bytes, message: str) -> None:
     with pytest.raises(OipError, match=message):
         decode(*binary_entry(datatype, shape, data))
 

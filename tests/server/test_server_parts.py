@@ -1,4 +1,4 @@
-"""The small parts: settings, uploads, recent latencies, cores and quota, problems."""
+"""Small parts: settings, uploads, body memory, latency window, CPU quota, problems."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def test_the_memory_for_bodies_is_bounded() -> None:
     assert memory.take(60)
 
 
-def test_recent_latencies_forget() -> None:
+def test_the_latency_window_forgets() -> None:
     recent = LatencyWindow(window_s=10.0)
     assert recent.quantile(0.0, 0.99) is None
     for number in range(100):

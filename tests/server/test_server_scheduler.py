@@ -24,7 +24,7 @@ def add(state: Scheduler, number: int, now: float, slo_s: float = 10.0) -> None:
     state.add(Request(number, now, now + slo_s))
 
 
-def test_a_batch_that_took_what_was_predicted_teaches_nothing() -> None:
+def test_a_batch_as_predicted_changes_no_factor() -> None:
     state = scheduler()
     add(state, 1, 0.0)
     (batch,) = state.turn(0.0, 1).batches
@@ -32,7 +32,7 @@ def test_a_batch_that_took_what_was_predicted_teaches_nothing() -> None:
     assert state.ratios[0] == pytest.approx(1.0)
 
 
-def test_a_correction_changes_what_is_predicted_next() -> None:
+def test_calibration_changes_the_next_prediction() -> None:
     state = scheduler()
     for number in range(20):
         add(state, number, float(number))
@@ -56,7 +56,7 @@ def test_sharing_the_quota_is_not_mistaken_for_a_slow_model() -> None:
     assert state.ratios[0] == pytest.approx(1.0)
 
 
-def test_an_abandoned_batch_teaches_nothing_and_frees_its_threads() -> None:
+def test_an_abandoned_batch_changes_no_factor_and_frees_its_threads() -> None:
     state = scheduler()
     add(state, 1, 0.0)
     (batch,) = state.turn(0.0, 1).batches
@@ -64,14 +64,14 @@ def test_an_abandoned_batch_teaches_nothing_and_frees_its_threads() -> None:
     assert (state.ratios[0], state.threads_running, state.batches_running) == (1.0, 0, 0)
 
 
-def test_withdrawing_twice_is_told_apart() -> None:
+def test_withdrawing_twice_is_reported() -> None:
     state = scheduler()
     add(state, 1, 0.0)
     assert state.withdraw(1)
     assert not state.withdraw(1)
 
 
-def test_without_lanes_nothing_starts_and_overdue_requests_are_let_go() -> None:
+def test_without_lanes_nothing_starts_and_overdue_requests_expire() -> None:
     state = scheduler()
     add(state, 1, 0.0, slo_s=0.2)
     add(state, 2, 0.0, slo_s=0.5)
@@ -132,7 +132,7 @@ def test_threads_never_exceed_the_budget_of_the_cores_in_force(
         assert state.threads_running <= max(before, state.budget)
 
 
-def test_what_waits_with_earlier_deadlines_goes_first() -> None:
+def test_rows_with_earlier_deadlines_count_as_ahead() -> None:
     state = scheduler(cores=2.0)
     assert state.ahead(5.0) == (0, 0.0)
     alone = state.least_s()

@@ -1,4 +1,4 @@
-"""Traces of a real server, as a real OTLP receiver decodes them."""
+"""Traces of a real server, decoded by a real OTLP receiver."""
 
 from __future__ import annotations
 

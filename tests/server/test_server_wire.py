@@ -1,4 +1,4 @@
-"""The HTTP port on raw sockets: chunks, pipelines, half-closed connections, and whatever is not quite HTTP."""
+"""The HTTP port on raw sockets: chunks, pipelines, half-closed connections, and invalid HTTP."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def test_a_chunked_body_beyond_the_limit_is_cut_off(wire: Wire) -> None:
     assert (status, headers["connection"], headers["content-type"]) == (413, "close", "application/problem+json")
 
 
-def test_a_client_that_asks_first_is_told_to_go_on(wire: Wire) -> None:
+def test_expect_100_continue_is_answered(wire: Wire) -> None:
     wire.send(HEAD, b"content-length: %d\r\nexpect: 100-continue\r\n\r\n" % len(BODY))
     assert wire.head()[0] == 100
     wire.send(BODY)
@@ -97,14 +97,14 @@ def test_a_client_that_asks_first_is_told_to_go_on(wire: Wire) -> None:
     ("head", "status"),
     [(b"content-length: 99999999\r\n", 413), (b"content-length: 9\r\nx-sponge-slo-ms: soon\r\n", 400)],
 )
-def test_a_client_that_asks_first_is_spared_its_body(wire: Wire, head: bytes, status: int) -> None:
+def test_expect_100_continue_is_refused_before_the_body(wire: Wire, head: bytes, status: int) -> None:
     wire.send(HEAD, head, b"expect: 100-continue\r\n\r\n")
     got, headers, _ = wire.answer()
     assert (got, headers["connection"]) == (status, "close")
 
 
 @pytest.mark.parametrize("how", ["the client wants so", "the body is long", "the body has no length"])
-def test_a_refusal_that_ends_its_connection_is_seen_by_a_client_that_is_still_sending(wire: Wire, how: str) -> None:
+def test_a_client_that_is_still_sending_sees_a_refusal_that_ends_its_connection(wire: Wire, how: str) -> None:
     """Closed at once, the connection would be reset, and the answer lost."""
     length = 2 * LIMIT if how == "the body is long" else LIMIT // 2
     framing = (
@@ -159,7 +159,7 @@ MALFORMED = {
 
 
 @pytest.mark.parametrize("sent", MALFORMED.values(), ids=MALFORMED)
-def test_what_is_not_http_is_a_problem_and_the_end_of_the_connection(wire: Wire, sent: bytes) -> None:
+def test_invalid_http_gets_a_problem_and_ends_the_connection(wire: Wire, sent: bytes) -> None:
     status, headers, body = wire.send(sent).answer()
     assert (status, headers["content-type"], headers["connection"]) == (400, "application/problem+json", "close")
     assert json.loads(body)["type"] == "urn:sponge:problem:malformed"
@@ -190,6 +190,6 @@ def test_a_body_without_length_or_chunks_is_empty(wire: Wire) -> None:
     assert (status, json.loads(body)["type"]) == (400, "urn:sponge:problem:invalid-request")
 
 
-def test_an_upgrade_that_is_not_offered_is_ignored(wire: Wire) -> None:
+def test_an_unsupported_upgrade_is_ignored(wire: Wire) -> None:
     wire.send(b"GET /v2/health/live HTTP/1.1\r\nhost: x\r\nconnection: upgrade\r\nupgrade: h2c\r\n\r\n")
     assert wire.answer()[0] == 200

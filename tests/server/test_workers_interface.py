@@ -1,4 +1,4 @@
-"""What a model accepts, before anything reaches a lane; and that nothing here imports torch."""
+"""What a model accepts, checked before anything reaches a lane; the server process imports no torch."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def test_refused_with_the_reason(item: Item, message: str) -> None:
         INFO.check(item)
 
 
-def test_the_servers_side_never_imports_torch() -> None:
+def test_the_server_process_never_imports_torch() -> None:
     code = (
         "import sys, sponge_server.workers.pool, sponge_server.models.source as s; s.parse('digits://');"
         "print([m for m in ('torch', 'numpy', 'PIL') if m in sys.modules])"

@@ -1,4 +1,4 @@
-"""When the server projects, what it then says, and who hears of it; in virtual time."""
+"""When the server projects, what it publishes, and when a reader gets it; in virtual time."""
 
 from __future__ import annotations
 

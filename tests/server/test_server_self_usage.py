@@ -1,4 +1,4 @@
-"""What the server uses beside the lanes: the average, and what it means for batches that share the quota."""
+"""CPU use of the server itself: the average, and its effect on batches that share the quota."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_batches_get_what_is_left_of_the_quota() -> None:
     assert [batch.threads for batch in books.turn(0.0, 2).batches] == [1]
 
 
-def test_a_sliver_of_usage_above_a_whole_core_does_not_buy_a_thread() -> None:
+def test_a_small_self_usage_above_a_whole_core_adds_no_thread() -> None:
     books = Scheduler([MODEL], 1.125, 8, 4.0, 0.0)
     assert books.budget == 2
     books.set_self_usage(0.13, 0.0)

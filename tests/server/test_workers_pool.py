@@ -1,4 +1,4 @@
-"""The pool against real processes and real torch: batches, bad items, crashes, hangs, scaling, orphans."""
+"""The worker pool with real processes and real torch: batches, bad items, crashes, hangs, scaling, orphans."""
 
 from __future__ import annotations
 
@@ -74,7 +74,7 @@ async def pool() -> AsyncIterator[WorkerPool]:
     await pool.close()
 
 
-async def test_the_info_tells_what_the_model_gives(pool: WorkerPool) -> None:
+async def test_the_info_names_the_outputs_of_the_model(pool: WorkerPool) -> None:
     assert pool.models[0].outputs == (TensorSpec("doubled", "FP32", (16,)), TensorSpec("rows", "INT64", ()))
     assert pool.models[0].platform == "test"
 
@@ -91,7 +91,7 @@ async def test_threads_are_read_back_from_torch(pool: WorkerPool) -> None:
     assert [(await pool.lanes[0].run([item((5.0, 6.0))], threads)).threads for threads in (2, 1, 2)] == [2, 1, 2]
 
 
-async def test_one_bad_item_fails_alone_and_the_others_see_their_own_input(pool: WorkerPool) -> None:
+async def test_a_bad_item_fails_alone_and_the_others_get_their_own_outputs(pool: WorkerPool) -> None:
     result = await pool.lanes[0].run([item((5.0, 6.0)), item((FAIL, 0.0)), item((7.0, 8.0))], threads=1)
     assert doubled(result.outputs[0]) == [10.0, 12.0]
     assert doubled(result.outputs[2]) == [14.0, 16.0]
@@ -112,7 +112,7 @@ async def test_rows_of_different_sizes_run_apart(pool: WorkerPool) -> None:
     assert batch_sizes(result) == [(2,), (1,), (2,)]
 
 
-async def test_memory_grows_with_what_is_sent(pool: WorkerPool) -> None:
+async def test_shared_memory_grows_with_the_inputs(pool: WorkerPool) -> None:
     many = tuple(float(i % 7 + 4) for i in range(300_000))
     result = await pool.lanes[0].run([item(many)], threads=1)
     assert doubled(result.outputs[0]) == [2 * v for v in many]
@@ -179,7 +179,7 @@ async def test_cancelling_the_caller_does_not_stop_the_batch(pool: WorkerPool) -
     await until(lambda: not lane.busy and lane.healthy)  # the watchdog still holds
 
 
-async def test_lanes_come_and_go(pool: WorkerPool) -> None:
+async def test_the_pool_scales_up_and_down(pool: WorkerPool) -> None:
     await pool.scale(3)
     assert [lane.id for lane in pool.lanes] == [0, 1, 2]
     pid = pool.lanes[2].pid
@@ -216,7 +216,7 @@ async def test_warm_up_runs_every_size_on_every_lane(pool: WorkerPool) -> None:
     assert steps[8:] == [(1, 2), (2, 2)]
 
 
-async def test_a_lane_that_joins_later_has_run_the_largest_batch_before_it_is_there() -> None:
+async def test_a_new_lane_runs_the_largest_batch_before_it_gets_requests() -> None:
     pool = WorkerPool([ModelSpec("m", "python://lane_models:remembering", max_batch=8)])
     try:
         await pool.start(1)
@@ -261,7 +261,7 @@ async def test_a_warm_up_cut_short_leaves_idle_lanes(pool: WorkerPool) -> None:
     assert not any(lane.busy for lane in pool.lanes)
 
 
-async def test_a_lost_zygote_is_started_again_with_all_lanes(pool: WorkerPool) -> None:
+async def test_a_lost_fork_server_is_started_again_with_all_lanes(pool: WorkerPool) -> None:
     before = pool.pids
     os.kill(before[0], signal.SIGKILL)
     await until(lambda: not any(lane.healthy for lane in pool.lanes))
@@ -305,7 +305,7 @@ async def test_a_model_that_cannot_serve_says_why(source: str, message: str) -> 
 ORPHANS = """
 import asyncio
 from sponge_server.workers.pool import WorkerPool
-from test_lanes_forked import HANG, MOODY, item
+from test_workers_pool import HANG, MOODY, item
 async def main():
     pool = WorkerPool([MOODY])
     await pool.start(2)

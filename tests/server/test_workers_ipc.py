@@ -1,4 +1,4 @@
-"""Messages and memory that two processes share."""
+"""Messages and shared memory between two processes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import socket
 from sponge_server.workers.ipc import SharedMemory, aligned, receive, send
 
 
-def test_messages_keep_their_bounds_and_bring_descriptors_along() -> None:
+def test_messages_keep_their_boundaries_and_carry_descriptors() -> None:
     left, right = socket.socketpair()
     with left, right:
         read, write = os.pipe()
@@ -25,7 +25,7 @@ def test_messages_keep_their_bounds_and_bring_descriptors_along() -> None:
         assert receive(right) is None
 
 
-def test_a_message_cut_short_counts_as_gone() -> None:
+def test_an_incomplete_message_counts_as_a_closed_connection() -> None:
     left, right = socket.socketpair()
     with left, right:
         left.sendall(b"\xff\0\0\0{")
