@@ -102,5 +102,5 @@ def test_a_wrong_sidecar_is_named(tmp_path: Path, sidecar: str, message: str) ->
 
 def test_a_file_of_another_kind_is_named(tmp_path: Path) -> None:
     (tmp_path / "m.pt2").write_bytes(b"nonsense")
-    with pytest.raises(ModelError, match="is no torch"):
+    with pytest.raises(ModelError, match="is not a torch"):
         load(f"file://{tmp_path}/m.pt2")
