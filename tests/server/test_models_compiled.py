@@ -92,7 +92,7 @@ def test_a_package_that_cannot_run_says_what_to_do(
 def test_a_damaged_package_is_named(package: Path, tmp_path: Path) -> None:
     (tmp_path / "m.pt2").write_bytes(package.read_bytes()[:-2000])
     sidecar_path(tmp_path / "m.pt2").write_bytes(sidecar_path(package).read_bytes())
-    with pytest.raises(ModelError, match=r"m\.pt2' is no torch\.export program"):
+    with pytest.raises(ModelError, match=r"m\.pt2' is not a torch\.export program"):
         load(f"file://{tmp_path}/m.pt2")
 
 
