@@ -110,7 +110,7 @@ async def test_the_next_request_of_a_connection_has_its_own_time_for_headers() -
         assert (await answer(reader))[0] == 408
 
 
-async def test_a_slow_answer_is_no_slow_request() -> None:
+async def test_a_slow_response_does_not_count_as_a_slow_request() -> None:
     async with serving(replace(LIMITS, header_timeout_s=0.1)) as world:
         world.app.may_answer.clear()
         reader, writer = await world.connect()
