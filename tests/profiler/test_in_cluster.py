@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from sponge_profiler.in_cluster import PodError, PodPlan, hindrance, pod_manifest, read_template
+from sponge_operator.autoscale import resize
+from sponge_operator.clients.kube import ApiError
+from sponge_profiler.in_cluster import PodError, PodPlan, ProfilePod, hindrance, pod_manifest, read_template
 
 
 def test_a_template_may_add_but_not_take_away_what_measuring_takes() -> None:
@@ -72,6 +76,88 @@ def test_a_template_that_is_none_is_refused(tmp_path: Path, text: str, message: 
         read_template(file)
     with pytest.raises(PodError, match="No such file"):
         read_template(tmp_path / "none.yaml")
+
+
+class FakeCluster:
+    """The API server and the kubelet of one pod that starts with 2 cores; `ignores` resizes are lost on the kubelet."""
+
+    def __init__(self, ignores: int = 0, refusal: ApiError | None = None, pending: str = "") -> None:
+        self.patches: list[int] = []
+        self.quota = 2000
+        self._ignores = ignores
+        self._refusal = refusal
+        self._pending = pending
+        self.pod = self._pod(2000)
+
+    async def get(self, kind: str, namespace: str, name: str) -> dict[str, Any]:
+        return copy.deepcopy(self.pod)
+
+    async def resize(self, pod: Mapping[str, Any], container: str, milli: int) -> dict[str, Any]:
+        self.patches.append(milli)
+        if self._refusal is not None:
+            raise self._refusal
+        self._ignores -= 1
+        if self._ignores < 0 and not self._pending:
+            self.quota = milli
+        self.pod = self._pod(milli)
+        return copy.deepcopy(self.pod)
+
+    async def ask(self, question: Mapping[str, Any], within_s: float) -> Mapping[str, Any]:
+        return {"quota_milli": self.quota}
+
+    def _pod(self, milli: int) -> dict[str, Any]:
+        limits, actual = {"cpu": f"{milli}m"}, {"cpu": f"{self.quota}m"}
+        status: dict[str, Any] = {"name": "server", "state": {"running": {}}, "resources": {"limits": actual}}
+        pending = {"type": "PodResizePending", "status": "True", "reason": "Deferred", "message": self._pending}
+        return {
+            "metadata": {"name": "p", "uid": "u", "generation": len(self.patches)},
+            "spec": {"containers": [{"name": "server", "resources": {"limits": limits}}]},
+            "status": {
+                "phase": "Running",
+                "conditions": [pending] if self._pending and milli != self.quota else [],
+                "containerStatuses": [status],
+            },
+        }
+
+
+def profile_pod(cluster: FakeCluster, monkeypatch: pytest.MonkeyPatch) -> ProfilePod:
+    pod = ProfilePod(PodPlan("default", None, {}, "2Gi"), ["digits://"], 2000, lambda _: None)
+    monkeypatch.setattr(pod, "_kube", cluster)
+    monkeypatch.setattr(pod, "_pod", cluster.pod)
+    monkeypatch.setattr(pod, "_ask", cluster.ask)
+    return pod
+
+
+async def test_a_pod_is_resized_until_its_quota_is_in_force(monkeypatch: pytest.MonkeyPatch) -> None:
+    cluster = FakeCluster()
+    pod = profile_pod(cluster, monkeypatch)
+    await pod.set_cores(2.0)
+    assert cluster.patches == []
+    await pod.set_cores(0.5)
+    assert (cluster.patches, cluster.quota) == ([500], 500)
+
+
+async def test_a_stuck_resize_is_repeated_with_another_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(resize, "STUCK_S", 0.05)
+    cluster = FakeCluster(ignores=1)
+    await profile_pod(cluster, monkeypatch).set_cores(1.0)
+    assert cluster.patches == [1000, 999, 1000]
+
+
+@pytest.mark.parametrize(
+    ("cluster", "message"),
+    [
+        (FakeCluster(refusal=ApiError(403, {"message": "no right"})), "was refused 1 cores: no right; name others"),
+        (FakeCluster(pending="no room"), "cannot have 1 cores on node  now: no room; free some there"),
+    ],
+    ids=["refused", "deferred"],
+)
+async def test_a_size_that_cannot_be_had_ends_the_measurement(
+    cluster: FakeCluster, message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(PodError, match=message):
+        await profile_pod(cluster, monkeypatch).set_cores(1.0)
+    assert cluster.quota == 2000
 
 
 @pytest.mark.torch

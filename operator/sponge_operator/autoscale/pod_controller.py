@@ -51,6 +51,7 @@ class PodController:
     ) -> None:
         self._context = context
         self._events = events
+        self._nodes = context.nodes
         self._service = service
         self._uid = uid
         self._on_news = on_news
@@ -72,7 +73,7 @@ class PodController:
         try:
             await self._loop.run()
         finally:
-            self._context.nodes.leave(self._uid)
+            self._nodes.leave(self._uid)
 
     def pod_changed(self) -> None:
         """The pod has changed in the cache."""
@@ -101,14 +102,13 @@ class PodController:
             observation.current_milli or 0,
             spec.weight,
         )
-        return self._context.nodes.allocate(tenant, self._loop.wake)
+        return self._nodes.allocate(tenant, self._loop.wake)
 
     def concluded(self, look: Look) -> None:
-        nodes = self._context.nodes
         if look.outcome is None or look.trouble:
-            nodes.leave(self._uid)  # it keeps what it holds; other pods' plans no longer include it
+            self._nodes.leave(self._uid)  # it keeps what it holds; other pods' plans no longer include it
         else:
-            nodes.conclude(self._uid, look.outcome.kind)
+            self._nodes.conclude(self._uid, look.outcome.kind)
         if look.observation is not None:
             self._account(look.observation)
         self._measure(look)
