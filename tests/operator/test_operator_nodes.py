@@ -172,10 +172,10 @@ def test_an_unknown_pod_is_counted_after_the_first_refusal() -> None:
         a.change(1500)
         b.change(1500)
         await node.run(3.0)
-        assert a.outcomes()["deferred"] <= 2  # by one pod or by both at once
+        assert a.outcomes().get("deferred", 0) <= 2  # by one pod, by both at once, or, from Python 3.12 on, by none
         await node.run(40.0)
         assert a.quota + b.quota == 2000
-        assert a.outcomes()["deferred"] <= 2
+        assert a.outcomes().get("deferred", 0) <= 2
 
     run_virtual(scenario)
 
