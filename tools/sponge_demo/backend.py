@@ -77,7 +77,7 @@ class Backend(Protocol):
         ...
 
     async def start(self, scenario: Scenario) -> Endpoint:
-        """Starts the server and waits until it is ready; its size is held. Raises SpongeError."""
+        """Starts a fresh server and waits until it is ready; its size is held. Raises SpongeError."""
         ...
 
     async def profile(self) -> LatencyModel:
@@ -97,7 +97,7 @@ class Backend(Protocol):
         ...
 
     async def stop(self) -> None:
-        """Ends the server, if one was started."""
+        """Lets go of the server, if one was started; it ends with the next `start` or with `close` at the latest."""
         ...
 
     def close(self) -> None:

@@ -73,7 +73,7 @@ class ClusterBackend(Backend):
     """
 
     start_s = 35.0
-    close_s = 15.0
+    close_s = 8.0
 
     def __init__(self, template: Mapping[str, Any] | None = None) -> None:
         self._template = template
@@ -107,6 +107,12 @@ class ClusterBackend(Backend):
 
     async def start(self, scenario: Scenario) -> Endpoint:
         self._scenario, self._mode = scenario, "Off"
+        # In the foreground: children that are still being collected would be taken from the next service of that name.
+        await asyncio.to_thread(
+            self._kubectl,
+            *("delete", "-n", NAMESPACE, "spongeservice", NAME, "--ignore-not-found", "--cascade=foreground"),
+            f"--timeout={GONE_WITHIN_S:g}s",
+        )
         document = json.dumps(manifest(scenario, self._template))
         await asyncio.to_thread(self._kubectl, "apply", "-n", NAMESPACE, "-f", "-", stdin=document)
         pod = await self._ready_pod()
@@ -142,12 +148,6 @@ class ClusterBackend(Backend):
             self._forward.terminate()
             await asyncio.to_thread(self._forward.wait)
             self._forward = None
-        # In the foreground: children that are still being collected would be taken from a next service of that name.
-        await asyncio.to_thread(
-            self._kubectl,
-            *("delete", "-n", NAMESPACE, "spongeservice", NAME, "--ignore-not-found", "--cascade=foreground"),
-            f"--timeout={GONE_WITHIN_S:g}s",
-        )
 
     def close(self) -> None:
         if self._cluster is None:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["command"]
 
-CLUSTER_RUN_S, LOCAL_RUN_S = 100.0, 80.0
+CLUSTER_RUN_S, LOCAL_RUN_S = 100.0, 70.0
 MOST_STATICS = 4
 SHIPPED_PROFILE = "resnet18-epyc"
 
@@ -38,7 +38,7 @@ SHIPPED_PROFILE = "resnet18-epyc"
 @click.option(
     "--duration-s",
     type=click.FloatRange(10, 600),
-    help="Of each run.  [default: 100 in a cluster and in the simulator, 80 locally]",
+    help="Of each run.  [default: 100 in a cluster and in the simulator, 70 locally]",
 )
 @click.option("--seed", type=click.IntRange(0), default=1, show_default=True, help="Of the arrivals.")
 @click.option(

@@ -18,7 +18,7 @@ from sponge_demo.statics import smallest_good
 from sponge_demo.workload import Workload
 from sponge_workload.bandwidth import BandwidthTrace
 
-__all__ = ["Progress", "Story", "build_document", "fixed_percents", "verdict"]
+__all__ = ["Progress", "Story", "build_document", "cores_phrase", "fixed_percents", "verdict"]
 
 State = Literal["preparing", "running", "done", "failed"]
 
@@ -120,19 +120,22 @@ def _against_fixed(story: Story, tried: dict[int, float], lost: dict[int, int], 
     good = smallest_good(tried, target)
     if good is None:
         largest = max(tried)
-        text = f" A fixed {_amount(cores_text(largest), 'core')} came to {tried[largest]:.2f} %"
+        text = f" A fixed {cores_phrase(largest)} came to {tried[largest]:.2f} %"
         return text + (f", and no fixed size that ran to {target:g} %." if len(tried) > 1 else ".")
     bad = max((milli for milli, percent in tried.items() if percent < target and milli < good), default=None)
     exact = bad is not None and good - bad == story.scenario.step_milli
     ratio = story.figures[0].mean_cores / (good / 1000)
-    text = f" That is {100 * ratio:.0f} % of the {_amount(cores_text(good), 'core')} of "
+    text = f" That is {100 * ratio:.0f} % of the {cores_phrase(good)} of "
     text += f"{'the smallest' if exact else 'a'} fixed size that keeps {target:g} %."
     if bad is not None:
-        text += (
-            f" {'The next smaller size' if exact else 'A smaller size'}, {_amount(cores_text(bad), 'core')}, answered "
-        )
+        text += f" {'The next smaller size' if exact else 'A smaller size'}, {cores_phrase(bad)}, answered "
         text += f"{tried[bad]:.2f} % in time: it lost {_amount(str(lost[bad]), 'request')}."
     return text
+
+
+def cores_phrase(milli: int) -> str:
+    """A size in words: 1 core, 0.75 cores."""
+    return _amount(cores_text(milli), "core")
 
 
 def _amount(number: str, noun: str) -> str:

@@ -14,9 +14,8 @@ from importlib.metadata import version
 from pathlib import Path
 
 from sponge_core.errors import SpongeError
-from sponge_core.quantities import cores_text
 from sponge_demo.backend import Backend
-from sponge_demo.document import Progress, Story, build_document
+from sponge_demo.document import Progress, Story, build_document, cores_phrase
 from sponge_demo.page import LivePage
 from sponge_demo.progress import Phase, Phases, duration_text
 from sponge_demo.report import write_json, write_picture, write_report
@@ -193,7 +192,7 @@ def _details(story: Story) -> list[tuple[str, str]]:
         if workload.capacity_rps is not None:
             text += f"; one core answers {workload.capacity_rps:.1f}/s"
         details.append(("requests", text))
-        expected = "none" if workload.fixed_milli is None else f"{cores_text(workload.fixed_milli)} cores"
+        expected = "none" if workload.fixed_milli is None else cores_phrase(workload.fixed_milli)
         details.append(("simulator", f"smallest fixed size that keeps {100 * scenario.target:g} %: {expected}"))
         details.append(("start", f"Sponge's run begins at {workload.start_milli}m"))
     return [

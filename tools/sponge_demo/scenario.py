@@ -33,7 +33,7 @@ class Scenario:
     payload_bytes: int = 200_000
     max_batch: int = 4
     min_milli: int = 250
-    max_milli: int = 1250
+    max_milli: int = 1500
     step_milli: int = 250
     target: float = 0.99
     profile: str = "auto"

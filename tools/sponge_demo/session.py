@@ -17,7 +17,7 @@ from sponge_client.outcomes import Record
 from sponge_core.latency import LatencyModel
 from sponge_core.quantities import cores_text
 from sponge_demo.backend import Backend, DemoError, Endpoint, PodFacts, Say
-from sponge_demo.document import Story, fixed_percents
+from sponge_demo.document import Story, cores_phrase, fixed_percents
 from sponge_demo.progress import Phase
 from sponge_demo.recording import Run, figures_of, sample_of
 from sponge_demo.statics import next_static
@@ -110,7 +110,7 @@ class Session:
         else:
             self._say(
                 f"The simulator's smallest fixed size that keeps {100 * story.scenario.target:g} %: "
-                f"{cores_text(workload.fixed_milli)} cores"
+                f"{cores_phrase(workload.fixed_milli)}"
             )
 
     def _next_static(self) -> int | None:
@@ -123,9 +123,8 @@ class Session:
         assert workload is not None
         expected = workload.fixed_milli or scenario.max_milli
         if expected in tried and tried[expected] < 100 * scenario.target and len(tried) == 1:
-            self._say(
-                f"A fixed {cores_text(expected)} falls short of the simulator's prediction; trying the next larger"
-            )
+            text = f"A fixed {cores_phrase(expected)} kept less than the simulator expected"
+            self._say(f"{text}; trying the next larger size")
         return next_static(scenario.sizes_milli, tried, expected, 100 * scenario.target)
 
     async def _pass(self, endpoint: Endpoint, client: ControlClient, static_milli: int | None) -> None:
