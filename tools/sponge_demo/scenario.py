@@ -27,8 +27,8 @@ class Scenario:
     """
 
     duration_s: float
-    model: str = "resnet18"
-    source: str = "torchvision://resnet18?weights=none"
+    model: str = "mobilenet-v3-large"
+    source: str = "torchvision://mobilenet_v3_large?weights=none"
     slo_s: float = 1.0
     payload_bytes: int = 200_000
     max_batch: int = 4
