@@ -16,6 +16,8 @@ import ssl
 from collections import deque
 from urllib.parse import urlsplit
 
+import httptools
+
 from sponge_client.errors import LoadError
 
 __all__ = ["Address", "Connection", "ConnectionPool", "ResponseReader", "go_first", "precise_loop"]
@@ -80,97 +82,64 @@ class ResponseReader:
     """Reads one response from bytes as they come; keeps its status and headers (lower-case names).
 
     Args:
-        keep_body: keep the body too, in `body`; it is dropped as it comes otherwise.
+        keep_body: keep the body in `body`; without it the body is dropped as it comes.
     """
 
     def __init__(self, keep_body: bool = False) -> None:
         self.status = 0
         self.headers: dict[str, str] = {}
         self.body = bytearray()
-        self._keep_body = keep_body
         self.done = False
         self.keep_alive = False
-        self._buffer = bytearray()
-        self._left: int | None = None  # bytes still due of the body, or of the chunk; None: until the connection closes
-        self._chunked = False
+        self._keep_body = keep_body
+        self._head_bytes = 0
+        self._parser = httptools.HttpResponseParser(self)
 
     def feed(self, data: bytes) -> None:
-        """Takes the next bytes. Raises ValueError when they are no HTTP/1.1 response, or go beyond its end."""
+        """Takes the next bytes. Raises ValueError if they are not an HTTP/1.1 response, or go beyond its end."""
         if self.done:
             raise ValueError("bytes after the end of the response")
-        self._buffer += data
-        while not self.done and (self._body() if self.status >= 200 else self._head()):
-            pass
+        if not self.status:
+            self._head_bytes += len(data)
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserError as error:
+            raise ValueError(f"not an HTTP/1.1 response: {error.__context__ or error}") from None
+        if not self.status and self._head_bytes > HEAD_LIMIT:
+            raise ValueError("no end of the response's headers")
 
     def end(self) -> None:
-        """The connection was closed: completes a response of unknown length. Raises ValueError when it was cut off."""
-        if not self.done and (self.status < 200 or self._left is not None or self._chunked):
+        """The connection was closed: completes a response of unknown length. Raises ValueError if it was cut off."""
+        if not self.done and (not self.status or {"content-length", "transfer-encoding"} & self.headers.keys()):
             raise ValueError("the connection closed before the response was complete")
         self.done, self.keep_alive = True, False
 
-    def _head(self) -> bool:
-        end = self._buffer.find(b"\r\n\r\n")
-        if end < 0:
-            if len(self._buffer) > HEAD_LIMIT:
-                raise ValueError("no end of the response's headers")
-            return False
-        lines = self._buffer[:end].decode("latin-1").split("\r\n")
-        del self._buffer[: end + 4]
-        version, _, rest = lines[0].partition(" ")
-        if not version.startswith("HTTP/1.") or not rest[:3].isdigit():
-            raise ValueError(f"not an HTTP/1.1 response: {lines[0][:80]!r}")
-        status = int(rest[:3])
+    def on_message_begin(self) -> None:
+        """Called by the parser."""
+        if self.done:
+            raise ValueError("bytes after the end of the response")
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Called by the parser."""
+        self.headers[name.decode("latin-1").lower()] = value.decode("latin-1")
+
+    def on_headers_complete(self) -> None:
+        """Called by the parser."""
+        status = self._parser.get_status_code()
         if status < 200:
-            return True  # an interim response, such as 100 Continue
-        fields = (line.partition(":") for line in lines[1:])
-        self.headers = {name.strip().lower(): value.strip() for name, _, value in fields}
-        self.status = status
-        self._chunked = self.headers.get("transfer-encoding", "").lower() == "chunked"
-        length = self.headers.get("content-length")
-        if not self._chunked:
-            self._left = 0 if status in (204, 304) else int(length) if length is not None else None
-        self.keep_alive = version == "HTTP/1.1" and self.headers.get("connection", "").lower() != "close"
-        return True
-
-    def _body(self) -> bool:
-        if self._chunked and self._left is None:
-            return self._chunk_size()
-        if self._left is None:
-            self._take(len(self._buffer))
-            return False
-        taken = min(self._left, len(self._buffer))
-        self._take(taken)
-        self._left -= taken
-        if self._left:
-            return False
-        if self._chunked:
-            del self.body[-2:]  # the line end after the chunk
-            self._left = None
+            self.headers.clear()  # an interim response, such as 100 Continue
         else:
-            self.done = True
-            if self._buffer:
-                raise ValueError("bytes after the end of the response")
-        return True
+            self.status = status
 
-    def _take(self, size: int) -> None:
+    def on_body(self, body: bytes) -> None:
+        """Called by the parser."""
         if self._keep_body:
-            self.body += self._buffer[:size]
-        del self._buffer[:size]
+            self.body += body
 
-    def _chunk_size(self) -> bool:
-        end = self._buffer.find(b"\r\n")
-        if end < 0:
-            return False
-        size = int(self._buffer[:end].split(b";")[0], 16)
-        if size == 0:
-            # No trailers are expected: an empty line ends the response.
-            if len(self._buffer) < end + 4:
-                return False
-            self.done = True
-            return False
-        del self._buffer[: end + 2]
-        self._left = size + 2
-        return True
+    def on_message_complete(self) -> None:
+        """Called by the parser."""
+        if self.status:
+            self.done, self.keep_alive = True, self._parser.should_keep_alive()
 
 
 class Connection(asyncio.Protocol):
