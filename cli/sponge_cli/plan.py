@@ -3,65 +3,23 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 
 import click
 
-from sponge_core.errors import SpongeError
-from sponge_core.latency import LatencyModel
-from sponge_core.planning.steady import plan_steady
 from sponge_profiles.profile import load_profile
-from sponge_simulator.paper import PaperPlanner
+from sponge_simulator.planning import PLANNERS, Load
 
 __all__ = ["command"]
-
-
-@dataclass(frozen=True, slots=True)
-class _Question:
-    model: LatencyModel
-    rate: float
-    slo_ms: float
-    network_ms: float
-    max_cores: int
-    max_batch: int
-
-
-@dataclass(frozen=True, slots=True)
-class _Answer:
-    cores: int
-    batch: int
-    feasible: bool
-    predicted_ms: float | None  # of one batch; null when infeasible
-
-
-_INFEASIBLE = _Answer(0, 0, False, None)
-
-
-def _paper(question: _Question) -> _Answer:
-    planner = PaperPlanner(question.model, question.max_cores, question.max_batch)
-    plan = planner.plan(question.rate, question.slo_ms / 1000, question.network_ms / 1000)
-    return _Answer(plan.cores, plan.batch, True, round(plan.predicted_ms, 3)) if plan.feasible else _INFEASIBLE
-
-
-def _projected(question: _Question) -> _Answer:
-    sizes = [1000 * cores for cores in range(1, question.max_cores + 1)]
-    remaining_s = (question.slo_ms - question.network_ms) / 1000
-    found = plan_steady(question.rate, remaining_s, sizes, question.model, question.max_batch)
-    if found is None:
-        return _INFEASIBLE
-    milli, projection = found
-    return _Answer(milli // 1000, projection.largest_batch, True, round(projection.longest_s * 1000, 3))
-
-
-PLANNERS: dict[str, Callable[[_Question], _Answer]] = {"projected": _projected, "paper": _paper}
 
 
 @click.command(
     epilog="Example: sponge plan --planner paper --profile yolov5s-paper --rate 20 --slo-ms 1000 --network-ms 55 --json"
 )
 @click.option("--planner", type=click.Choice(list(PLANNERS)), default="projected", show_default=True)
-@click.option("--profile", required=True, metavar="NAME|FILE", help="A shipped profile or a file of `sponge profile`.")
+@click.option(
+    "--profile", required=True, metavar="NAME|FILE", help="A shipped profile, or a file that `sponge profile` wrote."
+)
 @click.option("--rate", type=click.FloatRange(0, min_open=True), required=True, help="Requests per second.")
 @click.option("--slo-ms", type=click.FloatRange(0, min_open=True), default=1000.0, show_default=True)
 @click.option(
@@ -80,20 +38,16 @@ def command(
     max_batch: int,
     as_json: bool,
 ) -> None:
-    """Prints the cores and the batch size that PLANNER would choose.
+    """Print the cores and the batch size that PLANNER would choose.
 
-    `projected` replays the dispatch rule on a steady load; its batch is the largest that it formed. `paper` solves the
-    integer program of the Sponge paper. Exits with 0 also when nothing is feasible: that is an answer.
+    `projected` replays the dispatch rule on a steady load; its batch is the largest one in that replay. `paper` solves
+    the integer program of the Sponge paper. The exit code is 0 even if no size is feasible.
     """
-    if network_ms >= slo_ms:
-        raise SpongeError(
-            f"the network takes {network_ms:g} ms of an SLO of {slo_ms:g} ms: nothing is left; lower --network-ms"
-        )
-    model = load_profile(profile).latency_model()
-    answer = PLANNERS[planner](_Question(model, rate, slo_ms, network_ms, max_cores, max_batch))
+    load = Load(rate, slo_ms, network_ms, max_cores, max_batch)
+    plan = PLANNERS[planner](load_profile(profile).latency_model(), load)
     if as_json:
-        click.echo(json.dumps(asdict(answer)))
-    elif answer.feasible:
-        click.echo(f"{answer.cores} cores, batch {answer.batch} ({answer.predicted_ms:.1f} ms a batch)")
+        click.echo(json.dumps(asdict(plan)))
+    elif plan.feasible:
+        click.echo(f"{plan.cores} cores, batch {plan.batch} ({plan.predicted_ms:.1f} ms a batch)")
     else:
         click.echo(f"infeasible: no size up to {max_cores} cores with batches up to {max_batch} keeps {slo_ms:g} ms")

@@ -95,7 +95,7 @@ def test_an_interrupt_deletes_the_pod(
         measuring.send_signal(ending)
         _, said = measuring.communicate(timeout=60)
     assert measuring.returncode == 130, said
-    assert "the same command goes on there" in said
+    assert "the same command continues there" in said
     eventually(lambda: not pods(kubectl, namespace), 20, "the pod is gone")
 
 

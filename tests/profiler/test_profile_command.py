@@ -63,7 +63,7 @@ def test_an_interrupted_measurement_goes_on(tmp_path: Path) -> None:
     first.send_signal(signal.SIGTERM)
     _, messages = first.communicate(timeout=60)
     assert first.returncode == 130
-    assert "the same command goes on there" in messages
+    assert "the same command continues there" in messages
     assert "Traceback" not in messages
     assert cgroups() == []
     assert not file.exists()
@@ -76,7 +76,7 @@ def test_an_interrupted_measurement_goes_on(tmp_path: Path) -> None:
 
     done = run_profile(*command)
     assert done.returncode == 0, done.stderr
-    assert f"going on with {part}" in done.stderr
+    assert f"continuing {part}" in done.stderr
     assert "lanes side by side" in done.stdout
     assert "this profile uses the " in done.stdout
     profile = load_profile(str(file))
