@@ -24,7 +24,7 @@ from bench.results import BLUE, SOFT, SPONGE, arguments, save
 from sponge_client.load import LoadRun
 from sponge_client.oip import InferBody
 from sponge_client.schedule import Schedule, make_schedule
-from sponge_client.wire import go_first, precise_loop
+from sponge_client.wire import precise_loop, prioritize_process
 from sponge_workload.arrivals import poisson_arrivals
 
 if TYPE_CHECKING:
@@ -125,7 +125,7 @@ def main() -> None:
         bodies = photographs(server)
         capacity = saturated_rps(server, bodies[0], 4.0 if options.short else 8.0)
         with asyncio.Runner(loop_factory=precise_loop) as runner:
-            go_first()
+            prioritize_process()
             rows = [
                 runner.run(run(server, bodies, OVERLOAD * capacity, seconds, hang_ups)) for hang_ups in (False, True)
             ]

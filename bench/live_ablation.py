@@ -22,7 +22,7 @@ from bench.live_server import LiveServer
 from bench.overload_classes import CLASSES_S, MAX_BATCH, schedule, send
 from bench.pressure import photographs, saturated_rps
 from bench.results import BLUE, SOFT, SPONGE, arguments, save
-from sponge_client.wire import go_first, precise_loop
+from sponge_client.wire import precise_loop, prioritize_process
 from sponge_core.dispatch.registry import DEFAULT
 from sponge_simulator.ablation import VARIANTS
 
@@ -109,7 +109,7 @@ def main() -> None:
     options = parser.parse_args()
     loads, seeds = (LOADS[1:2], (1,)) if options.short else (LOADS, (1, 2))
     console = Console()
-    go_first()
+    prioritize_process()
     with server_of(DEFAULT) as server:
         capacity = saturated_rps(server, photographs(server)[0], CAPACITY_S)
     rows: list[Row] = []

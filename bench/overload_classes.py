@@ -23,9 +23,9 @@ from bench.pressure import photographs, saturated_rps
 from bench.results import BLUE, SOFT, SPONGE, arguments, save
 from sponge_client.load import LoadRun
 from sponge_client.oip import InferBody
-from sponge_client.outcomes import Record
+from sponge_client.outcomes import RequestRecord
 from sponge_client.schedule import Schedule, Shot
-from sponge_client.wire import go_first, precise_loop
+from sponge_client.wire import precise_loop, prioritize_process
 from sponge_core.control_api import OUTCOMES
 from sponge_workload.arrivals import poisson_arrivals
 
@@ -70,7 +70,7 @@ def schedule(rate: float, seconds: float, seed: int, bodies: int) -> Schedule:
     return Schedule(tuple(Shot(i, at, CLASSES_S[which], body) for i, (at, which, body) in enumerate(shots)), seconds)
 
 
-async def send(server: LiveServer, bodies: Sequence[InferBody], planned: Schedule) -> list[Record]:
+async def send(server: LiveServer, bodies: Sequence[InferBody], planned: Schedule) -> list[RequestRecord]:
     """One run, then a pause so that the server empties its queue."""
     load = LoadRun(server.url, server.model, planned, bodies, timeout_s=5.0)
     await load.run()
@@ -159,7 +159,7 @@ def main() -> None:
     options = parser.parse_args()
     seeds, seconds = (1 if options.short else 3), 10.0
     rows: list[Row] = []
-    go_first()
+    prioritize_process()
     for cores in options.cores or (1.0, 1.5):
         with LiveServer(cores, "--max-batch", str(MAX_BATCH), "--log-level", "debug") as server:
             bodies = photographs(server)

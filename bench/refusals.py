@@ -33,7 +33,7 @@ from bench.results import BAD, Percentiles, arguments, save
 from sponge_client.client import SpongeClient, deadline_headers
 from sponge_client.oip import InferBody
 from sponge_client.payloads import image_bodies, tensor_bodies
-from sponge_client.wire import ResponseReader, go_first, precise_loop
+from sponge_client.wire import ResponseReader, precise_loop, prioritize_process
 from sponge_core.errors import SpongeError
 
 if TYPE_CHECKING:
@@ -150,7 +150,7 @@ async def run(server: LiveServer, each: int) -> tuple[list[Row], dict[str, float
         all_kinds = list(kinds(server.url, server.model, small, large))
     with PatientClients(server, small):
         await asyncio.sleep(5.0)
-        go_first()
+        prioritize_process()
         before = server.metrics()
         order = [kind for kind in all_kinds for _ in range(each)]
         random.Random(1).shuffle(order)

@@ -21,7 +21,7 @@ from bench.serving.outcomes import Answer
 from bench.serving.shared import input_bodies, is_right, reference_logits
 from bench.serving.systems import SYSTEMS, Knobs, System, Wire
 from sponge_client.schedule import Shot
-from sponge_client.wire import Address, ConnectionPool, ResponseReader, go_first, precise_loop
+from sponge_client.wire import Address, ConnectionPool, ResponseReader, precise_loop, prioritize_process
 
 __all__ = ["ClosedLoop", "Job", "run_job"]
 
@@ -200,7 +200,7 @@ async def _sleep_until(loop: asyncio.AbstractEventLoop, when: float) -> None:
 def main() -> None:
     """Reads a job, writes one row an answer."""
     job = Job.parse(sys.stdin.read())
-    go_first()
+    prioritize_process()
     with asyncio.Runner(loop_factory=precise_loop) as runner:
         answers = runner.run(run_job(job, SYSTEMS[job.system]))
     json.dump([answer.as_dict() for answer in answers], sys.stdout)

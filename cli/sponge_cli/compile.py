@@ -1,4 +1,4 @@
-"""`sponge compile`: a model source to an AOTInductor package for `sponge serve`; imports torch only when called."""
+"""`sponge compile`: turns a model source into an AOTInductor package for `sponge serve`."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ Examples:
     type=click.Choice(["fp32", "bf16", "auto"]),
     default="fp32",
     show_default=True,
-    help="bf16 where the CPU computes in it and the answers stay the same; auto falls back to fp32.",
+    help="bf16 needs a CPU that computes in it, and answers that stay the same; auto falls back to fp32.",
 )
-@click.option("--accept-accuracy", is_flag=True, help="Take bf16 even when its answers differ by more than allowed.")
-@click.option("--json", "as_json", is_flag=True, help="Print what came out as one JSON object.")
+@click.option("--accept-accuracy", is_flag=True, help="Accept bf16 even if its answers differ by more than allowed.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
 def command(source: str, output: Path, max_batch: int, dtype: str, accept_accuracy: bool, as_json: bool) -> None:
     """Compile SOURCE for this machine's kind of CPU and write a package that serves it.
 
     The package takes any batch up to --max-batch on any number of threads. Its answers are compared with those of the
-    uncompiled model first. A description for `sponge serve` goes beside it, as FILE.json. Needs a C++ compiler.
+    uncompiled model first. FILE.json, beside it, describes it to `sponge serve`. Needs a C++ compiler.
     """
     from rich.console import Console
 
@@ -53,18 +53,7 @@ def command(source: str, output: Path, max_batch: int, dtype: str, accept_accura
 
         made = compile_model(with_precision(source, dtype, accept_accuracy), output, max_batch, step)
     if as_json:
-        click.echo(
-            json.dumps(
-                {
-                    "path": str(made.path),
-                    "size_bytes": made.size_bytes,
-                    "max_batch": made.max_batch,
-                    "largest_difference": made.largest_difference,
-                    "relative_error": made.relative_error,
-                    "checked": [{"rows": rows, "threads": threads} for rows, threads in made.checked],
-                }
-            )
-        )
+        click.echo(json.dumps(made.as_dict()))
         return
     click.echo(
         f"{made.path}: {made.size_bytes / 1e6:.1f} MB, batches of 1 to {made.max_batch}; its answers differ by at most "

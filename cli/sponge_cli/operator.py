@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import Any
 
 import click
-
-from sponge_core.errors import SpongeError
 
 __all__ = ["command"]
 
@@ -67,12 +64,13 @@ def run(
     Connects with the pod's ServiceAccount, or with KUBECONFIG outside of a cluster. Runs one at a time.
     """
     from sponge_operator.main import run as run_operator
+    from sponge_operator.resources.template import read_template
     from sponge_operator.settings import OperatorSettings
 
     settings = OperatorSettings(
         namespaces=namespaces,
         server_image=server_image,
-        server_template=_template(server_template) if server_template is not None else {},
+        server_template=read_template(server_template, "--server-template") if server_template is not None else {},
         metrics_port=metrics_port,
         health_port=health_port,
         decision_log=decision_log,
@@ -83,17 +81,3 @@ def run(
         for noisy in ("kopf", "aiohttp.access"):
             logging.getLogger(noisy).setLevel(logging.WARNING)
     run_operator(settings)
-
-
-def _template(path: Path) -> dict[str, Any]:
-    import yaml
-
-    try:
-        template = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise SpongeError(f"--server-template {path}: {error.strerror}") from None
-    except yaml.YAMLError as error:
-        raise SpongeError(f"--server-template {path}: not YAML: {str(error).splitlines()[0]}") from None
-    if not isinstance(template, dict) or not set(template) <= {"metadata", "spec"}:
-        raise SpongeError(f"--server-template {path}: write a partial pod template, with metadata and spec at the top")
-    return template

@@ -135,9 +135,11 @@ def command(
 
     pod: PodPlan | None = None
     if in_cluster:
-        from sponge_profiler.in_cluster import PodPlan, read_template
+        from sponge_operator.resources.template import read_template
+        from sponge_profiler.in_cluster import PodPlan
 
-        pod = PodPlan(namespace, image, {} if template is None else read_template(template), memory)
+        partial = {} if template is None else read_template(template, "--template")
+        pod = PodPlan(namespace, image, partial, memory)
     request = ProfileRequest(
         plan=MeasurementPlan(
             source=source,

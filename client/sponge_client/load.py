@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from sponge_client.client import SpongeClient, deadline_headers
 from sponge_client.errors import InferenceError
 from sponge_client.oip import InferBody
-from sponge_client.outcomes import Record, outcome_of
+from sponge_client.outcomes import RequestRecord, outcome_of
 from sponge_client.payloads import image_bodies, tensor_bodies
 from sponge_client.schedule import Schedule, Shot, make_schedule
 from sponge_client.wire import Address, Connection, ConnectionPool, ResponseReader
@@ -62,7 +62,7 @@ class LoadSpec:
     timeout_s: float = 10.0
 
 
-async def prepare(spec: LoadSpec, on_record: Callable[[Record], None] = lambda _: None) -> LoadRun:
+async def prepare(spec: LoadSpec, on_record: Callable[[RequestRecord], None] = lambda _: None) -> LoadRun:
     """All that a run needs before its start: the schedule, and bodies that the server was seen to answer.
 
     Raises:
@@ -116,7 +116,7 @@ class LoadRun:
         bodies: Sequence[InferBody],
         bandwidth: BandwidthTrace | None = None,
         timeout_s: float = 10.0,
-        on_record: Callable[[Record], None] = lambda _: None,
+        on_record: Callable[[RequestRecord], None] = lambda _: None,
     ) -> None:
         address = Address(url)
         self._pool = ConnectionPool(address)
@@ -130,7 +130,7 @@ class LoadRun:
         self._stop = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
         self._zero = 0.0  # loop time of the start
-        self.records: list[Record] = []
+        self.records: list[RequestRecord] = []
         self.counts: Counter[Outcome] = Counter()
         self.started_at = 0.0  # epoch seconds
         self.duration_s = 0.0  # of the sending; shorter than the schedule's when stopped
@@ -259,7 +259,7 @@ class LoadRun:
         self, shot: Shot, outcome: Outcome, lag_s: float, latency_s: float, response: ResponseReader | None
     ) -> None:
         size = len(self._bodies[shot.body])
-        record = Record(
+        record = RequestRecord(
             index=shot.index,
             at_s=shot.at_s,
             lag_s=lag_s,

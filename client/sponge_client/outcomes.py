@@ -13,11 +13,11 @@ import numpy as np
 
 from sponge_core.control_api import OUTCOMES, Outcome
 
-__all__ = ["Record", "Summary", "outcome_of", "summarise"]
+__all__ = ["RequestRecord", "Summary", "outcome_of", "summarize"]
 
 
 @dataclass(frozen=True, slots=True)
-class Record:
+class RequestRecord:
     """One request, all times in seconds.
 
     Attributes:
@@ -75,7 +75,7 @@ def outcome_of(status: int, latency_s: float, slo_s: float) -> Outcome:
     return "expired" if status == 504 else "error"
 
 
-def summarise(records: Sequence[Record], duration_s: float) -> Summary:
+def summarize(records: Sequence[RequestRecord], duration_s: float) -> Summary:
     """The figures of a run whose sending took `duration_s` > 0 seconds."""
     counts = dict.fromkeys(OUTCOMES, 0)
     for record in records:

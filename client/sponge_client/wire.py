@@ -20,7 +20,7 @@ import httptools
 
 from sponge_client.errors import LoadError
 
-__all__ = ["Address", "Connection", "ConnectionPool", "ResponseReader", "go_first", "precise_loop"]
+__all__ = ["Address", "Connection", "ConnectionPool", "ResponseReader", "precise_loop", "prioritize_process"]
 
 IDLE_LIMIT_S = 2.0
 """An idle connection is reused for so long; servers close theirs after 5 s or more (uvicorn's default), and a request
@@ -47,7 +47,7 @@ def precise_loop() -> asyncio.AbstractEventLoop:
     return asyncio.SelectorEventLoop(_PreciseSelector())
 
 
-def go_first() -> None:
+def prioritize_process() -> None:
     """Where we may, this process runs before the server under test: its lateness would count as the server's.
 
     As a real-time process it is 0.1 ms late (99th percentile) beside four busy ones, with a niceness of -10 it is 2 ms.

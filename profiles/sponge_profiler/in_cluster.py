@@ -22,8 +22,6 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
-import yaml
-
 from sponge_core.errors import SpongeError
 from sponge_core.quantities import cpu_quantity
 from sponge_operator.autoscale import resize
@@ -40,7 +38,7 @@ from sponge_profiles.timing import BatchTime
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["PodError", "PodPlan", "ProfilePod", "hindrance", "measure_in_cluster", "pod_manifest", "read_template"]
+__all__ = ["PodError", "PodPlan", "ProfilePod", "hindrance", "measure_in_cluster", "pod_manifest"]
 
 LABELS = {"app.kubernetes.io/name": "sponge-profile", "app.kubernetes.io/managed-by": "sponge-profile"}
 START_S = 180.0
@@ -99,17 +97,6 @@ async def measure_in_cluster(
             limit = f"under the CPU limit of a pod on node {pod.node}, resized in place"
             record_provenance(checkpoint, about, limit, pod.about["platform"], pod.about["memory"])
             await measure_plan(plan, checkpoint, pod.run_batch, pod.set_cores, console)
-
-
-def read_template(path: Path) -> dict[str, Any]:
-    """Reads a partial pod template from a YAML file. Raises PodError."""
-    try:
-        found = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise PodError(f"--template {path}: {' '.join(str(error).split())}") from None
-    if not isinstance(found, dict) or not set(found) <= {"metadata", "spec"}:
-        raise PodError(f"--template {path}: give a partial pod template, a map with metadata or spec")
-    return found
 
 
 def pod_manifest(plan: PodPlan, name: str, arguments: list[str], milli: int) -> dict[str, Any]:

@@ -64,7 +64,7 @@ class OipServer:
 
     async def has_received(self, count: int) -> None:
         """Returns once the headers of `count` requests have arrived."""
-        async with self._came, asyncio.timeout(5.0):
+        async with self._came, asyncio.timeout(20.0):
             await self._came.wait_for(lambda: len(self.received) >= count)
 
     async def __aenter__(self) -> Self:

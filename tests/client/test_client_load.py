@@ -12,7 +12,7 @@ from oip_server import METADATA, OipServer, Received, Reply
 from sponge_client.errors import LoadError, ServerError, UnreachableError
 from sponge_client.load import LoadRun, LoadSpec, prepare
 from sponge_client.oip import InferBody
-from sponge_client.outcomes import Record, summarise
+from sponge_client.outcomes import RequestRecord, summarize
 from sponge_client.schedule import Schedule, Shot, make_schedule
 from sponge_workload.bandwidth import BandwidthTrace
 
@@ -43,7 +43,7 @@ async def test_every_outcome_has_its_own_count() -> None:
     )
     async with OipServer(lambda _: next(replies)) as server:
         load = await run(server, schedule(*(0.03 * i for i in range(7))))
-    summary = summarise(load.records, load.duration_s)
+    summary = summarize(load.records, load.duration_s)
     assert summary.sent == 7
     assert (summary.in_time, summary.late, summary.shed, summary.expired) == (1, 1, 1, 1)
     assert (summary.cancelled, summary.error) == (1, 2)
@@ -99,7 +99,7 @@ async def test_an_early_answer_ends_the_upload() -> None:
 
 
 async def test_records_are_handed_out_as_they_come() -> None:
-    seen: list[Record] = []
+    seen: list[RequestRecord] = []
     async with OipServer() as server:
         load = LoadRun(server.url, "tiny", schedule(0.0, 0.02), [BODY], on_record=seen.append)
         await load.run()
@@ -180,5 +180,5 @@ def test_a_schedule_is_the_same_for_the_same_seed() -> None:
 
 
 async def test_an_empty_run_has_figures() -> None:
-    summary = summarise([], 1.0)
+    summary = summarize([], 1.0)
     assert (summary.sent, summary.attainment, summary.p99_ms) == (0, 1.0, None)

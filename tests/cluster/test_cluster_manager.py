@@ -19,7 +19,7 @@ from sponge_cluster.command import command
 from sponge_cluster.host_python import host_mounts, outermost
 from sponge_cluster.kind import create_command, delete_command, kind_config, load_command
 from sponge_cluster.manager import choose
-from sponge_cluster.state_file import read_processes, read_record, write_record
+from sponge_cluster.state_file import read_processes, read_state, write_state
 
 
 @pytest.fixture(autouse=True)
@@ -131,10 +131,10 @@ def test_a_cluster_that_was_never_started_is_stopped() -> None:
 
 
 def test_a_record_that_was_cut_short_counts_as_none(state_home: Path) -> None:
-    write_record(state_home / "run", {"backend": "native"})
-    assert read_record(state_home / "run") == {"backend": "native"}
+    write_state(state_home / "run", {"backend": "native"})
+    assert read_state(state_home / "run") == {"backend": "native"}
     (state_home / "run" / "cluster.json").write_text('{"backend": ')
-    assert read_record(state_home / "run") is None
+    assert read_state(state_home / "run") is None
     assert read_processes(state_home / "run") == {}
 
 

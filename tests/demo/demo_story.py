@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from sponge_client.outcomes import Record, outcome_of
+from sponge_client.outcomes import RequestRecord, outcome_of
 from sponge_demo.document import Story
 from sponge_demo.recording import Run, Sample, figures_of
 from sponge_demo.scenario import Scenario
@@ -16,8 +16,8 @@ WORKLOAD = Workload(tuple(second + 0.25 for second in range(20)), (1.0,) * 20, s
 UPLINK = BandwidthTrace("test link", (1e6, 2e6), (10.0, 10.0))
 
 
-def record(index: int, at_s: float, latency_s: float, status: int = 200) -> Record:
-    return Record(
+def record(index: int, at_s: float, latency_s: float, status: int = 200) -> RequestRecord:
+    return RequestRecord(
         index=index,
         at_s=at_s,
         lag_s=0.0005,

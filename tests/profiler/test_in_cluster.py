@@ -7,14 +7,13 @@ import json
 import subprocess
 import sys
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import pytest
 
 from sponge_operator.autoscale import resize
 from sponge_operator.clients.kube import ApiError
-from sponge_profiler.in_cluster import PodError, PodPlan, ProfilePod, hindrance, pod_manifest, read_template
+from sponge_profiler.in_cluster import PodError, PodPlan, ProfilePod, hindrance, pod_manifest
 
 
 def test_a_template_may_add_but_not_take_away_what_measuring_takes() -> None:
@@ -64,18 +63,6 @@ def waiting(reason: str, message: str = "m") -> dict[str, Any]:
 def test_what_keeps_a_pod_from_running_is_said_at_once(state: dict[str, Any], says: str | None) -> None:
     found = hindrance({"status": state})
     assert found is None if says is None else says in str(found)
-
-
-@pytest.mark.parametrize(
-    ("text", "message"), [("- a", "partial pod template"), ("kind: Pod", "metadata or spec"), ("{", "--template")]
-)
-def test_a_template_that_is_none_is_refused(tmp_path: Path, text: str, message: str) -> None:
-    file = tmp_path / "t.yaml"
-    file.write_text(text)
-    with pytest.raises(PodError, match=message):
-        read_template(file)
-    with pytest.raises(PodError, match="No such file"):
-        read_template(tmp_path / "none.yaml")
 
 
 class FakeCluster:

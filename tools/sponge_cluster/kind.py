@@ -22,7 +22,7 @@ from sponge_cluster.layout import folder
 from sponge_cluster.packages import static_busybox
 from sponge_cluster.processes import check
 from sponge_cluster.progress import Progress
-from sponge_cluster.state_file import Record, read_record, write_record
+from sponge_cluster.state_file import ClusterState, read_state, write_state
 
 __all__ = ["HOST_ROOT", "KindBackend", "create_command", "delete_command", "kind_config", "load_command"]
 
@@ -69,15 +69,15 @@ class KindBackend:
     def up(self, name: str, progress: Progress) -> Cluster:
         """Creates the cluster; a broken one of ours under that name is deleted first."""
         run = folder(name)
-        if read_record(run) is not None:
+        if read_state(run) is not None:
             progress.say("deleting a cluster that does not work any more")
             self.down(name, progress)
         elif name in check(["kind", "get", "clusters"]).split():
             raise ClusterError(f"a kind cluster '{name}' exists that this command did not make; choose another --name")
         mounts = host_mounts()
         begun = time.monotonic()
-        record = {"backend": self.name, "mounts": mounts, "clients": _clients(progress)}
-        write_record(run, record)
+        state = {"backend": self.name, "mounts": mounts, "clients": _clients(progress)}
+        write_state(run, state)
         try:
             (run / "kind.yaml").write_text(kind_config(mounts))
             with progress.busy("kind creates the cluster"):
@@ -95,22 +95,22 @@ class KindBackend:
     def connect(self, name: str) -> Cluster:
         """The cluster that was created."""
         run = folder(name)
-        record = _record(name)
+        state = _state(name)
         return Cluster(
             name=name,
             backend=self.name,
             kubeconfig=run / "kubeconfig",
-            kubectl=Path(record["clients"]["kubectl"]),
-            helm=Path(record["clients"]["helm"]),
+            kubectl=Path(state["clients"]["kubectl"]),
+            helm=Path(state["clients"]["helm"]),
             node=f"{name}-control-plane",
-            host_mounts=tuple(record["mounts"]),
+            host_mounts=tuple(state["mounts"]),
             host_root=HOST_ROOT,
         )
 
     def down(self, name: str, progress: Progress) -> None:
         """Deletes the cluster, if this command made it."""
         run = folder(name)
-        if read_record(run) is None:
+        if read_state(run) is None:
             return
         check(delete_command(name, run), timeout_s=_WAIT_S)
         shutil.rmtree(run)
@@ -137,10 +137,10 @@ class KindBackend:
         )
 
 
-def _record(name: str) -> Record:
-    if (record := read_record(folder(name))) is None:
+def _state(name: str) -> ClusterState:
+    if (state := read_state(folder(name))) is None:
         raise ClusterError(f"no cluster '{name}' runs; start it with `sponge cluster up --name {name}`")
-    return record
+    return state
 
 
 def _clients(progress: Progress) -> dict[str, str]:

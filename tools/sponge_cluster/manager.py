@@ -17,7 +17,7 @@ from sponge_cluster.layout import clusters_folder, folder
 from sponge_cluster.locks import locked
 from sponge_cluster.native import NativeBackend
 from sponge_cluster.progress import Progress, SilentProgress
-from sponge_cluster.state_file import read_record
+from sponge_cluster.state_file import read_state
 
 __all__ = ["DEFAULT_NAME", "choose", "connect", "down", "status", "up"]
 
@@ -124,12 +124,12 @@ def connect(name: str = DEFAULT_NAME) -> Cluster:
 
 
 def _made_by(name: str) -> BackendName | None:
-    record = read_record(folder(name))
-    return None if record is None else record["backend"]
+    state = read_state(folder(name))
+    return None if state is None else state["backend"]
 
 
 def _backend_of(name: str) -> Backend:
-    # Without a record only the native backend can have left something behind.
+    # Without a state only the native backend can have left something behind.
     return _BACKENDS[_made_by(name) or "native"]()
 
 

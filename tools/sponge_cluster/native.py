@@ -1,7 +1,7 @@
 """The native backend: a real one-node Kubernetes as plain processes of this machine; no Docker, no registry.
 
 Starts the parts in order and takes everything away again, after a crash too: what ran is found by recorded identities,
-and what no record knows by the cluster's own cgroup. The contents of files and command lines are in `config` and
+and what no state knows by the cluster's own cgroup. The contents of files and command lines are in `config` and
 `components`.
 """
 
@@ -22,7 +22,7 @@ from sponge_cluster.host_python import host_mounts
 from sponge_cluster.layout import Layout, bridge_name, clusters_folder, folder, group_name, new_layout
 from sponge_cluster.processes import ProcessId, alive, check, spawn, stop, tail, wait_until
 from sponge_cluster.progress import Progress
-from sponge_cluster.state_file import read_processes, read_record, write_processes, write_record
+from sponge_cluster.state_file import read_processes, read_state, write_processes, write_state
 
 __all__ = ["NativeBackend"]
 
@@ -51,14 +51,14 @@ class NativeBackend:
 
         begun = time.monotonic()
         layout = new_layout(name, network.routes())
-        record = {
+        state = {
             "backend": self.name,
             "layout": layout.to_json(),
             "sysctls": network.read_sysctls(),
             "clients": {client: str(programs[client]) for client in binaries.CLIENTS},
             "versions": binaries.versions(),
         }
-        write_record(layout.run, record)
+        write_state(layout.run, state)
         try:
             _Start(layout, programs, system, progress).run()
         except BaseException as error:
@@ -74,16 +74,16 @@ class NativeBackend:
     def connect(self, name: str) -> Cluster:
         """The cluster that runs."""
         run = folder(name)
-        record = read_record(run)
-        if record is None:
+        state = read_state(run)
+        if state is None:
             raise ClusterError(f"no cluster '{name}' runs; start it with `sponge cluster up --name {name}`")
-        layout = Layout.from_json(record["layout"])
+        layout = Layout.from_json(state["layout"])
         return Cluster(
             name=name,
             backend=self.name,
             kubeconfig=layout.kubeconfig,
-            kubectl=Path(record["clients"]["kubectl"]),
-            helm=Path(record["clients"]["helm"]),
+            kubectl=Path(state["clients"]["kubectl"]),
+            helm=Path(state["clients"]["helm"]),
             node=layout.node,
             host_mounts=host_mounts(),
         )
@@ -114,8 +114,8 @@ class NativeBackend:
         network.remove_bridge(bridge_name(name))
         if cleanup.foreign_daemon("kube-proxy", "net", ()) is None:
             network.remove_chains()
-        if (record := read_record(run)) is not None:
-            network.write_sysctls(record["sysctls"])
+        if (state := read_state(run)) is not None:
+            network.write_sysctls(state["sysctls"])
         cleanup.remove_outside(run, group, sockets)
         if run.exists():
             cleanup.remove_run_folder(run)
@@ -124,12 +124,12 @@ class NativeBackend:
     def status(self, name: str) -> Status:
         """Looks at the recorded processes and asks the API server for the node."""
         run = folder(name)
-        record = read_record(run)
+        state = read_state(run)
         listed = tuple(Process(n, p.pid, alive(p)) for n, p in read_processes(run).items())
-        if record is None or not any(p.running for p in listed):
+        if state is None or not any(p.running for p in listed):
             return Status(name, "stopped", ready=False)
-        layout = Layout.from_json(record["layout"])
-        whole = len(listed) == record.get("daemons") and all(p.running for p in listed)
+        layout = Layout.from_json(state["layout"])
+        whole = len(listed) == state.get("daemons") and all(p.running for p in listed)
         return Status(
             name,
             "running" if whole else "degraded",
@@ -138,7 +138,7 @@ class NativeBackend:
             kubeconfig=str(layout.kubeconfig),
             server=layout.server,
             node=layout.node,
-            versions=record["versions"],
+            versions=state["versions"],
             processes=listed,
         )
 
@@ -204,8 +204,8 @@ class _Start:
 
         for name in ("kube-controller-manager", "kube-scheduler", "kubelet", "kube-proxy"):
             self._spawn(name)
-        record = read_record(layout.run) or {}
-        write_record(layout.run, record | {"daemons": len(self._processes)})
+        state = read_state(layout.run) or {}
+        write_state(layout.run, state | {"daemons": len(self._processes)})
         waits = (
             (lambda: api.node_ready(layout.node), "the node's getting Ready"),
             (api.has_default_account, "its use"),

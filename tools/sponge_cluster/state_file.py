@@ -12,24 +12,24 @@ from typing import Any
 
 from sponge_cluster.processes import ProcessId
 
-__all__ = ["Record", "read_processes", "read_record", "write_processes", "write_record"]
+__all__ = ["ClusterState", "read_processes", "read_state", "write_processes", "write_state"]
 
-Record = dict[str, Any]
+ClusterState = dict[str, Any]
 """{"backend": ..., and what that backend wants to find again}."""
 
-_RECORD, _PROCESSES = "cluster.json", "processes.json"
+_STATE, _PROCESSES = "cluster.json", "processes.json"
 
 
-def read_record(run: Path) -> Record | None:
-    """The cluster's record, or None where there is none or its writer died before finishing it."""
-    loaded = _load(run / _RECORD)
+def read_state(run: Path) -> ClusterState | None:
+    """The cluster's state, or None where there is none or its writer died before finishing it."""
+    loaded = _load(run / _STATE)
     return loaded if isinstance(loaded, dict) else None
 
 
-def write_record(run: Path, record: Record) -> None:
-    """Keeps the record, making the run folder where needed."""
+def write_state(run: Path, state: ClusterState) -> None:
+    """Keeps the state, making the run folder where needed."""
     run.mkdir(mode=0o700, parents=True, exist_ok=True)
-    _store(run / _RECORD, record)
+    _store(run / _STATE, state)
 
 
 def read_processes(run: Path) -> dict[str, ProcessId]:

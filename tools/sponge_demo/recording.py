@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from sponge_client.outcomes import Record
+from sponge_client.outcomes import RequestRecord
 from sponge_core.control_api import StateSnapshot
 from sponge_workload.bandwidth import BandwidthTrace
 
@@ -59,7 +59,7 @@ class Run:
     name: str
     static_milli: int | None
     samples: list[Sample]
-    records: list[Record]
+    records: list[RequestRecord]
     started_at: float | None = None
 
 
@@ -205,8 +205,8 @@ def _samples_by_second(samples: Sequence[Sample], start: float, seconds: int) ->
     return buckets
 
 
-def _records_by_second(records: Sequence[tuple[float, Record]], seconds: int) -> list[list[Record]]:
-    buckets: list[list[Record]] = [[] for _ in range(seconds)]
+def _records_by_second(records: Sequence[tuple[float, RequestRecord]], seconds: int) -> list[list[RequestRecord]]:
+    buckets: list[list[RequestRecord]] = [[] for _ in range(seconds)]
     for at_s, record in records:
         if int(at_s) < seconds:
             buckets[int(at_s)].append(record)

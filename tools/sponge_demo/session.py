@@ -13,7 +13,7 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
 
-from sponge_client.outcomes import Record
+from sponge_client.outcomes import RequestRecord
 from sponge_core.latency import LatencyModel
 from sponge_core.quantities import cores_text
 from sponge_demo.backend import Backend, DemoError, Endpoint, PodFacts, Say
@@ -231,7 +231,7 @@ def _follow(run: Run, lines: Sequence[str]) -> None:
     for line in lines:
         values = json.loads(line)
         sent_at = values.pop("sent_at")
-        record = Record(**values)
+        record = RequestRecord(**values)
         if run.started_at is None:
             run.started_at = sent_at - record.at_s
         run.records.append(record)

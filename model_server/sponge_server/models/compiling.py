@@ -10,7 +10,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +47,11 @@ class Compiled:
     largest_difference: float
     relative_error: float
     checked: tuple[tuple[int, int], ...]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        checked = [{"rows": rows, "threads": threads} for rows, threads in self.checked]
+        return {**asdict(self), "path": str(self.path), "checked": checked}
 
 
 def compile_model(url: str, output: Path, max_batch: int, step: Callable[[str], None]) -> Compiled:

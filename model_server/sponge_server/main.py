@@ -1,0 +1,75 @@
+"""Runs a server from its settings until a signal ends it: what `sponge serve` calls."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import uvloop
+
+from sponge_core.errors import SpongeError, needs_extra
+from sponge_server.app import Server
+from sponge_server.models.source import with_precision
+from sponge_server.observability.access_log import AccessLog
+from sponge_server.observability.logs import set_up
+from sponge_server.observability.observers import RequestObserver
+from sponge_server.settings import ServerSettings
+from sponge_server.workers.interface import ModelSpec
+from sponge_server.workers.pool import WorkerPool
+from sponge_system.os_scheduling import wake_promptly
+
+__all__ = ["serve"]
+
+
+def serve(settings: ServerSettings, announce: Callable[[str], None]) -> None:
+    """Serves until SIGTERM or SIGINT.
+
+    Args:
+        announce: called once, when the server is ready, with the line that names its addresses.
+
+    Raises:
+        SpongeError: the server cannot start; the message says why.
+    """
+    token = None if settings.control_token_file is None else _token(settings.control_token_file)
+    # The gRPC library logs every client that breaks its protocol. The client learns of it anyway.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
+    set_up(settings.log_level, settings.log_format)
+    wake_promptly()
+    with contextlib.ExitStack() as stack:
+        observers: list[RequestObserver] = [AccessLog()] if settings.log_level == "debug" else []
+        if settings.tracing:
+            observers.append(_tracing(stack))
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(_serve(settings, announce, token, observers))
+
+
+async def _serve(
+    settings: ServerSettings, announce: Callable[[str], None], token: str | None, observers: list[RequestObserver]
+) -> None:
+    specs = [
+        ModelSpec(model.name, with_precision(model.source, settings.dtype, settings.accept_accuracy), model.max_batch)
+        for model in settings.models
+    ]
+    await Server(settings, WorkerPool(specs), announce, control_token=token, observers=observers).run()
+
+
+def _tracing(stack: contextlib.ExitStack) -> RequestObserver:
+    """The observer that makes spans; the stack sends the last of them. Raises SpongeError."""
+    try:
+        from sponge_server.observability.tracing import Tracing
+    except ImportError as error:
+        raise SpongeError(needs_extra("--tracing", str(error.name), "tracing")) from None
+    return stack.enter_context(contextlib.closing(Tracing()))
+
+
+def _token(path: Path) -> str:
+    try:
+        token = path.read_text(encoding="utf-8").strip()
+    except (OSError, UnicodeDecodeError) as error:
+        raise SpongeError(f"control-token-file {path}: cannot be read: {error}") from None
+    if not token:
+        raise SpongeError(f"control-token-file {path}: the file is empty; write the token into it")
+    return token
