@@ -1,7 +1,7 @@
-"""A small asyncio client: asks a model, by a deadline.
+"""A small asyncio client: inference requests with deadlines.
 
-For programs that send a few requests and want the answers. The load generator has its own connections, whose sends are
-timed more finely than aiohttp's.
+For programs that send a few requests and use the answers. The load generator has its own connections, which time a send
+more precisely than aiohttp.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ __all__ = ["InferResult", "SpongeClient", "deadline_headers"]
 
 
 def deadline_headers(sent_at: float, slo_s: float) -> dict[str, str]:
-    """What tells a server when an answer is due: sent at `sent_at` epoch seconds, due `slo_s` later."""
+    """Headers with the deadline: the request was sent at `sent_at` (epoch seconds), its answer is due `slo_s` later."""
     return {"x-sponge-sent-at": f"{sent_at:.6f}", "x-sponge-slo-ms": f"{slo_s * 1000:.3f}"}
 
 
 @dataclass(frozen=True, slots=True)
 class InferResult:
-    """An answer: its outputs by name, how long it took from `sent_at`, and the server's own account of that time."""
+    """An answer: its outputs by name, the seconds since `sent_at`, and the `Server-Timing` header."""
 
     outputs: dict[str, Output]
     latency_s: float
@@ -57,7 +57,7 @@ class SpongeClient:
             await self._session.close()
 
     async def metadata(self, model: str) -> ModelMetadata:
-        """What the model takes. Raises UnreachableError, or ServerError when there is no such model."""
+        """The model's inputs. Raises UnreachableError, or ServerError if the server has no such model."""
         status, _, body = await self._exchange("GET", f"/v2/models/{model}", timeout_s=10.0)
         if status == 404:
             raise ServerError(f"{self._url} has no model {model!r}; give --model as the server was started with")
@@ -67,33 +67,33 @@ class SpongeClient:
             return ModelMetadata.parse(json.loads(body))
         except ValueError:
             raise ServerError(
-                f"{self._url}/v2/models/{model} does not answer with JSON: is it a model server?"
+                f"{self._url}/v2/models/{model} does not answer with JSON: is this a model server?"
             ) from None
 
     async def ready(self, model: str) -> bool:
-        """Whether the model takes requests now. Raises UnreachableError."""
+        """Whether the model accepts requests now. Raises UnreachableError."""
         status, _, _ = await self._exchange("GET", f"/v2/models/{model}/ready", timeout_s=10.0)
         return status == 200
 
     async def infer(
         self, model: str, inputs: Sequence[Tensor], slo_s: float, sent_at: float | None = None
     ) -> InferResult:
-        """Asks the model and waits for the answer, at most twice as long as the deadline allows.
+        """Sends one request and waits for its answer, at most for twice the deadline.
 
         Args:
             slo_s: seconds from the send time until the answer is due.
-            sent_at: epoch seconds when the caller's own wait began; now by default.
+            sent_at: epoch seconds from which the deadline counts; now by default.
 
         Raises:
-            ShedError: refused at once, the deadline cannot be met.
-            ExpiredError: the deadline could not be met any more after waiting.
+            ShedError: the server refused the request at once, as it could not meet the deadline.
+            ExpiredError: the request waited in the server's queue until it could not meet the deadline.
             InferenceError: any other refusal, with the server's reason.
-            UnreachableError: no server there, or it went away.
+            UnreachableError: no server answers, or it went away.
         """
         return await self.infer_body(model, encode(inputs), slo_s, sent_at)
 
     async def infer_body(self, model: str, body: InferBody, slo_s: float, sent_at: float | None = None) -> InferResult:
-        """`infer` for a request that is encoded already."""
+        """Like `infer`, for a request that is already encoded."""
         sent_at = time.time() if sent_at is None else sent_at
         headers = {**body.headers, **deadline_headers(sent_at, slo_s)}
         status, answer_headers, answer = await self._exchange(
@@ -124,7 +124,7 @@ class SpongeClient:
 
 
 def _detail(body: bytes) -> str:
-    """The reason in a problem+json or OIP error body, else the body's beginning."""
+    """The reason in a problem+json or OIP error body, else the start of the body."""
     try:
         document = json.loads(body)
         return str(document.get("detail") or document.get("error") or document)

@@ -1,4 +1,4 @@
-"""What can go wrong between a client and its server, each with the cure where the user has one."""
+"""Errors of the client. Each message names the fix if the user has one."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ __all__ = ["ExpiredError", "InferenceError", "LoadError", "ServerError", "ShedEr
 
 
 class LoadError(SpongeError):
-    """A load that cannot be sent as asked."""
+    """The load cannot be sent as requested."""
 
 
 class ServerError(SpongeError):
-    """The server answered, but not with what was asked for."""
+    """The server answered with an error, or with something else than the protocol says."""
 
 
 class UnreachableError(SpongeError):
@@ -20,7 +20,7 @@ class UnreachableError(SpongeError):
 
 
 class InferenceError(ServerError):
-    """A request that has no answer; `status` is that of HTTP."""
+    """The server refused the request; `status` is the HTTP status."""
 
     def __init__(self, status: int, detail: str) -> None:
         super().__init__(detail)
@@ -28,8 +28,8 @@ class InferenceError(ServerError):
 
 
 class ShedError(InferenceError):
-    """Refused at admission: it could not have been answered in time."""
+    """The server shed the request on arrival, as it could not answer in time."""
 
 
 class ExpiredError(InferenceError):
-    """Dropped from the queue when its deadline could not be met any more."""
+    """The server dropped the request from its queue, as it could no longer answer in time."""

@@ -1,8 +1,7 @@
-"""The open-loop load generator: sends a schedule on time, whatever the server does, and accounts for every request.
+"""The open-loop load generator: sends a schedule on time, whatever the server does, and records every request.
 
-Each request is an upload of its own at the replayed bandwidth, as from a phone of its own: headers first, then the
-body as fast as the link gives at that moment. Latency counts from when the request was *due* to be sent. Knows nothing
-of how a schedule came about or of what is printed.
+Each request is an upload of its own at the replayed bandwidth, as from a separate phone: first the headers, then the
+body at the speed of the link at that moment. Latency counts from the time when the request was *due* to be sent.
 """
 
 from __future__ import annotations
@@ -30,25 +29,26 @@ PROBE_SLO_S = 20.0
 REFUSED_AS_UNFIT = (400, 415, 422)
 
 CONNECT_AHEAD_S = 0.05
-"""A connection is opened so long before its request is due: the handshake is not the server's latency."""
+"""A connection opens this long before its request is due: the handshake is not part of the server's latency."""
 
 CHUNK_BYTES = 16 * 1024
-"""A paced upload's unit: 5 ms at the 4G trace's median."""
+"""Unit of a paced upload: 5 ms at the median of the 4G trace."""
 
 
 @dataclass(frozen=True, slots=True)
 class LoadSpec:
-    """A load as a user asks for it.
+    """A load to send.
 
     Attributes:
         url: address of the server's data port.
         arrivals: ascending seconds after the start.
-        duration_s: the sending ends then.
-        slo_s: end to end, from when a request is due to be sent.
-        bandwidth: the uplink, from the start of the run on; None sends every body at once.
-        payload_bytes: size of each body; None: as the model's requests come.
+        model: the model's name on the server.
+        duration_s: length of the sending.
+        slo_s: seconds from the time when a request is due to be sent to its deadline.
+        bandwidth: the uplink, from the start of the run; None sends every body at once.
+        payload_bytes: size of each body; None: the size that the model's requests have.
         seed: chooses the bodies.
-        timeout_s: a request is given up, and counts as cancelled, so long after its deadline.
+        timeout_s: seconds after its deadline when a request is given up and counts as cancelled.
     """
 
     url: str
@@ -63,12 +63,12 @@ class LoadSpec:
 
 
 async def prepare(spec: LoadSpec, on_record: Callable[[RequestRecord], None] = lambda _: None) -> LoadRun:
-    """All that a run needs before its start: the schedule, and bodies that the server was seen to answer.
+    """Prepares a run: the schedule, and bodies that the server accepts, as a probe showed.
 
     Raises:
         UnreachableError: no server at the URL.
-        ServerError: it has no such model, or refuses every request that could be made for it.
-        LoadError: the URL or the payload cannot be.
+        ServerError: the server has no such model, or refuses the probes.
+        LoadError: the URL or the payload size is invalid.
     """
     Address(spec.url)
     async with SpongeClient(spec.url) as client:
@@ -78,7 +78,7 @@ async def prepare(spec: LoadSpec, on_record: Callable[[RequestRecord], None] = l
 
 
 async def _accepted_bodies(client: SpongeClient, spec: LoadSpec) -> list[InferBody]:
-    """Photographs if the server takes them, else tensors; decided by asking, as the protocol has no word for it."""
+    """Photographs if the server accepts them, else tensors. A probe decides, as the metadata cannot tell."""
     metadata = await client.metadata(spec.model)
     if metadata.image_like:
         bodies = image_bodies(metadata, spec.payload_bytes)
@@ -99,13 +99,13 @@ class LoadRun:
 
     Args:
         url: address of the server's data port.
-        bodies: what the shots' `body` indexes.
+        bodies: the bodies that `Shot.body` indexes.
         bandwidth: as in LoadSpec.
         timeout_s: as in LoadSpec.
         on_record: called with each request's record as soon as its outcome is known.
 
     Raises:
-        LoadError: the URL is none.
+        LoadError: the URL is invalid.
     """
 
     def __init__(
@@ -133,22 +133,22 @@ class LoadRun:
         self.records: list[RequestRecord] = []
         self.counts: Counter[Outcome] = Counter()
         self.started_at = 0.0  # epoch seconds
-        self.duration_s = 0.0  # of the sending; shorter than the schedule's when stopped
+        self.duration_s = 0.0  # of the sending; shorter than the schedule's if stopped
 
     def stop(self) -> None:
-        """Sends no more; what was sent is still waited for."""
+        """Stops the sending; `run` still waits for the answers."""
         self._stop.set()
 
     def abandon(self) -> None:
-        """Gives up what was sent and has no answer yet: cancelled."""
+        """Stops, and gives up the requests without an answer: they count as cancelled."""
         self.stop()
         for task in self._tasks:
             task.cancel()
 
     async def run(self) -> None:
-        """Sends the schedule, or as much as `stop` lets, and waits until every request has its outcome."""
+        """Sends the schedule until its end or `stop`, and waits until every request has an outcome."""
         loop = asyncio.get_running_loop()
-        # A full collection walks every object for tens of milliseconds; what exists now stays anyway.
+        # A full collection walks every object for tens of milliseconds. Objects that exist now stay anyway.
         gc.collect()
         gc.freeze()
         self._zero = loop.time() + 2 * CONNECT_AHEAD_S
@@ -175,16 +175,16 @@ class LoadRun:
 
     @property
     def open(self) -> int:
-        """Requests on their way: about to be sent, or without an outcome."""
+        """Number of requests that are about to be sent or have no outcome yet."""
         return len(self._tasks)
 
     @property
     def elapsed_s(self) -> float:
-        """Seconds since the first request could be sent; of the event loop that runs it."""
+        """Seconds since the start of the schedule; call it on the event loop of the run."""
         return asyncio.get_running_loop().time() - self._zero
 
     async def _wait_until(self, when: float) -> bool:
-        """False as soon as the run is stopped."""
+        """Sleeps until this loop time; returns False as soon as the run is stopped."""
         if when > asyncio.get_running_loop().time():
             try:
                 async with asyncio.timeout_at(when):
@@ -194,7 +194,7 @@ class LoadRun:
         return not self._stop.is_set()
 
     async def _send(self, shot: Shot) -> None:
-        """One request from its connection to its record; never raises."""
+        """Sends one request and records its outcome; never raises."""
         loop = asyncio.get_running_loop()
         due = self._zero + shot.at_s
         connection: Connection | None = None
@@ -218,7 +218,7 @@ class LoadRun:
         except asyncio.CancelledError:
             outcome = "cancelled"
             if loop.time() < due:
-                return  # the run was cut short before this one was sent
+                return  # stopped before this request was sent
         except OSError:
             outcome = "error"
         finally:
@@ -228,7 +228,7 @@ class LoadRun:
         self._record(shot, outcome, lag_s, loop.time() - due, response)
 
     def _first_bytes(self, shot: Shot) -> bytes:
-        """Request line, headers and the JSON part; the whole body where no bandwidth is replayed."""
+        """Request line, headers and the JSON part of the body; the whole body if no bandwidth is replayed."""
         deadline = deadline_headers(self.started_at + shot.at_s, shot.slo_s)
         lines = "".join(f"{name}: {value}\r\n" for name, value in deadline.items())
         body = self._bodies[shot.body]
@@ -238,7 +238,7 @@ class LoadRun:
     async def _upload(
         self, connection: Connection, answer: asyncio.Future[ResponseReader], shot: Shot, due: float
     ) -> bool:
-        """Sends the rest of the body at the link's pace; False when the answer came before its end."""
+        """Sends the rest of the body at the pace of the link; returns False if the answer came before its end."""
         if self._bandwidth is None:
             return True
         loop = asyncio.get_running_loop()

@@ -1,6 +1,6 @@
-"""What became of every request, and the figures of a run; pure.
+"""Outcomes of requests, and the figures of a run.
 
-The client's own account: a late answer is late whatever the server says of it, and each request sent has one outcome.
+The client decides the outcome: a late answer is late, whatever the server reports. Each request has one outcome.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ class RequestRecord:
 
     Attributes:
         at_s: when it was due to be sent, after the start of the run.
-        lag_s: how much later its first byte really left.
+        lag_s: delay from then until its first byte left.
         payload_bytes: size of its body.
-        upload_s: what the network charged for that; 0 where none was replayed.
-        latency_s: from the intended send to the last byte of the answer, or until there was none to come.
-        status: of HTTP; 0 when none came.
-        server_timing: the server's own account of the time, as it sent it.
+        upload_s: time of its upload over the replayed link; 0 without one.
+        latency_s: from the time it was due to the last byte of the answer, or to the moment it was given up.
+        status: of HTTP; 0 without an answer.
+        server_timing: the `Server-Timing` header.
     """
 
     index: int
@@ -47,7 +47,7 @@ class RequestRecord:
 
 @dataclass(frozen=True, slots=True)
 class Summary:
-    """A run in numbers. Percentiles are of answered requests (in time or late), None when there was none."""
+    """The figures of a run. Percentiles are of answered requests (in time or late); None if there are none."""
 
     sent: int
     in_time: int
@@ -57,7 +57,7 @@ class Summary:
     cancelled: int
     error: int
     goodput_rps: float
-    attainment: float  # in time / sent; 1 when nothing was sent
+    attainment: float  # in time / sent; 1 if nothing was sent
     p50_ms: float | None
     p99_ms: float | None
     sender_lag_p99_ms: float | None

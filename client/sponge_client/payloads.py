@@ -1,6 +1,6 @@
-"""Bodies that a model takes: photographs where it takes images, random tensors where it does not.
+"""Request bodies for a model: photographs if it takes images, else random tensors.
 
-Made before the run and shared by its requests. Knows nothing of when they are sent.
+They are made before the run, and its requests share them.
 """
 
 from __future__ import annotations
@@ -19,20 +19,21 @@ from sponge_core.errors import needs_extra
 __all__ = ["image_bodies", "tensor_bodies"]
 
 IMAGE_SIDE = 256
-"""Pixels: what image models take after their own resizing, so that decoding stays a small part of the work."""
+"""Pixels. About the size that image models resize to, so that decoding stays a small part of the work."""
 
 JPEG_QUALITIES = (90, 75, 50, 25, 10)
 SIZE_DIGITS = 16
 RANDOM_BODIES = 4
 FREE_SIDE = 224
-"""For a dimension that the model leaves open in an image-shaped input; 1 elsewhere."""
+"""Size of a free dimension of an image-shaped input; other free dimensions get 1."""
 
 
 def image_bodies(model: ModelMetadata, payload_bytes: int | None) -> list[InferBody]:
     """Requests with one photograph each.
 
     Args:
-        payload_bytes: size of each body; images are padded behind their end, which decoders skip. None: as it comes.
+        payload_bytes: size of each body; bytes behind the end of the image fill it up, and decoders skip them. None:
+            the size of the image.
 
     Raises:
         LoadError: the size is too small, or the libraries for images are missing.
@@ -44,7 +45,7 @@ def tensor_bodies(model: ModelMetadata, payload_bytes: int | None, seed: int) ->
     """Requests with one row of random values each.
 
     Raises:
-        LoadError: `payload_bytes` is not the size that a row has, or an input holds no numbers.
+        LoadError: `payload_bytes` is not the size of a row, or an input is not numeric.
     """
     rng = np.random.default_rng(seed)
     bodies = [encode([_random(spec, rng) for spec in model.inputs]) for _ in range(RANDOM_BODIES)]
@@ -64,7 +65,7 @@ def _image_body(model: ModelMetadata, qualities: list[bytes], payload_bytes: int
     for image in qualities:
         spare = payload_bytes - len(encode([Tensor.of_images(name, [image])]).data)
         if spare >= 0:
-            # The size is written into the JSON part, which it may lengthen: the last bytes are made up for there.
+            # The JSON part holds the size and may get longer with it: `encode` pads it to the exact total.
             padded = image + bytes(max(0, spare - SIZE_DIGITS))
             return encode([Tensor.of_images(name, [padded])], payload_bytes)
     smallest = len(encode([Tensor.of_images(name, [qualities[-1]])]).data)
@@ -72,7 +73,7 @@ def _image_body(model: ModelMetadata, qualities: list[bytes], payload_bytes: int
 
 
 def _photographs() -> Iterable[list[bytes]]:
-    """Square crops of scikit-learn's two sample photographs as JPEG, each in falling quality and size."""
+    """Square crops of scikit-learn's two sample photographs, each as JPEG in falling quality and size."""
     try:
         from PIL import Image
         from sklearn.datasets import load_sample_images
@@ -92,10 +93,10 @@ def _jpeg(image: object, quality: int) -> bytes:
 
 
 def _random(spec: TensorSpec, rng: np.random.Generator) -> Tensor:
-    """One row of what `spec` takes; its first dimension is the batch."""
+    """One row of random values for an input; the first dimension is the batch."""
     dtype = NUMPY_TYPES.get(spec.datatype)
     if dtype is None:
-        raise LoadError(f"input {spec.name} has datatype {spec.datatype}, for which there are no random values")
+        raise LoadError(f"input {spec.name} has datatype {spec.datatype}, which has no random values")
     free = FREE_SIDE if len(spec.shape) == 4 else 1
     shape = (1, *(free if size < 0 else size for size in spec.shape[1:]))
     if dtype.kind == "f":

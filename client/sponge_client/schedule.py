@@ -1,6 +1,6 @@
-"""The whole load, decided before the first request is sent, so that no answer can slow the next question down.
+"""The schedule of a load. It is complete before the first request is sent, so that no answer can delay a request.
 
-Pure: the same arguments give the same schedule on any machine.
+The same arguments give the same schedule on any machine.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ __all__ = ["Schedule", "Shot", "make_schedule"]
 
 @dataclass(frozen=True, slots=True)
 class Shot:
-    """One request to send: when (seconds after the start), due how long after that, and which of the bodies."""
+    """One request: its send time (seconds after the start), its SLO in seconds, and the index of its body."""
 
     index: int
     at_s: float
@@ -32,7 +32,7 @@ class Schedule:
 
 
 def make_schedule(arrivals: Sequence[float], duration_s: float, slo_s: float, bodies: int, seed: int) -> Schedule:
-    """A schedule of the `arrivals` (ascending seconds) before `duration_s`; each takes one of `bodies` by the seed."""
+    """Makes a schedule of the `arrivals` (ascending seconds) before `duration_s`; the seed chooses among `bodies`."""
     times = [at for at in arrivals if at < duration_s]
     chosen = np.random.default_rng(seed).integers(0, bodies, len(times)).tolist()
     shots = tuple(Shot(i, at, slo_s, body) for i, (at, body) in enumerate(zip(times, chosen, strict=True)))

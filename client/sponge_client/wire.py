@@ -1,8 +1,7 @@
-"""HTTP/1.1 connections that write when told to, to the fraction of a millisecond.
+"""HTTP/1.1 connections that write on time, to the fraction of a millisecond.
 
-Why not aiohttp: on two busy cores a request through it leaves 2 ms late at the 99th percentile and costs 2 ms of CPU;
-a plain protocol leaves 0.3 ms late and costs a third, which a load generator beside the server under test must. Knows
-requests and responses as bytes, nothing of inference, schedules or bandwidth.
+Why not aiohttp: on two busy cores, a request through aiohttp leaves 2 ms late at the 99th percentile and costs 2 ms of
+CPU. A plain protocol leaves 0.3 ms late and costs a third. A load generator on the machine of the server needs that.
 """
 
 from __future__ import annotations
@@ -23,16 +22,16 @@ from sponge_client.errors import LoadError
 __all__ = ["Address", "Connection", "ConnectionPool", "ResponseReader", "precise_loop", "prioritize_process"]
 
 IDLE_LIMIT_S = 2.0
-"""An idle connection is reused for so long; servers close theirs after 5 s or more (uvicorn's default), and a request
-that meets such a close would count as an error of the server's."""
+"""An idle connection is reused within this time. Servers close theirs after 5 s or more (uvicorn's default), and a
+request that meets such a close would count as an error of the server."""
 
 HEAD_LIMIT = 64 * 1024
 
 
 class _PreciseSelector(selectors.DefaultSelector):
-    """Wakes when asked: epoll counts in whole milliseconds, rounded up, which alone would be the lag we must not have.
+    """Wakes on time. Epoll rounds a timeout up to whole milliseconds, which is too late for a load generator.
 
-    The epoll descriptor is itself selectable, with a timeout in microseconds.
+    `select` on the epoll descriptor itself has a timeout in microseconds.
     """
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
@@ -43,25 +42,25 @@ class _PreciseSelector(selectors.DefaultSelector):
 
 
 def precise_loop() -> asyncio.AbstractEventLoop:
-    """An event loop whose timers are late by some ten microseconds rather than by up to a millisecond."""
+    """An event loop whose timers are some ten microseconds late, instead of up to a millisecond."""
     return asyncio.SelectorEventLoop(_PreciseSelector())
 
 
 def prioritize_process() -> None:
-    """Where we may, this process runs before the server under test: its lateness would count as the server's.
+    """Runs this process before the server under test if permitted, as its delays would count as the server's.
 
-    As a real-time process it is 0.1 ms late (99th percentile) beside four busy ones, with a niceness of -10 it is 2 ms.
-    What it starts later runs as usual.
+    Beside four busy processes, a real-time process is 0.1 ms late (99th percentile), and one with a niceness of -10 is
+    2 ms late. Child processes run with the normal priority.
     """
     try:
         policy = os.SCHED_RR | os.SCHED_RESET_ON_FORK
         os.sched_setscheduler(0, policy, os.sched_param(os.sched_get_priority_min(os.SCHED_RR)))
     except (AttributeError, OSError):
-        return  # not Linux, or not allowed
+        return  # not Linux, or not permitted
 
 
 class Address:
-    """Where a server listens, from its URL. Raises LoadError when the URL has no http(s) scheme or host."""
+    """The address of a server, from its URL. Raises LoadError if the URL has no http(s) scheme or no host."""
 
     def __init__(self, url: str) -> None:
         parts = urlsplit(url)
@@ -143,7 +142,7 @@ class ResponseReader:
 
 
 class Connection(asyncio.Protocol):
-    """One connection, one request at a time; `keep_body` as for `ResponseReader`."""
+    """One connection with one request at a time; `keep_body` as for `ResponseReader`."""
 
     def __init__(self, loop: asyncio.AbstractEventLoop, keep_body: bool = False) -> None:
         self._loop = loop
@@ -158,16 +157,16 @@ class Connection(asyncio.Protocol):
         return self._transport is not None and not self._transport.is_closing()
 
     def begin(self, data: bytes) -> asyncio.Future[ResponseReader]:
-        """Sends the first bytes of a request. The future gives the complete response, or ConnectionError."""
+        """Sends the first bytes of a request. The future returns the complete response, or raises ConnectionError."""
         self._reader = ResponseReader(self._keep_body)
         self._answer = self._loop.create_future()
-        # Nobody may wait for it any more when the run is cut short.
+        # If the run is stopped, nothing awaits the future: take its exception, so that asyncio does not log it.
         self._answer.add_done_callback(lambda future: future.cancelled() or future.exception())
         self.write(data)
         return self._answer
 
     def write(self, data: bytes | memoryview) -> None:
-        """More of the request. Never waits: what the socket does not take is kept, as a full uplink would."""
+        """Sends more of the request. Never waits: bytes that the socket does not accept yet are buffered."""
         if self._transport is not None and not self._transport.is_closing():
             self._transport.write(data)
 
@@ -206,7 +205,7 @@ class Connection(asyncio.Protocol):
 
 
 class ConnectionPool:
-    """Open connections to one address; as many as are needed at once; `keep_body` as for `ResponseReader`."""
+    """Connections to one address, as many as are in use at once; `keep_body` as for `ResponseReader`."""
 
     def __init__(self, address: Address, keep_body: bool = False) -> None:
         self._address = address
@@ -215,7 +214,7 @@ class ConnectionPool:
         self._all: set[Connection] = set()
 
     async def take(self) -> Connection:
-        """The connection used last, or a new one. Raises OSError when the server takes none."""
+        """Returns the connection used last, or a new one. Raises OSError if the server accepts no connection."""
         loop = asyncio.get_running_loop()
         while self._idle:
             connection = self._idle.pop()
@@ -229,7 +228,7 @@ class ConnectionPool:
         return connection
 
     def give_back(self, connection: Connection, reusable: bool) -> None:
-        """Ends the use of a connection. `reusable`: its request was sent whole, and answered with keep-alive."""
+        """Returns a connection. `reusable`: its request was sent completely and answered with keep-alive."""
         if reusable and connection.open:
             connection.idle_since = asyncio.get_running_loop().time()
             self._idle.append(connection)
