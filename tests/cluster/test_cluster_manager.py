@@ -36,8 +36,8 @@ def state_home(monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
         ("auto", True, False, "native", "there is no `kind` program"),
         ("auto", False, True, "native", "no Docker engine answers"),
         ("auto", False, False, "native", "no Docker engine answers"),
-        ("native", True, True, "native", "as asked"),
-        ("kind", True, True, "kind", "as asked"),
+        ("native", True, True, "native", "as requested"),
+        ("kind", True, True, "kind", "as requested"),
     ],
 )
 def test_the_backend_and_the_reason(requested: Any, docker: bool, kind: bool, chosen: str, why: str) -> None:
@@ -152,7 +152,7 @@ def test_status_answers_programs_and_exit_codes() -> None:
 
 def test_down_with_nothing_to_stop_is_fine() -> None:
     result = CliRunner().invoke(command, ["down", "--name", "nobody"])
-    assert (result.exit_code, result.stdout) == (0, "no cluster 'nobody' runs\n")
+    assert (result.exit_code, result.stdout) == (0, "cluster 'nobody' is not running\n")
 
 
 @pytest.mark.parametrize("subcommand", ["up", "down", "status", "kubeconfig"])

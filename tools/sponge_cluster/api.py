@@ -1,6 +1,6 @@
-"""Two questions to an API server, asked without a client library: is it ready, and what does this object say?
+"""Reads from an API server without a client library: its readiness, and single objects.
 
-Only for the time in which the cluster starts and for `status`; everything else goes through kubectl or a real client.
+Only the start of a cluster and `status` use it; everything else goes through kubectl or a real client.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ class Api:
     def __init__(self, server: str, pki: Path, timeout_s: float = 3.0) -> None:
         context = ssl.create_default_context(cafile=str(pki / "ca.crt"))
         context.load_cert_chain(pki / "admin.crt", pki / "admin.key")
-        # No proxy of the user's environment knows the way to the bridge.
+        # A proxy of the user's environment cannot reach the bridge.
         handlers = urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=context)
         self._opener = urllib.request.build_opener(*handlers)
         self._server, self._timeout_s = server, timeout_s
 
     def get(self, path: str) -> bytes | None:
-        """The body of a 200 answer, or None for any other answer and for none."""
+        """The body of a 200 answer; None for any other answer, or without one."""
         try:
             with self._opener.open(self._server + path, timeout=self._timeout_s) as answer:
                 body: bytes = answer.read()
@@ -37,7 +37,7 @@ class Api:
             return None
 
     def ready(self) -> bool:
-        """Whether the API server says that it is ready."""
+        """Whether the API server reports that it is ready."""
         return self.get("/readyz") is not None
 
     def node_ready(self, node: str) -> bool:
@@ -46,7 +46,7 @@ class Api:
         return body is not None and node_is_ready(json.loads(body))
 
     def has_default_account(self) -> bool:
-        """Whether pods can be made in the `default` namespace: before this service account exists they are refused."""
+        """Whether the `default` namespace has its service account. Without it, the API server refuses pods."""
         return self.get("/api/v1/namespaces/default/serviceaccounts/default") is not None
 
 

@@ -37,7 +37,7 @@ _SOURCES = ("go.mod", "go.sum", "tools.go", "etcd/main.go")
 _KUBERNETES, _HELM = "k8s.io/kubernetes", "helm.sh/helm/v3"
 
 PROGRAMS: Mapping[str, str] = {
-    # The API server first: most of what the others share is compiled with it, so the rest goes quickly.
+    # The API server first: it compiles most of the code that the others share, so they build quickly.
     **{
         name: f"{_KUBERNETES}/cmd/{name}"
         for name in ("kube-apiserver", "kube-controller-manager", "kube-scheduler", "kubelet", "kube-proxy", "kubectl")
@@ -48,7 +48,7 @@ PROGRAMS: Mapping[str, str] = {
 """Program name -> Go package."""
 
 CLIENTS = ("kubectl", "helm")
-"""What is needed to talk to a cluster that somebody else runs."""
+"""The programs that talk to a cluster."""
 
 # Measured with a cold cache: 3.2 GB of build cache, 1.0 GB of sources, 0.6 GB of programs.
 _DISK_NEEDED = 6 * 1000**3
@@ -73,7 +73,7 @@ def versions() -> dict[str, str]:
 
 
 def cache_folder() -> Path:
-    """Where the programs of this module's versions are, or will be."""
+    """The folder for the programs of this module's versions."""
     digest = hashlib.sha256()
     for source in _SOURCES:
         digest.update((MODULE / source).read_bytes())
@@ -81,9 +81,9 @@ def cache_folder() -> Path:
 
 
 def ensure(names: Sequence[str], progress: Progress) -> dict[str, Path]:
-    """Returns where the named programs are, building those that are not in the cache.
+    """Returns the paths of the named programs, and builds those that are not in the cache.
 
-    Two callers at once do not collide: the second waits for the first and finds its work done.
+    With two callers at once, the second one waits for the first and finds the programs built.
 
     Raises:
         ClusterError: Go is missing or too old, the disk is too full, or a build failed.
@@ -92,7 +92,7 @@ def ensure(names: Sequence[str], progress: Progress) -> dict[str, Path]:
     if all((folder / name).exists() for name in names):
         return {name: folder / name for name in names}
     folder.mkdir(parents=True, exist_ok=True)
-    with locked(folder / ".lock", lambda: progress.say("another build of the same programs runs; waiting for it")):
+    with locked(folder / ".lock", lambda: progress.say("waiting for another build of the same programs")):
         if todo := [name for name in names if not (folder / name).exists()]:
             _build(todo, folder, progress)
     return {name: folder / name for name in names}
@@ -102,7 +102,7 @@ def _build(names: Sequence[str], folder: Path, progress: Progress) -> None:
     environment = _environment()
     go = _find_go(environment)
     _check_disk(go, environment, folder)
-    progress.say(f"building {len(names)} programs into {folder}; minutes the first time, never again")
+    progress.say(f"building {len(names)} programs into {folder}; this takes minutes, once")
     staging = folder / f".building-{os.getpid()}"
     shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir()
@@ -110,7 +110,7 @@ def _build(names: Sequence[str], folder: Path, progress: Progress) -> None:
         for number, name in enumerate(names, 1):
             with progress.busy(f"building {name} ({number}/{len(names)})"):
                 _go_build(go, PROGRAMS[name], staging / name, environment)
-            # Into place one by one, so that an interrupted build goes on where it stopped.
+            # Moved into place one by one, so that an interrupted build continues where it stopped.
             (staging / name).rename(folder / name)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
@@ -133,7 +133,7 @@ def _go_build(go: str, package: str, target: Path, environment: Mapping[str, str
 
 
 def link_flags(pinned: Mapping[str, str]) -> str:
-    """For stripped programs that know their version; without it Kubernetes gates its features wrongly."""
+    """Linker flags for stripped programs that know their version. Without it, Kubernetes gates its features wrongly."""
     version = pinned[_KUBERNETES]
     major, minor, _ = version.removeprefix("v").split(".", 2)
     values = {"gitVersion": version, "gitMajor": major, "gitMinor": minor, "gitTreeState": "clean"}
@@ -146,7 +146,7 @@ def link_flags(pinned: Mapping[str, str]) -> str:
 
 
 def _environment() -> dict[str, str]:
-    # The module, and not the user's settings, decides what is built: the cache key hashes nothing else.
+    # The module decides what is built, not the user's settings: the cache key covers only the module.
     ours = {"GOFLAGS": "-mod=readonly -buildvcs=false", "GOWORK": "off", "CGO_ENABLED": "0"}
     return {key: value for key, value in os.environ.items() if key not in ("GOOS", "GOARCH")} | ours
 

@@ -1,8 +1,7 @@
-"""The cluster's own cgroups: made, asked for members, and removed - under version 1, version 2 and the hybrid of both.
+"""Creates and removes the cluster's cgroups, and lists their processes: version 1, version 2 or the hybrid of both.
 
-The kubelet puts its pods below /NAME; the daemons go to /NAME/daemons in one hierarchy only (pids, or the unified
-one), which limits nothing and lets us find every process of ours again, container shims included, when all records are
-lost.
+The kubelet puts its pods below /NAME. The daemons go to /NAME/daemons in one hierarchy (pids, or the unified one). That
+group limits nothing; it identifies every process of the cluster, container shims included, even without a state file.
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ _NEEDED = ("cpu", "cpuset", "memory", "pids")
 
 
 def hierarchies(root: Path = ROOT) -> list[Path]:
-    """The top folder of every mounted hierarchy: one under version 2, one a controller under version 1."""
+    """The top folder of every mounted hierarchy: a single one under version 2, one per controller under version 1."""
     if (root / "cgroup.controllers").exists():
         return [root]
     return sorted(path for path in root.iterdir() if (path / "cgroup.procs").exists() and not path.is_symlink())
@@ -33,7 +32,7 @@ def _tracking(root: Path) -> Path:
 
 
 def create(name: str, root: Path = ROOT) -> None:
-    """Makes /NAME in every hierarchy, and the daemons' group.
+    """Creates /NAME in every hierarchy, and the daemons' group.
 
     Raises:
         ClusterError: a controller that the kubelet needs is missing.
@@ -53,7 +52,7 @@ def create(name: str, root: Path = ROOT) -> None:
         group = top / name
         group.mkdir(exist_ok=True)
         if top != root:
-            # Version 1 gives a new cpuset group nothing at all, and then no process can join it.
+            # Under version 1 a new cpuset group is empty, and no process can join it.
             for knob in ("cpuset.cpus", "cpuset.mems"):
                 if (top / knob).exists():
                     (group / knob).write_text((top / knob).read_text())
@@ -61,12 +60,12 @@ def create(name: str, root: Path = ROOT) -> None:
 
 
 def daemons(name: str, root: Path = ROOT) -> Path:
-    """The group in which the cluster's daemons live."""
+    """The group of the cluster's daemons."""
     return _tracking(root) / name / "daemons"
 
 
 def join(group: Path, process: ProcessId) -> None:
-    """Moves a process, and all that it will start, into a group."""
+    """Moves a process into a group; its future children join it too."""
     with contextlib.suppress(ProcessLookupError):
         (group / "cgroup.procs").write_text(str(process.pid))
 
@@ -76,7 +75,7 @@ def members(name: str, below: str = "", root: Path = ROOT) -> list[ProcessId]:
     top = _tracking(root) / name / below
     found: list[ProcessId] = []
     for group in _tree(top):
-        with contextlib.suppress(OSError):  # the group may vanish while we look
+        with contextlib.suppress(OSError):  # the group may disappear meanwhile
             pids = (group / "cgroup.procs").read_text().split()
             found += [process for pid in pids if (process := identify(int(pid)))]
     return found
@@ -96,7 +95,7 @@ def remove(name: str, root: Path = ROOT, timeout_s: float = 5.0) -> None:
     for top in hierarchies(root):
         group = top / name
         while group.exists():
-            # Deepest first; the files in a cgroup folder are the kernel's and go with it.
+            # Deepest first. The kernel removes the files of a group with its folder.
             for path in reversed(_tree(group)):
                 with contextlib.suppress(OSError):
                     path.rmdir()

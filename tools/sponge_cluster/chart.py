@@ -1,7 +1,7 @@
-"""Installs the Helm chart into the local cluster, with pods that run this machine's own Python environment.
+"""Installs the Helm chart into the local cluster, with pods that run this machine's Python environment.
 
-A real cluster needs only `helm install` and two images; here the images are replaced by mounts of the host, so that the
-operator and the servers in the pods are the source tree that is being worked on.
+A real cluster needs only `helm install` and two images. Here, mounts of the host replace the images, so that the
+operator and the servers in the pods run the source tree.
 """
 
 from __future__ import annotations
@@ -25,11 +25,11 @@ NAMESPACE = "sponge-system"
 RELEASE = "sponge"
 
 HOST_USER: dict[str, Any] = {"runAsNonRoot": False, "runAsUser": 0, "runAsGroup": 0}
-"""The environment on the host belongs to root, who runs a native cluster, and may be closed to everyone else."""
+"""Root, who runs a native cluster, owns the environment on the host; other users may not be able to read it."""
 
 
 def local_values(pod: PythonPod) -> dict[str, Any]:
-    """Values of the chart for pods made of `pod`."""
+    """Values of the chart for pods that run this machine's Python."""
     repository, _, tag = pod.image.rpartition(":")
     server = pod.template("server")
     server["spec"]["securityContext"] = dict(HOST_USER)
@@ -47,10 +47,10 @@ def install_operator(cluster: Cluster, values: Mapping[str, Any] | None = None, 
     """Installs or upgrades the CRD and the operator, and waits until it is ready.
 
     Args:
-        values: more values for the chart, over the local ones.
+        values: more values for the chart; they override the local ones.
 
     Raises:
-        SpongeError: there is no chart beside this installation, or the cluster did not take it.
+        SpongeError: this installation has no chart beside it, or the installation of the chart failed.
     """
     if not CHART.is_dir():
         raise SpongeError(f"no chart at {CHART}; run from a source tree of Sponge")
@@ -69,7 +69,7 @@ def install_operator(cluster: Cluster, values: Mapping[str, Any] | None = None, 
 
 
 def _sources() -> dict[str, str]:
-    """Changes with the operator's source, which pods import from the host: an upgrade is to run what is there now."""
+    """An annotation that changes with the operator's source on the host, so that an upgrade restarts the operator."""
     digest = hashlib.sha256()
     for package in ("sponge_core", "sponge_operator", "sponge_cli"):
         spec = importlib.util.find_spec(package)

@@ -1,7 +1,7 @@
-"""What the node's parts leave behind outside the run folder, or mounted inside it: found by our own marks, taken away.
+"""Removes what the node's parts leave behind outside the run folder, or mounted inside it.
 
-Paths here are constants of Kubernetes, libcni and containerd that no setting moves. Everything may be called again,
-and on a machine where nothing is left.
+The paths are constants of Kubernetes, libcni and containerd that no setting changes. Every function may be called
+again, and on a machine where nothing is left.
 """
 
 from __future__ import annotations
@@ -23,21 +23,21 @@ _DEVICE_PLUGINS = Path("/var/lib/kubelet/device-plugins")
 
 
 def foreign_daemon(name: str, namespace: str, ours: Iterable[int]) -> int | None:
-    """The pid of a process of that name which shares our namespace (net, mnt, ...) and is not among `ours`."""
+    """The pid of a process with this name that shares our namespace (net, mnt, ...) and is not one of `ours`."""
     known, here = set(ours), Path(f"/proc/self/ns/{namespace}").stat().st_ino
     for folder in Path("/proc").iterdir():
         if not folder.name.isdigit() or int(folder.name) in known:
             continue
-        with contextlib.suppress(OSError):  # it may end while we look
+        with contextlib.suppress(OSError):  # it may end meanwhile
             named = (folder / "comm").read_text().strip() == name
-            # A dead one that nobody has reaped yet still has its name and its namespaces.
+            # A zombie still has its name and its namespaces.
             if named and identify(int(folder.name)) and (folder / "ns" / namespace).stat().st_ino == here:
                 return int(folder.name)
     return None
 
 
 def mounts_below(folder: Path, mountinfo: str) -> list[Path]:
-    """The mount points at or below a folder in a /proc/self/mountinfo text, the last mounted first."""
+    """The mount points at or below a folder in the text of /proc/self/mountinfo, the last mounted one first."""
     points = [_unescape(line.split()[4]) for line in mountinfo.splitlines() if line]
     return [Path(point) for point in reversed(points) if Path(point).is_relative_to(folder)]
 
@@ -51,9 +51,9 @@ def _present_mounts(folder: Path) -> list[Path]:
 
 
 def unmount_below(folder: Path) -> None:
-    """Unmounts everything below the folder; what is still in use goes as soon as it is free."""
+    """Unmounts everything below the folder; a mount in use disappears as soon as it is free."""
     for point in _present_mounts(folder):
-        # A mount may have gone with another one, or with the process that held it.
+        # A mount may have disappeared with another one, or with its process.
         with contextlib.suppress(ClusterError):
             check(["umount", "--lazy", str(point)])
 
@@ -79,7 +79,7 @@ def remove_outside(run: Path, network: str, sockets: Iterable[Path]) -> None:
     for file in ("kubelet.sock", "kubelet_internal_checkpoint"):
         (_DEVICE_PLUGINS / file).unlink(missing_ok=True)
     for folder in (_CNI_CACHE, _CNI_CACHE.parent, _CONTAINER_LOGS, _DEVICE_PLUGINS, _DEVICE_PLUGINS.parent):
-        with contextlib.suppress(OSError):  # absent, or somebody else's things are in it
+        with contextlib.suppress(OSError):  # absent, or it holds other things
             folder.rmdir()
 
 

@@ -1,4 +1,4 @@
-"""A running cluster as its users see it, the report on one, and the interface that both kinds of cluster fulfil."""
+"""A running cluster, the status of a cluster, and the interface that both backends implement."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ class Cluster:
     helm: Path
     node: str
     host_mounts: tuple[str, ...]
-    """Folders of this machine that pods may mount; on the node each is at `host_root` + its path."""
+    """Folders of this machine that pods may mount; on the node each one is at `host_root` + its path."""
     host_root: str = ""
 
     def python_pod(self) -> PythonPod:
@@ -35,7 +35,7 @@ class Cluster:
 
 @dataclass(frozen=True, slots=True)
 class Process:
-    """One recorded daemon."""
+    """One daemon of the state file."""
 
     name: str
     pid: int
@@ -44,7 +44,7 @@ class Process:
 
 @dataclass(frozen=True, slots=True)
 class Status:
-    """What is known of a cluster. `state`: running, degraded (some daemons are dead) or stopped."""
+    """The status of a cluster. `state`: running, degraded (some daemons are dead) or stopped."""
 
     name: str
     state: Literal["running", "degraded", "stopped"]
@@ -62,22 +62,22 @@ class Status:
 
 
 class Backend(Protocol):
-    """One way to have a cluster. The caller holds the cluster's lock during `up` and `down`."""
+    """One way to run a cluster. The caller holds the cluster's lock during `up` and `down`."""
 
     name: BackendName
 
     def up(self, name: str, progress: Progress) -> Cluster:
-        """Starts the cluster from nothing; on failure or interrupt nothing is left.
+        """Starts a new cluster. A failure or an interrupt leaves nothing behind.
 
         Raises:
             ClusterError: it cannot be started; the message says what to do.
         """
 
     def connect(self, name: str) -> Cluster:
-        """The cluster that runs."""
+        """Returns the running cluster."""
 
     def down(self, name: str, progress: Progress) -> None:
-        """Stops it, in whatever state it is, and takes away all that it made."""
+        """Stops the cluster in any state, and removes everything that it made."""
 
     def status(self, name: str) -> Status:
-        """Looks at it, changing nothing."""
+        """Returns the status; changes nothing."""

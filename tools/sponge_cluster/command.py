@@ -1,4 +1,4 @@
-"""`sponge cluster`: starts, stops and shows the local Kubernetes. All the work is in sponge_cluster."""
+"""`sponge cluster`: starts, stops and shows the local Kubernetes."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ _json = click.option("--json", "as_json", is_flag=True, help="Print JSON on stdo
 def command() -> None:
     """Start and stop a local Kubernetes for demos and tests.
 
-    Where a Docker engine answers and kind is installed, the cluster is a kind cluster. Otherwise it is native: a real
-    one-node Kubernetes as plain processes of this machine (needs root and, the first time, Go and some minutes to
-    build it). `up` says which of the two it chose, and why.
+    If a Docker engine answers and kind is installed, the cluster is a kind cluster. Otherwise it is native: a real
+    one-node Kubernetes as plain processes of this machine. That needs root and, the first time, Go and some minutes to
+    build Kubernetes. `up` prints which backend it chose, and why.
 
     \b
     Example:
@@ -38,12 +38,12 @@ def command() -> None:
     type=click.Choice(["auto", "native", "kind"]),
     default="auto",
     show_default=True,
-    help="auto: kind where a Docker engine answers and kind is installed, else native.",
+    help="auto: kind if a Docker engine answers and kind is installed, else native.",
 )
 def up(name: str, as_json: bool, backend: Literal["auto", "native", "kind"]) -> None:
-    """Start the cluster, or find that it runs already.
+    """Start the cluster, unless it is running already.
 
-    Prints the path of its kubeconfig. What is left of a cluster that crashed is taken away first.
+    Prints the path of its kubeconfig. Removes the rest of a crashed cluster first.
 
     \b
     Example:
@@ -63,7 +63,7 @@ def up(name: str, as_json: bool, backend: Literal["auto", "native", "kind"]) -> 
 @_name
 @_json
 def down(name: str, as_json: bool) -> None:
-    """Stop the cluster and take away all that it made.
+    """Stop the cluster and remove everything that it made.
 
     \b
     Example:
@@ -76,14 +76,14 @@ def down(name: str, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps({"name": name, "existed": existed}))
     elif not existed:
-        click.echo(f"no cluster '{name}' runs")
+        click.echo(f"cluster '{name}' is not running")
 
 
 @command.command()
 @_name
 @_json
 def status(name: str, as_json: bool) -> None:
-    """Show what runs; exits with 1 where the cluster is not ready.
+    """Show the status of the cluster; exits with 1 if it is not ready.
 
     \b
     Example:
@@ -115,7 +115,7 @@ def status(name: str, as_json: bool) -> None:
 
 @command.command()
 @_name
-@click.option("--raw", is_flag=True, help="Print the file's content instead of its path.")
+@click.option("--raw", is_flag=True, help="Print the content of the file instead of its path.")
 def kubeconfig(name: str, raw: bool) -> None:
     """Print the path of the cluster's kubeconfig.
 

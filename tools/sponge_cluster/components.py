@@ -1,4 +1,4 @@
-"""The daemons of a native cluster: the command line of each, as data. Pure; `native` starts and stops them."""
+"""The command lines of a native cluster's daemons; `native` starts and stops them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _Flags = Mapping[str, str | int | Path]
 
 @dataclass(frozen=True, slots=True)
 class Component:
-    """One daemon: its name (also of its log and record) and its command line."""
+    """One daemon: its command line and its name, which its log and its entry in the state file share."""
 
     name: str
     argv: tuple[str, ...]
@@ -63,7 +63,7 @@ def _etcd(layout: Layout) -> _Flags:
         "listen-peer-urls": peers,
         "initial-advertise-peer-urls": peers,
         "initial-cluster": f"{layout.name}={peers}",
-        # What this cluster holds is thrown away with it: there is nothing that a power cut could take.
+        # The data of this cluster ends with it, so a power cut cannot lose anything.
         "unsafe-no-fsync": "true",
         "log-level": "warn",
     }
@@ -73,7 +73,7 @@ def _apiserver(layout: Layout) -> _Flags:
     pki = layout.pki
     return {
         "etcd-servers": f"http://127.0.0.1:{layout.etcd_port}",
-        # On the bridge only: the pods and this machine reach it there, and the network outside does not.
+        # On the bridge only: pods and this machine can reach it, the network outside cannot.
         "bind-address": layout.gateway,
         "advertise-address": layout.gateway,
         "secure-port": layout.api_port,

@@ -1,6 +1,6 @@
-"""The configuration files of the node's parts, as text. Pure: a layout in, a file's content out.
+"""The text of the configuration files of the node's parts.
 
-Only what differs from the defaults is said, and why. The flags of the components are in `components`.
+They hold only settings that differ from the defaults, with the reason. `components` has the flags.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ __all__ = ["cni_conflist", "containerd_config", "kube_proxy_config", "kubeconfig
 
 
 def kubeconfig(layout: Layout, client: str, *, embed: bool = False) -> str:
-    """A kubeconfig for one of the client certificates; `embed` makes it a single file that can be carried away."""
+    """A kubeconfig for one of the client certificates; `embed` puts the certificates into the file."""
     context = f"sponge-{layout.name}"
 
     def part(key: str, file: str) -> dict[str, str]:
@@ -45,12 +45,12 @@ def containerd_config(layout: Layout, *, pause_image: str, cni_bin: str) -> str:
     state = layout.run / "containerd"
     cri: dict[str, Any] = {
         "sandbox_image": pause_image,
-        # Without CAP_SYS_RESOURCE no process may lower its OOM score, and every container would fail at its start.
+        # Without CAP_SYS_RESOURCE a process cannot lower its OOM score, and no container would start.
         "restrict_oom_score_adj": True,
-        # By default they would be mounted below /var/run/netns, beside everybody else's.
+        # The default is below /var/run/netns, which other programs use too.
         "netns_mounts_under_state_dir": True,
     }
-    # By default its state would be below /run/containerd, beside that of any other containerd.
+    # The default is below /run/containerd, which any other containerd uses too.
     runc = {"SystemdCgroup": False, "Root": str(state / "runc")}
     tables: list[tuple[str, dict[str, Any]]] = [
         (
@@ -120,9 +120,9 @@ def kubelet_config(layout: Layout) -> str:
             "resolvConf": str(layout.config / "resolv.conf"),
             "podLogsDir": str(layout.run / "pod-logs"),
             "volumePluginDir": str(layout.run / "volume-plugins"),
-            # kube-proxy makes the chains that it needs; the kubelet's own would only be more to clean up.
+            # kube-proxy makes the chains that it needs. Those of the kubelet would only need a cleanup.
             "makeIPTablesUtilChains": False,
-            # The machine's disk is not ours to keep free, and an image that is thrown away cannot be pulled again.
+            # This node must not free the machine's disk: a deleted image cannot be pulled again.
             "imageGCHighThresholdPercent": 100,
             "evictionHard": {"memory.available": "100Mi", "nodefs.available": "1%", "imagefs.available": "1%"},
         }

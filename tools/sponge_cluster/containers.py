@@ -1,7 +1,6 @@
-"""Where the kernel keeps the CPU quota of a container of the local cluster, seen from this machine.
+"""Finds the cgroup with the CPU quota of a container of the local cluster, from this machine.
 
-For tests and experiments that must not take the kubelet's word for it. Reading the quota there is
-`sponge_system.cgroup`'s matter.
+For tests and experiments that check the quota independently of the kubelet. `sponge_system.cgroup` reads the quota.
 """
 
 from __future__ import annotations

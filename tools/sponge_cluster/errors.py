@@ -1,4 +1,4 @@
-"""The one error of this package: something about the local cluster that a person can repair."""
+"""The error of this package: a problem with the local cluster that a user can repair."""
 
 from __future__ import annotations
 

@@ -1,8 +1,7 @@
-"""Running this machine's Python environment in pods, without building an image of several gigabytes.
+"""Runs this machine's Python environment in pods, without building an image of several gigabytes.
 
 A pod gets the almost empty image of `images` and read-only mounts of the host: /usr, /lib, /lib64, the base Python,
-the virtual environment and the project's source. A convenience of the local cluster only: a real one wants a real
-image.
+the virtual environment and the project's source. Only the local cluster works this way: a real one needs an image.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ _PACKAGES = ("sponge_core", "sponge_profiles", "sponge_server", "sponge_operator
 
 
 def host_mounts() -> tuple[str, ...]:
-    """The folders that a pod needs, each at the path it has here, to run `sys.executable -m sponge_cli.main`."""
+    """The folders that a pod mounts, each at its path on this machine, to run `sys.executable -m sponge_cli.main`."""
     found = [path for path in _SYSTEM if Path(path).is_dir()]
     found += [str(Path(sys.base_prefix).resolve()), sys.prefix]
     for package in _PACKAGES:
@@ -35,12 +34,12 @@ def host_mounts() -> tuple[str, ...]:
 
 
 def _source_root(package: Path) -> Path:
-    """The project that an editable install points into, else the folder that holds the package."""
+    """The project folder of an editable installation, else the folder that holds the package."""
     return next((up for up in package.parents if (up / "pyproject.toml").exists()), package.parent)
 
 
 def outermost(paths: Iterable[str]) -> tuple[str, ...]:
-    """The paths without those that lie inside another one, sorted."""
+    """The sorted paths without those inside another one."""
     kept: list[str] = []
     for path in sorted(set(paths)):
         if not any(Path(path).is_relative_to(above) for above in kept):
@@ -50,7 +49,7 @@ def outermost(paths: Iterable[str]) -> tuple[str, ...]:
 
 @dataclass(frozen=True, slots=True)
 class PythonPod:
-    """What goes into a pod template, in the Kubernetes API's own words (plain dicts, ready for Helm values)."""
+    """Parts of a pod template, with the field names of the Kubernetes API (plain dicts, ready for Helm values)."""
 
     image: str
     image_pull_policy: str
@@ -73,7 +72,7 @@ class PythonPod:
 
 
 def python_pod(mounts: Iterable[str], host_root: str = "") -> PythonPod:
-    """The pod parts for these host folders; on the node they are found below `host_root`."""
+    """The pod parts for these host folders; on the node they are below `host_root`."""
     volumes, volume_mounts = [], []
     for number, path in enumerate(mounts):
         name = f"sponge-host-{number}"

@@ -1,4 +1,4 @@
-"""Container images without a registry: docker-archive tars, written byte by byte the same every time.
+"""Container images without a registry, as docker-archive files that are the same byte for byte every time.
 
 Two images: a static busybox, which also serves as the pause container, and an almost empty one in which pods run the
 Python environment of this machine through mounts (see `pythonpods`). Knows nothing of containerd or kind, which import
@@ -59,14 +59,14 @@ class Image:
 
 
 def busybox_image(busybox: Path, applets: Sequence[str]) -> Image:
-    """A shell and the usual commands, from a statically linked busybox; as a pause container it sleeps for ever."""
+    """A shell and the usual commands, from a statically linked busybox. It is also the pause container: it sleeps."""
     links = tuple(Entry(f"bin/{applet}", link="busybox") for applet in applets if applet != "busybox")
     entries = (*_basics(), Entry("bin/busybox", busybox.read_bytes()), *links)
     return Image((BUSYBOX_IMAGE, PAUSE_IMAGE), entries, ("/bin/busybox", "sleep", "2147483647"))
 
 
 def python_image(mount_points: Iterable[str]) -> Image:
-    """Nothing but the folders that get mounted over, and the links that a merged /usr needs."""
+    """Only the folders to mount over, and the links that a merged /usr needs."""
     links = (Entry("bin", link="usr/bin"), Entry("sbin", link="usr/sbin"))
     entries = (*_basics(), *(Entry(point.strip("/")) for point in mount_points), *links)
     return Image((PYTHON_IMAGE,), entries, ())
@@ -81,13 +81,13 @@ def _basics() -> tuple[Entry, ...]:
 
 
 def is_static_elf(program: Path) -> bool:
-    """Whether a program runs without a loader, so in an image that holds nothing else."""
+    """Whether a program runs without a loader, as it must in an image without libraries."""
     head = program.read_bytes()[:4096]
     return head.startswith(b"\x7fELF") and b"/ld-" not in head
 
 
 def write_archive(target: Path, images: Iterable[Image]) -> None:
-    """Writes the images as one docker-archive, in place of any file there."""
+    """Writes the images as one docker-archive; replaces an existing file."""
     manifest = []
     with tarfile.open(target, "w") as archive:
         for image in images:

@@ -1,7 +1,4 @@
-"""The kind backend: where a Docker engine answers, the cluster is what most people have already.
-
-Only composes `kind` and `kubectl` commands; the composing is pure and the running is `processes.check`.
-"""
+"""The kind backend, for machines with a Docker engine: composes `kind` and `kubectl` commands."""
 
 from __future__ import annotations
 
@@ -27,7 +24,7 @@ from sponge_cluster.state_file import ClusterState, read_state, write_state
 __all__ = ["HOST_ROOT", "KindBackend", "create_command", "delete_command", "kind_config", "load_command"]
 
 HOST_ROOT = "/host"
-"""Where the node has this machine's folders: the node's own /usr must stay its own."""
+"""The node has this machine's folders below this one, because it needs its own /usr."""
 
 _WAIT_S = 180
 
@@ -44,7 +41,7 @@ def kind_config(mounts: Iterable[str]) -> str:
 
 
 def create_command(name: str, run: Path) -> list[str]:
-    """Creates the cluster, with its kubeconfig in the run folder and not in the user's own."""
+    """Creates the cluster. Its kubeconfig goes into the run folder, not into the user's."""
     return [
         *("kind", "create", "cluster", "--name", name, "--config", str(run / "kind.yaml")),
         *("--kubeconfig", str(run / "kubeconfig"), "--wait", f"{_WAIT_S}s"),
@@ -57,20 +54,20 @@ def load_command(name: str, archive: Path) -> list[str]:
 
 
 def delete_command(name: str, run: Path) -> list[str]:
-    """Deletes the cluster; one that is not there is fine."""
+    """Deletes the cluster if it exists."""
     return ["kind", "delete", "cluster", "--name", name, "--kubeconfig", str(run / "kubeconfig")]
 
 
 class KindBackend:
-    """See the module. Needs a Docker engine that answers, and `kind`."""
+    """The kind backend. Needs a Docker engine that answers, and `kind`."""
 
     name: BackendName = "kind"
 
     def up(self, name: str, progress: Progress) -> Cluster:
-        """Creates the cluster; a broken one of ours under that name is deleted first."""
+        """Creates the cluster. Deletes a broken one of that name first, if this command made it."""
         run = folder(name)
         if read_state(run) is not None:
-            progress.say("deleting a cluster that does not work any more")
+            progress.say("deleting a broken cluster")
             self.down(name, progress)
         elif name in check(["kind", "get", "clusters"]).split():
             raise ClusterError(f"a kind cluster '{name}' exists that this command did not make; choose another --name")
@@ -80,7 +77,7 @@ class KindBackend:
         write_state(run, state)
         try:
             (run / "kind.yaml").write_text(kind_config(mounts))
-            with progress.busy("kind creates the cluster"):
+            with progress.busy("creating the cluster with kind"):
                 check(create_command(name, run), timeout_s=_WAIT_S * 3.0)
             archive = run / "images.tar"
             images.write_archive(archive, _images(mounts))
@@ -93,7 +90,7 @@ class KindBackend:
         return self.connect(name)
 
     def connect(self, name: str) -> Cluster:
-        """The cluster that was created."""
+        """Returns the created cluster."""
         run = folder(name)
         state = _state(name)
         return Cluster(
@@ -114,7 +111,7 @@ class KindBackend:
             return
         check(delete_command(name, run), timeout_s=_WAIT_S)
         shutil.rmtree(run)
-        progress.say("kind deleted the cluster")
+        progress.say("deleted the cluster with kind")
 
     def status(self, name: str) -> Status:
         """Asks the API server for the node."""
@@ -144,7 +141,7 @@ def _state(name: str) -> ClusterState:
 
 
 def _clients(progress: Progress) -> dict[str, str]:
-    """The user's own kubectl and helm where both are there, else built ones."""
+    """The user's kubectl and helm if both exist, else built ones."""
     own = {client: shutil.which(client) for client in binaries.CLIENTS}
     found = {client: path for client, path in own.items() if path}
     if len(found) == len(own):

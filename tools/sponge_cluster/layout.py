@@ -1,4 +1,4 @@
-"""Names, folders, addresses and ports of one native cluster, all derived from its name and what the machine has free.
+"""Names, folders, addresses and ports of one native cluster, derived from its name and the free ones of the machine.
 
 Pure but for the two functions that ask the machine (`folder`, `free_port`). Everything that the cluster makes on the
 machine is named here, so this is the list to read when asking what it touches.
@@ -35,7 +35,7 @@ _PREFERRED_API_PORT = 6443
 
 @dataclass(frozen=True, slots=True)
 class Layout:
-    """Where one native cluster lives."""
+    """Names, folders, addresses and ports of one native cluster."""
 
     name: str
     run: Path
@@ -49,17 +49,17 @@ class Layout:
 
     @property
     def bridge(self) -> str:
-        """The network bridge that all pods hang on; the host has `gateway` on it."""
+        """The network bridge of all pods; the host's address on it is `gateway`."""
         return bridge_name(self.name)
 
     @property
     def cgroup(self) -> str:
-        """The cgroup under which the kubelet makes its own."""
+        """The cgroup below which the kubelet makes its own."""
         return group_name(self.name)
 
     @property
     def network(self) -> str:
-        """The CNI network, whose name marks leftovers in the machine's CNI cache as ours."""
+        """The CNI network; its name identifies this cluster's entries in the machine's CNI cache."""
         return group_name(self.name)
 
     @property
@@ -69,7 +69,7 @@ class Layout:
 
     @property
     def gateway(self) -> str:
-        """The host's address on the bridge: the API server's, the node's, and the pods' gateway."""
+        """The host's address on the bridge: of the API server, of the node, and of the pods' gateway."""
         return str(next(ipaddress.ip_network(self.pod_cidr).hosts()))
 
     @property
@@ -94,7 +94,7 @@ class Layout:
 
     @property
     def logs(self) -> Path:
-        """One log a component."""
+        """One log per component."""
         return self.run / "logs"
 
     @property
@@ -104,11 +104,11 @@ class Layout:
 
     @property
     def kubeconfig(self) -> Path:
-        """The administrator's kubeconfig, for people and programs outside."""
+        """The administrator's kubeconfig, for users and other programs."""
         return self.run / "kubeconfig"
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values; `from_json` reads them back."""
+        """Plain values for `from_json`."""
         return asdict(self) | {"run": str(self.run)}
 
     @classmethod
@@ -142,7 +142,7 @@ def check_name(name: str) -> str:
 
 
 def clusters_folder() -> Path:
-    """The folder that holds one folder a cluster."""
+    """The folder with one folder per cluster."""
     base = os.environ.get("XDG_STATE_HOME")
     return (Path(base) if base else Path.home() / ".local" / "state") / "sponge" / "cluster"
 
@@ -194,7 +194,7 @@ def free_port(preferred: int = 0) -> int:
 
 
 def new_layout(name: str, routes: Iterable[str]) -> Layout:
-    """Names and addresses for a cluster to be started now."""
+    """Chooses names and addresses for a new cluster."""
     pods, services = choose_cidrs(routes)
     return Layout(
         name=name,

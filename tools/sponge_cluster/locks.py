@@ -1,4 +1,4 @@
-"""One file lock: whoever builds or starts something does it alone, and the next one waits instead of colliding."""
+"""A file lock between processes that build or start the same thing."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ __all__ = ["locked"]
 
 @contextmanager
 def locked(path: Path, on_wait: Callable[[], None]) -> Iterator[None]:
-    """Holds an exclusive lock on a file, made where missing; calls `on_wait` once when somebody else holds it.
+    """Holds an exclusive lock on a file, which it creates if missing; calls `on_wait` once if another process holds it.
 
-    The kernel frees it when the holder ends, however it ends.
+    The kernel releases the lock when its process ends, however it ends.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w") as file:

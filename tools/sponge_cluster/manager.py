@@ -1,4 +1,4 @@
-"""`up`, `down`, `status` and `connect`: what the command line and other programs call, whatever the backend."""
+"""`up`, `down`, `status` and `connect`, for both backends."""
 
 from __future__ import annotations
 
@@ -29,23 +29,23 @@ _BACKENDS: Mapping[BackendName, type[Backend]] = {"native": NativeBackend, "kind
 
 
 def choose(requested: Literal["auto", "native", "kind"], *, docker: bool, kind: bool) -> tuple[BackendName, str]:
-    """The backend to start, and why.
+    """Chooses the backend; returns it and the reason.
 
     Args:
-        requested: what the user asked for.
-        docker: whether a Docker engine answers.
-        kind: whether the `kind` program is there.
+        requested: the option of the user.
+        docker: a Docker engine answers.
+        kind: the `kind` program is installed.
 
     Raises:
-        ClusterError: kind was asked for and cannot work.
+        ClusterError: the user requested kind, and it cannot work.
     """
     lacks = "no Docker engine answers" if not docker else "" if kind else "there is no `kind` program"
     if requested == "native":
-        return "native", "as asked"
+        return "native", "as requested"
     if requested == "kind":
         if lacks:
             raise ClusterError(f"backend kind cannot work, {lacks}: repair that, or use --backend native")
-        return "kind", "as asked"
+        return "kind", "as requested"
     return ("native", lacks) if lacks else ("kind", "a Docker engine answers and kind is installed")
 
 
@@ -64,29 +64,29 @@ def up(
     backend: Literal["auto", "native", "kind"] = "auto",
     progress: Progress = SilentProgress(),
 ) -> Cluster:
-    """Returns a running cluster: the one that runs under that name, else a new one.
+    """Returns the running cluster of that name, or starts one.
 
     Raises:
-        ClusterError: it cannot be started, or one runs under that name on another backend than the one asked for.
+        ClusterError: the cluster cannot start, or runs on another backend than the requested one.
     """
-    folder(name)  # a bad name is refused before anything is made
+    folder(name)  # refuses an invalid name first
     with _lock(name, progress):
         made_by = _made_by(name)
         if made_by is not None and _works(_BACKENDS[made_by](), name):
             if backend not in ("auto", made_by):
                 raise ClusterError(f"cluster '{name}' runs on {made_by}; run `sponge cluster down` first")
-            progress.say(f"cluster '{name}' runs already ({made_by})")
+            progress.say(f"cluster '{name}' is running already ({made_by})")
             return _BACKENDS[made_by]().connect(name)
         chosen, why = choose(backend, docker=_docker_answers(), kind=shutil.which("kind") is not None)
         if made_by not in (None, chosen):
-            # What is left of a broken one can only be removed by the backend that made it.
+            # Only the backend that made a broken cluster can remove it.
             _backend_of(name).down(name, progress)
         progress.say(f"starting cluster '{name}' on backend {chosen}: {why}")
         return _BACKENDS[chosen]().up(name, progress)
 
 
 def _works(backend: Backend, name: str) -> bool:
-    """Whether the cluster is Ready; one whose parts all run gets time, as a busy machine may only be slow to answer."""
+    """Whether the cluster is Ready. Waits if all parts run, because a busy machine answers slowly."""
     until = time.monotonic() + _PATIENCE_S
     while not (found := backend.status(name)).ready:
         if found.state != "running" or time.monotonic() > until:
@@ -96,10 +96,10 @@ def _works(backend: Backend, name: str) -> bool:
 
 
 def down(name: str = DEFAULT_NAME, progress: Progress = SilentProgress()) -> bool:
-    """Stops the cluster and takes away all that it made; returns whether there was anything.
+    """Stops the cluster and removes everything that it made; returns whether it existed.
 
     Raises:
-        ClusterError: something could not be stopped or removed; call again when it is repaired.
+        ClusterError: something could not be stopped or removed; repair that and call again.
     """
     existed = folder(name).exists()
     with _lock(name, progress):
@@ -108,17 +108,17 @@ def down(name: str = DEFAULT_NAME, progress: Progress = SilentProgress()) -> boo
 
 
 def status(name: str = DEFAULT_NAME) -> Status:
-    """Looks at the cluster, changing nothing."""
+    """Returns the status; changes nothing."""
     if _made_by(name) is None:
         return Status(name, "stopped", ready=False)
     return _backend_of(name).status(name)
 
 
 def connect(name: str = DEFAULT_NAME) -> Cluster:
-    """The running cluster of that name.
+    """Returns the running cluster of that name.
 
     Raises:
-        ClusterError: there is none.
+        ClusterError: no such cluster runs.
     """
     return _backend_of(name).connect(name)
 
@@ -129,10 +129,10 @@ def _made_by(name: str) -> BackendName | None:
 
 
 def _backend_of(name: str) -> Backend:
-    # Without a state only the native backend can have left something behind.
+    # Without a state file, only the native backend can have left something behind.
     return _BACKENDS[_made_by(name) or "native"]()
 
 
 def _lock(name: str, progress: Progress) -> AbstractContextManager[None]:
     path: Path = clusters_folder() / f"{name}.lock"
-    return locked(path, lambda: progress.say("another `sponge cluster` command is at work on it; waiting"))
+    return locked(path, lambda: progress.say("waiting for another `sponge cluster` command on this cluster"))

@@ -1,8 +1,8 @@
 """The native backend: a real one-node Kubernetes as plain processes of this machine; no Docker, no registry.
 
-Starts the parts in order and takes everything away again, after a crash too: what ran is found by recorded identities,
-and what no state knows by the cluster's own cgroup. The contents of files and command lines are in `config` and
-`components`.
+Starts the parts in order and removes everything at the end, also after a crash: the state file identifies the
+processes, and the cluster's own cgroup finds those that it lacks. `config` has the contents of files, `components` the
+command lines.
 """
 
 from __future__ import annotations
@@ -27,16 +27,16 @@ from sponge_cluster.state_file import read_processes, read_state, write_processe
 __all__ = ["NativeBackend"]
 
 _START_S = 90.0
-"""For each wait of the start; seconds on an idle machine, tens of them on one that is busy elsewhere."""
+"""Limit of each wait of the start. A wait takes seconds on an idle machine, tens of seconds on a busy one."""
 
 
 class NativeBackend:
-    """See the module. Needs root and Linux."""
+    """The native backend. Needs root and Linux."""
 
     name: BackendName = "native"
 
     def up(self, name: str, progress: Progress) -> Cluster:
-        """Starts the cluster, cleaning up first after one that crashed."""
+        """Starts the cluster; cleans up first after one that crashed."""
         if os.geteuid() != 0:
             raise ClusterError(
                 "the native cluster needs root (cgroups, mounts, a bridge): use sudo, or install Docker and kind"
@@ -63,7 +63,7 @@ class NativeBackend:
             _Start(layout, programs, system, progress).run()
         except BaseException as error:
             kept = _keep_logs(layout) if isinstance(error, ClusterError) else None
-            progress.say("stopping; everything is taken away again")
+            progress.say("stopping, and removing everything")
             self.down(name, progress)
             if isinstance(error, ClusterError):
                 raise ClusterError(f"{error}; the logs are kept in {kept}") from error
@@ -72,7 +72,7 @@ class NativeBackend:
         return self.connect(name)
 
     def connect(self, name: str) -> Cluster:
-        """The cluster that runs."""
+        """Returns the running cluster."""
         run = folder(name)
         state = read_state(run)
         if state is None:
@@ -89,7 +89,7 @@ class NativeBackend:
         )
 
     def down(self, name: str, progress: Progress) -> None:
-        """Stops all and removes all; what is already gone is fine."""
+        """Stops and removes everything that still exists."""
         run, group = folder(name), group_name(name)
         if not _left_over(name):
             return
@@ -100,7 +100,7 @@ class NativeBackend:
         def end(names: Sequence[str], grace_s: float) -> None:
             stop([processes[n] for n in names if n in processes], grace_s)
 
-        # First whoever would start something anew, then the pods, then what served them.
+        # First the processes that would start others again, then the pods, then the services of the pods.
         end(["kube-scheduler", "kube-controller-manager", "kubelet", "kube-proxy"], grace_s=3.0)
         _end_members(group, "kubepods", grace_s=3.0)
         end(["kube-apiserver"], grace_s=2.0)
@@ -119,10 +119,10 @@ class NativeBackend:
         cleanup.remove_outside(run, group, sockets)
         if run.exists():
             cleanup.remove_run_folder(run)
-        progress.say("network, cgroups, mounts and files are gone")
+        progress.say("removed network, cgroups, mounts and files")
 
     def status(self, name: str) -> Status:
-        """Looks at the recorded processes and asks the API server for the node."""
+        """Checks the processes of the state file and asks the API server for the node."""
         run = folder(name)
         state = read_state(run)
         listed = tuple(Process(n, p.pid, alive(p)) for n, p in read_processes(run).items())
@@ -148,7 +148,7 @@ def _left_over(name: str) -> bool:
 
 
 def _refuse_strangers(name: str) -> None:
-    """Raises where this machine already has something that a native cluster would disturb, or be disturbed by."""
+    """Raises ClusterError if a native cluster and something on this machine would interfere."""
     for daemon, namespace in (("kube-proxy", "net"), ("kubelet", "mnt")):
         if (pid := cleanup.foreign_daemon(daemon, namespace, ())) is None:
             continue
@@ -156,14 +156,14 @@ def _refuse_strangers(name: str) -> None:
         ours = [run.name for run in runs if pid in {p.pid for p in read_processes(run).values()}]
         cure = f"it is cluster '{ours[0]}': `sponge cluster down --name {ours[0]}`" if ours else "stop that cluster"
         raise ClusterError(
-            f"another {daemon} (pid {pid}) runs on this machine, and two would undo each other's work; {cure} first"
+            f"another {daemon} (pid {pid}) runs on this machine, and two of them would interfere; {cure} first"
         )
     if network.has_interface(bridge_name(name)):
         raise ClusterError(f"a network interface {bridge_name(name)} exists already; choose another --name")
 
 
 def _end_members(group: str, below: str, grace_s: float) -> None:
-    """Stops every process in a cgroup, again while new ones appear: one may fork between the list and the signal."""
+    """Stops every process in a cgroup. Repeats while new ones appear: a process may fork before its signal comes."""
     while found := cgroups.members(group, below):
         stop(found, grace_s)
         grace_s = 0.0
@@ -193,7 +193,7 @@ class _Start:
         network.write_sysctls(network.SYSCTLS)
         network.create_bridge(layout)
         cgroups.create(layout.cgroup)
-        self._progress.say(f"certificates, bridge {layout.bridge} ({layout.pod_cidr}) and cgroup {layout.cgroup} made")
+        self._progress.say(f"created certificates, bridge {layout.bridge} ({layout.pod_cidr}), cgroup {layout.cgroup}")
 
         for name in ("etcd", "containerd", "kube-apiserver"):
             self._spawn(name)
@@ -214,7 +214,7 @@ class _Start:
             wait_until(condition, what, timeout_s=_START_S, guard=self._check_daemons)
 
     def _write_files(self) -> None:
-        # Only a start needs certificates, and only the demo's dependencies bring what makes them.
+        # Only a start makes certificates, so only a start needs the package for them.
         try:
             from sponge_cluster.pki import write_pki
         except ImportError as error:
@@ -231,7 +231,7 @@ class _Start:
             "cni/10-pods.conflist": config.cni_conflist(layout),
             "kubelet.yaml": config.kubelet_config(layout),
             "kube-proxy.yaml": config.kube_proxy_config(layout),
-            # Pods have no name server: addresses of Services come by environment variables.
+            # Pods have no name server: environment variables hold the addresses of Services.
             "resolv.conf": "options timeout:1 attempts:1\n",
         }
         for client in ("controller-manager", "scheduler", "kubelet", "proxy"):

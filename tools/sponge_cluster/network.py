@@ -1,6 +1,6 @@
-"""What the native cluster changes in the machine's network and kernel settings, and taking exactly that back.
+"""Changes the machine's network and kernel settings for the native cluster, and reverts exactly these changes.
 
-A bridge, two FORWARD rules, kube-proxy's iptables chains, a few sysctls. The parts that decide what to remove are pure.
+They are a bridge, two FORWARD rules, kube-proxy's iptables chains and a few sysctls.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ __all__ = [
 SYSCTLS: Mapping[str, str | None] = {
     "net/ipv4/ip_forward": "1",
     "net/bridge/bridge-nf-call-iptables": "1",
-    # The kubelet sets these; we only put them back.
+    # The kubelet sets these; this module only restores them.
     "vm/overcommit_memory": None,
     "vm/panic_on_oom": None,
     "kernel/panic": None,
@@ -39,29 +39,29 @@ SYSCTLS: Mapping[str, str | None] = {
     "kernel/keys/root_maxkeys": None,
     "kernel/keys/root_maxbytes": None,
 }
-"""Below /proc/sys: the value that the cluster needs, or None where one of its parts writes it."""
+"""Paths below /proc/sys, with the value that the cluster needs; None if one of its parts writes the value."""
 
 _FAMILIES = ("iptables", "ip6tables")
 
 
 def routes() -> list[str]:
-    """The address ranges that this machine has routes for."""
+    """The address ranges of this machine's routes."""
     listed = json.loads(_run("ip", "-j", "-4", "route", "show", "table", "all"))
     return [route["dst"] for route in listed if route["dst"][0].isdigit()]
 
 
 def has_interface(name: str) -> bool:
-    """Whether a network interface of that name exists. Asked by `ip`: /sys may show another network namespace's."""
+    """Whether a network interface of that name exists. Uses `ip`: /sys may show another network namespace."""
     return _holds("ip", "link", "show", "dev", name)
 
 
 def create_bridge(layout: Layout) -> None:
-    """Makes the bridge with the host's address on it, and lets forwarded packets of the pods through."""
+    """Creates the bridge with the host's address on it, and allows forwarded packets of the pods."""
     length = layout.pod_cidr.split("/")[1]
     _run("ip", "link", "add", layout.bridge, "type", "bridge")
     _run("ip", "address", "add", f"{layout.gateway}/{length}", "dev", layout.bridge)
     _run("ip", "link", "set", layout.bridge, "up")
-    # A machine may drop what it forwards by default (Docker's does).
+    # The default may be to drop forwarded packets (Docker sets that).
     for direction in ("-i", "-o"):
         _run("iptables", "-w", "-I", "FORWARD", *_forward_rule(layout.bridge, direction))
 
@@ -71,24 +71,24 @@ def _forward_rule(bridge: str, direction: str) -> list[str]:
 
 
 def remove_bridge(bridge: str) -> None:
-    """Removes the bridge, the pods' ends on it and the two rules; what is not there is fine."""
+    """Removes the bridge, the pods' ends on it and the two rules, as far as they exist."""
     for direction in ("-i", "-o"):
         if _holds("iptables", "-w", "-C", "FORWARD", *_forward_rule(bridge, direction)):
             _run("iptables", "-w", "-D", "FORWARD", *_forward_rule(bridge, direction))
     if not has_interface(bridge):
         return
     for port in json.loads(_run("ip", "-j", "link", "show", "master", bridge)):
-        # A pod's network namespace may be going at this moment, and takes its end with it.
+        # A pod's network namespace may disappear meanwhile, and its end with it.
         _holds("ip", "link", "delete", port["ifname"])
     _run("ip", "link", "delete", bridge)
 
 
 def remove_chains() -> None:
-    """Removes every chain of kube-proxy's; the caller has made sure that no other kube-proxy runs here."""
+    """Removes all chains of kube-proxy. The caller must make sure that no other kube-proxy runs here."""
     for family in _FAMILIES:
         for table in ("filter", "nat", "mangle"):
             if not _holds(family, "-w", "-t", table, "-S", "KUBE-PROXY-CANARY"):
-                # The canary is in every table that kube-proxy ever wrote to; reading the rest would only take time.
+                # Every table that kube-proxy wrote to has its canary chain, so the others need no reading.
                 continue
             if script := removal_script(table, _run(f"{family}-save", "-t", table)):
                 _run(f"{family}-restore", "-w", "--noflush", input_text=script)
@@ -100,7 +100,7 @@ def removal_script(table: str, saved: str) -> str:
     if not chains:
         return ""
     jumps = re.findall(r"^-A (?!KUBE-)(.* (?:-j|-g) KUBE-.*)$", saved, re.MULTILINE)
-    # Naming a chain flushes it, after which nothing refers to it any more and all can go in one transaction.
+    # Naming a chain flushes it. Then nothing refers to any chain, and one transaction can remove them all.
     lines = [f"*{table}", *(f":{chain} - [0:0]" for chain in chains)]
     lines += [*(f"-D {jump}" for jump in jumps), *(f"-X {chain}" for chain in chains), "COMMIT", ""]
     return "\n".join(lines)

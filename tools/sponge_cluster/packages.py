@@ -1,4 +1,4 @@
-"""The programs that the native node takes from the distribution; installed with apt-get where there is one."""
+"""Finds the Linux distribution's programs that the native node needs, and installs them with apt-get if it exists."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ _COMMANDS = {
     "socat": "socat",
 }
 _CNI_FOLDERS = (Path("/usr/lib/cni"), Path("/opt/cni/bin"), Path("/usr/libexec/cni"))
-# A user's PATH often lacks the sbin folders, where iptables and friends live.
+# A user's PATH often lacks the sbin folders, which hold iptables and others.
 _PATH = os.pathsep.join(("/usr/local/sbin", "/usr/local/bin", "/usr/sbin", "/usr/bin", "/sbin", "/bin"))
 
 
 @dataclass(frozen=True, slots=True)
 class SystemPrograms:
-    """Where they are; `busybox` is statically linked."""
+    """Paths of the programs; `busybox` is statically linked."""
 
     containerd: Path
     ctr: Path
@@ -40,12 +40,12 @@ class SystemPrograms:
 
 
 def daemon_environment() -> Mapping[str, str]:
-    """The environment of every daemon: nothing of the caller's, proxies least of all."""
+    """The environment of every daemon; it takes nothing from the caller's, such as proxies."""
     return {"PATH": _PATH, "HOME": "/root", "LANG": "C.UTF-8"}
 
 
 def missing_packages() -> list[str]:
-    """The Debian packages whose programs this machine lacks, sorted."""
+    """The sorted Debian packages with programs that this machine lacks."""
     missing = {package for command, package in _COMMANDS.items() if not shutil.which(command, path=_PATH)}
     if _cni_bin() is None:
         missing.add("containernetworking-plugins")
@@ -64,7 +64,7 @@ def static_busybox() -> Path | None:
 
 
 def install_missing(progress: Progress) -> None:
-    """Installs what `missing_packages` names, with apt-get.
+    """Installs the `missing_packages` with apt-get.
 
     Raises:
         ClusterError: there is no apt-get, or it failed; the message names the packages.
@@ -80,7 +80,7 @@ def install_missing(progress: Progress) -> None:
         for argv in (["apt-get", "update"], ["apt-get", "install", "-y", "--no-install-recommends", *missing]):
             environment = dict(os.environ) | {"DEBIAN_FRONTEND": "noninteractive"}
             done = subprocess.run(argv, capture_output=True, text=True, env=environment, check=False)
-            # An update may fail for one odd source and still leave what is needed; the installation decides.
+            # An update may fail for one source and still be sufficient; the installation shows it.
             if done.returncode != 0 and argv[1] == "install":
                 said = (done.stderr or done.stdout).strip().splitlines()
                 raise ClusterError(f"`apt-get install {names}` failed: {said[-1] if said else done.returncode}")
@@ -89,7 +89,7 @@ def install_missing(progress: Progress) -> None:
 
 
 def find_programs() -> SystemPrograms:
-    """Where the programs are.
+    """Finds the programs.
 
     Raises:
         ClusterError: one is missing; the message names its package.

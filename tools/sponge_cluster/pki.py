@@ -1,7 +1,6 @@
-"""The cluster's certificates: two authorities, one certificate a component, one key that signs service account tokens.
+"""The cluster's certificates: two authorities, one certificate per component, a key that signs service account tokens.
 
-They live as long as the cluster does, in its run folder. Knows which identities Kubernetes asks for and nothing of how
-the components are started.
+They live in the run folder, as long as the cluster.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ _LIFETIME = datetime.timedelta(days=365)
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """One certificate: the file's stem, whom it names, and the addresses it may serve (none: a client only)."""
+    """One certificate: its file's stem, its subject, and the addresses that it may serve (none: a client only)."""
 
     file: str
     common_name: str
@@ -48,7 +47,7 @@ def identities(layout: Layout) -> list[Identity]:
         Identity("scheduler", "system:kube-scheduler"),
         Identity("kubelet", f"system:node:{layout.node}", "system:nodes"),
         Identity("proxy", "system:kube-proxy"),
-        # A second authority: whoever holds a certificate of the first must not pass for the API server's aggregator.
+        # A second authority: a certificate of the first one must not pass for the API server's aggregator.
         Identity("front-proxy", "front-proxy-client", authority="front-proxy-ca"),
     ]
 
@@ -128,7 +127,7 @@ def _builder(
         .serial_number(x509.random_serial_number())
         .not_valid_before(now - datetime.timedelta(minutes=5))
         .not_valid_after(now + _LIFETIME)
-        # Both key identifiers are demanded by strict verifiers, Python 3.13's default context among them.
+        # Strict verifiers, such as Python 3.13's default context, require both key identifiers.
         .add_extension(x509.SubjectKeyIdentifier.from_public_key(key), critical=False)
         .add_extension(x509.AuthorityKeyIdentifier.from_issuer_public_key(issuer_key), critical=False)
     )

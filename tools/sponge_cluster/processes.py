@@ -1,9 +1,8 @@
-"""Starting processes, knowing them again, and stopping them - and never anybody else's.
+"""Starts, identifies and stops processes, and never signals any other process.
 
-A process is known by its pid *and* the kernel tick at which it started: a pid alone may belong to a stranger by the
-time we come back to it. Signals go through a pidfd that was opened before the start tick was compared, so there is no
-moment in which the pid could change hands. A pidfd also becomes readable when the process is dead but not yet reaped,
-which on a machine without an init that reaps may be for long. Knows nothing of Kubernetes.
+A process is identified by its pid and the kernel tick of its start, because the kernel reuses pids. Signals go through
+a pidfd that is opened before the start tick is compared, so the pid cannot change its owner in between. A pidfd also
+becomes readable when the process is dead but not yet reaped, which can last on a machine whose init does not reap.
 """
 
 from __future__ import annotations
@@ -22,25 +21,25 @@ from sponge_cluster.errors import ClusterError
 
 __all__ = ["ProcessId", "alive", "check", "identify", "parse_stat", "spawn", "stop", "tail", "wait_until"]
 
-_KILL_WAIT_S = 10.0  # a SIGKILLed process goes as soon as the kernel lets go of it
+_KILL_WAIT_S = 10.0  # a killed process ends as soon as the kernel releases it
 
 
 @dataclass(frozen=True, slots=True)
 class ProcessId:
-    """A process that cannot be mistaken: `started` is in kernel ticks since boot."""
+    """A unique process: `started` is in kernel ticks since boot."""
 
     pid: int
     started: int
 
 
 def parse_stat(text: str) -> tuple[str, int]:
-    """The state letter and the start tick of a /proc/PID/stat line; the command in it may hold spaces and brackets."""
+    """The state letter and the start tick of a /proc/PID/stat line, whose command may hold spaces and brackets."""
     fields = text[text.rindex(")") + 2 :].split()
     return fields[0], int(fields[19])
 
 
 def identify(pid: int) -> ProcessId | None:
-    """The identity of a running process, or None where there is none (a zombie is none)."""
+    """The identity of a running process; None if there is none, or only a zombie."""
     try:
         state, started = parse_stat(Path(f"/proc/{pid}/stat").read_text())
     except (FileNotFoundError, ProcessLookupError):
@@ -54,10 +53,10 @@ def alive(process: ProcessId) -> bool:
 
 
 def spawn(argv: Sequence[str], *, log: Path, env: Mapping[str, str], cwd: Path) -> ProcessId:
-    """Starts a daemon in a session of its own, so that Ctrl-C on the terminal does not reach it; output goes to `log`.
+    """Starts a daemon in its own session, so that Ctrl-C on the terminal does not reach it; its output goes to `log`.
 
     Raises:
-        ClusterError: it cannot be started, or ended before it could be looked at.
+        ClusterError: it cannot start, or ended at once.
     """
     with log.open("ab") as out:
         try:
@@ -75,13 +74,13 @@ def spawn(argv: Sequence[str], *, log: Path, env: Mapping[str, str], cwd: Path) 
     process = identify(child.pid)
     if process is None:
         raise ClusterError(f"{Path(argv[0]).name} ended at once: {tail(log)}")
-    # The daemon outlives us and is followed by its identity; without this, Popen warns that its child still runs.
+    # The daemon outlives this process. Without this, Popen warns that its child still runs.
     child.returncode = 0
     return process
 
 
 def stop(processes: Iterable[ProcessId], grace_s: float) -> None:
-    """Asks all of them to end, and kills those that have not ended after `grace_s` seconds (0: at once).
+    """Terminates the processes, and kills those that have not ended after `grace_s` seconds (0: kills at once).
 
     Raises:
         ClusterError: one of them survived even SIGKILL for 10 s.
@@ -105,7 +104,7 @@ def stop(processes: Iterable[ProcessId], grace_s: float) -> None:
             rest = _wait_for_exit(rest, wait_s)
         if rest:
             raise ClusterError(
-                f"processes {sorted(p.pid for p in rest.values())} do not end, even when killed; see dmesg"
+                f"processes {sorted(p.pid for p in rest.values())} do not end, even after SIGKILL; see dmesg"
             )
     finally:
         for fd in fds:
@@ -122,7 +121,7 @@ def _wait_for_exit(fds: dict[int, ProcessId], wait_s: float) -> dict[int, Proces
         for fd, _ in poll.poll(left_s * 1000):
             poll.unregister(fd)
             process = rest.pop(fd)
-            # Reap it where it is a child of ours (a test, an `up` that failed); elsewhere it is not ours to reap.
+            # Reaps it if it is a child of this process (in a test, or after an `up` that failed).
             with contextlib.suppress(ChildProcessError):
                 os.waitpid(process.pid, os.WNOHANG)
     return rest
@@ -168,10 +167,10 @@ def tail(log: Path) -> str:
 def wait_until(
     condition: Callable[[], bool], what: str, *, timeout_s: float, guard: Callable[[], None] = lambda: None
 ) -> None:
-    """Waits for a condition, looking every 50 ms; `guard` may raise when waiting has become pointless.
+    """Waits for a condition and checks it every 50 ms; `guard` may raise an error to end the waiting.
 
     Raises:
-        ClusterError: it did not hold within `timeout_s` seconds.
+        ClusterError: the condition was not met within `timeout_s` seconds.
     """
     until = time.monotonic() + timeout_s
     while not condition():

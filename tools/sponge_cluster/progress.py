@@ -1,6 +1,6 @@
-"""What a person sees while the cluster starts: one line a step, with the seconds since the beginning.
+"""Shows the progress of a start: one line per step, with the seconds since the beginning.
 
-Everything goes to stderr, so that stdout stays free for an answer that a program may read.
+Everything goes to stderr, so that programs can read stdout.
 """
 
 from __future__ import annotations
@@ -16,40 +16,40 @@ __all__ = ["ConsoleProgress", "Progress", "SilentProgress"]
 
 
 class Progress(Protocol):
-    """Where the steps of a long job are told."""
+    """Receives the steps of a long job."""
 
     def say(self, text: str) -> None:
-        """Tells of a finished step, or of something worth knowing."""
+        """A step is finished, or there is something to know."""
 
     def busy(self, text: str) -> AbstractContextManager[None]:
-        """A context in which `text` is being done; it may take minutes."""
+        """A context during which `text` is in progress; it may take minutes."""
 
 
 class SilentProgress:
-    """Tells nobody."""
+    """Shows nothing."""
 
     def say(self, text: str) -> None:
-        """Drops the line."""
+        """Ignores the line."""
 
     def busy(self, text: str) -> AbstractContextManager[None]:  # noqa: ARG002 - the protocol's signature
-        """Only does the work."""
+        """Returns an empty context."""
         return nullcontext()
 
 
 class ConsoleProgress:
-    """Lines on stderr; on a terminal, a spinner while something is being done."""
+    """Prints lines on stderr; on a terminal, shows a spinner while something is in progress."""
 
     def __init__(self) -> None:
         self._console = Console(stderr=True, highlight=False)
         self._begun = time.monotonic()
 
     def say(self, text: str) -> None:
-        """Prints the line with the seconds since this object was made."""
+        """Prints the line with the seconds since the creation of this object."""
         self._console.print(f"{time.monotonic() - self._begun:6.1f} s  {text}", markup=False, soft_wrap=True)
 
     @contextmanager
     def busy(self, text: str) -> Iterator[None]:
-        """Prints the line at the start, so that a log shows it too, and the time it took at the end."""
+        """Prints the line at the start, so that a log shows it too, and the duration at the end."""
         self.say(text)
         begun = time.monotonic()
         with self._console.status(text):

@@ -1,7 +1,6 @@
-"""What a cluster's run folder remembers: which backend made it, how it is laid out, which processes are its own.
+"""The state file of a cluster: the backend that made it, its layout, and its processes.
 
-Every write is atomic, and happens before the thing it speaks of can be needed again: after a crash at any point the
-next command finds enough to clean up.
+Every write is atomic and comes before its content is needed. After a crash at any point, the next command can clean up.
 """
 
 from __future__ import annotations
@@ -15,31 +14,31 @@ from sponge_cluster.processes import ProcessId
 __all__ = ["ClusterState", "read_processes", "read_state", "write_processes", "write_state"]
 
 ClusterState = dict[str, Any]
-"""{"backend": ..., and what that backend wants to find again}."""
+"""{"backend": ..., and the data of that backend}."""
 
 _STATE, _PROCESSES = "cluster.json", "processes.json"
 
 
 def read_state(run: Path) -> ClusterState | None:
-    """The cluster's state, or None where there is none or its writer died before finishing it."""
+    """Reads the state; None if there is none, or if its writer died before it was complete."""
     loaded = _load(run / _STATE)
     return loaded if isinstance(loaded, dict) else None
 
 
 def write_state(run: Path, state: ClusterState) -> None:
-    """Keeps the state, making the run folder where needed."""
+    """Writes the state; creates the run folder if needed."""
     run.mkdir(mode=0o700, parents=True, exist_ok=True)
     _store(run / _STATE, state)
 
 
 def read_processes(run: Path) -> dict[str, ProcessId]:
-    """The daemons that were started, in that order, by name."""
+    """Reads the daemons by name, in the order of their start."""
     loaded = _load(run / _PROCESSES) or {}
     return {name: ProcessId(**values) for name, values in loaded.items()}
 
 
 def write_processes(run: Path, processes: dict[str, ProcessId]) -> None:
-    """Keeps the daemons' identities."""
+    """Writes the identities of the daemons."""
     values = {name: {"pid": process.pid, "started": process.started} for name, process in processes.items()}
     _store(run / _PROCESSES, values)
 
