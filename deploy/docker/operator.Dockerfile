@@ -6,11 +6,11 @@ ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 RUN python -m venv /opt/sponge
 WORKDIR /src
 COPY . .
-# Only the extra that the operator needs: no torch, no web server.
+# Only the operator's extra: no torch, no web server.
 RUN /opt/sponge/bin/pip install --constraint constraints.txt ".[operator]"
 
 FROM python:${PYTHON}
-# Byte code is there already, and the root file system is read-only.
+# The root file system is read-only, and pip has already compiled the byte code.
 ENV PATH=/opt/sponge/bin:$PATH PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1
 COPY --from=build /opt/sponge /opt/sponge
 USER 65532:65532

@@ -1,5 +1,5 @@
 # The model server: docker build -f deploy/docker/server.Dockerfile -t sponge-server:VERSION .
-# For wheels of torch without CUDA, which are ten times smaller, name their index: --build-arg TORCH_INDEX=URL
+# Wheels of torch without CUDA are ten times smaller; name their index with --build-arg TORCH_INDEX=URL.
 ARG PYTHON=3.11-slim-bookworm
 
 FROM python:${PYTHON} AS build
@@ -8,24 +8,24 @@ ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
 RUN python -m venv /opt/sponge
 WORKDIR /src
 COPY pyproject.toml constraints.txt ./
-# First what is large and seldom changes. Another index has versions of its own suffix, so the constraints name none then.
+# First the layer that is large and seldom changes. Another index has versions with its own suffix: no constraints then.
 RUN if [ -n "$TORCH_INDEX" ]; then /opt/sponge/bin/pip install --index-url "$TORCH_INDEX" torch torchvision; \
     else /opt/sponge/bin/pip install --constraint constraints.txt torch torchvision; fi
 COPY . .
 RUN if [ -n "$TORCH_INDEX" ]; then grep -viE '^(torch|torchvision|nvidia-|cuda-|triton)' constraints.txt > /tmp/constraints.txt; \
     else cp constraints.txt /tmp/constraints.txt; fi \
- && /opt/sponge/bin/pip install --constraint /tmp/constraints.txt ".[server,tracing]"
-# Decisions run compiled; the compilers stay in this stage.
+ && /opt/sponge/bin/pip install --constraint /tmp/constraints.txt ".[samples,server,tracing]"
+# Compiles the decisions; the compilers stay in this stage.
 RUN apt-get update && apt-get install --yes --no-install-recommends gcc libc6-dev \
  && /opt/sponge/bin/pip install --constraint /tmp/constraints.txt mypy setuptools \
  && /opt/sponge/bin/python -m sponge_system.compile_modules \
  && /opt/sponge/bin/pip uninstall --yes mypy
 
 FROM python:${PYTHON}
-# libgomp: the threads of torch.
+# libgomp: threads of torch.
 RUN apt-get update && apt-get install --yes --no-install-recommends libgomp1 && rm -rf /var/lib/apt/lists/*
 ENV PATH=/opt/sponge/bin:$PATH PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 \
-    # Weights that are downloaded go where a volume may be mounted.
+    # Downloaded weights go to a folder that may be a volume.
     TORCH_HOME=/tmp/torch HOME=/tmp
 COPY --from=build /opt/sponge /opt/sponge
 USER 65532:65532

@@ -1,8 +1,7 @@
 """Container images without a registry, as docker-archive files that are the same byte for byte every time.
 
 Two images: a static busybox, which also serves as the pause container, and an almost empty one in which pods run the
-Python environment of this machine through mounts (see `pythonpods`). Knows nothing of containerd or kind, which import
-the file.
+Python environment of this machine through mounts (see `host_python`). containerd or kind imports the file.
 """
 
 from __future__ import annotations
