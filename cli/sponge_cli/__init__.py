@@ -1,1 +1,1 @@
-"""The `sponge` command: one module a subcommand, each imports its part only when it is called."""
+"""The `sponge` command: one module per subcommand, which parses options and calls one function of a package."""

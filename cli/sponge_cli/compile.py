@@ -41,7 +41,7 @@ def command(source: str, output: Path, max_batch: int, dtype: str, accept_accura
 
     from sponge_server.models.compiling import compile_model
     from sponge_server.models.source import with_precision
-    from sponge_server.observability.logs import set_up
+    from sponge_system.logs import set_up
 
     set_up("warning")
     console = Console(stderr=True, highlight=False, soft_wrap=True)

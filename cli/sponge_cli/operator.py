@@ -1,11 +1,13 @@
-"""`sponge operator`: options to settings, then the operator. Imports kopf only when called."""
+"""`sponge operator`: options to settings, then the operator."""
 
 from __future__ import annotations
 
-import logging
 from pathlib import Path
+from typing import get_args
 
 import click
+
+from sponge_system.logs import Level
 
 __all__ = ["command"]
 
@@ -30,7 +32,7 @@ def command() -> None:
     "namespaces",
     multiple=True,
     metavar="NAME",
-    help="Serve only this namespace; repeat.  [default: all]",
+    help="Serve only this namespace; repeat for more.  [default: all]",
 )
 @click.option("--server-image", default="sponge-server:latest", show_default=True, help="Image of the model server.")
 @click.option(
@@ -45,10 +47,10 @@ def command() -> None:
 )
 @click.option(
     "--log-level",
-    type=click.Choice(["debug", "info", "warning", "error"]),
+    type=click.Choice(get_args(Level)),
     default="info",
     show_default=True,
-    help="Logs go to stderr.",
+    help="Lowest level of events logged to stderr.",
 )
 def run(
     namespaces: tuple[str, ...],
@@ -57,11 +59,11 @@ def run(
     metrics_port: int,
     health_port: int,
     decision_log: Path | None,
-    log_level: str,
+    log_level: Level,
 ) -> None:
     """Run the operator until a signal comes.
 
-    Connects with the pod's ServiceAccount, or with KUBECONFIG outside of a cluster. Runs one at a time.
+    Connects with the pod's ServiceAccount; outside of a cluster, with KUBECONFIG. Run only one operator at a time.
     """
     from sponge_operator.main import run as run_operator
     from sponge_operator.resources.template import read_template
@@ -73,11 +75,7 @@ def run(
         server_template=read_template(server_template, "--server-template") if server_template is not None else {},
         metrics_port=metrics_port,
         health_port=health_port,
+        log_level=log_level,
         decision_log=decision_log,
     )
-    logging.basicConfig(level=log_level.upper(), format="%(asctime)s %(levelname)s %(name)s %(message)s")
-    if log_level == "info":
-        # kopf tells of each connection and handler at this level; what the operator does, its own logger tells.
-        for noisy in ("kopf", "aiohttp.access"):
-            logging.getLogger(noisy).setLevel(logging.WARNING)
     run_operator(settings)

@@ -1,8 +1,8 @@
 """Turns a settings model into a command's options, and flags, environment and a file into settings.
 
-Nothing here knows a single setting: whatever the model holds becomes a flag, a variable and a key. A value is checked
-once, by the model, wherever it came from, so that an error can name its source. Precedence: flag, environment, file,
-default.
+Every field of the model becomes a flag, an environment variable and a key of the file. The model validates a value
+once, from any source, so that an error can name the source. A flag overrides the environment, which overrides the file,
+which overrides the default.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, EnvSettingsSource
 
 from sponge_core.errors import SpongeError
-from sponge_server.observability.logs import masked
+from sponge_system.logs import masked
 
 __all__ = ["Resolved", "SettingsCommand", "SettingsError", "render", "resolve", "settings_options"]
 
@@ -40,7 +40,7 @@ FIXES = {
     "float_type": "give a number",
     "bool_parsing": "give true or false",
     "bool_type": "give true or false",
-    "string_type": "give a text; put it in quotes",
+    "string_type": "give text; put it in quotes",
     "path_type": "give the path of a file",
     "dict_type": "give NAME=VALUE, or a mapping in a file",
     "finite_number": "give a finite number",
@@ -49,26 +49,26 @@ FIXES = {
     "less_than": "give less than {lt}",
     "less_than_equal": "give at most {le}",
     "literal_error": "give one of {expected}",
-    "string_pattern_mismatch": "the name must be neither empty nor hold a slash or a space",
+    "string_pattern_mismatch": "the name must not be empty, and must not contain a slash or a space",
     "too_short": "give at least {min_length}",
 }
-"""What to do about the kinds of errors that the validation knows, in our words."""
+"""The fix for each kind of validation error, by pydantic's name for the kind."""
 
 
 class SettingsError(SpongeError):
-    """A value that does not do: names where it was set, and the fix."""
+    """An invalid setting. The message names its source and the fix."""
 
 
 @dataclass(frozen=True, slots=True)
 class Resolved(Generic[S]):
-    """The settings in force, and for each field where its value was set, e.g. `--cores` or `default`."""
+    """The settings, and for each field the source of its value, e.g. `--cores` or `default`."""
 
     settings: S
     sources: Mapping[str, str]
 
 
 class _Option(click.Option):
-    """An option made from a field. Its value stays text: the model checks it."""
+    """The option of a field. Its value stays text, because the model validates it."""
 
     def __init__(self, name: str, field: FieldInfo, variable: str) -> None:
         flag = dashed(name)
@@ -108,16 +108,16 @@ class SettingsCommand(click.Command):
 
 
 def settings_options(model: type[BaseSettings]) -> list[click.Parameter]:
-    """One option a field, in the model's order."""
+    """One option per field, in the model's order."""
     prefix = model.model_config["env_prefix"]
     return [_Option(name, field, f"{prefix}{name.upper()}") for name, field in model.model_fields.items()]
 
 
 def resolve(model: type[S], flags: Mapping[str, Any], config: Path | None) -> Resolved[S]:
-    """Settings from flags (None and empty ones are not set), the environment and a file.
+    """Reads the settings from flags (None and empty ones are not set), the environment and a file.
 
     Raises:
-        SettingsError: a value, a key or the file does not do.
+        SettingsError: a value, a key or the file is invalid.
     """
     prefix = model.model_config["env_prefix"]
     layers = (
@@ -139,7 +139,7 @@ def resolve(model: type[S], flags: Mapping[str, Any], config: Path | None) -> Re
 
 
 def render(resolved: Resolved[S]) -> str:
-    """The settings as a file that `resolve` reads, with a comment that says where each came from; secrets masked."""
+    """The settings as a file that `resolve` can read, each with a comment on its source; secrets are masked."""
     lines = []
     for name, value in resolved.settings.model_dump(mode="json").items():
         lines.append((f"{dashed(name)}: {json.dumps(_masked(value))}", resolved.sources[name]))
@@ -148,7 +148,7 @@ def render(resolved: Resolved[S]) -> str:
 
 
 def dashed(name: str) -> str:
-    """A field's name as flags and files have it."""
+    """A field's name in flags and files."""
     return name.replace("_", "-")
 
 
@@ -161,7 +161,7 @@ def _read(path: Path, model: type[BaseSettings]) -> dict[str, Any]:
         document = tomllib.loads(text) if path.suffix == ".toml" else yaml.safe_load(text)
     except (tomllib.TOMLDecodeError, yaml.YAMLError) as error:
         kind = "TOML" if path.suffix == ".toml" else "YAML"
-        raise SettingsError(f"{path}: this is no {kind}: {' '.join(str(error).split())}") from None
+        raise SettingsError(f"{path}: this is not {kind}: {' '.join(str(error).split())}") from None
     if document is None:
         return {}
     if not isinstance(document, dict):
@@ -170,9 +170,9 @@ def _read(path: Path, model: type[BaseSettings]) -> dict[str, Any]:
     for key, value in document.items():
         name = str(key).replace("-", "_")
         if name not in model.model_fields:
-            raise SettingsError(f"{path}: {key}: there is no such setting{_similar(str(key), model.model_fields)}")
+            raise SettingsError(f"{path}: {key}: no such setting{_similar(str(key), model.model_fields)}")
         if name in values:
-            raise SettingsError(f"{path}: {key}: is there twice, with dashes and with underscores: keep one")
+            raise SettingsError(f"{path}: {key}: appears twice, with dashes and with underscores: keep one")
         values[name] = value
     return values
 
@@ -185,7 +185,7 @@ def _similar(key: str, names: Iterable[str]) -> str:
 def _explained(
     errors: Sequence[ErrorDetails], model: type[BaseSettings], sources: Mapping[str, str], config: Path | None
 ) -> SettingsError:
-    """The first of the errors that is one in itself, not a consequence of another."""
+    """Explains the first error that is not a consequence of another one."""
     error = next(error for error in errors if error["type"] != "default_factory_not_called")
     name = str(error["loc"][0])
     if error["type"] == "missing":
@@ -243,7 +243,7 @@ def _plain(value: object, name: str) -> str:
 
 
 def _masked(value: Any) -> Any:
-    """The value without the secrets of any address in it."""
+    """The value with the secrets of any address in it masked."""
     if isinstance(value, dict):
         return {key: _masked(item) for key, item in value.items()}
     if isinstance(value, list | tuple):

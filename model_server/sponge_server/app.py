@@ -18,7 +18,6 @@ from sponge_server.control.control_app import Control, control_app
 from sponge_server.engine.cpu_quota import CpuQuota
 from sponge_server.inference_service import InferenceService
 from sponge_server.lifecycle import Lifecycle, Loaded
-from sponge_server.observability.logs import event
 from sponge_server.observability.metrics import Metrics
 from sponge_server.observability.observers import RequestObserver
 from sponge_server.protocol.grpc_server import GrpcServer
@@ -30,6 +29,7 @@ from sponge_server.settings import ServerSettings
 from sponge_server.startup.startup import Prepared, prepare
 from sponge_server.wiring import Parts, build
 from sponge_server.workers.interface import LanePool
+from sponge_system.logs import event
 
 __all__ = ["Server"]
 

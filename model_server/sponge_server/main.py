@@ -14,11 +14,11 @@ from sponge_core.errors import SpongeError, needs_extra
 from sponge_server.app import Server
 from sponge_server.models.source import with_precision
 from sponge_server.observability.access_log import AccessLog
-from sponge_server.observability.logs import set_up
 from sponge_server.observability.observers import RequestObserver
 from sponge_server.settings import ServerSettings
 from sponge_server.workers.interface import ModelSpec
 from sponge_server.workers.pool import WorkerPool
+from sponge_system.logs import set_up
 from sponge_system.os_scheduling import wake_promptly
 
 __all__ = ["serve"]

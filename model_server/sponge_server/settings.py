@@ -23,7 +23,7 @@ from sponge_core.cpu_sharing import thread_budget
 from sponge_core.dispatch.registry import DEFAULT, PolicyName
 from sponge_core.errors import SpongeError
 from sponge_core.quantities import milli_of, parse_cores
-from sponge_server.observability.logs import Format
+from sponge_system.logs import Format, Level
 
 __all__ = ["ContradictionError", "ModelSettings", "ServerSettings", "sizes_milli"]
 
@@ -112,7 +112,6 @@ Milliseconds = Annotated[float, Field(gt=0, le=LONGEST_SLO_MS, allow_inf_nan=Fal
 Port = Annotated[int, Field(ge=0, le=65535)]
 ModelName = Annotated[str, Field(pattern=r"^[^/\s]+$")]
 BY_MODEL = (NoDecode, BeforeValidator(_by_model), PlainSerializer(_shortly))
-Level = Literal["debug", "info", "warning", "error"]
 
 
 def setting(group: str, text: str, default: Any = ..., *, form: str = "", shown: str = "", **more: Any) -> Any:

@@ -21,6 +21,7 @@ from sponge_operator.reconcile.operator import Operator
 from sponge_operator.resources.manifests import SERVICE_LABEL
 from sponge_operator.resources.model import GROUP, PLURAL, VERSION
 from sponge_operator.settings import OperatorSettings
+from sponge_system.logs import set_up
 
 __all__ = ["run"]
 
@@ -36,6 +37,8 @@ def run(settings: OperatorSettings) -> None:
     Raises:
         SpongeError: there is no cluster, the CRD is missing, or a port or file cannot be used.
     """
+    # At `info`, kopf logs every connection and handler; what the operator does is in its own events.
+    set_up(settings.log_level, "text", quiet=("kopf", "aiohttp.access") if settings.log_level == "info" else ())
     with contextlib.suppress(asyncio.CancelledError):
         asyncio.run(_run(settings))
 

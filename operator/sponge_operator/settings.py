@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sponge_operator.autoscale.control_loop import LoopSettings
+from sponge_system.logs import Level
 
 __all__ = ["OperatorSettings"]
 
@@ -22,6 +23,7 @@ class OperatorSettings:
         server_template: partial pod template, merged over the generated one; each service's own is merged over it.
         metrics_port: for Prometheus; 0 for none.
         health_port: for /healthz; 0 for none.
+        log_level: of the log on stderr.
         decision_log: file for JSON lines, one for each decision that changed something; None for none.
         loop: times of each pod's control loop.
         status_interval_s: shortest time between two status writes that change figures only.
@@ -34,6 +36,7 @@ class OperatorSettings:
     server_template: Mapping[str, Any] = field(default_factory=dict)
     metrics_port: int = 9091
     health_port: int = 9092
+    log_level: Level = "info"
     decision_log: Path | None = None
     loop: LoopSettings = field(default_factory=LoopSettings)
     status_interval_s: float = 2.0

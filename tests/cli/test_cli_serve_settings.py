@@ -95,7 +95,10 @@ def test_words_of_a_variable_are_apart_by_spaces(monkeypatch: pytest.MonkeyPatch
         ({"max_body_bytes": "64MB"}, "--max-body-bytes is '64MB': write a size in bytes, as 65536 or 64Mi"),
         ({"drain_s": "-1"}, "--drain-s is '-1': give at least 0"),
         ({"log_level": "loud"}, "--log-level is 'loud': give one of 'debug', 'info', 'warning' or 'error'"),
-        ({"model": ("a/b=x://",)}, "--model a/b is 'a/b': the name must be neither empty nor hold a slash or a space"),
+        (
+            {"model": ("a/b=x://",)},
+            "--model a/b is 'a/b': the name must not be empty, and must not contain a slash or a space",
+        ),
         ({"min_cores": "3"}, "--min-cores 3 is above max-cores 2: lower the first or raise the second"),
         ({"max_queue_bytes": "1Mi"}, "max-body-bytes 67108864 is above --max-queue-bytes 1048576: such a body would"),
     ],
@@ -120,16 +123,16 @@ def test_a_variable_that_does_not_do_is_named(monkeypatch: pytest.MonkeyPatch) -
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("htp-port: 1", "serve.yaml: htp-port: there is no such setting; did you mean http-port?"),
-        ("zzz: 1", "serve.yaml: zzz: there is no such setting; see --help for all of them"),
+        ("htp-port: 1", "serve.yaml: htp-port: no such setting; did you mean http-port?"),
+        ("zzz: 1", "serve.yaml: zzz: no such setting; see --help for all of them"),
         ("http-port: [1]", "serve.yaml: http-port: give a whole number"),
         ("http-port: x", "serve.yaml: http-port is 'x': give a whole number"),
         ("http-port: 1.5", "serve.yaml: http-port is 1.5: give a whole number"),
-        ("http-port: 1\nhttp_port: 2", "serve.yaml: http_port: is there twice"),
+        ("http-port: 1\nhttp_port: 2", "serve.yaml: http_port: appears twice"),
         ("slo-class: 3", "serve.yaml: slo-class is 3: give NAME=VALUE, or a mapping in a file"),
         ("slo-class: {gold: fast}", "serve.yaml: slo-class gold is 'fast': give a number"),
         ("just words", "serve.yaml: write one 'key: value' a line"),
-        ("a: [", "serve.yaml: this is no YAML: "),
+        ("a: [", "serve.yaml: this is not YAML: "),
         ("min-cores: 3", "serve.yaml: min-cores 3 is above max-cores 2"),
     ],
 )
@@ -141,7 +144,7 @@ def test_a_file_that_does_not_do_is_named_with_its_key(file: Callable[..., Path]
 
 
 def test_toml_is_told_by_its_name_and_a_missing_file_by_its_path(file: Callable[..., Path]) -> None:
-    with pytest.raises(SettingsError, match=r"^a.toml: this is no TOML: "):
+    with pytest.raises(SettingsError, match=r"^a.toml: this is not TOML: "):
         settings(config=file("a: 1", "a.toml"))
     with pytest.raises(SettingsError, match=r"^--config nowhere.yaml: cannot be read: "):
         settings(config=Path("nowhere.yaml"))

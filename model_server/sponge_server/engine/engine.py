@@ -19,7 +19,6 @@ from sponge_server.engine.failures import Part, parts_of, row_error, shed_error,
 from sponge_server.engine.jobs import Batch, Job, Row
 from sponge_server.engine.scheduler import Scheduler
 from sponge_server.model_handle import ModelHandle
-from sponge_server.observability.logs import event
 from sponge_server.observability.observers import Listeners, RequestObserver
 from sponge_server.results import (
     CancelledRequestError,
@@ -31,6 +30,7 @@ from sponge_server.results import (
     Timing,
 )
 from sponge_server.workers.interface import Item, ItemError, Lane, LaneError, LanePool, LaneResult, Tensor
+from sponge_system.logs import event
 
 __all__ = ["Engine"]
 

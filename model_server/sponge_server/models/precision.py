@@ -17,9 +17,9 @@ import torch
 
 from sponge_server.models.compiled import Package
 from sponge_server.models.loaded import TORCH_DTYPE, LoadedModel
-from sponge_server.observability.logs import event
 from sponge_server.workers.forked_call import forked_call
 from sponge_server.workers.interface import ModelError
+from sponge_system.logs import event
 
 __all__ = ["LARGEST_ERROR", "LEAST_AGREEMENT", "Accuracy", "compare", "example_batch", "in_dtype", "native_bf16"]
 

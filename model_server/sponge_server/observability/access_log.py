@@ -8,9 +8,9 @@ from sponge_core.control_api import Outcome
 from sponge_server.deadlines import Due
 from sponge_server.engine.jobs import Batch, Job
 from sponge_server.model_handle import ModelHandle
-from sponge_server.observability.logs import event
 from sponge_server.observability.observers import RequestObserver
 from sponge_server.workers.interface import LaneResult
+from sponge_system.logs import event
 
 __all__ = ["AccessLog"]
 

@@ -17,8 +17,8 @@ from starlette.types import ASGIApp
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from sponge_core.errors import SpongeError
-from sponge_server.observability.logs import event
 from sponge_server.protocol.problems import PROBLEM_TYPE, ProblemError, retry_after
+from sponge_system.logs import event
 
 __all__ = ["CLOSE_GRACE_S", "HttpLimits", "HttpServer", "listen", "make_room"]
 

@@ -16,10 +16,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from sponge_core.errors import SpongeError
-from sponge_server.observability.logs import event
 from sponge_server.workers.examples import ANY_SIZE, example_item
 from sponge_server.workers.interface import DATATYPE_SIZE, ItemError, LaneCrashed, LanePool, ModelInfo, TensorSpec
 from sponge_system.cgroup import own_cgroup, read_memory_limit, read_oom_kills
+from sponge_system.logs import event
 from sponge_system.process_memory import RESERVE_BYTES, MemoryModel, anonymous_bytes, private_bytes
 
 __all__ = ["Fitted", "MemoryLimitError", "fit_memory", "measure_memory", "memory_limit", "oom_kills"]

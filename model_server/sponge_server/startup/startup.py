@@ -15,12 +15,12 @@ from sponge_profiles.timing import BatchTime, quick_profile
 from sponge_server.engine.cpu_quota import CpuQuota
 from sponge_server.lifecycle import Lifecycle
 from sponge_server.models.source import parse
-from sponge_server.observability.logs import event
 from sponge_server.observability.metrics import Metrics
 from sponge_server.settings import ServerSettings
 from sponge_server.startup.memory_plan import Fitted, MemoryLimitError, fit_memory, memory_limit, oom_kills
 from sponge_server.workers.examples import example_item
 from sponge_server.workers.interface import LanePool, ModelInfo
+from sponge_system.logs import event
 
 __all__ = ["Prepared", "prepare"]
 

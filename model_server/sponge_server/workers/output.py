@@ -11,7 +11,7 @@ import logging
 import os
 from collections.abc import Iterator
 
-from sponge_server.observability.logs import event
+from sponge_system.logs import event
 
 __all__ = ["OutputLog"]
 

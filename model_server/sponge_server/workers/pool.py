@@ -13,7 +13,6 @@ import logging
 import socket
 from collections.abc import Callable, Sequence
 
-from sponge_server.observability.logs import event
 from sponge_server.workers.examples import example_item
 from sponge_server.workers.fork_client import ForkServerClient
 from sponge_server.workers.interface import (
@@ -27,6 +26,7 @@ from sponge_server.workers.interface import (
 )
 from sponge_server.workers.ipc import read_message
 from sponge_server.workers.lane import WorkerLane
+from sponge_system.logs import event
 
 __all__ = ["WorkerPool"]
 

@@ -18,6 +18,7 @@ from sponge_operator.context import Context, Events
 from sponge_operator.metrics import RESIZE_OUTCOMES
 from sponge_operator.node.allocation import Tenant
 from sponge_operator.resources.model import SpongeService
+from sponge_system.logs import event
 
 __all__ = ["PodController"]
 
@@ -178,7 +179,7 @@ class PodController:
         quota = observation.quota if look.outcome is None else look.outcome.quota
         blocked = (observation if look.outcome is None else look.outcome).history.blocked
         if blocked is not None and blocked != self._blocked:
-            log.warning("resize.blocked pod=%s reason=%s message=%s", name, blocked.reason, blocked.message)
+            event(log, "resize.blocked", logging.WARNING, pod=name, reason=blocked.reason, message=blocked.message)
             self._events.emit("Warning", f"Resize{blocked.reason}", f"{name}: {blocked.message}", about=name)
         self._blocked = blocked
         self.state = replace(
@@ -247,7 +248,7 @@ class PodController:
         self.state = replace(self.state, reachable=False, trouble=trouble)
         self._accounted_at = None
         if is_news:
-            log.warning("server.unreachable pod=%s message=%s", self.state.name, trouble)
+            event(log, "server.unreachable", logging.WARNING, pod=self.state.name, message=trouble)
             self._on_news()
 
     def _labels(self) -> tuple[str, str, str]:

@@ -19,6 +19,7 @@ from sponge_operator.autoscale.look import ResizeOutcome
 from sponge_operator.autoscale.resize import Blocked, History
 from sponge_operator.autoscale.target import CpuQuota, QuotaRefusedError, ResizableTarget, TargetGoneError
 from sponge_operator.clients.server import ControlClient, ServerError
+from sponge_system.logs import event
 
 __all__ = ["ResizeBudget", "Resizer", "act", "bring_to", "restore"]
 
@@ -177,7 +178,7 @@ async def _patch(
     seen = await quota.settled(action.milli, began + timeout_s)
     took_s = clock() - began
     if isinstance(seen, resize.Idle):
-        log.info("resize.actuated pod=%s cores=%s took=%.3f", quota.name, cores_text(action.milli), took_s)
+        event(log, "resize.actuated", pod=quota.name, cores=cores_text(action.milli), took=round(took_s, 3))
         history = resize.expire(history, clock())
         if history.ceiling_milli is None:
             history = replace(history, blocked=None)
@@ -202,7 +203,7 @@ async def _revert(
     try:
         await quota.set_quota(action.milli)
     except (QuotaRefusedError, TargetGoneError) as error:
-        log.warning("resize.revert_refused pod=%s message=%s", quota.name, error)
+        event(log, "resize.revert_refused", logging.WARNING, pod=quota.name, message=error)
         return ResizeOutcome(action.outcome, history, quota.observe(None))
     seen = await quota.settled(action.milli, clock() + timeout_s)
     return ResizeOutcome(action.outcome, history, seen)

@@ -21,6 +21,7 @@ from sponge_operator.node import allocation
 from sponge_operator.node.allocation import Tenant
 from sponge_operator.node.capacity import NodeView, asked_milli, container_milli, pod_milli, view_of
 from sponge_operator.resources.manifests import CONTAINER
+from sponge_system.logs import event
 
 __all__ = ["NodeCoordinator"]
 
@@ -194,7 +195,7 @@ class NodeCoordinator:
             node.view = None
             if error.status == 403:
                 node.read_at = self._clock() + FORBIDDEN_S
-            log.warning("node.unreadable node=%s status=%d message=%s", name, error.status, error)
+            event(log, "node.unreadable", logging.WARNING, node=name, status=error.status, message=error)
         finally:
             node.reading = False
         self._wake(node, node.waiting)

@@ -24,6 +24,7 @@ from sponge_operator.node.coordinator import NodeCoordinator
 from sponge_operator.reconcile.service import ServiceReconciler
 from sponge_operator.resources.manifests import SERVICE_LABEL
 from sponge_operator.settings import OperatorSettings
+from sponge_system.logs import event
 
 __all__ = ["Operator"]
 
@@ -96,13 +97,13 @@ class Operator:
             raise RuntimeError("the operator was not started")
         reconciler = ServiceReconciler(self._context, Events(post, self._context.clock), body)
         self._reconcilers[reconciler.key] = reconciler
-        log.info("service.started service=%s", reconciler.key)
+        event(log, "service.started", service=reconciler.key)
         try:
             if await reconciler.run(stopped):
                 await reconciler.restore()
         finally:
             del self._reconcilers[reconciler.key]
-            log.info("service.stopped service=%s", reconciler.key)
+            event(log, "service.stopped", service=reconciler.key)
 
     def service_seen(self, namespace: str, name: str) -> None:
         """Call when a SpongeService has changed."""

@@ -22,6 +22,7 @@ from sponge_operator.reconcile.workload import Workload, apply_workload, find_co
 from sponge_operator.resources.manifests import STARTUP_ANNOTATION
 from sponge_operator.resources.model import parse_service
 from sponge_operator.resources.status import Attainment, StatusInput, build_status, substance
+from sponge_system.logs import event
 
 __all__ = ["ServiceReconciler"]
 
@@ -133,7 +134,7 @@ class ServiceReconciler:
         except ApiError as error:
             self._trouble = ("ApplyFailed", str(error))
             self._events.emit("Warning", "ApplyFailed", str(error), about=str(error))
-            log.warning("apply.failed service=%s status=%d message=%s", self.key, error.status, error)
+            event(log, "apply.failed", logging.WARNING, service=self.key, status=error.status, message=error)
             self._apply_at = now + RETRY_S
             return
         self._trouble = None
@@ -225,7 +226,7 @@ class ServiceReconciler:
             await context.kube.write_status(self._service.namespace, self._service.name, status)
         except ApiError as error:
             if error.status != 404:
-                log.warning("status.failed service=%s status=%d message=%s", self.key, error.status, error)
+                event(log, "status.failed", logging.WARNING, service=self.key, status=error.status, message=error)
             self._written_at = now
             return
         self._announce(before, status)

@@ -7,20 +7,20 @@ in `QUIET_S` seconds, with the number of suppressed ones.
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from datetime import UTC, datetime
-from math import inf
+from math import inf, isfinite
 from typing import Literal
 
-import orjson
-
-__all__ = ["Format", "event", "masked", "set_up"]
+__all__ = ["Format", "Level", "event", "masked", "set_up"]
 
 Format = Literal["auto", "text", "json"]
+Level = Literal["debug", "info", "warning", "error"]
 
 QUIET_S = 5.0
 """Seconds between two equal warnings."""
@@ -28,7 +28,7 @@ QUIET_S = 5.0
 MOST_REMEMBERED = 1000
 """Number of different warnings remembered: a library that writes numbers into its messages must not fill the memory."""
 
-IDENTITIES = ("model", "lane", "kind", "name")
+IDENTITIES = ("model", "lane", "kind", "name", "service", "pod", "node", "reason")
 """Fields that identify the subject of a warning: the same event about another lane is another warning."""
 
 SECRETS = (
@@ -46,16 +46,22 @@ def event(logger: logging.Logger, name: str, level: int = logging.INFO, /, **fie
         logger.log(level, name, extra={"fields": fields})
 
 
-def set_up(level: str, form: Format = "auto") -> None:
-    """Sends every logger of the process to stderr in one format; `auto` is text on a terminal, else JSON."""
+def set_up(level: Level, form: Format = "auto", quiet: Iterable[str] = ()) -> None:
+    """Sends every logger of the process to stderr in one format.
+
+    Args:
+        level: the lowest one that is logged.
+        form: `auto` is text on a terminal, else JSON.
+        quiet: loggers of libraries that log only warnings and errors.
+    """
     as_json = form == "json" or (form == "auto" and not sys.stderr.isatty())
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(_JsonFormatter() if as_json else _TextFormatter())
     handler.addFilter(_Quiet(time.monotonic))
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     logging.captureWarnings(True)
-    # The HTTP library logs its own start and stop; only its warnings are of interest.
-    logging.getLogger("uvicorn").setLevel(logging.WARNING)
+    for name in ("uvicorn", *quiet):  # uvicorn logs its own start and stop
+        logging.getLogger(name).setLevel(logging.WARNING)
 
 
 def masked(text: str) -> str:
@@ -99,7 +105,7 @@ class _JsonFormatter(logging.Formatter):
         if record.exc_info:
             fields["exception"] = masked(self.formatException(record.exc_info))
         head = {"time": _time(record), "level": record.levelname.lower(), "logger": record.name, "event": name}
-        return orjson.dumps({**head, **fields, **head}, default=str).decode()
+        return _json({**head, **fields, **head})
 
 
 class _TextFormatter(logging.Formatter):
@@ -120,6 +126,8 @@ def _event_of(record: logging.LogRecord) -> tuple[str, dict[str, object]]:
 
 
 def _plain(value: object) -> object:
+    if isinstance(value, float) and not isfinite(value):
+        return None  # JSON has no such number
     return value if value is None or isinstance(value, bool | int | float) else masked(str(value))
 
 
@@ -131,4 +139,8 @@ def _shown(value: object) -> str:
     if isinstance(value, float):
         return f"{value:.6g}"
     text = str(value)
-    return text if text and not re.search(r"[\s\"=]", text) else orjson.dumps(text).decode()
+    return text if text and not re.search(r"[\s\"=]", text) else _json(text)
+
+
+def _json(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"), default=str)

@@ -11,8 +11,8 @@ from datetime import datetime
 
 import pytest
 
-from sponge_server.observability import logs
-from sponge_server.observability.logs import event, masked, set_up
+from sponge_system import logs
+from sponge_system.logs import event, masked, set_up
 
 log = logging.getLogger("sponge_server.test")
 
@@ -31,7 +31,7 @@ def _put_back() -> Iterator[None]:
 def now(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """The time, to be changed by the test."""
     time = [100.0]
-    monkeypatch.setattr("sponge_server.observability.logs.time.monotonic", lambda: time[0])
+    monkeypatch.setattr("sponge_system.logs.time.monotonic", lambda: time[0])
     return time
 
 
@@ -84,7 +84,7 @@ def test_libraries_and_warnings_come_in_the_same_form() -> None:
     # In a process of its own: where warnings go and which are shown belongs to a process, and pytest sees to both.
     program = """
 import logging, warnings
-from sponge_server.observability.logs import set_up
+from sponge_system.logs import set_up
 
 set_up("info", "json")
 logging.getLogger("uvicorn.error").warning("Invalid %s received.", "HTTP request")
