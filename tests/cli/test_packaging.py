@@ -89,8 +89,8 @@ def test_the_tools_wheel_adds_its_commands(tools_wheel: Wheel) -> None:
     assert dict(tools_wheel.entry_points["sponge.clusters"]) == {"local": "sponge_cluster.profiling:find"}
 
 
-def test_a_client_requires_five_packages(wheel: Wheel) -> None:
-    assert wheel.requires(None) == {"aiohttp", "click", "numpy", "pydantic", "rich"}
+def test_a_client_requires_six_packages(wheel: Wheel) -> None:
+    assert wheel.requires(None) == {"aiohttp", "click", "httptools", "numpy", "pydantic", "rich"}
 
 
 @pytest.mark.parametrize(
