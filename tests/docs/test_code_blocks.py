@@ -149,5 +149,6 @@ def test_output_is_compared_loosely_but_not_blindly() -> None:
     assert shows(("a 1.5 b", "...", "c"), "a   27 b\nx\nc\n") is None
     assert shows(("│ x │ 3 │",), "│ x      │ 12,000 │") is None
     assert shows(("pod-... ready",), "pod-abc-1 ready") is None
+    assert shows(("pod-... -3",), "pod-64b5ff46f-1 -4.5") is None
     assert shows(("a", "b"), "b\na") == "b"
     assert shows(("refused",), "taken") == "refused"
