@@ -55,10 +55,11 @@ class Batch:
     """A batch from launch to end.
 
     Attributes:
-        requests: rows of one model, earliest deadline first.
+        model: index of its model.
+        requests: rows of that model, earliest deadline first.
         threads: threads that it runs on.
         work_s: predicted seconds at full speed, by the calibrated profile.
-        speed: share of full speed at the start.
+        predicted_s: predicted duration, from the share of full speed at the start.
         started: when it was launched, on the server's monotonic clock, in seconds.
         profile_s: predicted seconds at full speed, by the uncalibrated profile.
         work_clock: the scheduler's clock of full-speed work at the start.
@@ -67,25 +68,16 @@ class Batch:
     """
 
     key: int
+    model: int
     requests: tuple[Request, ...]
     threads: int
     work_s: float
-    speed: float
+    predicted_s: float
     started: float
     profile_s: float
     work_clock: float
     shared: bool = False
     lane: int = -1
-
-    @property
-    def model(self) -> int:
-        """Index of its model."""
-        return self.requests[0].model
-
-    @property
-    def predicted_s(self) -> float:
-        """Predicted duration, from the share of the quota at the start."""
-        return self.work_s / self.speed
 
 
 @dataclass(frozen=True, slots=True)

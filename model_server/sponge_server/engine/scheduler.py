@@ -211,15 +211,17 @@ class Scheduler:
         self._tick(now)
         self._next_key += 1
         requests, threads, work_s = launch.requests, launch.threads, launch.work_s
+        model = requests[0].model
         self._running.start(self._next_key, threads, work_s, min(request.deadline for request in requests), now)
         batch = Batch(
             self._next_key,
+            model,
             requests,
             threads,
             work_s,
-            speed=speed_of(self._running.cores, self._running.threads),
+            predicted_s=work_s / speed_of(self._running.cores, self._running.threads),
             started=now,
-            profile_s=work_s / self._calibrations[requests[0].model].factor(threads),
+            profile_s=work_s / self._calibrations[model].factor(threads),
             work_clock=self._work_clock,
         )
         self._batches[batch.key] = batch
