@@ -6,7 +6,8 @@ tracing implement this interface. An observer changes nothing in the engine and 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Concatenate, ParamSpec
 
 from sponge_core.control_api import Outcome
 from sponge_server.deadlines import Due
@@ -15,6 +16,8 @@ from sponge_server.model_handle import ModelHandle
 from sponge_server.workers.interface import LaneResult
 
 __all__ = ["Listeners", "RequestObserver"]
+
+P = ParamSpec("P")
 
 
 class RequestObserver:
@@ -53,18 +56,20 @@ class Listeners:
 
     def __init__(self, observers: Sequence[RequestObserver]) -> None:
         base = RequestObserver
-        self.request_arrived = [
-            o.request_arrived for o in observers if type(o).request_arrived is not base.request_arrived
-        ]
-        self.requests_pending = [
-            o.requests_pending for o in observers if type(o).requests_pending is not base.requests_pending
-        ]
-        self.turn_taken = [o.turn_taken for o in observers if type(o).turn_taken is not base.turn_taken]
-        self.batch_started = [o.batch_started for o in observers if type(o).batch_started is not base.batch_started]
-        self.batch_finished = [o.batch_finished for o in observers if type(o).batch_finished is not base.batch_finished]
-        self.batch_measured = [o.batch_measured for o in observers if type(o).batch_measured is not base.batch_measured]
-        self.lane_lost = [o.lane_lost for o in observers if type(o).lane_lost is not base.lane_lost]
-        self.request_ended = [o.request_ended for o in observers if type(o).request_ended is not base.request_ended]
-        self.request_refused = [
-            o.request_refused for o in observers if type(o).request_refused is not base.request_refused
-        ]
+        self.request_arrived = _overriding(observers, base.request_arrived)
+        self.requests_pending = _overriding(observers, base.requests_pending)
+        self.turn_taken = _overriding(observers, base.turn_taken)
+        self.batch_started = _overriding(observers, base.batch_started)
+        self.batch_finished = _overriding(observers, base.batch_finished)
+        self.batch_measured = _overriding(observers, base.batch_measured)
+        self.lane_lost = _overriding(observers, base.lane_lost)
+        self.request_ended = _overriding(observers, base.request_ended)
+        self.request_refused = _overriding(observers, base.request_refused)
+
+
+def _overriding(
+    observers: Sequence[RequestObserver], event: Callable[Concatenate[RequestObserver, P], None]
+) -> list[Callable[P, None]]:
+    """The bound methods for an event of those observers that override the base class's."""
+    name = event.__name__
+    return [getattr(observer, name) for observer in observers if getattr(type(observer), name) is not event]
