@@ -69,8 +69,8 @@ def test_a_refused_resize_is_always_taken_back(state: resize.Observed, target: i
         assert action.milli == state.actual_milli
         assert action.ceiling_milli >= state.actual_milli
         history = resize.record(resize.History(), action, now)
-        assert resize.allowed_milli(history, now) == action.ceiling_milli
-        assert resize.allowed_milli(history, now + action.for_s) is None
+        assert resize.expire(history, now).ceiling_milli == action.ceiling_milli
+        assert resize.expire(history, now + action.for_s).ceiling_milli is None
 
 
 @given(target=TARGETS, milli=TARGETS)

@@ -39,7 +39,6 @@ __all__ = [
     "Revert",
     "StayQuiet",
     "actual_milli",
-    "allowed_milli",
     "expire",
     "observe",
     "record",
@@ -263,11 +262,6 @@ class History:
     quiet_until: float = 0.0
     blocked: Blocked | None = None
     acknowledged: ApplyRequest | None = None
-
-
-def allowed_milli(history: History, now: float) -> int | None:
-    """The ceiling that holds at `now`; None for none."""
-    return history.ceiling_milli if now < history.ceiling_until else None
 
 
 def expire(history: History, now: float) -> History:

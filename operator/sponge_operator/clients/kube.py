@@ -17,7 +17,7 @@ import aiohttp
 from kubernetes.aio import client, config
 
 from sponge_core.errors import SpongeError
-from sponge_core.quantities import cpu_quantity
+from sponge_operator.resources.manifests import resize_patch
 from sponge_operator.resources.model import GROUP, PLURAL, VERSION
 
 __all__ = ["FIELD_MANAGER", "ApiError", "Kube"]
@@ -136,11 +136,7 @@ class Kube:
         The patch carries the uid, so the API server refuses it with 422 if another pod has taken the name.
         """
         metadata = pod["metadata"]
-        cpu = {"cpu": cpu_quantity(milli)}
-        patch = {
-            "metadata": {"uid": metadata["uid"]},
-            "spec": {"containers": [{"name": container, "resources": {"requests": cpu, "limits": cpu}}]},
-        }
+        patch = {"metadata": {"uid": metadata["uid"]}, **resize_patch(container, milli)}
         path = f"/api/v1/namespaces/{metadata['namespace']}/pods/{metadata['name']}/resize"
         return await self._call("PATCH", path, patch, STRATEGIC, {"fieldManager": FIELD_MANAGER})
 

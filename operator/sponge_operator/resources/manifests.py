@@ -19,6 +19,7 @@ from sponge_operator.resources.model import GROUP, KIND, VERSION, ServiceSpec, S
 __all__ = [
     "CONTAINER",
     "CONTROL_PORT",
+    "DEFAULT_STARTUP_MILLI",
     "GRPC_PORT",
     "HTTP_PORT",
     "MANAGED_BY",
@@ -30,6 +31,7 @@ __all__ = [
     "build_service",
     "config_map_name",
     "pod_labels",
+    "resize_patch",
     "secret_name",
     "startup_milli",
     "token_of",
@@ -57,6 +59,12 @@ def secret_name(service: SpongeService) -> str:
 
 def config_map_name(service: SpongeService) -> str:
     return f"{service.name}-sponge"
+
+
+def resize_patch(container: str, milli: int) -> dict[str, Any]:
+    """The strategic merge patch that sets a container's CPU, for request and limit alike."""
+    cpu = {"cpu": cpu_quantity(milli)}
+    return {"spec": {"containers": [{"name": container, "resources": {"requests": cpu, "limits": cpu}}]}}
 
 
 def pod_labels(service: SpongeService) -> dict[str, str]:
