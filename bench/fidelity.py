@@ -33,7 +33,6 @@ from rich.table import Table
 
 from bench.results import BLUE, INK, SOFT, SPONGE, Percentiles, arguments, save
 from sponge_cluster.chart import NAMESPACE as OPERATOR_NAMESPACE
-from sponge_core.calibration import Calibration
 from sponge_core.dispatch.decision import Launch
 from sponge_core.errors import SpongeError
 from sponge_core.latency import LatencyModel
@@ -42,11 +41,19 @@ from sponge_demo.cluster import NAMESPACE, ClusterBackend
 from sponge_demo.document import Story
 from sponge_demo.scenario import Scenario, uplink_of
 from sponge_demo.session import Session
-from sponge_demo.virtual import LEAD_S, SeenUploads, corners, mean_cores, size_steps, virtual_requests
+from sponge_demo.steps import corners, mean_of
+from sponge_demo.virtual import (
+    LEAD_S,
+    CalibratedBatches,
+    SeenUploads,
+    service_of,
+    size_steps,
+    to_the_ms,
+    virtual_requests,
+)
 from sponge_demo.workload import Workload
 from sponge_profiles.profile import load_profile
 from sponge_simulator.fleet import ClusterModel, TimelinePoint, simulate
-from sponge_simulator.scaling.interface import Service
 from sponge_simulator.scaling.registry import make_policy
 from sponge_workload.files import load_arrivals
 
@@ -183,7 +190,7 @@ def drive(scenario: SteadyScenario, backend: WatchedCluster, folder: Path, say: 
         figures.mean_cores,
         figures.resizes,
         figures.p99_ms,
-        corners(steps, scenario.duration_s),
+        to_the_ms(corners(steps, scenario.duration_s)),
     )
 
 
@@ -193,16 +200,14 @@ def due_at(scenario: SteadyScenario) -> list[float]:
     return [at for at in arrivals if at < scenario.duration_s]
 
 
-class MeasuredBatches:
-    """Batch times are those measured for the same size. The server calibrates itself with each, as the real one does.
+class MeasuredBatches(CalibratedBatches):
+    """Batch times are those measured for the same size.
 
     For more threads, and for sizes that were not measured, the error of the nearest size on one thread is used.
     """
 
     def __init__(self, profile: LatencyModel, seen: Evidence, seed: int) -> None:
-        self._profile = profile
-        self._draw = random.Random(seed)
-        self._correction = Calibration()
+        super().__init__(profile, seed)
         self._ratios = {
             rows: [each / profile.latency(rows, 1) for each in times] for rows, times in seen.batches_s.items()
         }
@@ -212,29 +217,13 @@ class MeasuredBatches:
         nearest = min(self._ratios, key=lambda seen: abs(seen - rows))
         return self._profile.latency(rows, launch.threads) * self._draw.choice(self._ratios[nearest])
 
-    def learn(self, launch: Launch, took_s: float) -> LatencyModel:
-        predicted_s = self._profile.latency(len(launch.requests), launch.threads)
-        self._correction.observe(predicted_s, took_s, launch.threads)
-        return self._correction.calibrated(self._profile)
-
 
 def replay(scenario: SteadyScenario, side: str, policy: str, model: LatencyModel, seen: Evidence | None) -> Row:
     """The run in virtual time: as `sponge simulate` would do it, or with the figures measured on the cluster."""
     trace, from_s = uplink_of(scenario, os.environ)
     uplink = trace.starting_at(from_s)
     resizes = seen.resizes_s if seen and seen.resizes_s else (DEFAULT_RESIZE_S,)
-    service = Service(
-        model,
-        scenario.slo_s,
-        scenario.rate_rps,
-        scenario.max_batch,
-        scenario.min_milli / 1000,
-        scenario.max_milli / 1000,
-        scenario.step_milli / 1000,
-        max_replicas=1,
-        resize_s=fmean(resizes),
-        overhead_cores=seen.overhead_cores if seen else 0.0,
-    )
+    service = service_of(scenario, model, scenario.rate_rps, resizes, seen.overhead_cores if seen else 0.0)
     draw = random.Random(scenario.seed)
     chosen = make_policy(policy, service)
     world = ClusterModel(LEAD_S + scenario.duration_s, lambda: draw.choice(resizes), by_periods=True)
@@ -255,7 +244,7 @@ def replay(scenario: SteadyScenario, side: str, policy: str, model: LatencyModel
         result.late,
         result.shed,
         round(result.in_time / result.sent, 5),
-        round(mean_cores(steps), 3),
+        round(mean_of(steps), 3),
         _changes(result.timeline),
         round(float(np.percentile(latencies, 99)) * 1000, 1) if latencies else None,
         steps,

@@ -104,7 +104,7 @@ def draw(figure: Figure, rows: list[Row]) -> None:
         [row.lanes_percent for row in rows],
         left=[row.http_percent for row in rows],
         color=BLUE,
-        label="zygote and lanes",
+        label="fork server and lanes",
     )
     axes.axvline(PROMISED_PERCENT, color=BAD, linestyle="--", label="promised")
     axes.invert_yaxis()
@@ -127,7 +127,7 @@ def main() -> None:
     }
     save(options.out, "idle_cost", document, lambda figure: draw(figure, rows))
     table = Table(title="An idle server, percent of one core")
-    for column in ("phase", "seconds", "HTTP", "zygote, lanes", "together", "throttled s"):
+    for column in ("phase", "seconds", "HTTP", "fork server, lanes", "together", "throttled s"):
         table.add_column(column, justify="left" if column == "phase" else "right")
     for row in rows:
         figures = (row.seconds, row.http_percent, row.lanes_percent, row.percent, row.throttled_s)

@@ -102,11 +102,11 @@ class LiveServer:
         return self._process.pid
 
     def pids(self) -> list[int]:
-        """All its processes: HTTP, zygote and lanes."""
+        """All its processes: HTTP, fork server and lanes."""
         return self.cgroup.pids()
 
     def lane_pids(self) -> list[int]:
-        """The processes that compute: the server's grandchildren, for the zygote forks them."""
+        """The processes that compute: the server's grandchildren, because the fork server forks them."""
         return [pid for pid in self.pids() if _parent(_parent(pid)) == self.pid]
 
     def cpu_s(self) -> float:

@@ -26,19 +26,26 @@ from sponge_cluster.chart import install_operator
 from sponge_core.latency import LatencyModel
 from sponge_core.quantities import cpu_quantity
 from sponge_demo.backend import Backend, DemoError, Endpoint, PodFacts, Say
-from sponge_demo.control import fix_size
+from sponge_demo.control import ReportedTarget, fix_size
 from sponge_demo.profiles import profile_in
 from sponge_demo.progress import Phase
 from sponge_demo.scenario import Scenario
 from sponge_operator.clients.server import ControlClient
+from sponge_operator.resources.manifests import (
+    CONTAINER,
+    CONTROL_PORT,
+    DEFAULT_STARTUP_MILLI,
+    HTTP_PORT,
+    SERVICE_LABEL,
+    resize_patch,
+)
+from sponge_operator.resources.model import GROUP, KIND, VERSION
 
 __all__ = ["ClusterBackend", "manifest"]
 
 NAMESPACE = "sponge-demo"
 NAME = "demo"
-SELECTOR = f"serving.sponge.dev/service={NAME}"
-CONTAINER = "server"
-HTTP_PORT, CONTROL_PORT = 8080, 9090
+SELECTOR = f"{SERVICE_LABEL}={NAME}"
 READY_WITHIN_S = 300.0
 MODE_WITHIN_S = 30.0
 GONE_WITHIN_S = 120.0
@@ -132,7 +139,8 @@ class ClusterBackend(Backend):
         if self._mode != "Off":
             await self._set_mode("Off")
         async with ControlClient() as client:
-            await fix_size(client, self._endpoint, self._scenario, milli, self._resize)
+            target = ReportedTarget(client, self._endpoint, DEFAULT_STARTUP_MILLI, self._resize)
+            await fix_size(client, target, self._scenario, milli)
 
     async def release(self) -> None:
         await self._set_mode("Auto")
@@ -187,9 +195,7 @@ class ClusterBackend(Backend):
 
     async def _resize(self, milli: int) -> None:
         """Resizes the pod in place."""
-        size = {"cpu": cpu_quantity(milli)}
-        container = {"name": CONTAINER, "resources": {"requests": size, "limits": size}}
-        patch = {"spec": {"containers": [container]}}
+        patch = resize_patch(CONTAINER, milli)
         await asyncio.to_thread(self._patch, "pod", self._pod, patch, "--subresource=resize")
 
     def _reach(self, address: str) -> tuple[str, str]:
@@ -241,8 +247,8 @@ def manifest(scenario: Scenario, template: Mapping[str, Any] | None = None) -> d
         template: a partial pod template for the server.
     """
     return {
-        "apiVersion": "serving.sponge.dev/v1alpha1",
-        "kind": "SpongeService",
+        "apiVersion": f"{GROUP}/{VERSION}",
+        "kind": KIND,
         "metadata": {"name": NAME},
         "spec": {
             "model": {"name": scenario.model, "source": scenario.source},

@@ -11,47 +11,44 @@ from sponge_demo.backend import DemoError, Endpoint
 from sponge_demo.scenario import Scenario
 from sponge_operator.autoscale import resize
 from sponge_operator.autoscale.resizer import bring_to
+from sponge_operator.autoscale.target import ResizableTarget
 from sponge_operator.clients.server import ControlClient, ServerError
 
-__all__ = ["fix_size"]
+__all__ = ["ReportedTarget", "fix_size"]
 
 STEP_TIMEOUT_S = 30.0
 LOOK_S = 0.1
 
 
-async def fix_size(
-    client: ControlClient,
-    endpoint: Endpoint,
-    scenario: Scenario,
-    milli: int,
-    set_quota: Callable[[int], Awaitable[None]],
-) -> None:
+async def fix_size(client: ControlClient, target: ResizableTarget, scenario: Scenario, milli: int) -> None:
     """Resizes a server that no control loop resizes, and waits until the quota is in force.
 
     The server plans for this one size until the next message.
-
-    Args:
-        set_quota: changes the CPU quota of the server.
 
     Raises:
         DemoError: the server does not take the size, or the quota does not come into force.
     """
     try:
-        state = await client.state(endpoint.control_url, endpoint.token)
+        state = await client.state(target.control_url(), target.token)
+        target.observe(state.cpu_quota_milli or state.cores_milli)
         goal = ApplyRequest(
             version=state.applied_version + 1,
             cores_milli=milli,
             batch_cap=scenario.max_batch,
             sizes=SizeRange(min_milli=milli, max_milli=milli, step_milli=scenario.step_milli),
         )
-        target = _Target(client, endpoint, state.cpu_quota_milli or state.cores_milli, set_quota)
         await bring_to(target, client, goal, STEP_TIMEOUT_S)
     except ServerError as error:
         raise DemoError(f"the server does not take its size of {milli}m: {error}") from None
 
 
-class _Target:
-    """A server whose quota is observed through the server alone."""
+class ReportedTarget:
+    """A server whose quota is known from the server's own report alone.
+
+    Args:
+        milli: the size that it starts with.
+        set_quota: changes its CPU quota.
+    """
 
     def __init__(
         self, client: ControlClient, endpoint: Endpoint, milli: int, set_quota: Callable[[int], Awaitable[None]]
@@ -67,7 +64,10 @@ class _Target:
         return self._endpoint.control_url
 
     def observe(self, quota_milli: int | None) -> resize.Observed:
-        return resize.Idle(self._milli if quota_milli is None else quota_milli)
+        """The newest report: `quota_milli`, or the last one that was given."""
+        if quota_milli is not None:
+            self._milli = quota_milli
+        return resize.Idle(self._milli)
 
     async def set_quota(self, milli: int) -> None:
         await self._set_quota(milli)
@@ -75,9 +75,8 @@ class _Target:
     async def settled(self, milli: int, deadline: float) -> resize.Observed:
         while asyncio.get_running_loop().time() < deadline:
             with contextlib.suppress(ServerError):
-                state = await self._client.state(self._endpoint.control_url, self._endpoint.token)
+                state = await self._client.state(self.control_url(), self.token)
                 if state.cpu_quota_milli in (None, milli):
-                    self._milli = milli
-                    return resize.Idle(milli)
+                    return self.observe(milli)
             await asyncio.sleep(LOOK_S)
         return resize.InFlight(milli, self._milli)

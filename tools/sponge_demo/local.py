@@ -27,6 +27,8 @@ from sponge_operator.autoscale.control_loop import ControlLoop, Standalone
 from sponge_operator.autoscale.recommender import SizingSpec
 from sponge_operator.autoscale.resizer import ResizeBudget
 from sponge_operator.clients.server import ControlClient, ServerError
+from sponge_operator.resources.manifests import DEFAULT_STARTUP_MILLI
+from sponge_operator.settings import OperatorSettings
 from sponge_system.cgroup import Cgroup, CgroupError
 
 __all__ = ["LocalBackend"]
@@ -36,10 +38,6 @@ SERVE = (sys.executable, "-m", "sponge_cli.main", "serve", "--log-format", "text
 READY_WITHIN_S = 180.0
 END_WITHIN_S = 20.0
 LOG_TAIL = 3
-STARTUP_MILLI = 1000
-"""The quota while the server loads and measures its profile, as a pod has it by default."""
-RESIZES_PER_S = 20.0
-"""As in the operator's settings."""
 
 
 class LocalBackend(Backend):
@@ -65,7 +63,7 @@ class LocalBackend(Backend):
         self._host: Standalone | None = None
         self._task: asyncio.Task[None] | None = None
         self._scenario: Scenario | None = None
-        self._milli = STARTUP_MILLI
+        self._target: CgroupTarget | None = None
 
     @property
     def description(self) -> str:
@@ -85,8 +83,12 @@ class LocalBackend(Backend):
 
     async def start(self, scenario: Scenario) -> Endpoint:
         self._scenario = scenario
-        self._set_quota(STARTUP_MILLI)
+        # The quota while the server loads and measures its profile, as a pod has it by default.
+        self._set_quota(DEFAULT_STARTUP_MILLI)
         self._endpoint = self._launch(scenario)
+        self._target = CgroupTarget(
+            self._endpoint.control_url, self._endpoint.token, DEFAULT_STARTUP_MILLI, self._cgroup
+        )
         self._client = await ControlClient().__aenter__()
         await self._ready()
         return self._endpoint
@@ -96,19 +98,14 @@ class LocalBackend(Backend):
 
     async def hold(self, milli: int) -> None:
         assert self._client is not None
-        assert self._endpoint is not None
+        assert self._target is not None
         assert self._scenario is not None
         await self._stop_loop()
-
-        async def set_quota(milli: int) -> None:
-            self._set_quota(milli)
-
-        await fix_size(self._client, self._endpoint, self._scenario, milli, set_quota)
-        self._milli = milli
+        await fix_size(self._client, self._target, self._scenario, milli)
 
     async def release(self) -> None:
         assert self._client is not None
-        assert self._endpoint is not None
+        assert self._target is not None
         assert self._scenario is not None
         sizes = SizeRange(
             min_milli=self._scenario.min_milli,
@@ -116,9 +113,8 @@ class LocalBackend(Backend):
             step_milli=self._scenario.step_milli,
         )
         self._host = Standalone(SizingSpec(sizes))
-        target = CgroupTarget(self._endpoint.control_url, self._endpoint.token, self._milli, self._cgroup)
-        clock, budget = asyncio.get_running_loop().time, ResizeBudget(RESIZES_PER_S)
-        loop = ControlLoop(target, self._client, self._host, clock, budget=budget)
+        clock, budget = asyncio.get_running_loop().time, ResizeBudget(OperatorSettings().resizes_per_s)
+        loop = ControlLoop(self._target, self._client, self._host, clock, budget=budget)
         self._task = asyncio.create_task(loop.run())
 
     async def facts(self) -> PodFacts:
@@ -162,7 +158,7 @@ class LocalBackend(Backend):
             "--control-port": str(control_port),
             "--slo-ms": f"{scenario.slo_s * 1000:g}",
             "--max-batch": str(scenario.max_batch),
-            "--cores": f"{STARTUP_MILLI}m",
+            "--cores": f"{DEFAULT_STARTUP_MILLI}m",
             "--min-cores": f"{scenario.min_milli}m",
             "--max-cores": f"{scenario.max_milli}m",
             "--step-cores": f"{scenario.step_milli}m",

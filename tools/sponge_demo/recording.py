@@ -14,6 +14,7 @@ import numpy as np
 
 from sponge_client.outcomes import RequestRecord
 from sponge_core.control_api import StateSnapshot
+from sponge_demo.steps import corners, mean_of
 from sponge_workload.bandwidth import BandwidthTrace
 
 __all__ = ["Figures", "Run", "Sample", "Series", "figures_of", "mean_milli", "sample_of", "series_of"]
@@ -113,15 +114,8 @@ class Figures:
 
 def mean_milli(samples: Sequence[Sample], start: float, end: float) -> float | None:
     """Mean size between two epoch times, each sample in force until the next one; None without samples in there."""
-    inside = [sample for sample in samples if start <= sample.at < end]
-    before = [sample for sample in samples if sample.at < start]
-    steps = [(start, before[-1].cores_milli)] if before else []
-    steps += [(sample.at, sample.cores_milli) for sample in inside]
-    if not steps:
-        return None
-    times = [at for at, _ in steps] + [end]
-    area = sum(milli * (times[i + 1] - times[i]) for i, (_, milli) in enumerate(steps))
-    return area / (end - times[0])
+    line = _line(samples, start, end)
+    return mean_of(line) if line else None
 
 
 def series_of(run: Run, duration_s: float, uplink: BandwidthTrace, now: float) -> Series:
@@ -133,15 +127,15 @@ def series_of(run: Run, duration_s: float, uplink: BandwidthTrace, now: float) -
     start = run.started_at if run.started_at is not None else now
     elapsed_s = min(max(0.0, now - start), duration_s)
     seconds = int(elapsed_s)
-    corners = _corners(run.samples, start, start + elapsed_s)
+    line = _line(run.samples, start, start + elapsed_s)
     by_second = _samples_by_second(run.samples, start, seconds)
     sent = _records_by_second([(record.at_s, record) for record in run.records], seconds)
     ended = _records_by_second([(record.at_s + record.latency_s, record) for record in run.records], seconds)
     good = np.cumsum([sum(record.outcome == "in_time" for record in second) for second in ended])
     total = np.cumsum([len(second) for second in ended])
     return Series(
-        cores_t=[round(at, 2) for at, _ in corners],
-        cores=[milli / 1000 for _, milli in corners],
+        cores_t=[round(at, 2) for at, _ in line],
+        cores=[milli / 1000 for _, milli in line],
         batch=[max((sample.batch for sample in second), default=None) for second in by_second],
         batch_cap=[second[-1].batch_cap if second else None for second in by_second],
         queued=[max((sample.queued for sample in second), default=None) for second in by_second],
@@ -185,15 +179,9 @@ def figures_of(run: Run, duration_s: float, resizes: int, restarts: int) -> Figu
     )
 
 
-def _corners(samples: Sequence[Sample], start: float, end: float) -> list[tuple[float, int]]:
-    """The corners of a step line as (seconds after the start, size): at the start, at each change and at the end."""
-    corners: list[tuple[float, int]] = []
-    for sample in samples:
-        if sample.at <= start:
-            corners = [(0.0, sample.cores_milli)]
-        elif sample.at < end and (not corners or corners[-1][1] != sample.cores_milli):
-            corners.append((sample.at - start, sample.cores_milli))
-    return [*corners, (end - start, corners[-1][1])] if corners else []
+def _line(samples: Sequence[Sample], start: float, end: float) -> list[tuple[float, float]]:
+    """The sizes in millicores between two epoch times, as the corners of a step line."""
+    return corners([(sample.at - start, sample.cores_milli) for sample in samples], end - start)
 
 
 def _samples_by_second(samples: Sequence[Sample], start: float, seconds: int) -> list[list[Sample]]:

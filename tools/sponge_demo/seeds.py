@@ -6,10 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from sponge_core.latency import LatencyModel
-from sponge_demo.arrivals import Bursts, wave_arrivals
 from sponge_demo.scenario import Scenario, uplink_of
 from sponge_demo.virtual import virtual_run
-from sponge_demo.workload import capacity_rps, smallest_fixed, start_size, waves_for
+from sponge_demo.workload import fit_workload
 
 __all__ = ["SeedStory", "seed_table", "simulate_seeds"]
 
@@ -38,15 +37,13 @@ def simulate_seeds(
     scenario: Scenario, model: LatencyModel, seeds: Sequence[int], environment: Mapping[str, str]
 ) -> Iterator[SeedStory]:
     """The same scenario with each of `seeds`: other arrivals, other bursts, another uplink where it is synthetic."""
-    waves = waves_for(capacity_rps(model, scenario.max_batch), scenario.duration_s)
     for seed in seeds:
         seeded = replace(scenario, seed=seed)
         trace, from_s = uplink_of(seeded, environment)
         uplink = trace.starting_at(from_s)
-        arrivals = wave_arrivals(waves, Bursts(), seeded.duration_s, seed)
-        start = start_size(seeded, waves, uplink, model)
-        sponge = virtual_run(seeded, arrivals, uplink, model, start_milli=start)
-        good, tried = smallest_fixed(seeded, arrivals, uplink, model)
+        workload = fit_workload(seeded, model, uplink)
+        sponge = virtual_run(seeded, workload.arrivals, uplink, model, start_milli=workload.start_milli)
+        good, tried = workload.fixed_milli, workload.fixed_runs
         smaller = [size for size in tried if good is not None and size < good]
         yield SeedStory(
             seed=seed,

@@ -18,6 +18,7 @@ from sponge_core.dispatch.decision import Launch
 from sponge_core.edf_queue import Request
 from sponge_core.latency import LatencyModel
 from sponge_demo.scenario import Scenario
+from sponge_demo.steps import corners, mean_of
 from sponge_server.uploads import Upload, Uploads
 from sponge_simulator.fleet import ClusterModel, TimelinePoint, simulate
 from sponge_simulator.scaling.interface import Observation, ScalingPolicy, Service, Size
@@ -27,12 +28,13 @@ from sponge_workload.bandwidth import BandwidthTrace
 __all__ = [
     "LEAD_S",
     "TYPICAL",
+    "CalibratedBatches",
     "Frictions",
     "SeenUploads",
     "VirtualRun",
-    "corners",
-    "mean_cores",
+    "service_of",
     "size_steps",
+    "to_the_ms",
     "virtual_requests",
     "virtual_run",
 ]
@@ -88,7 +90,7 @@ class VirtualRun:
     @property
     def mean_cores(self) -> float:
         """Weighted by time."""
-        return mean_cores(self.steps)
+        return mean_of(self.steps)
 
 
 def virtual_requests(scenario: Scenario, arrivals: Sequence[float], uplink: BandwidthTrace) -> list[Request]:
@@ -122,6 +124,29 @@ class SeenUploads:
         return Uploads((upload,)).arrivals(now)[0].at - now
 
 
+def service_of(
+    scenario: Scenario, model: LatencyModel, rate_rps: float, resizes_s: Sequence[float], overhead_cores: float
+) -> Service:
+    """The scenario's service in one pod, as the simulator's policies know it.
+
+    Args:
+        resizes_s: durations of resizes; policies count on their mean.
+        overhead_cores: used by the server beside its batches.
+    """
+    return Service(
+        model,
+        scenario.slo_s,
+        rate_rps,
+        scenario.max_batch,
+        scenario.min_milli / 1000,
+        scenario.max_milli / 1000,
+        scenario.step_milli / 1000,
+        max_replicas=1,
+        resize_s=fmean(resizes_s),
+        overhead_cores=overhead_cores,
+    )
+
+
 def virtual_run(
     scenario: Scenario,
     arrivals: Sequence[float],
@@ -138,18 +163,8 @@ def virtual_run(
         fixed_milli: the size; None for Sponge.
         start_milli: the size that Sponge starts from; None for the one that it idles at.
     """
-    service = Service(
-        model,
-        scenario.slo_s,
-        len(arrivals) / scenario.duration_s,
-        scenario.max_batch,
-        scenario.min_milli / 1000,
-        scenario.max_milli / 1000,
-        scenario.step_milli / 1000,
-        max_replicas=1,
-        resize_s=fmean(frictions.resizes_s),
-        overhead_cores=frictions.overhead_cores,
-    )
+    rate_rps = len(arrivals) / scenario.duration_s
+    service = service_of(scenario, model, rate_rps, frictions.resizes_s, frictions.overhead_cores)
     name = "sponge-deployed" if fixed_milli is None else f"static-{fixed_milli / 1000:g}@moldable-edf"
     chosen = make_policy(name, service)
     scaling = chosen.scaling
@@ -171,24 +186,12 @@ def virtual_run(
 
 def size_steps(timeline: Sequence[TimelinePoint], duration_s: float) -> list[tuple[float, float]]:
     """(seconds after the start, cores from then on) from 0 to `duration_s`, one for each change."""
-    return corners([(moment.at_s - LEAD_S, moment.cores) for moment in timeline], duration_s)
+    return to_the_ms(corners([(moment.at_s - LEAD_S, moment.cores) for moment in timeline], duration_s))
 
 
-def corners(steps: Sequence[tuple[float, float]], duration_s: float) -> list[tuple[float, float]]:
-    """The corners of a step line, cut to [0, duration_s]."""
-    found: list[tuple[float, float]] = []
-    for at, cores in steps:
-        if at <= 0:
-            found = [(0.0, cores)]
-        elif at < duration_s and (not found or found[-1][1] != cores):
-            found.append((round(at, 3), cores))
-    return [*found, (duration_s, found[-1][1])]
-
-
-def mean_cores(steps: Sequence[tuple[float, float]]) -> float:
-    """The mean of a step line, weighted by time."""
-    area = sum(cores * (steps[i + 1][0] - at) for i, (at, cores) in enumerate(steps[:-1]))
-    return area / (steps[-1][0] - steps[0][0])
+def to_the_ms(line: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """A step line with its times rounded to milliseconds."""
+    return [(round(at, 3), value) for at, value in line]
 
 
 class _Held:
@@ -208,21 +211,29 @@ class _Held:
         return planned if seen.now >= LEAD_S + HELD_S else self._size
 
 
-class _NoisyBatches:
-    """Batches scatter around the profile, and the server corrects its profile by each, as the real one does."""
+class CalibratedBatches:
+    """A server that corrects its profile by every batch, as the real one does. Subclasses say how long batches take."""
 
-    def __init__(self, profile: LatencyModel, frictions: Frictions, seed: int) -> None:
+    def __init__(self, profile: LatencyModel, seed: int) -> None:
         self._profile = profile
-        self._frictions = frictions
         self._draw = random.Random(seed)
         self._correction = Calibration()
+
+    def learn(self, launch: Launch, took_s: float) -> LatencyModel:
+        """The profile after a batch that took `took_s` seconds at full speed."""
+        predicted_s = self._profile.latency(len(launch.requests), launch.threads)
+        self._correction.observe(predicted_s, took_s, launch.threads)
+        return self._correction.calibrated(self._profile)
+
+
+class _NoisyBatches(CalibratedBatches):
+    """Batches whose times scatter around the profile."""
+
+    def __init__(self, profile: LatencyModel, frictions: Frictions, seed: int) -> None:
+        super().__init__(profile, seed)
+        self._frictions = frictions
 
     def takes_s(self, launch: Launch) -> float:
         rows = len(launch.requests)
         noise = max(FASTEST, self._draw.lognormvariate(0, self._frictions.noise))
         return self._profile.latency(rows, launch.threads) * noise + self._frictions.request_s * rows
-
-    def learn(self, launch: Launch, took_s: float) -> LatencyModel:
-        predicted_s = self._profile.latency(len(launch.requests), launch.threads)
-        self._correction.observe(predicted_s, took_s, launch.threads)
-        return self._correction.calibrated(self._profile)

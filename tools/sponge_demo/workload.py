@@ -6,7 +6,8 @@ the same story at half the rate.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
 
 from sponge_core.latency import LatencyModel
 from sponge_demo.arrivals import Bursts, Waves, wave_arrivals
@@ -37,6 +38,7 @@ class Workload:
         fixed_milli: the smallest fixed size that keeps the target in the simulator; None if none does, or if none was
             looked for.
         capacity_rps: what one core answers; None where the rates do not depend on it.
+        fixed_runs: every fixed size that was simulated in the search, by size in millicores.
     """
 
     arrivals: tuple[float, ...]
@@ -44,6 +46,7 @@ class Workload:
     start_milli: int
     fixed_milli: int | None = None
     capacity_rps: float | None = None
+    fixed_runs: Mapping[int, VirtualRun] = field(default_factory=dict)
 
 
 def capacity_rps(model: LatencyModel, max_batch: int, request_s: float = TYPICAL.request_s) -> float:
@@ -96,10 +99,12 @@ def fit_workload(scenario: Scenario, model: LatencyModel, uplink: BandwidthTrace
     capacity = capacity_rps(model, scenario.max_batch)
     waves = waves_for(capacity, scenario.duration_s)
     arrivals = wave_arrivals(waves, Bursts(), scenario.duration_s, scenario.seed)
+    fixed_milli, fixed_runs = smallest_fixed(scenario, arrivals, uplink, model)
     return Workload(
         arrivals=arrivals,
         rates_rps=tuple(round(waves.rate_at(second + 0.5), 3) for second in range(int(scenario.duration_s))),
         start_milli=start_size(scenario, waves, uplink, model),
-        fixed_milli=smallest_fixed(scenario, arrivals, uplink, model)[0],
+        fixed_milli=fixed_milli,
         capacity_rps=capacity,
+        fixed_runs=fixed_runs,
     )
