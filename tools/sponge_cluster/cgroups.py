@@ -1,7 +1,10 @@
 """Creates and removes the cluster's cgroups, and lists their processes: version 1, version 2 or the hybrid of both.
 
-The kubelet puts its pods below /NAME. The daemons go to /NAME/daemons in one hierarchy (pids, or the unified one). That
-group limits nothing; it identifies every process of the cluster, container shims included, even without a state file.
+The kubelet puts its pods below /NAME. The daemons go to /NAME/daemons, which limits nothing. In one hierarchy (pids, or
+the unified one) that group identifies every process of the cluster, container shims included, even without a state file.
+
+Under contention the CPU is shared as on a node of its own: the pods weigh as much as all cores, and the daemons together
+as much as one. Without these weights, all pods together would weigh as much as a single thread outside the cluster.
 """
 
 from __future__ import annotations
@@ -14,10 +17,15 @@ from pathlib import Path
 from sponge_cluster.errors import ClusterError
 from sponge_cluster.processes import ProcessId, identify
 
-__all__ = ["ROOT", "create", "daemons", "hierarchies", "join", "members", "remove"]
+__all__ = ["ROOT", "create", "hierarchies", "join_daemons", "members", "remove"]
 
 ROOT = Path("/sys/fs/cgroup")
 _NEEDED = ("cpu", "cpuset", "memory", "pids")
+DAEMON_CORES = 1
+"""All daemons together weigh as much as one core, as the slice of a node's system services does."""
+
+_WEIGHT_OF_A_CORE = {"cpu.shares": 1024, "cpu.weight": 100}
+_MAX_WEIGHT = {"cpu.shares": 262_144, "cpu.weight": 10_000}
 
 
 def hierarchies(root: Path = ROOT) -> list[Path]:
@@ -31,8 +39,21 @@ def _tracking(root: Path) -> Path:
     return root if (root / "cgroup.controllers").exists() else root / "pids"
 
 
+def _daemon_groups(name: str, root: Path) -> list[Path]:
+    """The daemons' group in each hierarchy that has one: where processes are identified, and where CPU is shared."""
+    tops = [_tracking(root), *(top for top in hierarchies(root) if (top / "cpu.shares").exists())]
+    return [top / name / "daemons" for top in dict.fromkeys(tops)]
+
+
+def _set_weight(group: Path, cores: int) -> None:
+    """Gives the group the weight that the kubelet gives to the pods of `cores` cores."""
+    for knob, weight in _WEIGHT_OF_A_CORE.items():
+        if (group / knob).exists():
+            (group / knob).write_text(str(min(_MAX_WEIGHT[knob], weight * cores)))
+
+
 def create(name: str, root: Path = ROOT) -> None:
-    """Creates /NAME in every hierarchy, and the daemons' group.
+    """Creates /NAME in every hierarchy, and the daemons' groups.
 
     Raises:
         ClusterError: a controller that the kubelet needs is missing.
@@ -56,18 +77,17 @@ def create(name: str, root: Path = ROOT) -> None:
             for knob in ("cpuset.cpus", "cpuset.mems"):
                 if (top / knob).exists():
                     (group / knob).write_text((top / knob).read_text())
-    daemons(name, root).mkdir(exist_ok=True)
+        _set_weight(group, (os.cpu_count() or 1) + DAEMON_CORES)
+    for daemons in _daemon_groups(name, root):
+        daemons.mkdir(exist_ok=True)
+        _set_weight(daemons, DAEMON_CORES)
 
 
-def daemons(name: str, root: Path = ROOT) -> Path:
-    """The group of the cluster's daemons."""
-    return _tracking(root) / name / "daemons"
-
-
-def join(group: Path, process: ProcessId) -> None:
-    """Moves a process into a group; its future children join it too."""
-    with contextlib.suppress(ProcessLookupError):
-        (group / "cgroup.procs").write_text(str(process.pid))
+def join_daemons(name: str, process: ProcessId, root: Path = ROOT) -> None:
+    """Moves a process into the daemons' groups; its future children join them too."""
+    for group in _daemon_groups(name, root):
+        with contextlib.suppress(ProcessLookupError):
+            (group / "cgroup.procs").write_text(str(process.pid))
 
 
 def members(name: str, below: str = "", root: Path = ROOT) -> list[ProcessId]:

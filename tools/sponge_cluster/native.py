@@ -263,7 +263,7 @@ class _Start:
         )
         self._processes[name] = process
         write_processes(layout.run, self._processes)
-        cgroups.join(cgroups.daemons(layout.cgroup), process)
+        cgroups.join_daemons(layout.cgroup, process)
 
     def _check_daemons(self) -> None:
         for name, process in self._processes.items():
