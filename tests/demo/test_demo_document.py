@@ -115,7 +115,7 @@ def test_the_document_tells_the_rate_and_what_was_sent_in_each_second() -> None:
 
 def test_the_service_keeps_its_size_until_sponge_may_choose() -> None:
     spec = manifest(Scenario(60.0))["spec"]
-    assert spec["cpu"] == {"min": "250m", "max": "1500m", "step": "250m"}
+    assert spec["cpu"] == {"min": "250m", "max": "1250m", "step": "250m"}
     assert spec["mode"] == "Off"
     assert spec["batch"] == {"max": 4}
     assert spec["profile"] == {"from": "auto"}

@@ -21,7 +21,7 @@ def test_the_search_finds_the_smallest_good_size(smallest: int, sponge: float) -
     assert len(tried) <= 7
 
 
-@pytest.mark.parametrize(("smallest", "order"), [(500, [375, 500]), (625, [375, 500, 750, 625]), (375, [375, 250])])
+@pytest.mark.parametrize(("smallest", "order"), [(500, [375, 500]), (625, [375, 500, 625]), (375, [375, 250])])
 def test_an_answer_nearby_is_found_in_few_runs(smallest: int, order: list[int]) -> None:
     tried: dict[int, float] = {}
     while (milli := next_static(SIZES, tried, 420, 99.0)) is not None:

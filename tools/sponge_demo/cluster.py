@@ -260,6 +260,7 @@ def manifest(scenario: Scenario, template: Mapping[str, Any] | None = None) -> d
             },
             "batch": {"max": scenario.max_batch},
             "profile": {"from": scenario.profile},
+            "planner": {"lookBack": f"{scenario.look_back_s:g}s"},
             "mode": "Off",
             "template": template or {},
         },

@@ -112,7 +112,7 @@ class LocalBackend(Backend):
             max_milli=self._scenario.max_milli,
             step_milli=self._scenario.step_milli,
         )
-        self._host = Standalone(SizingSpec(sizes))
+        self._host = Standalone(SizingSpec(sizes, look_back_s=self._scenario.look_back_s))
         clock, budget = asyncio.get_running_loop().time, ResizeBudget(OperatorSettings().resizes_per_s)
         loop = ControlLoop(self._target, self._client, self._host, clock, budget=budget)
         self._task = asyncio.create_task(loop.run())

@@ -22,6 +22,8 @@ class Scenario:
         duration_s: of one run.
         slo_s: the deadline of a request after it was due to be sent; the upload counts.
         target: the share of requests in time that a fixed size has to keep.
+        look_back_s: a shrink waits until the larger size has not been needed for this long. Twice the default, because
+            a resize is dear where the control plane runs on the cores that it divides.
         profile: a shipped latency profile, or auto: the server measures one at its start.
         seed: of the arrivals, and of the uplink where it is synthetic.
     """
@@ -33,9 +35,10 @@ class Scenario:
     payload_bytes: int = 200_000
     max_batch: int = 4
     min_milli: int = 250
-    max_milli: int = 1500
+    max_milli: int = 1250
     step_milli: int = 250
     target: float = 0.99
+    look_back_s: float = 2.0
     profile: str = "auto"
     seed: int = 1
 

@@ -1,7 +1,8 @@
 """Which fixed sizes to compare Sponge with; pure.
 
 More cores never miss more, and each run takes minutes. The search starts at the size that the simulator expects, walks
-from there in doubling steps, because the answer is rarely far, and bisects once the answer lies between two sizes.
+from there to the two nearest sizes and then in doubling steps, because the answer is rarely far, and bisects once the
+answer lies between two sizes.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ def next_static(
         return None
     if highest_bad and lowest_good:
         return between[(len(between) - 1) // 2]
-    step = min(1 << (len(tried) - 1), len(between))
+    step = min(1 << max(0, len(tried) - 2), len(between))
     return between[step - 1] if highest_bad else between[-step]
 
 

@@ -23,6 +23,7 @@ from sponge_server.uploads import Upload, Uploads
 from sponge_simulator.fleet import ClusterModel, TimelinePoint, simulate
 from sponge_simulator.scaling.interface import Observation, ScalingPolicy, Service, Size
 from sponge_simulator.scaling.registry import make_policy
+from sponge_simulator.scaling.sponge_deployed import SpongeDeployed
 from sponge_workload.bandwidth import BandwidthTrace
 
 __all__ = [
@@ -167,7 +168,7 @@ def virtual_run(
     service = service_of(scenario, model, rate_rps, frictions.resizes_s, frictions.overhead_cores)
     name = "sponge-deployed" if fixed_milli is None else f"static-{fixed_milli / 1000:g}@moldable-edf"
     chosen = make_policy(name, service)
-    scaling = chosen.scaling
+    scaling = chosen.scaling if fixed_milli is not None else SpongeDeployed(service, scenario.look_back_s)
     if fixed_milli is None and start_milli is not None:
         scaling = _Held(scaling, Size(start_milli / 1000, scenario.max_batch))
     draw = random.Random(scenario.seed)

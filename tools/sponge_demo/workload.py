@@ -17,14 +17,19 @@ from sponge_workload.bandwidth import BandwidthTrace
 
 __all__ = ["Workload", "capacity_rps", "fit_workload", "smallest_fixed", "start_size", "waves_for"]
 
-CREST_SHARE = 0.92
-"""The rate at the crests, as a share of what one core answers. One core carries them; three quarters of one do not."""
+CREST_SHARE = 0.66
+"""The rate at the crests, as a share of what one core answers. Three quarters of a core carry them; half a core does not.
+The cores that stay free run the control plane and the load generator, as other nodes would."""
 
 WAVES = 2
 """In each run."""
 
 TROUGH_S = 30.0
 """How long the start size has to carry the rate of the first second, in the simulator."""
+
+
+COLD = 2.0
+"""The first batches on a small quota take up to twice their profile; later ones are planned with what these took."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,12 +70,12 @@ def waves_for(capacity: float, duration_s: float) -> Waves:
 
 
 def start_size(scenario: Scenario, waves: Waves, uplink: BandwidthTrace, model: LatencyModel) -> int:
-    """The size to begin a run with: the smallest one that answers every request if the rate stays at that of the first
-    second; bursts come, too."""
+    """The size to begin a run with: the smallest one that answers every request of a cold server if the rate stays at
+    that of the first second; bursts come, too."""
     steady = replace(waves, low_rps=waves.rate_at(0.0), times=1.0)
     short = replace(scenario, duration_s=TROUGH_S)
     arrivals = wave_arrivals(steady, Bursts(), TROUGH_S, scenario.seed)
-    return smallest_fixed(replace(short, target=1.0), arrivals, uplink, model)[0] or scenario.max_milli
+    return smallest_fixed(replace(short, target=1.0), arrivals, uplink, model.scaled(COLD))[0] or scenario.max_milli
 
 
 def smallest_fixed(

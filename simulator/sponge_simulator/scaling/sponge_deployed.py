@@ -26,8 +26,8 @@ class SpongeDeployed(Sponge):
 
     interval_s = SHORTEST_GAP_S
 
-    def __init__(self, service: Service) -> None:
-        super().__init__(service)
+    def __init__(self, service: Service, look_back_s: float = 1.0) -> None:
+        super().__init__(service, look_back_s)
         self._frontier: Frontier | None = None
         self._projected_at = self._looked_at = -POLL_S
         self._decided = (0, 0)
