@@ -1,7 +1,7 @@
 """Creates and removes the cluster's cgroups, and lists their processes: version 1, version 2 or the hybrid of both.
 
 The kubelet puts its pods below /NAME. The daemons go to /NAME/daemons, which limits nothing. In one hierarchy (pids, or
-the unified one) that group identifies every process of the cluster, even without a state file, container shims included.
+the unified one) that group identifies every process of the cluster without a state file, container shims included.
 
 Under contention the CPU is shared as on a node of its own: the pods weigh as much as all cores, and all daemons
 as much as one. Without these weights, all pods together would weigh as much as a single thread outside the cluster.

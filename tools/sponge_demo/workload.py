@@ -18,7 +18,7 @@ from sponge_workload.bandwidth import BandwidthTrace
 __all__ = ["Workload", "capacity_rps", "fit_workload", "smallest_fixed", "start_size", "waves_for"]
 
 CREST_SHARE = 0.66
-"""The rate at the crests, as a share of what one core answers. Three quarters of a core carry them; half a core does not.
+"""The rate at the crests, as a share of what one core answers: three quarters of a core carry it, half a core does not.
 The cores that stay free run the control plane and the load generator, as other nodes would."""
 
 WAVES = 2
