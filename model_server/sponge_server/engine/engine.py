@@ -16,7 +16,7 @@ from sponge_core.cpu_sharing import thread_budget
 from sponge_core.edf_queue import Request
 from sponge_server.deadlines import Due
 from sponge_server.engine.failures import Part, parts_of, row_error, shed_error, why_not_again
-from sponge_server.engine.jobs import Batch, Job, Row
+from sponge_server.engine.jobs import Batch, Job, Row, joined
 from sponge_server.engine.scheduler import Scheduler
 from sponge_server.model_handle import ModelHandle
 from sponge_server.observability.observers import Listeners, RequestObserver
@@ -29,6 +29,7 @@ from sponge_server.results import (
     ShedError,
     Timing,
 )
+from sponge_server.workers.image_header import pixels_of
 from sponge_server.workers.interface import Item, ItemError, Lane, LaneError, LanePool, LaneResult, Tensor
 from sponge_system.logs import event
 
@@ -41,6 +42,10 @@ HANG_FACTOR = 20.0
 
 HANG_AT_LEAST_S = 5.0
 """Never treat a batch as hung before this time: a page fault or a shrinking quota can stall a short one for long."""
+
+DECODED_PER_S = 5e6
+"""Pixels that a lane decodes in a second on one core, at the very least: the largest image takes a second or two, which
+the prediction does not know."""
 
 SHORTEST_TIMER_S = 0.001
 """The loop's timers count milliseconds; a shorter one would fire at once and spin."""
@@ -210,7 +215,9 @@ class Engine:
 
     async def _run(self, batch: Batch, parts: Sequence[Part], lane: Lane) -> None:
         """One batch from launch to answers; its parts run one after another."""
+        pixels = sum(pixels_of(image) for part in parts for _, (_, item) in part for image in item.images)
         timeout_s = max(HANG_AT_LEAST_S, HANG_FACTOR * batch.predicted_s)
+        timeout_s += pixels / DECODED_PER_S / min(1.0, self.scheduler.cores)
         done = 0
         try:
             for part in parts:
@@ -269,7 +276,11 @@ class Engine:
         if job.missing == 0:
             self._close(job, on_time, now)
             timing = Timing(job.arrival - job.due.sent, job.queue_s, job.batch_s, job.infer_s)
-            job.future.set_result(InferenceResult(_joined(job.rows), timing))
+            try:
+                job.future.set_result(InferenceResult(joined(job.rows), timing))
+            except RejectedError as error:
+                job.future.set_exception(error)
+                job.future.exception()  # a client that left never looks at it
 
     def _retry(self, batch: Batch, part: Part, error: LaneError) -> None:
         """A lane was lost: its requests are queued once more if their deadlines allow, else they fail."""
@@ -330,14 +341,3 @@ class Engine:
                 future.set_result(None)
             else:
                 self._fits.append((budget, future))
-
-
-def _joined(rows: Sequence[tuple[Tensor, ...] | None]) -> tuple[Tensor, ...]:
-    """The rows' outputs joined along the batch dimension."""
-    done = [row for row in rows if row is not None]
-    if len(done) == 1:
-        return done[0]
-    return tuple(
-        Tensor(first.name, first.datatype, (len(done), *first.shape[1:]), b"".join(row[i].data for row in done))
-        for i, first in enumerate(done[0])
-    )

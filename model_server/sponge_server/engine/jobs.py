@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from sponge_core.dispatch.decision import Shed
 from sponge_core.edf_queue import Request
 from sponge_server.deadlines import Due
 from sponge_server.model_handle import ModelHandle
-from sponge_server.results import InferenceResult
+from sponge_server.results import InferenceResult, RejectedError
 from sponge_server.workers.interface import Item, Tensor
 
-__all__ = ["Batch", "Job", "Row", "Turn"]
+__all__ = ["Batch", "Job", "Row", "Turn", "joined"]
 
 
 @dataclass(eq=False, slots=True)
@@ -87,3 +88,37 @@ class Turn:
     batches: tuple[Batch, ...]
     sheds: tuple[Shed, ...]
     wake_at: float | None
+
+
+def joined(rows: Sequence[tuple[Tensor, ...] | None]) -> tuple[Tensor, ...]:
+    """The outputs of a request's rows, joined along the batch dimension.
+
+    Raises:
+        RejectedError: the rows, which may have run in different batches, have outputs of different shapes.
+    """
+    done = [row for row in rows if row is not None]
+    first = done[0]
+    if len(done) == 1:
+        return first
+    form = _form(first)
+    for row in done[1:]:
+        if (other := _form(row)) != form:
+            raise RejectedError(
+                f"the outputs of its rows cannot be joined, {_shown(form)} and {_shown(other)}: send each row in a"
+                " request of its own"
+            )
+    return tuple(
+        Tensor(tensor.name, tensor.datatype, (len(done), *tensor.shape[1:]), b"".join(row[i].data for row in done))
+        for i, tensor in enumerate(first)
+    )
+
+
+_Form = list[tuple[str, str, tuple[int, ...]]]
+
+
+def _form(row: tuple[Tensor, ...]) -> _Form:
+    return [(tensor.name, tensor.datatype, tensor.shape[1:]) for tensor in row]
+
+
+def _shown(form: _Form) -> str:
+    return ", ".join(f"{name} {datatype} {list(shape)}" for name, datatype, shape in form)

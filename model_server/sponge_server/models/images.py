@@ -1,26 +1,56 @@
-"""Converts encoded images to model inputs: decode, resize, crop, normalise.
+"""Converts encoded images to model inputs: decode, turn upright, resize, crop, normalise.
 
 The lane calls this on its inference thread. An image that cannot be read raises, and the lane fails that item alone.
+Whatever an image claims, its cost is bounded: by its pixels before it is decoded, and by the size of the crop after.
 """
 
 from __future__ import annotations
 
 import io
-import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
+from PIL.ExifTags import Base as ExifTag
 
+from sponge_server.workers.image_header import check_pixels
 from sponge_server.workers.interface import ItemError
 
 __all__ = ["ImageTransform"]
 
-Image.MAX_IMAGE_PIXELS = 50_000_000  # more than any relevant camera; protects against decompression bombs
+Image.MAX_IMAGE_PIXELS = None  # `check_pixels` bounds them
 
 _RESAMPLE = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What turns an image upright, by the EXIF orientation that the camera noted."""
+
+_BACKGROUND = 255
+"""Transparent parts become white, as on a page. The colours that a file keeps under them are arbitrary."""
+
+_PLAIN_BYTES, _MOST_BYTES = 4, 12
+"""Memory per pixel of an image that is resized as decoded, and of one that is converted or turned first."""
+
+_RESIZED_PIXELS = 4_000_000
+"""A larger result of the resize is never made: of a long thin image, it would have gigabytes."""
+
+_PROGRESSIVE_BYTES = 8
+"""The decoder of a progressive JPEG holds two bytes for each value of the full size, at any scale."""
+
+
+def _always(_: int) -> bool:
+    return True
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,39 +71,105 @@ class ImageTransform:
     std: tuple[float, ...]
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"
 
-    def apply(self, data: bytes | memoryview) -> npt.NDArray[np.float32]:
-        """Returns channels x height x width. Raises ItemError when the bytes are not a readable JPEG or PNG."""
+    def apply(self, data: bytes | memoryview, fits: Callable[[int], bool] = _always) -> npt.NDArray[np.float32]:
+        """Returns channels x height x width.
+
+        Args:
+            fits: whether so many bytes of memory may be used for a moment, to decode the image.
+
+        Raises:
+            ItemError: the bytes are not a readable JPEG or PNG, or the image is too large.
+        """
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("error", Image.DecompressionBombWarning)
-                with Image.open(io.BytesIO(data), formats=("JPEG", "PNG")) as image:
-                    return self._pixels(image)
+            with Image.open(io.BytesIO(data), formats=("JPEG", "PNG")) as image:
+                return self._pixels(image, fits)
+        except ItemError:
+            raise
         except Image.UnidentifiedImageError:
             raise ItemError("the image is not a JPEG or PNG") from None
-        except (Image.DecompressionBombError, Image.DecompressionBombWarning):
-            raise ItemError(f"the image has more than {Image.MAX_IMAGE_PIXELS:,} pixels: send a smaller one") from None
-        except (OSError, ValueError, SyntaxError, EOFError) as error:  # what Pillow raises for broken files
-            raise ItemError(f"the image cannot be read: {error}") from None
+        except Exception as error:  # noqa: BLE001 - decoders raise anything for broken files, and it is the file's fault
+            raise ItemError(f"the image cannot be read: {error or type(error).__name__}") from None
 
-    def _pixels(self, image: Image.Image) -> npt.NDArray[np.float32]:
-        height, width = self.crop
-        short = self.resize or max(self.crop)
+    def _pixels(self, image: Image.Image, fits: Callable[[int], bool]) -> npt.NDArray[np.float32]:
+        full = image.width * image.height
+        check_pixels(image.width, image.height)
         # A JPEG can be decoded at 1/2, 1/4 or 1/8 of its size; twice the target keeps enough detail for the resize.
-        image.draft(None, (2 * short, 2 * short))
-        pixels = image.convert(self.mode)
-        if self.resize is None:
-            size = (width, height)
-        else:
-            least = min(pixels.size)
-            wide, high = (side * self.resize // least for side in pixels.size)
-            size = (max(width, wide), max(height, high))
-        if size != pixels.size:
-            pixels = pixels.resize(size, _RESAMPLE[self.interpolation])
-        left, top = round((size[0] - width) / 2), round((size[1] - height) / 2)
-        if size != (width, height):
-            pixels = pixels.crop((left, top, left + width, top + height))
-        array = np.asarray(pixels, dtype=np.float32)
+        short = 2 * (self.resize or max(self.crop))
+        image.draft(None, (short, short))
+        need = image.width * image.height * (_PLAIN_BYTES if _is_plain(image) else _MOST_BYTES)
+        if "progressive" in image.info:
+            need += full * _PROGRESSIVE_BYTES
+        if not fits(need):
+            raise ItemError(
+                f"decoding the image needs {need >> 20} MiB, which the memory limit does not leave: send a smaller one"
+            )
+        image.load()
+        upright = _UPRIGHT.get(_orientation(image))
+        pixels = _resizable(image)
+        pixels = self._cropped(pixels if upright is None else pixels.transpose(upright))
+        array = np.asarray(_opaque(pixels).convert(self.mode), dtype=np.float32)
         array = array[None] if array.ndim == 2 else array.transpose(2, 0, 1)
         mean, std = (np.asarray(v, dtype=np.float32)[:, None, None] * np.float32(255) for v in (self.mean, self.std))
         normal: npt.NDArray[np.float32] = (array - mean) / std
         return normal
+
+    def _cropped(self, pixels: Image.Image) -> Image.Image:
+        """The centre of the resized image."""
+        high, wide = self.crop
+        size = wide, high
+        if self.resize is not None:
+            least = min(pixels.size)
+            width, height = (side * self.resize // least for side in pixels.size)
+            size = max(wide, width), max(high, height)
+        resample = _RESAMPLE[self.interpolation]
+        left, top = round((size[0] - wide) / 2), round((size[1] - high) / 2)
+        if size[0] * size[1] <= _RESIZED_PIXELS or size == pixels.size:
+            if size != pixels.size:
+                pixels = pixels.resize(size, resample)
+            return pixels if size == (wide, high) else pixels.crop((left, top, left + wide, top + high))
+        # The same without what lies outside of the crop. Its box has fractions, which Pillow rounds a little.
+        across, down = pixels.width / size[0], pixels.height / size[1]
+        right, bottom = min((left + wide) * across, pixels.width), min((top + high) * down, pixels.height)
+        return pixels.resize((wide, high), resample, (left * across, top * down, right, bottom))
+
+
+def _is_plain(image: Image.Image) -> bool:
+    return image.mode in ("L", "RGB") and not image.has_transparency_data and "exif" not in image.info
+
+
+def _orientation(image: Image.Image) -> Any:
+    try:
+        return image.getexif().get(ExifTag.Orientation)
+    except Exception:  # noqa: BLE001 - a broken note about the image is no fault of its pixels
+        return None
+
+
+def _resizable(image: Image.Image) -> Image.Image:
+    """The image in a mode whose values can be mixed: L, LA, RGB or RGBA, eight bits a value."""
+    if image.mode.startswith("I"):
+        return _eight_bits(image)
+    if image.has_transparency_data:
+        return image if image.mode in ("LA", "RGBA") else image.convert("RGBA")
+    if image.mode == "1":
+        return image.convert("L")
+    return image if image.mode in ("L", "RGB") else image.convert("RGB")
+
+
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """Grey of 16 bits, 0 to 65535, as 0 to 255. Pillow's own conversion would clip every value above 255 to white."""
+    deep = np.asarray(image).clip(0, 65535).astype(np.uint16)
+    grey = Image.fromarray(((deep - (deep >> 8) + 128) >> 8).astype(np.uint8))  # divided by 257, rounded
+    key = image.info.get("transparency")
+    if not isinstance(key, int):
+        return grey
+    return Image.merge("LA", (grey, Image.fromarray(np.where(deep == key, 0, 255).astype(np.uint8))))
+
+
+def _opaque(pixels: Image.Image) -> Image.Image:
+    """The image on the background."""
+    if pixels.mode not in ("LA", "RGBA"):
+        return pixels
+    bands = pixels.mode.removesuffix("A")
+    ground = Image.new(bands, pixels.size, (_BACKGROUND,) * len(bands) if len(bands) > 1 else _BACKGROUND)
+    ground.paste(pixels.convert(bands), mask=pixels.getchannel("A"))
+    return ground

@@ -16,6 +16,7 @@ import numpy as np
 
 from sponge_core.datatypes import NUMPY_TYPES
 from sponge_core.errors import SpongeError
+from sponge_server.workers.image_header import check_pixels, image_size
 from sponge_server.workers.interface import DATATYPE_SIZE, Item, ItemError, ModelInfo, Tensor
 
 __all__ = [
@@ -293,13 +294,16 @@ def _check_priority(value: object) -> None:
 
 
 def _classes(tensor: Tensor, top: int, labels: Sequence[str] | None) -> Strings:
-    """The `top` largest entries of each row as `value:index[:label]`, largest first."""
-    scores = values_of(tensor).reshape(tensor.shape[0], -1)
+    """The `top` largest entries of each row as `value:index[:label]`, largest first; equal ones by index, NaN last."""
+    scores = values_of(tensor).reshape(tensor.shape[0], math.prod(tensor.shape[1:]))
     top = min(top, scores.shape[1])
-    best = np.argsort(-scores, axis=1, kind="stable")[:, :top]
+    # Whole numbers are inverted bit by bit: a minus sign wraps for unsigned ones and for the least signed one.
+    whole = scores.dtype.kind in "bui"
+    best = np.argsort(~scores if whole else -scores, axis=1, kind="stable")[:, :top]
+    form = "d" if whole else "f"
     named = labels if labels is not None and len(labels) == scores.shape[1] else None
     texts = [
-        f"{row[i]:f}:{i}:{named[i]}" if named else f"{row[i]:f}:{i}"
+        f"{row[i]:{form}}:{i}:{named[i]}" if named else f"{row[i]:{form}}:{i}"
         for row, order in zip(scores, best, strict=True)
         for i in order
     ]
@@ -312,7 +316,12 @@ def _images(strings: tuple[Strings, ...], info: ModelInfo) -> tuple[bytes | memo
         if given.name not in image_inputs:
             wanted = f"encoded images as {info.inputs[0].name!r}" if image_inputs else "no BYTES at all"
             raise ItemError(f"input {given.name!r} has datatype BYTES; the model takes {wanted}")
-    return strings[0].values
+    images = strings[0].values
+    for image in images:
+        size = image_size(image)
+        if size is not None:  # else the lane says what is wrong with it
+            check_pixels(*size)
+    return images
 
 
 def _row(tensor: Tensor, row: int) -> Tensor:

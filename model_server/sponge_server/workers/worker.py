@@ -11,8 +11,9 @@ import math
 import os
 import socket
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,9 @@ __all__ = ["example_inputs", "serve"]
 _MESSAGE_LIMIT = 300  # characters of an error; a message of torch can have pages
 
 _VICTIM_SCORE = 500  # in thousandths of the memory limit, more than server and fork server can be larger by
+
+_DECODE_BYTES = 16 << 20
+"""Memory that an image may always take while it is decoded. Part of the reserve; a photograph needs less."""
 
 _OIP = {dtype: name for name, dtype in TORCH_DTYPE.items()}
 
@@ -65,7 +69,9 @@ def serve(models: Sequence[LoadedModel], sock: socket.socket, inputs: SharedMemo
         if request["threads"] != torch.get_num_threads():
             torch.set_num_threads(request["threads"])
         inputs.fit()
-        answer = _run_batch(models[request["model"]], request["items"], inputs, outputs)
+        answer = _run_batch(
+            models[request["model"]], request["items"], inputs, outputs, partial(_fits, request["keep"], at_start)
+        )
         answer |= {
             "threads": torch.get_num_threads(),
             "cpu_s": time.process_time() - cpu,
@@ -77,6 +83,15 @@ def serve(models: Sequence[LoadedModel], sock: socket.socket, inputs: SharedMemo
             give_back()
 
 
+def _fits(keep: int | None, at_start: int, need: int) -> bool:
+    """Whether the process may take `need` more bytes for a moment. It may hold `keep` beyond what it started with."""
+    if keep is None or need <= _DECODE_BYTES:
+        return True
+    if held_bytes() - at_start + need > keep:
+        give_back()
+    return held_bytes() - at_start + need <= keep
+
+
 def _prefer_as_oom_victim() -> None:
     """When memory runs out, the kernel kills the process with the highest score; a lane can be replaced."""
     score = Path("/proc/self/oom_score_adj")
@@ -85,10 +100,14 @@ def _prefer_as_oom_victim() -> None:
 
 
 def _run_batch(
-    model: LoadedModel, items: Sequence[dict[str, Any]], inputs: SharedMemory, outputs: SharedMemory
+    model: LoadedModel,
+    items: Sequence[dict[str, Any]],
+    inputs: SharedMemory,
+    outputs: SharedMemory,
+    fits: Callable[[int], bool],
 ) -> dict[str, Any]:
     """Outputs by group of items that ran together, errors by item, and the name of a non-finite output by item."""
-    ready, errors = _prepare(model, items, inputs)
+    ready, errors = _prepare(model, items, inputs, fits)
     not_finite: dict[int, str] = {}
     groups: list[dict[str, Any]] = []
     end = 0
@@ -115,7 +134,7 @@ def _run_batch(
 
 
 def _prepare(
-    model: LoadedModel, items: Sequence[dict[str, Any]], inputs: SharedMemory
+    model: LoadedModel, items: Sequence[dict[str, Any]], inputs: SharedMemory, fits: Callable[[int], bool]
 ) -> tuple[list[_Ready], dict[int, str]]:
     view = memoryview(inputs.map)
     ready: list[_Ready] = []
@@ -123,7 +142,7 @@ def _prepare(
     for index, item in enumerate(items):
         if "images" in item:
             try:
-                tensors = [_decoded(model, [view[start : start + size] for start, size in item["images"]])]
+                tensors = [_decoded(model, [view[start : start + size] for start, size in item["images"]], fits)]
             except ItemError as error:
                 errors[index] = str(error)
                 continue
@@ -136,13 +155,13 @@ def _prepare(
     return ready, errors
 
 
-def _decoded(model: LoadedModel, images: Sequence[memoryview]) -> torch.Tensor:
+def _decoded(model: LoadedModel, images: Sequence[memoryview], fits: Callable[[int], bool]) -> torch.Tensor:
     if model.image is None:
         raise ItemError("the model takes no encoded images")
     rows = []
     for number, data in enumerate(images, start=1):
         try:
-            rows.append(torch.from_numpy(model.image.apply(data)))
+            rows.append(torch.from_numpy(model.image.apply(data, fits)))
         except ItemError as error:
             raise ItemError(f"image {number} of {len(images)}: {error}" if len(images) > 1 else str(error)) from None
     return torch.stack(rows)

@@ -1,0 +1,63 @@
+"""The size of an encoded image, read from its header in microseconds and without decoding.
+
+The server's own process asks for it: an image of too many pixels is refused before it is queued, and a batch with large
+images may take longer before it counts as hung.
+"""
+
+from __future__ import annotations
+
+from sponge_server.workers.interface import ItemError
+
+__all__ = ["MAX_PIXELS", "check_pixels", "image_size", "pixels_of"]
+
+MAX_PIXELS = 50_000_000
+"""More than any relevant camera has. An image of a few kilobytes can claim any number."""
+
+MOST_SEGMENTS = 256
+"""Segments of a JPEG that are searched for its size; photographs have some ten of them."""
+
+_PNG = b"\x89PNG\r\n\x1a\n"
+_JPEG = b"\xff\xd8"
+_FRAME_HEADERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+_ALONE = frozenset((0x01, *range(0xD0, 0xD8)))  # markers without a length
+
+
+def image_size(data: bytes | bytearray | memoryview) -> tuple[int, int] | None:
+    """Width and height as the header of a PNG or JPEG states them; None where it states none."""
+    view = memoryview(data)
+    if view[:8] == _PNG:
+        if len(view) < 24:
+            return None
+        return int.from_bytes(view[16:20], "big"), int.from_bytes(view[20:24], "big")
+    return _jpeg_size(view) if view[:2] == _JPEG else None
+
+
+def pixels_of(data: bytes | bytearray | memoryview) -> int:
+    """Number of pixels; the most that may be decoded where the header does not say it."""
+    size = image_size(data)
+    return MAX_PIXELS if size is None else size[0] * size[1]
+
+
+def check_pixels(width: int, height: int) -> None:
+    """Raises ItemError when an image of this size has no pixels, or too many to decode."""
+    if width < 1 or height < 1:
+        raise ItemError(f"the image has {width} x {height} pixels: send one with at least 1 x 1")
+    if width * height > MAX_PIXELS:
+        raise ItemError(f"the image has more than {MAX_PIXELS:,} pixels ({width:,} x {height:,}): send a smaller one")
+
+
+def _jpeg_size(view: memoryview) -> tuple[int, int] | None:
+    at = 2
+    for _ in range(MOST_SEGMENTS):
+        if at + 9 > len(view) or view[at] != 0xFF:
+            return None
+        marker = view[at + 1]
+        if marker in _FRAME_HEADERS:
+            return int.from_bytes(view[at + 7 : at + 9], "big"), int.from_bytes(view[at + 5 : at + 7], "big")
+        if marker == 0xFF:  # padding
+            at += 1
+        elif marker in _ALONE:
+            at += 2
+        else:
+            at += 2 + int.from_bytes(view[at + 2 : at + 4], "big")
+    return None
