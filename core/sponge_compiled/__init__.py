@@ -35,6 +35,7 @@ MODULES = {
         "latency",
         "planning/frontier",
         "planning/projection",
+        "queue_room",
     ),
     "sponge_simulator": ("fleet", "replica"),
 }

@@ -11,21 +11,24 @@ The time limit is the most specific of these statements, in this order:
 7. the server's default.
 
 It counts from `x-sponge-sent-at` (epoch seconds) if that is plausible, else from the arrival of the headers. So the
-time in the network is part of the client's wait, and a slow upload counts without any trust in clocks.
+time in the network is part of the client's wait, and a slow upload counts without any trust in clocks. A clock that is
+behind is learnt and set right; `Claims` bounds what a client may state.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from sponge_core.client_clock import ClientClock
 from sponge_core.errors import SpongeError
 
-__all__ = ["DEFAULT_CLASS", "BadHeaderError", "Due", "SentAt", "SloPolicy", "resolve"]
+__all__ = ["DEFAULT_CLASS", "BadHeaderError", "Claims", "Due", "SentAt", "SloPolicy", "resolve"]
 
-SentAt = Literal["trusted", "absent", "future", "stale"]
+SentAt = Literal["trusted", "absent", "behind", "future", "stale"]
+"""`behind`: used after the clock was set right. `future`, `stale`: ignored."""
 
 DEFAULT_CLASS = "default"
 """The SLO class of requests that name none."""
@@ -33,8 +36,8 @@ DEFAULT_CLASS = "default"
 FUTURE_TOLERANCE_S = 0.05
 """A send time this far ahead of our clock is normal skew between synchronised machines; more is a wrong clock."""
 
-STALE_S = 60.0
-"""No request travels for longer: an older send time is a wrong clock or a replayed request."""
+STALE_S = 3600.0
+"""An older send time says nothing about a clock: it is a replayed request, or no time of day."""
 
 LONGEST_S = 3600.0
 """Upper bound of any time limit; a request that waits longer only holds memory."""
@@ -48,6 +51,7 @@ _DURATIONS: tuple[tuple[int, bytes, float], ...] = (
 )
 """Rank, name and seconds per unit of each header that holds one number."""
 
+_ABSENT: SentAt = "absent"
 _RANK_CLASS, _RANK_BODY, _RANK_GRPC, _RANK_DEFAULT = 2, 3, 6, 7
 
 
@@ -56,11 +60,30 @@ class BadHeaderError(SpongeError):
 
 
 @dataclass(frozen=True, slots=True)
+class Claims:
+    """What a client may claim, in seconds.
+
+    Attributes:
+        shortest_s, longest_s: bounds of a time limit that a request states; one beyond them counts as the bound.
+        oldest_s: the longest time on the way that a send time may claim.
+    """
+
+    shortest_s: float = 0.0
+    longest_s: float = LONGEST_S
+    oldest_s: float = 2.0
+
+    def bounded(self, limit_s: float) -> float:
+        """The time limit that counts for a request that states this one."""
+        return min(max(limit_s, self.shortest_s), self.longest_s)
+
+
+@dataclass(frozen=True, slots=True)
 class SloPolicy:
-    """The default time limit and those of the SLO classes, in seconds."""
+    """The default time limit and those of the SLO classes, in seconds, and the bounds of other ones."""
 
     default_s: float
     classes: Mapping[str, float] = field(default_factory=dict)
+    claims: Claims = Claims()
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,11 +114,11 @@ class Due:
         """Whether nothing in the body can change the deadline."""
         return self.rank < _RANK_BODY
 
-    def with_body_timeout(self, timeout_us: object) -> Due:
+    def with_body_timeout(self, timeout_us: object, claims: Claims) -> Due:
         """The deadline once `parameters.timeout` of the body is known. Raises BadHeaderError for an invalid value."""
         if isinstance(timeout_us, bool) or not isinstance(timeout_us, int | float):
             raise BadHeaderError(f"parameters.timeout is {timeout_us!r}: give microseconds as a number")
-        limit_s = _checked("parameters.timeout", timeout_us * 1e-6, str(timeout_us))
+        limit_s = claims.bounded(_checked("parameters.timeout", timeout_us * 1e-6, str(timeout_us)))
         return replace(self, limit_s=limit_s, rank=_RANK_BODY) if self.rank > _RANK_BODY else self
 
 
@@ -105,6 +128,7 @@ def resolve(
     wall: float,
     policy: SloPolicy,
     call_timeout_s: float | None = None,
+    clocks: Sequence[ClientClock] = (),
 ) -> Due:
     """The deadline of a request from its headers.
 
@@ -114,11 +138,11 @@ def resolve(
         wall: the same moment in epoch seconds.
         policy: what applies where the request states nothing.
         call_timeout_s: the deadline of the call itself, if the protocol took `grpc-timeout` out of the headers.
+        clocks: what is known of the client's clock; they learn from this request.
 
     Raises:
         BadHeaderError: a header is invalid, even if another one takes precedence.
     """
-    sent, sent_at = _sent(headers.get(b"x-sponge-sent-at"), arrived, wall)
     rank, limit_s, slo_class = _RANK_DEFAULT, policy.default_s, DEFAULT_CLASS
     raw = headers.get(b"grpc-timeout")
     if raw is not None:
@@ -138,18 +162,32 @@ def resolve(
             raise BadHeaderError(f"x-sponge-slo-class: unknown class {slo_class!r}; known: {known}")
         if rank > _RANK_CLASS:
             rank, limit_s = _RANK_CLASS, policy.classes[slo_class]
+    if rank not in (_RANK_CLASS, _RANK_DEFAULT):
+        limit_s = policy.claims.bounded(limit_s)
+    sent, sent_at = arrived, _ABSENT
+    raw = headers.get(b"x-sponge-sent-at")
+    if raw is not None:
+        age_s = wall - _number(b"x-sponge-sent-at", raw)
+        sent, sent_at = _sent(age_s, arrived, limit_s, policy.claims.oldest_s, clocks)
     return Due(sent, limit_s, slo_class, sent_at, rank, headers.get(b"traceparent", b""))
 
 
-def _sent(raw: bytes | None, arrived: float, wall: float) -> tuple[float, SentAt]:
-    if raw is None:
-        return arrived, "absent"
-    age_s = wall - _number(b"x-sponge-sent-at", raw)
+def _sent(
+    age_s: float, arrived: float, limit_s: float, oldest_s: float, clocks: Sequence[ClientClock]
+) -> tuple[float, SentAt]:
+    """When a request was sent that claims to be `age_s` old on arrival."""
     if age_s < -FUTURE_TOLERANCE_S:
         return arrived, "future"
     if age_s > STALE_S:
         return arrived, "stale"
-    return arrived - max(0.0, age_s), "trusted"
+    behind_s = 0.0
+    for clock in clocks:
+        clock.observe(arrived, age_s)
+        behind_s = max(behind_s, clock.behind_s(limit_s, oldest_s))
+    age_s = max(0.0, age_s - behind_s)
+    if age_s > oldest_s:
+        return arrived, "stale"
+    return arrived - age_s, "behind" if behind_s else "trusted"
 
 
 def _grpc_timeout(raw: bytes) -> float:

@@ -12,6 +12,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Protocol, TypeVar
 
+from sponge_core.quota import TokenBucket
+from sponge_server.clients import Clients, Peer
 from sponge_server.deadlines import BadHeaderError, Due, resolve
 from sponge_server.engine.engine import Engine
 from sponge_server.engine.scheduler import Scheduler
@@ -69,6 +71,7 @@ class Call(Protocol[R_co]):
         headers: lower-case names.
         model, version: as addressed. A model of None: the body names it.
         timeout_s: time limit of the call in the protocol itself, in seconds; None where there is none.
+        peer: the other end of the connection.
     """
 
     text_kind: ClassVar[str]
@@ -85,6 +88,9 @@ class Call(Protocol[R_co]):
 
     @property
     def timeout_s(self) -> float | None: ...
+
+    @property
+    def peer(self) -> Peer: ...
 
     def body_length(self) -> int | None:
         """Checks the protocol's headers; the announced length of the body. Raises ProblemError."""
@@ -138,6 +144,7 @@ class InferenceService:
     def __init__(
         self,
         models: Sequence[ModelHandle],
+        clients: Clients,
         engine: Engine,
         lifecycle: Lifecycle,
         uploads: Uploads,
@@ -153,6 +160,7 @@ class InferenceService:
         # Stands in for a model that the body has yet to name: with the longest default objective, no request is given
         # up that its own model would have had time for.
         self._stand_in = max(models, key=lambda model: model.policy.default_s)
+        self._clients = clients
         self._engine = engine
         self._lifecycle = lifecycle
         self._uploads = uploads
@@ -181,6 +189,7 @@ class InferenceService:
             model = self._find(call) if named else self._stand_in
             if not self._lifecycle.accepting:
                 raise self._lifecycle.not_ready()
+            quota = self._clients.admit(call.headers, call.peer, arrived)
             due = self._due(call, arrived, model)
             total = call.body_length()
             limit = self._limits.max_body_bytes
@@ -197,8 +206,8 @@ class InferenceService:
                     due = self._due(call, arrived, model)
             request = self._decode(call, text_bytes)
             if request.timeout_us is not None:
-                due = _with_timeout(due, request.timeout_us)
-            result = await self._run(call, model, request, due)
+                due = _with_timeout(due, request.timeout_us, model)
+            result = await self._run(call, model, request, due, quota)
             info = model.info
             try:
                 response = call.encode(info.name, MODEL_VERSION, request, result.outputs, info.labels)
@@ -218,12 +227,15 @@ class InferenceService:
         return model
 
     def _due(self, call: Call[R], arrived: float, model: ModelHandle) -> Due:
+        clocks = self._clients.clocks(call.headers, call.peer)
         try:
-            due = resolve(call.headers, arrived, self._wall_clock(), model.policy, call.timeout_s)
+            due = resolve(call.headers, arrived, self._wall_clock(), model.policy, call.timeout_s, clocks)
         except BadHeaderError as error:
             raise ProblemError(400, "invalid-header", str(error)) from None
         if due.sent_at in ("future", "stale"):
             self._metrics.sent_at_ignored.labels(due.sent_at).inc()
+        elif due.sent_at == "behind":
+            self._metrics.sent_at_corrected.inc()
         return due
 
     def _admit(self, model: ModelHandle, due: Due, arrived: float) -> None:
@@ -303,7 +315,9 @@ class InferenceService:
         except OipError as error:
             raise ProblemError(400, "invalid-request", str(error)) from None
 
-    async def _run(self, call: Call[R], model: ModelHandle, request: InferRequest, due: Due) -> InferenceResult:
+    async def _run(
+        self, call: Call[R], model: ModelHandle, request: InferRequest, due: Due, quota: TokenBucket | None
+    ) -> InferenceResult:
         """Submits the request and waits for its result."""
         # A request whose body was still coming when the server began to drain was accepted before: it is served.
         engine = self._engine
@@ -311,6 +325,8 @@ class InferenceService:
             rows = rows_of(request, model.info)
         except ItemError as error:
             raise ProblemError(422, "does-not-fit-model", str(error)) from None
+        if quota is not None:
+            quota.take(len(rows) - 1)
         try:
             job = engine.submit(model, rows, due)
             stop_watching = call.watch(lambda: engine.cancel(job))
@@ -343,9 +359,9 @@ def refusal(scheduler: Scheduler, due: Due, now: float) -> ShedError | None:
     return None
 
 
-def _with_timeout(due: Due, timeout_us: object) -> Due:
+def _with_timeout(due: Due, timeout_us: object, model: ModelHandle) -> Due:
     try:
-        return due.with_body_timeout(timeout_us)
+        return due.with_body_timeout(timeout_us, model.policy.claims)
     except BadHeaderError as error:
         raise ProblemError(400, "invalid-timeout", str(error)) from None
 

@@ -75,6 +75,20 @@ class ShedError(RequestError):
         return cls(text, ahead_s)
 
     @classmethod
+    def no_place(cls, rows: int, most: int, retry_s: float) -> ShedError:
+        """The queue of `rows` rows is full of requests that are at least as urgent."""
+        return cls(f"{rows} rows wait, and at most {most} may: slow down, then try again", retry_s)
+
+    @classmethod
+    def displaced(cls, waited_s: float, retry_s: float) -> ShedError:
+        """A more urgent request, or one of a class with a share, took the place in a full queue."""
+        text = (
+            f"the queue is full, and after {waited_s * 1000:.0f} ms a more urgent request took this one's place: slow"
+            " down, then try again"
+        )
+        return cls(text, retry_s)
+
+    @classmethod
     def sacrificed(cls, limit_s: float, waited_s: float, retry_s: float) -> ShedError:
         """Overload: answering this request after `waited_s` in the queue would cost other requests more."""
         text = (

@@ -23,6 +23,8 @@ from sponge_core.cpu_sharing import thread_budget
 from sponge_core.dispatch.registry import DEFAULT, PolicyName
 from sponge_core.errors import SpongeError
 from sponge_core.quantities import milli_of, parse_cores
+from sponge_core.quota import Quota
+from sponge_server.deadlines import DEFAULT_CLASS, Claims
 from sponge_system.logs import Format, Level
 
 __all__ = ["ContradictionError", "ModelSettings", "ServerSettings", "sizes_milli"]
@@ -214,6 +216,20 @@ class ServerSettings(BaseSettings):
         default_factory=dict,
     )
 
+    min_slo_ms: Annotated[float, Field(ge=0, le=LONGEST_SLO_MS, allow_inf_nan=False)] = setting(
+        "Deadlines",
+        "Shortest time limit that a request may state; a shorter one counts as this, and so gets no earlier turn.",
+        0.0,
+    )
+    max_slo_ms: Milliseconds = setting(
+        "Deadlines", "Longest time limit that a request may state; a longer one counts as this.", float(LONGEST_SLO_MS)
+    )
+    max_sent_age_ms: Milliseconds = setting(
+        "Deadlines",
+        "Longest time on the way that x-sponge-sent-at may claim. An older send time is a clock that is behind.",
+        2000.0,
+    )
+
     cores: Cores = setting("Size", "CPU quota to assume until the cgroup or the operator sets another.", 2.0)
     step_cores: Cores = setting("Size", "Step between the sizes of a plan.", 1.0)
     max_cores: Cores = setting(
@@ -245,6 +261,26 @@ class ServerSettings(BaseSettings):
 
     max_queue_rows: int = setting(
         "Limits", "Most rows in the queue; beyond this, requests are shed with 503.", 10_000, ge=1
+    )
+    queue_share: Annotated[dict[str, Annotated[float, Field(gt=0, le=1)]], NoDecode, _named("CLASS=SHARE")] = setting(
+        "Limits",
+        "Share of the queue that an SLO class has to itself once it is full; default means requests of no class.",
+        form="CLASS=SHARE",
+        shown="none",
+        default_factory=dict,
+    )
+    client_header: Annotated[str, Field(pattern=r"^[A-Za-z0-9-]+$")] | None = setting(
+        "Limits",
+        "Header that names the client, for its quota and its clock; let the gateway set it.",
+        None,
+        form="HEADER",
+        shown="none: the address is the client",
+    )
+    quota_rows_per_s: Annotated[float, Field(gt=0, allow_inf_nan=False)] | None = setting(
+        "Limits", "Rows per second that one client may send; beyond this, 429.", None, form="NUMBER", shown="none"
+    )
+    quota_burst_rows: Annotated[float, Field(ge=1, allow_inf_nan=False)] = setting(
+        "Limits", "Rows that one client may send at once after a pause, under quota-rows-per-s.", 100.0
     )
     header_timeout_s: Positive = setting(
         "Limits", "Longest time for the headers of a request to arrive; then 408.", 10.0
@@ -294,6 +330,15 @@ class ServerSettings(BaseSettings):
         if self.min_cores > self.max_cores:
             text = "{min_cores} is above {max_cores}: lower the first or raise the second"
             raise ContradictionError(text, min_cores=f"{self.min_cores:g}", max_cores=f"{self.max_cores:g}")
+        if self.min_slo_ms > self.max_slo_ms:
+            text = "{min_slo_ms} is above {max_slo_ms}: lower the first or raise the second"
+            raise ContradictionError(text, min_slo_ms=f"{self.min_slo_ms:g}", max_slo_ms=f"{self.max_slo_ms:g}")
+        for name in self.queue_share.keys() - {DEFAULT_CLASS, *self.slo_class}:
+            known = ", ".join((DEFAULT_CLASS, *self.slo_class))
+            raise ContradictionError(f"{{queue_share}}: there is no such class, only {known}", queue_share=name)
+        if (total := sum(self.queue_share.values())) > 1 + 1e-9:
+            text = "{queue_share} together: the shares of all classes may be 1 at most"
+            raise ContradictionError(text, queue_share=f"{total:g}")
         if self.max_body_bytes > self.max_queue_bytes:
             text = "{max_body_bytes} is above {max_queue_bytes}: such a body would never fit; raise the second"
             raise ContradictionError(text, max_body_bytes=self.max_body_bytes, max_queue_bytes=self.max_queue_bytes)
@@ -317,6 +362,16 @@ class ServerSettings(BaseSettings):
     def slo_classes(self) -> dict[str, float]:
         """SLO classes, in seconds by name."""
         return {name: limit_ms / 1000 for name, limit_ms in self.slo_class.items()}
+
+    @property
+    def claims(self) -> Claims:
+        """What a request may claim about its time."""
+        return Claims(self.min_slo_ms / 1000, self.max_slo_ms / 1000, self.max_sent_age_ms / 1000)
+
+    @property
+    def quota(self) -> Quota | None:
+        """What each client may send; None: there is no quota."""
+        return None if self.quota_rows_per_s is None else Quota(self.quota_rows_per_s, self.quota_burst_rows)
 
     @property
     def candidates_milli(self) -> tuple[int, ...]:

@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from sponge_core.dispatch.registry import POLICIES
+from sponge_core.queue_room import QueueRoom
+from sponge_server.clients import Clients
 from sponge_server.control.control_app import Control
 from sponge_server.control.control_loop import ControlLoop
 from sponge_server.control.news import News
@@ -63,7 +65,7 @@ def build(
     """
     max_batch = max(model.info.max_batch for model in prepared)
     models = [
-        ModelHandle(index, found.info, SloPolicy(given.slo_s, settings.slo_classes))
+        ModelHandle(index, found.info, SloPolicy(given.slo_s, settings.slo_classes, settings.claims))
         for index, (given, found) in enumerate(zip(settings.models, prepared, strict=True))
     ]
     uploads, memory, news = Uploads(), BodyMemory(settings.max_queue_bytes), News()
@@ -76,6 +78,7 @@ def build(
         settings.max_cores,
         clock(),
         POLICIES[settings.dispatch].make(),
+        QueueRoom(settings.max_queue_rows, settings.queue_share),
     )
     projector = Projector(
         scheduler,
@@ -88,13 +91,12 @@ def build(
         resize_s=settings.resize_s,
         clock=clock,
     )
-    engine = Engine(
-        pool, scheduler, models, [stats, projector, *observers], clock=clock, max_rows=settings.max_queue_rows
-    )
+    engine = Engine(pool, scheduler, models, [stats, projector, *observers], clock=clock)
     quota.add_listener(engine.set_cores)
     limits = InferenceLimits(settings.max_body_bytes, settings.max_json_bytes)
+    clients = Clients(settings.client_header, settings.quota)
     service = InferenceService(
-        models, engine, lifecycle, uploads, memory, metrics, limits, clock=clock, wall_clock=time.time
+        models, clients, engine, lifecycle, uploads, memory, metrics, limits, clock=clock, wall_clock=time.time
     )
     publisher = StatePublisher(
         lifecycle=lifecycle,

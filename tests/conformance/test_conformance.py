@@ -147,7 +147,7 @@ ERRORS: dict[str, tuple[Callable[[], Ask], str, str]] = {
     "too many rows": (lambda: digits(65), "invalid", "at most 64"),
     "a bad deadline": (lambda: digits(headers={"x-sponge-slo-ms": "soon"}), "invalid", "x-sponge-slo-ms"),
     "sent too long ago": (
-        lambda: digits(headers={"x-sponge-slo-ms": "100", "x-sponge-sent-at": f"{time.time() - 9:.3f}"}),
+        lambda: digits(headers={"x-sponge-slo-ms": "100", "x-sponge-sent-at": f"{time.time() - 0.5:.3f}"}),
         "unavailable",
         "had passed",
     ),

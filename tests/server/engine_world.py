@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import struct
-from collections.abc import Coroutine, Sequence
+from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from virtual_time import FakePool, VirtualLoop
 
 from sponge_core.latency import LatencyModel
+from sponge_core.queue_room import QueueRoom
 from sponge_server.deadlines import Due, SloPolicy
 from sponge_server.engine.engine import Engine
 from sponge_server.engine.jobs import Job
@@ -49,11 +50,14 @@ class World:
         batch_cap: int = 8,
         observers: Sequence[RequestObserver] = (),
         max_rows: int = 1000,
+        shares: Mapping[str, float] | None = None,
         profiles: Sequence[LatencyModel] = (MODEL,),
     ) -> None:
         self.loop = loop
         self.pool = FakePool(lanes, *profiles)
-        self.scheduler = Scheduler(profiles, cores, batch_cap, max_cores or cores, loop.time())
+        self.scheduler = Scheduler(
+            profiles, cores, batch_cap, max_cores or cores, loop.time(), room=QueueRoom(max_rows, shares or {})
+        )
         self.metrics = Metrics()
         self.watcher = Watcher()
         self.stats = RequestStats(self.metrics, [info.name for info in self.pool.models])
@@ -64,7 +68,6 @@ class World:
             self.models,
             [self.stats, self.watcher, *observers],
             clock=loop.time,
-            max_rows=max_rows,
         )
 
     def submit(
@@ -74,8 +77,9 @@ class World:
         sent_ago_s: float = 0.0,
         items: list[Item] | None = None,
         model: int = 0,
+        slo_class: str = "default",
     ) -> Job:
-        due = Due(self.loop.time() - sent_ago_s, slo_s, "default", "absent", 7)
+        due = Due(self.loop.time() - sent_ago_s, slo_s, slo_class, "absent", 7)
         return self.engine.submit(self.models[model], items or [item(float(n)) for n in range(rows)], due)
 
     async def outcome(self, job: Job) -> Any:

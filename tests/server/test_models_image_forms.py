@@ -152,7 +152,7 @@ def test_a_broken_note_is_no_fault_of_the_picture(note: bytes) -> None:
     np.testing.assert_array_equal(GREY.apply(data), GREY.apply(encoded(Image.fromarray(RAMP), "JPEG")))
 
 
-@pytest.mark.parametrize(("width", "height"), [(1, 1200), (9_000_000, 1), (1, 400_000), (50_000, 1000), (3, 40_000)])
+@pytest.mark.parametrize(("width", "height"), [(1, 1200), (65_535, 1), (1, 65_535), (50_000, 1000), (3, 40_000)])
 def test_a_long_thin_image_costs_no_more_than_its_pixels(width: int, height: int) -> None:
     data = raw_png(width, height, 8, 0, bytes((90,)) * width * height)
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -171,6 +171,12 @@ def test_the_crop_of_a_large_result_is_what_a_whole_resize_would_give() -> None:
     left = (18_000 * 256 // 60 - 224) // 2 % (2000 * 256 / 60)
     expected = np.asarray(whole, np.float32)[16:240, round(left) : round(left) + 224]
     np.testing.assert_allclose(got[0], expected, atol=4)
+
+
+@pytest.mark.parametrize(("width", "height"), [(9_000_000, 1), (1, 65_536), (2**31 - 1, 1), (8000, 8000)])
+def test_an_image_of_an_unusual_size_is_refused_before_it_is_decoded(width: int, height: int) -> None:
+    with pytest.raises(ItemError, match=f"{width:,} x {height:,}"):
+        COLOUR.apply(raw_png(width, height, 8, 0, b""))
 
 
 SIZES = [(1, 1), (640, 480), (MAX_PIXELS, 1), (2**31 - 1, 1), (65535, 65535), (0, 5)]

@@ -57,7 +57,7 @@ async def test_docs_need_no_other_server(server: ServerProcess) -> None:
 @pytest.mark.parametrize("path", [INFER, INFER_VERSION])
 def test_the_hot_path_is_described(document: dict[str, Any], path: str) -> None:
     operation = document["paths"][path]["post"]
-    wanted = {"200", "400", "404", "413", "415", "422", "500", "503", "504"}
+    wanted = {"200", "400", "404", "413", "415", "422", "429", "500", "503", "504"}
     assert operation["responses"].keys() == wanted
     named = {parameter["name"] for parameter in operation["parameters"]}
     assert {"x-sponge-slo-ms", "x-sponge-sent-at", "grpc-timeout", "x-request-timeout-seconds"} <= named

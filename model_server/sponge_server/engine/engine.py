@@ -62,16 +62,13 @@ class Engine:
         observers: Sequence[RequestObserver],
         *,
         clock: Callable[[], float],
-        max_rows: int = 10_000,
     ) -> None:
-        """`max_rows` bounds the queue: every decision looks at all of it."""
         self.scheduler = scheduler
         self.last_activity = clock()
         self._pool = pool
         self._models = models
         self._clock = clock
         self._on = Listeners(observers)
-        self._max_rows = max_rows
         self._sound: set[int] = set()  # models that have answered a request
         self._next_id = 0
         self._jobs: set[Job] = set()
@@ -94,11 +91,19 @@ class Engine:
         return self._running
 
     def submit(self, model: ModelHandle, rows: Sequence[Item], due: Due) -> Job:
-        """Queues a request of at least one row. Raises ShedError when the queue is full."""
-        if len(self._waiting) + len(rows) > self._max_rows:
+        """Queues a request of at least one row.
+
+        In a full queue it takes the places of the most patient requests, which are shed at once. Raises ShedError when
+        those that wait are all more urgent, or within the share of their class.
+        """
+        room = self.scheduler.room
+        givers = room.givers(due.slo_class, due.deadline, len(rows))
+        if givers is None:
             self.count_refused(model, due, "shed")
-            text = f"{len(self._waiting)} rows wait, and at most {self._max_rows} may: slow down, then try again"
-            raise ShedError(text, self.scheduler.backlog_s())
+            raise ShedError.no_place(len(room), room.most, self.scheduler.backlog_s())
+        for row_id in givers:
+            if row_id in self._waiting:  # else it left with another row of its request
+                self._displace(self._waiting[row_id][0])
         now = self._clock()
         self.last_activity = now
         ids = range(self._next_id, self._next_id + len(rows))
@@ -310,6 +315,11 @@ class Engine:
             if row[0] in self._jobs:
                 self._waiting[request.id] = row
                 self.scheduler.add(request)
+
+    def _displace(self, job: Job) -> None:
+        self._fail(job, ShedError.displaced(self._clock() - job.arrival, self.scheduler.backlog_s()), "shed")
+        for notify in self._on.request_displaced:
+            notify(job)
 
     def _shed(self, job: Job, reason: str, now: float) -> None:
         error = shed_error(job, reason, now, self.scheduler.backlog_s())

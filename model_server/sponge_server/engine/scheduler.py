@@ -6,6 +6,7 @@ nothing is awaited.
 
 from __future__ import annotations
 
+import sys
 from bisect import bisect_left
 from collections.abc import Sequence
 
@@ -16,6 +17,7 @@ from sponge_core.dispatch.moldable_edf import fastest_s
 from sponge_core.dispatch.registry import Dispatcher, MoldableEdf
 from sponge_core.edf_queue import EdfQueue, Request
 from sponge_core.latency import LatencyModel
+from sponge_core.queue_room import QueueRoom
 from sponge_server.engine.jobs import Batch, Turn
 
 __all__ = ["Scheduler"]
@@ -32,6 +34,7 @@ class Scheduler:
         max_cores: float,
         now: float,
         dispatcher: Dispatcher | None = None,
+        room: QueueRoom | None = None,
     ) -> None:
         """State without requests.
 
@@ -42,9 +45,11 @@ class Scheduler:
             max_cores: the most cores that a plan may give; admission relies on it.
             now: time on the caller's clock, in seconds.
             dispatcher: dispatch policy; moldable EDF by default.
+            room: the places of the queue, all free; by default more than anybody fills.
         """
         self._dispatcher = dispatcher or MoldableEdf()
         self._queue = EdfQueue()
+        self.room = QueueRoom(sys.maxsize, {}) if room is None else room
         self._running = RunningSet(cores, now)
         self._batches: dict[int, Batch] = {}
         self._calibrations = [Calibration() for _ in profiles]
@@ -156,10 +161,15 @@ class Scheduler:
     def add(self, request: Request) -> None:
         """Queues a row. Raises ValueError when its id is queued already."""
         self._queue.push(request)
+        self.room.entered(request)
 
     def withdraw(self, request_id: int) -> bool:
         """Removes a row from the queue; False when it is no longer there."""
-        return self._queue.discard(request_id) is not None
+        request = self._queue.discard(request_id)
+        if request is None:
+            return False
+        self.room.left(request)
+        return True
 
     def turn(self, now: float, idle_lanes: int) -> Turn:
         """Decides and applies the decision: launched and shed rows leave the queue, launched batches start to run."""
@@ -172,11 +182,11 @@ class Scheduler:
             DispatchState(now, self._queue, running, self._running.cores, self._models, limits)
         )
         for shed in decision.sheds:
-            self._queue.discard(shed.request.id)
+            self.withdraw(shed.request.id)
         batches = []
         for launch in decision.launches:
             for request in launch.requests:
-                self._queue.discard(request.id)
+                self.withdraw(request.id)
             batches.append(self._start(launch, now))
         return Turn(tuple(batches), decision.sheds, decision.wake_at)
 
@@ -237,7 +247,7 @@ class Scheduler:
         """Every lane is being replaced: nothing can start, but overdue rows are still answered."""
         sheds = tuple(Shed(request, "expired") for request in self._queue if request.deadline <= now)
         for shed in sheds:
-            self._queue.discard(shed.request.id)
+            self.withdraw(shed.request.id)
         head = self._queue.head()
         return Turn((), sheds, head.deadline if head else None)
 

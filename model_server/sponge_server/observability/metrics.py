@@ -114,6 +114,12 @@ class Metrics:
             "sponge_memory_limit_bytes", "Memory limit of the server's cgroup; 0 without a limit."
         )
         self.uploads = gauge("sponge_uploads_in_flight", "Requests whose body is still being uploaded.")
+        self.displaced = counter(
+            "sponge_queue_displaced_total", "Requests that lost their place in a full queue to another.", "model"
+        )
+        self.sent_at_corrected = counter(
+            "sponge_sent_at_corrected_total", "Send times by a clock that is behind, set right before use."
+        )
         self.sent_at_ignored = counter("sponge_sent_at_ignored_total", "Implausible send times, ignored.", "reason")
         self.problems = counter(
             "sponge_problems_total", "Error responses to inference requests, by HTTP status.", "status"

@@ -47,6 +47,9 @@ class RequestObserver:
     def request_ended(self, job: Job, outcome: Outcome, now: float) -> None:
         """A queued request ended. It has outputs if `job.missing` is 0, else an error."""
 
+    def request_displaced(self, job: Job) -> None:
+        """A queued request gave up its place in a full queue. Comes after `request_ended`."""
+
     def request_refused(self, model: ModelHandle, due: Due, outcome: Outcome, now: float) -> None:
         """A request ended before it was queued."""
 
@@ -64,6 +67,7 @@ class Listeners:
         self.batch_measured = _overriding(observers, base.batch_measured)
         self.lane_lost = _overriding(observers, base.lane_lost)
         self.request_ended = _overriding(observers, base.request_ended)
+        self.request_displaced = _overriding(observers, base.request_displaced)
         self.request_refused = _overriding(observers, base.request_refused)
 
 

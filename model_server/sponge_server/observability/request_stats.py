@@ -94,6 +94,9 @@ class RequestStats(RequestObserver):
             self.latencies.add(now, latency_s)
             stats.latency(slo_class).observe(latency_s)
 
+    def request_displaced(self, job: Job) -> None:
+        self._models[job.model.index].displaced.inc()
+
     def request_refused(self, model: ModelHandle, due: Due, outcome: Outcome, now: float) -> None:  # noqa: ARG002
         self.outcomes[outcome] += 1
         self._models[model.index].requests(due.slo_class, outcome).inc()
@@ -110,6 +113,7 @@ class _ModelStats:
         self.batch = metrics.batch.labels(model)
         self.ratio = metrics.prediction_ratio.labels(model)
         self.lane_crashes = metrics.lane_crashes.labels(model)
+        self.displaced = metrics.displaced.labels(model)
         self._model = model
         self._metrics = metrics
         # A counter that appears with its first event has no rate at that moment: alerts would miss the first misses.

@@ -16,6 +16,7 @@ import grpc
 from google.protobuf.message import DecodeError, Message
 from prometheus_client import Counter
 
+from sponge_server.clients import Peer
 from sponge_server.inference_service import ClientLeftError, InferenceService
 from sponge_server.lifecycle import Loaded
 from sponge_server.protocol.grpc_codec import decode, encode, typed_bytes
@@ -37,6 +38,7 @@ CODES = {
     404: grpc.StatusCode.NOT_FOUND,
     413: grpc.StatusCode.RESOURCE_EXHAUSTED,
     422: grpc.StatusCode.INVALID_ARGUMENT,
+    429: grpc.StatusCode.RESOURCE_EXHAUSTED,
     499: grpc.StatusCode.CANCELLED,
     500: grpc.StatusCode.INTERNAL,
     503: grpc.StatusCode.UNAVAILABLE,
@@ -122,6 +124,11 @@ class _GrpcCall:
         self._messages = messages
         self._context = context
         self._message = pb.ModelInferRequest()
+
+    @property
+    def peer(self) -> Peer:
+        connection = self._context.peer()  # such as ipv4:10.0.0.1:40000
+        return Peer(connection.rpartition(":")[0], connection)
 
     def body_length(self) -> None:
         """A message does not announce its length."""

@@ -87,6 +87,7 @@ PROBLEMS: dict[int | str, dict[str, Any]] = {
     413: _problem("The body, or its JSON part, is too large."),
     415: _problem("Unsupported Content-Type, or a Content-Encoding."),
     422: _problem("The tensors do not fit the model, or an image cannot be decoded."),
+    429: _problem("This client has used up its quota.", retry=True),
     500: _problem("The model failed."),
     503: _problem(
         "Shed: the deadline cannot be met, or memory or the queue is full. Or the server is not ready.", retry=True

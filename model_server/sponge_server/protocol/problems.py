@@ -31,6 +31,7 @@ TITLES = {
     413: "Body too large",
     415: "Unsupported media type",
     422: "Cannot be processed",
+    429: "Quota used up",
     431: "Headers too large",
     500: "The model failed",
     503: "Not now",

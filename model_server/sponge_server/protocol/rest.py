@@ -13,6 +13,7 @@ from typing import ClassVar
 from prometheus_client import Counter
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from sponge_server.clients import Peer
 from sponge_server.inference_service import ClientLeftError, InferenceService
 from sponge_server.lifecycle import Loaded
 from sponge_server.protocol.oip import InferRequest, Strings
@@ -53,7 +54,7 @@ class RestEndpoint:
         if path is None:
             await self._others(scope, receive, send)
             return
-        call = _RestCall(dict(scope["headers"]), path["model"], path["version"], receive)
+        call = _RestCall(dict(scope["headers"]), path["model"], path["version"], receive, scope)
         try:
             if scope["method"] != "POST":
                 raise ProblemError(405, "http", "send inference requests with POST", [(b"allow", b"POST")])
@@ -81,13 +82,27 @@ class _RestCall:
     text_kind: ClassVar[str] = "JSON"
     in_pieces: ClassVar[bool] = True
 
-    __slots__ = ("_body", "_complete", "_image", "_json_length", "_length", "_receive", "headers", "model", "version")
+    __slots__ = (
+        "_body",
+        "_complete",
+        "_image",
+        "_json_length",
+        "_length",
+        "_receive",
+        "_scope",
+        "headers",
+        "model",
+        "version",
+    )
 
-    def __init__(self, headers: dict[bytes, bytes], model: str, version: str | None, receive: Receive) -> None:
+    def __init__(
+        self, headers: dict[bytes, bytes], model: str, version: str | None, receive: Receive, scope: Scope
+    ) -> None:
         self.headers = headers
         self.model: str = model
         self.version = version
         self._receive = receive
+        self._scope = scope
         self._length: int | None = None
         self._json_length: int | None = None
         self._image = False
@@ -97,6 +112,11 @@ class _RestCall:
     @property
     def timeout_s(self) -> None:
         """HTTP has no time limit of its own."""
+
+    @property
+    def peer(self) -> Peer:
+        address, port = self._scope["client"] or ("", 0)
+        return Peer(address, f"{address}:{port}")
 
     @property
     def unread(self) -> bool:

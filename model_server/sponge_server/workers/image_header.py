@@ -8,10 +8,13 @@ from __future__ import annotations
 
 from sponge_server.workers.interface import ItemError
 
-__all__ = ["MAX_PIXELS", "check_pixels", "image_size", "pixels_of"]
+__all__ = ["LONGEST_SIDE", "MAX_PIXELS", "check_pixels", "image_size", "pixels_of"]
 
 MAX_PIXELS = 50_000_000
 """More than any relevant camera has. An image of a few kilobytes can claim any number."""
+
+LONGEST_SIDE = 65_535
+"""As of a JPEG. A decoder keeps some bytes for every line, so millions of lines cost more than their pixels."""
 
 MOST_SEGMENTS = 256
 """Segments of a JPEG that are searched for its size; photographs have some ten of them."""
@@ -42,6 +45,8 @@ def check_pixels(width: int, height: int) -> None:
     """Raises ItemError when an image of this size has no pixels, or too many to decode."""
     if width < 1 or height < 1:
         raise ItemError(f"the image has {width} x {height} pixels: send one with at least 1 x 1")
+    if max(width, height) > LONGEST_SIDE:
+        raise ItemError(f"the image has {width:,} x {height:,} pixels: send one of at most {LONGEST_SIDE:,} a side")
     if width * height > MAX_PIXELS:
         raise ItemError(f"the image has more than {MAX_PIXELS:,} pixels ({width:,} x {height:,}): send a smaller one")
 

@@ -1,0 +1,66 @@
+"""What the server keeps about its clients: the clock of each, and its quota. Both tables are bounded."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from sponge_core.bounded_table import BoundedTable
+from sponge_core.client_clock import ClientClock
+from sponge_core.quota import Quota, TokenBucket
+from sponge_server.protocol.problems import ProblemError, retry_after
+
+__all__ = ["Clients", "Peer"]
+
+MOST_CLIENTS = 4096
+"""Clients that are remembered. A few hundred bytes each."""
+
+LONGEST_NAME = 128
+"""Bytes of a client's name that count, so that nobody fills the tables with long ones."""
+
+
+@dataclass(frozen=True, slots=True)
+class Peer:
+    """The other end of a connection: the address, and what tells its connections apart."""
+
+    address: str
+    connection: str
+
+
+class Clients:
+    """The clients of one server. A client is what a header names, if one was chosen, else an address."""
+
+    def __init__(self, header: str | None = None, quota: Quota | None = None) -> None:
+        """`header`: names the client; a gateway should set it, as clients may choose any name. `quota`: of each."""
+        self._header = None if header is None else header.lower().encode()
+        self._quota = quota
+        self._clocks: BoundedTable[str | bytes, ClientClock] = BoundedTable(MOST_CLIENTS, ClientClock)
+        self._buckets: BoundedTable[str | bytes, TokenBucket] = BoundedTable(
+            MOST_CLIENTS, lambda: TokenBucket(quota or Quota(1.0, 1.0))
+        )
+
+    def clocks(self, headers: Mapping[bytes, bytes], peer: Peer) -> Sequence[ClientClock]:
+        """The clocks of a request's client and of its connection, which a proxy may share among several clients."""
+        if b"x-sponge-sent-at" not in headers:
+            return ()
+        return self._clocks.use(self._name(headers, peer)), self._clocks.use(peer.connection)
+
+    def admit(self, headers: Mapping[bytes, bytes], peer: Peer, now: float) -> TokenBucket | None:
+        """Takes a row from the client's quota; take its other rows from the returned bucket once they are known.
+
+        Raises:
+            ProblemError: 429, the quota is used up.
+        """
+        if self._quota is None:
+            return None
+        bucket = self._buckets.use(self._name(headers, peer))
+        wait_s = bucket.wait_s(now, self._quota)
+        if wait_s > 0:
+            text = f"this client may send {self._quota.rate:g} rows per second: wait {wait_s:.1f} s, then send fewer"
+            raise ProblemError(429, "over-quota", text, retry_after(wait_s))
+        bucket.take(1)
+        return bucket
+
+    def _name(self, headers: Mapping[bytes, bytes], peer: Peer) -> str | bytes:
+        named = None if self._header is None else headers.get(self._header)
+        return peer.address if named is None else named[:LONGEST_NAME]
