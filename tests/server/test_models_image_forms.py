@@ -7,6 +7,7 @@ import io
 import resource
 import struct
 import zlib
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -116,7 +117,7 @@ def test_half_transparent_parts_are_mixed_with_white() -> None:
     np.testing.assert_allclose(GREY.apply(data), 127, atol=LEVEL)
 
 
-TURNS = {
+TURNS: dict[int, Callable[[npt.NDArray[np.uint8]], npt.NDArray[np.uint8]]] = {
     1: lambda a: a,
     2: np.fliplr,
     3: lambda a: np.rot90(a, 2),

@@ -46,7 +46,7 @@ def over_grpc(server: ServerProcess, command: int, rows: int = 1, **headers: str
         "contents": {"int64_contents": [command] * rows},
     }
     message = pb.ModelInferRequest(model_name="m", inputs=[given])
-    metadata = [(name.replace("_", "-"), value) for name, value in headers.items()]
+    metadata = tuple((name.replace("_", "-"), value) for name, value in headers.items())
     with grpc.insecure_channel(server.grpc) as channel:
         infer = channel.unary_unary(
             "/inference.GRPCInferenceService/ModelInfer",
@@ -56,7 +56,8 @@ def over_grpc(server: ServerProcess, command: int, rows: int = 1, **headers: str
         try:
             infer(message, timeout=30, metadata=metadata)
         except grpc.RpcError as error:
-            return error.code().name, dict(error.trailing_metadata()), error.details()
+            trailing = {item.key: str(item.value) for item in error.trailing_metadata()}
+            return error.code().name, trailing, error.details() or ""
     return 200, {}, ""
 
 

@@ -143,7 +143,8 @@ def test_a_client_that_is_slow_once_is_believed() -> None:
     clock = ClientClock()
     for age_s in (*(0.1,) * ENOUGH, 1.5):
         found = due({"x-sponge-sent-at": f"{WALL - age_s:.3f}"}, clocks=[clock])
-    assert (found.sent_at, found.sent) == ("trusted", pytest.approx(ARRIVED - 1.5, abs=2e-3))
+    assert found.sent_at == "trusted"
+    assert found.sent == pytest.approx(ARRIVED - 1.5, abs=2e-3)
 
 
 BOUNDED = SloPolicy(1.0, {"gold": 0.01, "bronze": 50.0}, Claims(shortest_s=0.02, longest_s=10.0, oldest_s=0.5))
