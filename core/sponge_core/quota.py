@@ -16,16 +16,18 @@ class Quota:
 
 
 class TokenBucket:
-    """The rows that a client may still send. A new one is full."""
+    """The rows that a client may still send, by its `quota`. A new one is full."""
 
-    __slots__ = ("_at", "_rows")
+    __slots__ = ("_at", "_rows", "quota")
 
     def __init__(self, quota: Quota) -> None:
+        self.quota = quota
         self._rows = quota.burst
         self._at: float | None = None
 
-    def wait_s(self, now: float, quota: Quota) -> float:
+    def wait_s(self, now: float) -> float:
         """Seconds until the client may send again; 0 when it may now. Takes nothing."""
+        quota = self.quota
         if self._at is not None and now > self._at:
             self._rows = min(quota.burst, self._rows + (now - self._at) * quota.rate)
         self._at = now

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 from sponge_core.bounded_table import BoundedTable
 from sponge_core.client_clock import ClientClock
@@ -33,11 +34,10 @@ class Clients:
     def __init__(self, header: str | None = None, quota: Quota | None = None) -> None:
         """`header`: names the client; a gateway should set it, as clients may choose any name. `quota`: of each."""
         self._header = None if header is None else header.lower().encode()
-        self._quota = quota
         self._clocks: BoundedTable[str | bytes, ClientClock] = BoundedTable(MOST_CLIENTS, ClientClock)
-        self._buckets: BoundedTable[str | bytes, TokenBucket] = BoundedTable(
-            MOST_CLIENTS, lambda: TokenBucket(quota or Quota(1.0, 1.0))
-        )
+        self._buckets: BoundedTable[str | bytes, TokenBucket] | None = None
+        if quota is not None:
+            self._buckets = BoundedTable(MOST_CLIENTS, partial(TokenBucket, quota))
 
     def clocks(self, headers: Mapping[bytes, bytes], peer: Peer) -> Sequence[ClientClock]:
         """The clocks of a request's client and of its connection, which a proxy may share among several clients."""
@@ -51,12 +51,12 @@ class Clients:
         Raises:
             ProblemError: 429, the quota is used up.
         """
-        if self._quota is None:
+        if self._buckets is None:
             return None
         bucket = self._buckets.use(self._name(headers, peer))
-        wait_s = bucket.wait_s(now, self._quota)
+        wait_s = bucket.wait_s(now)
         if wait_s > 0:
-            text = f"this client may send {self._quota.rate:g} rows per second: wait {wait_s:.1f} s, then send fewer"
+            text = f"this client may send {bucket.quota.rate:g} rows per second: wait {wait_s:.1f} s, then send fewer"
             raise ProblemError(429, "over-quota", text, retry_after(wait_s))
         bucket.take(1)
         return bucket

@@ -18,7 +18,7 @@ def test_no_more_than_the_rate_and_a_burst_gets_through(quota: Quota, moves: lis
     bucket, now, taken, last = TokenBucket(quota), 0.0, 0, 0
     for pause_s, rows in moves:
         now += pause_s
-        if bucket.wait_s(now, quota) == 0.0:
+        if bucket.wait_s(now) == 0.0:
             bucket.take(rows)
             taken, last = taken + rows, rows
     # The last one may be more than was left: a debt that the next ones would wait for.
@@ -30,10 +30,10 @@ def test_who_waits_as_long_as_told_is_let_in(quota: Quota, moves: list[tuple[flo
     bucket, now = TokenBucket(quota), 0.0
     for pause_s, rows in moves:
         now += pause_s
-        wait_s = bucket.wait_s(now, quota)
+        wait_s = bucket.wait_s(now)
         assert wait_s >= 0.0
         now += wait_s * (1 + 1e-9) + 1e-9
-        assert bucket.wait_s(now, quota) == pytest.approx(0.0, abs=1e-6)
+        assert bucket.wait_s(now) == pytest.approx(0.0, abs=1e-6)
         bucket.take(rows)
 
 
@@ -42,9 +42,9 @@ def test_after_a_burst_the_rate_counts(at: float, wait_s: float) -> None:
     quota = Quota(rate=10.0, burst=3.0)
     bucket = TokenBucket(quota)
     for _ in range(3):
-        assert bucket.wait_s(0.0, quota) == 0.0
+        assert bucket.wait_s(0.0) == 0.0
         bucket.take(1)
-    assert bucket.wait_s(at, quota) == pytest.approx(wait_s)
+    assert bucket.wait_s(at) == pytest.approx(wait_s)
 
 
 @given(st.integers(1, 5), st.lists(st.integers(0, 9), max_size=60))

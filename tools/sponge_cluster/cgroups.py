@@ -21,6 +21,7 @@ __all__ = ["ROOT", "create", "hierarchies", "join_daemons", "members", "remove"]
 
 ROOT = Path("/sys/fs/cgroup")
 _NEEDED = ("cpu", "cpuset", "memory", "pids")
+
 DAEMON_CORES = 1
 """All daemons together weigh as much as one core, as the slice of a node's system services does."""
 

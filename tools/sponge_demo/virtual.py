@@ -15,6 +15,7 @@ from statistics import fmean
 from sponge_client.load import CHUNK_BYTES
 from sponge_core.calibration import Calibration
 from sponge_core.dispatch.decision import Launch
+from sponge_core.dispatch.registry import POLICIES
 from sponge_core.edf_queue import Request
 from sponge_core.latency import LatencyModel
 from sponge_demo.scenario import Scenario
@@ -22,8 +23,8 @@ from sponge_demo.steps import corners, mean_of
 from sponge_server.uploads import Upload, Uploads
 from sponge_simulator.fleet import ClusterModel, TimelinePoint, simulate
 from sponge_simulator.scaling.interface import Observation, ScalingPolicy, Service, Size
-from sponge_simulator.scaling.registry import make_policy
 from sponge_simulator.scaling.sponge_deployed import SpongeDeployed
+from sponge_simulator.scaling.static import Static
 from sponge_workload.bandwidth import BandwidthTrace
 
 __all__ = [
@@ -166,11 +167,14 @@ def virtual_run(
     """
     rate_rps = len(arrivals) / scenario.duration_s
     service = service_of(scenario, model, rate_rps, frictions.resizes_s, frictions.overhead_cores)
-    name = "sponge-deployed" if fixed_milli is None else f"static-{fixed_milli / 1000:g}@moldable-edf"
-    chosen = make_policy(name, service)
-    scaling = chosen.scaling if fixed_milli is not None else SpongeDeployed(service, scenario.look_back_s)
-    if fixed_milli is None and start_milli is not None:
-        scaling = _Held(scaling, Size(start_milli / 1000, scenario.max_batch))
+    scaling: ScalingPolicy
+    if fixed_milli is not None:
+        scaling = Static(service, fixed_milli / 1000)
+    else:
+        scaling = SpongeDeployed(service, scenario.look_back_s)
+        if start_milli is not None:
+            scaling = _Held(scaling, Size(start_milli / 1000, scenario.max_batch))
+    dispatcher = POLICIES[SpongeDeployed.dispatch].make()
     draw = random.Random(scenario.seed)
     batches = _NoisyBatches(model, frictions, scenario.seed)
     world = ClusterModel(
@@ -181,7 +185,7 @@ def virtual_run(
         learn=batches.learn,
         upload_left_s=SeenUploads(uplink, scenario.payload_bytes).left_s,
     )
-    result = simulate(virtual_requests(scenario, arrivals, uplink), service, scaling, chosen.dispatch, world)
+    result = simulate(virtual_requests(scenario, arrivals, uplink), service, scaling, dispatcher, world)
     return VirtualRun(result.sent, result.in_time, tuple(size_steps(result.timeline, scenario.duration_s)))
 
 

@@ -27,7 +27,6 @@ WAVES = 2
 TROUGH_S = 30.0
 """How long the start size has to carry the rate of the first second, in the simulator."""
 
-
 COLD = 2.0
 """The first batches on a small quota take up to twice their profile; later ones are planned with what these took."""
 
