@@ -125,12 +125,18 @@ def test_a_clock_a_second_behind_is_learnt_on_its_connection(server: ServerProce
 
 
 def test_an_urgent_request_finds_room_in_a_queue_full_of_patient_ones(ask: Ask, server: ServerProcess) -> None:
-    def patient(number: int) -> Answer:
-        return over_rest(server, 300, x_client=f"p{number} {time.time()}", x_sponge_slo_ms="60000")
+    def patient(number: int, takes_ms: int = 300) -> Answer:
+        return over_rest(server, takes_ms, x_client=f"p{number} {time.time()}", x_sponge_slo_ms="60000")
 
     before = server.metric('sponge_queue_displaced_total{model="m"}')
     with ThreadPoolExecutor(16) as pool:
-        answers = [pool.submit(patient, number) for number in range(16)]
+        answers = [pool.submit(patient, 0, 3000)]
+        eventually(lambda: server.metric("sponge_lanes_running") == 1)
+        # One after the other: of two that arrive out of turn, the first to be sent would take the other one's place.
+        for waiting in range(1, 5):
+            answers.append(pool.submit(patient, waiting))
+            eventually(lambda: server.metric('sponge_queue_length{model="m"}') == waiting)  # noqa: B023 - called at once
+        answers += [pool.submit(patient, number) for number in range(5, 16)]
         eventually(lambda: any(answer.done() for answer in answers))  # the queue has been full
         urgent = ask(0, x_client=f"urgent {time.time()}", x_sponge_slo_ms="15000")
         refused = [answer.result() for answer in answers if answer.result()[0] == 503]
