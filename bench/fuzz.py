@@ -1,17 +1,17 @@
 """Sends malformed requests to a real server. Nothing may break, and good requests in between must be answered.
 
-One seed drives three sources: cases that schemathesis derives from the server's OpenAPI, HTTP/1.1 mutated on the wire,
-and gRPC calls with mutated messages and metadata. Failures are: a 5xx status other than 503 and 504, an error without
-a problem document, an unanswered good request, a lost lane or server, and memory growth.
+One seed drives four sources: cases that schemathesis derives from the server's OpenAPI, HTTP/1.1 mutated on the wire,
+gRPC calls with mutated messages and metadata, and small requests that would cost a careless server much. Failures are:
+a 5xx status other than 503 and 504, an error without a problem document, an unanswered good request, a lost lane or
+server, a slow answer to the question whether the server lives, and memory that does not come back.
 
-    python -m bench.fuzz --requests 20000 --seed 1 --json
+    python -m bench.fuzz --requests 100000 --seed 1 --json
 """
 
 from __future__ import annotations
 
 import argparse
 import asyncio
-import contextlib
 import io
 import json
 import random
@@ -29,8 +29,11 @@ import grpc
 from rich.console import Console
 from rich.progress import Progress
 
+from bench.fuzzing.amplified import amplified
 from bench.fuzzing.http import Target, good_request, malformed_request
 from bench.fuzzing.rpc import Call, good_call, malformed_call
+from bench.fuzzing.schema import schema_cases
+from bench.fuzzing.watch import HealthWatch, tree_mib
 from bench.live_server import LiveServer
 
 __all__ = ["Addresses", "Findings", "fuzz"]
@@ -41,10 +44,15 @@ PATIENCE_S = 10.0
 WARM_SHARE = 0.2
 """Share of the requests after which memory is recorded first. Caches and arenas have reached their size by then."""
 
-MOST_GROWTH_MIB = 48
-"""Noise of the allocator in MiB. A leak of 1 KiB per request would reach half of it at 20,000 requests."""
+MOST_GROWTH_MIB = 30.0
+"""Noise of the allocator, server and lanes together. A leak of 1 KiB per request would exceed it at 40,000 requests."""
 
-SHARES = {"wire": 0.5, "grpc": 0.35, "schema": 0.15}
+SETTLING_S = 10.0
+"""Time for the memory to come back after the last request."""
+
+SLOWEST_HEALTH_MS = 250.0
+
+SHARES = {"wire": 0.45, "grpc": 0.3, "schema": 0.15, "amplified": 0.1}
 BAD_CODES = {grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN, grpc.StatusCode.DATA_LOSS}
 
 
@@ -83,7 +91,7 @@ async def fuzz(
     target = await asyncio.to_thread(_target, addresses)
     findings, done = Findings(seed), 0
     rng = random.Random(seed)
-    cases = _cases(addresses, count, seed)
+    cases = schema_cases(addresses.http, int(count * SHARES["schema"] * 1.2), seed)
     async with grpc.aio.insecure_channel(addresses.grpc) as channel:
 
         async def worker() -> None:
@@ -116,6 +124,8 @@ def _mixed(
         case = next(cases, None) if kind == "schema" else None
         if case is not None:
             yield "schema", case
+        elif kind == "amplified":
+            yield kind, amplified(rng, target)
         elif kind == "grpc":
             yield "grpc", malformed_call(rng, target)
         else:
@@ -226,66 +236,18 @@ def _image() -> bytes:
     return buffer.getvalue()
 
 
-def _cases(addresses: Addresses, count: int, seed: int) -> Iterator[bytes]:
-    """As raw requests, what schemathesis makes of the server's OpenAPI: half of it valid, half not."""
-    import hypothesis
-    import hypothesis.errors
-    import requests
-    import schemathesis
-
-    wanted = int(count * SHARES["schema"] * 1.2)
-    schema = schemathesis.openapi.from_url(f"http://{addresses.http}/openapi.json")
-    operations: list[Any] = [result.ok() for result in schema.get_all_operations()]  # type: ignore[union-attr]
-    made: list[bytes] = []
-
-    def collect(case: Any) -> None:
-        try:
-            ready: Any = requests.Request(**case.as_transport_kwargs(base_url=f"http://{addresses.http}")).prepare()
-        except (ValueError, requests.RequestException):
-            return  # the other sources cover requests that no client library would send
-        body = ready.body.encode() if isinstance(ready.body, str) else ready.body or b""
-        headers = "".join(f"{name}: {_text(value)}\r\n" for name, value in ready.headers.items())
-        made.append(f"{ready.method} {ready.path_url} HTTP/1.1\r\nhost: x\r\n{headers}\r\n".encode("latin-1") + body)
-
-    for operation in operations:
-        # The inference path gets the remaining cases; half of them name the loaded model.
-        share = wanted // 2 if operation.method.upper() == "POST" else wanted // 4 // len(operations)
-        paths = [None, {"model": "digits", "version": "1"} if "version" in operation.path else {"model": "digits"}]
-        for mode in (schemathesis.GenerationMode.POSITIVE, schemathesis.GenerationMode.NEGATIVE):
-            for path in paths if operation.method.upper() == "POST" else [None]:
-                strategy = operation.as_strategy(generation_mode=mode, path_parameters=path)
-                given: Any = hypothesis.given(strategy)
-                settings: Any = hypothesis.settings(
-                    max_examples=max(1, share // 8),
-                    database=None,
-                    deadline=None,
-                    suppress_health_check=list(hypothesis.HealthCheck),
-                    phases=[hypothesis.Phase.generate],
-                )
-                test = settings(given(collect))
-                # An operation without input has no invalid input.
-                with contextlib.suppress(hypothesis.errors.Unsatisfiable):
-                    seeded: Any = hypothesis.seed(seed)
-                    seeded(test)()
-    random.Random(seed).shuffle(made)
-    return iter(made)
-
-
-def _text(value: str | bytes) -> str:
-    return value.decode("latin-1") if isinstance(value, bytes) else value
-
-
-def _rss_mib(pid: int) -> float:
-    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-        if line.startswith("VmRSS:"):
-            return int(line.split()[1]) / 1024
-    return 0.0
+def _settled_mib(pid: int, wanted_mib: float) -> float:
+    """Memory once it is at most `wanted_mib`, or after the time to settle."""
+    end = time.monotonic() + SETTLING_S
+    while (used := tree_mib(pid)) > wanted_mib and time.monotonic() < end:
+        time.sleep(0.2)
+    return used
 
 
 def main() -> None:
     """Exits with 1 when there are failures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--requests", type=int, default=20_000, help="malformed ones, of all kinds (default 20000)")
+    parser.add_argument("--requests", type=int, default=20_000, help="of all kinds, HTTP and gRPC (default 20000)")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--out", type=Path, default=Path("out/bench/fuzz.json"), help="where the findings go")
     parser.add_argument("--json", action="store_true", help="print the findings as JSON too")
@@ -296,7 +258,7 @@ def main() -> None:
         lanes = len(server.state().lanes)
         warm: list[float] = []
         began = time.monotonic()
-        with Progress(console=console) as shown:
+        with Progress(console=console) as shown, HealthWatch(server.url) as health:
             task = shown.add_task("malformed requests", total=chosen.requests)
             findings = asyncio.run(
                 fuzz(
@@ -304,13 +266,15 @@ def main() -> None:
                     chosen.requests,
                     chosen.seed,
                     lambda done: shown.update(task, completed=done),
-                    lambda: warm.append(_rss_mib(server.pid)),
+                    lambda: warm.append(tree_mib(server.pid)),
                 )
             )
         took_s = time.monotonic() - began
-        rss = (warm[0], _rss_mib(server.pid))
+        rss = (warm[0], _settled_mib(server.pid, warm[0] + MOST_GROWTH_MIB))
         if rss[1] - rss[0] > MOST_GROWTH_MIB:
             findings.failed(f"memory grew from {rss[0]:.0f} to {rss[1]:.0f} MiB", "")
+        if health.worst_ms > SLOWEST_HEALTH_MS or health.failed:
+            findings.failed(f"health took up to {health.worst_ms:.0f} ms, {health.failed} answers failed", "")
         state = server.state()
         crashes = server.metrics().get("sponge_lane_crashes_total", 0.0)
         if len(state.lanes) != lanes or crashes:
@@ -320,7 +284,8 @@ def main() -> None:
         "requests": dict(findings.sent),
         "answers": dict(sorted(findings.answers.items())),
         "good_answered": findings.good,
-        "rss_mib": {"warm": round(rss[0], 1), "end": round(rss[1], 1)},
+        "memory_mib": {"warm": round(rss[0], 1), "end": round(rss[1], 1)},
+        "health_ms": {"worst": round(health.worst_ms, 1), "p99": round(health.p99_ms, 1), "answers": health.answers},
         "lane_crashes": crashes,
         "took_s": round(took_s, 1),
         "failures": findings.failures,
@@ -331,7 +296,8 @@ def main() -> None:
         print(json.dumps(report, indent=1))
     console.print(
         f"{sum(findings.sent.values())} malformed requests in {took_s:.0f} s, {findings.good} good ones answered, "
-        f"RSS {rss[0]:.0f} to {rss[1]:.0f} MiB, {len(findings.failures)} failures; {chosen.out}"
+        f"memory {rss[0]:.0f} to {rss[1]:.0f} MiB, slowest health answer "
+        f"{health.worst_ms:.0f} ms, {len(findings.failures)} failures; {chosen.out}"
     )
     sys.exit(bool(findings.failures))
 

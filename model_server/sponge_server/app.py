@@ -23,7 +23,8 @@ from sponge_server.observability.observers import RequestObserver
 from sponge_server.protocol.grpc_server import GrpcServer
 from sponge_server.protocol.grpc_service import inference_handler
 from sponge_server.protocol.http_app import data_app
-from sponge_server.protocol.http_server import CLOSE_GRACE_S, HttpLimits, HttpServer, listen, make_room
+from sponge_server.protocol.http_connection import CLOSE_GRACE_S, HttpLimits
+from sponge_server.protocol.http_server import HttpServer, listen, make_room
 from sponge_server.protocol.rest import RestEndpoint
 from sponge_server.settings import ServerSettings
 from sponge_server.startup.startup import Prepared, prepare
@@ -92,14 +93,13 @@ class Server:
         data_socket = listen(settings.host, settings.http_port, "--http-port")
         control_socket = listen(settings.host, settings.control_port, "--control-port")
         limits = self._limits()
-        rest = RestEndpoint(self._service, metrics.problems, data_app(self._service))
+        rest = RestEndpoint(self._service, metrics, data_app(self._service))
         data = HttpServer(rest, data_socket, limits)
         rpc = GrpcServer(
-            inference_handler(self._service, metrics.problems),
+            inference_handler(self._service, metrics),
             settings.host,
             settings.grpc_port,
             max_connections=settings.max_connections,
-            max_body_bytes=settings.max_body_bytes,
         )
         control = HttpServer(control_app(self._control, metrics, self._control_token), control_socket, limits)
         metrics.connections.labels("http").set_function(lambda: data.connections)
@@ -118,6 +118,7 @@ class Server:
                 )
                 self._service.part, self._control.part = parts.service, parts.control
                 looping = loop.create_task(parts.control_loop.run())
+                await rpc.accept_messages(parts.service.message_bytes)
                 lifecycle.enter("ready")
                 await rpc.set_ready(True)
                 self._announce(self._addresses(prepared, data.port, rpc.port, control.port))

@@ -1,25 +1,30 @@
 """Inference service: the one path of a request through the server, whatever its protocol.
 
 An adapter (REST, gRPC) describes a request as a `Call`. The service resolves its deadline, admits it, receives the body
-within its deadline and the memory limit, submits it to the engine, waits for the result, and turns every error into a
-ProblemError. Each request is counted once.
+within its deadline, the model's bounds and the account of memory, submits it to the engine, waits for the result, and
+turns every error into a ProblemError. Each request is counted once.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import ClassVar, Protocol, TypeVar
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TypeVar
 
-from sponge_core.quota import TokenBucket
-from sponge_server.clients import Clients, Peer
+from sponge_server.bounds import Bounds, common
+from sponge_server.call import Call, ClientLeftError
+from sponge_server.clients import Clients
 from sponge_server.deadlines import BadHeaderError, Due, resolve
 from sponge_server.engine.engine import Engine
 from sponge_server.engine.scheduler import Scheduler
 from sponge_server.lifecycle import Lifecycle
+from sponge_server.memory_account import Account, NoRoomError
 from sponge_server.model_handle import ModelHandle
 from sponge_server.observability.metrics import Metrics
+from sponge_server.protocol.answer_size import answer_bytes
+from sponge_server.protocol.long_json import LONG_TEXT_BYTES
 from sponge_server.protocol.oip import MODEL_VERSION, InferRequest, OipError, rows_of
 from sponge_server.protocol.problems import ProblemError, retry_after
 from sponge_server.results import (
@@ -32,114 +37,34 @@ from sponge_server.results import (
     Timing,
 )
 from sponge_server.uploads import TRUSTED_AFTER_S, Upload, Uploads
-from sponge_server.workers.interface import ItemError, ModelInfo, Tensor
+from sponge_server.workers.interface import Item, ItemError, ModelInfo, Tensor
 
-__all__ = ["BodyMemory", "Call", "ClientLeftError", "InferenceLimits", "InferenceService", "refusal"]
+__all__ = ["InferenceService", "refusal"]
 
 R = TypeVar("R")
-R_co = TypeVar("R_co", covariant=True)
+T = TypeVar("T")
 
 OVERHEAD_BYTES = 4096
 """Memory of a request besides its body, so that many small ones count too."""
+
+LONG_ANSWER_BYTES = 256 << 10
+"""A longer answer is written by another thread, because that takes longer than a decision of the engine."""
+
+TEXT_FACTOR = 4
+"""Bytes of a tensor for each byte of its text, at most: two characters are the shortest number, with its comma."""
 
 CANCEL_TOLERANCE_S = 0.02
 """A call cancelled this close to its deadline has timed out: the client did not change its mind."""
 
 
-class ClientLeftError(Exception):
-    """The client disconnected before the body was complete."""
-
-
-class _NoMemoryError(Exception):
-    """The memory for request bodies is full."""
-
-
-@dataclass(frozen=True, slots=True)
-class InferenceLimits:
-    """Limits in bytes: of a body, and of the numbers in it that are parsed one by one (JSON)."""
-
-    max_body_bytes: int
-    max_json_bytes: int
-
-
-class Call(Protocol[R_co]):
-    """One inference request, as its protocol's adapter reads and answers it. The service calls the methods in order.
+class InferenceService:
+    """Serves the loaded models. One instance per server, shared by all protocols.
 
     Attributes:
-        text_kind: what the protocol calls numbers that are parsed one by one.
-        in_pieces: the body arrives in pieces; else it arrives whole, and its protocol limits its size.
-        headers: lower-case names.
-        model, version: as addressed. A model of None: the body names it.
-        timeout_s: time limit of the call in the protocol itself, in seconds; None where there is none.
-        peer: the other end of the connection.
+        account: memory of all requests.
+        widest: what fits one of the models.
+        message_bytes: memory set aside for a message of unknown size; a larger one must not arrive.
     """
-
-    text_kind: ClassVar[str]
-    in_pieces: ClassVar[bool]
-
-    @property
-    def headers(self) -> Mapping[bytes, bytes]: ...
-
-    @property
-    def model(self) -> str | None: ...
-
-    @property
-    def version(self) -> str | None: ...
-
-    @property
-    def timeout_s(self) -> float | None: ...
-
-    @property
-    def peer(self) -> Peer: ...
-
-    def body_length(self) -> int | None:
-        """Checks the protocol's headers; the announced length of the body. Raises ProblemError."""
-        ...
-
-    async def receive(self) -> tuple[bytes, bool]:
-        """The next piece of the body, and whether more follow. Raises ClientLeftError, ProblemError."""
-        ...
-
-    def parse(self, body: bytes) -> int:
-        """Takes the whole body and sets `model`; the size of its text in bytes. Raises ProblemError."""
-        ...
-
-    def decode(self) -> InferRequest:
-        """The request. Raises OipError."""
-        ...
-
-    def watch(self, on_left: Callable[[], None]) -> Callable[[], object]:
-        """Calls `on_left` when the client disconnects, until the returned function is called."""
-        ...
-
-    def encode(
-        self, model: str, version: str, request: InferRequest, outputs: Sequence[Tensor], labels: Sequence[str] | None
-    ) -> R_co:
-        """The response. Raises OipError when an output is requested that the model does not have."""
-        ...
-
-
-class BodyMemory:
-    """Counts the bytes of all request bodies that are held: uploading, waiting, running or being answered."""
-
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self.held = 0
-
-    def take(self, size: int) -> bool:
-        """Sets `size` bytes aside; returns False, and sets nothing aside, when they do not fit."""
-        if self.held + size > self._limit:
-            return False
-        self.held += size
-        return True
-
-    def give_back(self, size: int) -> None:
-        """Frees `size` bytes."""
-        self.held -= size
-
-
-class InferenceService:
-    """Serves the loaded models. One instance per server, shared by all protocols."""
 
     def __init__(
         self,
@@ -148,14 +73,16 @@ class InferenceService:
         engine: Engine,
         lifecycle: Lifecycle,
         uploads: Uploads,
-        memory: BodyMemory,
+        account: Account,
         metrics: Metrics,
-        limits: InferenceLimits,
         *,
         clock: Callable[[], float],
         wall_clock: Callable[[], float],
     ) -> None:
         """`clock` gives monotonic seconds, `wall_clock` epoch seconds."""
+        self.account = account
+        self.widest = common([model.bounds for model in models])
+        self.message_bytes = min(self.widest.message_bytes, account.most_arriving)
         self._models = {model.info.name: model for model in models}
         # Stands in for a model that the body has yet to name: with the longest default objective, no request is given
         # up that its own model would have had time for.
@@ -164,11 +91,11 @@ class InferenceService:
         self._engine = engine
         self._lifecycle = lifecycle
         self._uploads = uploads
-        self._memory = memory
         self._metrics = metrics
-        self._limits = limits
         self._clock = clock
         self._wall_clock = wall_clock
+        # One thread: however many long texts wait, the event loop competes with one.
+        self._reader = ThreadPoolExecutor(1, "reader")
 
     def describe(self, name: str, version: str | None = None) -> ModelInfo:
         """Shapes and datatypes of a model. Raises ProblemError 404 when this server does not have it."""
@@ -182,41 +109,39 @@ class InferenceService:
             ProblemError: the response is an error.
             ClientLeftError: the client disconnected during the upload.
         """
-        upload: Upload | None = None
-        try:
-            arrived = self._clock()
-            named = call.model is not None
-            model = self._find(call) if named else self._stand_in
-            if not self._lifecycle.accepting:
-                raise self._lifecycle.not_ready()
-            quota = self._clients.admit(call.headers, call.peer, arrived)
-            due = self._due(call, arrived, model)
-            total = call.body_length()
-            limit = self._limits.max_body_bytes
-            if total is not None and total > limit:
-                raise ProblemError(413, "too-large", f"the body has {total} bytes, at most {limit} are accepted")
-            self._admit(model, due, arrived)
-            upload = Upload(self._clock(), due.deadline, total, model.index)
-            body = await self._receive(call, model, due, upload)
-            text_bytes = call.parse(body)
-            if not named:
-                named_model = self._find(call)
-                if named_model is not model:
-                    model = named_model
-                    due = self._due(call, arrived, model)
-            request = self._decode(call, text_bytes)
-            if request.timeout_us is not None:
-                due = _with_timeout(due, request.timeout_us, model)
-            result = await self._run(call, model, request, due, quota)
-            info = model.info
-            try:
-                response = call.encode(info.name, MODEL_VERSION, request, result.outputs, info.labels)
-            except OipError as error:
-                raise ProblemError(400, "unknown-output", str(error)) from None
-        finally:
-            if upload is not None:
-                self._memory.give_back(upload.held)
-        return response, result.timing
+        arrived = self._clock()
+        named = call.model is not None
+        model = self._find(call) if named else self._stand_in
+        if not self._lifecycle.accepting:
+            raise self._lifecycle.not_ready()
+        quota = self._clients.admit(call.headers, call.peer, arrived)
+        due = self._due(call, arrived, model)
+        bounds = model.bounds if named else self.widest
+        total = call.body_length()
+        if total is not None and total > bounds.body_bytes:
+            raise _too_large(f"{total} bytes", bounds.body_bytes)
+        self._admit(model, due, arrived)
+        body = await self._receive(call, model, due, Upload(self._clock(), due.deadline, total, model.index), bounds)
+        text_bytes, size = call.parse(body, bounds), len(body)
+        del body  # the call has its own form of it, and the account knows of one
+        if not named:
+            named_model = self._find(call)
+            if named_model is not model:
+                model = named_model
+                due = self._due(call, arrived, model)
+            if size > model.bounds.message_bytes:
+                raise _too_large(f"{size} bytes", model.bounds.message_bytes)
+        request = await self._decode(call, model, due, text_bytes)
+        if request.timeout_us is not None:
+            due = _with_timeout(due, request.timeout_us, model)
+        rows = _rows(request, model)
+        if quota is not None:
+            quota.take(len(rows) - 1)
+        expected = answer_bytes(request, model.info.outputs, sum(item.rows for item in rows))
+        with self._room(model, due):
+            call.lease.take(expected)
+        result = await self._run(call, model, rows, due)
+        return await self._encode(call, model, request, result.outputs, expected), result.timing
 
     def _find(self, call: Call[R]) -> ModelHandle:
         name = call.model or ""
@@ -245,14 +170,19 @@ class InferenceService:
             self._engine.count_refused(model, due, "shed")
             raise _problem(error)
 
-    async def _receive(self, call: Call[R], model: ModelHandle, due: Due, upload: Upload) -> bytes:
+    async def _receive(
+        self, call: Call[R], model: ModelHandle, due: Due, upload: Upload, bounds: Bounds
+    ) -> bytes | bytearray:
         """The body. Raises ProblemError 504 once the deadline can no longer be met, 503 when memory is full."""
         engine = self._engine
         latest_s = due.deadline - (engine.scheduler.least_s() if due.settled else 0.0)
         self._uploads.add(upload)
         try:
-            async with asyncio.timeout(latest_s - self._clock()):
-                return await self._read(call, model, upload)
+            with self._room(model, due):
+                async with asyncio.timeout(latest_s - self._clock()):
+                    if call.in_pieces:
+                        return await self._read_pieces(call, upload, bounds)
+                    return await self._read(call, upload)
         except TimeoutError:
             engine.count_refused(model, due, "expired")
             got = f"{upload.received} bytes" if upload.total is None else f"{upload.received} of {upload.total} bytes"
@@ -261,72 +191,102 @@ class InferenceService:
         except (ClientLeftError, asyncio.CancelledError):
             engine.count_refused(model, due, "cancelled")
             raise
-        except _NoMemoryError:
-            engine.count_refused(model, due, "shed")
-            text = "the memory for request bodies is full: slow down, then try again"
-            raise ProblemError(503, "no-room", text, retry_after(engine.scheduler.backlog_s())) from None
         finally:
             self._uploads.discard(upload)
 
-    async def _read(self, call: Call[R], model: ModelHandle, upload: Upload) -> bytes:
-        if call.in_pieces:
-            return await self._read_pieces(call, upload)
-        # The size is unknown until the end: memory for one row is set aside before.
-        expected = min(model.info.least_row_bytes, self._limits.max_body_bytes)
-        self._hold(OVERHEAD_BYTES + expected, upload)
+    async def _read(self, call: Call[R], upload: Upload) -> bytes:
+        """A message, whose size is unknown until it is here: the memory for the largest one is set aside before."""
+        size = self.message_bytes
+        await self.account.set_aside(size)
         pending = asyncio.get_running_loop().call_later(TRUSTED_AFTER_S, self._engine.requests_pending)
         try:
             body, _ = await call.receive()
         finally:
             pending.cancel()
+            self.account.arrived(size)
         upload.received = len(body)
-        self._hold(len(body) - expected, upload)
+        call.lease.take(OVERHEAD_BYTES + len(body))
         return body
 
-    async def _read_pieces(self, call: Call[R], upload: Upload) -> bytes:
-        limit = self._limits.max_body_bytes
-        self._hold(OVERHEAD_BYTES, upload)
-        pieces: list[bytes] = []
+    async def _read_pieces(self, call: Call[R], upload: Upload, bounds: Bounds) -> bytes | bytearray:
+        lease, limit = call.lease, bounds.body_bytes
+        lease.take(OVERHEAD_BYTES)
+        body: bytes | bytearray = b""
         while True:
             piece, more = await call.receive()
             if piece:
-                self._hold(len(piece), upload)
+                lease.take(len(piece))
                 upload.received += len(piece)
-                pieces.append(piece)
-            if upload.received > limit:
-                raise ProblemError(413, "too-large", f"the body is larger than {limit} bytes")
+                if upload.received > limit:
+                    raise _too_large("more bytes", limit)
+                if not body:
+                    body = piece
+                else:
+                    # One growing buffer: pieces and their sum together would take twice the memory.
+                    if isinstance(body, bytes):
+                        body = bytearray(body)
+                    body += piece
             if not more:
-                return pieces[0] if len(pieces) == 1 else b"".join(pieces)
-            if len(pieces) <= 1:
+                return body
+            if upload.received == len(piece):
                 self._engine.requests_pending()
 
-    def _hold(self, size: int, upload: Upload) -> None:
-        if not self._memory.take(size):
-            raise _NoMemoryError
-        upload.held += size
-
-    def _decode(self, call: Call[R], text_bytes: int) -> InferRequest:
-        limit = self._limits.max_json_bytes
-        if text_bytes > limit:
-            text = f"{text_bytes} bytes of {call.text_kind}, at most {limit} are accepted: send them in binary form"
-            raise ProblemError(413, "too-much-json", text)
+    async def _decode(self, call: Call[R], model: ModelHandle, due: Due, text_bytes: int) -> InferRequest:
+        bounds = model.bounds
+        if text_bytes > bounds.text_bytes:
+            text = f"{text_bytes} bytes of {call.text_kind}, at most {bounds.text_bytes} are accepted for this model"
+            raise ProblemError(413, "too-much-json", f"{text}: send them in binary form")
         try:
-            return call.decode()
+            if text_bytes <= LONG_TEXT_BYTES:
+                return call.decode(bounds)
+            with self._room(model, due):
+                call.lease.take(min(bounds.tensor_bytes, TEXT_FACTOR * text_bytes))
+            async with asyncio.timeout(due.deadline - self._clock()):
+                return await self._in_thread(lambda: call.decode(bounds))
         except OipError as error:
             raise ProblemError(400, "invalid-request", str(error)) from None
+        except TimeoutError:
+            self._engine.count_refused(model, due, "expired")
+            text = f"the deadline passed while {text_bytes} bytes of {call.text_kind} waited to be read"
+            raise ProblemError(504, "expired", f"{text}: send them in binary form") from None
+        except asyncio.CancelledError:
+            self._engine.count_refused(model, due, "cancelled")
+            raise
 
-    async def _run(
-        self, call: Call[R], model: ModelHandle, request: InferRequest, due: Due, quota: TokenBucket | None
-    ) -> InferenceResult:
+    async def _encode(
+        self, call: Call[R], model: ModelHandle, request: InferRequest, outputs: Sequence[Tensor], expected: int
+    ) -> R:
+        """The response. `expected`: bytes that were taken for it; with dimensions of any size it may need more."""
+        info = model.info
+        size = answer_bytes(request, outputs, outputs[0].shape[0]) if outputs else 0
+        if size > expected:
+            call.lease.force(size - expected)
+
+        def encode() -> R:
+            return call.encode(info.name, MODEL_VERSION, request, outputs, info.labels)
+
+        try:
+            return encode() if size <= LONG_ANSWER_BYTES else await self._in_thread(encode)
+        except OipError as error:
+            raise ProblemError(400, "unknown-output", str(error)) from None
+
+    async def _in_thread(self, work: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._reader, work)
+
+    @contextlib.contextmanager
+    def _room(self, model: ModelHandle, due: Due) -> Iterator[None]:
+        """Turns a lack of memory into ProblemError 503, and counts it."""
+        try:
+            yield
+        except NoRoomError:
+            self._engine.count_refused(model, due, "shed")
+            text = "the memory for requests and answers is full: slow down, then try again"
+            raise ProblemError(503, "no-room", text, retry_after(self._engine.scheduler.backlog_s())) from None
+
+    async def _run(self, call: Call[R], model: ModelHandle, rows: Sequence[Item], due: Due) -> InferenceResult:
         """Submits the request and waits for its result."""
         # A request whose body was still coming when the server began to drain was accepted before: it is served.
         engine = self._engine
-        try:
-            rows = rows_of(request, model.info)
-        except ItemError as error:
-            raise ProblemError(422, "does-not-fit-model", str(error)) from None
-        if quota is not None:
-            quota.take(len(rows) - 1)
         try:
             job = engine.submit(model, rows, due)
             stop_watching = call.watch(lambda: engine.cancel(job))
@@ -357,6 +317,17 @@ def refusal(scheduler: Scheduler, due: Due, now: float) -> ShedError | None:
     if left_s <= least_s + ahead_s:
         return ShedError.behind(due.limit_s, left_s, least_s, rows, ahead_s)
     return None
+
+
+def _rows(request: InferRequest, model: ModelHandle) -> list[Item]:
+    try:
+        return rows_of(request, model.info)
+    except ItemError as error:
+        raise ProblemError(422, "does-not-fit-model", str(error)) from None
+
+
+def _too_large(given: str, most: int) -> ProblemError:
+    return ProblemError(413, "too-large", f"the body has {given}, at most {most} are accepted for this model")
 
 
 def _with_timeout(due: Due, timeout_us: object, model: ModelHandle) -> Due:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from sponge_server.bounds import Bounds
 from sponge_server.deadlines import SloPolicy
 from sponge_server.workers.interface import ModelInfo
 
@@ -18,8 +19,10 @@ class ModelHandle:
         index: place among the server's models; requests, lanes and the scheduler refer to the model by it.
         info: shapes, datatypes and limits of the model.
         policy: deadlines of requests that do not state one, and the named SLO classes.
+        bounds: the most that one request may contain.
     """
 
     index: int
     info: ModelInfo
     policy: SloPolicy
+    bounds: Bounds

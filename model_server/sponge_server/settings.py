@@ -65,6 +65,11 @@ def _bytes(value: object) -> object:
     return int(digits) * (factor or 1)
 
 
+def _bytes_or_none(value: object) -> object:
+    """Bytes, or None where the setting has no value."""
+    return None if value is None else _bytes(value)
+
+
 def _named(form: str) -> BeforeValidator:
     """Turns words such as `gold=300`, in a list or separated by spaces, into a mapping; a file may hold a mapping."""
 
@@ -251,12 +256,18 @@ class ServerSettings(BaseSettings):
     max_lanes: int = setting("Size", "Most lanes; each one needs tens of megabytes.", 16, ge=1)
     resize_s: Seconds = setting("Size", "Time that the projection assumes for a change of the quota.", 0.05)
 
-    max_body_bytes: Bytes = setting("Limits", "Larger bodies are refused with 413.", 64 << 20)
-    max_json_bytes: Bytes = setting(
-        "Limits", "Larger JSON parts are refused with 413, because parsing them delays all other requests.", 8 << 20
+    max_body_bytes: Bytes = setting(
+        "Limits", "Larger bodies are refused with 413; less for a model that cannot take so much.", 64 << 20
     )
-    max_queue_bytes: Bytes = setting(
-        "Limits", "Request bodies held at once, waiting or running; beyond this, requests are shed with 503.", 512 << 20
+    max_json_bytes: Bytes = setting(
+        "Limits", "Larger JSON parts are refused with 413; less for a model that cannot take so much.", 8 << 20
+    )
+    max_queue_bytes: Annotated[Annotated[int, Field(ge=1)] | None, BeforeValidator(_bytes_or_none)] = setting(
+        "Limits",
+        "Memory of all requests and answers at once; beyond this, requests are shed with 503.",
+        None,
+        form="SIZE",
+        shown="an eighth of the memory limit, at most 512Mi",
     )
 
     max_queue_rows: int = setting(
@@ -339,7 +350,7 @@ class ServerSettings(BaseSettings):
         if (total := sum(self.queue_share.values())) > 1 + 1e-9:
             text = "{queue_share} together: the shares of all classes may be 1 at most"
             raise ContradictionError(text, queue_share=f"{total:g}")
-        if self.max_body_bytes > self.max_queue_bytes:
+        if self.max_queue_bytes is not None and self.max_body_bytes > self.max_queue_bytes:
             text = "{max_body_bytes} is above {max_queue_bytes}: such a body would never fit; raise the second"
             raise ContradictionError(text, max_body_bytes=self.max_body_bytes, max_queue_bytes=self.max_queue_bytes)
         return self

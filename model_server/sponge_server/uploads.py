@@ -18,7 +18,7 @@ TRUSTED_AFTER_S = 0.005
 
 @dataclass(eq=False, slots=True)
 class Upload:
-    """The body of one request, from its headers to the end of the request.
+    """The body of one request while it arrives.
 
     Attributes:
         started: when its headers were in, on the server's monotonic clock, in seconds.
@@ -26,7 +26,6 @@ class Upload:
         total: announced length in bytes; None when it was not announced.
         model: index of the model.
         received: bytes that are here.
-        held: bytes of memory set aside for the request.
     """
 
     started: float
@@ -34,7 +33,6 @@ class Upload:
     total: int | None
     model: int = 0
     received: int = 0
-    held: int = 0
 
 
 class Uploads(set[Upload]):

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from sponge_core.dispatch.registry import POLICIES
 from sponge_core.queue_room import QueueRoom
+from sponge_server.bounds import bounds_of
 from sponge_server.clients import Clients
 from sponge_server.control.control_app import Control
 from sponge_server.control.control_loop import ControlLoop
@@ -19,14 +20,16 @@ from sponge_server.deadlines import SloPolicy
 from sponge_server.engine.cpu_quota import CpuQuota
 from sponge_server.engine.engine import Engine
 from sponge_server.engine.scheduler import Scheduler
-from sponge_server.inference_service import BodyMemory, InferenceLimits, InferenceService
+from sponge_server.inference_service import InferenceService
 from sponge_server.lifecycle import Lifecycle
+from sponge_server.memory_account import Account
 from sponge_server.model_handle import ModelHandle
 from sponge_server.observability.gauges import Gauges
 from sponge_server.observability.metrics import Metrics
 from sponge_server.observability.observers import RequestObserver
 from sponge_server.observability.request_stats import RequestStats
 from sponge_server.settings import ServerSettings
+from sponge_server.startup.memory_plan import account_limit
 from sponge_server.startup.startup import Prepared
 from sponge_server.uploads import Uploads
 from sponge_server.workers.interface import LanePool
@@ -64,12 +67,20 @@ def build(
         clock: monotonic seconds.
     """
     max_batch = max(model.info.max_batch for model in prepared)
+    account = Account(account_limit(settings.max_queue_bytes))
+    body_bytes = min(settings.max_body_bytes, account.most_arriving)
     models = [
-        ModelHandle(index, found.info, SloPolicy(given.slo_s, settings.slo_classes, settings.claims))
+        ModelHandle(
+            index,
+            found.info,
+            SloPolicy(given.slo_s, settings.slo_classes, settings.claims),
+            bounds_of(found.info, body_bytes, settings.max_json_bytes),
+        )
         for index, (given, found) in enumerate(zip(settings.models, prepared, strict=True))
     ]
-    uploads, memory, news = Uploads(), BodyMemory(settings.max_queue_bytes), News()
-    metrics.held_bytes.set_function(lambda: memory.held)
+    uploads, news = Uploads(), News()
+    metrics.held_bytes_limit.set(account.limit)
+    metrics.held_bytes.set_function(lambda: account.held)
     stats = RequestStats(metrics, lifecycle.models)
     scheduler = Scheduler(
         [model.profile for model in prepared],
@@ -93,10 +104,9 @@ def build(
     )
     engine = Engine(pool, scheduler, models, [stats, projector, *observers], clock=clock)
     quota.add_listener(engine.set_cores)
-    limits = InferenceLimits(settings.max_body_bytes, settings.max_json_bytes)
     clients = Clients(settings.client_header, settings.quota)
     service = InferenceService(
-        models, clients, engine, lifecycle, uploads, memory, metrics, limits, clock=clock, wall_clock=time.time
+        models, clients, engine, lifecycle, uploads, account, metrics, clock=clock, wall_clock=time.time
     )
     publisher = StatePublisher(
         lifecycle=lifecycle,

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from virtual_time import FakePool, VirtualLoop
+from wide_bounds import WIDE
 
 from sponge_core.latency import LatencyModel
 from sponge_core.queue_room import QueueRoom
@@ -106,7 +107,7 @@ class World:
 
 
 def handles(infos: Sequence[ModelInfo]) -> list[ModelHandle]:
-    return [ModelHandle(index, info, SloPolicy(1.0)) for index, info in enumerate(infos)]
+    return [ModelHandle(index, info, SloPolicy(1.0), WIDE) for index, info in enumerate(infos)]
 
 
 def item(value: float = 1.0) -> Item:

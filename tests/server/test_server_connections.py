@@ -12,7 +12,8 @@ from dataclasses import replace
 import pytest
 from starlette.types import Receive, Scope, Send
 
-from sponge_server.protocol.http_server import HttpLimits, HttpServer, listen
+from sponge_server.protocol.http_connection import HttpLimits
+from sponge_server.protocol.http_server import HttpServer, listen
 
 LIMITS = HttpLimits(header_timeout_s=30, keep_alive_s=30, write_timeout_s=30, max_connections=100, backlog=100)
 REQUEST = b"GET / HTTP/1.1\r\nhost: x\r\n\r\n"

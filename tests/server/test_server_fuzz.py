@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 from bench.fuzz import Addresses, fuzz
+from bench.fuzzing.amplified import amplified
 from bench.fuzzing.http import Target, malformed_request
 from bench.fuzzing.rpc import malformed_call
 from server_process import ServerProcess
@@ -24,7 +25,7 @@ async def test_malformed_requests_do_not_break_the_server(tmp_path: Path) -> Non
     )
     assert findings.failures == []
     assert sum(findings.sent.values()) == REQUESTS
-    assert set(findings.sent) == {"wire", "grpc", "schema"}
+    assert set(findings.sent) == {"wire", "grpc", "schema", "amplified"}
     assert findings.good >= 2 * REQUESTS // 50
     assert len(server.ask("/control/v1/state").json["lanes"]) == lanes
     assert server.metric("sponge_lane_crashes_total") == 0
@@ -36,7 +37,8 @@ def test_a_seed_makes_the_same_requests() -> None:
 
     def made(seed: int) -> list[object]:
         rng = random.Random(seed)
-        return [make(rng, target) for make in (malformed_request, malformed_call) for _ in range(50)]
+        makers = (malformed_request, malformed_call, amplified)
+        return [make(rng, target) for make in makers for _ in range(50)]
 
     assert made(3) == made(3)
     assert made(3) != made(4)

@@ -31,7 +31,8 @@ LIMIT = 1 << 20
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    limits = ("--max-body-bytes", str(LIMIT), "--max-json-bytes", "4096", "--max-queue-bytes", str(4 * LIMIT))
+    queue_bytes = 7 * LIMIT  # three times a message of that size and its answer, which repeats the id
+    limits = ("--max-body-bytes", str(LIMIT), "--max-json-bytes", "4096", "--max-queue-bytes", str(queue_bytes))
     server = ServerProcess(tmp_path_factory.mktemp("g"), *OPTIONS, *limits, "--slo-class", "gold=2000")
     yield server
     assert server.stop() == 0
@@ -234,17 +235,10 @@ def test_memory_is_charged_for_messages_as_for_bodies(
 
 
 def test_memory_for_a_message_is_set_aside_before_it_arrives(tmp_path: Path) -> None:
-    """Else any number of slow messages would be in memory before one of them is counted."""
-    overhead, row = 4096, 8 * 8 * 4
-    limits = (
-        "--max-queue-bytes",
-        str(3 * (overhead + row) - 1),
-        "--max-body-bytes",
-        "8000",
-        "--max-json-bytes",
-        "8000",
-    )
-    server = ServerProcess(tmp_path, "--model", "digits=python://digits_shaped:factory", "--slo-ms", "20000", *limits)
+    """Else any number of slow messages would be in memory before one of them is counted: they take turns."""
+    most, framing = 1 << 20, 64 << 10
+    limits = ("--max-queue-bytes", str(2 * most), "--max-body-bytes", str(most))
+    server = ServerProcess(tmp_path, "--model", "digits=python://digits_shaped:factory", "--slo-ms", "60000", *limits)
     with grpc.insecure_channel(server.grpc) as channel:
         rest_comes = threading.Event()
 
@@ -254,11 +248,15 @@ def test_memory_for_a_message_is_set_aside_before_it_arrives(tmp_path: Path) -> 
 
         infer: grpc.StreamUnaryMultiCallable[bytes, bytes] = channel.stream_unary(f"/{SERVICE}/ModelInfer")
         calls = [infer.future(message()) for _ in range(3)]
-        eventually(lambda: any(call.done() for call in calls))
-        assert {call.code().name for call in calls if call.done()} == {"RESOURCE_EXHAUSTED"}
+        eventually(lambda: server.ask("/control/v1/state").json["uploads_in_flight"] == 3)
+        assert server.metric("sponge_request_bytes") == most + framing, "for one at a time"
+        assert not any(call.done() for call in calls)
         rest_comes.set()
-        assert sorted(call.code().name for call in calls) == ["NOT_FOUND", "NOT_FOUND", "RESOURCE_EXHAUSTED"]
+        assert sorted(call.code().name for call in calls) == ["NOT_FOUND"] * 3
         eventually(lambda: server.metric("sponge_request_bytes") == 0)
+        with pytest.raises(grpc.RpcError) as error:
+            Stub(channel).infer(0, id="x" * (most + 2 * framing))
+        assert refused(error)[0] == "RESOURCE_EXHAUSTED"
     assert server.stop() == 0
 
 

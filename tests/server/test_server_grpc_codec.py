@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from google.protobuf.descriptor_pb2 import FileDescriptorSet
+from wide_bounds import WIDE
 
 from sponge_core.datatypes import NUMPY_TYPES
 from sponge_server import protos
@@ -25,6 +26,10 @@ def message(*inputs: dict[str, Any], **rest: Any) -> pb.ModelInferRequest:
     return pb.ModelInferRequest(inputs=[Input(**one) for one in inputs], **rest)
 
 
+def read(given: pb.ModelInferRequest) -> InferRequest:
+    return decode(given, WIDE)
+
+
 def entry(**changes: Any) -> dict[str, Any]:
     return {"name": "x", "datatype": "FP32", "shape": [2], "contents": {"fp32_contents": [1.0, 2.0]}} | changes
 
@@ -36,7 +41,7 @@ def values(datatype: str) -> np.ndarray[Any, Any]:
 @pytest.mark.parametrize("datatype", NUMPY_TYPES)
 def test_a_raw_tensor_arrives_as_it_was(datatype: str) -> None:
     data = values(datatype).tobytes()
-    request = decode(message(entry(datatype=datatype, shape=[2, 3], contents=None), raw_input_contents=[data]))
+    request = read(message(entry(datatype=datatype, shape=[2, 3], contents=None), raw_input_contents=[data]))
     assert request.binary
     assert (request.tensors[0].shape, bytes(request.tensors[0].data)) == ((2, 3), data)
 
@@ -45,7 +50,7 @@ def test_a_raw_tensor_arrives_as_it_was(datatype: str) -> None:
 def test_a_typed_tensor_becomes_the_same_bytes_and_back(datatype: str) -> None:
     wanted = values(datatype)
     contents = {CONTENTS[datatype]: wanted.ravel().tolist()}
-    request = decode(message(entry(datatype=datatype, shape=[2, 3], contents=contents), id="7"))
+    request = read(message(entry(datatype=datatype, shape=[2, 3], contents=contents), id="7"))
     assert bytes(request.tensors[0].data) == wanted.tobytes()
     response = encode("m", "1", request, request.tensors)
     assert (response.id, response.model_name, response.model_version) == ("7", "m", "1")
@@ -59,13 +64,13 @@ def test_datatypes_without_a_typed_form_are_returned_raw(datatype: str) -> None:
     response = encode("m", "1", InferRequest(), [tensor, Tensor("z", "FP32", (1,), b"\0\0\x80\x3f")])
     assert list(response.raw_output_contents) == [b"\x00\x3c\x00\x40", b"\0\0\x80\x3f"]
     with pytest.raises(OipError, match=f"{datatype} has no typed form"):
-        decode(message(entry(datatype=datatype)))
+        read(message(entry(datatype=datatype)))
 
 
 @pytest.mark.parametrize("raw", [True, False])
 def test_bytes_in_both_forms(raw: bool) -> None:
     given = entry(datatype="BYTES", contents=None if raw else {"bytes_contents": [b"one", b"three"]})
-    request = decode(message(given, raw_input_contents=[pack_strings([b"one", b"three"])] if raw else []))
+    request = read(message(given, raw_input_contents=[pack_strings([b"one", b"three"])] if raw else []))
     assert [bytes(value) for value in request.strings[0].values] == [b"one", b"three"]
 
 
@@ -83,10 +88,10 @@ def test_a_classification_in_both_forms(binary: bool) -> None:
 
 def test_parameters_are_read_whatever_their_type() -> None:
     number, text = pb.InferParameter(int64_param=5), pb.InferParameter(string_param="soon")
-    request = decode(message(entry(), parameters={"timeout": number, "priority": pb.InferParameter(uint64_param=1)}))
+    request = read(message(entry(), parameters={"timeout": number, "priority": pb.InferParameter(uint64_param=1)}))
     assert request.timeout_us == 5
-    assert decode(message(entry(), parameters={"timeout": text})).timeout_us == "soon"
-    assert decode(message(entry(), parameters={"timeout": pb.InferParameter()})).timeout_us is None
+    assert read(message(entry(), parameters={"timeout": text})).timeout_us == "soon"
+    assert read(message(entry(), parameters={"timeout": pb.InferParameter()})).timeout_us is None
 
 
 def test_typed_bytes_count_numbers_only() -> None:
@@ -119,7 +124,7 @@ WRONG: list[tuple[pb.ModelInferRequest, str]] = [
 @pytest.mark.parametrize(("wrong", "why"), WRONG, ids=[why for _, why in WRONG])
 def test_an_invalid_message_says_what_was_expected(wrong: pb.ModelInferRequest, why: str) -> None:
     with pytest.raises(OipError, match=why):
-        decode(wrong)
+        read(wrong)
 
 
 def test_an_unknown_output() -> None:

@@ -14,11 +14,17 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
+from wide_bounds import WIDE
 
 from sponge_core.datatypes import NUMPY_TYPES
 from sponge_server.protocol.oip import InferRequest, OipError, OutputRequest, pack_strings, unpack_strings
 from sponge_server.protocol.oip_json import decode, encode
 from sponge_server.workers.interface import DATATYPE_SIZE, Tensor
+
+
+def read(content: bytes, header_length: int | None) -> InferRequest:
+    return decode(content, header_length, WIDE)
+
 
 relaxed = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 """A busy machine is no failure."""
@@ -45,7 +51,7 @@ arrays = st.sampled_from(sorted(NUMPY_TYPES)).flatmap(
 @given(arrays)
 def test_a_json_tensor_arrives_bit_for_bit(case: tuple[str, np.ndarray[Any, Any]]) -> None:
     datatype, array = case
-    request = decode(body(entry(datatype=datatype, shape=list(array.shape), data=array.tolist())), None)
+    request = read(body(entry(datatype=datatype, shape=list(array.shape), data=array.tolist())), None)
     (tensor,) = request.tensors
     assert (tensor.name, tensor.datatype, tensor.shape) == ("x", datatype, array.shape)
     assert bytes(tensor.data) == array.tobytes()
@@ -67,7 +73,7 @@ def test_binary_tensors_arrive_bit_for_bit_in_the_order_of_the_inputs(
             for name, (datatype, array) in {"a": first, "b": second}.items()
         )
     )
-    request = decode(head + first[1].tobytes() + second[1].tobytes(), len(head))
+    request = read(head + first[1].tobytes() + second[1].tobytes(), len(head))
     assert [bytes(tensor.data) for tensor in request.tensors] == [first[1].tobytes(), second[1].tobytes()]
 
 
@@ -92,14 +98,14 @@ def test_an_output_comes_back_bit_for_bit(case: tuple[str, np.ndarray[Any, Any]]
 @relaxed
 @given(st.lists(st.binary(max_size=50)))
 def test_strings_survive_packing(values: list[bytes]) -> None:
-    assert [bytes(value) for value in unpack_strings(memoryview(pack_strings(values)), "x")] == values
+    assert [bytes(value) for value in unpack_strings(memoryview(pack_strings(values)), "x", len(values))] == values
 
 
 @relaxed
 @given(st.binary(max_size=60), st.one_of(st.none(), st.integers(min_value=0, max_value=70)))
 def test_any_body_is_decoded_or_refused(data: bytes, header_length: int | None) -> None:
     with contextlib.suppress(OipError):
-        decode(data, header_length)
+        read(data, header_length)
 
 
 json_values = st.recursive(
@@ -118,22 +124,22 @@ json_values = st.recursive(
 )
 def test_any_input_is_decoded_or_refused(item: dict[str, Any]) -> None:
     with contextlib.suppress(OipError, orjson.JSONEncodeError):
-        decode(orjson.dumps({"inputs": [item]}), None)
+        read(orjson.dumps({"inputs": [item]}), None)
 
 
 def test_images_as_strings_in_json_and_in_binary_form() -> None:
     images = [b"\xff\xd8one", b"\x89PNGtwo"]
     texts = [base64.b64encode(image).decode() for image in images]
-    (given_json,) = decode(body(entry(datatype="BYTES", data=texts)), None).strings
+    (given_json,) = read(body(entry(datatype="BYTES", data=texts)), None).strings
     packed = pack_strings(images)
     head = body({"name": "x", "datatype": "BYTES", "shape": [2], "parameters": {"binary_data_size": len(packed)}})
-    (given_binary,) = decode(head + packed, len(head)).strings
+    (given_binary,) = read(head + packed, len(head)).strings
     assert [bytes(value) for value in given_json.values] == images
     assert [bytes(value) for value in given_binary.values] == images
 
 
 def test_a_request_with_id_parameters_and_outputs() -> None:
-    request = decode(
+    request = read(
         body(
             entry(),
             id="r1",
@@ -176,7 +182,7 @@ def test_a_request_with_id_parameters_and_outputs() -> None:
 )
 def test_an_invalid_input_is_refused_with_what_was_expected(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(OipError, match=message):
-        decode(body(entry(**changes)), None)
+        read(body(entry(**changes)), None)
 
 
 def test_deeply_nested_data_is_refused_not_followed() -> None:
@@ -185,7 +191,7 @@ def test_deeply_nested_data_is_refused_not_followed() -> None:
         nested = [nested]
     for datatype in ("BYTES", "FP32"):
         with pytest.raises(OipError):
-            decode(body(entry(datatype=datatype, shape=[1], data=nested)), None)
+            read(body(entry(datatype=datatype, shape=[1], data=nested)), None)
 
 
 @pytest.mark.parametrize(
@@ -210,7 +216,7 @@ def test_an_invalid_body_is_refused_with_what_was_expected(
     content: bytes, header_length: int | None, message: str
 ) -> None:
     with pytest.raises(OipError, match=message):
-        decode(content, header_length)
+        read(content, header_length)
 
 
 def binary_entry(datatype: str, shape: list[int], data: bytes) -> tuple[bytes, int]:
@@ -230,7 +236,7 @@ def binary_entry(datatype: str, shape: list[int], data: bytes) -> tuple[bytes, i
 )
 def test_invalid_binary_data_is_refused(datatype: str, shape: list[int], data: bytes, message: str) -> None:
     with pytest.raises(OipError, match=message):
-        decode(*binary_entry(datatype, shape, data))
+        read(*binary_entry(datatype, shape, data))
 
 
 def test_every_datatype_of_a_lane_has_a_json_form_but_bf16() -> None:
@@ -261,6 +267,6 @@ def test_a_classification_names_the_best_classes(
     (output,) = orjson.loads(content[:length])["outputs"]
     assert (output["datatype"], output["shape"]) == ("BYTES", [1, 2])
     if binary:
-        assert [bytes(v).decode() for v in unpack_strings(memoryview(content[length:]), "y")] == expected
+        assert [bytes(v).decode() for v in unpack_strings(memoryview(content[length:]), "y", 2)] == expected
     else:
         assert output["data"] == expected

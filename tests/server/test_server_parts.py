@@ -10,7 +10,6 @@ import pytest
 
 from sponge_core.cpu_sharing import thread_budget
 from sponge_server.engine.cpu_quota import CpuQuota
-from sponge_server.inference_service import BodyMemory
 from sponge_server.observability.request_stats import LatencyWindow
 from sponge_server.protocol.problems import ProblemError, retry_after
 from sponge_server.settings import ServerSettings, sizes_milli
@@ -57,15 +56,6 @@ def test_an_upload_is_an_arrival_at_the_pace_of_its_link() -> None:
     assert second.deadline == 11.0
     uploads.discard(known)
     assert len(uploads) == 1
-
-
-def test_the_memory_for_bodies_is_bounded() -> None:
-    memory = BodyMemory(100)
-    assert memory.take(60)
-    assert not memory.take(50)
-    assert memory.take(40)
-    memory.give_back(60)
-    assert memory.take(60)
 
 
 def test_the_latency_window_forgets() -> None:

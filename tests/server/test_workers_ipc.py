@@ -48,5 +48,23 @@ def test_the_other_side_follows_growth_and_old_views_stay_valid() -> None:
     theirs.close()
 
 
+def test_memory_that_one_large_batch_needed_is_given_back() -> None:
+    memory = SharedMemory.create("test", 10)
+    theirs = SharedMemory(os.dup(memory.fd))
+    memory.grow(1 << 20)
+    memory.map[:] = b"x" * memory.size
+    theirs.fit()
+    used = os.fstat(memory.fd).st_blocks
+    memory.give_back(10_000)
+    assert os.fstat(memory.fd).st_blocks < used // 10
+    assert theirs.map[:10_000] == b"x" * 10_000
+    assert theirs.map[-1:] == b"\0"
+    memory.give_back(memory.size)
+    theirs.map[-1:] = b"y"
+    assert memory.map[-1:] == b"y", "it may be used again"
+    memory.close()
+    theirs.close()
+
+
 def test_aligned() -> None:
     assert [aligned(n) for n in (0, 1, 64, 65)] == [0, 64, 64, 128]

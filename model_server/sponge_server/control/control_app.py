@@ -11,6 +11,7 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
+from starlette.types import ASGIApp
 
 from sponge_core.control_api import ApplyRequest
 from sponge_server.control.reconfigure import Reconfigurer, StaleVersionError
@@ -18,6 +19,7 @@ from sponge_server.control.state_publisher import StatePublisher
 from sponge_server.lifecycle import Loaded
 from sponge_server.observability.gauges import Gauges
 from sponge_server.observability.metrics import Metrics
+from sponge_server.protocol.catch_all import CatchAll
 from sponge_server.protocol.problem_response import EXCEPTION_HANDLERS
 from sponge_server.protocol.problems import ProblemError
 
@@ -38,7 +40,7 @@ class Control:
     gauges: Gauges
 
 
-def control_app(control: Loaded[Control], metrics: Metrics, token: str | None) -> Starlette:
+def control_app(control: Loaded[Control], metrics: Metrics, token: str | None) -> ASGIApp:
     """The ASGI application of the control port. `token`: bearer token of state and apply; None keeps them closed."""
     lifecycle = control.lifecycle
 
@@ -65,11 +67,11 @@ def control_app(control: Loaded[Control], metrics: Metrics, token: str | None) -
     async def apply(request: Request) -> Response:
         _authorise(request, token)
         reconfigurer = control.get().reconfigurer
-        body = await request.body()
-        if len(body) > LARGEST_MESSAGE:
-            raise ProblemError(
-                413, "too-large", f"the message has {len(body)} bytes, at most {LARGEST_MESSAGE} are accepted"
-            )
+        body = b""
+        async for piece in request.stream():
+            body += piece
+            if len(body) > LARGEST_MESSAGE:
+                raise ProblemError(413, "too-large", f"the message has more than {LARGEST_MESSAGE} bytes: send less")
         try:
             message = ApplyRequest.model_validate_json(body)
         except ValidationError as invalid:
@@ -82,7 +84,7 @@ def control_app(control: Loaded[Control], metrics: Metrics, token: str | None) -
             raise ProblemError(409, "stale-version", str(stale)) from None
         return Response(ack.model_dump_json(), media_type="application/json")
 
-    return Starlette(
+    app = Starlette(
         routes=[
             Route("/metrics", render_metrics),
             Route("/healthz", healthz),
@@ -92,6 +94,7 @@ def control_app(control: Loaded[Control], metrics: Metrics, token: str | None) -
         ],
         exception_handlers=EXCEPTION_HANDLERS,
     )
+    return CatchAll(app, metrics.internal_errors, "control")
 
 
 def _authorise(request: Request, token: str | None) -> None:

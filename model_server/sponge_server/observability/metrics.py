@@ -124,10 +124,18 @@ class Metrics:
         self.problems = counter(
             "sponge_problems_total", "Error responses to inference requests, by HTTP status.", "status"
         )
+        self.internal_errors = counter(
+            "sponge_internal_errors_total",
+            "Requests that ended in an error of the server itself; each is logged.",
+            "port",
+        )
         self.lane_crashes = counter("sponge_lane_crashes_total", "Batches lost to a lane that died or hung.", "model")
         self.connections = gauge("sponge_http_connections", "Open connections of a port.", "port")
         self.held_bytes = gauge(
-            "sponge_request_bytes", "Memory set aside for requests, from the first byte to the response."
+            "sponge_request_bytes", "Memory of the account of requests: bodies, messages and answers."
+        )
+        self.held_bytes_limit = gauge(
+            "sponge_request_bytes_limit", "Size of that account; beyond it, requests are shed."
         )
         ProcessCollector(registry=registry)
         self.projection = histogram("sponge_projection_seconds", "Time spent on one projection of the frontier.", LAG)

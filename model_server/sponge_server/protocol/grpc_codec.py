@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
+from sponge_core.datatypes import NUMPY_TYPES
+from sponge_server.bounds import Bounds
 from sponge_server.protocol.oip import (
     InferRequest,
     OipError,
@@ -12,8 +17,10 @@ from sponge_server.protocol.oip import (
     OutputRequest,
     Strings,
     TensorHead,
+    check_count,
     class_count,
     infer_request,
+    number_array,
     numbers_input,
     raw_input,
     select_outputs,
@@ -39,14 +46,19 @@ CONTENTS = {
 }
 """Field with the elements of each datatype; other datatypes have a raw form only."""
 
+STEP = 1 << 12
+"""Numbers that are converted at once."""
+
 
 def typed_bytes(message: pb.ModelInferRequest) -> int:
     """Bytes of the numbers that must be parsed one by one."""
     return sum(item.contents.ByteSize() for item in message.inputs if item.datatype != "BYTES")
 
 
-def decode(message: pb.ModelInferRequest) -> InferRequest:
+def decode(message: pb.ModelInferRequest, bounds: Bounds) -> InferRequest:
     """Reads a request. Raises OipError, which says what was expected and what was sent."""
+    check_count("inputs", len(message.inputs), bounds.inputs)
+    check_count("outputs", len(message.outputs), bounds.outputs)
     raw = message.raw_input_contents
     if not message.inputs:
         raise OipError("the request needs at least one input")
@@ -56,7 +68,8 @@ def decode(message: pb.ModelInferRequest) -> InferRequest:
         )
     inputs: list[Tensor | Strings] = []
     for index, item in enumerate(message.inputs):
-        head = tensor_head(item.name, item.datatype, list(item.shape), f"inputs[{index}]")
+        check_count(f"sizes in the shape of inputs[{index}]", len(item.shape), bounds.dimensions)
+        head = tensor_head(item.name, item.datatype, list(item.shape), f"inputs[{index}]", bounds)
         if raw and item.HasField("contents"):
             raise OipError(f"{head.where} has contents, but the request has raw_input_contents: give one of them")
         inputs.append(
@@ -99,9 +112,23 @@ def _typed(head: TensorHead, contents: pb.InferTensorContents) -> Tensor | Strin
     if field is None:
         raise OipError(f"{head.where}: {head.datatype} has no typed form, send it as raw_input_contents")
     elements = getattr(contents, field)
+    if len(elements) != head.elements:
+        shape = list(head.shape)
+        raise OipError(f"{head.where}: shape {shape} holds {head.elements} elements, {field} has {len(elements)}")
     if head.datatype == "BYTES":
         return strings_input(head, list(elements), field)
+    if head.elements > STEP:
+        return _stepwise(head, elements)
     return numbers_input(head, list(elements), field)
+
+
+def _stepwise(head: TensorHead, elements: Sequence[Any]) -> Tensor:
+    """Many numbers as a tensor, in steps between which other threads get a turn."""
+    array = np.empty(head.elements, NUMPY_TYPES[head.datatype])
+    for at in range(0, head.elements, STEP):
+        array[at : at + STEP] = number_array(list(elements[at : at + STEP]), head)
+        time.sleep(0)
+    return Tensor(head.name, head.datatype, head.shape, array.view(np.uint8).data)
 
 
 def _elements(output: Output) -> Iterable[Any]:

@@ -14,8 +14,9 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from sponge_core.errors import SpongeError
-from sponge_server.protocol.grpc_service import FRAMING_BYTES, SERVICE
-from sponge_server.protocol.http_server import CLOSE_GRACE_S, listen
+from sponge_server.protocol.grpc_service import SERVICE
+from sponge_server.protocol.http_connection import CLOSE_GRACE_S
+from sponge_server.protocol.http_server import listen
 from sponge_server.protos import inference_pb2
 
 __all__ = ["GrpcServer"]
@@ -30,6 +31,17 @@ IDLE_S = 300
 
 MAX_STREAMS = 1024
 """Open calls on a connection. The client's library queues more than these, without regard to their deadlines."""
+
+
+MOST_HEAD = 64 << 10
+"""Bytes of a call's metadata, as many as of the headers of an HTTP request."""
+
+LOADING_BYTES = 64 << 10
+"""Largest message before any model is loaded: nobody can ask for inference yet."""
+
+
+UNASKED_BYTES = 64 << 10
+"""Bytes of a message that may arrive before the service asks for it."""
 
 
 class _Health(health.aio.HealthServicer):  # type: ignore[misc]
@@ -59,38 +71,48 @@ class _Health(health.aio.HealthServicer):  # type: ignore[misc]
 class GrpcServer:
     """The gRPC form of the protocol at one address."""
 
-    def __init__(
-        self, handler: grpc.GenericRpcHandler, host: str, port: int, *, max_connections: int, max_body_bytes: int
-    ) -> None:
+    def __init__(self, handler: grpc.GenericRpcHandler, host: str, port: int, *, max_connections: int) -> None:
         """Binds the port; port 0 takes a free one. Raises SpongeError when the address is not available.
 
         Args:
             handler: the calls of the inference service, see `grpc_service.inference_handler`.
         """
         if port:
-            # The library says only that it failed; this call says why.
+            # The library says only that it failed; this call says why, and finds other servers on the port.
             listen(host, port, OPTION).close()
-        self._server = grpc.aio.server(
+        self._handler = handler
+        self._host = host
+        self._max_connections = max_connections
+        self._health = _Health()
+        self._server, self.port = self._bind(port, LOADING_BYTES)
+
+    def _bind(self, port: int, message_bytes: int) -> tuple[grpc.aio.Server, int]:
+        server = grpc.aio.server(
             options=(
-                # A second server on the same port would silently share its calls.
-                ("grpc.so_reuseport", 0),
-                ("grpc.max_allowed_incoming_connections", max_connections),
+                # For the moment in which one server takes over from another, see `accept_messages`.
+                ("grpc.so_reuseport", 1),
+                ("grpc.max_allowed_incoming_connections", self._max_connections),
                 ("grpc.max_concurrent_streams", MAX_STREAMS),
-                ("grpc.max_receive_message_length", max_body_bytes + FRAMING_BYTES),
+                ("grpc.max_metadata_size", MOST_HEAD),
+                ("grpc.absolute_max_metadata_size", MOST_HEAD),
+                ("grpc.max_receive_message_length", message_bytes),
                 ("grpc.max_send_message_length", -1),
+                # Else the library lets megabytes of each message arrive that nobody has asked for.
+                ("grpc.http2.bdp_probe", 0),
+                ("grpc.http2.lookahead_bytes", UNASKED_BYTES),
                 # Compressed messages are refused, as compressed bodies are: a small one may expand to any size.
                 ("grpc.compression_enabled_algorithms_bitset", 1),
                 ("grpc.server_handshake_timeout_ms", HANDSHAKE_S * 1000),
                 ("grpc.max_connection_idle_ms", IDLE_S * 1000),
             )
         )
-        self._server.add_generic_rpc_handlers((handler,))
-        self._health = _Health()
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        server.add_generic_rpc_handlers((self._handler,))
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         names = (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
-        reflection.enable_server_reflection(names, self._server, _pool())
+        reflection.enable_server_reflection(names, server, _pool())
+        host = f"[{self._host}]" if ":" in self._host else self._host
         try:
-            self.port: int = self._server.add_insecure_port(f"[{host}]:{port}" if ":" in host else f"{host}:{port}")
+            return server, server.add_insecure_port(f"{host}:{port}")
         except RuntimeError:
             raise SpongeError(f"cannot listen on {host}:{port}; choose another port with {OPTION}") from None
 
@@ -98,6 +120,17 @@ class GrpcServer:
         """Accepts calls from now on; health says that the models are not ready."""
         await self.set_ready(False)
         await self._server.start()
+
+    async def accept_messages(self, most_bytes: int) -> None:
+        """Accepts messages of up to `most_bytes`, which is known only once the models are loaded.
+
+        The library fixes this number when a server is made, so another one takes over the port; clients that are
+        connected by then connect again.
+        """
+        former = self._server
+        self._server, _ = self._bind(self.port, most_bytes)
+        await self._server.start()
+        await former.stop(None)
 
     async def set_ready(self, ready: bool) -> None:
         """Sets the answer of the health service, and tells its watchers at once."""

@@ -9,29 +9,36 @@ and a request whose deadline cannot be met is refused unread.
 
 from __future__ import annotations
 
+import contextlib
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from typing import ClassVar, NoReturn, TypeVar
+from typing import Any, ClassVar, NoReturn, TypeVar
 
 import grpc
 from google.protobuf.message import DecodeError, Message
 from prometheus_client import Counter
 
+from sponge_server.bounds import Bounds
+from sponge_server.call import ClientLeftError
 from sponge_server.clients import Peer
-from sponge_server.inference_service import ClientLeftError, InferenceService
+from sponge_server.inference_service import InferenceService
 from sponge_server.lifecycle import Loaded
+from sponge_server.memory_account import Lease
+from sponge_server.observability.metrics import Metrics
+from sponge_server.protocol.catch_all import BUG, BUG_EVENT
 from sponge_server.protocol.grpc_codec import decode, encode, typed_bytes
-from sponge_server.protocol.oip import EXTENSIONS, MODEL_VERSION, SERVER_NAME, SERVER_VERSION, InferRequest
+from sponge_server.protocol.message_scan import LONG_MESSAGE_BYTES, check_message
+from sponge_server.protocol.oip import EXTENSIONS, MODEL_VERSION, SERVER_NAME, SERVER_VERSION, InferRequest, OipError
 from sponge_server.protocol.problems import ProblemError
 from sponge_server.protocol.rest import server_timing
 from sponge_server.protos import inference_pb2 as pb
 from sponge_server.workers.interface import Tensor, TensorSpec
 
-__all__ = ["FRAMING_BYTES", "SERVICE", "inference_handler"]
+__all__ = ["SERVICE", "inference_handler"]
+
+log = logging.getLogger(__name__)
 
 SERVICE = "inference.GRPCInferenceService"
-
-FRAMING_BYTES = 1 << 20
-"""A message holds a little more than the tensors that a REST body holds: names, shapes, parameters."""
 
 CODES = {
     400: grpc.StatusCode.INVALID_ARGUMENT,
@@ -50,17 +57,18 @@ Context = grpc.aio.ServicerContext[bytes, Message]
 M = TypeVar("M", bound=Message)
 
 
-def inference_handler(service: Loaded[InferenceService], problems: Counter) -> grpc.GenericRpcHandler:
-    """All calls of the service, for a gRPC server. `problems` counts inference errors by HTTP status."""
-    calls = _Service(service, problems)
+def inference_handler(service: Loaded[InferenceService], metrics: Metrics) -> grpc.GenericRpcHandler:
+    """All calls of the service, for a gRPC server."""
+    calls = _Service(service, metrics)
+    errors = metrics.internal_errors
     return grpc.method_handlers_generic_handler(
         SERVICE,
         {
-            "ServerLive": _unary(pb.ServerLiveRequest, lambda _: pb.ServerLiveResponse(live=True)),
-            "ServerReady": _unary(pb.ServerReadyRequest, calls.server_ready),
-            "ServerMetadata": _unary(pb.ServerMetadataRequest, calls.server_metadata),
-            "ModelReady": _unary(pb.ModelReadyRequest, calls.model_ready),
-            "ModelMetadata": _unary(pb.ModelMetadataRequest, calls.model_metadata),
+            "ServerLive": _unary(errors, pb.ServerLiveRequest, lambda _: pb.ServerLiveResponse(live=True)),
+            "ServerReady": _unary(errors, pb.ServerReadyRequest, calls.server_ready),
+            "ServerMetadata": _unary(errors, pb.ServerMetadataRequest, calls.server_metadata),
+            "ModelReady": _unary(errors, pb.ModelReadyRequest, calls.model_ready),
+            "ModelMetadata": _unary(errors, pb.ModelMetadataRequest, calls.model_metadata),
             "ModelInfer": grpc.stream_unary_rpc_method_handler(
                 calls.model_infer, response_serializer=pb.ModelInferResponse.SerializeToString
             ),
@@ -69,10 +77,11 @@ def inference_handler(service: Loaded[InferenceService], problems: Counter) -> g
 
 
 class _Service:
-    def __init__(self, service: Loaded[InferenceService], problems: Counter) -> None:
+    def __init__(self, service: Loaded[InferenceService], metrics: Metrics) -> None:
         self._service = service
         self._lifecycle = service.lifecycle
-        self._problems = problems
+        self._problems = metrics.problems
+        self._errors = metrics.internal_errors
 
     def server_ready(self, _: pb.ServerReadyRequest) -> pb.ServerReadyResponse:
         return pb.ServerReadyResponse(ready=self._lifecycle.ready)
@@ -97,12 +106,21 @@ class _Service:
 
     async def model_infer(self, messages: AsyncIterator[bytes], context: Context) -> pb.ModelInferResponse:
         try:
-            response, timing = await self._service.get().infer(_GrpcCall(messages, context))
+            service = self._service.get()
+            lease = service.account.open()
+            closed: Any = lambda _: lease.close()  # noqa: E731 - the stubs name a class that nobody can make
+            context.add_done_callback(closed)  # runs once the answer has been sent, or will not be
+            response, timing = await service.infer(_GrpcCall(messages, context, lease))
         except ClientLeftError:
             await context.abort(grpc.StatusCode.CANCELLED, "the client left")
         except ProblemError as problem:
             self._problems.labels(str(problem.status)).inc()
             await _refuse(context, problem)
+        except Exception:
+            log.exception(BUG_EVENT)
+            self._errors.labels("grpc").inc()
+            self._problems.labels(str(BUG.status)).inc()
+            await _refuse(context, BUG)
         context.set_trailing_metadata((("server-timing", server_timing(timing)),))
         return response
 
@@ -113,7 +131,8 @@ class _GrpcCall:
     text_kind: ClassVar[str] = "typed contents"
     in_pieces: ClassVar[bool] = False
 
-    def __init__(self, messages: AsyncIterator[bytes], context: Context) -> None:
+    def __init__(self, messages: AsyncIterator[bytes], context: Context, lease: Lease) -> None:
+        self.lease = lease
         self.headers = {
             name.encode(): value if isinstance(value, bytes) else value.encode()
             for name, value in context.invocation_metadata() or ()
@@ -134,19 +153,28 @@ class _GrpcCall:
         """A message does not announce its length."""
 
     async def receive(self) -> tuple[bytes, bool]:
-        async for raw in self._messages:
-            return raw, False
+        # Closed, because the library's generator keeps its last message, and the garbage collector finds it late.
+        stream: Any = aiter(self._messages)
+        async with contextlib.aclosing(stream):
+            async for raw in stream:
+                return raw, False
         if self._context.done():
             raise ClientLeftError
         raise ProblemError(400, "invalid-request", "the call carries no message: send one ModelInferRequest")
 
-    def parse(self, body: bytes) -> int:
-        self._message = _parsed(pb.ModelInferRequest, body)
+    def parse(self, body: bytes | bytearray, bounds: Bounds) -> int:
+        raw = bytes(body)
+        if len(raw) > LONG_MESSAGE_BYTES:
+            try:
+                check_message(raw, bounds)
+            except OipError as error:
+                raise ProblemError(400, "invalid-request", str(error)) from None
+        self._message = _parsed(pb.ModelInferRequest, raw)
         self.model, self.version = self._message.model_name, self._message.model_version or None
         return typed_bytes(self._message)
 
-    def decode(self) -> InferRequest:
-        return decode(self._message)
+    def decode(self, bounds: Bounds) -> InferRequest:
+        return decode(self._message, bounds)
 
     def watch(self, on_left: Callable[[], None]) -> Callable[[], object]:  # noqa: ARG002
         """The library cancels the handler when the client leaves."""
@@ -162,12 +190,16 @@ def _nothing() -> None:
     pass
 
 
-def _unary(kind: type[M], answer: Callable[[M], Message]) -> grpc.RpcMethodHandler[bytes, Message]:
+def _unary(errors: Counter, kind: type[M], answer: Callable[[M], Message]) -> grpc.RpcMethodHandler[bytes, Message]:
     async def handle(raw: bytes, context: Context) -> Message:
         try:
             return answer(_parsed(kind, raw))
         except ProblemError as problem:
             await _refuse(context, problem)
+        except Exception:
+            log.exception(BUG_EVENT)
+            errors.labels("grpc").inc()
+            await _refuse(context, BUG)
 
     handler: Callable[[bytes, Context], Awaitable[Message]] = handle
     return grpc.unary_unary_rpc_method_handler(handler, response_serializer=kind.SerializeToString)
@@ -182,6 +214,7 @@ def _parsed(kind: type[M], raw: bytes) -> M:
 
 async def _refuse(context: Context, problem: ProblemError) -> NoReturn:
     """Ends the call with a problem's status; one that is worth a retry says when, as gRPC's retry policies read it."""
+    problem.forget()
     trailing = [("sponge-problem", problem.slug)]
     trailing += [
         ("grpc-retry-pushback-ms", str(int(value) * 1000)) for name, value in problem.headers if name == b"retry-after"

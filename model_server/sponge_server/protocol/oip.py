@@ -6,6 +6,7 @@ The functions here check what the protocol itself demands; `ModelInfo.check` say
 from __future__ import annotations
 
 import math
+import reprlib
 import struct
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ import numpy as np
 
 from sponge_core.datatypes import NUMPY_TYPES
 from sponge_core.errors import SpongeError
+from sponge_server.bounds import Bounds
 from sponge_server.workers.image_header import check_pixels, image_size
 from sponge_server.workers.interface import DATATYPE_SIZE, Item, ItemError, ModelInfo, Tensor
 
@@ -30,13 +32,16 @@ __all__ = [
     "OutputRequest",
     "Strings",
     "TensorHead",
+    "check_count",
     "class_count",
     "infer_request",
+    "number_array",
     "numbers_input",
     "pack_strings",
     "raw_input",
     "rows_of",
     "select_outputs",
+    "shown",
     "strings_input",
     "tensor_head",
     "unpack_strings",
@@ -53,6 +58,14 @@ MODEL_VERSION = "1"
 """The protocol requires a version; a server runs one version of each model."""
 
 
+LONGEST_NAME = 120
+"""Characters of a client's text that errors quote."""
+
+_SHORTLY = reprlib.Repr()
+_SHORTLY.maxstring = _SHORTLY.maxother = LONGEST_NAME
+_SHORTLY.maxlist = 12
+
+
 class OipError(SpongeError):
     """The body is not a request of the protocol; the message says where, and what was expected."""
 
@@ -63,7 +76,7 @@ class Strings:
 
     name: str
     shape: tuple[int, ...]
-    values: tuple[bytes | memoryview, ...]
+    values: tuple[bytes | bytearray | memoryview, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,15 +107,12 @@ class TensorHead:
     name: str
     datatype: str
     shape: tuple[int, ...]
+    elements: int
 
     @property
     def where(self) -> str:
         """Name of the input in errors."""
-        return f"input {self.name!r}"
-
-    @property
-    def elements(self) -> int:
-        return math.prod(self.shape)
+        return f"input {shown(self.name)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,23 +137,41 @@ class Output:
         return self.tensor.data if self.strings is None else pack_strings(self.strings.values)
 
 
-def tensor_head(name: object, datatype: object, shape: object, where: str) -> TensorHead:
+def shown(value: object) -> str:
+    """A value of the client's as errors quote it: shortened before it is written, not after."""
+    return _SHORTLY.repr(value)
+
+
+def check_count(what: str, count: int, most: int) -> None:
+    """Raises OipError when a request has more of something than a model can use."""
+    if count > most:
+        raise OipError(f"the request has {count} {what}, the model takes at most {most}")
+
+
+def tensor_head(name: object, datatype: object, shape: object, where: str, bounds: Bounds) -> TensorHead:
     """Checks the description of an input. Raises OipError. `where` names it in errors until its name is known."""
     if not isinstance(name, str) or not name:
         raise OipError(f'{where} needs a "name"')
-    where = f"input {name!r}"
+    where = f"input {shown(name)}"
     if not isinstance(datatype, str) or (datatype != "BYTES" and datatype not in DATATYPE_SIZE):
         known = ", ".join([*DATATYPE_SIZE, "BYTES"])
-        raise OipError(f"{where}: datatype is {datatype!r}, expected one of {known}")
+        raise OipError(f"{where}: datatype is {shown(datatype)}, expected one of {known}")
+    if isinstance(shape, list) and len(shape) > bounds.dimensions:
+        raise OipError(f"{where}: the shape has {len(shape)} sizes, the model takes at most {bounds.dimensions}")
     if not isinstance(shape, list) or not all(type(size) is int and size >= 0 for size in shape):
-        raise OipError(f"{where}: shape is {shape!r}, expected a list of sizes >= 0")
-    return TensorHead(name, datatype, tuple(shape))
+        raise OipError(f"{where}: shape is {shown(shape)}, expected a list of sizes >= 0")
+    most = bounds.strings if datatype == "BYTES" else bounds.elements
+    # Few sizes, each compared first: the product is a small number of at most so many digits.
+    elements = math.prod(shape) if all(size <= most for size in shape) else most + 1
+    if elements > most:
+        raise OipError(f"{where}: shape {shown(shape)} has more than {most} elements, the most that the model takes")
+    return TensorHead(name, datatype, tuple(shape), elements)
 
 
 def raw_input(head: TensorHead, data: memoryview, said: str) -> Tensor | Strings:
     """An input from data in binary form. Raises OipError. `said` names the source of the data's length in errors."""
     if head.datatype == "BYTES":
-        return strings_input(head, unpack_strings(data, head.where), "the binary data")
+        return strings_input(head, unpack_strings(data, head.where, head.elements), "the binary data")
     wanted = head.elements * DATATYPE_SIZE[head.datatype]
     if len(data) != wanted:
         raise OipError(
@@ -165,7 +193,7 @@ def numbers_input(head: TensorHead, data: list[Any], said: str) -> Tensor:
     """An input from single numbers. Raises OipError when they do not fit the datatype or shape."""
     if head.datatype == "BF16":
         raise OipError(f"{head.where}: BF16 has no JSON form, send it as a binary tensor")
-    array = _array(data, NUMPY_TYPES[head.datatype], head.datatype, head.where)
+    array = number_array(data, head)
     if array.size != head.elements:
         raise OipError(
             f"{head.where}: shape {list(head.shape)} holds {head.elements} elements, {said} has {array.size}"
@@ -176,7 +204,7 @@ def numbers_input(head: TensorHead, data: list[Any], said: str) -> Tensor:
 def class_count(value: object, where: str) -> int:
     """Checks the parameter `classification` of an output, a number of classes. Raises OipError."""
     if type(value) is not int or value < 0:
-        raise OipError(f"{where}: classification is {value!r}, expected the number of classes to return")
+        raise OipError(f"{where}: classification is {shown(value)}, expected the number of classes to return")
     return value
 
 
@@ -190,11 +218,14 @@ def infer_request(
     """A request from its decoded parts. Raises OipError for an invalid parameter."""
     if "priority" in parameters:
         _check_priority(parameters["priority"])
+    asked = tuple(outputs)
+    if len({(ask.name, ask.top > 0) for ask in asked}) < len(asked):
+        raise OipError("the same output is requested twice: once as a tensor and once as classes is the most")
     return InferRequest(
         id=request_id,
         tensors=tuple(given for given in inputs if isinstance(given, Tensor)),
         strings=tuple(given for given in inputs if isinstance(given, Strings)),
-        outputs=tuple(outputs),
+        outputs=asked,
         binary=binary,
         timeout_us=parameters.get("timeout"),
     )
@@ -206,7 +237,8 @@ def rows_of(request: InferRequest, info: ModelInfo) -> list[Item]:
         unknown = {ask.name for ask in request.outputs} - {spec.name for spec in info.outputs}
         if unknown:
             names = ", ".join(spec.name for spec in info.outputs)
-            raise ItemError(f"the model has no output {', '.join(sorted(unknown))}; it has {names}")
+            given = ", ".join(name[:LONGEST_NAME] for name in sorted(unknown))
+            raise ItemError(f"the model has no output {given}; it has {names}")
     item = Item(request.tensors, _images(request.strings, info) if request.strings else ())
     if not item.images and not item.tensors:
         raise ItemError("the request has no rows: give at least one image")
@@ -231,23 +263,25 @@ def select_outputs(request: InferRequest, outputs: Sequence[Tensor], labels: Seq
     for ask in request.outputs or (OutputRequest(tensor.name, request.binary) for tensor in outputs):
         tensor = given.get(ask.name)
         if tensor is None:
-            raise OipError(f"the model has no output {ask.name!r}; it has {', '.join(given)}")
+            raise OipError(f"the model has no output {shown(ask.name)}; it has {', '.join(given)}")
         yield Output(ask, tensor, _classes(tensor, ask.top, labels) if ask.top else None)
 
 
-def pack_strings(values: Iterable[bytes | memoryview]) -> bytes:
+def pack_strings(values: Iterable[bytes | bytearray | memoryview]) -> bytes:
     """Elements of datatype BYTES in binary form: each after its length, four bytes little-endian."""
-    parts: list[bytes | memoryview] = []
+    parts: list[bytes | bytearray | memoryview] = []
     for value in values:
         parts += (struct.pack("<I", len(value)), value)
     return b"".join(parts)
 
 
-def unpack_strings(data: memoryview, where: str) -> list[memoryview]:
-    """Reverses `pack_strings`, without copying. Raises OipError when the lengths do not add up."""
+def unpack_strings(data: memoryview, where: str, most: int) -> list[memoryview]:
+    """Reverses `pack_strings`, without copying. Raises OipError for more than `most` and if lengths do not add up."""
     values: list[memoryview] = []
     at = 0
     while at < len(data):
+        if len(values) == most:
+            raise OipError(f"{where}: the shape holds {most} elements, the binary data has more")
         if at + 4 > len(data):
             raise OipError(f"{where}: element {len(values)} has no room for its four-byte length prefix")
         size = int.from_bytes(data[at : at + 4], "little")
@@ -259,8 +293,10 @@ def unpack_strings(data: memoryview, where: str) -> list[memoryview]:
     return values
 
 
-def _array(data: list[Any], dtype: np.dtype[Any], datatype: str, where: str) -> np.ndarray[Any, Any]:
+def number_array(data: list[Any], head: TensorHead) -> np.ndarray[Any, Any]:
     """JSON numbers as an array. Raises OipError where plain conversion would change them: text, fractions, overflow."""
+    datatype, where = head.datatype, head.where
+    dtype = NUMPY_TYPES[datatype]
     try:
         array = np.asarray(data) if data else np.empty(0, dtype)
     except ValueError:
@@ -290,7 +326,7 @@ def _check_priority(value: object) -> None:
     It has no effect: requests are served by their deadlines, and an urgent one states a tighter deadline.
     """
     if type(value) is not int or value < 0:
-        raise OipError(f"parameters.priority is {value!r}: give a whole number >= 0, or better a tighter deadline")
+        raise OipError(f"parameters.priority is {shown(value)}: give a whole number >= 0, or better a tighter deadline")
 
 
 def _classes(tensor: Tensor, top: int, labels: Sequence[str] | None) -> Strings:
@@ -310,12 +346,12 @@ def _classes(tensor: Tensor, top: int, labels: Sequence[str] | None) -> Strings:
     return Strings(tensor.name, (tensor.shape[0], top), tuple(text.encode() for text in texts))
 
 
-def _images(strings: tuple[Strings, ...], info: ModelInfo) -> tuple[bytes | memoryview, ...]:
+def _images(strings: tuple[Strings, ...], info: ModelInfo) -> tuple[bytes | bytearray | memoryview, ...]:
     image_inputs = (info.inputs[0].name, "image") if info.accepts_images else ()
     for given in strings:
         if given.name not in image_inputs:
             wanted = f"encoded images as {info.inputs[0].name!r}" if image_inputs else "no BYTES at all"
-            raise ItemError(f"input {given.name!r} has datatype BYTES; the model takes {wanted}")
+            raise ItemError(f"input {shown(given.name)} has datatype BYTES; the model takes {wanted}")
     images = strings[0].values
     for image in images:
         size = image_size(image)

@@ -7,18 +7,23 @@ import binascii
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import numpy as np
 import orjson
 
+from sponge_server.bounds import Bounds
+from sponge_server.protocol.long_json import LONG_TEXT_BYTES, Numbers, read_long
 from sponge_server.protocol.oip import (
     InferRequest,
     OipError,
     OutputRequest,
     Strings,
+    check_count,
     class_count,
     infer_request,
     numbers_input,
     raw_input,
     select_outputs,
+    shown,
     strings_input,
     tensor_head,
     values_of,
@@ -27,9 +32,12 @@ from sponge_server.workers.interface import Tensor
 
 __all__ = ["decode", "encode"]
 
+TEXT_STEP = 1 << 14
+"""Numbers of an output that become text at once; other threads get a turn in between."""
 
-def decode(body: bytes, header_length: int | None) -> InferRequest:
-    """Reads a request.
+
+def decode(body: bytes | bytearray, header_length: int | None, bounds: Bounds) -> InferRequest:
+    """Reads a request. JSON longer than `LONG_TEXT_BYTES` takes long: then call it in a thread.
 
     Args:
         header_length: value of `Inference-Header-Content-Length`: bytes of JSON before the binary tensors, which come
@@ -41,9 +49,13 @@ def decode(body: bytes, header_length: int | None) -> InferRequest:
     view = memoryview(body)
     if header_length is not None and not 0 < header_length <= len(body):
         raise OipError(f"Inference-Header-Content-Length is {header_length}, the body has {len(body)} bytes")
-    head, rest = (view, view[:0]) if header_length is None else (view[:header_length], view[header_length:])
+    text, rest = (body, view[:0]) if header_length is None else (body[:header_length], view[header_length:])
+    numbers: dict[str, Numbers] = {}
     try:
-        document = orjson.loads(head)
+        if len(text) > LONG_TEXT_BYTES:
+            document, numbers = read_long(text, bounds)
+        else:
+            document = orjson.loads(text)
     except orjson.JSONDecodeError as error:
         raise OipError(f"the JSON part of the body cannot be read: {error}") from None
     request = _object(document, "the request")
@@ -54,17 +66,19 @@ def decode(body: bytes, header_length: int | None) -> InferRequest:
     given = request.get("inputs")
     if not isinstance(given, list) or not given:
         raise OipError('the request needs a list "inputs" with at least one input')
+    check_count("inputs", len(given), bounds.inputs)
     for index, entry in enumerate(given):
         item = _object(entry, f"inputs[{index}]")
-        parsed, used = _input(item, f"inputs[{index}]", rest[offset:])
+        parsed, used = _input(item, f"inputs[{index}]", rest[offset:], numbers, bounds)
         offset += used
         inputs.append(parsed)
     if offset != len(rest):
         raise OipError(f"{len(rest)} bytes follow the JSON part, the inputs' binary_data_size add up to {offset}")
     request_id = request.get("id", "")
     if not isinstance(request_id, str):
-        raise OipError(f"id must be a string, got {request_id!r}")
-    return infer_request(request_id, inputs, _outputs(request.get("outputs", []), binary), binary, parameters)
+        raise OipError(f"id must be a string, got {shown(request_id)}")
+    outputs = list(_outputs(request.get("outputs", []), binary, bounds))
+    return infer_request(request_id, inputs, outputs, binary, parameters)
 
 
 def encode(
@@ -94,7 +108,7 @@ def encode(
         elif output.strings is not None:
             entry["data"] = [bytes(value).decode() for value in output.strings.values]
         else:
-            entry["data"] = values_of(output.tensor)
+            entry["data"] = _text(values_of(output.tensor))
         entries.append(entry)
     document: dict[str, Any] = {"model_name": model, "model_version": version}
     if request.id:
@@ -106,18 +120,31 @@ def encode(
     return b"".join([head, *blobs]), len(head)
 
 
-def _input(item: dict[str, Any], where: str, rest: memoryview) -> tuple[Tensor | Strings, int]:
-    """One input, and the number of bytes of `rest` that it used."""
-    head = tensor_head(item.get("name"), item.get("datatype"), item.get("shape"), where)
+def _text(values: np.ndarray[Any, Any]) -> object:
+    """A flat array as orjson takes it; a large one as text already, made step by step."""
+    if values.size <= TEXT_STEP:
+        return values
+    steps = (values[at : at + TEXT_STEP] for at in range(0, values.size, TEXT_STEP))
+    texts = [orjson.dumps(step, option=orjson.OPT_SERIALIZE_NUMPY)[1:-1] for step in steps]
+    return orjson.Fragment(b"[" + b",".join(texts) + b"]")
+
+
+def _input(
+    item: dict[str, Any], where: str, rest: memoryview, numbers: dict[str, Numbers], bounds: Bounds
+) -> tuple[Tensor | Strings, int]:
+    """One input, and the number of bytes of `rest` that it used. `numbers`: data that was left out of the document."""
+    head = tensor_head(item.get("name"), item.get("datatype"), item.get("shape"), where, bounds)
     parameters = _object(item.get("parameters", {}), f"{head.where}: parameters")
     size = parameters.get("binary_data_size")
     if size is not None:
         if type(size) is not int or not 0 <= size <= len(rest):
             raise OipError(
-                f"{head.where}: binary_data_size is {size!r}, {len(rest)} bytes are left after the JSON part"
+                f"{head.where}: binary_data_size is {shown(size)}, {len(rest)} bytes are left after the JSON part"
             )
         return raw_input(head, rest[:size], "binary_data_size"), size
     data = item.get("data")
+    if isinstance(data, str) and data in numbers:
+        return numbers[data].tensor(head), 0
     if not isinstance(data, list):
         raise OipError(f'{head.where} needs either a list "data" or the parameter binary_data_size')
     if head.datatype == "BYTES":
@@ -144,9 +171,10 @@ def _base64(value: object, where: str) -> bytes:
         raise OipError(f"{where}: a BYTES element is not valid base64; send raw bytes as a binary tensor") from None
 
 
-def _outputs(raw: object, binary_default: bool) -> Iterable[OutputRequest]:
+def _outputs(raw: object, binary_default: bool, bounds: Bounds) -> Iterable[OutputRequest]:
     if not isinstance(raw, list):
         raise OipError("outputs must be a list")
+    check_count("outputs", len(raw), bounds.outputs)
     for index, entry in enumerate(raw):
         where = f"outputs[{index}]"
         item = _object(entry, where)
@@ -167,5 +195,5 @@ def _object(value: object, where: str) -> dict[str, Any]:
 def _flag(parameters: dict[str, Any], name: str, where: str, default: bool = False) -> bool:
     value = parameters.get(name, default)
     if not isinstance(value, bool):
-        raise OipError(f"{where}: {name} is {value!r}, expected true or false")
+        raise OipError(f"{where}: {name} is {shown(value)}, expected true or false")
     return value

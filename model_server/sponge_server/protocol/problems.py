@@ -58,6 +58,10 @@ class ProblemError(Exception):
         self.detail = detail
         self.headers = tuple(headers)
 
+    def forget(self) -> None:
+        """Drops the frames that it came through. They hold the request's body until the garbage collector runs."""
+        self.__traceback__ = self.__context__ = None
+
     @property
     def title(self) -> str:
         """The kind of error in words."""

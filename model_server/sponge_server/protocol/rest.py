@@ -6,16 +6,21 @@ It reads headers and body of an HTTP request and writes the response; the infere
 from __future__ import annotations
 
 import asyncio
+import logging
 import re
 from collections.abc import Callable, Sequence
 from typing import ClassVar
 
-from prometheus_client import Counter
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from sponge_server.bounds import Bounds
+from sponge_server.call import ClientLeftError
 from sponge_server.clients import Peer
-from sponge_server.inference_service import ClientLeftError, InferenceService
+from sponge_server.inference_service import InferenceService
 from sponge_server.lifecycle import Loaded
+from sponge_server.memory_account import Account, Lease
+from sponge_server.observability.metrics import Metrics
+from sponge_server.protocol.catch_all import BUG, BUG_EVENT, CatchAll
 from sponge_server.protocol.oip import InferRequest, Strings
 from sponge_server.protocol.oip_json import decode, encode
 from sponge_server.protocol.problems import PROBLEM_TYPE, ProblemError
@@ -23,6 +28,8 @@ from sponge_server.results import Timing
 from sponge_server.workers.interface import Tensor
 
 __all__ = ["RestEndpoint", "server_timing"]
+
+log = logging.getLogger(__name__)
 
 INFER = re.compile(r"/v2/models/(?P<model>[^/]+)(?:/versions/(?P<version>[^/]+))?/infer")
 
@@ -34,6 +41,12 @@ SPARED_BYTES = 1 << 20
 """A refused request keeps its connection if the rest of its body is at most this long: reading on costs less than
 another connection. A body that announces more, or no length, ends the connection."""
 
+PART_BYTES = 256 << 10
+"""A longer answer is sent in parts of this size."""
+
+_NO_MEMORY = Account(1)
+"""For requests that come before any model is loaded: all are refused."""
+
 Headers = list[tuple[bytes, bytes]]
 Response = tuple[bytes, int | None]
 """The body of a response and, when it carries binary tensors, the length of its JSON part."""
@@ -42,11 +55,12 @@ Response = tuple[bytes, int | None]
 class RestEndpoint:
     """ASGI application of the data port: serves inference requests itself and passes all others on."""
 
-    def __init__(self, service: Loaded[InferenceService], problems: Counter, others: ASGIApp) -> None:
-        """`problems` counts error responses by HTTP status; `others` serves every other request."""
+    def __init__(self, service: Loaded[InferenceService], metrics: Metrics, others: ASGIApp) -> None:
+        """`others` serves every other request."""
         self._service = service
-        self._problems = problems
-        self._others = others
+        self._problems = metrics.problems
+        self._errors = metrics.internal_errors
+        self._others = CatchAll(others, self._errors, "http")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         # The web framework's layers and its matching of routes cost as much as a decision of the engine.
@@ -54,26 +68,44 @@ class RestEndpoint:
         if path is None:
             await self._others(scope, receive, send)
             return
-        call = _RestCall(dict(scope["headers"]), path["model"], path["version"], receive, scope)
-        try:
-            if scope["method"] != "POST":
-                raise ProblemError(405, "http", "send inference requests with POST", [(b"allow", b"POST")])
-            service = self._service.part
-            if service is None:
-                raise _unavailable(self._service, call)
-            (body, json_length), timing = await service.infer(call)
-            status, headers = 200, _response_headers(timing, json_length)
-        except ClientLeftError:
-            return
-        except ProblemError as problem:
-            self._problems.labels(str(problem.status)).inc()
-            status, body = problem.status, problem.body()
-            headers = [(b"content-type", PROBLEM_TYPE.encode()), *problem.headers]
-            if call.unread:
-                headers.append(CLOSE)
-        headers.append((b"content-length", str(len(body)).encode()))
-        await send({"type": "http.response.start", "status": status, "headers": headers})
-        await send({"type": "http.response.body", "body": body})
+        service = self._service.part
+        with (service.account if service is not None else _NO_MEMORY).open() as lease:
+            call = _RestCall(dict(scope["headers"]), path["model"], path["version"], receive, scope, lease)
+            try:
+                if scope["method"] != "POST":
+                    raise ProblemError(405, "http", "send inference requests with POST", [(b"allow", b"POST")])
+                if service is None:
+                    raise _unavailable(self._service, call)
+                (body, json_length), timing = await service.infer(call)
+                status, headers = 200, _response_headers(timing, json_length)
+            except ClientLeftError:
+                return
+            except ProblemError as problem:
+                status, body, headers = self._refused(problem, call)
+            except Exception:
+                log.exception(BUG_EVENT)
+                self._errors.labels("http").inc()
+                status, body, headers = self._refused(BUG, call)
+            headers.append((b"content-length", str(len(body)).encode()))
+            await send({"type": "http.response.start", "status": status, "headers": headers})
+            await _send_body(body, send)
+
+    def _refused(self, problem: ProblemError, call: _RestCall) -> tuple[int, bytes, Headers]:
+        problem.forget()
+        self._problems.labels(str(problem.status)).inc()
+        headers = [(b"content-type", PROBLEM_TYPE.encode()), *problem.headers]
+        if call.unread:
+            headers.append(CLOSE)
+        return problem.status, problem.body(), headers
+
+
+async def _send_body(body: bytes, send: Send) -> None:
+    """Sends a long body in parts, each after the client has read most of the one before: until then, it is held."""
+    view = memoryview(body)
+    for at in range(0, len(body) - PART_BYTES, PART_BYTES):
+        await send({"type": "http.response.body", "body": view[at : at + PART_BYTES], "more_body": True})
+    last = max(0, len(body) - 1) // PART_BYTES * PART_BYTES
+    await send({"type": "http.response.body", "body": view[last:] if last else body})
 
 
 class _RestCall:
@@ -91,14 +123,22 @@ class _RestCall:
         "_receive",
         "_scope",
         "headers",
+        "lease",
         "model",
         "version",
     )
 
     def __init__(
-        self, headers: dict[bytes, bytes], model: str, version: str | None, receive: Receive, scope: Scope
+        self,
+        headers: dict[bytes, bytes],
+        model: str,
+        version: str | None,
+        receive: Receive,
+        scope: Scope,
+        lease: Lease,
     ) -> None:
         self.headers = headers
+        self.lease = lease
         self.model: str = model
         self.version = version
         self._receive = receive
@@ -107,7 +147,7 @@ class _RestCall:
         self._json_length: int | None = None
         self._image = False
         self._complete = False
-        self._body = b""
+        self._body: bytes | bytearray = b""
 
     @property
     def timeout_s(self) -> None:
@@ -141,16 +181,17 @@ class _RestCall:
         self._complete = not more
         return message.get("body", b""), more
 
-    def parse(self, body: bytes) -> int:
+    def parse(self, body: bytes | bytearray, bounds: Bounds) -> int:  # noqa: ARG002
         self._body = body
         if self._image:
             return 0
         return len(body) if self._json_length is None else self._json_length
 
-    def decode(self) -> InferRequest:
+    def decode(self, bounds: Bounds) -> InferRequest:
         if self._image:
             return InferRequest(strings=(Strings("image", (1,), (self._body,)),))
-        return decode(self._body, self._json_length)
+        body, self._body = self._body, b""  # what is needed of it, the request refers to
+        return decode(body, self._json_length, bounds)
 
     def watch(self, on_left: Callable[[], None]) -> Callable[[], object]:
         return asyncio.get_running_loop().create_task(self._until_left(on_left)).cancel

@@ -13,16 +13,17 @@ import math
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from sponge_core.errors import SpongeError
+from sponge_server.memory_account import account_bytes
 from sponge_server.workers.examples import ANY_SIZE, example_item
 from sponge_server.workers.interface import DATATYPE_SIZE, ItemError, LaneCrashed, LanePool, ModelInfo, TensorSpec
 from sponge_system.cgroup import own_cgroup, read_memory_limit, read_oom_kills
 from sponge_system.logs import event
 from sponge_system.process_memory import RESERVE_BYTES, MemoryModel, anonymous_bytes, private_bytes
 
-__all__ = ["Fitted", "MemoryLimitError", "fit_memory", "measure_memory", "memory_limit", "oom_kills"]
+__all__ = ["Fitted", "MemoryLimitError", "account_limit", "fit_memory", "measure_memory", "memory_limit", "oom_kills"]
 
 log = logging.getLogger(__name__)
 
@@ -77,17 +78,23 @@ def memory_limit() -> int | None:
     return None if cgroup is None else read_memory_limit(cgroup)
 
 
+def account_limit(given: int | None) -> int:
+    """Bytes of the account of requests: as given, else a part of this process's memory limit."""
+    return account_bytes(memory_limit()) if given is None else given
+
+
 def oom_kills() -> int:
     """Number of processes of this cgroup that the kernel has killed because memory ran out."""
     cgroup = own_cgroup("memory")
     return 0 if cgroup is None else read_oom_kills(cgroup)
 
 
-async def fit_memory(pool: LanePool, lanes: int, threads: int) -> Fitted:
+async def fit_memory(pool: LanePool, lanes: int, threads: int, request_bytes: int) -> Fitted:
     """Measures on the pool's only lane how many lanes and how large batches fit.
 
     Args:
         lanes: requested lanes.
+        request_bytes: the account of requests; what exceeds the reserve counts as memory of the server.
         threads: threads of the example batches.
 
     Raises:
@@ -100,6 +107,7 @@ async def fit_memory(pool: LanePool, lanes: int, threads: int) -> Fitted:
     if model is None or started is None:
         event(log, "memory.unknown", logging.WARNING, limit_mib=_mib(limit))
         return Fitted(None, limit, 0, lanes, tuple(wanted))
+    model = replace(model, base_bytes=model.base_bytes + max(0, request_bytes - RESERVE_BYTES))
     fits = (lanes, max(wanted)) if limit is None else model.fit(limit, lanes, max(wanted))
     if fits is None:
         assert limit is not None

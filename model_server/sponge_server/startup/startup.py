@@ -17,7 +17,14 @@ from sponge_server.lifecycle import Lifecycle
 from sponge_server.models.source import parse
 from sponge_server.observability.metrics import Metrics
 from sponge_server.settings import ServerSettings
-from sponge_server.startup.memory_plan import Fitted, MemoryLimitError, fit_memory, memory_limit, oom_kills
+from sponge_server.startup.memory_plan import (
+    Fitted,
+    MemoryLimitError,
+    account_limit,
+    fit_memory,
+    memory_limit,
+    oom_kills,
+)
 from sponge_server.workers.examples import example_item
 from sponge_server.workers.interface import LanePool, ModelInfo
 from sponge_system.logs import event
@@ -125,7 +132,7 @@ async def _start(settings: ServerSettings, pool: LanePool, metrics: Metrics) -> 
     killed = oom_kills()
     try:
         await pool.start(1)
-        fitted = await fit_memory(pool, settings.lanes, settings.threads)
+        fitted = await fit_memory(pool, settings.lanes, settings.threads, account_limit(settings.max_queue_bytes))
         pool.keep(fitted.keep_bytes)
         await pool.scale(fitted.lanes)
     except SpongeError as error:

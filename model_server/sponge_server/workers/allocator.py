@@ -1,6 +1,6 @@
-"""Memory of a worker process, and giving its free parts back to the kernel.
+"""Memory of this process, and giving its free parts back to the kernel.
 
-The allocator of these processes keeps all memory (`fork_server.ENVIRONMENT` says why), and batches of many sizes
+The allocator of the workers keeps all memory (`fork_server.ENVIRONMENT` says why), and batches of many sizes
 fragment it: a ResNet-18 lane that needs 75 to 120 MiB for its largest batch came to hold up to 320 MiB.
 """
 
@@ -10,9 +10,27 @@ import ctypes
 import resource
 from pathlib import Path
 
-__all__ = ["give_back", "held_bytes"]
+__all__ = ["give_back", "held_bytes", "return_large_blocks"]
 
 _PAGE_BYTES = resource.getpagesize()
+
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of mallopt(3)
+
+LARGE_BYTES, SPARE_BYTES = 4 << 20, 32 << 20
+"""A block of the first size goes back to the kernel when it is freed; beside these, so much stays for the next ones."""
+
+
+def return_large_blocks() -> None:
+    """From now on, large blocks go back to the kernel when they are freed. Does nothing if the C library cannot.
+
+    By default the first large block that is freed moves the bound above its size: after one large request, all memory
+    that requests ever needed stays with the process, in pieces.
+    """
+    set_option = getattr(ctypes.CDLL(None), "mallopt", None)
+    if set_option is not None:
+        set_option(_M_MMAP_THRESHOLD, LARGE_BYTES)
+        set_option(_M_TRIM_THRESHOLD, SPARE_BYTES)
 
 
 def held_bytes() -> int:

@@ -108,6 +108,12 @@ class SharedMemory:
             self.map = mmap.mmap(self.fd, size)
             self.size = size
 
+    def give_back(self, beyond: int) -> None:
+        """Frees the pages behind the first `beyond` bytes, which then read as zeros; nobody may need their content."""
+        start = -(-beyond // _PAGE) * _PAGE
+        if start < self.size:
+            self.map.madvise(mmap.MADV_REMOVE, start, self.size - start)
+
     def close(self) -> None:
         """Closes the descriptor; the mapping ends with its last view."""
         os.close(self.fd)

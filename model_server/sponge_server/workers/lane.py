@@ -26,6 +26,10 @@ from sponge_server.workers.ipc import Message, SharedMemory, aligned, pack, read
 
 __all__ = ["WorkerLane"]
 
+KEPT_BYTES = 16 << 20
+"""Shared memory that a lane keeps between two batches beyond that of its largest batch of tensors. Encoded images and
+dimensions of any size may need more for a moment."""
+
 
 @dataclass(slots=True)
 class _Exchange:
@@ -61,10 +65,12 @@ class WorkerLane:
         self.keep_bytes: int | None = None  # of memory after its next batch, see `interface.LanePool.keep`
         self.pid: int | None = None
         self.crashes = 0  # in a row, without a successful batch in between
-        self.inputs = SharedMemory.create(f"sponge-lane-{lane}-in", max(_size_of(info, info.inputs) for info in models))
-        self.outputs = SharedMemory.create(
-            f"sponge-lane-{lane}-out", max(_size_of(info, info.outputs) for info in models)
+        self._kept = (
+            max(_size_of(info, info.inputs) for info in models),
+            max(_size_of(info, info.outputs) for info in models),
         )
+        self.inputs = SharedMemory.create(f"sponge-lane-{lane}-in", self._kept[0])
+        self.outputs = SharedMemory.create(f"sponge-lane-{lane}-out", self._kept[1])
         self._writer: asyncio.StreamWriter | None = None
         self._listening: asyncio.Task[None] | None = None
         self._healthy = False
@@ -216,6 +222,9 @@ class WorkerLane:
         for number, name in answer["not_finite"].items():  # last, because these items have outputs too
             text = f"the model gave NaN or Inf in its output '{name}' for this request"
             outputs[batch.sent[int(number)]] = NotFiniteError(text)
+        for memory, kept in zip((self.inputs, self.outputs), self._kept, strict=True):
+            if memory.size > kept + KEPT_BYTES:
+                memory.give_back(kept + KEPT_BYTES)
         if not batch.done.done():
             batch.done.set_result(
                 LaneResult(
