@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from wide_bounds import WIDE
 
 from sponge_client.errors import LoadError, ServerError
 from sponge_client.oip import ModelMetadata, Tensor, TensorSpec, decode, encode
@@ -19,7 +20,7 @@ TENSOR_MODEL = ModelMetadata("m", (TensorSpec("x", "FP32", (-1, 3, -1, 8)), Tens
 def test_the_server_reads_what_the_client_writes() -> None:
     values = np.arange(6, dtype="<f4")
     body = encode([Tensor("x", "FP32", (1, 2, 3), values.tobytes()), Tensor.of_images("image", [b"one", b"three"])])
-    request = server_oip.decode(body.data, body.header_length)
+    request = server_oip.decode(body.data, body.header_length, WIDE)
     assert request.binary
     assert (request.tensors[0].name, request.tensors[0].shape) == ("x", (1, 2, 3))
     assert bytes(request.tensors[0].data) == values.tobytes()
@@ -64,7 +65,7 @@ def test_what_looks_like_an_image(specs: list[tuple[str, str, tuple[int, ...]]],
 
 def test_tensor_bodies_match_the_declared_inputs_and_the_seed() -> None:
     bodies = tensor_bodies(TENSOR_MODEL, None, seed=1)
-    request = server_oip.decode(bodies[0].data, bodies[0].header_length)
+    request = server_oip.decode(bodies[0].data, bodies[0].header_length, WIDE)
     assert [(tensor.name, tensor.shape) for tensor in request.tensors] == [("x", (1, 3, 224, 8)), ("n", (1,))]
     assert bodies == tensor_bodies(TENSOR_MODEL, None, seed=1) != tensor_bodies(TENSOR_MODEL, None, seed=2)
 
@@ -79,7 +80,7 @@ def test_image_bodies_are_photographs_that_still_decode_when_padded() -> None:
         assert len({body.data for body in bodies}) == len(bodies) == 4
         for body in bodies:
             assert size is None or len(body.data) == size
-            (strings,) = server_oip.decode(body.data, body.header_length).strings
+            (strings,) = server_oip.decode(body.data, body.header_length, WIDE).strings
             assert Image.open(io.BytesIO(strings.values[0])).convert("RGB").size == (256, 256)
 
 
