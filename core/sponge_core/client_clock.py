@@ -9,8 +9,9 @@ arrival.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
-__all__ = ["ClientClock"]
+__all__ = ["ClientClock", "Reading"]
 
 WINDOW_S = 300.0
 """How long a sample counts, at least; at most twice as long. A clock stays off for hours, a bad link does not."""
@@ -20,6 +21,32 @@ ENOUGH = 8
 
 SHARE = 0.5
 """A client whose every request seems to have spent this share of its time limit on the way has a clock that is off."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """What the samples of a client's clock said at one moment.
+
+    Attributes:
+        least_s: the least age of the last minutes; infinite without a sample.
+        enough: there were enough samples to tell a difference of the clocks from a few slow ways.
+    """
+
+    least_s: float = math.inf
+    enough: bool = False
+
+    def behind_s(self, limit_s: float, believed_s: float) -> float:
+        """Seconds that the clock is behind; 0 for one that may be right.
+
+        Args:
+            limit_s: time limit of the request.
+            believed_s: no request is on its way for longer.
+        """
+        least = self.least_s
+        if not 0.0 < least < math.inf:
+            return 0.0
+        learnt = least > believed_s or (self.enough and least > SHARE * limit_s)
+        return least if learnt else 0.0
 
 
 class ClientClock:
@@ -33,8 +60,8 @@ class ClientClock:
         self._since = -math.inf  # start of this window
         self._count = 0  # samples in both
 
-    def observe(self, now: float, age_s: float) -> None:
-        """Adds a sample: a request that arrived at `now` seconds and claims to be `age_s` old."""
+    def observe(self, now: float, age_s: float) -> Reading:
+        """The reading with one more sample: a request that arrived at `now` seconds and claims to be `age_s` old."""
         if now - self._since >= WINDOW_S:
             recent = now - self._since < 2 * WINDOW_S
             self._before = self._least if recent else math.inf
@@ -42,16 +69,4 @@ class ClientClock:
             self._since, self._least = now, math.inf
         self._least = min(self._least, age_s)
         self._count += 1
-
-    def behind_s(self, limit_s: float, believed_s: float) -> float:
-        """Seconds that the clock is behind; 0 for one that may be right.
-
-        Args:
-            limit_s: time limit of the request.
-            believed_s: no request is on its way for longer.
-        """
-        least = min(self._least, self._before)
-        if self._count == 0 or least <= 0.0:
-            return 0.0
-        learnt = least > believed_s or (self._count >= ENOUGH and least > SHARE * limit_s)
-        return least if learnt else 0.0
+        return Reading(min(self._least, self._before), self._count >= ENOUGH)

@@ -9,6 +9,7 @@ from functools import partial
 from sponge_core.bounded_table import BoundedTable
 from sponge_core.client_clock import ClientClock
 from sponge_core.quota import Quota, TokenBucket
+from sponge_server.deadlines import SENT_AT
 from sponge_server.protocol.problems import ProblemError, retry_after
 
 __all__ = ["Clients", "Peer"]
@@ -41,7 +42,7 @@ class Clients:
 
     def clocks(self, headers: Mapping[bytes, bytes], peer: Peer) -> Sequence[ClientClock]:
         """The clocks of a request's client and of its connection, which a proxy may share among several clients."""
-        if b"x-sponge-sent-at" not in headers:
+        if SENT_AT not in headers:
             return ()
         return self._clocks.use(self._name(headers, peer)), self._clocks.use(peer.connection)
 

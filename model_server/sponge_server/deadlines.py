@@ -22,10 +22,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from sponge_core.client_clock import ClientClock
+from sponge_core.client_clock import ClientClock, Reading
 from sponge_core.errors import SpongeError
 
-__all__ = ["DEFAULT_CLASS", "BadHeaderError", "Claims", "Due", "SentAt", "SloPolicy", "resolve"]
+__all__ = ["DEFAULT_CLASS", "SENT_AT", "Arrival", "BadHeaderError", "Claims", "Due", "SentAt", "SloPolicy", "resolve"]
 
 SentAt = Literal["trusted", "absent", "behind", "future", "stale"]
 """`behind`: used after the clock was set right. `future`, `stale`: ignored."""
@@ -42,6 +42,8 @@ STALE_S = 3600.0
 LONGEST_S = 3600.0
 """Upper bound of any time limit; a request that waits longer only holds memory."""
 
+SENT_AT = b"x-sponge-sent-at"
+
 GRPC_UNITS = {"H": 3600.0, "M": 60.0, "S": 1.0, "m": 1e-3, "u": 1e-6, "n": 1e-9}
 
 _DURATIONS: tuple[tuple[int, bytes, float], ...] = (
@@ -51,7 +53,6 @@ _DURATIONS: tuple[tuple[int, bytes, float], ...] = (
 )
 """Rank, name and seconds per unit of each header that holds one number."""
 
-_ABSENT: SentAt = "absent"
 _RANK_CLASS, _RANK_BODY, _RANK_GRPC, _RANK_DEFAULT = 2, 3, 6, 7
 
 
@@ -122,34 +123,61 @@ class Due:
         return replace(self, limit_s=limit_s, rank=_RANK_BODY) if self.rank > _RANK_BODY else self
 
 
-def resolve(
-    headers: Mapping[bytes, bytes],
-    arrived: float,
-    wall: float,
-    policy: SloPolicy,
-    call_timeout_s: float | None = None,
-    clocks: Sequence[ClientClock] = (),
-) -> Due:
-    """The deadline of a request from its headers.
+@dataclass(frozen=True, slots=True)
+class Arrival:
+    """The headers of a request, and what all clocks said when they were in.
 
-    Args:
+    Attributes:
         headers: lower-case names.
-        arrived: when the headers were in, in monotonic seconds.
-        wall: the same moment in epoch seconds.
-        policy: what applies where the request states nothing.
-        call_timeout_s: the deadline of the call itself, if the protocol took `grpc-timeout` out of the headers.
-        clocks: what is known of the client's clock; they learn from this request.
+        at: when they were in, in monotonic seconds.
+        timeout_s: the deadline of the call itself, if the protocol took `grpc-timeout` out of the headers.
+        age_s: how long ago the client sent it, by its own clock; None: it does not say.
+        clocks: what was known of the client's clock, with this request.
+    """
+
+    headers: Mapping[bytes, bytes]
+    at: float
+    timeout_s: float | None = None
+    age_s: float | None = None
+    clocks: Sequence[Reading] = ()
+
+    @classmethod
+    def of(
+        cls,
+        headers: Mapping[bytes, bytes],
+        at: float,
+        wall: float,
+        timeout_s: float | None = None,
+        clocks: Sequence[ClientClock] = (),
+    ) -> Arrival:
+        """The arrival of a request at `wall` epoch seconds; `clocks` learn from it, so make one for each request.
+
+        Raises BadHeaderError for an invalid send time.
+        """
+        raw = headers.get(SENT_AT)
+        if raw is None:
+            return cls(headers, at, timeout_s)
+        age_s = wall - _number(SENT_AT, raw)
+        plausible = -FUTURE_TOLERANCE_S <= age_s <= STALE_S
+        return cls(headers, at, timeout_s, age_s, [clock.observe(at, age_s) for clock in clocks] if plausible else ())
+
+
+def resolve(arrival: Arrival, policy: SloPolicy) -> Due:
+    """The deadline of a request from its headers; `policy`: what applies where the request states nothing.
+
+    Reads only: a request may be resolved again once its model is known.
 
     Raises:
         BadHeaderError: a header is invalid, even if another one takes precedence.
     """
+    headers = arrival.headers
     rank, limit_s, slo_class = _RANK_DEFAULT, policy.default_s, DEFAULT_CLASS
     raw = headers.get(b"grpc-timeout")
     if raw is not None:
         rank, limit_s = _RANK_GRPC, _grpc_timeout(raw)
-    elif call_timeout_s is not None:
+    elif arrival.timeout_s is not None:
         # Callers set it generously, as a last resort: a value beyond the upper bound is not an error.
-        rank, limit_s = _RANK_GRPC, min(max(call_timeout_s, 0.0), LONGEST_S)
+        rank, limit_s = _RANK_GRPC, min(max(arrival.timeout_s, 0.0), LONGEST_S)
     for candidate, name, unit_s in reversed(_DURATIONS):
         raw = headers.get(name)
         if raw is not None:
@@ -164,30 +192,24 @@ def resolve(
             rank, limit_s = _RANK_CLASS, policy.classes[slo_class]
     if rank not in (_RANK_CLASS, _RANK_DEFAULT):
         limit_s = policy.claims.bounded(limit_s)
-    sent, sent_at = arrived, _ABSENT
-    raw = headers.get(b"x-sponge-sent-at")
-    if raw is not None:
-        age_s = wall - _number(b"x-sponge-sent-at", raw)
-        sent, sent_at = _sent(age_s, arrived, limit_s, policy.claims.oldest_s, clocks)
+    sent, sent_at = _sent(arrival, limit_s, policy.claims.oldest_s)
     return Due(sent, limit_s, slo_class, sent_at, rank, headers.get(b"traceparent", b""))
 
 
-def _sent(
-    age_s: float, arrived: float, limit_s: float, oldest_s: float, clocks: Sequence[ClientClock]
-) -> tuple[float, SentAt]:
-    """When a request was sent that claims to be `age_s` old on arrival."""
+def _sent(arrival: Arrival, limit_s: float, oldest_s: float) -> tuple[float, SentAt]:
+    """When a request was sent, and how its own send time was used."""
+    age_s = arrival.age_s
+    if age_s is None:
+        return arrival.at, "absent"
     if age_s < -FUTURE_TOLERANCE_S:
-        return arrived, "future"
+        return arrival.at, "future"
     if age_s > STALE_S:
-        return arrived, "stale"
-    behind_s = 0.0
-    for clock in clocks:
-        clock.observe(arrived, age_s)
-        behind_s = max(behind_s, clock.behind_s(limit_s, oldest_s))
+        return arrival.at, "stale"
+    behind_s = max((clock.behind_s(limit_s, oldest_s) for clock in arrival.clocks), default=0.0)
     age_s = max(0.0, age_s - behind_s)
     if age_s > oldest_s:
-        return arrived, "stale"
-    return arrived - age_s, "behind" if behind_s else "trusted"
+        return arrival.at, "stale"
+    return arrival.at - age_s, "behind" if behind_s else "trusted"
 
 
 def _grpc_timeout(raw: bytes) -> float:

@@ -16,7 +16,7 @@ from typing import TypeVar
 from sponge_server.bounds import Bounds, common
 from sponge_server.call import Call, ClientLeftError
 from sponge_server.clients import Clients
-from sponge_server.deadlines import BadHeaderError, Due, resolve
+from sponge_server.deadlines import Arrival, BadHeaderError, Due, resolve
 from sponge_server.engine.engine import Engine
 from sponge_server.engine.scheduler import Scheduler
 from sponge_server.lifecycle import Lifecycle
@@ -109,13 +109,15 @@ class InferenceService:
             ProblemError: the response is an error.
             ClientLeftError: the client disconnected during the upload.
         """
-        arrived = self._clock()
+        arrived, wall = self._clock(), self._wall_clock()
         named = call.model is not None
         model = self._find(call) if named else self._stand_in
         if not self._lifecycle.accepting:
             raise self._lifecycle.not_ready()
         quota = self._clients.admit(call.headers, call.peer, arrived)
-        due = self._due(call, arrived, model)
+        arrival = self._arrival(call, arrived, wall)
+        due = self._due(arrival, model)
+        self._count_send_time(due)
         bounds = model.bounds if named else self.widest
         total = call.body_length()
         if total is not None and total > bounds.body_bytes:
@@ -127,8 +129,10 @@ class InferenceService:
         if not named:
             named_model = self._find(call)
             if named_model is not model:
-                model = named_model
-                due = self._due(call, arrived, model)
+                model, found = named_model, due.sent_at
+                due = self._due(arrival, model)
+                if due.sent_at != found:  # by the model's own time limit, the clock is off
+                    self._count_send_time(due)
             if size > model.bounds.message_bytes:
                 raise _too_large(f"{size} bytes", model.bounds.message_bytes)
         request = await self._decode(call, model, due, text_bytes)
@@ -151,17 +155,24 @@ class InferenceService:
             return self._models[name]
         return model
 
-    def _due(self, call: Call[R], arrived: float, model: ModelHandle) -> Due:
+    def _arrival(self, call: Call[R], arrived: float, wall: float) -> Arrival:
         clocks = self._clients.clocks(call.headers, call.peer)
         try:
-            due = resolve(call.headers, arrived, self._wall_clock(), model.policy, call.timeout_s, clocks)
+            return Arrival.of(call.headers, arrived, wall, call.timeout_s, clocks)
         except BadHeaderError as error:
             raise ProblemError(400, "invalid-header", str(error)) from None
+
+    def _due(self, arrival: Arrival, model: ModelHandle) -> Due:
+        try:
+            return resolve(arrival, model.policy)
+        except BadHeaderError as error:
+            raise ProblemError(400, "invalid-header", str(error)) from None
+
+    def _count_send_time(self, due: Due) -> None:
         if due.sent_at in ("future", "stale"):
             self._metrics.sent_at_ignored.labels(due.sent_at).inc()
         elif due.sent_at == "behind":
             self._metrics.sent_at_corrected.inc()
-        return due
 
     def _admit(self, model: ModelHandle, due: Due, arrived: float) -> None:
         """Raises ProblemError 503 when the deadline cannot be met even if the body came at once."""

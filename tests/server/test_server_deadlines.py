@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import pytest
 
 from sponge_core.client_clock import ENOUGH, ClientClock
-from sponge_server.deadlines import BadHeaderError, Claims, Due, SloPolicy, resolve
+from sponge_server.deadlines import Arrival, BadHeaderError, Claims, Due, SloPolicy, resolve
 
 POLICY = SloPolicy(1.0, {"gold": 0.3, "bronze": 5.0})
 ARRIVED, WALL = 100.0, 1_700_000_000.0
@@ -26,7 +26,7 @@ def due(
     headers: dict[str, str], policy: SloPolicy = POLICY, clocks: Sequence[ClientClock] = (), later_s: float = 0.0
 ) -> Due:
     encoded = {name.encode(): value.encode() for name, value in headers.items()}
-    return resolve(encoded, ARRIVED + later_s, WALL + later_s, policy, clocks=clocks)
+    return resolve(Arrival.of(encoded, ARRIVED + later_s, WALL + later_s, clocks=clocks), policy)
 
 
 @pytest.mark.parametrize("first", range(len(ORDER)))
