@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from sponge_server.models.images import ImageTransform
-from sponge_server.workers.image_header import MAX_PIXELS, image_size, pixels_of
+from sponge_server.workers.image_header import LONGEST_SIDE, MAX_PIXELS, image_size, pixels_of
 from sponge_server.workers.interface import ItemError
 
 COLOUR = ImageTransform("RGB", 256, (224, 224), (0.0,) * 3, (1 / 255,) * 3)
@@ -199,7 +199,11 @@ def test_the_size_of_a_jpeg_is_read_behind_its_notes(options: dict[str, Any]) ->
 def test_any_bytes_have_a_size_or_none(data: bytes) -> None:
     size = image_size(data)
     assert size is None or (len(size) == 2 and min(size) >= 0)
-    assert pixels_of(data) >= 0
+    try:
+        assert pixels_of(data) == (MAX_PIXELS if size is None else size[0] * size[1])
+    except ItemError:
+        assert size is not None
+        assert not (min(size) > 0 and size[0] * size[1] <= MAX_PIXELS and max(size) <= LONGEST_SIDE)
 
 
 SEEDS = [FORMS["grey of 16 bits"], FORMS["palette, all opaque"], FORMS["progressive JPEG"], FORMS["CMYK"]]

@@ -29,7 +29,6 @@ from sponge_server.results import (
     ShedError,
     Timing,
 )
-from sponge_server.workers.image_header import pixels_of
 from sponge_server.workers.interface import Item, ItemError, Lane, LaneError, LanePool, LaneResult, Tensor
 from sponge_system.logs import event
 
@@ -220,7 +219,7 @@ class Engine:
 
     async def _run(self, batch: Batch, parts: Sequence[Part], lane: Lane) -> None:
         """One batch from launch to answers; its parts run one after another."""
-        pixels = sum(pixels_of(image) for part in parts for _, (_, item) in part for image in item.images)
+        pixels = sum(item.pixels for part in parts for _, (_, item) in part)
         timeout_s = max(HANG_AT_LEAST_S, HANG_FACTOR * batch.predicted_s)
         timeout_s += pixels / DECODED_PER_S / min(1.0, self.scheduler.cores)
         done = 0

@@ -18,7 +18,7 @@ import numpy as np
 from sponge_core.datatypes import NUMPY_TYPES
 from sponge_core.errors import SpongeError
 from sponge_server.bounds import Bounds
-from sponge_server.workers.image_header import check_pixels, image_size
+from sponge_server.workers.image_header import pixels_of
 from sponge_server.workers.interface import DATATYPE_SIZE, Item, ItemError, ModelInfo, Tensor
 
 __all__ = [
@@ -239,14 +239,16 @@ def rows_of(request: InferRequest, info: ModelInfo) -> list[Item]:
             names = ", ".join(spec.name for spec in info.outputs)
             given = ", ".join(name[:LONGEST_NAME] for name in sorted(unknown))
             raise ItemError(f"the model has no output {given}; it has {names}")
-    item = Item(request.tensors, _images(request.strings, info) if request.strings else ())
+    images = _images(request.strings, info) if request.strings else ()
+    pixels = [pixels_of(image) for image in images]
+    item = Item(request.tensors, images, sum(pixels))
     if not item.images and not item.tensors:
         raise ItemError("the request has no rows: give at least one image")
     info.check(item)
     if item.rows == 1:
         return [item]
     if item.images:
-        return [Item(images=(image,)) for image in item.images]
+        return [Item(images=(image,), pixels=count) for image, count in zip(images, pixels, strict=True)]
     return [Item(tuple(_row(tensor, row) for tensor in item.tensors)) for row in range(item.rows)]
 
 
@@ -352,12 +354,7 @@ def _images(strings: tuple[Strings, ...], info: ModelInfo) -> tuple[bytes | byte
         if given.name not in image_inputs:
             wanted = f"encoded images as {info.inputs[0].name!r}" if image_inputs else "no BYTES at all"
             raise ItemError(f"input {shown(given.name)} has datatype BYTES; the model takes {wanted}")
-    images = strings[0].values
-    for image in images:
-        size = image_size(image)
-        if size is not None:  # else the lane says what is wrong with it
-            check_pixels(*size)
-    return images
+    return strings[0].values
 
 
 def _row(tensor: Tensor, row: int) -> Tensor:

@@ -1,7 +1,7 @@
 """The size of an encoded image, read from its header in microseconds and without decoding.
 
-The server's own process asks for it: an image of too many pixels is refused before it is queued, and a batch with large
-images may take longer before it counts as hung.
+The server's own process asks for it once for each image: one of too many pixels is refused before it is queued, and a
+batch with large images may take longer before it counts as hung.
 """
 
 from __future__ import annotations
@@ -36,9 +36,15 @@ def image_size(data: bytes | bytearray | memoryview) -> tuple[int, int] | None:
 
 
 def pixels_of(data: bytes | bytearray | memoryview) -> int:
-    """Number of pixels; the most that may be decoded where the header does not say it."""
+    """Number of pixels; the most that may be decoded where the header does not say it (the lane then says why).
+
+    Raises ItemError for an image without pixels, or with too many to decode.
+    """
     size = image_size(data)
-    return MAX_PIXELS if size is None else size[0] * size[1]
+    if size is None:
+        return MAX_PIXELS
+    check_pixels(*size)
+    return size[0] * size[1]
 
 
 def check_pixels(width: int, height: int) -> None:

@@ -100,10 +100,14 @@ class Tensor:
 
 @dataclass(frozen=True, slots=True)
 class Item:
-    """Either one tensor per model input, or encoded images (JPEG, PNG), one per row."""
+    """Either one tensor per model input, or encoded images (JPEG, PNG), one per row.
+
+    `pixels`: of all images together, as their headers say; 0 for tensors.
+    """
 
     tensors: tuple[Tensor, ...] = ()
     images: tuple[bytes | bytearray | memoryview, ...] = ()
+    pixels: int = 0
 
     @property
     def rows(self) -> int:
