@@ -10,29 +10,37 @@ work are refused, with the settings to change.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Field, PlainSerializer, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 from pydantic.config import JsonDict
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from sponge_core.cpu_sharing import thread_budget
 from sponge_core.dispatch.registry import DEFAULT, PolicyName
 from sponge_core.errors import SpongeError
-from sponge_core.quantities import milli_of, parse_cores
+from sponge_core.quantities import milli_of
 from sponge_core.quota import Quota
 from sponge_server.deadlines import DEFAULT_CLASS, Claims
+from sponge_server.setting_values import (
+    BY_MODEL,
+    EVERY,
+    LONGEST_SLO_MS,
+    Bytes,
+    Cores,
+    Milliseconds,
+    ModelName,
+    Port,
+    Positive,
+    Seconds,
+    bytes_or_none,
+    named,
+)
 from sponge_system.logs import Format, Level
 
 __all__ = ["ContradictionError", "ModelSettings", "ServerSettings", "sizes_milli"]
-
-LONGEST_SLO_MS = 3_600_000
-
-EVERY = "*"
-"""Key of the value for every model without one of its own."""
 
 
 class ContradictionError(SpongeError):
@@ -42,83 +50,6 @@ class ContradictionError(SpongeError):
         super().__init__(text.format_map({name: f"{name.replace('_', '-')} {value}" for name, value in values.items()}))
         self.text = text
         self.values = values
-
-
-def _cores(value: object) -> object:
-    """Cores from CPU as Kubernetes writes it, `500m` or `0.5`."""
-    try:
-        cores = parse_cores(str(value))
-    except SpongeError:
-        cores = 0.0
-    if cores <= 0:
-        raise ValueError("write a CPU size above 0, as 0.5 or 500m")
-    return cores
-
-
-def _bytes(value: object) -> object:
-    """Bytes from a number of bytes, or of `Ki`, `Mi`, `Gi` as Kubernetes writes them."""
-    text = str(value)
-    factor = {"Ki": 1 << 10, "Mi": 1 << 20, "Gi": 1 << 30}.get(text[-2:])
-    digits = text if factor is None else text[:-2]
-    if not digits.isdecimal():
-        raise ValueError("write a size in bytes, as 65536 or 64Mi")
-    return int(digits) * (factor or 1)
-
-
-def _bytes_or_none(value: object) -> object:
-    """Bytes, or None where the setting has no value."""
-    return None if value is None else _bytes(value)
-
-
-def _named(form: str) -> BeforeValidator:
-    """Turns words such as `gold=300`, in a list or separated by spaces, into a mapping; a file may hold a mapping."""
-
-    def check(value: object) -> object:
-        words = value.split() if isinstance(value, str) else value
-        if not isinstance(words, list | tuple):
-            return value
-        pairs: dict[str, str] = {}
-        for word in words:
-            name, separator, text = str(word).partition("=")
-            if not (name and separator and text):
-                raise ValueError(f"{word!r} is not of the form {form}")
-            if name in pairs:
-                raise ValueError(f"{name!r} appears twice: give each name once")
-            pairs[name] = text
-        return pairs
-
-    return BeforeValidator(check)
-
-
-def _by_model(value: object) -> object:
-    """Turns `VALUE` for every model and `NAME=VALUE` for one, in a list or separated by spaces, into a mapping by name.
-
-    The last value counts, as for an option that takes one value.
-    """
-    if isinstance(value, Mapping):
-        return value
-    pairs: dict[str, object] = {}
-    for word in value.split() if isinstance(value, str) else value if isinstance(value, list | tuple) else [value]:
-        name, separator, text = str(word).partition("=")
-        if separator and "/" not in name:  # a path may contain the sign too, and no model name has a slash
-            pairs[name] = text
-        else:
-            pairs[EVERY] = word
-    return pairs
-
-
-def _shortly(values: dict[str, Any]) -> object:
-    return values[EVERY] if values.keys() == {EVERY} else values
-
-
-Cores = Annotated[float, BeforeValidator(_cores)]
-Bytes = Annotated[int, BeforeValidator(_bytes), Field(ge=1)]
-Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]
-Positive = Annotated[float, Field(gt=0, le=86_400, allow_inf_nan=False)]
-Milliseconds = Annotated[float, Field(gt=0, le=LONGEST_SLO_MS, allow_inf_nan=False)]
-Port = Annotated[int, Field(ge=0, le=65535)]
-ModelName = Annotated[str, Field(pattern=r"^[^/\s]+$")]
-BY_MODEL = (NoDecode, BeforeValidator(_by_model), PlainSerializer(_shortly))
 
 
 def setting(group: str, text: str, default: Any = ..., *, form: str = "", shown: str = "", **more: Any) -> Any:
@@ -156,7 +87,7 @@ class ServerSettings(BaseSettings):
         env_prefix="SPONGE_SERVE_", env_ignore_empty=True, extra="forbid", frozen=True, protected_namespaces=()
     )
 
-    model: Annotated[dict[ModelName, str], NoDecode, _named("NAME=SOURCE")] = setting(
+    model: Annotated[dict[ModelName, str], NoDecode, named("NAME=SOURCE")] = setting(
         "Model", "Name in the URLs, and the source of the model.", form="NAME=SOURCE", min_length=1
     )
     dtype: Literal["fp32", "bf16", "auto"] = setting(
@@ -213,7 +144,7 @@ class ServerSettings(BaseSettings):
         form="[NAME=]MS",
         shown="1000",
     )
-    slo_class: Annotated[dict[str, Milliseconds], NoDecode, _named("NAME=MS")] = setting(
+    slo_class: Annotated[dict[str, Milliseconds], NoDecode, named("NAME=MS")] = setting(
         "Deadlines",
         "Named latency objective, chosen by the header x-sponge-slo-class.",
         form="NAME=MS",
@@ -262,7 +193,7 @@ class ServerSettings(BaseSettings):
     max_json_bytes: Bytes = setting(
         "Limits", "Larger JSON parts are refused with 413; less for a model that cannot take so much.", 8 << 20
     )
-    max_queue_bytes: Annotated[Annotated[int, Field(ge=1)] | None, BeforeValidator(_bytes_or_none)] = setting(
+    max_queue_bytes: Annotated[Annotated[int, Field(ge=1)] | None, BeforeValidator(bytes_or_none)] = setting(
         "Limits",
         "Memory of all requests and answers at once; beyond this, requests are shed with 503.",
         None,
@@ -273,7 +204,7 @@ class ServerSettings(BaseSettings):
     max_queue_rows: int = setting(
         "Limits", "Most rows in the queue; beyond this, requests are shed with 503.", 10_000, ge=1
     )
-    queue_share: Annotated[dict[str, Annotated[float, Field(gt=0, le=1)]], NoDecode, _named("CLASS=SHARE")] = setting(
+    queue_share: Annotated[dict[str, Annotated[float, Field(gt=0, le=1)]], NoDecode, named("CLASS=SHARE")] = setting(
         "Limits",
         "Share of the queue that an SLO class has to itself once it is full; default means requests of no class.",
         form="CLASS=SHARE",
