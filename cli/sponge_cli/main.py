@@ -109,10 +109,15 @@ def main() -> None:
 def _install_hint(name: str, error: ModuleNotFoundError) -> str | None:
     """What to install for a subcommand that misses a package; None if an installation cannot explain the error."""
     package = (error.name or "").partition(".")[0]
-    known = SUBCOMMANDS.get(name) or HIDDEN.get(name)
-    if not package or package.startswith("sponge_") or known is None or known.extra is None:
+    if not package or package.startswith("sponge_"):
         return None
-    return needs_extra(f"sponge {name}", package, known.extra)
+    hint = None
+    if (known := SUBCOMMANDS.get(name) or HIDDEN.get(name)) is not None:
+        if known.extra is not None:
+            hint = needs_extra(f"sponge {name}", package, known.extra)
+    elif (added := _added().get(name)) is not None and added.dist is not None:
+        hint = f"sponge {name} needs {package}, which {added.dist.name} brings: pip install {added.dist.name}"
+    return hint
 
 
 if __name__ == "__main__":

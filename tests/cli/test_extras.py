@@ -113,6 +113,16 @@ def test_a_missing_package_names_the_extra_that_brings_it(package: str, command:
     assert (done.returncode, done.stderr, done.stdout) == (2, needs, "")
 
 
+@pytest.mark.parametrize(
+    ("package", "command"),
+    [("starlette", "demo"), ("plotly.offline", "demo"), ("matplotlib.figure", "demo"), ("yaml", "demo --simulate")],
+)
+def test_a_missing_package_of_a_tool_names_the_distribution(tmp_path: Path, package: str, command: str) -> None:
+    done = sponge_without(package, *command.split(), "--out", str(tmp_path))
+    hint = f"sponge: sponge demo needs {package.partition('.')[0]}, which sponge-tools brings: pip install sponge-tools"
+    assert (done.returncode, done.stderr, done.stdout) == (2, f"{hint}\n", "")
+
+
 def test_help_imports_no_part_and_no_tool() -> None:
     program = "import json, sys\nfrom sponge_cli.main import main\ntry: main()\nexcept SystemExit: pass\n"
     program += "print(json.dumps(sorted({name.partition('.')[0] for name in sys.modules})), file=sys.stderr)"

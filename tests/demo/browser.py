@@ -60,17 +60,30 @@ class Browser:
 
     async def value(self, expression: str) -> Any:
         """The value of a JavaScript expression in the page."""
-        answer = await self._call("Runtime.evaluate", expression=expression, returnByValue=True)
-        assert "exceptionDetails" not in answer, answer["exceptionDetails"]
-        return answer["result"].get("value")
+        value, error = await self._evaluate(expression)
+        assert error is None, error
+        return value
 
     async def until(self, expression: str, within_s: float = 30.0) -> Any:
-        """Waits until the expression is true in the page, and returns its value."""
-        async with asyncio.timeout(within_s):
-            # The page may not have its body yet. Polled: the browser cannot tell when an expression changes.
-            while not (found := await self.value(f"document.body && ({expression})")):  # noqa: ASYNC110
-                await asyncio.sleep(0.05)
+        """Waits until the expression is true in the page, and returns its value.
+
+        An expression that raises is not true yet: the page may still lack the elements that it reads. The error of the
+        last try is in the message of the TimeoutError.
+        """
+        found, error = None, None
+        try:
+            async with asyncio.timeout(within_s):
+                while not found:  # polled, because the browser cannot tell when an expression changes
+                    found, error = await self._evaluate(expression)
+                    await asyncio.sleep(0 if found else 0.05)
+        except TimeoutError:
+            raise TimeoutError(f"not true within {within_s:g} s: {expression} (last error: {error})") from None
         return found
+
+    async def _evaluate(self, expression: str) -> tuple[Any, object]:
+        """Value and error of an expression; the error is None where there is none."""
+        answer = await self._call("Runtime.evaluate", expression=expression, returnByValue=True)
+        return answer["result"].get("value"), answer.get("exceptionDetails")
 
     async def screenshot(self) -> bytes:
         """The whole page as PNG."""

@@ -82,7 +82,7 @@ async def test_a_whole_demo(tmp_path: Path) -> None:
     async with demo(tmp_path, "--statics", "500m") as play, Browser() as browser:
         url = (await play.says(r"Watch it at (http://127\.0\.0\.1:\d+)"))[1]
         await browser.open(url)
-        first = await browser.until(f"document.getElementById('cores').data && {LAST_X}", 120)
+        first = await browser.until(LAST_X, 120)
         await browser.until(f"{LAST_X} > {first}")
         assert await browser.value("document.querySelectorAll('.chart .main-svg').length") >= 6
         code, out = await play.ended()

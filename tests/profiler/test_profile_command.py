@@ -92,8 +92,10 @@ def test_a_batch_that_the_model_does_not_take_is_refused_and_so_is_its_file_when
     import torch
 
     def export(most: int) -> None:
+        # A row takes milliseconds of computation, so that a busy machine cannot make a larger batch the faster one.
         dynamic = ({0: torch.export.Dim("batch", min=1, max=most)},)
-        program = torch.export.export(torch.nn.Linear(6, 2), (torch.ones(2, 6),), dynamic_shapes=dynamic)
+        layer, rows = torch.nn.Conv2d(8, 32, 7), torch.ones(2, 8, 64, 64)
+        program = torch.export.export(layer, (rows,), dynamic_shapes=dynamic)
         torch.export.save(program, tmp_path / "m.pt2")
 
     export(4)

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from matplotlib import rc_context
+from matplotlib.figure import Figure
 from plotly.offline import get_plotlyjs
 
 from sponge_demo.page import asset
@@ -43,11 +45,6 @@ def write_json(document: Mapping[str, Any], path: Path) -> None:
 
 def write_picture(document: Mapping[str, Any], path: Path) -> None:
     """Rate, size and attainment of Sponge beside the fixed sizes, as a picture in the format of `path`'s suffix."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    from matplotlib import pyplot
-
     scenario, runs = document["scenario"], document["runs"]
     sponge, statics = runs[0], runs[1:]
     style = {
@@ -59,11 +56,9 @@ def write_picture(document: Mapping[str, Any], path: Path) -> None:
         "axes.titlelocation": "left",
         "svg.hashsalt": "sponge",
     }
-    with pyplot.rc_context(style):
-        heights = {"height_ratios": (2, 3, 2)}
-        figure, (rate, cores, attained) = pyplot.subplots(
-            3, 1, figsize=(8, 6.4), sharex=True, layout="constrained", gridspec_kw=heights
-        )
+    with rc_context(style):
+        figure = Figure(figsize=(8, 6.4), layout="constrained")
+        rate, cores, attained = figure.subplots(3, sharex=True, height_ratios=(2, 3, 2))
         series, figures = sponge["series"], sponge["figures"]
         arrivals = document["arrivals"]
         ticks = [second + 0.5 for second in range(len(arrivals["sent"]))]
@@ -86,7 +81,6 @@ def write_picture(document: Mapping[str, Any], path: Path) -> None:
         attained.set_xlabel("seconds")
         attained.set_xlim(0, scenario["duration_s"])
         figure.savefig(path, metadata={"Date": None} if path.suffix == ".svg" else None, dpi=140)
-        pyplot.close(figure)
 
 
 def _seconds(run: Mapping[str, Any]) -> list[float]:
