@@ -30,6 +30,7 @@ __all__ = [
 _PERIOD_US = 100_000  # the kernel's default, which the kubelet keeps
 _MIN_QUOTA_US = 1_000  # the kernel refuses less
 _NO_MEMORY_LIMIT = 1 << 60  # version 1 writes a larger number where there is no limit
+_SCARCE = (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
 _REMOVE_DEADLINE_S = 2.0  # killed processes leave a cgroup a moment after they are reaped
 
 
@@ -53,6 +54,8 @@ def own_cpu_cgroup(proc: Path = Path("/proc")) -> Path | None:
 
 def own_cgroup(controller: str, proc: Path = Path("/proc")) -> Path | None:
     """The directory of this process's cgroup under `controller` ("cpu", "memory"); None if that is not mounted.
+
+    Raises OSError if no file can be opened now.
 
     In a container on cgroup v1 the path in /proc/self/cgroup is the host's and need not exist under the container's
     mount, which then shows the container's own cgroup as its root.
@@ -92,7 +95,7 @@ def read_memory_limit(path: Path) -> int | None:
 def read_quota_milli(path: Path) -> int | None:
     """The CPU limit in force in `path`: the least of its own quota and its ancestors'; None if unlimited.
 
-    A missing file (the cgroup is being removed) counts as unlimited.
+    A missing file (the cgroup is being removed) counts as unlimited. Raises OSError if no file can be opened now.
     """
     limits = []
     directory = path
@@ -234,8 +237,15 @@ def controller_root(controller: str) -> Path:
 def _lines(path: Path) -> list[str]:
     try:
         return path.read_text(encoding="utf-8").splitlines()
-    except OSError:
+    except OSError as error:
+        _unless_scarce(error)
         return []
+
+
+def _unless_scarce(error: OSError) -> None:
+    """Raises the error if it says nothing about the file: descriptors or memory are short."""
+    if error.errno in _SCARCE:
+        raise error
 
 
 def _mount_point(mountinfo: list[str], controller: str, version_1: bool) -> tuple[Path, str] | None:
@@ -271,7 +281,8 @@ def _own_quota_milli(directory: Path) -> int | None:
             period = (directory / "cpu.cfs_period_us").read_text(encoding="ascii").strip()
         else:
             return None  # the root of v2 has no quota
-    except OSError:
+    except OSError as error:
+        _unless_scarce(error)
         return None
     if quota == "max" or int(quota) < 0:
         return None

@@ -73,7 +73,7 @@ class Server:
         self._announce = announce
         self._observers = observers
         self._clock = clock
-        self._lifecycle = Lifecycle([model.name for model in settings.models])
+        self._lifecycle = Lifecycle([model.name for model in settings.models], restart_s=settings.restart_s)
         self._metrics = Metrics()
         self._metrics.core_compiled.set(compiled.kind() == "compiled")
         self._service: Loaded[InferenceService] = Loaded(self._lifecycle)
@@ -99,7 +99,7 @@ class Server:
             inference_handler(self._service, metrics),
             settings.host,
             settings.grpc_port,
-            max_connections=settings.max_connections,
+            max_connections=limits.max_connections,
         )
         control = HttpServer(control_app(self._control, metrics, self._control_token), control_socket, limits)
         metrics.connections.labels("http").set_function(lambda: data.connections)
@@ -114,7 +114,15 @@ class Server:
             prepared = await self._unless_stopped(prepare(settings, self._pool, self._quota, lifecycle, metrics))
             if prepared is not None:
                 parts = build(
-                    settings, prepared, self._pool, self._quota, lifecycle, metrics, self._observers, self._clock
+                    settings,
+                    prepared,
+                    self._pool,
+                    self._quota,
+                    lifecycle,
+                    metrics,
+                    self._observers,
+                    self._clock,
+                    rpc.tell_ready,
                 )
                 self._service.part, self._control.part = parts.service, parts.control
                 looping = loop.create_task(parts.control_loop.run())
@@ -189,11 +197,11 @@ class Server:
 
     def _limits(self) -> HttpLimits:
         settings = self._settings
-        make_room(settings.max_connections)
+        connections = make_room(settings.max_connections, settings.max_lanes)
         return HttpLimits(
             header_timeout_s=settings.header_timeout_s,
             keep_alive_s=settings.keep_alive_s,
             write_timeout_s=settings.write_timeout_s,
-            max_connections=settings.max_connections,
+            max_connections=connections,
             backlog=settings.backlog,
         )

@@ -15,6 +15,11 @@ T = TypeVar("T")
 
 Phase = Literal["loading", "warming", "ready", "leaving", "draining"]
 
+READY_WITHOUT_S = 3.0
+"""A server without a healthy lane stays ready for this long: most lanes are replaced within some tenths of a second."""
+
+LANES_LOST = "every lane was lost, and they are being started again; the log says why"
+
 EXPLAINED: dict[Phase, str] = {
     "loading": "models are being loaded",
     "warming": "the lanes are warming up",
@@ -31,27 +36,45 @@ class Lifecycle:
         models: names of the models, known before they are loaded.
         phase: set by `enter`.
         ready: requests should be sent here.
+        alive: False when the server should be restarted, because its lanes do not come back.
         accepting: new requests are accepted; also for a moment after the server was told to stop.
         ending: the server was told to stop.
+        restart_s: seconds without any healthy lane after which `alive` ends.
     """
 
-    __slots__ = ("accepting", "ending", "models", "phase", "ready")
+    __slots__ = ("_lost_at", "_lost_for_s", "accepting", "alive", "ending", "models", "phase", "ready", "restart_s")
 
-    def __init__(self, models: Sequence[str] = (), phase: Phase = "loading") -> None:
+    def __init__(self, models: Sequence[str] = (), phase: Phase = "loading", restart_s: float = 60.0) -> None:
         self.models = tuple(models)
+        self.restart_s = restart_s
+        self._lost_at: float | None = None
+        self._lost_for_s = 0.0
         self.enter(phase)
 
     def enter(self, phase: Phase) -> None:
         """Moves to another phase."""
         self.phase: Phase = phase
-        self.ready = phase == "ready"
-        self.accepting = phase in ("ready", "leaving")
-        self.ending = phase in ("leaving", "draining")
+        self._update()
+
+    def see_lanes(self, now: float, healthy: bool) -> None:
+        """Takes in whether any lane is healthy at `now`, in monotonic seconds."""
+        if healthy:
+            self._lost_at = None
+        elif self._lost_at is None:
+            self._lost_at = now
+        self._lost_for_s = 0.0 if self._lost_at is None else now - self._lost_at
+        self._update()
+
+    @property
+    def reason(self) -> str:
+        """The phase, or "lanes-lost"."""
+        return "lanes-lost" if self.phase == "ready" and not self.ready else self.phase
 
     def not_ready(self) -> ProblemError:
         """The answer while requests are not accepted: 503, with the reason."""
         slug = "draining" if self.ending else "not-ready"
-        return ProblemError(503, slug, f"not ready: {EXPLAINED[self.phase]}", retry_after(0))
+        why = LANES_LOST if self.reason == "lanes-lost" else EXPLAINED[self.phase]
+        return ProblemError(503, slug, f"not ready: {why}", retry_after(0))
 
     def check_model(self, name: str, version: str | None) -> None:
         """Raises ProblemError 404 when this server does not have that model or version."""
@@ -60,6 +83,13 @@ class Lifecycle:
             raise ProblemError(404, "unknown-model", f"no model {name!r} here; this server has {known}")
         if version is not None and version != MODEL_VERSION:
             raise ProblemError(404, "unknown-version", f"{name!r} has version {MODEL_VERSION!r} only")
+
+    def _update(self) -> None:
+        phase, served = self.phase, self._lost_for_s < READY_WITHOUT_S
+        self.ready = phase == "ready" and served
+        self.alive = self._lost_for_s < self.restart_s
+        self.accepting = phase in ("ready", "leaving") and served
+        self.ending = phase in ("leaving", "draining")
 
 
 @dataclass(slots=True)

@@ -55,7 +55,8 @@ async def _serve(
         ModelSpec(model.name, with_precision(model.source, settings.dtype, settings.accept_accuracy), model.max_batch)
         for model in settings.models
     ]
-    await Server(settings, WorkerPool(specs), announce, control_token=token, observers=observers).run()
+    pool = WorkerPool(specs, settings.start_limits)
+    await Server(settings, pool, announce, control_token=token, observers=observers).run()
 
 
 def _tracing(stack: contextlib.ExitStack) -> RequestObserver:

@@ -38,6 +38,7 @@ from sponge_server.setting_values import (
     bytes_or_none,
     named,
 )
+from sponge_server.workers.interface import StartLimits
 from sponge_system.logs import Format, Level
 
 __all__ = ["ContradictionError", "ModelSettings", "ServerSettings", "sizes_milli"]
@@ -113,6 +114,10 @@ class ServerSettings(BaseSettings):
     profile_s: Seconds = setting("Model", "Longest time to measure a model's profile at startup.", 8.0)
     warm_up_s: Seconds = setting(
         "Model", "Longest time for a model's warm-up runs; the remaining runs are skipped.", 20.0
+    )
+    load_s: Positive = setting("Model", "Longest time to load a model, download included; a slower one hangs.", 600.0)
+    example_s: Positive = setting(
+        "Model", "Longest time for one example batch, or one new lane, at startup; a slower model hangs.", 120.0
     )
 
     host: str = setting(
@@ -231,6 +236,11 @@ class ServerSettings(BaseSettings):
         "Limits", "Longest idle time of a connection between requests; choose it longer than the clients' own.", 75.0
     )
     write_timeout_s: Positive = setting("Limits", "Longest time that a client may leave a response unread.", 30.0)
+    restart_s: Positive = setting(
+        "Limits",
+        "Time without any healthy lane until liveness ends, so that Kubernetes restarts the server.",
+        60.0,
+    )
     max_connections: int = setting(
         "Limits", "Most open connections per port; more are refused with 503, or closed over gRPC.", 4096, ge=1
     )
@@ -299,6 +309,11 @@ class ServerSettings(BaseSettings):
             )
             for name, source in self.model.items()
         )
+
+    @property
+    def start_limits(self) -> StartLimits:
+        """Time limits of the steps of a start."""
+        return StartLimits(self.load_s, self.example_s)
 
     @property
     def slo_classes(self) -> dict[str, float]:

@@ -21,6 +21,7 @@ from sponge_server.engine.cpu_quota import CpuQuota
 from sponge_server.engine.engine import Engine
 from sponge_server.engine.scheduler import Scheduler
 from sponge_server.inference_service import InferenceService
+from sponge_server.lane_watch import LaneWatch
 from sponge_server.lifecycle import Lifecycle
 from sponge_server.memory_account import Account
 from sponge_server.model_handle import ModelHandle
@@ -58,6 +59,7 @@ def build(
     metrics: Metrics,
     observers: Sequence[RequestObserver],
     clock: Callable[[], float],
+    on_ready: Callable[[bool], None],
 ) -> Parts:
     """Builds everything behind the ports.
 
@@ -65,6 +67,7 @@ def build(
         prepared: the models, in the order of `settings.models`.
         observers: told about every request and batch, besides the server's own observers.
         clock: monotonic seconds.
+        on_ready: called when readiness changes because the lanes were lost, or are back.
     """
     max_batch = max(model.info.max_batch for model in prepared)
     account = Account(account_limit(settings.max_queue_bytes))
@@ -130,6 +133,7 @@ def build(
         max_lanes=min(model.max_lanes for model in prepared),
         clock=clock,
     )
-    control = Control(publisher, reconfigurer, Gauges(metrics, scheduler, lifecycle.models, quota, uploads))
-    control_loop = ControlLoop(quota, engine, projector, metrics, clock=clock, cpu_clock=time.process_time)
+    control = Control(publisher, reconfigurer, Gauges(metrics, scheduler, pool, lifecycle.models, quota, uploads))
+    watch = LaneWatch(pool, lifecycle, on_ready)
+    control_loop = ControlLoop(quota, engine, projector, metrics, watch, clock=clock, cpu_clock=time.process_time)
     return Parts(engine, service, control, control_loop, news, uploads)

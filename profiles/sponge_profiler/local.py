@@ -101,10 +101,11 @@ class LoadedModel:
 async def loaded(source: str, name: str, max_batch: int, lanes: int, threads: int) -> AsyncIterator[LoadedModel]:
     """Loads the model on lanes until the end of the block. Raises ModelError."""
     from sponge_server.startup.memory_plan import measure_memory
-    from sponge_server.workers.interface import ModelError, ModelSpec
+    from sponge_server.workers.interface import ModelError, ModelSpec, StartLimits
     from sponge_server.workers.pool import WorkerPool
 
-    pool = WorkerPool([ModelSpec(name, source, max_batch)])
+    limits = StartLimits()
+    pool = WorkerPool([ModelSpec(name, source, max_batch)], limits)
     try:
         try:
             await pool.start(lanes)
@@ -113,7 +114,7 @@ async def loaded(source: str, name: str, max_batch: int, lanes: int, threads: in
             why, _, most = str(refused).partition(f": use --max-batch {name}=")
             raise ModelError(f"{why}: leave sizes above {most} out of --batches" if most else why) from None
         # Before any batch: the memory that a lane keeps shows only on a lane that has run none.
-        memory, _ = await measure_memory(pool, threads, None)
+        memory, _ = await measure_memory(pool, threads, None, limits.example_s)
         sizes = None
         if memory is not None:
             parts = {"base_mib": memory.base_bytes, "lane_mib": memory.lane_bytes, "item_mib": memory.item_bytes}

@@ -12,11 +12,12 @@ import sys
 import time
 
 import torch
+from lane_models import detach, hang_on_signal
 
 from sponge_server.models.loaded import LoadedModel
 from sponge_server.workers.interface import TensorSpec
 
-CRASH, FAIL, SEGFAULT, LEAVE, NAN, EAT, SQUEEZE = -1, -2, -3, -4, -5, -6, -7
+CRASH, FAIL, SEGFAULT, LEAVE, NAN, EAT, SQUEEZE, ORPHAN, DETACH = -1, -2, -3, -4, -5, -6, -7, -8, -9
 
 EATEN = 1 << 30
 """More than a test's memory limit."""
@@ -24,7 +25,11 @@ EATEN = 1 << 30
 
 def forward(command: torch.Tensor) -> torch.Tensor:
     told = set(command.flatten().tolist())
-    if CRASH in told:
+    if ORPHAN in told and os.fork() == 0:
+        time.sleep(3600)  # holds everything open that its parent held
+    if DETACH in told:
+        detach()
+    if CRASH in told or ORPHAN in told or DETACH in told:
         os._exit(3)
     if SEGFAULT in told:
         ctypes.string_at(0)
@@ -41,6 +46,7 @@ def forward(command: torch.Tensor) -> torch.Tensor:
 
 
 def factory() -> LoadedModel:
+    hang_on_signal()
     return LoadedModel(forward=forward, inputs=(TensorSpec("command", "INT64", (1,)),), platform="test")
 
 

@@ -7,13 +7,18 @@ import signal
 import sys
 import threading
 import time
+from pathlib import Path
 
 import torch
 
 from sponge_server.models.loaded import LoadedModel
 from sponge_server.workers.interface import TensorSpec
 
-FAIL, HANG, DIE = 1.0, 2.0, 3.0
+FAIL, HANG, DIE, LEAK_FILES, LEAK_THREADS = 1.0, 2.0, 3.0, 4.0, 5.0
+ORPHAN, FORK, FORK_TWICE, DETACH = -1.0, -2.0, -3.0, -4.0
+
+FLAG = "LANE_MODELS_FLAG"
+"""Environment variable with the path of a file: while it exists, some models misbehave."""
 
 
 class Moody(torch.nn.Module):
@@ -28,10 +33,37 @@ class Moody(torch.nn.Module):
             time.sleep(3600)
         if DIE in moods:
             os.kill(os.getpid(), signal.SIGSEGV)
+        if FORK_TWICE in moods:
+            os.fork()  # both come back
+        if (ORPHAN in moods or FORK in moods) and os.fork() == 0:
+            time.sleep(3600)  # holds everything open that its parent holds
+        if ORPHAN in moods:
+            os.kill(os.getpid(), signal.SIGKILL)
+        if DETACH in moods:
+            detach()
+        while LEAK_FILES in moods:
+            os.dup(0)
+        while LEAK_THREADS in moods:
+            threading.Thread(target=time.sleep, args=(3600,), daemon=True).start()
         return {"doubled": x, "rows": torch.full((len(x),), len(x))}
 
 
+def detach() -> None:
+    """Leaves a process behind in a session of its own, which is no child of this one."""
+    if os.fork() == 0:
+        os.setsid()
+        if os.fork() == 0:
+            time.sleep(3600)
+        os._exit(0)
+
+
+def hang_on_signal() -> None:
+    """From now on, SIGUSR1 makes this process hang."""
+    signal.signal(signal.SIGUSR1, lambda *_: time.sleep(3600))
+
+
 def moody() -> LoadedModel:
+    hang_on_signal()
     return LoadedModel(Moody(), (TensorSpec("x", "FP32", (-1,)),), "test")
 
 
@@ -87,3 +119,75 @@ def remembering() -> LoadedModel:
         return torch.full((len(x),), float(seen[0]))
 
     return LoadedModel(forward, (TensorSpec("x", "FP32", (1,)),), "test")
+
+
+def never_loaded() -> LoadedModel:
+    time.sleep(3600)
+    return moody()
+
+
+def never_done() -> LoadedModel:
+    def forward(x: torch.Tensor) -> torch.Tensor:
+        time.sleep(3600)
+        return x
+
+    return LoadedModel(forward, (TensorSpec("x", "FP32", (2,)),), "test")
+
+
+def left_by_a_fork() -> LoadedModel:
+    """Forks a child that holds everything open, and dies."""
+
+    def forward(x: torch.Tensor) -> torch.Tensor:
+        if os.fork() == 0:
+            time.sleep(3600)
+        os._exit(3)
+        return x
+
+    return LoadedModel(forward, (TensorSpec("x", "FP32", (2,)),), "test")
+
+
+def slow_for_many() -> LoadedModel:
+    """Hangs with more than two rows."""
+
+    def forward(x: torch.Tensor) -> torch.Tensor:
+        if len(x) > 2:
+            time.sleep(3600)
+        return x
+
+    return LoadedModel(forward, (TensorSpec("x", "FP32", (2,)),), "test")
+
+
+def flagged() -> LoadedModel:
+    """Loads unless the flag is up; hangs while it is."""
+    if _flag_is_up():
+        raise ValueError("the flag is up")
+
+    def forward(x: torch.Tensor) -> torch.Tensor:
+        if _flag_is_up():
+            time.sleep(3600)
+        return x * 2
+
+    return LoadedModel(forward, (TensorSpec("x", "FP32", (-1,)),), "test", ("doubled",))
+
+
+def squeezed() -> LoadedModel:
+    return LoadedModel(lambda x: x.squeeze(), (TensorSpec("x", "FP32", (2,)),), "test")
+
+
+def not_a_number() -> LoadedModel:
+    return LoadedModel(lambda x: x - torch.inf, (TensorSpec("x", "FP32", (2,)),), "test")
+
+
+def choosy() -> LoadedModel:
+    """Fails with more than two rows."""
+
+    def forward(x: torch.Tensor) -> torch.Tensor:
+        if len(x) > 2:
+            raise ValueError("too many for me")
+        return x
+
+    return LoadedModel(forward, (TensorSpec("x", "FP32", (2,)),), "test")
+
+
+def _flag_is_up() -> bool:
+    return Path(os.environ[FLAG]).exists()

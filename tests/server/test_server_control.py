@@ -20,6 +20,7 @@ from sponge_server.engine.cpu_quota import CpuQuota
 from sponge_server.engine.engine import Engine
 from sponge_server.engine.jobs import Job
 from sponge_server.engine.scheduler import Scheduler
+from sponge_server.lane_watch import LaneWatch
 from sponge_server.lifecycle import Lifecycle
 from sponge_server.observability.metrics import Metrics
 from sponge_server.observability.request_stats import RequestStats
@@ -53,8 +54,10 @@ class Site:
         self.engine = Engine(self.pool, self.scheduler, self.models, [stats, self.projector], clock=clock)
         self.quota = CpuQuota(cores, tmp_path)
         self.quota.add_listener(self.engine.set_cores)
+        self.lifecycle = Lifecycle(["fake"], "ready")
+        self.told_ready: list[tuple[float, bool]] = []
         self.publisher = StatePublisher(
-            lifecycle=Lifecycle(["fake"], "ready"),
+            lifecycle=self.lifecycle,
             engine=self.engine,
             stats=stats,
             pool=self.pool,
@@ -64,7 +67,10 @@ class Site:
             uploads=self.uploads,
             clock=clock,
         )
-        control_loop = ControlLoop(self.quota, self.engine, self.projector, metrics, clock=clock, cpu_clock=lambda: 0.0)
+        watch = LaneWatch(self.pool, self.lifecycle, lambda ready: self.told_ready.append((round(clock(), 1), ready)))
+        control_loop = ControlLoop(
+            self.quota, self.engine, self.projector, metrics, watch, clock=clock, cpu_clock=lambda: 0.0
+        )
         self.loop = loop
         self.tasks = [loop.create_task(control_loop.run())]
 

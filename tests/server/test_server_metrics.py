@@ -28,6 +28,8 @@ PROMISED = {
     "sponge_cpu_quota_cores": set(),
     "sponge_thread_budget": set(),
     "sponge_threads_running": set(),
+    "sponge_lanes": set(),
+    "sponge_lanes_healthy": set(),
     "sponge_lanes_running": set(),
     "sponge_batch_cap": None,
     "sponge_cpu_throttled_seconds": set(),

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import socket
 
-from sponge_server.workers.ipc import SharedMemory, aligned, receive, send
+import pytest
+
+from sponge_server.workers.ipc import SharedMemory, aligned, read_message, receive, send
 
 
 def test_messages_keep_their_boundaries_and_carry_descriptors() -> None:
@@ -31,6 +34,17 @@ def test_an_incomplete_message_counts_as_a_closed_connection() -> None:
         left.sendall(b"\xff\0\0\0{")
         left.close()
         assert receive(right) is None
+
+
+@pytest.mark.parametrize("rubbish", [b"\xff\xff\xff\xffrubbish", b"\x03\0\0\0{{{", b"\x01\0"])
+def test_what_is_no_message_ends_the_conversation(rubbish: bytes) -> None:
+    async def read() -> object:
+        reader = asyncio.StreamReader()
+        reader.feed_data(rubbish)
+        reader.feed_eof()
+        return await read_message(reader)
+
+    assert asyncio.run(read()) is None
 
 
 def test_the_other_side_follows_growth_and_old_views_stay_valid() -> None:

@@ -51,10 +51,10 @@ def control_app(control: Loaded[Control], metrics: Metrics, token: str | None) -
         return Response(body, headers={"content-type": content_type})
 
     async def healthz(_: Request) -> Response:
-        return JSONResponse({"alive": True})
+        return JSONResponse({"alive": lifecycle.alive}, 200 if lifecycle.alive else 503)
 
     async def readyz(_: Request) -> Response:
-        return JSONResponse({"ready": lifecycle.ready, "phase": lifecycle.phase}, 200 if lifecycle.ready else 503)
+        return JSONResponse({"ready": lifecycle.ready, "phase": lifecycle.reason}, 200 if lifecycle.ready else 503)
 
     async def state(request: Request) -> Response:
         _authorise(request, token)

@@ -1,4 +1,4 @@
-"""The server's control loop: reads the quota and the server's own CPU use, and projects when it is time.
+"""The server's control loop: reads lanes, quota and the server's own CPU use, and projects when it is time.
 
 One timer for all of it, so that an idle server wakes up ten times a second and no more.
 """
@@ -6,15 +6,19 @@ One timer for all of it, so that an idle server wakes up ten times a second and 
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 
 from sponge_server.control.projector import Projector
 from sponge_server.engine.cpu_quota import CpuQuota
 from sponge_server.engine.engine import Engine
 from sponge_server.engine.self_usage import SelfUsage
+from sponge_server.lane_watch import LaneWatch
 from sponge_server.observability.metrics import Metrics
 
 __all__ = ["ControlLoop"]
+
+log = logging.getLogger(__name__)
 
 INTERVAL_S = 0.1
 
@@ -28,6 +32,7 @@ class ControlLoop:
         engine: Engine,
         projector: Projector,
         metrics: Metrics,
+        lanes: LaneWatch,
         *,
         clock: Callable[[], float],
         cpu_clock: Callable[[], float],
@@ -37,6 +42,7 @@ class ControlLoop:
         self._engine = engine
         self._projector = projector
         self._metrics = metrics
+        self._lanes = lanes
         self._clock = clock
         self._cpu_clock = cpu_clock
         self._self_usage = SelfUsage(clock(), cpu_clock())
@@ -49,9 +55,16 @@ class ControlLoop:
             await asyncio.sleep(due - self._clock())
             now = self._clock()
             self._metrics.loop_lag.observe(max(0.0, now - due))
-            self._quota.poll()
-            # Without a quota, this process runs on other cores than the batches.
-            if self._self_usage.observe(now, self._cpu_clock()) and self._quota.quota_milli is not None:
-                self._engine.set_self_usage(self._self_usage.cores)
-            if self._projector.due(now):
-                self._projector.project(now)
+            try:
+                self._look(now)
+            except Exception:
+                log.exception("control.bug")
+
+    def _look(self, now: float) -> None:
+        self._lanes.look(now)
+        self._quota.poll()
+        # Without a quota, this process runs on other cores than the batches.
+        if self._self_usage.observe(now, self._cpu_clock()) and self._quota.quota_milli is not None:
+            self._engine.set_self_usage(self._self_usage.cores)
+        if self._projector.due(now):
+            self._projector.project(now)

@@ -7,11 +7,13 @@ fit it: the quota can then shrink without throttling a batch.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable
 
 from sponge_core.control_api import ApplyAck, ApplyRequest, SizeRange
 from sponge_core.cpu_sharing import thread_budget
 from sponge_core.errors import SpongeError
+from sponge_server.backoff import backoff_s
 from sponge_server.control.projector import Projector
 from sponge_server.control.state_publisher import StatePublisher
 from sponge_server.engine.cpu_quota import CpuQuota
@@ -19,8 +21,11 @@ from sponge_server.engine.engine import Engine
 from sponge_server.observability.metrics import Metrics
 from sponge_server.settings import sizes_milli
 from sponge_server.workers.interface import LanePool
+from sponge_system.logs import event
 
 __all__ = ["Reconfigurer", "StaleVersionError"]
+
+log = logging.getLogger(__name__)
 
 
 class StaleVersionError(SpongeError):
@@ -52,6 +57,7 @@ class Reconfigurer:
         self._max_batch = max_batch
         self._max_lanes = max_lanes
         self._clock = clock
+        self._lanes = len(pool.lanes)
         self._scaling: asyncio.Task[None] | None = None
 
     async def apply(self, request: ApplyRequest) -> ApplyAck:
@@ -93,12 +99,19 @@ class Reconfigurer:
         self._projector.set_sizes(candidates)
         most = candidates[-1] / 1000
         self._engine.set_max_cores(most)
-        lanes = min(self._max_lanes, thread_budget(most))
-        if lanes != len(self._pool.lanes):
-            self._scaling = asyncio.get_running_loop().create_task(self._scale(lanes, self._scaling))
+        self._lanes = min(self._max_lanes, thread_budget(most))
+        if self._scaling is None or self._scaling.done():
+            self._scaling = asyncio.get_running_loop().create_task(self._scale())
 
-    async def _scale(self, lanes: int, before: asyncio.Task[None] | None) -> None:
-        """Changes the lanes after earlier changes have ended. A new lane must not delay the acknowledgement."""
-        if before is not None:
-            await before
-        await self._pool.scale(lanes)
+    async def _scale(self) -> None:
+        """Changes the lanes until they are as many as were last wanted; no acknowledgement waits for it."""
+        attempt = 0
+        while len(self._pool.lanes) != self._lanes:
+            lanes = self._lanes
+            await asyncio.sleep(backoff_s(attempt))
+            try:
+                await self._pool.scale(lanes)
+                attempt = 0
+            except Exception as error:  # noqa: BLE001 - whatever it is, it must not be the last try
+                attempt += 1
+                event(log, "lanes.not_scaled", logging.ERROR, lanes=lanes, attempt=attempt, error=repr(error))

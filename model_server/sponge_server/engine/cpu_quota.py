@@ -6,13 +6,17 @@ an idle server on a small fraction of a core can afford.
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable
 from pathlib import Path
 
 from sponge_system.cgroup import own_cpu_cgroup, read_cpu_stat, read_quota_milli
+from sponge_system.logs import event
 
 __all__ = ["CpuQuota"]
+
+log = logging.getLogger(__name__)
 
 QUOTA_FILES = ("cpu.max", "cpu.cfs_quota_us", "cpu.cfs_period_us")
 """Files with the quota of a directory, in both versions of cgroups."""
@@ -27,14 +31,25 @@ class _QuotaFiles:
     def __init__(self, cgroup: Path | None) -> None:
         directories = () if cgroup is None else (cgroup, *cgroup.parents)
         paths = [MEMBERSHIP, *(directory / name for directory in directories for name in QUOTA_FILES)]
-        self._descriptors = [os.open(path, os.O_RDONLY | os.O_CLOEXEC) for path in paths if path.is_file()]
-        self._seen: list[bytes] = []
+        self._descriptors: list[int] = []
+        self._seen: list[bytes] | None = None
+        try:
+            for path in paths:
+                if path.is_file():
+                    self._descriptors.append(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
+        except OSError:
+            self.close()
+            raise
 
     def changed(self) -> bool:
         """Whether any content differs from the last call; a file that is gone counts as empty."""
         now = [_read(descriptor) for descriptor in self._descriptors]
         before, self._seen = self._seen, now
         return now != before
+
+    def forget(self) -> None:
+        """The next call of `changed` returns True."""
+        self._seen = None
 
     def close(self) -> None:
         while self._descriptors:
@@ -60,6 +75,7 @@ class CpuQuota:
         self._applied = applied
         self._quota_milli: int | None = None
         self._in_force = applied
+        self._unreadable = False
         self._throttled_before_s = self._read_throttled_s()
         self.poll()
 
@@ -76,7 +92,7 @@ class CpuQuota:
     @property
     def throttled_s(self) -> float:
         """Seconds that the cgroup was throttled since this object was created; read on every access."""
-        return self._read_throttled_s() - self._throttled_before_s
+        return max(0.0, self._read_throttled_s() - self._throttled_before_s)
 
     def add_listener(self, listener: Callable[[float], None]) -> None:
         """Calls `listener` with the cores in force, now and after every change."""
@@ -91,8 +107,15 @@ class CpuQuota:
     def poll(self) -> None:
         """Reads the quota and updates the cores in force."""
         if self._files.changed():
-            self._find()
-            self._quota_milli = None if self._cgroup is None else read_quota_milli(self._cgroup)
+            try:
+                self._find()
+                self._quota_milli = None if self._cgroup is None else read_quota_milli(self._cgroup)
+                self._unreadable = False
+            except (OSError, ValueError) as error:  # what was read last stays in force until a poll can read it again
+                self._files.forget()
+                if not self._unreadable:
+                    event(log, "quota.unreadable", logging.WARNING, error=error)
+                self._unreadable = True
         quota = float("inf") if self._quota_milli is None else self._quota_milli / 1000
         in_force = min(self._applied, quota)
         if in_force != self._in_force:
@@ -108,9 +131,10 @@ class CpuQuota:
         """Switches to another cgroup if this process was moved there."""
         cgroup = self._given or own_cpu_cgroup()
         if cgroup != self._cgroup:
+            files = _QuotaFiles(cgroup)
+            files.changed()
             self._files.close()
-            self._cgroup, self._files = cgroup, _QuotaFiles(cgroup)
-            self._files.changed()
+            self._cgroup, self._files = cgroup, files
             self._throttled_before_s = self._read_throttled_s()
 
     def _read_throttled_s(self) -> float:

@@ -46,6 +46,9 @@ DECODED_PER_S = 5e6
 """Pixels that a lane decodes in a second on one core, at the very least: the largest image takes a second or two, which
 the prediction does not know."""
 
+BUG_PAUSE_S = 0.1
+"""After an error of the server itself, the next decision is tried this much later."""
+
 SHORTEST_TIMER_S = 0.001
 """The loop's timers count milliseconds; a shorter one would fire at once and spin."""
 
@@ -178,6 +181,14 @@ class Engine:
     def _turn(self) -> None:
         self._turn_due = False
         now = self._clock()
+        try:
+            self._decide(now)
+        except Exception:
+            log.exception("engine.bug")
+            self._arm(now + BUG_PAUSE_S, now)
+            self._give_up(now)
+
+    def _decide(self, now: float) -> None:
         taken = self._running
         idle = [lane for lane in self._pool.lanes if lane.healthy and not lane.busy and lane.id not in taken]
         turn = self.scheduler.turn(now, len(idle))
@@ -194,6 +205,17 @@ class Engine:
         if waits:
             self.requests_pending()
 
+    def _give_up(self, now: float) -> None:
+        """After a turn that broke off: frees the threads of batches that it did not launch, and answers what nobody
+        will decide about any more.
+        """
+        for batch in self.scheduler.batches:
+            if batch not in self._running.values():
+                self.scheduler.abandon(batch, now)
+        queue, waiting = self.scheduler.queue, self._waiting.items()
+        for job in {job for row_id, (job, _) in waiting if job.due.deadline <= now or row_id not in queue}:
+            self._fail(job, FailedError("an error of the server kept this request waiting; its log says more"), "error")
+
     def _arm(self, wake_at: float | None, now: float) -> None:
         if self._timer is not None:
             self._timer.cancel()
@@ -204,21 +226,35 @@ class Engine:
 
     def _launch(self, batch: Batch, lane: Lane) -> None:
         batch.lane = lane.id
-        self._running[lane.id] = batch
         rows = [(request, self._waiting.pop(request.id)) for request in batch.requests]
         retried = False
         for _, (job, _) in rows:
             job.batch = batch
             retried = retried or bool(job.retried)
-        for notify in self._on.batch_started:
-            notify(batch)
         parts = parts_of(rows) if retried else [rows]
+        self._running[lane.id] = batch
         task = asyncio.get_running_loop().create_task(self._run(batch, parts, lane))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        for notify in self._on.batch_started:
+            notify(batch)
 
     async def _run(self, batch: Batch, parts: Sequence[Part], lane: Lane) -> None:
-        """One batch from launch to answers; its parts run one after another."""
+        """One batch from launch to answers, whatever happens."""
+        try:
+            await self._run_parts(batch, parts, lane)
+        except Exception as error:
+            log.exception("lane.bug")
+            if self._running.get(lane.id) is batch:
+                self._release(batch)
+            for job in {job for part in parts for _, (job, _) in part} & self._jobs:
+                self._fail(job, FailedError(f"the batch could not be run: {error}"), "error")
+        finally:
+            self._release_fits()
+            self.poke()
+
+    async def _run_parts(self, batch: Batch, parts: Sequence[Part], lane: Lane) -> None:
+        """The parts run one after another. A lost lane costs the part that it ran."""
         pixels = sum(item.pixels for part in parts for _, (_, item) in part)
         timeout_s = max(HANG_AT_LEAST_S, HANG_FACTOR * batch.predicted_s)
         timeout_s += pixels / DECODED_PER_S / min(1.0, self.scheduler.cores)
@@ -242,29 +278,22 @@ class Engine:
             self._retry(batch, parts[done], error)
             for part in parts[done + 1 :]:
                 self._queue_again(part)
-        except Exception as error:
-            log.exception("lane.bug")
-            if self._running.get(lane.id) is batch:
-                self._release(batch)
-            for job in {job for part in parts for _, (job, _) in part} & self._jobs:
-                self._fail(job, FailedError(f"the batch could not be run: {error}"), "error")
-        finally:
-            self._release_fits()
-            self.poke()
 
     def _release(self, batch: Batch, result: LaneResult | None = None) -> None:
         """Frees the threads of a batch, and learns from its time if every row has outputs."""
         now = self._clock()
         self.last_activity = now
         del self._running[batch.lane]
-        for notify in self._on.batch_finished:
-            notify(batch, now)
+        ratio = None
         if result is None or any(isinstance(outputs, ItemError) for outputs in result.outputs):
             self.scheduler.abandon(batch, now)
-            return
-        ratio = self.scheduler.finish(batch, now, result.cpu_s)
-        for notify_measured in self._on.batch_measured:
-            notify_measured(batch, result, ratio, now)
+        else:
+            ratio = self.scheduler.finish(batch, now, result.cpu_s)
+        for notify in self._on.batch_finished:
+            notify(batch, now)
+        if result is not None and ratio is not None:
+            for notify_measured in self._on.batch_measured:
+                notify_measured(batch, result, ratio, now)
 
     def _row_done(self, job: Job, item: Item, index: int, outputs: tuple[Tensor, ...] | ItemError) -> None:
         if job not in self._jobs:
@@ -278,13 +307,13 @@ class Engine:
         job.rows[index] = outputs
         job.missing -= 1
         if job.missing == 0:
-            self._close(job, on_time, now)
             timing = Timing(job.arrival - job.due.sent, job.queue_s, job.batch_s, job.infer_s)
             try:
                 job.future.set_result(InferenceResult(joined(job.rows), timing))
             except RejectedError as error:
                 job.future.set_exception(error)
                 job.future.exception()  # a client that left never looks at it
+            self._close(job, on_time, now)
 
     def _retry(self, batch: Batch, part: Part, error: LaneError) -> None:
         """A lane was lost: its requests are queued once more if their deadlines allow, else they fail."""
@@ -328,13 +357,13 @@ class Engine:
         self._fail(job, error, outcome)
 
     def _fail(self, job: Job, error: RequestError, outcome: Outcome) -> None:
-        self._close(job, outcome, self._clock())
         for row_id in job.ids:
             if self._waiting.pop(row_id, None) is not None:
                 self.scheduler.withdraw(row_id)
         job.future.set_exception(error)
         # A client that left never looks at the result; that is no error of ours.
         job.future.exception()
+        self._close(job, outcome, self._clock())
 
     def _close(self, job: Job, outcome: Outcome, now: float) -> None:
         self._jobs.remove(job)

@@ -69,6 +69,11 @@ class Scheduler:
         return self._queue
 
     @property
+    def batches(self) -> Sequence[Batch]:
+        """The running batches."""
+        return tuple(self._batches.values())
+
+    @property
     def cores(self) -> float:
         """The CPU quota in force, in cores."""
         return self._cores

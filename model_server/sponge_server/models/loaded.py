@@ -73,5 +73,8 @@ class LoadedModel:
         for name, tensor in zip(names, tensors, strict=True):
             if not isinstance(tensor, torch.Tensor) or tensor.ndim < 1 or tensor.shape[0] != rows:
                 shape = list(tensor.shape) if isinstance(tensor, torch.Tensor) else type(tensor).__name__
-                raise ItemError(f"the model's {name} is {shape} for {rows} rows: its first dimension must be the batch")
+                raise ItemError(
+                    f"the model's {name} is {shape} for {rows} rows: its first dimension must be the batch, which "
+                    "squeeze() without a dimension drops"
+                )
         return list(zip(names, tensors, strict=True))

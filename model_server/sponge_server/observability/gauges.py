@@ -6,6 +6,7 @@ from sponge_server.engine.cpu_quota import CpuQuota
 from sponge_server.engine.scheduler import Scheduler
 from sponge_server.observability.metrics import Metrics
 from sponge_server.uploads import Uploads
+from sponge_server.workers.interface import LanePool
 
 __all__ = ["Gauges"]
 
@@ -14,11 +15,18 @@ class Gauges:
     """Copies the state of the server into its gauges."""
 
     def __init__(
-        self, metrics: Metrics, scheduler: Scheduler, models: tuple[str, ...], quota: CpuQuota, uploads: Uploads
+        self,
+        metrics: Metrics,
+        scheduler: Scheduler,
+        pool: LanePool,
+        models: tuple[str, ...],
+        quota: CpuQuota,
+        uploads: Uploads,
     ) -> None:
         """`models`: names, by index."""
         self._metrics = metrics
         self._scheduler = scheduler
+        self._pool = pool
         self._models = models
         self._quota = quota
         self._uploads = uploads
@@ -30,6 +38,9 @@ class Gauges:
         metrics.quota.set(quota.in_force if milli is None else milli / 1000)
         metrics.thread_budget.set(scheduler.budget)
         metrics.threads_running.set(scheduler.threads_running)
+        lanes = self._pool.lanes
+        metrics.lanes.set(len(lanes))
+        metrics.lanes_healthy.set(sum(lane.healthy for lane in lanes))
         metrics.lanes_running.set(scheduler.batches_running)
         waiting = scheduler.queue.deadlines
         for index, name in enumerate(self._models):

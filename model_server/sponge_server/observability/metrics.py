@@ -96,6 +96,8 @@ class Metrics:
         )
         self.thread_budget = gauge("sponge_thread_budget", "Threads that may run at once.")
         self.threads_running = gauge("sponge_threads_running", "Threads of all running batches.")
+        self.lanes = gauge("sponge_lanes", "Lanes, healthy or not; 0 while the server starts.")
+        self.lanes_healthy = gauge("sponge_lanes_healthy", "Lanes that can run a batch; the others are being replaced.")
         self.lanes_running = gauge("sponge_lanes_running", "Lanes that run a batch.")
         self.batch_cap = gauge("sponge_batch_cap", "Largest batch in force.")
         self.core_compiled = gauge("sponge_core_compiled", "1 if decisions run compiled, 0 if interpreted.")

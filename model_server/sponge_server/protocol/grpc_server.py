@@ -84,6 +84,7 @@ class GrpcServer:
         self._host = host
         self._max_connections = max_connections
         self._health = _Health()
+        self._telling: set[asyncio.Task[None]] = set()
         self._server, self.port = self._bind(port, LOADING_BYTES)
 
     def _bind(self, port: int, message_bytes: int) -> tuple[grpc.aio.Server, int]:
@@ -137,6 +138,12 @@ class GrpcServer:
         state = health_pb2.HealthCheckResponse.SERVING if ready else health_pb2.HealthCheckResponse.NOT_SERVING
         for name in ("", SERVICE):
             await self._health.set(name, state)
+
+    def tell_ready(self, ready: bool) -> None:
+        """As `set_ready`, soon; several calls take effect in their order."""
+        task = asyncio.get_running_loop().create_task(self.set_ready(ready))
+        self._telling.add(task)
+        task.add_done_callback(self._telling.discard)
 
     async def stop(self, grace_s: float = CLOSE_GRACE_S) -> None:
         """Accepts no more calls, lets the open ones finish for at most `grace_s` seconds, and ends.

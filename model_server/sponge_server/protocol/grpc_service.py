@@ -64,7 +64,7 @@ def inference_handler(service: Loaded[InferenceService], metrics: Metrics) -> gr
     return grpc.method_handlers_generic_handler(
         SERVICE,
         {
-            "ServerLive": _unary(errors, pb.ServerLiveRequest, lambda _: pb.ServerLiveResponse(live=True)),
+            "ServerLive": _unary(errors, pb.ServerLiveRequest, calls.server_live),
             "ServerReady": _unary(errors, pb.ServerReadyRequest, calls.server_ready),
             "ServerMetadata": _unary(errors, pb.ServerMetadataRequest, calls.server_metadata),
             "ModelReady": _unary(errors, pb.ModelReadyRequest, calls.model_ready),
@@ -82,6 +82,9 @@ class _Service:
         self._lifecycle = service.lifecycle
         self._problems = metrics.problems
         self._errors = metrics.internal_errors
+
+    def server_live(self, _: pb.ServerLiveRequest) -> pb.ServerLiveResponse:
+        return pb.ServerLiveResponse(live=self._lifecycle.alive)
 
     def server_ready(self, _: pb.ServerReadyRequest) -> pb.ServerReadyResponse:
         return pb.ServerReadyResponse(ready=self._lifecycle.ready)

@@ -76,14 +76,16 @@ def data_app(service: Loaded[InferenceService]) -> FastAPI:
         """Name, version and protocol extensions of this server."""
         return ServerMetadata(name=SERVER_NAME, version=SERVER_VERSION, extensions=list(EXTENSIONS))
 
-    @app.get("/v2/health/live", tags=["server"])
+    @app.get("/v2/health/live", tags=["server"], responses={503: PROBLEMS[503]})
     async def live() -> Live:
-        """The process is running."""
+        """The process is running; 503 when its lanes were lost and do not come back, so that a restart is due."""
+        if not lifecycle.alive:
+            raise lifecycle.not_ready()
         return Live(live=True)
 
     @app.get("/v2/health/ready", tags=["server"], responses={503: PROBLEMS[503]})
     async def ready() -> Ready:
-        """Requests are accepted; 503 while models load and while the server drains."""
+        """Requests are accepted; 503 while models load, while every lane is lost, and while the server drains."""
         _check_ready(lifecycle)
         return Ready(ready=True)
 

@@ -26,6 +26,9 @@ LINGER_S, LINGER_BYTES = 1.0, 16 << 20
 """Lingering close: read and discard up to 1 s or 16 MiB after the last response of a connection. If it were closed at
 once, it would be reset, and a client that writes before it reads would not see the response."""
 
+MOST_REFUSED = 256
+"""Refused connections of a port that linger at once, so that they cannot use up the open files; others are reset."""
+
 MOST_HEAD, MOST_HEADERS = 64 << 10, 256
 """Bytes and number of headers of one request, trailers included. The parser itself has no limit."""
 
@@ -87,6 +90,7 @@ class HttpConfig(uvicorn.Config):
         )
         self.limits = limits
         self.leaving = False
+        self.refused = 0  # connections that linger after their refusal
 
 
 class _RefusedError(Exception):
@@ -106,6 +110,7 @@ class HttpConnection(HttpToolsProtocol):
         self.timeout_keep_alive = config.limits.keep_alive_s  # type: ignore[assignment]
         self._ended = False  # nothing is read any more; the connection closes after its last response
         self._last_word: ProblemError | None = None  # sent after the responses that are due before it
+        self._refused = False  # for it was one too many
         self._refusal = MALFORMED
         self._discarded_bytes = 0
         self._in_body = self._chunked = False
@@ -129,6 +134,8 @@ class HttpConnection(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         self._disarm()
         self._ended = True
+        if self._refused:
+            self._own.refused -= 1
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -314,6 +321,11 @@ class HttpConnection(HttpToolsProtocol):
     def _refuse(self) -> None:
         self.connections.discard(self)
         event(log, "http.too_many_connections", logging.WARNING, most=self._own.limits.max_connections)
+        if self._own.refused >= MOST_REFUSED:
+            self.transport.abort()
+            return
+        self._own.refused += 1
+        self._refused = True
         self.transport.write(_response(TOO_MANY))
         self._close_lingering()
 

@@ -21,8 +21,14 @@ __all__ = ["CLOSE_GRACE_S", "HttpLimits", "HttpServer", "listen", "make_room"]
 
 log = logging.getLogger(__name__)
 
-OTHER_FILES = 512
-"""Number of open files besides the connections: lanes, pipes, the control port."""
+PORTS = 3
+"""Ports with connections of their own: REST, gRPC, control."""
+
+OTHER_FILES = 1024
+"""Number of open files besides connections and lanes: logs, pipes, and connections that are being refused."""
+
+FILES_PER_LANE = 8
+"""Socket and shared memory of a lane, and as much again while it is replaced."""
 
 
 def listen(host: str, port: int, option: str) -> socket.socket:
@@ -47,15 +53,24 @@ def listen(host: str, port: int, option: str) -> socket.socket:
     return sock
 
 
-def make_room(connections: int) -> None:
-    """Raises this process's limit of open files to fit `connections`, as far as permitted."""
-    needed = connections + OTHER_FILES
+def make_room(connections: int, lanes: int) -> int:
+    """Raises this process's limit of open files, as far as permitted, to fit `connections` on every port, and `lanes`.
+
+    Returns:
+        How many connections each port may have so that files are left for everything else: `connections`, or fewer.
+    """
+    others = OTHER_FILES + FILES_PER_LANE * lanes
+    needed = PORTS * connections + others
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != resource.RLIM_INFINITY and soft < needed:
-        allowed = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
-        resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
-        if allowed < needed:
-            event(log, "http.few_open_files", logging.WARNING, limit=allowed, needed=needed)
+    if soft == resource.RLIM_INFINITY or soft >= needed:
+        return connections
+    allowed = needed if hard == resource.RLIM_INFINITY else min(needed, hard)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (allowed, hard))
+    if allowed == needed:
+        return connections
+    fewer = max(1, (allowed - others) // PORTS, allowed // (2 * PORTS))
+    event(log, "http.few_open_files", logging.WARNING, limit=allowed, needed=needed, connections=fewer)
+    return min(connections, fewer)
 
 
 class _Uvicorn(uvicorn.Server):

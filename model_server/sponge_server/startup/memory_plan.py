@@ -18,7 +18,18 @@ from dataclasses import dataclass, replace
 from sponge_core.errors import SpongeError
 from sponge_server.memory_account import account_bytes
 from sponge_server.workers.examples import ANY_SIZE, example_item
-from sponge_server.workers.interface import DATATYPE_SIZE, ItemError, LaneCrashed, LanePool, ModelInfo, TensorSpec
+from sponge_server.workers.interface import (
+    DATATYPE_SIZE,
+    ItemError,
+    Lane,
+    LaneCrashed,
+    LaneHung,
+    LanePool,
+    ModelError,
+    ModelInfo,
+    NotFiniteError,
+    TensorSpec,
+)
 from sponge_system.cgroup import own_cgroup, read_memory_limit, read_oom_kills
 from sponge_system.logs import event
 from sponge_system.process_memory import RESERVE_BYTES, MemoryModel, anonymous_bytes, private_bytes
@@ -28,6 +39,8 @@ __all__ = ["Fitted", "MemoryLimitError", "account_limit", "fit_memory", "measure
 log = logging.getLogger(__name__)
 
 _REPLACED_POLL_S = 0.05
+_NO_MEMORY = ("allocate memory", "Unable to allocate", "MemoryError", "bad_alloc", "out of memory")
+"""What torch, numpy, Python and C++ say when an allocation fails."""
 _MIB = 1 << 20
 
 
@@ -89,21 +102,23 @@ def oom_kills() -> int:
     return 0 if cgroup is None else read_oom_kills(cgroup)
 
 
-async def fit_memory(pool: LanePool, lanes: int, threads: int, request_bytes: int) -> Fitted:
+async def fit_memory(pool: LanePool, lanes: int, threads: int, request_bytes: int, example_s: float) -> Fitted:
     """Measures on the pool's only lane how many lanes and how large batches fit.
 
     Args:
         lanes: requested lanes.
         request_bytes: the account of requests; what exceeds the reserve counts as memory of the server.
         threads: threads of the example batches.
+        example_s: longest time for one of them, in seconds.
 
     Raises:
         MemoryLimitError: not even one lane with a batch of 1 fits.
+        ModelError: an example batch failed for another reason than memory, or took too long.
     """
     limit = memory_limit()
     wanted = [info.max_batch for info in pool.models]
     started = private_bytes(pool.pids[1]) if len(pool.pids) > 1 else None
-    model, reached = await measure_memory(pool, threads, limit)
+    model, reached = await measure_memory(pool, threads, limit, example_s)
     if model is None or started is None:
         event(log, "memory.unknown", logging.WARNING, limit_mib=_mib(limit))
         return Fitted(None, limit, 0, lanes, tuple(wanted))
@@ -138,11 +153,14 @@ async def fit_memory(pool: LanePool, lanes: int, threads: int, request_bytes: in
     return Fitted(model, limit, started, fits[0], batches)
 
 
-async def measure_memory(pool: LanePool, threads: int, limit: int | None) -> tuple[MemoryModel | None, tuple[int, ...]]:
+async def measure_memory(
+    pool: LanePool, threads: int, limit: int | None, example_s: float
+) -> tuple[MemoryModel | None, tuple[int, ...]]:
     """The memory model of the pool, and the largest batch of every model that ran within the limit, in bytes.
 
-    Raises MemoryLimitError when a batch of 1 was killed because memory ran out.
+    Raises MemoryLimitError when a batch of 1 did not run because memory ran out, else as `fit_memory`.
     """
+    run = _ExampleRuns(pool, threads, example_s)
     reached = [info.max_batch for info in pool.models]
     pids = pool.pids
     base = [anonymous_bytes(pid) for pid in (os.getpid(), *pids[:1])]
@@ -156,12 +174,12 @@ async def measure_memory(pool: LanePool, threads: int, limit: int | None) -> tup
             known = MemoryModel.of(base_bytes, points, _row_bytes(info)) if len(points) >= 2 else None
             if known is not None and limit is not None and known.need(1, batch) + RESERVE_BYTES > limit:
                 break
-            used = await _lane_bytes_after(pool, index, batch, threads)
+            used = await run.lane_bytes_after(index, batch)
             if used is None:
                 if not points:
+                    room = "this machine's memory" if limit is None else f"the memory limit of {_mib(limit):g} MiB"
                     raise MemoryLimitError(
-                        f"the memory limit of {_mib(limit):g} MiB is too small for a batch of 1 of {info.name}: the "
-                        "kernel killed its lane; raise the limit"
+                        f"{room} is too small for a batch of 1 of {info.name}, which ran out of it; raise the limit"
                     )
                 reached[index] = points[-1][0]
                 break
@@ -176,28 +194,54 @@ async def measure_memory(pool: LanePool, threads: int, limit: int | None) -> tup
     return found, tuple(reached)
 
 
-async def _lane_bytes_after(pool: LanePool, model: int, batch: int, threads: int) -> int | None:
-    """The lane's own memory after a batch of this size, without leftovers of earlier ones; None if it was killed."""
-    pool.keep(lambda _: 0)
-    emptied = await _runs(pool, model, 1, threads)
-    pool.keep(lambda _: None)
-    return private_bytes(pool.pids[1]) if emptied and await _runs(pool, model, batch, threads) else None
+class _ExampleRuns:
+    """Runs example batches on the pool's first lane."""
 
+    def __init__(self, pool: LanePool, threads: int, limit_s: float) -> None:
+        self._pool = pool
+        self._threads = threads
+        self._limit_s = limit_s
 
-async def _runs(pool: LanePool, model: int, batch: int, threads: int) -> bool:
-    """Runs a batch on the first lane and returns whether it succeeded. A killed lane has been replaced on return."""
-    lane = pool.lanes[0]
-    try:
-        result = await lane.run([example_item(pool.models[model], batch)], threads, model=model)
-    except LaneCrashed:
-        while not lane.healthy:  # noqa: ASYNC110 - the pool replaces it
-            await asyncio.sleep(_REPLACED_POLL_S)
-        return False
-    failed = result.outputs[0]
-    if isinstance(failed, ItemError):  # for example a failed allocation
+    async def lane_bytes_after(self, model: int, batch: int) -> int | None:
+        """The lane's own memory after a batch of this size, without leftovers of earlier ones; None: out of memory."""
+        pool = self._pool
+        pool.keep(lambda _: 0)
+        emptied = await self._fits(model, 1)
+        pool.keep(lambda _: None)
+        return private_bytes(pool.pids[1]) if emptied and await self._fits(model, batch) else None
+
+    async def _fits(self, model: int, batch: int) -> bool:
+        """Whether a batch ran, and not out of memory; a killed lane has been replaced on return. Raises ModelError."""
+        info, lane = self._pool.models[model], self._pool.lanes[0]
+        killed = oom_kills()
+        example = [example_item(info, batch)]
+        try:
+            result = await lane.run(example, self._threads, self._limit_s, model)
+        except LaneHung:
+            text = f"model {info.name} did not finish an example batch of {batch} within {self._limit_s:g} s"
+            raise ModelError(f"{text}: it hangs, or it needs more CPU or a larger --example-s") from None
+        except LaneCrashed:
+            if oom_kills() == killed:
+                text = f"model {info.name} ended its process on an example batch of {batch}"
+                raise ModelError(f"{text}: its output and the event lane.ended in the log say why") from None
+            await self._until_replaced(lane)
+            return False
+        failed = result.outputs[0]
+        if not isinstance(failed, ItemError) or isinstance(failed, NotFiniteError):  # those numbers took their memory
+            return True
+        if not any(said in str(failed) for said in _NO_MEMORY):
+            raise ModelError(f"model {info.name} fails on an example batch of {batch}: {failed}")
         event(log, "memory.batch_failed", logging.WARNING, rows=batch, error=failed)
         return False
-    return True
+
+    async def _until_replaced(self, lane: Lane) -> None:
+        try:
+            async with asyncio.timeout(self._limit_s):
+                while not lane.healthy:  # noqa: ASYNC110 - the pool replaces it
+                    await asyncio.sleep(_REPLACED_POLL_S)
+        except TimeoutError:
+            text = f"a lane that ran out of memory was not replaced within {self._limit_s:g} s"
+            raise MemoryLimitError(f"{text}: raise the memory limit") from None
 
 
 def _sizes(most: int) -> list[int]:

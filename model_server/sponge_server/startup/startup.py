@@ -26,7 +26,7 @@ from sponge_server.startup.memory_plan import (
     oom_kills,
 )
 from sponge_server.workers.examples import example_item
-from sponge_server.workers.interface import LanePool, ModelInfo
+from sponge_server.workers.interface import LaneError, LaneHung, LanePool, ModelError, ModelInfo
 from sponge_system.logs import event
 
 __all__ = ["Prepared", "prepare"]
@@ -61,7 +61,7 @@ async def prepare(
     """Loads the models, warms up every lane and takes the profiles.
 
     Raises:
-        ModelError: a model cannot be loaded or fails on an example batch.
+        ModelError: a model cannot be loaded, fails on an example batch, or takes too long for it.
         ProfileError: a profile is neither shipped nor a file, or is invalid.
         LaneError: a lane was lost during startup.
         MemoryLimitError: the memory limit is too small for the server with its smallest batch.
@@ -132,7 +132,8 @@ async def _start(settings: ServerSettings, pool: LanePool, metrics: Metrics) -> 
     killed = oom_kills()
     try:
         await pool.start(1)
-        fitted = await fit_memory(pool, settings.lanes, settings.threads, account_limit(settings.max_queue_bytes))
+        account = account_limit(settings.max_queue_bytes)
+        fitted = await fit_memory(pool, settings.lanes, settings.threads, account, settings.example_s)
         pool.keep(fitted.keep_bytes)
         await pool.scale(fitted.lanes)
     except SpongeError as error:
@@ -175,9 +176,16 @@ async def _measure(
     item = example_item(info, 1)
 
     async def run_batch(batch: int, threads: int) -> BatchTime:
-        lane = next(lane for lane in pool.lanes if lane.healthy and not lane.busy)
+        lane = next((lane for lane in pool.lanes if lane.healthy and not lane.busy), None)
+        if lane is None:
+            raise LaneError("a lane was lost while the profile was measured; the event lane.ended in the log says why")
         began = time.monotonic()
-        result = await lane.run([item] * batch, threads, model=model)
+        try:
+            result = await lane.run([item] * batch, threads, settings.example_s, model)
+        except LaneHung:
+            text = f"model {info.name} did not finish a batch of {batch} on {threads} threads of its profile"
+            limit = f"within {settings.example_s:g} s: it hangs, or it needs more CPU or a larger --example-s"
+            raise ModelError(f"{text} {limit}") from None
         return BatchTime(time.monotonic() - began, result.cpu_s)
 
     quota_milli = quota.quota_milli

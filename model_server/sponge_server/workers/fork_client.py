@@ -12,105 +12,198 @@ import os
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Sequence
 from dataclasses import asdict
 
+from sponge_server.workers.family import end_family, go_on, new_mark
 from sponge_server.workers.fork_server import ENVIRONMENT
-from sponge_server.workers.interface import LaneError, ModelError, ModelInfo, ModelSpec, TensorSpec
+from sponge_server.workers.interface import LaneError, ModelError, ModelInfo, ModelSpec, StartLimits, TensorSpec
 from sponge_server.workers.ipc import Message, read_message, send
 from sponge_server.workers.output import OutputLog
+from sponge_system.logs import event
 
 __all__ = ["ForkServerClient"]
 
 _log = logging.getLogger("sponge.lanes")
 
+ANSWER_S = 10.0
+"""A fork server that does not answer a request for this long hangs, and is killed: a fork takes milliseconds."""
+
 _CLOSE_TIMEOUT_S = 5.0
+_CLOSE_POLL_S = 0.01
+_WATCH_POLL_S = 1.0
 
 
 class ForkServerClient:
     """A running fork server with its models loaded; created by `start`."""
 
     def __init__(
-        self,
-        process: subprocess.Popen[bytes],
-        commands: socket.socket,
-        writer: asyncio.StreamWriter,
-        output: OutputLog,
+        self, process: subprocess.Popen[bytes], mark: dict[str, str], sock: socket.socket, output: OutputLog
     ) -> None:
         self._process = process
+        self._mark = mark
         self._output = output
-        self._commands = commands
-        self._writer = writer
+        self._sock = sock
+        self._lanes: set[int] = set()  # processes of lanes that have not ended
+        self._reader = asyncio.StreamReader()  # until `_connect`
+        self._writer: asyncio.StreamWriter | None = None
+        self._watching = asyncio.create_task(self._watch(), name="fork-server-process")
+        self._waiting = 0  # requests without an answer
+        self._overdue: asyncio.TimerHandle | None = None
 
     @classmethod
     async def start(
-        cls, specs: Sequence[ModelSpec]
-    ) -> tuple[ForkServerClient, asyncio.StreamReader, tuple[ModelInfo, ...]]:
-        """Returns when all models are loaded. The reader then reports ended lanes. Raises ModelError, LaneError."""
-        ours, theirs = socket.socketpair()
-        output = OutputLog()
-        with theirs, output.writer():
-            try:
-                process = _spawn(theirs.fileno(), output.fd)
-            except OSError as error:
-                ours.close()
-                raise LaneError(f"cannot start the process that loads the models: {error.strerror}") from None
-        # The stream below owns `ours`; descriptors must be sent on another socket object.
-        commands = ours.dup()
-        reader, writer = await asyncio.open_unix_connection(sock=ours)
-        client = cls(process, commands, writer, output)
+        cls, specs: Sequence[ModelSpec], limits: StartLimits
+    ) -> tuple[ForkServerClient, tuple[ModelInfo, ...]]:
+        """Returns when all models are loaded. Raises ModelError, LaneError."""
         try:
-            client._send({"load": [asdict(spec) for spec in specs]})
-            loaded = []
-            for spec in specs:
-                message = await read_message(reader)
-                if message is None:
-                    raise ModelError(f"model {spec.name} ended its process while it was loading; its output is above")
-                if "failed" in message:
-                    raise ModelError(f"model {spec.name}: {message['failed']}")
-                loaded.append(_info(message["loaded"]))
+            client = cls._spawned()
+        except OSError as error:
+            raise LaneError(f"the process that loads the models cannot be started: {error.strerror}") from None
+        try:
+            await client._connect()
+            client._send({"load": [asdict(spec) for spec in specs], "example_s": limits.example_s})
+            return client, tuple([await client._loaded(spec, limits.load_s) for spec in specs])
         except BaseException:
             await client.close()
             raise
-        return client, reader, tuple(loaded)
 
     @property
     def pid(self) -> int:
         return self._process.pid
 
+    async def receive(self) -> Message | None:
+        """Waits for news of a lane; None when the fork server has ended.
+
+        The news are `{"done": "fork", "lane", "pid"}` or, if that failed, `{"done": "fork", "lane", "error"}`, and
+        `{"ended": lane, "pid", "how"}`.
+        """
+        while (message := await read_message(self._reader)) is not None:
+            if "done" in message:
+                self._answered()
+            if "ended" in message:
+                self._lanes.discard(message["pid"])
+            elif "pid" in message:
+                self._lanes.add(message["pid"])
+            if message.get("done") != "kill":
+                return message
+        return None
+
     def fork(self, lane: int, fds: list[int]) -> None:
         """Requests a process for `lane` with these descriptors. Raises LaneError when the fork server is gone."""
-        self._send({"fork": lane}, fds)
+        self._request({"fork": lane}, fds)
 
-    def kill(self, lane: int) -> None:
-        """Requests to kill the lane's process. If the fork server is gone, so is the lane."""
+    def kill(self, pid: int) -> None:
+        """Requests to kill a lane's process. If it has ended, or the fork server has, nothing happens."""
         with contextlib.suppress(LaneError):
-            self._send({"kill": lane})
+            self._request({"kill": pid})
 
     async def close(self) -> None:
-        """Ends the fork server and with it every lane."""
-        self._writer.close()
-        self._commands.close()
-        try:
-            await asyncio.to_thread(self._process.wait, _CLOSE_TIMEOUT_S)
-        except subprocess.TimeoutExpired:
-            # It is still loading, or hangs in a model's code.
-            self._process.kill()
-            await asyncio.to_thread(self._process.wait)
+        """Ends the fork server, and with it every lane and what models have started."""
+        self._watching.cancel()
+        self._disarm()
+        if self._writer is not None:
+            self._writer.close()
+        if not await self._ended_within(_CLOSE_TIMEOUT_S):
+            self._process.kill()  # it is still loading, or hangs
+            if not await self._ended_within(_CLOSE_TIMEOUT_S):  # it waits for a disk, or is frozen
+                event(_log, "fork_server.left", logging.ERROR, pid=self.pid)
+        await end_family(self._mark, self._lanes)
         await self._output.finish()
 
-    def _send(self, message: Message, fds: list[int] | None = None) -> None:
+    async def _ended_within(self, limit_s: float) -> bool:
+        """Polls, because waiting in a thread fails where no thread can be started."""
+        until = time.monotonic() + limit_s
+        while self._process.poll() is None and time.monotonic() < until:  # noqa: ASYNC110 - as in `_watch`
+            await asyncio.sleep(_CLOSE_POLL_S)
+        return self._process.poll() is not None
+
+    @classmethod
+    def _spawned(cls) -> ForkServerClient:
+        """A fork server that has no models yet. Raises OSError."""
+        ours, theirs = socket.socketpair()
         try:
-            send(self._commands, message, fds)
-        except OSError:
-            raise LaneError("the process that holds the models has ended; it is being started again") from None
+            with theirs:
+                output, mark = OutputLog(), new_mark()
+                with output.writer():
+                    process = _spawn(theirs.fileno(), output.fd, mark)
+        except BaseException:
+            ours.close()
+            raise
+        return cls(process, mark, ours, output)
+
+    async def _connect(self) -> None:
+        self._reader, self._writer = await asyncio.open_unix_connection(sock=self._sock)
+
+    async def _loaded(self, spec: ModelSpec, load_s: float) -> ModelInfo:
+        try:
+            async with asyncio.timeout(load_s):
+                message = await self.receive()
+        except TimeoutError:
+            raise ModelError(
+                f"model {spec.name} was not loaded within {load_s:g} s: it hangs, waits for a download, or needs more "
+                "CPU or a larger --load-s; its output is above"
+            ) from None
+        if message is None:
+            raise ModelError(f"model {spec.name} ended its process while it was loading; its output is above")
+        if "failed" in message:
+            raise ModelError(f"model {spec.name}: {message['failed']}")
+        return _info(message["loaded"])
+
+    async def _watch(self) -> None:
+        """Notices the end of the process; its socket may stay open in a child that a model has forked.
+
+        A process that was stopped goes on.
+        """
+        while self._process.poll() is None:
+            if go_on(self.pid):
+                event(_log, "fork_server.stopped", logging.WARNING, pid=self.pid)
+            await asyncio.sleep(_WATCH_POLL_S)
+        self._hang_up()
+
+    def _request(self, message: Message, fds: list[int] | None = None) -> None:
+        self._send(message, fds)
+        self._waiting += 1
+        if self._overdue is None:
+            self._arm()
+
+    def _answered(self) -> None:
+        self._waiting -= 1
+        self._disarm()
+        if self._waiting:
+            self._arm()
+
+    def _arm(self) -> None:
+        self._overdue = asyncio.get_running_loop().call_later(ANSWER_S, self._hangs)
+
+    def _disarm(self) -> None:
+        if self._overdue is not None:
+            self._overdue.cancel()
+            self._overdue = None
+
+    def _hangs(self) -> None:
+        event(_log, "fork_server.hung", logging.ERROR, pid=self.pid, for_s=ANSWER_S)
+        self._process.kill()
+        self._hang_up()
+
+    def _hang_up(self) -> None:
+        with contextlib.suppress(OSError):
+            self._sock.shutdown(socket.SHUT_RDWR)
+
+    def _send(self, message: Message, fds: list[int] | None = None) -> None:
+        # On the socket itself, because a stream sends no descriptors. Nothing else writes to it.
+        try:
+            send(self._sock, message, fds)
+        except OSError as error:
+            raise LaneError(f"the process that holds the models cannot be reached: {error.strerror}") from None
 
 
-def _spawn(fd: int, output: int) -> subprocess.Popen[bytes]:
+def _spawn(fd: int, output: int, mark: dict[str, str]) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
         [sys.executable, "-m", "sponge_server.workers.fork_server", str(fd)],
         pass_fds=[fd],
-        env=os.environ | ENVIRONMENT,
+        env=os.environ | ENVIRONMENT | mark,
         stdin=subprocess.DEVNULL,
         stdout=output,  # a model that prints must not write between the server's own lines
         stderr=output,

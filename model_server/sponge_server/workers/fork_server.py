@@ -10,7 +10,9 @@ closes, the fork server ends, and its lanes with it.
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
+import errno
 import gc
 import os
 import select
@@ -23,7 +25,8 @@ from typing import Any
 
 from sponge_core.errors import SpongeError
 from sponge_server.workers.allocator import give_back
-from sponge_server.workers.forked_call import end_process, forked_call, how_it_ended
+from sponge_server.workers.family import go_on, own_children
+from sponge_server.workers.forked_call import end_process, fork_leader, forked_call, how_it_ended, kill_group
 from sponge_server.workers.interface import ItemError, ModelError, ModelInfo, TensorSpec
 from sponge_server.workers.ipc import SharedMemory, receive, send
 
@@ -51,14 +54,17 @@ this and `sponge_system.os_scheduling`, and 1 ms with both. Inside one cgroup, t
 server needs."""
 
 _PR_SET_PDEATHSIG = 1
+_PR_SET_CHILD_SUBREAPER = 36
 _FORK_FDS = 3
-_PROBE_TIMEOUT_S = 120.0  # generous, because the pod may start on a fraction of a core
 
 
 def main(fd: int) -> None:
     """Serves the other end of the socket `fd` until it closes."""
     os.nice(NICENESS)
     control = socket.socket(fileno=fd)
+    control.set_inheritable(False)
+    # What the models of ended lanes have forked is reaped here, rather than by the first process of a container.
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1)
     first = receive(control)
     if first is None:
         return
@@ -67,7 +73,7 @@ def main(fd: int) -> None:
         try:
             if not models:
                 _prepare_torch()
-            model, info = _load(**spec)
+            model, info = _load(**spec, example_s=first[0]["example_s"])
         except SpongeError as error:
             send(control, {"failed": str(error)})
             return
@@ -92,7 +98,7 @@ def _prepare_torch() -> None:
         raise ModelError("this torch was built without OpenMP: threads cannot be set per batch; install another build")
 
 
-def _load(name: str, source: str, max_batch: int) -> tuple[Any, ModelInfo]:
+def _load(name: str, source: str, max_batch: int, example_s: float) -> tuple[Any, ModelInfo]:
     from sponge_server.models.source import load
 
     model = load(source)
@@ -103,7 +109,7 @@ def _load(name: str, source: str, max_batch: int) -> tuple[Any, ModelInfo]:
     extra = len(os.listdir("/proc/self/task")) - 1  # noqa: PTH208 - names only
     if extra:
         raise ModelError(f"loading the model started {extra} threads, which a fork would lose: load it without threads")
-    outputs = _probe(model, max_batch)
+    outputs, not_finite = _probe(model, max_batch, example_s)
     info = ModelInfo(
         name=name,
         inputs=model.inputs,
@@ -111,16 +117,23 @@ def _load(name: str, source: str, max_batch: int) -> tuple[Any, ModelInfo]:
         max_batch=max_batch,
         labels=model.labels,
         accepts_images=model.image is not None,
-        warning=model.warning,
+        warning=" ".join(filter(None, (model.warning, not_finite))) or None,
         platform=model.platform,
     )
     return model, info
 
 
-def _probe(model: Any, max_batch: int) -> tuple[TensorSpec, ...]:
-    """Names, types and row shapes of the outputs, from a tiny batch in a separate process."""
-    answer = forked_call(lambda: _run_probe(model, max_batch), _PROBE_TIMEOUT_S, "an example input")
-    return tuple(TensorSpec(o["name"], o["datatype"], tuple(o["shape"])) for o in answer["outputs"])
+def _probe(model: Any, max_batch: int, example_s: float) -> tuple[tuple[TensorSpec, ...], str | None]:
+    """Names, types and row shapes of the outputs, from tiny batches in another process; a warning about NaN or Inf."""
+    answer = forked_call(lambda: _run_probe(model, max_batch), example_s, "an example input", "--example-s")
+    outputs = tuple(TensorSpec(o["name"], o["datatype"], tuple(o["shape"])) for o in answer["outputs"])
+    name = answer["not_finite"]
+    if name is None:
+        return outputs, None
+    return outputs, (
+        f"its output '{name}' has NaN or Inf for a made-up input (floats from 0 to 1, all others 0). Requests with "
+        "such answers get an error; if the model means it, set finite to false in its sidecar or LoadedModel."
+    )
 
 
 def _run_probe(model: Any, max_batch: int) -> dict[str, Any]:
@@ -128,25 +141,31 @@ def _run_probe(model: Any, max_batch: int) -> dict[str, Any]:
     from sponge_server.workers.worker import example_inputs
 
     oip = {dtype: name for name, dtype in TORCH_DTYPE.items()}
-    try:
-        rows = min(2, max_batch)  # two, to verify that the batch dimension is free
-        named = model.run(example_inputs(model, rows))
-        unsendable = [f"{name} ({tensor.dtype})" for name, tensor in named if tensor.dtype not in oip]
-        if unsendable:
-            raise ItemError(f"output {unsendable[0]} has a type that cannot be sent")
-    except Exception as error:  # noqa: BLE001 - a model may raise anything
-        text = str(error).strip()[:500] or type(error).__name__
-        raise ModelError(f"the model fails on an example input: {text}") from None
-    return {"outputs": [{"name": n, "datatype": oip[t.dtype], "shape": list(t.shape[1:])} for n, t in named]}
+    not_finite: str | None = None
+    for rows in sorted({1, min(2, max_batch)}):  # one row and two, because the batch dimension must be free
+        try:
+            named = model.run(example_inputs(model, rows))
+            unsendable = [f"{name} ({tensor.dtype})" for name, tensor in named if tensor.dtype not in oip]
+            if unsendable:
+                raise ItemError(f"output {unsendable[0]} has a type that cannot be sent")
+        except Exception as error:  # noqa: BLE001 - a model may raise anything
+            text = str(error).strip()[:500] or type(error).__name__
+            raise ModelError(f"the model fails on an example batch of {rows}: {text}") from None
+        if model.finite:
+            not_finite = next((name for name, t in named if not bool(t.isfinite().all())), not_finite)
+    outputs = [{"name": name, "datatype": oip[t.dtype], "shape": list(t.shape[1:])} for name, t in named]
+    return {"outputs": outputs, "not_finite": not_finite}
 
 
 class _ForkServer:
-    """Forks, kills and reaps lanes on request of the server."""
+    """Forks, kills and reaps lanes on request of the server, and answers each request once it is done."""
 
     def __init__(self, control: socket.socket, models: list[Any]) -> None:
         self._control = control
         self._models = models
         self._lanes: dict[int, int] = {}  # pid -> lane
+        self._started_by_models = own_children()  # while they were loaded; they stay
+        self._strays: set[int] = set()
         self._wake_read, self._wake_write = socket.socketpair()
         self._wake_write.setblocking(False)
         self._wake_read.setblocking(False)
@@ -155,33 +174,45 @@ class _ForkServer:
         """Serves until the server is gone, then kills every lane."""
         signal.set_wakeup_fd(self._wake_write.fileno(), warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
+        poll = select.poll()  # a model may have opened so many files that select cannot name the next
+        for sock in (self._control, self._wake_read):
+            poll.register(sock, select.POLLIN)
         try:
             while True:
-                readable, _, _ = select.select([self._control, self._wake_read], [], [])
-                if self._wake_read in readable:
+                readable = {fd for fd, _ in poll.poll()}
+                if self._wake_read.fileno() in readable:
                     self._wake_read.recv(4096)
+                    for pid in go_on():
+                        print(f"process {pid} was stopped, and goes on", file=sys.stderr)
                     self._reap()
-                if self._control in readable:
+                if self._control.fileno() in readable:
                     received = receive(self._control, _FORK_FDS)
                     if received is None:
                         return
-                    self._obey(*received)
+                    send(self._control, self._obey(*received))
         except (BrokenPipeError, ConnectionResetError):
             return  # the server is gone
         finally:
             for pid in self._lanes:
-                os.kill(pid, signal.SIGKILL)
+                kill_group(pid)
 
-    def _obey(self, message: dict[str, Any], fds: list[int]) -> None:
-        if "fork" in message:
-            self._fork(message["fork"], fds)
-            return
-        for pid, lane in self._lanes.items():
-            if lane == message["kill"]:
-                os.kill(pid, signal.SIGKILL)  # not reaped yet, so the id cannot be another process's
+    def _obey(self, message: dict[str, Any], fds: list[int]) -> dict[str, Any]:
+        if "kill" in message:
+            if message["kill"] in self._lanes:  # not reaped yet, so the id cannot be another process's
+                kill_group(message["kill"])
+            return {"done": "kill"}
+        try:
+            return {"done": "fork", "lane": message["fork"], "pid": self._fork(message["fork"], fds)}
+        except OSError as error:
+            return {"done": "fork", "lane": message["fork"], "error": error.strerror}
+        finally:
+            for fd in fds:  # the lane must be the only holder, so that the socket closes when it ends
+                os.close(fd)
 
-    def _fork(self, lane: int, fds: list[int]) -> None:
-        pid = os.fork()
+    def _fork(self, lane: int, fds: list[int]) -> int:
+        if len(fds) < _FORK_FDS:  # the kernel drops those that do not fit
+            raise OSError(errno.EMFILE, os.strerror(errno.EMFILE))
+        pid = fork_leader()
         if pid == 0:
             signal.set_wakeup_fd(-1)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
@@ -189,17 +220,28 @@ class _ForkServer:
                 sock.close()
             end_process(lambda: _run_lane(self._models, fds))
         self._lanes[pid] = lane
-        for fd in fds:  # the lane must be the only holder, so that the socket closes when it ends
-            os.close(fd)
+        return pid
 
     def _reap(self) -> None:
-        while self._lanes:
-            pid, status = os.waitpid(-1, os.WNOHANG)
-            if pid == 0:
-                return
-            lane = self._lanes.pop(pid, None)
-            if lane is not None:
-                send(self._control, {"ended": lane, "pid": pid, "how": how_it_ended(status)})
+        with contextlib.suppress(ChildProcessError):  # there is none left
+            while True:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+                if pid == 0:
+                    return
+                lane = self._lanes.pop(pid, None)
+                if lane is not None:
+                    kill_group(pid)
+                    send(self._control, {"ended": lane, "pid": pid, "how": how_it_ended(status)})
+                if lane is not None or pid in self._strays:
+                    self._strays.discard(pid)
+                    self._end_strays()
+
+    def _end_strays(self) -> None:
+        """Kills what models have detached from their lanes: only orphans of lanes are children of this process."""
+        for pid in own_children() - self._lanes.keys() - self._started_by_models:
+            self._strays.add(pid)
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
 
 
 def _run_lane(models: list[Any], fds: list[int]) -> None:

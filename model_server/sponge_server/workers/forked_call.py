@@ -5,10 +5,13 @@ The fork server uses it, because it must not run a model itself. A crash or hang
 
 from __future__ import annotations
 
+import contextlib
 import os
+import select
 import signal
 import socket
 import sys
+import time
 import traceback
 from collections.abc import Callable
 
@@ -16,36 +19,51 @@ from sponge_core.errors import SpongeError
 from sponge_server.workers.interface import ModelError
 from sponge_server.workers.ipc import Message, receive, send
 
-__all__ = ["end_process", "forked_call", "how_it_ended"]
+__all__ = ["end_process", "fork_leader", "forked_call", "how_it_ended", "kill_group"]
+
+_POLL_S = 0.05
 
 
-def forked_call(function: Callable[[], Message], timeout_s: float, doing: str) -> Message:
+def forked_call(function: Callable[[], Message], timeout_s: float, doing: str, setting: str = "") -> Message:
     """The result of `function` in a fork. A SpongeError that it raises there is raised here as ModelError.
 
     Args:
         timeout_s: the fork is killed after this time.
         doing: the model's input, as in "an example input", for error messages.
+        setting: the option that gives it more time, if there is one.
     """
     ours, theirs = socket.socketpair()
-    pid = os.fork()
+    pid = fork_leader()
     if pid == 0:
         ours.close()
         end_process(lambda: _answer(function, theirs))
     theirs.close()
-    ours.settimeout(timeout_s)
+    ours.settimeout(timeout_s)  # for the rest of an answer that has begun
+    status: int | None = None
     try:
-        answer = receive(ours)
+        answered, status = _wait(ours, pid, timeout_s)
+        answer = receive(ours) if answered else None
     except TimeoutError:
-        os.kill(pid, signal.SIGKILL)
-        raise ModelError(f"the model takes more than {timeout_s:g} s for {doing}") from None
+        text = f"the model takes more than {timeout_s:g} s for {doing}: it hangs, or it needs more CPU"
+        raise ModelError(f"{text} or a larger {setting}" if setting else text) from None
     finally:
         ours.close()
-        _, status = os.waitpid(pid, 0)
+        kill_group(pid)
+        if status is None:
+            _, status = os.waitpid(pid, 0)
     if answer is None:
         raise ModelError(f"the model kills its process on {doing} ({how_it_ended(status)})")
     if "failed" in answer[0]:
         raise ModelError(str(answer[0]["failed"]))
     return answer[0]
+
+
+def fork_leader() -> int:
+    """Forks; the new process leads a process group, which `kill_group` ends. Returns as `os.fork`; raises OSError."""
+    pid = os.fork()
+    with contextlib.suppress(OSError):  # both sides, because either may be the first to go on
+        os.setpgid(pid, pid)
+    return pid
 
 
 def end_process(function: Callable[[], None]) -> None:
@@ -61,12 +79,37 @@ def end_process(function: Callable[[], None]) -> None:
         os._exit(code)
 
 
+def kill_group(pid: int) -> None:
+    """Kills a process of `fork_leader` and what its model has forked, as far as they still run."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.killpg(pid, signal.SIGKILL)
+
+
 def how_it_ended(status: int) -> str:
     """An exit status of `waitpid` in words."""
     code = os.waitstatus_to_exitcode(status)
     if code == -signal.SIGKILL:
         return "killed by SIGKILL: out of memory, hung, or by hand"
     return f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+
+
+def _wait(ours: socket.socket, pid: int, timeout_s: float) -> tuple[bool, int | None]:
+    """Whether an answer has begun, and the status of the process if it has ended without one.
+
+    The socket alone does not show the end of a process whose model has forked children: they hold the other end too.
+    Raises TimeoutError.
+    """
+    until = time.monotonic() + timeout_s
+    while True:
+        readable, _, _ = select.select([ours], [], [], _POLL_S)
+        if readable:
+            return True, None
+        ended, status = os.waitpid(pid, os.WNOHANG)
+        if ended:
+            readable, _, _ = select.select([ours], [], [], 0)
+            return bool(readable), status
+        if time.monotonic() > until:
+            raise TimeoutError
 
 
 def _answer(function: Callable[[], Message], sock: socket.socket) -> None:

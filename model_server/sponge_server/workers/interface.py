@@ -24,6 +24,7 @@ __all__ = [
     "Lane",
     "LaneCrashed",
     "LaneError",
+    "LaneHung",
     "LanePool",
     "LaneResult",
     "ModelError",
@@ -31,6 +32,7 @@ __all__ = [
     "ModelSpec",
     "NotFiniteError",
     "Progress",
+    "StartLimits",
     "Tensor",
     "TensorSpec",
 ]
@@ -58,6 +60,10 @@ class LaneCrashed(LaneError):  # noqa: N818 - reads as what happened
     """The lane died or hung while it ran the batch; no item was answered. The pool replaces the lane."""
 
 
+class LaneHung(LaneCrashed):
+    """The lane did not answer within its time limit and was killed."""
+
+
 class ItemError(SpongeError):
     """One item of a batch failed, because of its input or the model; the others are not affected."""
 
@@ -77,6 +83,19 @@ class ModelSpec:
     name: str
     source: str
     max_batch: int
+
+
+@dataclass(frozen=True, slots=True)
+class StartLimits:
+    """Time limits of the steps of a start, in seconds; the settings of the same names explain them.
+
+    Attributes:
+        load_s: to load one model, each time the process with the models is started.
+        example_s: for one example batch, and for the start of one lane.
+    """
+
+    load_s: float = 600.0
+    example_s: float = 120.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -291,13 +310,16 @@ class LanePool(Protocol):
         """Loads the models and starts `lanes` >= 1 lanes.
 
         Raises:
-            ModelError: a model cannot be loaded; the message names it and the cause.
+            ModelError: a model cannot be loaded, or not in time; the message names it and the cause.
             LaneError: the processes could not be started.
         """
         ...
 
     async def scale(self, lanes: int) -> None:
-        """Adds lanes, or removes those with the highest ids after their batches have ended."""
+        """Adds lanes, or removes those with the highest ids after their batches have ended.
+
+        Raises LaneError or OSError when a lane cannot be added now. Those that were added stay; call it again.
+        """
         ...
 
     async def warm_up(
@@ -306,6 +328,10 @@ class LanePool(Protocol):
         """Runs every pair of batch size and threads once on every lane, so that no request pays for first-time set-up.
 
         When cancelled, it waits for the running batch and leaves the lanes idle.
+
+        Raises:
+            ModelError: a batch failed, or took longer than an example batch may.
+            LaneError: a lane was lost.
         """
         ...
 

@@ -19,6 +19,7 @@ __all__ = ["Message", "SharedMemory", "aligned", "pack", "read_message", "receiv
 _HEADER = struct.Struct("<I")
 _ALIGN = 64  # a cache line, and enough for any vector load
 _PAGE = mmap.PAGESIZE
+_LONGEST_MESSAGE = 64 << 20  # more than any batch needs; a larger number is no length
 
 Message = dict[str, Any]
 
@@ -61,11 +62,13 @@ def receive(sock: socket.socket, max_fds: int = 0) -> tuple[Message, list[int]] 
 
 
 async def read_message(reader: asyncio.StreamReader) -> Message | None:
-    """Waits for a message without blocking the loop; None when the other side is gone."""
+    """Waits for a message without blocking the loop; None when the other side is gone, or sends something else."""
     try:
         (length,) = _HEADER.unpack(await reader.readexactly(_HEADER.size))
+        if length > _LONGEST_MESSAGE:
+            return None
         message: Message = json.loads(await reader.readexactly(length))
-    except (asyncio.IncompleteReadError, ConnectionError):
+    except (asyncio.IncompleteReadError, OSError, ValueError):
         return None
     return message
 
@@ -92,8 +95,12 @@ class SharedMemory:
     def create(cls, name: str, size: int) -> SharedMemory:
         """New shared memory of at least `size` bytes. Pages need memory only once they are written."""
         fd = os.memfd_create(name, os.MFD_CLOEXEC)
-        os.ftruncate(fd, max(_PAGE, -(-size // _PAGE) * _PAGE))
-        return cls(fd)
+        try:
+            os.ftruncate(fd, max(_PAGE, -(-size // _PAGE) * _PAGE))
+            return cls(fd)
+        except BaseException:
+            os.close(fd)
+            raise
 
     def grow(self, size: int) -> None:
         """Grows it to at least `size` bytes, and by at least half, so that growth stays rare."""

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
+import socket
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,18 +19,25 @@ from sponge_server.workers.interface import (
     ItemError,
     LaneCrashed,
     LaneError,
+    LaneHung,
     LaneResult,
     ModelInfo,
     NotFiniteError,
     Tensor,
 )
 from sponge_server.workers.ipc import Message, SharedMemory, aligned, pack, read_message
+from sponge_system.logs import event
 
 __all__ = ["WorkerLane"]
+
+_log = logging.getLogger("sponge.lanes")
 
 KEPT_BYTES = 16 << 20
 """Shared memory that a lane keeps between two batches beyond that of its largest batch of tensors. Encoded images and
 dimensions of any size may need more for a moment."""
+
+_DEATH_S = 5.0
+"""A process that was told to end is given up after this time, even if nothing says that it has ended."""
 
 
 @dataclass(slots=True)
@@ -50,13 +59,14 @@ class WorkerLane:
         lane: int,
         models: Sequence[ModelInfo],
         on_change: Callable[[WorkerLane], None],
-        kill: Callable[[WorkerLane], None],
+        kill: Callable[[int], None],
     ) -> None:
         """Allocates shared memory for a full batch of the largest of `models`.
 
         Args:
             on_change: called when the lane's health changed.
-            kill: called to end the lane's process; the lane notices the end at its socket.
+            kill: called with the id of a process of this lane to end; the lane notices the end at its socket, or is
+                told with `process_ended`.
         """
         self._id = lane
         self._models = models
@@ -70,12 +80,19 @@ class WorkerLane:
             max(_size_of(info, info.outputs) for info in models),
         )
         self.inputs = SharedMemory.create(f"sponge-lane-{lane}-in", self._kept[0])
-        self.outputs = SharedMemory.create(f"sponge-lane-{lane}-out", self._kept[1])
+        try:
+            self.outputs = SharedMemory.create(f"sponge-lane-{lane}-out", self._kept[1])
+        except BaseException:
+            self.inputs.close()
+            raise
+        self._sock: socket.socket | None = None
         self._writer: asyncio.StreamWriter | None = None
         self._listening: asyncio.Task[None] | None = None
         self._healthy = False
         self._batch: _Exchange | None = None
         self._hung_for_s: float | None = None
+        self._not_forked: str | None = None
+        self._told = asyncio.Event()  # whether the process was forked, or its fork server has ended
 
     @property
     def id(self) -> int:
@@ -83,22 +100,32 @@ class WorkerLane:
 
     @property
     def healthy(self) -> bool:
-        return self._healthy
+        return self._healthy and self._hung_for_s is None
 
     @property
     def busy(self) -> bool:
         return self._batch is not None
 
-    async def connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Takes over a new process; returns when it can run batches. Raises LaneCrashed when it ends before that."""
-        self._writer, self._hung_for_s = writer, None
+    async def connect(self, sock: socket.socket) -> None:
+        """Takes over a new process at the other end of `sock`, which it owns; returns when it can run batches.
+
+        Raises LaneCrashed when the process ends before that.
+        """
+        self._hung_for_s = self._not_forked = None
+        self._told.clear()
+        self._sock = sock
         try:
+            reader, self._writer = await asyncio.open_unix_connection(sock=sock)
             first = await read_message(reader)
+            if first is None:
+                await self._told.wait()
         except BaseException:
-            writer.close()
+            self._give_up_start()
             raise
         if first is None:
-            writer.close()
+            self._give_up_start()
+            if self._not_forked is not None:
+                raise LaneError(f"lane {self._id} could not be forked: {self._not_forked}")
             raise LaneCrashed(f"lane {self._id} ended while it was starting; its output is in the log")
         self.pid = first["ready"]
         self._healthy = True
@@ -115,9 +142,12 @@ class WorkerLane:
             outputs = tuple(batch.refused[index] for index in range(len(items)))
             return LaneResult(outputs, batch_s=0.0, cpu_s=0.0, threads=threads)
         await self.settled()
-        if not self._healthy or self._writer is None:
+        if not self.healthy or self._writer is None:
             raise LaneCrashed(f"lane {self._id} is being replaced")
-        described = self._put([items[index] for index in batch.sent], info)
+        try:
+            described = self._put([items[index] for index in batch.sent], info)
+        except OSError as error:
+            raise LaneError(f"the batch cannot be handed to lane {self._id}: {error.strerror}") from None
         self._batch = batch
         if timeout_s is not None:
             batch.watchdog = asyncio.get_running_loop().call_later(timeout_s, self._on_hang, timeout_s)
@@ -125,10 +155,28 @@ class WorkerLane:
         # A cancelled caller does not stop the batch, because other requests are in it.
         return await asyncio.shield(batch.done)
 
-    async def retire(self) -> None:
-        """Waits for the running batch, then lets the process end."""
-        await self.settled()
-        await self.close()
+    def forked(self, pid: int) -> None:
+        """The process that `connect` waits for exists."""
+        self.pid = pid
+        self._told.set()
+
+    def not_forked(self, error: str) -> None:
+        """The process that `connect` waits for could not be made."""
+        self._not_forked = error
+        self._told.set()
+        self._hang_up()
+
+    def process_ended(self, pid: int | None = None) -> None:
+        """Its process has ended: what it has sent is still read, then a running batch fails.
+
+        The socket alone may not show that, because children of the process hold its other end too.
+
+        Args:
+            pid: the process; None: whatever process it had.
+        """
+        if pid is None or pid == self.pid:
+            self._told.set()
+            self._hang_up()
 
     async def settled(self) -> None:
         """Waits until no batch runs."""
@@ -143,6 +191,8 @@ class WorkerLane:
             with contextlib.suppress(asyncio.CancelledError):
                 await self._listening
             self._listening = None
+        if self.pid is not None:
+            self._kill(self.pid)  # it would leave by itself, unless it hangs
         self._disconnect(f"lane {self._id} was closed")
         self.inputs.close()
         self.outputs.close()
@@ -192,22 +242,27 @@ class WorkerLane:
         return described
 
     async def _listen(self, reader: asyncio.StreamReader) -> None:
-        while (answer := await read_message(reader)) is not None:
-            self._finish(answer)
+        why = "died"
+        try:
+            while (answer := await read_message(reader)) is not None:
+                self._finish(answer)
+        except Exception as error:  # noqa: BLE001 - whatever is wrong with it, the batch must get an answer
+            event(_log, "lane.answer_unreadable", logging.ERROR, lane=self._id, error=repr(error))
+            why = f"gave an answer that cannot be read ({type(error).__name__})"
         self._healthy = False
         self.crashes += 1
-        why = f"hung for {self._hung_for_s:g} s and was killed" if self._hung_for_s is not None else "died"
+        if self.pid is not None:
+            self._kill(self.pid)  # nothing, if it has ended
+        if self._hung_for_s is not None:
+            why = f"hung for {self._hung_for_s:g} s and was killed"
         self._disconnect(f"lane {self._id} {why} while it ran the batch; it is being replaced")
         self._listening = None
         self._on_change(self)
 
     def _finish(self, answer: Message) -> None:
-        batch, self._batch = self._batch, None
+        batch = self._batch
         if batch is None:
             return
-        self.crashes = 0
-        if batch.watchdog is not None:
-            batch.watchdog.cancel()
         outputs: dict[int, tuple[Tensor, ...] | ItemError] = dict(batch.refused)
         self.outputs.fit()
         for group in answer["groups"]:
@@ -222,18 +277,23 @@ class WorkerLane:
         for number, name in answer["not_finite"].items():  # last, because these items have outputs too
             text = f"the model gave NaN or Inf in its output '{name}' for this request"
             outputs[batch.sent[int(number)]] = NotFiniteError(text)
+        result = LaneResult(
+            outputs=tuple(outputs[index] for index in range(len(batch.items))),
+            batch_s=answer["batch_s"],
+            cpu_s=answer["cpu_s"],
+            threads=answer["threads"],
+        )
+        self._batch = None
+        self.crashes = 0
+        if batch.watchdog is not None:
+            batch.watchdog.cancel()
+        if not batch.done.done():
+            batch.done.set_result(result)
         for memory, kept in zip((self.inputs, self.outputs), self._kept, strict=True):
             if memory.size > kept + KEPT_BYTES:
                 memory.give_back(kept + KEPT_BYTES)
-        if not batch.done.done():
-            batch.done.set_result(
-                LaneResult(
-                    outputs=tuple(outputs[index] for index in range(len(batch.items))),
-                    batch_s=answer["batch_s"],
-                    cpu_s=answer["cpu_s"],
-                    threads=answer["threads"],
-                )
-            )
+        if self._hung_for_s is not None:
+            self._hang_up()  # it was told to end, and no other batch may find out whether it does
 
     def _rows(self, output: dict[str, Any], first: int, rows: int) -> Tensor:
         """Copies an item's rows, because the next batch overwrites them."""
@@ -247,7 +307,21 @@ class WorkerLane:
 
     def _on_hang(self, timeout_s: float) -> None:
         self._hung_for_s = timeout_s
-        self._kill(self)
+        if self.pid is not None:
+            self._kill(self.pid)
+        if self._batch is not None:
+            self._batch.watchdog = asyncio.get_running_loop().call_later(_DEATH_S, self._hang_up)
+
+    def _give_up_start(self) -> None:
+        self._hang_up()  # a process that nobody listens to leaves
+        if self.pid is not None:
+            self._kill(self.pid)
+        self._disconnect("")
+
+    def _hang_up(self) -> None:
+        if self._sock is not None:
+            with contextlib.suppress(OSError):
+                self._sock.shutdown(socket.SHUT_RDWR)
 
     def _disconnect(self, why: str) -> None:
         batch, self._batch = self._batch, None
@@ -255,10 +329,11 @@ class WorkerLane:
             if batch.watchdog is not None:
                 batch.watchdog.cancel()
             if not batch.done.done():
-                batch.done.set_exception(LaneCrashed(why))
+                batch.done.set_exception(LaneCrashed(why) if self._hung_for_s is None else LaneHung(why))
         if self._writer is not None:
             self._writer.close()
             self._writer = None
+        self._sock = None
         self.pid = None
 
 

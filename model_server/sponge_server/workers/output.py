@@ -37,7 +37,7 @@ class OutputLog:
 
     async def finish(self) -> None:
         """Logs the remaining lines after the processes have ended; does not wait for one that still runs."""
-        with contextlib.suppress(TimeoutError):
+        with contextlib.suppress(TimeoutError, OSError):
             await asyncio.wait_for(self._task, 1.0)
 
     async def _pump(self) -> None:

@@ -11,20 +11,24 @@ import asyncio
 import contextlib
 import logging
 import socket
+import time
 from collections.abc import Callable, Sequence
 
+from sponge_server.backoff import backoff_s
 from sponge_server.workers.examples import example_item
 from sponge_server.workers.fork_client import ForkServerClient
 from sponge_server.workers.interface import (
     Allowance,
-    LaneCrashed,
     LaneError,
+    LaneHung,
     ModelError,
     ModelInfo,
     ModelSpec,
+    NotFiniteError,
     Progress,
+    StartLimits,
 )
-from sponge_server.workers.ipc import read_message
+from sponge_server.workers.ipc import Message
 from sponge_server.workers.lane import WorkerLane
 from sponge_system.logs import event
 
@@ -32,21 +36,24 @@ __all__ = ["WorkerPool"]
 
 _log = logging.getLogger("sponge.lanes")
 
-_START_TIMEOUT_S = 120.0  # of one lane; a fork takes 0.1 s on a free core, much longer on a fraction of one
-_BACKOFF_S = (0.0, 0.1, 0.5, 2.0, 5.0)  # before the n-th attempt in a row; the last one repeats
+_START_FACTOR, _LEAST_START_S = 20.0, 5.0
+"""A lane that takes this many times the slowest start before it hangs, but never less than so many seconds."""
 
 
 class WorkerPool:
     """Implements `interface.LanePool`."""
 
-    def __init__(self, specs: Sequence[ModelSpec]) -> None:
+    def __init__(self, specs: Sequence[ModelSpec], limits: StartLimits = StartLimits()) -> None:
         """Starts nothing yet. `specs`: at least one model."""
         self._specs = tuple(specs)
+        self._limits = limits
         self._models: tuple[ModelInfo, ...] = ()
         self._fork_server: ForkServerClient | None = None
         self._fork_server_changed = asyncio.Condition()
         self._watching: asyncio.Task[None] | None = None
         self.lanes: tuple[WorkerLane, ...] = ()
+        self._forked: dict[int, WorkerLane] = {}  # by id: lanes that have a process, or asked for one
+        self._slowest_start_s: float | None = None
         self._replacing: dict[int, asyncio.Task[None]] = {}
         self._listeners: list[Callable[[], None]] = []
         self._scaling = asyncio.Lock()
@@ -71,12 +78,13 @@ class WorkerPool:
 
     async def start(self, lanes: int) -> None:
         """See `interface.LanePool.start`."""
-        self._fork_server, reader, self._models = await ForkServerClient.start(self._specs)
-        self._watching = asyncio.create_task(self._watch_fork_server(reader), name="fork-server")
+        fork_server, self._models = await ForkServerClient.start(self._specs, self._limits)
+        self._fork_server = fork_server
+        self._watching = asyncio.create_task(self._watch_fork_server(fork_server), name="fork-server")
         await self.scale(lanes)
 
     async def scale(self, lanes: int) -> None:
-        """See `interface.LanePool.scale`. Raises LaneError when a new lane does not start."""
+        """See `interface.LanePool.scale`."""
         if lanes < 1:
             raise LaneError(f"{lanes} lanes requested: at least 1 is needed")
         async with self._scaling:
@@ -85,16 +93,17 @@ class WorkerPool:
                 self._tell_listeners()
             for lane in extra:
                 await self._stop_replacing(lane)
-                await lane.retire()
+                await lane.settled()
+                await self._end(lane)
             self._share_memory(lanes)
             while len(self.lanes) < lanes:
                 lane = WorkerLane(len(self.lanes), self.models, self._on_lane_change, self._kill)
                 lane.keep_bytes = self._allowance(lanes)
                 try:
-                    await self._fork(lane)
+                    await self._fork(lane, self._limits.example_s)
                     await self._warm(lane)
                 except BaseException:
-                    await lane.close()
+                    await self._end(lane)
                     raise
                 self.lanes = (*self.lanes, lane)
                 self._tell_listeners()
@@ -106,14 +115,21 @@ class WorkerPool:
         info = self.models[model]
         self._warmed[model] = (max(batches), max(threads))
         steps = [(lane, batch, k) for lane in self.lanes for k in threads for batch in batches]
+        limit_s = self._limits.example_s
         for done, (lane, batch, k) in enumerate(steps, start=1):
             try:
-                result = await lane.run([example_item(info, batch)], k, model=model)
+                result = await lane.run([example_item(info, batch)], k, limit_s, model)
             except asyncio.CancelledError:
                 await lane.settled()  # a caller that stopped waiting finds idle lanes
                 raise
-            if isinstance(result.outputs[0], Exception):
-                raise ModelError(f"model {info.name} fails on an example batch of {batch}: {result.outputs[0]}")
+            except LaneHung:
+                raise ModelError(
+                    f"model {info.name} did not finish an example batch of {batch} on {k} threads within {limit_s:g} s "
+                    "of the warm-up: it hangs, or it needs more CPU or a larger --example-s"
+                ) from None
+            failed = result.outputs[0]
+            if isinstance(failed, Exception) and not isinstance(failed, NotFiniteError):
+                raise ModelError(f"model {info.name} fails on an example batch of {batch}: {failed}")
             if progress is not None:
                 progress(done, len(steps))
 
@@ -128,7 +144,7 @@ class WorkerPool:
         lanes, self.lanes = self.lanes, ()
         for lane in lanes:
             await self._stop_replacing(lane)
-            await lane.close()
+            await self._end(lane)
         if self._watching is not None:
             self._watching.cancel()
             with contextlib.suppress(asyncio.CancelledError):
@@ -138,40 +154,67 @@ class WorkerPool:
             await self._fork_server.close()
             self._fork_server = None
 
-    async def _watch_fork_server(self, reader: asyncio.StreamReader) -> None:
-        """Listens to the fork server, and starts another one when it ends."""
+    async def _watch_fork_server(self, fork_server: ForkServerClient) -> None:
+        """Listens to the fork server, and starts another one when it ends, however often that takes."""
         while True:
-            while (message := await read_message(reader)) is not None:
-                if not self._closing:
-                    event(
-                        _log,
-                        "lane.ended",
-                        logging.WARNING,
-                        lane=message["ended"],
-                        pid=message["pid"],
-                        how=message["how"],
-                    )
-            ended, self._fork_server = self._fork_server, None
-            if ended is not None:
-                event(_log, "fork_server.ended", logging.ERROR, pid=ended.pid)
-                await ended.close()
-            attempt = 0
-            while self._fork_server is None:
-                await asyncio.sleep(_backoff_s(attempt))
-                attempt += 1
-                try:
-                    self._fork_server, reader, _ = await ForkServerClient.start(self._specs)
-                except (LaneError, ModelError) as error:
-                    event(_log, "fork_server.not_started", logging.ERROR, attempt=attempt, error=error)
+            try:
+                while (message := await fork_server.receive()) is not None:
+                    self._heard(message)
+            except Exception:  # noqa: BLE001 - the process is replaced, whatever it said
+                _log.exception("fork_server.bug")
+            self._fork_server = None
+            event(_log, "fork_server.ended", logging.ERROR, pid=fork_server.pid)
+            try:
+                await fork_server.close()
+            except Exception:  # noqa: BLE001 - it has ended, which is all that matters
+                _log.exception("fork_server.bug")
+            for lane in self._forked.values():
+                lane.process_ended()
+            fork_server = await self._another_fork_server()
             async with self._fork_server_changed:
+                self._fork_server = fork_server
                 self._fork_server_changed.notify_all()
 
-    async def _fork(self, lane: WorkerLane) -> None:
-        """Gives the lane a new process. Raises LaneCrashed or LaneError when it does not start."""
-        async with self._fork_server_changed:
-            await self._fork_server_changed.wait_for(lambda: self._fork_server is not None)
+    async def _another_fork_server(self) -> ForkServerClient:
+        attempt = 0
+        while True:
+            await asyncio.sleep(backoff_s(attempt))
+            attempt += 1
+            try:
+                fork_server, _ = await ForkServerClient.start(self._specs, self._limits)
+            except Exception as error:  # noqa: BLE001 - whatever it is, without this process there is no lane ever again
+                event(_log, "fork_server.not_started", logging.ERROR, attempt=attempt, error=_said(error))
+            else:
+                return fork_server
+
+    def _heard(self, message: Message) -> None:
+        """News of the fork server, see `ForkServerClient.receive`."""
+        if "ended" not in message:
+            lane = self._forked.get(message["lane"])
+            if lane is None:
+                return
+            if "error" in message:
+                lane.not_forked(message["error"])
+            else:
+                lane.forked(message["pid"])
+            return
+        lane = self._forked.get(message["ended"])
+        if lane is not None and not self._closing:
+            fields = {"lane": message["ended"], "pid": message["pid"], "how": message["how"]}
+            event(_log, "lane.ended", logging.WARNING, **fields)
+            lane.process_ended(message["pid"])
+
+    async def _fork(self, lane: WorkerLane, limit_s: float) -> None:
+        """Gives the lane a new process. Raises LaneError or OSError when it does not start within `limit_s` seconds."""
+        try:
+            async with asyncio.timeout(self._limits.load_s), self._fork_server_changed:
+                await self._fork_server_changed.wait_for(lambda: self._fork_server is not None)
+        except TimeoutError:
+            raise LaneError("the process that holds the models ended and could not be started again in time") from None
         assert self._fork_server is not None
+        began = time.monotonic()
         ours, theirs = socket.socketpair()
+        self._forked[lane.id] = lane
         with theirs:
             try:
                 self._fork_server.fork(lane.id, [theirs.fileno(), lane.inputs.fd, lane.outputs.fd])
@@ -179,11 +222,20 @@ class WorkerPool:
                 ours.close()
                 raise
         try:
-            async with asyncio.timeout(_START_TIMEOUT_S):
-                await lane.connect(*await asyncio.open_unix_connection(sock=ours))
+            async with asyncio.timeout(limit_s):
+                await lane.connect(ours)
         except TimeoutError:
-            self._kill(lane)
-            raise LaneCrashed(f"lane {lane.id} did not start within {_START_TIMEOUT_S:g} s") from None
+            raise LaneHung(
+                f"lane {lane.id} was not ready within {limit_s:g} s: the model hangs in its first batch, or it needs "
+                "more CPU or a larger --example-s"
+            ) from None
+        self._slowest_start_s = max(self._slowest_start_s or 0.0, time.monotonic() - began)
+
+    async def _end(self, lane: WorkerLane) -> None:
+        """Ends a lane for good."""
+        if self._forked.get(lane.id) is lane:
+            del self._forked[lane.id]
+        await lane.close()
 
     def _share_memory(self, lanes: int) -> None:
         keep_bytes = self._allowance(lanes)
@@ -193,20 +245,31 @@ class WorkerPool:
     async def _warm(self, lane: WorkerLane) -> None:
         """Runs the largest batch of every model on a new lane, before it gets any request."""
         for model, (batch, threads) in self._warmed.items():
-            await lane.run([example_item(self.models[model], batch)], threads, _START_TIMEOUT_S, model)
+            await lane.run([example_item(self.models[model], batch)], threads, self._limits.example_s, model)
 
     async def _replace(self, lane: WorkerLane) -> None:
+        """Starts processes for the lane until one is ready."""
         attempt = lane.crashes - 1
+        tries = 0
         try:
             while not lane.healthy:
-                await asyncio.sleep(_backoff_s(attempt))
+                await asyncio.sleep(backoff_s(attempt))
                 attempt += 1
+                tries += 1
                 try:
-                    await self._fork(lane)
-                except LaneError as error:
-                    event(_log, "lane.not_started", logging.ERROR, lane=lane.id, attempt=attempt, error=error)
+                    await self._fork(lane, self._start_limit_s(tries))
+                except Exception as error:  # noqa: BLE001 - whatever it is, the lane must not be lost for good
+                    event(_log, "lane.not_started", logging.ERROR, lane=lane.id, attempt=tries, error=_said(error))
         finally:
             del self._replacing[lane.id]
+
+    def _start_limit_s(self, tries: int) -> float:
+        """Longest time for a lane to start again: much longer than before, and twice as long with every try.
+
+        A lane that hangs is noticed soon, and a server that was made smaller still gets its lanes.
+        """
+        usual_s = self._slowest_start_s or self._limits.example_s
+        return min(self._limits.example_s, max(_LEAST_START_S, _START_FACTOR * usual_s) * 2.0 ** min(tries - 1, 10))
 
     async def _stop_replacing(self, lane: WorkerLane) -> None:
         task = self._replacing.get(lane.id)
@@ -220,14 +283,14 @@ class WorkerPool:
             self._replacing[lane.id] = asyncio.create_task(self._replace(lane), name=f"replace-lane-{lane.id}")
         self._tell_listeners()
 
-    def _kill(self, lane: WorkerLane) -> None:
+    def _kill(self, pid: int) -> None:
         if self._fork_server is not None:
-            self._fork_server.kill(lane.id)
+            self._fork_server.kill(pid)
 
     def _tell_listeners(self) -> None:
         for callback in self._listeners:
             callback()
 
 
-def _backoff_s(attempt: int) -> float:
-    return _BACKOFF_S[min(max(attempt, 0), len(_BACKOFF_S) - 1)]
+def _said(error: Exception) -> str:
+    return str(error) or type(error).__name__

@@ -10,6 +10,8 @@ import contextlib
 import math
 import os
 import socket
+import sys
+import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -60,9 +62,11 @@ def serve(models: Sequence[LoadedModel], sock: socket.socket, inputs: SharedMemo
     """Runs batches until the server closes the socket. A first batch, which is slow, runs before the lane is ready."""
     _prefer_as_oom_victim()
     at_start = held_bytes()
+    pid = os.getpid()
     for model in models:
         model.run(example_inputs(model, 1))
-    send(sock, {"ready": os.getpid()})
+    _only_in(pid)
+    send(sock, {"ready": pid})
     while (received := receive(sock)) is not None:
         request = received[0]
         wall, cpu = time.perf_counter(), time.process_time()
@@ -77,7 +81,11 @@ def serve(models: Sequence[LoadedModel], sock: socket.socket, inputs: SharedMemo
             "cpu_s": time.process_time() - cpu,
             "batch_s": time.perf_counter() - wall,
         }
+        _only_in(pid)
         send(sock, answer)
+        if answer["errors"] and _worn_out():
+            print("the model has used up files or threads: the lane starts afresh", file=sys.stderr)
+            return
         # After the answer, so that only a batch that follows at once waits for it.
         if request["keep"] is not None and held_bytes() - at_start > request["keep"]:
             give_back()
@@ -90,6 +98,24 @@ def _fits(keep: int | None, at_start: int, need: int) -> bool:
     if held_bytes() - at_start + need > keep:
         give_back()
     return held_bytes() - at_start + need <= keep
+
+
+def _only_in(pid: int) -> None:
+    """Ends every other process: where a model forks, its fork comes back from the model too, but it is no lane."""
+    if os.getpid() != pid:
+        os._exit(0)
+
+
+def _worn_out() -> bool:
+    """Whether this process can open no more files, or start no more threads: its model would fail from now on."""
+    try:
+        os.close(os.dup(sys.stderr.fileno()))
+        thread = threading.Thread(target=bool)
+        thread.start()
+        thread.join()
+    except (OSError, RuntimeError):
+        return True
+    return False
 
 
 def _prefer_as_oom_victim() -> None:
