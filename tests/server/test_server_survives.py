@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -43,8 +44,8 @@ def lanes(server: ServerProcess) -> list[psutil.Process]:
     return fork_server(server).children()
 
 
-def back(server: ServerProcess) -> None:
-    """Waits for full capacity, and uses it. What was lost must have ended."""
+def back(server: ServerProcess, since: float) -> None:
+    """Waits for full capacity, and uses it. What was lost must have ended. `pytest -s` prints how long it took."""
 
     def full() -> bool:
         behind = psutil.Process(server.process.pid).children(recursive=True)
@@ -52,6 +53,7 @@ def back(server: ServerProcess) -> None:
         return len(behind) == 3 and healthy == wanted == 2 and server.ask("/readyz").status == 200
 
     eventually(full, BACK_S)
+    print(f"full capacity after {time.monotonic() - since:.1f} s")
     assert {server.command(1).status for _ in range(4)} == {200}
 
 
@@ -80,7 +82,7 @@ def test_descriptors_run_out(server: ServerProcess) -> None:
             lanes(server)[0].kill()
             steady.go_on()
             eventually(lambda: "lane.not_started" in server.errors.read_text(), BACK_S)
-        back(server)
+        back(server, time.monotonic())
         steady.go_on()
     assert not steady.lost
     assert "Too many open files" in server.errors.read_text()
@@ -101,7 +103,7 @@ def test_processes_run_out(tmp_path: Path) -> None:
                 refused = server.command(1)
                 assert (refused.status, "every lane was lost" in refused.json["detail"]) == (503, True)
                 (group / "pids.max").write_text("max")
-                back(server)
+                back(server, time.monotonic())
                 steady.go_on()
             assert not steady.lost
         finally:
@@ -113,8 +115,9 @@ def test_memory_runs_out(tmp_path: Path) -> None:
         server = ServerProcess(tmp_path, *MODEL, cgroup=group)
         try:
             with SteadyRequests(server) as steady:
+                began = time.monotonic()
                 assert server.command(EAT).status == 500
-                back(server)
+                back(server, began)
                 steady.go_on()
             assert not steady.lost
         finally:
@@ -171,9 +174,10 @@ def _stop_everything_behind_the_ports(server: ServerProcess) -> list[psutil.Proc
 )
 def test_lanes_are_lost(server: ServerProcess, fault: Callable[[ServerProcess], list[psutil.Process]]) -> None:
     with SteadyRequests(server) as steady:
+        began = time.monotonic()
         lost = fault(server)
         eventually(lambda: not any(process.is_running() for process in lost), BACK_S)
-        back(server)
+        back(server, began)
         steady.go_on()
     assert not steady.lost
     assert set(steady.answers) <= {200, 500, 503}

@@ -20,6 +20,7 @@ from test_workers_pool import DEADLINE_S, doubled, item, until
 
 from sponge_server.workers import fork_client, lane, pool
 from sponge_server.workers.interface import LaneCrashed, LaneHung, ModelSpec
+from sponge_server.workers.ipc import Message
 from sponge_server.workers.pool import WorkerPool
 
 pytestmark = [pytest.mark.torch, pytest.mark.asyncio(loop_scope="module")]
@@ -114,6 +115,26 @@ async def test_a_fork_server_without_file_descriptors_says_so_and_goes_on(
     assert "could not be forked: Too many open files" in str(events(caplog, "lane.not_started")[0]["error"])
     await back(pool_of_two)
     assert (pool_of_two.pids[0], pool_of_two.lanes[1].pid) == (fork_server, other)
+
+
+async def test_a_lane_that_could_not_be_forked_says_why_though_its_socket_closes_first(
+    pool_of_two: WorkerPool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The fork server has closed its end of the lane's socket before its answer is read."""
+    heard = pool_of_two._heard
+
+    def late(message: Message) -> None:
+        if "error" in message:
+            asyncio.get_running_loop().call_later(0.2, heard, message)
+        else:
+            heard(message)
+
+    monkeypatch.setattr(pool_of_two, "_heard", late)
+    with no_files(pool_of_two.pids[0]):
+        os.kill(pool_of_two.pids[1], signal.SIGKILL)
+        await until(lambda: bool(events(caplog, "lane.not_started")))
+    assert "could not be forked" in str(events(caplog, "lane.not_started")[0]["error"])
+    await back(pool_of_two)
 
 
 async def test_a_fork_server_that_cannot_be_started_is_tried_again_and_again(
