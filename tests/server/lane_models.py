@@ -14,8 +14,8 @@ import torch
 from sponge_server.models.loaded import LoadedModel
 from sponge_server.workers.interface import TensorSpec
 
-FAIL, HANG, DIE, LEAK_FILES, LEAK_THREADS = 1.0, 2.0, 3.0, 4.0, 5.0
-ORPHAN, FORK, FORK_TWICE, DETACH = -1.0, -2.0, -3.0, -4.0
+FAIL, HANG, DIE = 1.0, 2.0, 3.0
+ORPHAN, FORK, FORK_TWICE, DETACH, LEAK_FILES, LEAK_THREADS = -1.0, -2.0, -3.0, -4.0, -5.0, -6.0
 
 FLAG = "LANE_MODELS_FLAG"
 """Environment variable with the path of a file: while it exists, some models misbehave."""
