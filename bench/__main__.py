@@ -17,6 +17,7 @@ EXPERIMENTS: dict[str, tuple[str, ...]] = {
     "bench.idle_cost": ("--short",),
     "bench.disconnects": ("--short",),
     "bench.fuzz": ("--requests", "2000"),
+    "bench.strangers": ("--short",),
     "bench.live_resize": ("--short",),
     "bench.overload_classes": ("--short",),
     "bench.live_ablation": ("--short",),

@@ -12,31 +12,28 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import io
 import json
 import random
-import re
 import sys
 import time
-import urllib.request
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import grpc
 from rich.console import Console
 from rich.progress import Progress
 
 from bench.fuzzing.amplified import amplified
+from bench.fuzzing.exchange import Addresses, describe, exchange, raw_method
 from bench.fuzzing.http import Target, good_request, malformed_request
 from bench.fuzzing.rpc import Call, good_call, malformed_call
 from bench.fuzzing.schema import schema_cases
 from bench.fuzzing.watch import HealthWatch, tree_mib
 from bench.live_server import LiveServer
 
-__all__ = ["Addresses", "Findings", "fuzz"]
+__all__ = ["Findings", "fuzz"]
 
 SIDE_BY_SIDE = 16
 GOOD_EVERY = 50
@@ -54,14 +51,6 @@ SLOWEST_HEALTH_MS = 250.0
 
 SHARES = {"wire": 0.45, "grpc": 0.3, "schema": 0.15, "amplified": 0.1}
 BAD_CODES = {grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN, grpc.StatusCode.DATA_LOSS}
-
-
-@dataclass(frozen=True, slots=True)
-class Addresses:
-    """Host and port of the server under test, for HTTP and gRPC."""
-
-    http: str
-    grpc: str
 
 
 @dataclass(slots=True)
@@ -88,7 +77,7 @@ async def fuzz(
         progress: called with how many are done.
         half_way: called once the server is warm, to take down what should not grow from then on.
     """
-    target = await asyncio.to_thread(_target, addresses)
+    target = await asyncio.to_thread(describe, addresses)
     findings, done = Findings(seed), 0
     rng = random.Random(seed)
     cases = schema_cases(addresses.http, int(count * SHARES["schema"] * 1.2), seed)
@@ -134,7 +123,7 @@ def _mixed(
 
 async def _send_http(address: str, sent: bytes, findings: Findings) -> None:
     try:
-        status, head, body = await asyncio.wait_for(_exchange(address, sent), PATIENCE_S)
+        status, head, body = await asyncio.wait_for(exchange(address, sent), PATIENCE_S)
     except TimeoutError:
         findings.failed("no answer, and the connection stays open", sent)
         return
@@ -148,43 +137,15 @@ async def _send_http(address: str, sent: bytes, findings: Findings) -> None:
         findings.failed(f"HTTP {status} without a problem document", sent)
 
 
-async def _exchange(address: str, sent: bytes) -> tuple[int, bytes, bytes]:
-    """The first answer that is not 1xx. Status 0 means that the connection closed without one."""
-    host, _, port = address.rpartition(":")
-    reader, writer = await asyncio.open_connection(host, int(port))
-    try:
-        writer.write(sent)
-        while True:
-            head = b""
-            while not head.endswith(b"\r\n\r\n"):
-                line = await reader.readline()
-                if not line:
-                    return 0, head, b""
-                head += line
-            status = int(head.split(b" ", 2)[1])
-            if status >= 200:
-                length = re.search(rb"(?i)\r\ncontent-length: (\d+)", head)
-                if length is None or status < 400 or sent.startswith(b"HEAD "):
-                    return status, head, b""
-                return status, head, await reader.readexactly(int(length[1]))
-    finally:
-        writer.close()
-
-
 async def _send_call(channel: grpc.aio.Channel, call: Call, findings: Findings) -> None:
     try:
-        await _raw(channel, call.method)(call.message, metadata=call.metadata, timeout=call.timeout_s)
+        await raw_method(channel, call.method)(call.message, metadata=call.metadata, timeout=call.timeout_s)
         code = grpc.StatusCode.OK
     except grpc.aio.AioRpcError as error:
         code = error.code()
         if code in BAD_CODES:
             findings.failed(f"gRPC {code.name}: {error.details()}", f"{call}")
     findings.answers[f"grpc {code.name}"] += 1
-
-
-def _raw(channel: grpc.aio.Channel, method: str) -> Any:
-    """A call whose messages are raw bytes."""
-    return channel.unary_unary(method)
 
 
 async def _good(channel: grpc.aio.Channel, addresses: Addresses, target: Target, findings: Findings) -> None:
@@ -208,32 +169,17 @@ async def _good(channel: grpc.aio.Channel, addresses: Addresses, target: Target,
 
 async def _status(address: str, sent: bytes) -> int:
     try:
-        return (await asyncio.wait_for(_exchange(address, sent), PATIENCE_S))[0]
+        return (await asyncio.wait_for(exchange(address, sent), PATIENCE_S))[0]
     except (TimeoutError, OSError, asyncio.IncompleteReadError):
         return 0
 
 
 async def _code(channel: grpc.aio.Channel, call: Call) -> grpc.StatusCode:
     try:
-        await _raw(channel, call.method)(call.message, timeout=PATIENCE_S)
+        await raw_method(channel, call.method)(call.message, timeout=PATIENCE_S)
     except grpc.aio.AioRpcError as error:
         return error.code()
     return grpc.StatusCode.OK
-
-
-def _target(addresses: Addresses) -> Target:
-    with urllib.request.urlopen(f"http://{addresses.http}/v2/models/digits", timeout=PATIENCE_S) as answer:
-        described = json.load(answer)
-    given = described["inputs"][0]
-    return Target("digits", given["name"], (1, *given["shape"][1:]), described["outputs"][0]["name"], _image())
-
-
-def _image() -> bytes:
-    from PIL import Image
-
-    buffer = io.BytesIO()
-    Image.frombytes("L", (8, 8), bytes(range(0, 256, 4))).save(buffer, "PNG")
-    return buffer.getvalue()
 
 
 def _settled_mib(pid: int, wanted_mib: float) -> float:
@@ -276,7 +222,7 @@ def main() -> None:
         if health.worst_ms > SLOWEST_HEALTH_MS or health.failed:
             findings.failed(f"health took up to {health.worst_ms:.0f} ms, {health.failed} answers failed", "")
         state = server.state()
-        crashes = server.metrics().get("sponge_lane_crashes_total", 0.0)
+        crashes = server.metrics()['sponge_lane_crashes_total{model="digits"}']
         if len(state.lanes) != lanes or crashes:
             findings.failed(f"{crashes:g} lane crashes, {len(state.lanes)} of {lanes} lanes", "")
     report = {

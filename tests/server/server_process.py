@@ -124,12 +124,12 @@ class ServerProcess:
         return self.request(self.control + path, None if body is None else json.dumps(body).encode(), headers)
 
     def metric(self, name: str) -> float:
-        """The value of one sample of the exposition, 0 when it is not there."""
+        """The value of one sample of the exposition, named with its labels. Raises KeyError if it is not there."""
         for line in self.ask("/metrics").body.decode().splitlines():
             sample, _, value = line.rpartition(" ")
             if sample == name:
                 return float(value)
-        return 0.0
+        raise KeyError(name)
 
     def stop(self) -> int:
         """SIGTERM, then the exit code."""

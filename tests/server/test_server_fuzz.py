@@ -6,8 +6,10 @@ import random
 from pathlib import Path
 
 import pytest
-from bench.fuzz import Addresses, fuzz
+from bench.fuzz import fuzz
 from bench.fuzzing.amplified import amplified
+from bench.fuzzing.exchange import Addresses
+from bench.fuzzing.hostile import HostileClients
 from bench.fuzzing.http import Target, malformed_request
 from bench.fuzzing.rpc import malformed_call
 from server_process import ServerProcess
@@ -28,7 +30,21 @@ async def test_malformed_requests_do_not_break_the_server(tmp_path: Path) -> Non
     assert set(findings.sent) == {"wire", "grpc", "schema", "amplified"}
     assert findings.good >= 2 * REQUESTS // 50
     assert len(server.ask("/control/v1/state").json["lanes"]) == lanes
-    assert server.metric("sponge_lane_crashes_total") == 0
+    assert server.metric('sponge_lane_crashes_total{model="digits"}') == 0
+    assert server.stop() == 0
+
+
+@pytest.mark.torch
+def test_hostile_connections_do_not_keep_others_out(tmp_path: Path) -> None:
+    server = ServerProcess(tmp_path, "--model", "digits=python://digits_shaped:factory", "--slo-ms", "20000")
+    lanes = len(server.ask("/control/v1/state").json["lanes"])
+    addresses = Addresses(server.data.removeprefix("http://"), server.grpc)
+    good = {"inputs": [{"name": "input", "datatype": "FP32", "shape": [1, 1, 8, 8], "data": [0.5] * 64}]}
+    with HostileClients(addresses, 40, 100.0, SEED) as hostile:
+        assert [server.infer("digits", good).status for _ in range(30)] == [200] * 30
+    assert hostile.sent > 0
+    assert len(server.ask("/control/v1/state").json["lanes"]) == lanes
+    assert server.metric('sponge_lane_crashes_total{model="digits"}') == 0
     assert server.stop() == 0
 
 

@@ -123,6 +123,8 @@ class Metrics:
             "sponge_sent_at_corrected_total", "Send times by a clock that is behind, set right before use."
         )
         self.sent_at_ignored = counter("sponge_sent_at_ignored_total", "Implausible send times, ignored.", "reason")
+        for reason in ("future", "stale"):  # shown as 0 before the first, so that a rate sees the first
+            self.sent_at_ignored.labels(reason)
         self.problems = counter(
             "sponge_problems_total", "Error responses to inference requests, by HTTP status.", "status"
         )
