@@ -7,6 +7,7 @@ import logging
 from dataclasses import dataclass
 from typing import Any
 
+import httptools
 import uvicorn
 from starlette.types import ASGIApp
 from uvicorn.protocols.http.flow_control import FlowControl
@@ -44,6 +45,7 @@ TOO_LONG = ProblemError(
     431, "headers-too-large", f"the headers take more than {MOST_HEAD} bytes or are more than {MOST_HEADERS}: send less"
 )
 TOO_SLOW = ProblemError(408, "too-slow", "the headers of the request did not arrive in time: send them at once")
+NO_PROXY = ProblemError(405, "http", "this server is no proxy: it has no CONNECT", [(b"allow", b"GET, HEAD, POST")])
 TOO_MANY = ProblemError(
     503,
     "too-many-connections",
@@ -102,6 +104,7 @@ class HttpConnection(HttpToolsProtocol):
 
     The library starts the application at the end of a request's headers. This class bounds what comes before (bytes,
     time) and beside it (framing, requests sent ahead), and closes the connection so that the client sees its answers.
+    A request that offers another protocol, as Java's client does, is served as HTTP/1.1.
     """
 
     def __init__(self, config: HttpConfig, *args: Any, **more: Any) -> None:
@@ -148,9 +151,6 @@ class HttpConnection(HttpToolsProtocol):
         else:
             self._parse(data)
 
-    def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - the library's text does not name the fix
-        self._fail_with(self._refusal)
-
     def on_message_begin(self) -> None:
         super().on_message_begin()
         self._head_bytes = 0
@@ -169,6 +169,8 @@ class HttpConnection(HttpToolsProtocol):
         super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
+        if self.parser.should_upgrade():
+            return
         self._disarm()
         self._in_body, self._begun = True, False
         self._raw_head_bytes = self._framing_bytes = 0
@@ -187,6 +189,8 @@ class HttpConnection(HttpToolsProtocol):
         super().on_body(body)
 
     def on_message_complete(self) -> None:
+        if self.parser.should_upgrade():
+            return
         self._in_body = False
         self._body_left = self._framing_bytes = 0
         super().on_message_complete()
@@ -249,10 +253,39 @@ class HttpConnection(HttpToolsProtocol):
                 self._framing_bytes += len(step)
             else:
                 self._raw_head_bytes += len(step)
-            super().data_received(step)  # type: ignore[arg-type]
+            self._feed(step)
             if self._raw_head_bytes > MOST_HEAD + HEAD_STEP or self._framing_bytes > MOST_FRAMING:
                 self._refusal = TOO_LONG
                 self._fail_with(TOO_LONG)
+
+    def _feed(self, data: memoryview) -> None:
+        self._unset_keepalive_if_required()
+        try:
+            while True:
+                try:
+                    self.parser.feed_data(data)
+                except httptools.HttpParserUpgrade as offer:
+                    data = data[offer.args[0] :]
+                    self._decline_offer()
+                else:
+                    return
+        except httptools.HttpParserError:
+            self._fail_with(self._refusal)
+
+    def _decline_offer(self) -> None:
+        """Parses the head of a request again, without its offer of another protocol (`Upgrade: h2c`).
+
+        A server may ignore an offer, but the parser would drop the body behind it, and every later request.
+        """
+        method, version = self.parser.get_method(), self.parser.get_http_version().encode()
+        if method == b"CONNECT":
+            self._refusal = NO_PROXY
+            raise httptools.HttpParserError
+        lines = [b"%b %b HTTP/%b" % (method, self.url, version)]
+        lines += [b"%b: %b" % header for header in self.headers if header[0] != b"upgrade"]
+        self.parser = httptools.HttpRequestParser(self)
+        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+        self.parser.feed_data(b"\r\n".join((*lines, b"", b"")))
 
     def _parse_ahead(self) -> None:
         if not self._ended and self._last_word is None:
