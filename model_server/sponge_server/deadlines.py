@@ -3,12 +3,14 @@
 The time limit is the most specific of these statements, in this order:
 
 1. `x-sponge-slo-ms`: end-to-end milliseconds of this request;
-2. `x-sponge-slo-class`: the name of an SLO class that the server was started with;
-3. `parameters.timeout` in an Open Inference Protocol body, in microseconds;
-4. `x-request-timeout-seconds` (Ray Serve);
-5. `x-envoy-expected-rq-timeout-ms` (Envoy);
-6. `grpc-timeout`: digits and one of H, M, S, m, u, n; over gRPC, the deadline of the call itself;
-7. the server's default.
+2. `x-llm-d-slo-ttft-ms` (llm-d): milliseconds to the first token; an answer that comes at once is its own first token;
+3. `x-slo-ttft-ms` (Gateway API Inference Extension): the same;
+4. `x-sponge-slo-class`: the name of an SLO class that the server was started with;
+5. `parameters.timeout` in an Open Inference Protocol body, in microseconds; 0 means none, as for Triton;
+6. `x-request-timeout-seconds` (Ray Serve);
+7. `x-envoy-expected-rq-timeout-ms` (Envoy);
+8. `grpc-timeout`: digits and one of H, M, S, m, u, n; over gRPC, the deadline of the call itself;
+9. the server's default.
 
 It counts from `x-sponge-sent-at` (epoch seconds) if that is plausible, else from the arrival of the headers. So the
 time in the network is part of the client's wait, and a slow upload counts without any trust in clocks. A clock that is
@@ -48,12 +50,14 @@ GRPC_UNITS = {"H": 3600.0, "M": 60.0, "S": 1.0, "m": 1e-3, "u": 1e-6, "n": 1e-9}
 
 _DURATIONS: tuple[tuple[int, bytes, float], ...] = (
     (1, b"x-sponge-slo-ms", 1e-3),
-    (4, b"x-request-timeout-seconds", 1.0),
-    (5, b"x-envoy-expected-rq-timeout-ms", 1e-3),
+    (2, b"x-llm-d-slo-ttft-ms", 1e-3),
+    (3, b"x-slo-ttft-ms", 1e-3),
+    (6, b"x-request-timeout-seconds", 1.0),
+    (7, b"x-envoy-expected-rq-timeout-ms", 1e-3),
 )
 """Rank, name and seconds per unit of each header that holds one number."""
 
-_RANK_CLASS, _RANK_BODY, _RANK_GRPC, _RANK_DEFAULT = 2, 3, 6, 7
+_RANK_CLASS, _RANK_BODY, _RANK_GRPC, _RANK_DEFAULT = 4, 5, 8, 9
 
 
 class BadHeaderError(SpongeError):
@@ -116,9 +120,14 @@ class Due:
         return self.rank < _RANK_BODY
 
     def with_body_timeout(self, timeout_us: object, claims: Claims) -> Due:
-        """The deadline once `parameters.timeout` of the body is known. Raises BadHeaderError for an invalid value."""
+        """The deadline once `parameters.timeout` of the body is known: microseconds, or 0 for none.
+
+        Raises BadHeaderError for an invalid value.
+        """
         if isinstance(timeout_us, bool) or not isinstance(timeout_us, int | float):
             raise BadHeaderError(f"parameters.timeout is {timeout_us!r}: give microseconds as a number")
+        if timeout_us == 0:
+            return self
         limit_s = claims.bounded(_checked("parameters.timeout", timeout_us * 1e-6, str(timeout_us)))
         return replace(self, limit_s=limit_s, rank=_RANK_BODY) if self.rank > _RANK_BODY else self
 

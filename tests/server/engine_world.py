@@ -80,7 +80,7 @@ class World:
         model: int = 0,
         slo_class: str = "default",
     ) -> Job:
-        due = Due(self.loop.time() - sent_ago_s, slo_s, slo_class, "absent", 7)
+        due = Due(self.loop.time() - sent_ago_s, slo_s, slo_class, "absent", 9)
         return self.engine.submit(self.models[model], items or [item(float(n)) for n in range(rows)], due)
 
     async def outcome(self, job: Job) -> Any:

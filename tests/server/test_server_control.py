@@ -85,7 +85,7 @@ class Site:
         self.tasks.append(self.loop.create_task(read_on()))
 
     def submit(self, slo_s: float) -> Job:
-        job = self.engine.submit(self.models[0], [item()], Due(self.loop.time(), slo_s, "default", "absent", 7))
+        job = self.engine.submit(self.models[0], [item()], Due(self.loop.time(), slo_s, "default", "absent", 9))
         job.future.add_done_callback(lambda future: future.exception())
         return job
 

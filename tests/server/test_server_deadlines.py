@@ -14,6 +14,8 @@ ARRIVED, WALL = 100.0, 1_700_000_000.0
 
 ORDER = [
     ({"x-sponge-slo-ms": "250"}, 0.25),
+    ({"x-llm-d-slo-ttft-ms": "260"}, 0.26),
+    ({"x-slo-ttft-ms": "280"}, 0.28),
     ({"x-sponge-slo-class": "gold"}, 0.3),
     ({"x-request-timeout-seconds": "0.7"}, 0.7),
     ({"x-envoy-expected-rq-timeout-ms": "800"}, 0.8),
@@ -42,6 +44,7 @@ def test_the_most_specific_header_wins(first: int) -> None:
         ({"grpc-timeout": "1S"}, 0.2),
         ({"x-request-timeout-seconds": "3"}, 0.2),
         ({"x-sponge-slo-class": "gold"}, 0.3),
+        ({"x-slo-ttft-ms": "70"}, 0.07),
         ({"x-sponge-slo-ms": "50"}, 0.05),
     ],
 )
@@ -113,7 +116,13 @@ def test_an_invalid_header_is_refused_even_where_another_takes_precedence() -> N
         due({"x-sponge-slo-ms": "100", "grpc-timeout": "whenever"})
 
 
-@pytest.mark.parametrize("timeout", ["1000", None, True, 0, -1, 4e12, [5]])
+@pytest.mark.parametrize("nothing", [0, 0.0])
+@pytest.mark.parametrize(("headers", "limit_s"), ORDER)
+def test_a_body_timeout_of_zero_changes_nothing(headers: dict[str, str], limit_s: float, nothing: float) -> None:
+    assert due(headers).with_body_timeout(nothing, Claims()).limit_s == pytest.approx(limit_s)
+
+
+@pytest.mark.parametrize("timeout", ["1000", None, True, -1, 4e12, float("nan"), [5]])
 def test_an_invalid_body_timeout_is_refused(timeout: object) -> None:
     with pytest.raises(BadHeaderError, match=r"parameters\.timeout"):
         due({}).with_body_timeout(timeout, Claims())

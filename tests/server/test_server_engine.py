@@ -208,7 +208,7 @@ def test_a_request_refused_because_of_the_queue_ahead_says_so() -> None:
         assert "only 1200 ms of its 1200 ms were left" in str(behind)
         assert behind.retry_s == close(needed_s)
         assert "too few even at the largest size" in str(refused(0.01))
-        assert refused(1.2, rank=7) is None, "its body may bring another deadline"
+        assert refused(1.2, rank=9) is None, "its body may bring another deadline"
         world.engine.fail_all()
         await asyncio.gather(*(world.outcome(job) for job in jobs))
 
