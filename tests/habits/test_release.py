@@ -30,7 +30,7 @@ GOOD = """# Changelog
 
 def tree(tmp_path: Path) -> Path:
     """A copy of the files that a release writes."""
-    for path in ("pyproject.toml", "CHANGELOG.md", "crds", "deploy/grafana", "deploy/helm"):
+    for path in ("pyproject.toml", "CHANGELOG.md", "crds", "deploy/grafana", "deploy/helm", "deploy/kserve"):
         source, target = ROOT / path, tmp_path / path
         target.parent.mkdir(parents=True, exist_ok=True)
         if source.is_dir():
@@ -60,7 +60,7 @@ def test_sync_writes_what_differs_and_nothing_else(tmp_path: Path) -> None:
     (root / "crds/spongeservice.yaml").write_text("kind: Changed\n")
     version.write_version("1.2.0rc1", root)
     written = copies.sync(root)
-    assert sorted(path.name for path in written) == ["Chart.yaml", "spongeservice.yaml", "values.yaml"]
+    assert sorted(path.name for path in written) == ["Chart.yaml", "runtime.yaml", "spongeservice.yaml", "values.yaml"]
     assert (chart / "crds/spongeservice.yaml").read_text() == "kind: Changed\n"
     assert yaml.safe_load((chart / "Chart.yaml").read_text())["appVersion"] == "1.2.0rc1"
     assert yaml.safe_load((chart / "values.yaml").read_text())["server"]["image"] == "sponge-server:1.2.0rc1"
