@@ -11,6 +11,9 @@ __all__ = ["NUMPY_TYPES"]
 NUMPY_TYPES: dict[str, np.dtype[Any]] = {
     "BOOL": np.dtype("?"),
     "UINT8": np.dtype("<u1"),
+    "UINT16": np.dtype("<u2"),
+    "UINT32": np.dtype("<u4"),
+    "UINT64": np.dtype("<u8"),
     "INT8": np.dtype("<i1"),
     "INT16": np.dtype("<i2"),
     "INT32": np.dtype("<i4"),

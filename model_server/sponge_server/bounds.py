@@ -14,8 +14,9 @@ from sponge_server.workers.interface import DATATYPE_SIZE, ModelInfo, TensorSpec
 
 __all__ = ["FRAMING_BYTES", "Bounds", "bounds_of", "common"]
 
-LEAST_ROWS, BATCHES = 64, 4
-"""Rows of a request: a few of the model's largest batches, and a fair number where batches are small."""
+LEAST_ROWS, BATCHES, MOST_ROWS = 64, 4, 1024
+"""Rows of a request: a few of the model's largest batches, and a fair number where batches are small. Small rows may be
+as many as fit `LEAST_BYTES`, up to the last number: more would take the event loop too long."""
 
 LEAST_DIMENSIONS = 8
 """A tensor with a few dimensions too many is told the right shape; one with thousands is not looked at."""
@@ -72,7 +73,8 @@ def bounds_of(info: ModelInfo, max_body_bytes: int, max_text_bytes: int) -> Boun
         max_body_bytes: the most for any model.
         max_text_bytes: the most text for any model.
     """
-    rows = max(LEAST_ROWS, BATCHES * info.max_batch)
+    small_rows = min(MOST_ROWS, LEAST_BYTES // max(1, info.least_row_bytes))
+    rows = max(LEAST_ROWS, BATCHES * info.max_batch, small_rows)
     counts = [_elements(spec, rows, max_body_bytes) for spec in info.inputs]
     tensor_bytes = sum(count * DATATYPE_SIZE[spec.datatype] for count, spec in zip(counts, info.inputs, strict=True))
     text_bytes = min(max_text_bytes, SPARE * NUMBER_BYTES * sum(counts) + FRAMING_BYTES)

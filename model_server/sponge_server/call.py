@@ -25,12 +25,14 @@ class Call(Protocol[R_co]):
 
     Attributes:
         text_kind: what the protocol calls numbers that are parsed one by one.
-        in_pieces: the body arrives in pieces; else it arrives whole, and its protocol limits its size.
+        in_pieces: the body arrives in pieces; else it arrives whole, and its protocol limits its size. One that is
+            compressed comes in pieces then.
         headers: lower-case names.
         model, version: as addressed. A model of None: the body names it.
         timeout_s: time limit of the call in the protocol itself, in seconds; None where there is none.
         peer: the other end of the connection.
         lease: the memory that the request holds; its adapter closes it once the answer is sent.
+        long_answer_bytes: an answer of more bytes is encoded by another thread.
     """
 
     text_kind: ClassVar[str]
@@ -54,12 +56,18 @@ class Call(Protocol[R_co]):
     @property
     def lease(self) -> Lease: ...
 
+    @property
+    def long_answer_bytes(self) -> int: ...
+
     def body_length(self) -> int | None:
         """Checks the protocol's headers; the announced length of the body. Raises ProblemError."""
         ...
 
-    async def receive(self) -> tuple[bytes, bool]:
-        """The next piece of the body, and whether more follow. Raises ClientLeftError, ProblemError."""
+    async def receive(self) -> tuple[bytes, int, bool]:
+        """The next piece of the body, the bytes that came for it, and whether more follow.
+
+        Raises ClientLeftError, ProblemError.
+        """
         ...
 
     def parse(self, body: bytes | bytearray, bounds: Bounds) -> int:

@@ -23,6 +23,7 @@ from sponge_server.lifecycle import Lifecycle
 from sponge_server.memory_account import Account, NoRoomError
 from sponge_server.model_handle import ModelHandle
 from sponge_server.observability.metrics import Metrics
+from sponge_server.observability.model_counts import ModelCounts
 from sponge_server.protocol.answer_size import answer_bytes
 from sponge_server.protocol.long_json import LONG_TEXT_BYTES
 from sponge_server.protocol.oip import MODEL_VERSION, InferRequest, OipError, rows_of
@@ -46,9 +47,6 @@ T = TypeVar("T")
 
 OVERHEAD_BYTES = 4096
 """Memory of a request besides its body, so that many small ones count too."""
-
-LONG_ANSWER_BYTES = 256 << 10
-"""A longer answer is written by another thread, because that takes longer than a decision of the engine."""
 
 TEXT_FACTOR = 4
 """Bytes of a tensor for each byte of its text, at most: two characters are the shortest number, with its comma."""
@@ -75,11 +73,12 @@ class InferenceService:
         uploads: Uploads,
         account: Account,
         metrics: Metrics,
+        counts: Sequence[ModelCounts],
         *,
         clock: Callable[[], float],
         wall_clock: Callable[[], float],
     ) -> None:
-        """`clock` gives monotonic seconds, `wall_clock` epoch seconds."""
+        """`counts`: by index of the model. `clock` gives monotonic seconds, `wall_clock` epoch seconds."""
         self.account = account
         self.widest = common([model.bounds for model in models])
         self.message_bytes = min(self.widest.message_bytes, account.most_arriving)
@@ -92,6 +91,7 @@ class InferenceService:
         self._lifecycle = lifecycle
         self._uploads = uploads
         self._metrics = metrics
+        self._counts = counts
         self._clock = clock
         self._wall_clock = wall_clock
         # One thread: however many long texts wait, the event loop competes with one.
@@ -101,6 +101,13 @@ class InferenceService:
         """Shapes and datatypes of a model. Raises ProblemError 404 when this server does not have it."""
         self._lifecycle.check_model(name, version)
         return self._models[name].info
+
+    def statistics(self, name: str | None, version: str | None = None) -> list[tuple[str, ModelCounts]]:
+        """Counts of one model, or of all. Raises ProblemError 404 when this server does not have it."""
+        if name is not None:
+            self._lifecycle.check_model(name, version)
+        wanted = self._models.values() if name is None else [self._models[name]]
+        return [(model.info.name, self._counts[model.index]) for model in wanted]
 
     async def infer(self, call: Call[R]) -> tuple[R, Timing]:
         """Serves one request, from its headers to its response.
@@ -191,9 +198,7 @@ class InferenceService:
         try:
             with self._room(model, due):
                 async with asyncio.timeout(latest_s - self._clock()):
-                    if call.in_pieces:
-                        return await self._read_pieces(call, upload, bounds)
-                    return await self._read(call, upload)
+                    return await self._read(call, upload, bounds)
         except TimeoutError:
             engine.count_refused(model, due, "expired")
             got = f"{upload.received} bytes" if upload.total is None else f"{upload.received} of {upload.total} bytes"
@@ -205,30 +210,36 @@ class InferenceService:
         finally:
             self._uploads.discard(upload)
 
-    async def _read(self, call: Call[R], upload: Upload) -> bytes:
+    async def _message(self, call: Call[R]) -> tuple[bytes, int, bool]:
         """A message, whose size is unknown until it is here: the memory for the largest one is set aside before."""
         size = self.message_bytes
         await self.account.set_aside(size)
         pending = asyncio.get_running_loop().call_later(TRUSTED_AFTER_S, self._engine.requests_pending)
         try:
-            body, _ = await call.receive()
+            piece, arrived, more = await call.receive()
         finally:
             pending.cancel()
             self.account.arrived(size)
-        upload.received = len(body)
-        call.lease.take(OVERHEAD_BYTES + len(body))
-        return body
+        if more:  # it was compressed, and is kept until all of it is decompressed
+            call.lease.take(arrived)
+        return piece, arrived, more
 
-    async def _read_pieces(self, call: Call[R], upload: Upload, bounds: Bounds) -> bytes | bytearray:
+    async def _read(self, call: Call[R], upload: Upload, bounds: Bounds) -> bytes | bytearray:
         lease, limit = call.lease, bounds.body_bytes
-        lease.take(OVERHEAD_BYTES)
+        if call.in_pieces:
+            lease.take(OVERHEAD_BYTES)
+            piece, arrived, more = await call.receive()
+        else:
+            limit = self.message_bytes
+            piece, arrived, more = await self._message(call)
+            lease.take(OVERHEAD_BYTES)
         body: bytes | bytearray = b""
         while True:
-            piece, more = await call.receive()
+            first = upload.received == 0
+            upload.received += arrived
             if piece:
                 lease.take(len(piece))
-                upload.received += len(piece)
-                if upload.received > limit:
+                if len(body) + len(piece) > limit:
                     raise _too_large("more bytes", limit)
                 if not body:
                     body = piece
@@ -239,8 +250,9 @@ class InferenceService:
                     body += piece
             if not more:
                 return body
-            if upload.received == len(piece):
+            if first:
                 self._engine.requests_pending()
+            piece, arrived, more = await call.receive()
 
     async def _decode(self, call: Call[R], model: ModelHandle, due: Due, text_bytes: int) -> InferRequest:
         bounds = model.bounds
@@ -277,7 +289,7 @@ class InferenceService:
             return call.encode(info.name, MODEL_VERSION, request, outputs, info.labels)
 
         try:
-            return encode() if size <= LONG_ANSWER_BYTES else await self._in_thread(encode)
+            return encode() if size <= call.long_answer_bytes else await self._in_thread(encode)
         except OipError as error:
             raise ProblemError(400, "unknown-output", str(error)) from None
 
@@ -332,7 +344,7 @@ def refusal(scheduler: Scheduler, due: Due, now: float) -> ShedError | None:
 
 def _rows(request: InferRequest, model: ModelHandle) -> list[Item]:
     try:
-        return rows_of(request, model.info)
+        return rows_of(request, model.info, model.bounds.rows)
     except ItemError as error:
         raise ProblemError(422, "does-not-fit-model", str(error)) from None
 

@@ -27,6 +27,7 @@ from sponge_server.memory_account import Account
 from sponge_server.model_handle import ModelHandle
 from sponge_server.observability.gauges import Gauges
 from sponge_server.observability.metrics import Metrics
+from sponge_server.observability.model_counts import ModelCounter
 from sponge_server.observability.observers import RequestObserver
 from sponge_server.observability.request_stats import RequestStats
 from sponge_server.settings import ServerSettings
@@ -85,6 +86,7 @@ def build(
     metrics.held_bytes_limit.set(account.limit)
     metrics.held_bytes.set_function(lambda: account.held)
     stats = RequestStats(metrics, lifecycle.models)
+    counter = ModelCounter(len(models), time.time)
     scheduler = Scheduler(
         [model.profile for model in prepared],
         quota.in_force,
@@ -105,11 +107,20 @@ def build(
         resize_s=settings.resize_s,
         clock=clock,
     )
-    engine = Engine(pool, scheduler, models, [stats, projector, *observers], clock=clock)
+    engine = Engine(pool, scheduler, models, [stats, counter, projector, *observers], clock=clock)
     quota.add_listener(engine.set_cores)
     clients = Clients(settings.client_header, settings.quota)
     service = InferenceService(
-        models, clients, engine, lifecycle, uploads, account, metrics, clock=clock, wall_clock=time.time
+        models,
+        clients,
+        engine,
+        lifecycle,
+        uploads,
+        account,
+        metrics,
+        counter.models,
+        clock=clock,
+        wall_clock=time.time,
     )
     publisher = StatePublisher(
         lifecycle=lifecycle,

@@ -15,6 +15,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import grpc
+
 TOKEN = "the-token"
 START_TIMEOUT_S = 90.0
 
@@ -113,6 +115,13 @@ class ServerProcess:
             name.replace("_", "-"): value for name, value in headers.items()
         }
         return self.request(f"{self.data}/v2/models/{model}/infer", body, given)
+
+    def call(self, method: str, message: bytes) -> bytes:
+        """One call of the inference service over gRPC, as bytes. Raises grpc.RpcError."""
+        with grpc.insecure_channel(self.grpc) as channel:
+            call: Any = channel.unary_unary(f"/inference.GRPCInferenceService/{method}")
+            answer: bytes = call(message, timeout=60)
+        return answer
 
     def command(self, command: int, **headers: str) -> Reply:
         """One request to the commanded model."""

@@ -17,6 +17,7 @@ from sponge_server.deadlines import SloPolicy
 from sponge_server.inference_service import InferenceService
 from sponge_server.lifecycle import Lifecycle
 from sponge_server.memory_account import Account, Lease
+from sponge_server.observability.model_counts import ModelCounts
 from sponge_server.protocol.oip import InferRequest
 from sponge_server.protocol.problems import ProblemError
 from sponge_server.results import Timing
@@ -35,6 +36,7 @@ class UnnamedCall:
 
     text_kind: ClassVar[str] = "text"
     in_pieces: ClassVar[bool] = False
+    long_answer_bytes: ClassVar[int] = 1 << 20
     version: str | None = None
     timeout_s: float | None = None
     peer = Peer("10.0.0.1", "10.0.0.1:40000")
@@ -49,8 +51,9 @@ class UnnamedCall:
     def body_length(self) -> None:
         return None
 
-    async def receive(self) -> tuple[bytes, bool]:
-        return await self._message, False
+    async def receive(self) -> tuple[bytes, int, bool]:
+        message = await self._message
+        return message, len(message), False
 
     def parse(self, body: bytes | bytearray, bounds: Bounds) -> int:
         self.model = "fake1"
@@ -92,6 +95,7 @@ class Served:
             Uploads(),
             self._account,
             world.metrics,
+            [ModelCounts() for _ in LIMITS_S],
             clock=loop.time,
             wall_clock=lambda: WALL + loop.time(),
         )

@@ -35,11 +35,16 @@ BOUNDS = bounds_of(SMALL, 64 * MIB, 8 * MIB)
 
 
 def test_the_bounds_follow_the_model() -> None:
-    assert (BOUNDS.rows, BOUNDS.inputs, BOUNDS.outputs, BOUNDS.elements) == (64, 1, 2, 64 * 64)
-    assert BOUNDS.tensor_bytes == 64 * 64 * 4
-    assert BOUNDS.lists == 1 + 64 + 64 * 8
-    assert BOUNDS.text_bytes < MIB
-    assert bounds_of(info(("FP32", (8, 8)), max_batch=100), 64 * MIB, 8 * MIB).rows == 400
+    assert (BOUNDS.rows, BOUNDS.inputs, BOUNDS.outputs, BOUNDS.elements) == (1024, 1, 2, 1024 * 64)
+    assert BOUNDS.tensor_bytes == 1024 * 64 * 4
+    assert BOUNDS.lists == 1 + 1024 + 1024 * 8
+    assert BOUNDS.text_bytes < 4 * MIB
+    assert bounds_of(info(("FP32", (8, 8)), max_batch=500), 64 * MIB, 8 * MIB).rows == 2000
+
+
+@pytest.mark.parametrize(("side", "max_batch", "rows"), [(128, 4, 128), (1024, 4, 64), (1024, 20, 80)])
+def test_large_rows_are_fewer(side: int, max_batch: int, rows: int) -> None:
+    assert bounds_of(info(("FP32", (side, side)), max_batch=max_batch), 64 * MIB, 8 * MIB).rows == rows
 
 
 def test_sizes_that_may_be_anything_are_bounded_by_the_body() -> None:
@@ -60,7 +65,7 @@ def test_images_may_have_any_size_within_the_settings() -> None:
 
 def test_a_request_without_a_name_gets_the_widest_bounds() -> None:
     wide = common([BOUNDS, bounds_of(info(("FP32", (8, 8)), ("FP32", (1,)), max_batch=50), MIB, MIB)])
-    assert (wide.rows, wide.inputs, wide.body_bytes) == (200, 2, 8 * MIB)
+    assert (wide.rows, wide.inputs, wide.body_bytes) == (1024, 2, 8 * MIB)
 
 
 def rest(shape: list[int], bounds: Bounds, datatype: str = "FP32", **more: Any) -> InferRequest:
@@ -80,10 +85,10 @@ def rpc(shape: list[int], bounds: Bounds, datatype: str = "FP32") -> InferReques
     [
         ([HUGE] * 300, "300 sizes|has 300"),
         ([1] * 3000, "3000 sizes|has 3000"),
-        ([HUGE, HUGE], "more than 4096 elements"),
-        ([HUGE, 0], "more than 4096 elements"),
-        ([4097], "more than 4096 elements"),
-        ([65, 64], "more than 4096 elements"),
+        ([HUGE, HUGE], "more than 65536 elements"),
+        ([HUGE, 0], "more than 65536 elements"),
+        ([65537], "more than 65536 elements"),
+        ([1025, 64], "more than 65536 elements"),
     ],
 )
 def test_shapes_are_bounded_before_they_are_multiplied(
@@ -96,14 +101,14 @@ def test_shapes_are_bounded_before_they_are_multiplied(
 @settings(deadline=None)
 @given(st.lists(st.integers(1, HUGE) | st.integers(1, 9), max_size=12))
 def test_any_shape_is_refused_without_data(shape: list[int]) -> None:
-    with pytest.raises(OipError, match=r"more than 4096 elements|holds \d{1,4} elements|has \d+ sizes"):
+    with pytest.raises(OipError, match=r"more than 65536 elements|holds \d{1,5} elements|has \d+ sizes"):
         rest(shape, BOUNDS)
 
 
-@pytest.mark.parametrize("count", [65, 2_000_000])
+@pytest.mark.parametrize("count", [1025, 2_000_000])
 def test_strings_are_counted_before_they_are_unpacked(count: int) -> None:
     for read in (rest, rpc):
-        with pytest.raises(OipError, match="more than 64 elements"):
+        with pytest.raises(OipError, match="more than 1024 elements"):
             read([count], BOUNDS, "BYTES")
     body = json.dumps(
         {"inputs": [{"name": "x", "datatype": "BYTES", "shape": [1], "parameters": {"binary_data_size": 4 * count}}]}

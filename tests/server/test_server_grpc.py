@@ -267,13 +267,6 @@ def test_garbage_is_not_an_internal_error(stub: Stub, method: str) -> None:
     assert refused(error)[0] == "INVALID_ARGUMENT"
 
 
-def test_compressed_messages_are_refused(server: ServerProcess) -> None:
-    channel = grpc.insecure_channel(server.grpc, compression=grpc.Compression.Gzip)
-    with channel, pytest.raises(grpc.RpcError) as error:
-        Stub(channel).infer(0, id="x" * 1000)
-    assert refused(error)[0] == "UNIMPLEMENTED"
-
-
 def test_health_and_reflection(server: ServerProcess) -> None:
     with grpc.insecure_channel(server.grpc) as channel:
         health = health_pb2_grpc.HealthStub(channel)

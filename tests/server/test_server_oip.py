@@ -169,6 +169,12 @@ def test_a_request_with_id_parameters_and_outputs() -> None:
         ({"datatype": "INT8", "data": [1, 128]}, "-128 to 127"),
         ({"datatype": "UINT8", "data": [-1, 1]}, "0 to 255"),
         ({"datatype": "INT64", "data": [1.5, 2.0]}, "does not hold INT64"),
+        ({"datatype": "UINT16", "data": [1, 65536]}, "0 to 65535"),
+        ({"datatype": "UINT32", "data": [-1, 1]}, "0 to 4294967295"),
+        ({"datatype": "UINT64", "data": [-1, 1]}, "0 to 18446744073709551615"),
+        ({"datatype": "UINT64", "data": [-1, 1 << 63]}, "does not hold UINT64"),
+        ({"datatype": "UINT64", "data": [1.0, 1 << 63]}, "does not hold UINT64"),
+        ({"datatype": "INT64", "data": [0, 1 << 63]}, "does not hold INT64"),
         ({"datatype": "BOOL", "data": [0, 1]}, "does not hold BOOL"),
         ({"datatype": "BF16"}, "no JSON form"),
         ({"datatype": "BYTES", "data": ["*", "?"]}, "base64"),
@@ -183,6 +189,13 @@ def test_a_request_with_id_parameters_and_outputs() -> None:
 def test_an_invalid_input_is_refused_with_what_was_expected(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(OipError, match=message):
         read(body(entry(**changes)), None)
+
+
+@pytest.mark.parametrize("numbers", [[0, 2**64 - 1], [2**63, 1], [2**53 + 1, 2**63 + 1], [5, 7], [True, False]])
+def test_large_numbers_stay_exact(numbers: list[int]) -> None:
+    """A list with numbers on both sides of 2^63 is one of floats to numpy."""
+    (tensor,) = read(body(entry(datatype="UINT64", data=numbers)), None).tensors
+    assert np.frombuffer(tensor.data, "<u8").tolist() == numbers
 
 
 def test_deeply_nested_data_is_refused_not_followed() -> None:

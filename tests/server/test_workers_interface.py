@@ -48,7 +48,6 @@ def test_accepted(item: Item) -> None:
         (Item((x(shape=(1, 4, 5)), mask())), r"shape \[1, 4, 5\], the model takes \[-1, 3, -1\]"),
         (Item((x(shape=(1, 3, 0), size=0), mask())), r"shape \[1, 3, 0\]"),
         (Item((x(size=59), mask())), "has 59 bytes, its shape and datatype need 60"),
-        (Item((x(5), mask(5))), "at most 4: split it"),
         (Item(images=(b"jpeg",)), "takes no encoded images"),
         (Item((x(), mask()), images=(b"jpeg",)), "not both"),
         (Item(), "needs exactly the inputs"),

@@ -43,7 +43,21 @@ class SidecarInput(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     name: str
-    datatype: Literal["BOOL", "UINT8", "INT8", "INT16", "INT32", "INT64", "FP16", "BF16", "FP32", "FP64"]
+    datatype: Literal[
+        "BOOL",
+        "UINT8",
+        "UINT16",
+        "UINT32",
+        "UINT64",
+        "INT8",
+        "INT16",
+        "INT32",
+        "INT64",
+        "FP16",
+        "BF16",
+        "FP32",
+        "FP64",
+    ]
     shape: tuple[int, ...]
 
 

@@ -19,6 +19,9 @@ __all__ = ["TORCH_DTYPE", "LoadedModel"]
 TORCH_DTYPE: dict[str, torch.dtype] = {
     "BOOL": torch.bool,
     "UINT8": torch.uint8,
+    "UINT16": torch.uint16,
+    "UINT32": torch.uint32,
+    "UINT64": torch.uint64,
     "INT8": torch.int8,
     "INT16": torch.int16,
     "INT32": torch.int32,

@@ -36,6 +36,9 @@ __all__ = ["decode", "encode", "typed_bytes"]
 CONTENTS = {
     "BOOL": "bool_contents",
     "UINT8": "uint_contents",
+    "UINT16": "uint_contents",
+    "UINT32": "uint_contents",
+    "UINT64": "uint64_contents",
     "INT8": "int_contents",
     "INT16": "int_contents",
     "INT32": "int_contents",
@@ -152,5 +155,6 @@ def _parameters(given: Mapping[str, pb.InferParameter]) -> dict[str, object]:
     found: dict[str, object] = {}
     for name, parameter in given.items():
         kind = parameter.WhichOneof("parameter_choice")
-        found[name] = None if kind is None else getattr(parameter, kind)
+        if kind is not None:
+            found[name] = getattr(parameter, kind)
     return found

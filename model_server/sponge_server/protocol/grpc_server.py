@@ -29,6 +29,9 @@ HANDSHAKE_S = 20
 IDLE_S = 300
 """Seconds after which a connection without calls is closed; a channel opens another one when it needs it."""
 
+PING_INTERVAL_MS = 100
+"""Clients may send keep-alive pings so often. Below the library's own five minutes it would end their connections."""
+
 MAX_STREAMS = 1024
 """Open calls on a connection. The client's library queues more than these, without regard to their deadlines."""
 
@@ -101,10 +104,12 @@ class GrpcServer:
                 # Else the library lets megabytes of each message arrive that nobody has asked for.
                 ("grpc.http2.bdp_probe", 0),
                 ("grpc.http2.lookahead_bytes", UNASKED_BYTES),
-                # Compressed messages are refused, as compressed bodies are: a small one may expand to any size.
-                ("grpc.compression_enabled_algorithms_bitset", 1),
+                # The library would expand a message to any size before it is counted; the service does it in steps.
+                ("grpc.per_message_decompression", 0),
                 ("grpc.server_handshake_timeout_ms", HANDSHAKE_S * 1000),
                 ("grpc.max_connection_idle_ms", IDLE_S * 1000),
+                ("grpc.keepalive_permit_without_calls", 1),
+                ("grpc.http2.min_ping_interval_without_data_ms", PING_INTERVAL_MS),
             )
         )
         server.add_generic_rpc_handlers((self._handler,))

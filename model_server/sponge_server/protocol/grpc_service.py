@@ -15,6 +15,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any, ClassVar, NoReturn, TypeVar
 
 import grpc
+from google.protobuf.json_format import ParseDict
 from google.protobuf.message import DecodeError, Message
 from prometheus_client import Counter
 
@@ -26,6 +27,8 @@ from sponge_server.lifecycle import Loaded
 from sponge_server.memory_account import Lease
 from sponge_server.observability.metrics import Metrics
 from sponge_server.protocol.catch_all import BUG, BUG_EVENT
+from sponge_server.protocol.content_coding import Inflater, inflated, is_compressed
+from sponge_server.protocol.extensions import config_document, index_document, statistics_document
 from sponge_server.protocol.grpc_codec import decode, encode, typed_bytes
 from sponge_server.protocol.message_scan import LONG_MESSAGE_BYTES, check_message
 from sponge_server.protocol.oip import EXTENSIONS, MODEL_VERSION, SERVER_NAME, SERVER_VERSION, InferRequest, OipError
@@ -53,6 +56,9 @@ CODES = {
 }
 """The gRPC status for each HTTP status of a problem; a missing one is a bug and maps to INTERNAL."""
 
+MOST_QUESTION = 64 << 10
+"""Bytes of a message other than a request for inference, once it is decompressed."""
+
 Context = grpc.aio.ServicerContext[bytes, Message]
 M = TypeVar("M", bound=Message)
 
@@ -69,6 +75,9 @@ def inference_handler(service: Loaded[InferenceService], metrics: Metrics) -> gr
             "ServerMetadata": _unary(errors, pb.ServerMetadataRequest, calls.server_metadata),
             "ModelReady": _unary(errors, pb.ModelReadyRequest, calls.model_ready),
             "ModelMetadata": _unary(errors, pb.ModelMetadataRequest, calls.model_metadata),
+            "ModelConfig": _unary(errors, pb.ModelConfigRequest, calls.model_config),
+            "ModelStatistics": _unary(errors, pb.ModelStatisticsRequest, calls.model_statistics),
+            "RepositoryIndex": _unary(errors, pb.RepositoryIndexRequest, calls.repository_index),
             "ModelInfer": grpc.stream_unary_rpc_method_handler(
                 calls.model_infer, response_serializer=pb.ModelInferResponse.SerializeToString
             ),
@@ -107,6 +116,21 @@ class _Service:
             outputs=[_tensor(spec) for spec in info.outputs],
         )
 
+    def model_config(self, request: pb.ModelConfigRequest) -> Message:
+        self._lifecycle.check_model(request.name, request.version or None)
+        document = config_document(self._service.get().describe(request.name))
+        return ParseDict({"config": document}, pb.ModelConfigResponse())
+
+    def model_statistics(self, request: pb.ModelStatisticsRequest) -> Message:
+        if request.name:
+            self._lifecycle.check_model(request.name, request.version or None)
+        found = self._service.get().statistics(request.name or None, request.version or None)
+        documents = [statistics_document(name, counts) for name, counts in found]
+        return ParseDict({"model_stats": documents}, pb.ModelStatisticsResponse())
+
+    def repository_index(self, request: pb.RepositoryIndexRequest) -> Message:
+        return ParseDict({"models": index_document(self._lifecycle, request.ready)}, pb.RepositoryIndexResponse())
+
     async def model_infer(self, messages: AsyncIterator[bytes], context: Context) -> pb.ModelInferResponse:
         try:
             service = self._service.get()
@@ -133,6 +157,7 @@ class _GrpcCall:
 
     text_kind: ClassVar[str] = "typed contents"
     in_pieces: ClassVar[bool] = False
+    long_answer_bytes: ClassVar[int] = 256 << 10
 
     def __init__(self, messages: AsyncIterator[bytes], context: Context, lease: Lease) -> None:
         self.lease = lease
@@ -146,6 +171,7 @@ class _GrpcCall:
         self._messages = messages
         self._context = context
         self._message = pb.ModelInferRequest()
+        self._inflater: Inflater | None = None
 
     @property
     def peer(self) -> Peer:
@@ -155,12 +181,17 @@ class _GrpcCall:
     def body_length(self) -> None:
         """A message does not announce its length."""
 
-    async def receive(self) -> tuple[bytes, bool]:
+    async def receive(self) -> tuple[bytes, int, bool]:
+        if self._inflater is not None:
+            return await self._inflater.receive()
         # Closed, because the library's generator keeps its last message, and the garbage collector finds it late.
         stream: Any = aiter(self._messages)
         async with contextlib.aclosing(stream):
             async for raw in stream:
-                return raw, False
+                if not is_compressed(raw):
+                    return raw, len(raw), False
+                self._inflater = Inflater(_once(raw))
+                return await self._inflater.receive()
         if self._context.done():
             raise ClientLeftError
         raise ProblemError(400, "invalid-request", "the call carries no message: send one ModelInferRequest")
@@ -193,10 +224,17 @@ def _nothing() -> None:
     pass
 
 
+def _once(raw: bytes) -> Callable[[], Awaitable[tuple[bytes, bool]]]:
+    async def pull() -> tuple[bytes, bool]:
+        return raw, False
+
+    return pull
+
+
 def _unary(errors: Counter, kind: type[M], answer: Callable[[M], Message]) -> grpc.RpcMethodHandler[bytes, Message]:
     async def handle(raw: bytes, context: Context) -> Message:
         try:
-            return answer(_parsed(kind, raw))
+            return answer(_parsed(kind, inflated(raw, MOST_QUESTION)))
         except ProblemError as problem:
             await _refuse(context, problem)
         except Exception:

@@ -13,6 +13,7 @@ from pydantic import BaseModel
 
 from sponge_server.inference_service import InferenceService
 from sponge_server.lifecycle import Lifecycle, Loaded
+from sponge_server.protocol.http_extensions import add_extensions
 from sponge_server.protocol.oip import EXTENSIONS, MODEL_VERSION, SERVER_NAME, SERVER_VERSION
 from sponge_server.protocol.openapi import PROBLEMS, describe, serve_docs
 from sponge_server.protocol.problem_response import EXCEPTION_HANDLERS
@@ -88,6 +89,8 @@ def data_app(service: Loaded[InferenceService]) -> FastAPI:
         """Requests are accepted; 503 while models load, while every lane is lost, and while the server drains."""
         _check_ready(lifecycle)
         return Ready(ready=True)
+
+    add_extensions(app, service)
 
     @app.get("/v2/models/{model}", tags=["model"], responses=MODEL_PROBLEMS)
     @app.get("/v2/models/{model}/versions/{version}", tags=["model"], responses=MODEL_PROBLEMS)

@@ -51,7 +51,7 @@ __all__ = [
 SERVER_NAME = "sponge"
 SERVER_VERSION = version("sponge-serving")
 
-EXTENSIONS = ("binary_tensor_data", "classification", "deadlines")
+EXTENSIONS = ("binary_tensor_data", "classification", "deadlines", "model_configuration", "statistics")
 """Protocol extensions of this server, as clients name them."""
 
 MODEL_VERSION = "1"
@@ -216,8 +216,7 @@ def infer_request(
     parameters: Mapping[str, object],
 ) -> InferRequest:
     """A request from its decoded parts. Raises OipError for an invalid parameter."""
-    if "priority" in parameters:
-        _check_priority(parameters["priority"])
+    _check_priority(_number(parameters.get("priority")))
     asked = tuple(outputs)
     if len({(ask.name, ask.top > 0) for ask in asked}) < len(asked):
         raise OipError("the same output is requested twice: once as a tensor and once as classes is the most")
@@ -227,12 +226,15 @@ def infer_request(
         strings=tuple(given for given in inputs if isinstance(given, Strings)),
         outputs=asked,
         binary=binary,
-        timeout_us=parameters.get("timeout"),
+        timeout_us=_number(parameters.get("timeout")),
     )
 
 
-def rows_of(request: InferRequest, info: ModelInfo) -> list[Item]:
-    """The request as single rows, without copying its data. Raises ItemError when it does not fit the model."""
+def rows_of(request: InferRequest, info: ModelInfo, most: int) -> list[Item]:
+    """The request as single rows, without copying its data.
+
+    Raises ItemError when it does not fit the model, or has more than `most` rows.
+    """
     if request.outputs:
         unknown = {ask.name for ask in request.outputs} - {spec.name for spec in info.outputs}
         if unknown:
@@ -245,6 +247,8 @@ def rows_of(request: InferRequest, info: ModelInfo) -> list[Item]:
     if not item.images and not item.tensors:
         raise ItemError("the request has no rows: give at least one image")
     info.check(item)
+    if item.rows > most:
+        raise ItemError(f"{item.rows} rows in one request, model {info.name} takes at most {most} at once: split it")
     if item.rows == 1:
         return [item]
     if item.images:
@@ -303,6 +307,8 @@ def number_array(data: list[Any], head: TensorHead) -> np.ndarray[Any, Any]:
         array = np.asarray(data) if data else np.empty(0, dtype)
     except ValueError:
         raise OipError(f"{where}: data is ragged, every row needs the same length") from None
+    if datatype == "UINT64" and array.dtype.kind == "f":
+        array = _large_numbers(data, array)
     allowed = {"b": "b", "u": "bui", "i": "bui", "f": "buif"}[dtype.kind]
     if array.size and array.dtype.kind not in allowed:
         raise OipError(f"{where}: data does not hold {datatype} values")
@@ -314,6 +320,13 @@ def number_array(data: list[Any], head: TensorHead) -> np.ndarray[Any, Any]:
         return np.ascontiguousarray(array, dtype)
 
 
+def _large_numbers(data: list[Any], array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Whole numbers as they were written: numpy makes floats of a list that has some above 2^63 and some below."""
+    exact = np.asarray(data, object)
+    whole = all(type(value) is int and value >= 0 for value in exact.ravel())
+    return exact.astype(np.uint64) if whole else array
+
+
 def values_of(tensor: Tensor) -> np.ndarray[Any, Any]:
     """The elements of a tensor in a flat array; half precision is widened, which changes no value."""
     if tensor.datatype == "BF16":
@@ -322,12 +335,17 @@ def values_of(tensor: Tensor) -> np.ndarray[Any, Any]:
     return array.astype("<f4") if tensor.datatype == "FP16" else array
 
 
+def _number(value: object) -> object:
+    """A parameter, as a number if it is the text of one: some clients write 64-bit numbers so."""
+    return int(value) if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 20 else value
+
+
 def _check_priority(value: object) -> None:
-    """Raises OipError when the priority is not a whole number >= 0.
+    """Raises OipError when there is a priority that is not a whole number >= 0.
 
     It has no effect: requests are served by their deadlines, and an urgent one states a tighter deadline.
     """
-    if type(value) is not int or value < 0:
+    if value is not None and (type(value) is not int or value < 0):
         raise OipError(f"parameters.priority is {shown(value)}: give a whole number >= 0, or better a tighter deadline")
 
 

@@ -59,7 +59,7 @@ def decode(body: bytes | bytearray, header_length: int | None, bounds: Bounds) -
     except orjson.JSONDecodeError as error:
         raise OipError(f"the JSON part of the body cannot be read: {error}") from None
     request = _object(document, "the request")
-    parameters = _object(request.get("parameters", {}), "parameters")
+    parameters = _object(_given(request, "parameters", {}), "parameters")
     binary = _flag(parameters, "binary_data_output", "parameters")
     inputs: list[Tensor | Strings] = []
     offset = 0
@@ -74,10 +74,10 @@ def decode(body: bytes | bytearray, header_length: int | None, bounds: Bounds) -
         inputs.append(parsed)
     if offset != len(rest):
         raise OipError(f"{len(rest)} bytes follow the JSON part, the inputs' binary_data_size add up to {offset}")
-    request_id = request.get("id", "")
+    request_id = _given(request, "id", "")
     if not isinstance(request_id, str):
         raise OipError(f"id must be a string, got {shown(request_id)}")
-    outputs = list(_outputs(request.get("outputs", []), binary, bounds))
+    outputs = list(_outputs(_given(request, "outputs", []), binary, bounds))
     return infer_request(request_id, inputs, outputs, binary, parameters)
 
 
@@ -134,7 +134,7 @@ def _input(
 ) -> tuple[Tensor | Strings, int]:
     """One input, and the number of bytes of `rest` that it used. `numbers`: data that was left out of the document."""
     head = tensor_head(item.get("name"), item.get("datatype"), item.get("shape"), where, bounds)
-    parameters = _object(item.get("parameters", {}), f"{head.where}: parameters")
+    parameters = _object(_given(item, "parameters", {}), f"{head.where}: parameters")
     size = parameters.get("binary_data_size")
     if size is not None:
         if type(size) is not int or not 0 <= size <= len(rest):
@@ -181,9 +181,15 @@ def _outputs(raw: object, binary_default: bool, bounds: Bounds) -> Iterable[Outp
         name = item.get("name")
         if not isinstance(name, str):
             raise OipError(f'{where} needs a "name"')
-        parameters = _object(item.get("parameters", {}), f"{where}.parameters")
-        top = class_count(parameters.get("classification", 0), where)
+        parameters = _object(_given(item, "parameters", {}), f"{where}.parameters")
+        top = class_count(_given(parameters, "classification", 0), where)
         yield OutputRequest(name, _flag(parameters, "binary_data", where, binary_default), top)
+
+
+def _given(item: dict[str, Any], name: str, default: object) -> Any:
+    """An optional member; null counts as absent, because many serialisers write it for what is not set."""
+    value = item.get(name)
+    return default if value is None else value
 
 
 def _object(value: object, where: str) -> dict[str, Any]:
@@ -193,7 +199,7 @@ def _object(value: object, where: str) -> dict[str, Any]:
 
 
 def _flag(parameters: dict[str, Any], name: str, where: str, default: bool = False) -> bool:
-    value = parameters.get(name, default)
+    value = _given(parameters, name, default)
     if not isinstance(value, bool):
         raise OipError(f"{where}: {name} is {shown(value)}, expected true or false")
     return value

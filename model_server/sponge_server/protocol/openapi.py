@@ -85,7 +85,7 @@ PROBLEMS: dict[int | str, dict[str, Any]] = {
     400: _problem("Not a request of the protocol, or an invalid header."),
     404: _problem("No such model or version."),
     413: _problem("The body, or its JSON part, is too large."),
-    415: _problem("Unsupported Content-Type, or a Content-Encoding."),
+    415: _problem("Unsupported Content-Type or Content-Encoding."),
     422: _problem("The tensors do not fit the model, or an image cannot be decoded."),
     429: _problem("This client has used up its quota.", retry=True),
     500: _problem("The model failed."),
@@ -103,6 +103,8 @@ def _milliseconds(longest_s: float) -> Schema:
 
 _DEADLINE_HEADERS = [
     _header("x-sponge-slo-ms", "End-to-end milliseconds for this request.", _milliseconds(LONGEST_S)),
+    _header("x-llm-d-slo-ttft-ms", "Milliseconds to the first token, as in llm-d.", _milliseconds(LONGEST_S)),
+    _header("x-slo-ttft-ms", "The same, as in inference gateways.", _milliseconds(LONGEST_S)),
     _header("x-sponge-slo-class", "Name of an SLO class that the server was started with.", {"type": "string"}),
     _header(
         "x-request-timeout-seconds",
@@ -141,9 +143,9 @@ _SCHEMAS: dict[str, Schema] = {
                 "properties": {
                     "timeout": {
                         "type": "number",
-                        "exclusiveMinimum": 0,
+                        "minimum": 0,
                         "maximum": LONGEST_S * 1e6,
-                        "description": "Microseconds until the response is due.",
+                        "description": "Microseconds until the response is due; 0 means none.",
                     },
                     "priority": {
                         "type": "integer",
@@ -243,13 +245,16 @@ def _infer_operation(versioned: bool) -> dict[str, Any]:
         "summary": "Run the model on one request.",
         "description": (
             "JSON tensors, binary tensors after a JSON part, or one encoded image. The deadline is the most specific "
-            "of: `x-sponge-slo-ms`, `x-sponge-slo-class`, `parameters.timeout` in the body, "
+            "of: `x-sponge-slo-ms`, `x-llm-d-slo-ttft-ms`, `x-slo-ttft-ms`, `x-sponge-slo-class`, "
+            "`parameters.timeout` in the body, "
             "`x-request-timeout-seconds`, `x-envoy-expected-rq-timeout-ms`, `grpc-timeout`, the server's default; it "
             "counts from `x-sponge-sent-at` if that is plausible, else from the arrival of the headers."
         ),
         "parameters": [
             *path,
             *_DEADLINE_HEADERS,
+            _header("content-encoding", "Coding of the body.", {"type": "string", "enum": ["gzip", "deflate"]}),
+            _header("accept-encoding", "With gzip, the answer may be compressed.", {"type": "string"}),
             _header(length, "Bytes of JSON before the binary tensors; without it, all is JSON.", _PART_LENGTH),
         ],
         "requestBody": {

@@ -21,6 +21,7 @@ from sponge_server.lifecycle import Loaded
 from sponge_server.memory_account import Account, Lease
 from sponge_server.observability.metrics import Metrics
 from sponge_server.protocol.catch_all import BUG, BUG_EVENT, CatchAll
+from sponge_server.protocol.content_coding import Inflater, accepts_gzip, gzipped, is_coded
 from sponge_server.protocol.oip import InferRequest, Strings
 from sponge_server.protocol.oip_json import decode, encode
 from sponge_server.protocol.problems import PROBLEM_TYPE, ProblemError
@@ -34,12 +35,20 @@ log = logging.getLogger(__name__)
 INFER = re.compile(r"/v2/models/(?P<model>[^/]+)(?:/versions/(?P<version>[^/]+))?/infer")
 
 IMAGE_TYPES = (b"image/jpeg", b"image/png")
-OIP_TYPES = (b"", b"application/json", b"application/octet-stream")
+OIP_TYPES = (b"application/json", b"application/octet-stream")
+LOOSE_TYPES = (b"", b"application/x-www-form-urlencoded", b"text/plain")
+"""Types under which the protocol's requests come as well: of clients that set none, and of `curl -d`."""
 CLOSE = (b"connection", b"close")
+JSON_TYPE = (b"content-type", b"application/json")
+BINARY_TYPE = (b"content-type", b"application/octet-stream")
+GZIP = ((b"content-encoding", b"gzip"), (b"vary", b"accept-encoding"))
 
 SPARED_BYTES = 1 << 20
 """A refused request keeps its connection if the rest of its body is at most this long: reading on costs less than
 another connection. A body that announces more, or no length, ends the connection."""
+
+LONG_ANSWER_BYTES, LONG_GZIP_BYTES = 256 << 10, 32 << 10
+"""A longer answer, plain or to be compressed, takes longer to write than a decision of the engine."""
 
 PART_BYTES = 256 << 10
 """A longer answer is sent in parts of this size."""
@@ -48,8 +57,8 @@ _NO_MEMORY = Account(1)
 """For requests that come before any model is loaded: all are refused."""
 
 Headers = list[tuple[bytes, bytes]]
-Response = tuple[bytes, int | None]
-"""The body of a response and, when it carries binary tensors, the length of its JSON part."""
+Response = tuple[bytes, Headers]
+"""The body of a response, and the headers that describe it."""
 
 
 class RestEndpoint:
@@ -66,6 +75,8 @@ class RestEndpoint:
         # The web framework's layers and its matching of routes cost as much as a decision of the engine.
         path = INFER.fullmatch(scope["path"])
         if path is None:
+            if scope["method"] == "HEAD":
+                scope = {**scope, "method": "GET"}  # the connection leaves out the body
             await self._others(scope, receive, send)
             return
         service = self._service.part
@@ -76,8 +87,9 @@ class RestEndpoint:
                     raise ProblemError(405, "http", "send inference requests with POST", [(b"allow", b"POST")])
                 if service is None:
                     raise _unavailable(self._service, call)
-                (body, json_length), timing = await service.infer(call)
-                status, headers = 200, _response_headers(timing, json_length)
+                (body, headers), timing = await service.infer(call)
+                status = 200
+                headers.append((b"server-timing", server_timing(timing).encode()))
             except ClientLeftError:
                 return
             except ProblemError as problem:
@@ -117,7 +129,9 @@ class _RestCall:
     __slots__ = (
         "_body",
         "_complete",
+        "_gzip",
         "_image",
+        "_inflater",
         "_json_length",
         "_length",
         "_receive",
@@ -146,6 +160,8 @@ class _RestCall:
         self._length: int | None = None
         self._json_length: int | None = None
         self._image = False
+        self._gzip = False
+        self._inflater: Inflater | None = None
         self._complete = False
         self._body: bytes | bytearray = b""
 
@@ -165,15 +181,25 @@ class _RestCall:
 
     def body_length(self) -> int | None:
         headers = self.headers
-        if headers.get(b"content-encoding", b"identity") != b"identity":
-            text = "compressed bodies are not accepted: send it without Content-Encoding"
-            raise ProblemError(415, "encoded-body", text)
         self._length = _whole(headers, b"content-length")
+        if is_coded(headers):
+            self._inflater = Inflater(self._receive_piece)
+        self._gzip = accepts_gzip(headers)
         self._json_length = _whole(headers, b"inference-header-content-length")
         self._image = _is_image(headers)
         return self._length
 
-    async def receive(self) -> tuple[bytes, bool]:
+    @property
+    def long_answer_bytes(self) -> int:
+        return LONG_GZIP_BYTES if self._gzip else LONG_ANSWER_BYTES
+
+    async def receive(self) -> tuple[bytes, int, bool]:
+        if self._inflater is not None:
+            return await self._inflater.receive()
+        piece, more = await self._receive_piece()
+        return piece, len(piece), more
+
+    async def _receive_piece(self) -> tuple[bytes, bool]:
         message = await self._receive()
         if message["type"] == "http.disconnect":
             raise ClientLeftError
@@ -199,7 +225,14 @@ class _RestCall:
     def encode(
         self, model: str, version: str, request: InferRequest, outputs: Sequence[Tensor], labels: Sequence[str] | None
     ) -> Response:
-        return encode(model, version, request, outputs, labels)
+        body, json_length = encode(model, version, request, outputs, labels)
+        headers = [JSON_TYPE]
+        if json_length is not None:
+            headers = [BINARY_TYPE, (b"inference-header-content-length", str(json_length).encode())]
+        small = gzipped(body) if self._gzip else None
+        if small is not None:
+            return small, [*headers, *GZIP]
+        return body, headers
 
     async def _until_left(self, on_left: Callable[[], None]) -> None:
         while (await self._receive())["type"] != "http.disconnect":
@@ -225,10 +258,11 @@ def _is_image(headers: dict[bytes, bytes]) -> bool:
     content_type = headers.get(b"content-type", b"").split(b";", 1)[0].strip().lower()
     if content_type in IMAGE_TYPES:
         return True
-    # Several clients send the protocol's binary form with the type of an HTML form or none.
-    if content_type in OIP_TYPES or b"inference-header-content-length" in headers:
+    if content_type in OIP_TYPES or content_type in LOOSE_TYPES or content_type.endswith(b"+json"):
         return False
-    known = ", ".join(kind.decode() for kind in (*OIP_TYPES[1:3], *IMAGE_TYPES))
+    if b"inference-header-content-length" in headers:
+        return False
+    known = ", ".join(kind.decode() for kind in (*OIP_TYPES, *IMAGE_TYPES))
     given = content_type.decode("latin-1")
     raise ProblemError(415, "unsupported-type", f"Content-Type is {given!r}: send one of {known}")
 
@@ -240,13 +274,3 @@ def _whole(headers: dict[bytes, bytes], name: bytes) -> int | None:
     if not raw.isdigit() or len(raw) > 18:
         raise ProblemError(400, "invalid-header", f"{name.decode()} is {raw.decode('latin-1')!r}: give a whole number")
     return int(raw)
-
-
-def _response_headers(timing: Timing, json_length: int | None) -> Headers:
-    headers = [(b"server-timing", server_timing(timing).encode())]
-    if json_length is None:
-        headers.append((b"content-type", b"application/json"))
-    else:
-        headers.append((b"content-type", b"application/octet-stream"))
-        headers.append((b"inference-header-content-length", str(json_length).encode()))
-    return headers

@@ -40,6 +40,9 @@ __all__ = [
 DATATYPE_SIZE: dict[str, int] = {
     "BOOL": 1,
     "UINT8": 1,
+    "UINT16": 2,
+    "UINT32": 4,
+    "UINT64": 8,
     "INT8": 1,
     "INT16": 2,
     "INT32": 4,
@@ -183,7 +186,8 @@ class ModelInfo:
     def check(self, item: Item) -> None:
         """Raises ItemError, which says what to send instead, when the item does not fit this model.
 
-        Image bytes are not decoded. `Lane.run` checks again; call this to refuse a request early.
+        Image bytes are not decoded. `Lane.run` checks again; call this to refuse a request early. The number of rows is
+        not checked: a request of more than `max_batch` rows runs in several batches.
         """
         if item.images:
             if item.tensors:
@@ -192,10 +196,6 @@ class ModelInfo:
                 raise ItemError(f"model {self.name} takes no encoded images: send the tensors {self._wanted()}")
         else:
             self._check_tensors(item.tensors)
-        if item.rows > self.max_batch:
-            raise ItemError(
-                f"{item.rows} rows in one request, model {self.name} takes at most {self.max_batch}: split it"
-            )
 
     def _check_tensors(self, tensors: tuple[Tensor, ...]) -> None:
         given = {tensor.name: tensor for tensor in tensors}
