@@ -126,8 +126,9 @@ def test_the_id_is_returned(client: Client) -> None:
 
 
 def test_a_large_batch_is_returned_in_order(client: Client) -> None:
-    reply = client.infer(mixed(64))
-    assert reply.outputs["whole2"][2] == [2 * number for number in range(128)]
+    """Of twice as many rows as fit the largest batch."""
+    reply = client.infer(mixed(128))
+    assert reply.outputs["whole2"][2] == [2 * number for number in range(256)]
 
 
 ERRORS: dict[str, tuple[Callable[[], Ask], str, str]] = {
@@ -144,7 +145,7 @@ ERRORS: dict[str, tuple[Callable[[], Ask], str, str]] = {
         "invalid",
         "same number of rows",
     ),
-    "too many rows": (lambda: digits(65), "invalid", "at most 64"),
+    "too many rows": (lambda: digits(1025), "invalid", "the most that the model takes"),
     "a bad deadline": (lambda: digits(headers={"x-sponge-slo-ms": "soon"}), "invalid", "x-sponge-slo-ms"),
     "sent too long ago": (
         lambda: digits(headers={"x-sponge-slo-ms": "100", "x-sponge-sent-at": f"{time.time() - 0.5:.3f}"}),
