@@ -14,6 +14,7 @@ EXPERIMENTS: dict[str, tuple[str, ...]] = {
     "bench.resize_latency": ("--resizes", "12"),
     "bench.fidelity": ("--short",),
     "bench.refusals": ("--short",),
+    "bench.gzip_uplink": ("--short",),
     "bench.idle_cost": ("--short",),
     "bench.disconnects": ("--short",),
     "bench.fuzz": ("--requests", "2000"),
