@@ -10,6 +10,8 @@ from typing import Any
 
 import grpc
 import pytest
+import tritonclient.grpc as triton_grpc
+import tritonclient.http as triton_http
 from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message_factory import GetMessageClass
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
@@ -50,6 +52,25 @@ def test_perf_analyzer(
 def counted(server: ServerProcess) -> int:
     count: int = server.get("/v2/models/digits/stats").json["model_stats"][0]["inference_stats"]["success"]["count"]
     return count
+
+
+@pytest.mark.parametrize("protocol", ["http", "grpc"])
+def test_tritons_extensions(digits: ServerProcess, protocol: str) -> None:
+    client: Any
+    if protocol == "http":
+        client = triton_http.InferenceServerClient(digits.data.removeprefix("http://"))
+        config = client.get_model_config("digits")
+        (statistics,) = client.get_inference_statistics("digits")["model_stats"]
+        (entry,) = client.get_model_repository_index()
+    else:
+        client = triton_grpc.InferenceServerClient(digits.grpc)
+        config = client.get_model_config("digits", as_json=True)["config"]
+        (statistics,) = client.get_inference_statistics(as_json=True)["model_stats"]
+        (entry,) = client.get_model_repository_index(as_json=True)["models"]
+    client.close()
+    assert (config["max_batch_size"], config["input"][0]["data_type"]) == (64, "TYPE_FP32")
+    assert (statistics["name"], statistics["version"]) == ("digits", "1")
+    assert (entry["name"], entry["state"]) == ("digits", "READY")
 
 
 def test_javas_http_client_with_its_defaults(digits: ServerProcess) -> None:
