@@ -144,6 +144,7 @@ def test_a_bomb_over_grpc_is_refused_while_others_are_served(server: ServerProce
         (gzip.compress(BODY), {"content_encoding": "br"}, 415),
         (gzip.compress(BODY), {}, 400),
     ],
+    ids=["plain", "cut off", "empty", "another coding", "unannounced"],
 )
 def test_what_is_not_compressed_as_it_says_is_refused(
     server: ServerProcess, body: bytes, headers: dict[str, str], status: int

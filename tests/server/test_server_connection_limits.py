@@ -10,7 +10,8 @@ from dataclasses import replace
 import pytest
 from starlette.types import Receive, Scope, Send
 
-from sponge_server.protocol.http_connection import MOST_HEAD, MOST_HEADERS, HttpLimits
+from sponge_server.protocol.http_connection import BODY_STEP, TURN_CHUNKS, HttpConnection, HttpLimits
+from sponge_server.protocol.http_refusals import MOST_HEAD, MOST_HEADERS
 from sponge_server.protocol.http_server import HttpServer, listen
 
 LIMITS = HttpLimits(header_timeout_s=30, keep_alive_s=30, write_timeout_s=30, max_connections=100, backlog=100)
@@ -126,6 +127,31 @@ async def test_small_chunks_are_served_and_their_framing_is_bounded() -> None:
         assert (await connection.answer())[2] == b"100000"
         connection.send(chunked(b"z" * 100_000, 1)[:-5] + b"1;" + b"e" * 300_000)
         assert (await connection.answer())[0] == 431
+
+
+async def test_tiny_chunks_leave_other_connections_their_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    parsed = most = 0
+    take = HttpConnection.on_body
+
+    def counted(connection: HttpConnection, body: bytes) -> None:
+        nonlocal parsed
+        parsed += 1
+        take(connection, body)
+
+    async def watch() -> None:
+        nonlocal parsed, most
+        while True:
+            most, parsed = max(most, parsed), 0
+            await asyncio.sleep(0)
+
+    monkeypatch.setattr(HttpConnection, "on_body", counted)
+    async with serving() as (connection, _):
+        watching = asyncio.create_task(watch())
+        connection.send(chunked(b"z" * 200_000, 1) + GET)
+        assert (await connection.answer())[2] == b"200000"
+        assert (await connection.answer())[0] == 200
+        watching.cancel()
+    assert 0 < most <= TURN_CHUNKS + BODY_STEP // 6 + 1
 
 
 async def test_trailers_are_headers_too() -> None:

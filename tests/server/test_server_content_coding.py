@@ -85,7 +85,15 @@ def test_a_body_that_is_cut_off_is_refused(body: bytes, coder: str, data: st.Dat
     assert refused.value.status == 400
 
 
-@pytest.mark.parametrize("stream", [b"{}", b"\x1f\x8b\x08", gzip.compress(b"x" * 99)[:-8] + bytes(8), b"\0" * 40])
+RUBBISH = {
+    "JSON": b"{}",
+    "a start": b"\x1f\x8b\x08",
+    "a wrong sum": gzip.compress(b"x" * 99)[:-8] + bytes(8),
+    "zeros": b"\0" * 40,
+}
+
+
+@pytest.mark.parametrize("stream", RUBBISH.values(), ids=RUBBISH)
 def test_rubbish_is_refused(stream: bytes) -> None:
     with pytest.raises(ProblemError) as refused:
         inflated_in_steps([stream])
@@ -113,6 +121,7 @@ def test_a_short_message_of_grpc_comes_back(body: bytes) -> None:
 @pytest.mark.parametrize(
     ("message", "status"),
     [(gzip.compress(bytes(301)), 413), (gzip.compress(b"x")[:-1], 413), (b"\x1f\x8b no gzip", 400)],
+    ids=["long", "cut off", "rubbish"],
 )
 def test_a_short_message_that_is_long_or_rubbish_is_refused(message: bytes, status: int) -> None:
     with pytest.raises(ProblemError) as refused:

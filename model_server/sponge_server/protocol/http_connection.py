@@ -13,7 +13,17 @@ from starlette.types import ASGIApp
 from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from sponge_server.protocol.problems import PROBLEM_TYPE, ProblemError, retry_after
+from sponge_server.protocol.http_refusals import (
+    MALFORMED,
+    MOST_HEAD,
+    MOST_HEADERS,
+    NO_PROXY,
+    TOO_LONG,
+    TOO_MANY,
+    TOO_SLOW,
+    refusal,
+)
+from sponge_server.protocol.problems import ProblemError
 from sponge_system.logs import event
 
 __all__ = ["CLOSE_GRACE_S", "HttpConfig", "HttpConnection", "HttpLimits"]
@@ -30,28 +40,16 @@ once, it would be reset, and a client that writes before it reads would not see 
 MOST_REFUSED = 256
 """Refused connections of a port that linger at once, so that they cannot use up the open files; others are reset."""
 
-MOST_HEAD, MOST_HEADERS = 64 << 10, 256
-"""Bytes and number of headers of one request, trailers included. The parser itself has no limit."""
-
 MOST_FRAMING, FRAMING_PER_BYTE = 64 << 10, 8
 """Bytes of framing of a body, and more for each of its bytes: a chunk of a single byte needs five. No more than the
 first number is saved up for later."""
 
-HEAD_STEP, BODY_STEP = 8 << 10, 64 << 10
+HEAD_STEP, BODY_STEP = 8 << 10, 16 << 10
 """Bytes that are parsed at once, of heads and of chunked bodies. No more requests than fit are looked at ahead."""
 
-MALFORMED = ProblemError(400, "malformed", "this is not valid HTTP/1.1: check the request line and headers")
-TOO_LONG = ProblemError(
-    431, "headers-too-large", f"the headers take more than {MOST_HEAD} bytes or are more than {MOST_HEADERS}: send less"
-)
-TOO_SLOW = ProblemError(408, "too-slow", "the headers of the request did not arrive in time: send them at once")
-NO_PROXY = ProblemError(405, "http", "this server is no proxy: it has no CONNECT", [(b"allow", b"GET, HEAD, POST")])
-TOO_MANY = ProblemError(
-    503,
-    "too-many-connections",
-    "the server has reached its limit of connections: use fewer, and keep them open",
-    retry_after(0),
-)
+TURN_CHUNKS = 1024
+"""Pieces of a body that are parsed before other connections have a turn. A chunk of a single byte costs as much time as
+one of kilobytes, and one read of the socket has tens of thousands of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,7 +120,8 @@ class HttpConnection(HttpToolsProtocol):
         self._head_bytes = 0
         self._raw_head_bytes = 0  # since the last head, whatever the parser made of them
         self._framing_bytes = 0
-        self._ahead = bytearray()  # unparsed, behind a request that waits for the responses before it
+        self._turn_chunks = 0
+        self._ahead = bytearray()  # unparsed: behind a request that waits for others, or until the next turn
         self._timer: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
@@ -183,6 +182,7 @@ class HttpConnection(HttpToolsProtocol):
             self.cycle.keep_alive = False
 
     def on_body(self, body: bytes) -> None:
+        self._turn_chunks += 1
         if not self._chunked:
             self._body_left -= len(body)
         self._framing_bytes = max(self._framing_bytes - (1 + FRAMING_PER_BYTE) * len(body), -MOST_FRAMING)
@@ -214,7 +214,7 @@ class HttpConnection(HttpToolsProtocol):
                 # Later, because what follows may be answered at once, inside of this very call.
                 self.loop.call_soon(self._parse_ahead)
         elif none_due and self._last_word is not None:
-            self.transport.write(_response(self._last_word))
+            self.transport.write(refusal(self._last_word))
             self._close_lingering()
         elif none_due and (self._in_body or self._begun):
             self._unset_keepalive_if_required()
@@ -240,10 +240,14 @@ class HttpConnection(HttpToolsProtocol):
     def _parse(self, data: bytes) -> None:
         """Feeds the parser, in small steps between bodies; stops behind a request that waits for others."""
         view, at = memoryview(data), 0
+        self._turn_chunks = 0
         while at < len(data) and not (self._ended or self._last_word is not None or self.transport.is_closing()):
             if self.pipeline:
-                self._ahead += view[at:]
-                self.flow.pause_reading()
+                self._put_off(view[at:])
+                return
+            if self._turn_chunks > TURN_CHUNKS:
+                self._put_off(view[at:])
+                self.loop.call_soon(self._parse_ahead)
                 return
             if self._timer is None and self._answered:
                 self._await_rest()
@@ -287,6 +291,10 @@ class HttpConnection(HttpToolsProtocol):
         self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
         self.parser.feed_data(b"\r\n".join((*lines, b"", b"")))
 
+    def _put_off(self, rest: memoryview) -> None:
+        self._ahead += rest
+        self.flow.pause_reading()
+
     def _parse_ahead(self) -> None:
         if not self._ended and self._last_word is None:
             data = bytes(self._ahead)
@@ -326,10 +334,10 @@ class HttpConnection(HttpToolsProtocol):
         queued = [entry for entry in self.pipeline if entry[0] is broken]
         if broken is not None and not queued:
             if not broken.response_started:
-                self.transport.write(_response(problem))
+                self.transport.write(refusal(problem))
             self._close_lingering()
         elif not queued and self._answered:
-            self.transport.write(_response(problem))
+            self.transport.write(refusal(problem))
             self._close_lingering()
         else:
             for entry in queued:
@@ -359,7 +367,7 @@ class HttpConnection(HttpToolsProtocol):
             return
         self._own.refused += 1
         self._refused = True
-        self.transport.write(_response(TOO_MANY))
+        self.transport.write(refusal(TOO_MANY))
         self._close_lingering()
 
 
@@ -384,14 +392,3 @@ class _ResponseTransport:
         self.write = transport.write
         self.is_closing = transport.is_closing
         self.close = connection.end
-
-
-def _response(problem: ProblemError) -> bytes:
-    """A complete response, for requests that no application sees."""
-    body = problem.body()
-    extra = "".join(f"{name.decode()}: {value.decode()}\r\n" for name, value in problem.headers)
-    head = (
-        f"HTTP/1.1 {problem.status} {problem.title}\r\nContent-Type: {PROBLEM_TYPE}\r\n"
-        f"Content-Length: {len(body)}\r\n{extra}Connection: close\r\n\r\n"
-    )
-    return head.encode() + body
