@@ -155,6 +155,25 @@ def test_a_quota_that_cannot_be_read_stays_in_force_and_is_read_later(tmp_path: 
     quota.close()
 
 
+def test_a_quota_that_makes_no_sense_is_reported_once_and_changes_nothing(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "cgroup.procs").touch()
+    limit = tmp_path / "cpu.max"
+    limit.write_text("50000 100000")
+    quota = CpuQuota(2.0, tmp_path)
+    for nonsense in ("", "50000", "much 100000", "50000 0"):
+        limit.write_text(nonsense)
+        quota.poll()
+        quota.poll()
+        assert quota.in_force == 0.5
+    assert [record.msg for record in caplog.records] == ["quota.unreadable"]
+    limit.unlink()
+    quota.poll()
+    assert quota.in_force == 2.0
+    quota.close()
+
+
 def without_files(call: Callable[[], object]) -> None:
     """Calls it while this process can open no file."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)

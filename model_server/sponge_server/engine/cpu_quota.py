@@ -111,7 +111,8 @@ class CpuQuota:
                 self._find()
                 self._quota_milli = None if self._cgroup is None else read_quota_milli(self._cgroup)
                 self._unreadable = False
-            except (OSError, ValueError) as error:  # what was read last stays in force until a poll can read it again
+            except (OSError, ArithmeticError, ValueError) as error:
+                # What was read last stays in force until a poll can read it again.
                 self._files.forget()
                 if not self._unreadable:
                     event(log, "quota.unreadable", logging.WARNING, error=error)
