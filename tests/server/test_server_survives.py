@@ -14,13 +14,17 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
+import grpc
 import psutil
 import pytest
 from commanded_model import DETACH, EAT, ORPHAN
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 from lane_models import FLAG
 from memory_cgroup import memory_cgroup, pids_cgroup
 from server_process import ServerProcess, eventually
 from steady_requests import SteadyRequests
+
+from sponge_server.protos import inference_pb2 as pb
 
 pytestmark = pytest.mark.torch
 
@@ -198,16 +202,26 @@ def test_a_server_whose_lanes_do_not_come_back_says_so_until_they_do(
         assert server.ask("/healthz").json == {"alive": False}
         assert server.get("/v2/health/live").status == 503
         assert server.get("/v2/health/ready").status == 503
+        assert says_over_grpc(server) == (False, False, health_pb2.HealthCheckResponse.NOT_SERVING)
         eventually(lambda: "the flag is up" in server.errors.read_text(), BACK_S)
         flag.unlink()
         eventually(lambda: server.ask("/readyz").status == 200, BACK_S)
         assert server.ask("/healthz").status == 200
         assert server.get("/v2/health/live").status == 200
+        assert says_over_grpc(server) == (True, True, health_pb2.HealthCheckResponse.SERVING)
         log = server.errors.read_text()
         for expected in ("lanes.lost", "lanes.given_up", "lanes.back"):
             assert expected in log
     finally:
         assert server.stop() == 0
+
+
+def says_over_grpc(server: ServerProcess) -> tuple[bool, bool, int]:
+    """Whether it lives, whether it is ready, and the status of the health service."""
+    live = pb.ServerLiveResponse.FromString(server.call("ServerLive", b"")).live
+    ready = pb.ServerReadyResponse.FromString(server.call("ServerReady", b"")).ready
+    with grpc.insecure_channel(server.grpc) as channel:
+        return live, ready, health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest()).status
 
 
 @pytest.mark.parametrize(
