@@ -16,6 +16,15 @@ __all__ = ["command"]
     epilog="Example: sponge load --model resnet18 --rate 20 --duration-s 60 --bandwidth 4g --payload-bytes 100000"
 )
 @click.option("--url", default="http://127.0.0.1:8080", show_default=True, help="Data port of the server.")
+@click.option(
+    "--ca-file",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    help="Authority of the server's certificate, for an https URL.  [default: those of this machine]",
+)
+@click.option(
+    "--api-key-file", type=click.Path(path_type=Path), metavar="FILE", help="File with the API key, if the server asks."
+)
 @click.option("--model", required=True, metavar="NAME", help="Name of the model on the server.")
 @click.option("--rate", type=click.FloatRange(0, min_open=True), help="Requests per second; a file is thinned to it.")
 @click.option("--duration-s", type=click.FloatRange(0, min_open=True), default=30.0, show_default=True)
@@ -58,6 +67,8 @@ __all__ = ["command"]
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def command(
     url: str,
+    ca_file: Path | None,
+    api_key_file: Path | None,
     model: str,
     rate: float | None,
     duration_s: float,
@@ -77,6 +88,7 @@ def command(
     be sent. It ends as in_time, late, shed (503), expired (504), cancelled (no answer) or error. Percentiles are of
     answered requests. Ctrl-C stops the sending and waits for the answers; a second Ctrl-C stops the waiting.
     """
+    from sponge_client.access import read_api_key, trusting
     from sponge_client.console import run_load
     from sponge_client.load import LoadSpec
     from sponge_workload.files import load_arrivals, load_bandwidth
@@ -92,6 +104,8 @@ def command(
         payload_bytes=payload_bytes,
         seed=seed,
         timeout_s=timeout_s,
+        tls=None if ca_file is None else trusting(ca_file),
+        api_key=None if api_key_file is None else read_api_key(api_key_file),
     )
     summary = run_load(spec, timeline)
     if as_json:

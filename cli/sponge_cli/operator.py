@@ -40,6 +40,8 @@ def command() -> None:
     type=click.Path(path_type=Path),
     help="YAML file with a partial pod template, merged under each service's own.",
 )
+@click.option("--server-tls-secret", metavar="NAME", help="Secret with the certificate of services that name none.")
+@click.option("--server-api-keys-secret", metavar="NAME", help="Secret with the API keys of services that name none.")
 @click.option("--metrics-port", default=9091, show_default=True, help="For Prometheus; 0 for none.")
 @click.option("--health-port", default=9092, show_default=True, help="For /healthz; 0 for none.")
 @click.option(
@@ -56,6 +58,8 @@ def run(
     namespaces: tuple[str, ...],
     server_image: str,
     server_template: Path | None,
+    server_tls_secret: str | None,
+    server_api_keys_secret: str | None,
     metrics_port: int,
     health_port: int,
     decision_log: Path | None,
@@ -73,6 +77,8 @@ def run(
         namespaces=namespaces,
         server_image=server_image,
         server_template=read_template(server_template, "--server-template") if server_template is not None else {},
+        tls_secret=server_tls_secret,
+        api_keys_secret=server_api_keys_secret,
         metrics_port=metrics_port,
         health_port=health_port,
         log_level=log_level,

@@ -7,6 +7,7 @@ more precisely than aiohttp.
 from __future__ import annotations
 
 import json
+import ssl
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from typing import Any, Self
 
 import aiohttp
 
+from sponge_client.access import key_headers
 from sponge_client.errors import ExpiredError, InferenceError, ServerError, ShedError, UnreachableError
 from sponge_client.oip import InferBody, ModelMetadata, Output, Tensor, decode, encode
 
@@ -40,14 +42,19 @@ class SpongeClient:
 
     Args:
         url: address of the data port, e.g. `http://127.0.0.1:8080`.
+        tls: which certificates to trust at an https URL; by default those of this machine's authorities.
+        api_key: for a server that asks for one.
     """
 
-    def __init__(self, url: str) -> None:
+    def __init__(self, url: str, tls: ssl.SSLContext | None = None, api_key: str | None = None) -> None:
         self._url = url.rstrip("/")
+        self._tls = tls
+        self._key = key_headers(api_key)
         self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Self:
-        self._session = aiohttp.ClientSession()
+        connector = aiohttp.TCPConnector(ssl=True if self._tls is None else self._tls)
+        self._session = aiohttp.ClientSession(connector=connector, headers=self._key)
         return self
 
     async def __aexit__(
@@ -59,6 +66,8 @@ class SpongeClient:
     async def metadata(self, model: str) -> ModelMetadata:
         """The model's inputs. Raises UnreachableError, or ServerError if the server has no such model."""
         status, _, body = await self._exchange("GET", f"/v2/models/{model}", timeout_s=10.0)
+        if status == 401:
+            raise ServerError(f"{self._url} answers 401: {_detail(body)}; give --api-key-file")
         if status == 404:
             raise ServerError(f"{self._url} has no model {model!r}; give --model as the server was started with")
         if status != 200:
@@ -117,6 +126,10 @@ class SpongeClient:
                 return response.status, headers, await response.read()
         except TimeoutError:
             raise UnreachableError(f"{self._url} has not answered within {timeout_s:g} s") from None
+        except aiohttp.ClientConnectorCertificateError as error:
+            raise UnreachableError(
+                f"{self._url}: its certificate is not trusted ({error.certificate_error}): give --ca-file"
+            ) from None
         except (aiohttp.ClientError, ValueError) as error:
             raise UnreachableError(
                 f"cannot reach {self._url} ({error}): start a server with 'sponge serve', or correct the address"

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import ssl
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
+from sponge_client.access import key_headers
 from sponge_client.client import SpongeClient, deadline_headers
 from sponge_client.errors import InferenceError
 from sponge_client.oip import InferBody
@@ -49,6 +51,8 @@ class LoadSpec:
         payload_bytes: size of each body; None: the size that the model's requests have.
         seed: chooses the bodies.
         timeout_s: seconds after its deadline when a request is given up and counts as cancelled.
+        tls: which certificates to trust at an https URL; None: those of this machine's authorities.
+        api_key: for a server that asks for one.
     """
 
     url: str
@@ -60,6 +64,8 @@ class LoadSpec:
     payload_bytes: int | None = None
     seed: int = 1
     timeout_s: float = 10.0
+    tls: ssl.SSLContext | None = None
+    api_key: str | None = field(default=None, repr=False)
 
 
 async def prepare(spec: LoadSpec, on_record: Callable[[RequestRecord], None] = lambda _: None) -> LoadRun:
@@ -70,11 +76,21 @@ async def prepare(spec: LoadSpec, on_record: Callable[[RequestRecord], None] = l
         ServerError: the server has no such model, or refuses the probes.
         LoadError: the URL or the payload size is invalid.
     """
-    Address(spec.url)
-    async with SpongeClient(spec.url) as client:
+    Address(spec.url, spec.tls)
+    async with SpongeClient(spec.url, spec.tls, spec.api_key) as client:
         bodies = await _accepted_bodies(client, spec)
     schedule = make_schedule(spec.arrivals, spec.duration_s, spec.slo_s, len(bodies), spec.seed)
-    return LoadRun(spec.url, spec.model, schedule, bodies, spec.bandwidth, spec.timeout_s, on_record)
+    return LoadRun(
+        spec.url,
+        spec.model,
+        schedule,
+        bodies,
+        spec.bandwidth,
+        spec.timeout_s,
+        on_record,
+        tls=spec.tls,
+        api_key=spec.api_key,
+    )
 
 
 async def _accepted_bodies(client: SpongeClient, spec: LoadSpec) -> list[InferBody]:
@@ -103,6 +119,7 @@ class LoadRun:
         bandwidth: as in LoadSpec.
         timeout_s: as in LoadSpec.
         on_record: called with each request's record as soon as its outcome is known.
+        tls, api_key: as in LoadSpec.
 
     Raises:
         LoadError: the URL is invalid.
@@ -117,13 +134,16 @@ class LoadRun:
         bandwidth: BandwidthTrace | None = None,
         timeout_s: float = 10.0,
         on_record: Callable[[RequestRecord], None] = lambda _: None,
+        *,
+        tls: ssl.SSLContext | None = None,
+        api_key: str | None = None,
     ) -> None:
-        address = Address(url)
+        address = Address(url, tls)
         self._pool = ConnectionPool(address)
         self._schedule = schedule
         self._bodies = [memoryview(body.data) for body in bodies]
         self._header_lengths = [body.header_length for body in bodies]
-        self._heads = [_head(address, model, body) for body in bodies]
+        self._heads = [_head(address, model, body, key_headers(api_key)) for body in bodies]
         self._bandwidth = bandwidth
         self._timeout_s = timeout_s
         self._on_record = on_record
@@ -276,11 +296,11 @@ class LoadRun:
         self._on_record(record)
 
 
-def _head(address: Address, model: str, body: InferBody) -> bytes:
+def _head(address: Address, model: str, body: InferBody, key: Mapping[str, str]) -> bytes:
     lines = [
         f"POST {address.path}/v2/models/{model}/infer HTTP/1.1",
         f"Host: {address.host_header}",
-        *(f"{name}: {value}" for name, value in body.headers.items()),
+        *(f"{name}: {value}" for name, value in (*body.headers.items(), *key.items())),
     ]
     return ("\r\n".join(lines) + "\r\n").encode()
 

@@ -60,16 +60,25 @@ def prioritize_process() -> None:
 
 
 class Address:
-    """The address of a server, from its URL. Raises LoadError if the URL has no http(s) scheme or no host."""
+    """The address of a server, from its URL.
 
-    def __init__(self, url: str) -> None:
+    Args:
+        tls: which certificates to trust at an https URL; by default those of this machine's authorities.
+
+    Raises:
+        LoadError: the URL has no http(s) scheme or no host, or there is `tls` for a URL without it.
+    """
+
+    def __init__(self, url: str, tls: ssl.SSLContext | None = None) -> None:
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise LoadError(f"--url {url}: give an address such as http://127.0.0.1:8080")
+        if tls is not None and parts.scheme == "http":
+            raise LoadError(f"--url {url}: --ca-file is for an https:// address")
         self.host = parts.hostname
         self.port = parts.port or (443 if parts.scheme == "https" else 80)
         self.path = parts.path.rstrip("/")
-        self.tls = ssl.create_default_context() if parts.scheme == "https" else None
+        self.tls = None if parts.scheme == "http" else tls or ssl.create_default_context()
 
     @property
     def host_header(self) -> str:

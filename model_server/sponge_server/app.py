@@ -20,12 +20,15 @@ from sponge_server.inference_service import InferenceService
 from sponge_server.lifecycle import Lifecycle, Loaded
 from sponge_server.observability.metrics import Metrics
 from sponge_server.observability.observers import RequestObserver
+from sponge_server.protocol.grpc_keys import KeyInterceptor
 from sponge_server.protocol.grpc_server import GrpcServer
 from sponge_server.protocol.grpc_service import inference_handler
 from sponge_server.protocol.http_app import data_app
 from sponge_server.protocol.http_connection import CLOSE_GRACE_S, HttpLimits
-from sponge_server.protocol.http_server import HttpServer, listen, make_room
+from sponge_server.protocol.http_server import HttpServer, PortTls, listen, make_room
 from sponge_server.protocol.rest import RestEndpoint
+from sponge_server.protocol.tls_listener import MOST_HANDSHAKES
+from sponge_server.security.access import Access
 from sponge_server.settings import ServerSettings
 from sponge_server.startup.startup import Prepared, prepare
 from sponge_server.wiring import Parts, build
@@ -60,7 +63,7 @@ class Server:
         observers: Sequence[RequestObserver] = (),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """A server that has not started.
+        """A server that has not started; certificates and keys are read. Raises SpongeError.
 
         Args:
             announce: called once, when the server is ready, with the line that names its addresses.
@@ -76,6 +79,7 @@ class Server:
         self._lifecycle = Lifecycle([model.name for model in settings.models], restart_s=settings.restart_s)
         self._metrics = Metrics()
         self._metrics.core_compiled.set(compiled.kind() == "compiled")
+        self._access = Access(settings, self._metrics)
         self._service: Loaded[InferenceService] = Loaded(self._lifecycle)
         self._control: Loaded[Control] = Loaded(self._lifecycle)
         self._control_token = control_token
@@ -85,7 +89,7 @@ class Server:
 
     async def run(self) -> None:
         """Serves until SIGTERM or SIGINT. Raises SpongeError when it cannot start."""
-        settings, lifecycle, metrics = self._settings, self._lifecycle, self._metrics
+        settings, lifecycle, metrics, access = self._settings, self._lifecycle, self._metrics, self._access
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._on_signal, number)
@@ -93,17 +97,22 @@ class Server:
         data_socket = listen(settings.host, settings.http_port, "--http-port")
         control_socket = listen(settings.host, settings.control_port, "--control-port")
         limits = self._limits()
-        rest = RestEndpoint(self._service, metrics, data_app(self._service))
-        data = HttpServer(rest, data_socket, limits)
+        rest = RestEndpoint(self._service, metrics, data_app(self._service), access.keys)
+        data_tls, control_tls = self._tls()
+        data = HttpServer(rest, data_socket, limits, data_tls)
         rpc = GrpcServer(
             inference_handler(self._service, metrics),
             settings.host,
             settings.grpc_port,
             max_connections=limits.max_connections,
+            certificates=access.certificates,
+            interceptors=() if access.keys is None else (KeyInterceptor(access.keys, metrics.problems),),
         )
-        control = HttpServer(control_app(self._control, metrics, self._control_token), control_socket, limits)
+        control_endpoints = control_app(self._control, metrics, self._control_token)
+        control = HttpServer(control_endpoints, control_socket, limits, control_tls)
         metrics.connections.labels("http").set_function(lambda: data.connections)
         metrics.connections.labels("control").set_function(lambda: control.connections)
+        watching = loop.create_task(access.files.run())
         looping: asyncio.Task[None] | None = None
         grace_s: float = CLOSE_GRACE_S
         try:
@@ -123,6 +132,7 @@ class Server:
                     self._observers,
                     self._clock,
                     rpc.tell_ready,
+                    access.keys,
                 )
                 self._service.part, self._control.part = parts.service, parts.control
                 looping = loop.create_task(parts.control_loop.run())
@@ -133,6 +143,7 @@ class Server:
                 await self._stop.wait()
                 grace_s = await self._drain(parts, data, rpc)
         finally:
+            watching.cancel()
             if looping is not None:
                 looping.cancel()
             await asyncio.gather(rpc.stop(min(grace_s, CLOSE_GRACE_S)), data.stop(grace_s))
@@ -141,12 +152,12 @@ class Server:
             self._quota.close()
 
     def _addresses(self, prepared: Sequence[Prepared], http_port: int, grpc_port: int, control_port: int) -> str:
-        host = self._settings.host
+        host, s = self._settings.host, "" if self._access.certificates is None else "s"
         names = ", ".join(model.info.name for model in prepared)
         profiles = ", ".join(model.profile_name for model in prepared)
         return (
-            f"sponge: serving {names} at http://{host}:{http_port} and grpc://{host}:{grpc_port} "
-            f"(control at http://{host}:{control_port}), {self._quota.in_force:g} cores, "
+            f"sponge: serving {names} at http{s}://{host}:{http_port} and grpc{s}://{host}:{grpc_port} "
+            f"(control at http{s}://{host}:{control_port}), {self._quota.in_force:g} cores, "
             f"{len(self._pool.lanes)} lanes, profile {profiles}"
         )
 
@@ -195,9 +206,17 @@ class Server:
             self._hurry.set()
         self._stop.set()
 
+    def _tls(self) -> tuple[PortTls | None, PortTls | None]:
+        """TLS of the REST port and of the control port."""
+        certificates, failures = self._access.certificates, self._metrics.handshake_failures
+        if certificates is None:
+            return None, None
+        return PortTls(lambda: certificates.data, failures), PortTls(lambda: certificates.control, failures)
+
     def _limits(self) -> HttpLimits:
         settings = self._settings
-        connections = make_room(settings.max_connections, settings.max_lanes)
+        handshakes = 0 if self._access.certificates is None else 2 * MOST_HANDSHAKES
+        connections = make_room(settings.max_connections, settings.max_lanes, handshakes)
         return HttpLimits(
             header_timeout_s=settings.header_timeout_s,
             keep_alive_s=settings.keep_alive_s,

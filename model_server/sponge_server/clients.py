@@ -11,6 +11,7 @@ from sponge_core.client_clock import ClientClock
 from sponge_core.quota import Quota, TokenBucket
 from sponge_server.deadlines import SENT_AT
 from sponge_server.protocol.problems import ProblemError, retry_after
+from sponge_server.security.api_keys import ApiKeys
 
 __all__ = ["Clients", "Peer"]
 
@@ -30,11 +31,16 @@ class Peer:
 
 
 class Clients:
-    """The clients of one server. A client is what a header names, if one was chosen, else an address."""
+    """The clients of one server. A client is what a header names, if one was chosen, else an address.
 
-    def __init__(self, header: str | None = None, quota: Quota | None = None) -> None:
+    For quotas, it is whose API key the request carries, if keys are in force: nobody can choose that freely. Clocks are
+    not kept by key, because devices with clocks of their own may share one.
+    """
+
+    def __init__(self, header: str | None = None, quota: Quota | None = None, keys: ApiKeys | None = None) -> None:
         """`header`: names the client; a gateway should set it, as clients may choose any name. `quota`: of each."""
         self._header = None if header is None else header.lower().encode()
+        self._keys = keys
         self._clocks: BoundedTable[str | bytes, ClientClock] = BoundedTable(MOST_CLIENTS, ClientClock)
         self._buckets: BoundedTable[str | bytes, TokenBucket] | None = None
         if quota is not None:
@@ -50,11 +56,12 @@ class Clients:
         """Takes a row from the client's quota; take its other rows from the returned bucket once they are known.
 
         Raises:
-            ProblemError: 429, the quota is used up.
+            ProblemError: 429, the quota is used up; 401, the API key is no longer in force.
         """
         if self._buckets is None:
             return None
-        bucket = self._buckets.use(self._name(headers, peer))
+        name = self._name(headers, peer) if self._keys is None else self._keys.holder(headers)
+        bucket = self._buckets.use(name)
         wait_s = bucket.wait_s(now)
         if wait_s > 0:
             text = f"this client may send {bucket.quota.rate:g} rows per second: wait {wait_s:.1f} s, then send fewer"

@@ -14,6 +14,7 @@ from sponge_core.quantities import parse_cores
 __all__ = [
     "BY_MODEL",
     "EVERY",
+    "FILE",
     "LONGEST_SLO_MS",
     "Bytes",
     "Cores",
@@ -107,3 +108,6 @@ Milliseconds = Annotated[float, Field(gt=0, le=LONGEST_SLO_MS, allow_inf_nan=Fal
 Port = Annotated[int, Field(ge=0, le=65535)]
 ModelName = Annotated[str, Field(pattern=r"^[^/\s]+$")]
 BY_MODEL = (NoDecode, BeforeValidator(_by_model), PlainSerializer(_shortly))
+
+FILE: dict[str, Any] = {"form": "FILE", "shown": "none"}
+"""How a setting that may name a file is shown."""

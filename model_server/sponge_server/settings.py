@@ -24,9 +24,11 @@ from sponge_core.errors import SpongeError
 from sponge_core.quantities import milli_of
 from sponge_core.quota import Quota
 from sponge_server.deadlines import DEFAULT_CLASS, Claims
+from sponge_server.security.files import TlsFiles
 from sponge_server.setting_values import (
     BY_MODEL,
     EVERY,
+    FILE,
     LONGEST_SLO_MS,
     Bytes,
     Cores,
@@ -138,8 +140,24 @@ class ServerSettings(BaseSettings):
         "Addresses",
         "File with the bearer token of the control endpoints; without it they stay closed.",
         None,
-        form="FILE",
-        shown="none",
+        **FILE,
+    )
+
+    tls_cert_file: Path | None = setting(
+        "Security", "Certificate of all ports, with its chain, in PEM; read again when it changes.", None, **FILE
+    )
+    tls_key_file: Path | None = setting("Security", "Its key in PEM, without a passphrase.", None, **FILE)
+    tls_client_ca_file: Path | None = setting(
+        "Security",
+        "Authority of the clients' certificates in PEM: clients of the data ports must then have one.",
+        None,
+        **FILE,
+    )
+    api_keys_file: Path | None = setting(
+        "Security",
+        "API keys of the data ports, one a line as KEY or NAME: KEY; read again when it changes.",
+        None,
+        **FILE,
     )
 
     slo_ms: Annotated[dict[str, Milliseconds], *BY_MODEL] = setting(
@@ -294,7 +312,21 @@ class ServerSettings(BaseSettings):
         if self.max_queue_bytes is not None and self.max_body_bytes > self.max_queue_bytes:
             text = "{max_body_bytes} is above {max_queue_bytes}: such a body would never fit; raise the second"
             raise ContradictionError(text, max_body_bytes=self.max_body_bytes, max_queue_bytes=self.max_queue_bytes)
+        pair = (self.tls_cert_file, self.tls_key_file)
+        if None in pair and pair != (None, None):
+            given, missing = ("tls_cert_file", "tls-key-file") if pair[1] is None else ("tls_key_file", "tls-cert-file")
+            raise ContradictionError(f"{{{given}}} without {missing}: give both", **{given: getattr(self, given)})
+        if self.tls_client_ca_file is not None and self.tls_files is None:
+            text = "{tls_client_ca_file} needs TLS: give tls-cert-file and tls-key-file too"
+            raise ContradictionError(text, tls_client_ca_file=self.tls_client_ca_file)
         return self
+
+    @property
+    def tls_files(self) -> TlsFiles | None:
+        """The files of certificate and key; None: the ports speak plain text."""
+        if self.tls_cert_file is None or self.tls_key_file is None:
+            return None
+        return TlsFiles(self.tls_cert_file, self.tls_key_file, self.tls_client_ca_file)
 
     @property
     def models(self) -> tuple[ModelSettings, ...]:

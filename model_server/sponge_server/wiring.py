@@ -30,6 +30,7 @@ from sponge_server.observability.metrics import Metrics
 from sponge_server.observability.model_counts import ModelCounter
 from sponge_server.observability.observers import RequestObserver
 from sponge_server.observability.request_stats import RequestStats
+from sponge_server.security.api_keys import ApiKeys
 from sponge_server.settings import ServerSettings
 from sponge_server.startup.memory_plan import account_limit
 from sponge_server.startup.startup import Prepared
@@ -61,6 +62,7 @@ def build(
     observers: Sequence[RequestObserver],
     clock: Callable[[], float],
     on_ready: Callable[[bool], None],
+    keys: ApiKeys | None = None,
 ) -> Parts:
     """Builds everything behind the ports.
 
@@ -69,6 +71,7 @@ def build(
         observers: told about every request and batch, besides the server's own observers.
         clock: monotonic seconds.
         on_ready: called when readiness changes because the lanes were lost, or are back.
+        keys: of the clients; None: there are none.
     """
     max_batch = max(model.info.max_batch for model in prepared)
     account = Account(account_limit(settings.max_queue_bytes))
@@ -109,7 +112,7 @@ def build(
     )
     engine = Engine(pool, scheduler, models, [stats, counter, projector, *observers], clock=clock)
     quota.add_listener(engine.set_cores)
-    clients = Clients(settings.client_header, settings.quota)
+    clients = Clients(settings.client_header, settings.quota, keys)
     service = InferenceService(
         models,
         clients,

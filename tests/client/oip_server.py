@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import ssl
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -53,9 +54,11 @@ class OipServer:
         reply: Callable[[Received], Reply] = lambda _: Reply(),
         metadata: object = METADATA,
         early: Reply | None = None,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
         self._reply = reply
         self._early = early
+        self._tls = tls
         self._metadata = metadata
         self.received: list[Received] = []
         self.connections = 0
@@ -68,8 +71,8 @@ class OipServer:
             await self._came.wait_for(lambda: len(self.received) >= count)
 
     async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
-        self.url = f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0, ssl=self._tls)
+        self.url = f"http{'s' if self._tls else ''}://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
         return self
 
     async def __aexit__(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+from typing import Any
 
 import pytest
 import yaml
@@ -17,7 +18,7 @@ def helm(cluster: Cluster, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([str(cluster.helm), *arguments], capture_output=True, text=True, timeout=60, check=False)
 
 
-def rendered(cluster: Cluster, *values: str) -> list[dict[str, object]]:
+def rendered(cluster: Cluster, *values: str) -> list[dict[str, Any]]:
     flags = [flag for value in values for flag in ("--set", value)]
     done = helm(cluster, "template", "sponge", str(CHART), "-n", "sponge-system", "--kube-version", "1.36.0", *flags)
     assert done.returncode == 0, done.stderr
@@ -45,6 +46,18 @@ def test_lint(cluster: Cluster) -> None:
 )
 def test_what_is_rendered(cluster: Cluster, values: list[str], kinds: set[str]) -> None:
     assert {document["kind"] for document in rendered(cluster, *values)} == kinds
+
+
+def test_secrets_of_services_that_name_none(cluster: Cluster) -> None:
+    values = ("server.tls.secretName=cert", "server.apiKeys.secretName=clients", "metrics.podMonitor.enabled=true")
+    documents = {
+        f"{document['kind']} {document['metadata']['name']}": document for document in rendered(cluster, *values)
+    }
+    (container,) = documents["Deployment sponge-operator"]["spec"]["template"]["spec"]["containers"]
+    assert {"--server-tls-secret=cert", "--server-api-keys-secret=clients"} <= set(container["args"])
+    (endpoint,) = documents["PodMonitor sponge-servers"]["spec"]["podMetricsEndpoints"]
+    assert endpoint["tlsConfig"] == {"insecureSkipVerify": True}
+    assert endpoint["relabelings"][0]["targetLabel"] == "__scheme__"
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import copy
+import ssl
 from collections.abc import Mapping
 from typing import Any, cast
 
@@ -164,7 +165,7 @@ class World:
         self.pods.update(self.pod)
         events = Events(lambda *event: self.events.append(event), self.loop.time)
         self.controller = PodController(
-            self.context, events, self.service, f"p-{name}", f"{name}-1", "token", lambda: None
+            self.context, events, self.service, f"p-{name}", f"{name}-1", "token", lambda: None, lambda: None
         )
 
     def service(self) -> SpongeService:
@@ -181,6 +182,7 @@ class World:
             uid=metadata["uid"],
             name=metadata["name"],
             token="token",
+            trust=lambda: None,
         )
 
     def annotate(self, **annotations: str) -> None:
@@ -320,7 +322,9 @@ class _ControlPort:
     def __init__(self, world: World) -> None:
         self._world = world
 
-    async def state(self, base_url: str, token: str, since: int = 0, wait_s: float = 0.0) -> StateSnapshot:
+    async def state(
+        self, base_url: str, token: str, since: int = 0, wait_s: float = 0.0, tls: ssl.SSLContext | None = None
+    ) -> StateSnapshot:
         world = self._world
         assert token == "token"
         if wait_s:
@@ -331,7 +335,9 @@ class _ControlPort:
             raise ServerError("connection refused")
         return world.snapshot()
 
-    async def apply(self, base_url: str, token: str, request: ApplyRequest, timeout_s: float) -> ApplyAck:
+    async def apply(
+        self, base_url: str, token: str, request: ApplyRequest, timeout_s: float, tls: ssl.SSLContext | None = None
+    ) -> ApplyAck:
         world = self._world
         if world.stalled:
             await asyncio.sleep(timeout_s)

@@ -43,13 +43,31 @@ def test_names_of_the_manifest() -> None:
             profile={"configMap": {"name": "p"}},
             planner={"lookBack": "2500ms"},
             slo={"latency": "1s", "target": 99.9, "classes": [{"name": "gold", "latency": "150ms"}]},
+            tls={"secretName": "cert"},
+            apiKeys={"secretName": "clients"},
         )
     ).spec
+    assert spec.tls is not None
+    assert spec.tls.secret_name == "cert"
+    assert spec.api_keys is not None
+    assert (spec.api_keys.secret_name, spec.api_keys.key) == ("clients", "keys")
     assert spec.memory.per_batch_item == 2**20
     assert spec.profile.config_map is not None
     assert (spec.profile.config_map.name, spec.profile.config_map.key) == ("p", "profile.yaml")
     assert spec.planner.look_back == 2.5
     assert spec.slo.classes[0].latency == 0.15
+
+
+def test_secrets_of_the_operator_stand_in_where_a_spec_names_none() -> None:
+    plain, own = parse_service(body()), parse_service(body(tls={"secretName": "own"}))
+    assert plain.with_defaults(None, None) is plain
+    both = plain.with_defaults("cert", "clients").spec
+    assert both.tls is not None
+    assert both.api_keys is not None
+    assert (both.tls.secret_name, both.api_keys.secret_name, both.api_keys.key) == ("cert", "clients", "keys")
+    kept = own.with_defaults("cert", None).spec
+    assert kept.tls is not None
+    assert (kept.tls.secret_name, kept.api_keys) == ("own", None)
 
 
 @pytest.mark.parametrize(("value", "paused"), [("true", True), ("false", False), ("", False)])

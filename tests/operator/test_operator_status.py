@@ -71,6 +71,7 @@ def status(
         "attainment": attainment,
         "trouble": None,
         "missing_profile": None,
+        "missing_secret": None,
         "conflict": None,
         "now": NOW,
         **changes,

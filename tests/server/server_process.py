@@ -6,6 +6,7 @@ import json
 import os
 import re
 import signal
+import ssl
 import subprocess
 import sys
 import time
@@ -59,8 +60,13 @@ class ServerProcess:
         profile: str | None = None,
         token: bool = True,
         cgroup: Path | None = None,
+        trust: ssl.SSLContext | None = None,
     ) -> None:
-        """`gamma_ms` is the profile's time per row; `profile` replaces the profile; `cgroup` is where it starts."""
+        """`gamma_ms` is the profile's time per row; `profile` replaces the profile; `cgroup` is where it starts.
+
+        `trust` verifies the certificate of a server that has one.
+        """
+        self._trust = trust
         self.errors = directory / "stderr"
         if profile is None:
             path = directory / "profile.yaml"
@@ -78,10 +84,10 @@ class ServerProcess:
         with self.errors.open("wb") as errors:
             self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, env=environment, text=True)
         self.line = self._first_line()
-        addresses = re.findall(r"http://[\d.]+:\d+", self.line)
+        addresses = re.findall(r"https?://[\d.]+:\d+", self.line)
         assert len(addresses) == 2, f"no ready line but {self.line!r}; stderr: {self.errors.read_text()}"
         self.data, self.control = addresses
-        found = re.search(r"grpc://(\S+)", self.line)
+        found = re.search(r"grpcs?://(\S+)", self.line)
         assert found is not None, f"no gRPC address in {self.line!r}"
         self.grpc = found[1]
 
@@ -101,7 +107,7 @@ class ServerProcess:
     ) -> Reply:
         request = urllib.request.Request(url, data=body, headers=headers or {}, method=method)
         try:
-            with urllib.request.urlopen(request, timeout=60) as response:
+            with urllib.request.urlopen(request, timeout=60, context=self._trust) as response:
                 return Reply(response.status, response.headers, response.read())
         except urllib.error.HTTPError as error:
             return Reply(error.code, error.headers, error.read())

@@ -59,6 +59,7 @@ class ReportedTarget:
         self._set_quota = set_quota
         self.name = "server"
         self.token = endpoint.token
+        self.tls = None
 
     def control_url(self) -> str:
         return self._endpoint.control_url

@@ -12,6 +12,11 @@ CONDITIONS: Mapping[str, tuple[str, Mapping[tuple[str, str], str]]] = {
         {
             ("True", "PodsReady"): "As many pods accept requests as `replicas` specifies.",
             ("False", "NoPods"): "No pod exists yet. Look at `kubectl describe deployment NAME`.",
+            (
+                "False",
+                "SecretMissing",
+            ): "A Secret that `tls` or `apiKeys` names does not exist or lacks a key, so new pods "
+            "cannot start. They start as soon as it is there.",
             ("False", "PodsNotReady"): "A pod is still loading its model, or it is in trouble; the message names it.",
         },
     ),

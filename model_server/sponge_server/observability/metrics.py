@@ -133,6 +133,19 @@ class Metrics:
             "Requests that ended in an error of the server itself; each is logged.",
             "port",
         )
+        self.certificate_expiry = gauge(
+            "sponge_certificate_expiry_seconds", "End of the certificate's validity in epoch seconds; 0 without TLS."
+        )
+        self.handshake_failures = counter(
+            "sponge_tls_handshake_failures_total",
+            "Connections to an HTTP port that ended before TLS was agreed: plain, timeout, failed or displaced.",
+            "reason",
+        )
+        self.reload_failures = counter(
+            "sponge_reload_failures_total",
+            "Changed files of certificates or API keys that could not be used; the former ones stay in force.",
+            "setting",
+        )
         self.lane_crashes = counter("sponge_lane_crashes_total", "Batches lost to a lane that died or hung.", "model")
         self.connections = gauge("sponge_http_connections", "Open connections of a port.", "port")
         self.held_bytes = gauge(

@@ -6,6 +6,7 @@ It runs on the same event loop as the HTTP ports.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 from typing import Any
 
 import grpc
@@ -18,6 +19,7 @@ from sponge_server.protocol.grpc_service import SERVICE
 from sponge_server.protocol.http_connection import CLOSE_GRACE_S
 from sponge_server.protocol.http_server import listen
 from sponge_server.protos import inference_pb2
+from sponge_server.security.certificates import Certificates
 
 __all__ = ["GrpcServer"]
 
@@ -74,11 +76,22 @@ class _Health(health.aio.HealthServicer):  # type: ignore[misc]
 class GrpcServer:
     """The gRPC form of the protocol at one address."""
 
-    def __init__(self, handler: grpc.GenericRpcHandler, host: str, port: int, *, max_connections: int) -> None:
+    def __init__(
+        self,
+        handler: grpc.GenericRpcHandler,
+        host: str,
+        port: int,
+        *,
+        max_connections: int,
+        certificates: Certificates | None = None,
+        interceptors: Sequence[grpc.aio.ServerInterceptor] = (),
+    ) -> None:
         """Binds the port; port 0 takes a free one. Raises SpongeError when the address is not available.
 
         Args:
             handler: the calls of the inference service, see `grpc_service.inference_handler`.
+            certificates: for TLS; without them, the port speaks plain text.
+            interceptors: stand before every call.
         """
         if port:
             # The library says only that it failed; this call says why, and finds other servers on the port.
@@ -86,12 +99,15 @@ class GrpcServer:
         self._handler = handler
         self._host = host
         self._max_connections = max_connections
+        self._certificates = certificates
+        self._interceptors = interceptors
         self._health = _Health()
         self._telling: set[asyncio.Task[None]] = set()
         self._server, self.port = self._bind(port, LOADING_BYTES)
 
     def _bind(self, port: int, message_bytes: int) -> tuple[grpc.aio.Server, int]:
         server = grpc.aio.server(
+            interceptors=self._interceptors,
             options=(
                 # For the moment in which one server takes over from another, see `accept_messages`.
                 ("grpc.so_reuseport", 1),
@@ -110,7 +126,7 @@ class GrpcServer:
                 ("grpc.max_connection_idle_ms", IDLE_S * 1000),
                 ("grpc.keepalive_permit_without_calls", 1),
                 ("grpc.http2.min_ping_interval_without_data_ms", PING_INTERVAL_MS),
-            )
+            ),
         )
         server.add_generic_rpc_handlers((self._handler,))
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
@@ -118,7 +134,9 @@ class GrpcServer:
         reflection.enable_server_reflection(names, server, _pool())
         host = f"[{self._host}]" if ":" in self._host else self._host
         try:
-            return server, server.add_insecure_port(f"{host}:{port}")
+            if self._certificates is None:
+                return server, server.add_insecure_port(f"{host}:{port}")
+            return server, server.add_secure_port(f"{host}:{port}", _credentials(self._certificates))
         except RuntimeError:
             raise SpongeError(f"cannot listen on {host}:{port}; choose another port with {OPTION}") from None
 
@@ -158,6 +176,25 @@ class GrpcServer:
         """
         self._health.end()
         await self._server.stop(grace_s)
+
+
+def _credentials(certificates: Certificates) -> grpc.ServerCredentials:
+    """Credentials that follow the files: the library asks at each handshake whether there is another certificate."""
+
+    def configuration() -> Any:
+        pem = certificates.pem
+        return pem, grpc.ssl_server_certificate_configuration([(pem.key, pem.cert)], pem.client_ca)
+
+    given, first = configuration()
+
+    def fetch() -> Any:
+        nonlocal given
+        if certificates.pem is given:
+            return None
+        given, newest = configuration()
+        return newest
+
+    return grpc.dynamic_ssl_server_credentials(first, fetch, require_client_authentication=given.client_ca is not None)
 
 
 def _pool() -> DescriptorPool:

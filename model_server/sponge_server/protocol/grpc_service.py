@@ -37,7 +37,7 @@ from sponge_server.protocol.rest import server_timing
 from sponge_server.protos import inference_pb2 as pb
 from sponge_server.workers.interface import Tensor, TensorSpec
 
-__all__ = ["SERVICE", "inference_handler"]
+__all__ = ["SERVICE", "inference_handler", "refuse"]
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +45,7 @@ SERVICE = "inference.GRPCInferenceService"
 
 CODES = {
     400: grpc.StatusCode.INVALID_ARGUMENT,
+    401: grpc.StatusCode.UNAUTHENTICATED,
     404: grpc.StatusCode.NOT_FOUND,
     413: grpc.StatusCode.RESOURCE_EXHAUSTED,
     422: grpc.StatusCode.INVALID_ARGUMENT,
@@ -142,12 +143,12 @@ class _Service:
             await context.abort(grpc.StatusCode.CANCELLED, "the client left")
         except ProblemError as problem:
             self._problems.labels(str(problem.status)).inc()
-            await _refuse(context, problem)
+            await refuse(context, problem)
         except Exception:
             log.exception(BUG_EVENT)
             self._errors.labels("grpc").inc()
             self._problems.labels(str(BUG.status)).inc()
-            await _refuse(context, BUG)
+            await refuse(context, BUG)
         context.set_trailing_metadata((("server-timing", server_timing(timing)),))
         return response
 
@@ -236,11 +237,11 @@ def _unary(errors: Counter, kind: type[M], answer: Callable[[M], Message]) -> gr
         try:
             return answer(_parsed(kind, inflated(raw, MOST_QUESTION)))
         except ProblemError as problem:
-            await _refuse(context, problem)
+            await refuse(context, problem)
         except Exception:
             log.exception(BUG_EVENT)
             errors.labels("grpc").inc()
-            await _refuse(context, BUG)
+            await refuse(context, BUG)
 
     handler: Callable[[bytes, Context], Awaitable[Message]] = handle
     return grpc.unary_unary_rpc_method_handler(handler, response_serializer=kind.SerializeToString)
@@ -253,7 +254,7 @@ def _parsed(kind: type[M], raw: bytes) -> M:
         raise ProblemError(400, "invalid-request", f"not a {kind.DESCRIPTOR.name}: {error}") from None
 
 
-async def _refuse(context: Context, problem: ProblemError) -> NoReturn:
+async def refuse(context: Context, problem: ProblemError) -> NoReturn:
     """Ends the call with a problem's status; one that is worth a retry says when, as gRPC's retry policies read it."""
     problem.forget()
     trailing = [("sponge-problem", problem.slug)]

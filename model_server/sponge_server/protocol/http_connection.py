@@ -10,9 +10,9 @@ from typing import Any
 import httptools
 import uvicorn
 from starlette.types import ASGIApp
-from uvicorn.protocols.http.flow_control import FlowControl
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from sponge_server.protocol.http_flow import Flow
 from sponge_server.protocol.http_refusals import (
     MALFORMED,
     MOST_HEAD,
@@ -26,7 +26,7 @@ from sponge_server.protocol.http_refusals import (
 from sponge_server.protocol.problems import ProblemError
 from sponge_system.logs import event
 
-__all__ = ["CLOSE_GRACE_S", "HttpConfig", "HttpConnection", "HttpLimits"]
+__all__ = ["CLOSE_GRACE_S", "LINGER_S", "HttpConfig", "HttpConnection", "HttpLimits"]
 
 log = logging.getLogger(__name__)
 
@@ -126,7 +126,7 @@ class HttpConnection(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self.flow = _Flow(transport, self._ahead)
+        self.flow = Flow(transport, self._ahead)
         self._responses = _ResponseTransport(self, transport)
         if len(self.connections) > self._own.limits.max_connections:
             self._refuse()
@@ -226,6 +226,13 @@ class HttpConnection(HttpToolsProtocol):
             self.transport.close()
         else:
             self._close_lingering()
+
+    def shutdown(self) -> None:
+        """Ends an idle connection; a busy one ends with its response."""
+        super().shutdown()
+        if self.scheme == "https" and self.transport.is_closing():
+            # TLS waits for the other end to close too, and idle clients do not look.
+            self._abort_soon()
 
     def leave(self) -> None:
         """Makes the response to the present request the last one of this connection."""
@@ -356,7 +363,14 @@ class HttpConnection(HttpToolsProtocol):
         self._unset_keepalive_if_required()
         self._ahead.clear()
         self.flow.resume_reading()
-        self.transport.write_eof()
+        if self.scheme == "https":
+            self.transport.close()  # TLS has no half-closed connection: it reads and discards by itself
+        else:
+            self.transport.write_eof()
+        self._abort_soon()
+
+    def _abort_soon(self) -> None:
+        self._disarm()
         self._timer = self.loop.call_later(LINGER_S, self.transport.abort)
 
     def _refuse(self) -> None:
@@ -369,18 +383,6 @@ class HttpConnection(HttpToolsProtocol):
         self._refused = True
         self.transport.write(refusal(TOO_MANY))
         self._close_lingering()
-
-
-class _Flow(FlowControl):
-    """Lets nobody resume reading while bytes of the connection wait to be parsed."""
-
-    def __init__(self, transport: asyncio.Transport, ahead: bytearray) -> None:
-        super().__init__(transport)
-        self._ahead = ahead
-
-    def resume_reading(self) -> None:
-        if not self._ahead:
-            super().resume_reading()
 
 
 class _ResponseTransport:

@@ -4,7 +4,17 @@ from __future__ import annotations
 
 from sponge_server.protocol.problems import PROBLEM_TYPE, ProblemError, retry_after
 
-__all__ = ["MALFORMED", "MOST_HEAD", "MOST_HEADERS", "NO_PROXY", "TOO_LONG", "TOO_MANY", "TOO_SLOW", "refusal"]
+__all__ = [
+    "MALFORMED",
+    "MOST_HEAD",
+    "MOST_HEADERS",
+    "NO_PROXY",
+    "PLAIN_HTTP",
+    "TOO_LONG",
+    "TOO_MANY",
+    "TOO_SLOW",
+    "refusal",
+]
 
 MOST_HEAD, MOST_HEADERS = 64 << 10, 256
 """Bytes and number of headers of one request, trailers included. The parser itself has no limit."""
@@ -15,6 +25,7 @@ TOO_LONG = ProblemError(
 )
 TOO_SLOW = ProblemError(408, "too-slow", "the headers of the request did not arrive in time: send them at once")
 NO_PROXY = ProblemError(405, "http", "this server is no proxy: it has no CONNECT", [(b"allow", b"GET, HEAD, POST")])
+PLAIN_HTTP = ProblemError(400, "plain-http", "this port speaks HTTPS: write https:// in the address")
 TOO_MANY = ProblemError(
     503,
     "too-many-connections",

@@ -8,16 +8,21 @@ import errno
 import logging
 import resource
 import socket
-from collections.abc import Generator
+import ssl
+from collections.abc import Callable, Generator
+from dataclasses import dataclass
+from typing import Any
 
 import uvicorn
+from prometheus_client import Counter
 from starlette.types import ASGIApp
 
 from sponge_core.errors import SpongeError
 from sponge_server.protocol.http_connection import CLOSE_GRACE_S, HttpConfig, HttpConnection, HttpLimits
+from sponge_server.protocol.tls_listener import TlsListener
 from sponge_system.logs import event
 
-__all__ = ["CLOSE_GRACE_S", "HttpLimits", "HttpServer", "listen", "make_room"]
+__all__ = ["CLOSE_GRACE_S", "HttpLimits", "HttpServer", "PortTls", "listen", "make_room"]
 
 log = logging.getLogger(__name__)
 
@@ -53,13 +58,16 @@ def listen(host: str, port: int, option: str) -> socket.socket:
     return sock
 
 
-def make_room(connections: int, lanes: int) -> int:
+def make_room(connections: int, lanes: int, handshakes: int = 0) -> int:
     """Raises this process's limit of open files, as far as permitted, to fit `connections` on every port, and `lanes`.
+
+    Args:
+        handshakes: of all ports together; they come on top of the connections.
 
     Returns:
         How many connections each port may have so that files are left for everything else: `connections`, or fewer.
     """
-    others = OTHER_FILES + FILES_PER_LANE * lanes
+    others = OTHER_FILES + FILES_PER_LANE * lanes + handshakes
     needed = PORTS * connections + others
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY or soft >= needed:
@@ -73,10 +81,36 @@ def make_room(connections: int, lanes: int) -> int:
     return min(connections, fewer)
 
 
+@dataclass(frozen=True, slots=True)
+class PortTls:
+    """TLS of a port: what gives the context of the next handshake, and a counter of failed ones by `reason`."""
+
+    context: Callable[[], ssl.SSLContext]
+    failures: Counter
+
+
 class _Uvicorn(uvicorn.Server):
-    def __init__(self, config: uvicorn.Config) -> None:
+    def __init__(self, config: HttpConfig, tls: PortTls | None) -> None:
         super().__init__(config)
+        self._own = config
+        self._tls = tls
         self._leaving = asyncio.Event()
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listens; with TLS, by a listener of its own."""
+        if self._tls is None:
+            await super().startup(sockets)
+            return
+        assert sockets is not None
+        tls, limits = self._tls, self._own.limits
+        listeners: list[Any] = [
+            TlsListener(each, tls.context, self._connection, limits, tls.failures) for each in sockets
+        ]
+        self.servers = listeners
+        self.started = True
+
+    def _connection(self) -> HttpConnection:
+        return HttpConnection(config=self._own, server_state=self.server_state, app_state={})
 
     def leave(self) -> None:
         """Ends `serve` gracefully."""
@@ -98,12 +132,12 @@ class _Uvicorn(uvicorn.Server):
 class HttpServer:
     """Serves `app` on `sock`."""
 
-    def __init__(self, app: ASGIApp, sock: socket.socket, limits: HttpLimits) -> None:
+    def __init__(self, app: ASGIApp, sock: socket.socket, limits: HttpLimits, tls: PortTls | None = None) -> None:
         # Inherited by every connection; otherwise a response that is never read would be kept forever.
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(limits.write_timeout_s * 1000))
         self._sock = sock
         self._config = HttpConfig(app, limits)
-        self._server = _Uvicorn(self._config)
+        self._server = _Uvicorn(self._config, tls)
         self._task: asyncio.Task[None] | None = None
 
     @property

@@ -83,6 +83,7 @@ def _problem(text: str, retry: bool = False) -> dict[str, Any]:
 
 PROBLEMS: dict[int | str, dict[str, Any]] = {
     400: _problem("Not a request of the protocol, or an invalid header."),
+    401: _problem("The server asks for an API key, and the request carries none that is in force."),
     404: _problem("No such model or version."),
     413: _problem("The body, or its JSON part, is too large."),
     415: _problem("Unsupported Content-Type or Content-Encoding."),

@@ -22,7 +22,7 @@ LONGEST_RETRY_S = 60
 
 TITLES = {
     400: "Bad request",
-    401: "Token required",
+    401: "Credentials required",
     403: "Control is off",
     404: "Not found",
     405: "Method not allowed",

@@ -22,10 +22,12 @@ from sponge_server.memory_account import Account, Lease
 from sponge_server.observability.metrics import Metrics
 from sponge_server.protocol.catch_all import BUG, BUG_EVENT, CatchAll
 from sponge_server.protocol.content_coding import Inflater, accepts_gzip, gzipped, is_coded
+from sponge_server.protocol.key_guard import KeyGuard
 from sponge_server.protocol.oip import InferRequest, Strings
 from sponge_server.protocol.oip_json import decode, encode
 from sponge_server.protocol.problems import PROBLEM_TYPE, ProblemError
 from sponge_server.results import Timing
+from sponge_server.security.api_keys import ApiKeys
 from sponge_server.workers.interface import Tensor
 
 __all__ = ["RestEndpoint", "server_timing"]
@@ -64,12 +66,15 @@ Response = tuple[bytes, Headers]
 class RestEndpoint:
     """ASGI application of the data port: serves inference requests itself and passes all others on."""
 
-    def __init__(self, service: Loaded[InferenceService], metrics: Metrics, others: ASGIApp) -> None:
-        """`others` serves every other request."""
+    def __init__(
+        self, service: Loaded[InferenceService], metrics: Metrics, others: ASGIApp, keys: ApiKeys | None = None
+    ) -> None:
+        """`others` serves every other request. `keys`: requests must carry one of them; None: they need none."""
         self._service = service
+        self._keys = keys
         self._problems = metrics.problems
         self._errors = metrics.internal_errors
-        self._others = CatchAll(others, self._errors, "http")
+        self._others = CatchAll(others if keys is None else KeyGuard(others, keys), self._errors, "http")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         # The web framework's layers and its matching of routes cost as much as a decision of the engine.
@@ -83,6 +88,8 @@ class RestEndpoint:
         with (service.account if service is not None else _NO_MEMORY).open() as lease:
             call = _RestCall(dict(scope["headers"]), path["model"], path["version"], receive, scope, lease)
             try:
+                if self._keys is not None:
+                    self._keys.holder(call.headers)
                 if scope["method"] != "POST":
                     raise ProblemError(405, "http", "send inference requests with POST", [(b"allow", b"POST")])
                 if service is None:

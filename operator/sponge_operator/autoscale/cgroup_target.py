@@ -35,6 +35,7 @@ class CgroupTarget:
         self._cgroup = cgroup
         self.name = name
         self.token = token
+        self.tls = None
 
     def control_url(self) -> str:
         return self._url

@@ -160,9 +160,9 @@ class ControlLoop:
 
     async def _poll(self) -> StateSnapshot:
         """The server's state: when something is urgent there, after `poll_s`, or once the loop is woken."""
-        url, token = self._target.control_url(), self._target.token
+        url, token, tls = self._target.control_url(), self._target.token, self._target.tls
         if not self._woken.is_set():
-            poll = asyncio.ensure_future(self._control.state(url, token, self._since, self._poll_s))
+            poll = asyncio.ensure_future(self._control.state(url, token, self._since, self._poll_s, tls))
             waking = asyncio.ensure_future(self._woken.wait())
             try:
                 await asyncio.wait({poll, waking}, return_when=asyncio.FIRST_COMPLETED)
@@ -173,7 +173,7 @@ class ControlLoop:
                 if poll.cancel():
                     await asyncio.wait({poll})
         self._woken.clear()
-        return await self._control.state(url, token, self._since, 0.0)
+        return await self._control.state(url, token, self._since, 0.0, tls)
 
     def _observe(self, snapshot: StateSnapshot, history: resize.History, spec: SizingSpec) -> Observation:
         now = self._clock()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import ssl
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -37,6 +38,7 @@ class PodController:
     Args:
         service: gives the SpongeService as it is now.
         token: of the server's control port.
+        trust: gives the certificates to accept from it, if it speaks https.
         on_news: called when the pod's state changes in a way that the status should show at once.
     """
 
@@ -48,6 +50,7 @@ class PodController:
         uid: str,
         name: str,
         token: str,
+        trust: Callable[[], ssl.SSLContext | None],
         on_news: Callable[[], None],
     ) -> None:
         self._context = context
@@ -62,7 +65,14 @@ class PodController:
         self._waits_since: float | None = None
         self._accounted_at: float | None = None
         self._target = PodTarget(
-            context.kube, context.control, context.pods, context.clock, uid=uid, name=name, token=token
+            context.kube,
+            context.control,
+            context.pods,
+            context.clock,
+            uid=uid,
+            name=name,
+            token=token,
+            trust=trust,
         )
         self._loop = ControlLoop(
             self._target, context.control, self, context.clock, context.settings.loop, context.budget

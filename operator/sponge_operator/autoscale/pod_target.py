@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import ssl
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -12,7 +13,7 @@ from sponge_operator.autoscale.target import QuotaRefusedError, TargetGoneError
 from sponge_operator.clients.kube import ApiError, Kube
 from sponge_operator.clients.pods import PodCache
 from sponge_operator.clients.server import ControlClient, ServerError
-from sponge_operator.resources.manifests import CONTAINER, CONTROL_PORT
+from sponge_operator.resources.manifests import CONTAINER, CONTROL_PORT, control_scheme
 
 __all__ = ["PodTarget"]
 
@@ -26,6 +27,7 @@ class PodTarget:
     Args:
         uid: of the pod; one with the same name and another uid is never resized.
         token: of the server's control port.
+        trust: gives the certificates to accept from it, if it speaks https.
         clock: monotonic seconds.
     """
 
@@ -39,6 +41,7 @@ class PodTarget:
         uid: str,
         name: str,
         token: str,
+        trust: Callable[[], ssl.SSLContext | None],
     ) -> None:
         self._kube = kube
         self._control = control
@@ -48,18 +51,27 @@ class PodTarget:
         self._changed = asyncio.Event()
         self.name = name
         self.token = token
+        self._trust = trust
 
     def pod_changed(self) -> None:
         """Call after each change of the pod in the cache."""
         self._changed.set()
 
     def control_url(self) -> str:
-        """The server's control port. Raises ServerError while the pod has no address."""
-        pod = self._pods.get(self._uid)
-        address = ((pod or {}).get("status") or {}).get("podIP")
+        """The server's control port. Raises ServerError while the pod has no address, or its certificate is unknown."""
+        pod = self._pods.get(self._uid) or {}
+        address = (pod.get("status") or {}).get("podIP")
         if not address:
             raise ServerError("the pod has no address yet")
-        return f"http://[{address}]:{CONTROL_PORT}" if ":" in address else f"http://{address}:{CONTROL_PORT}"
+        scheme = control_scheme(pod)
+        if scheme == "https" and self._trust() is None:
+            raise ServerError("the server's certificate is unknown: the Secret of spec.tls has none")
+        return f"{scheme}://[{address}]:{CONTROL_PORT}" if ":" in address else f"{scheme}://{address}:{CONTROL_PORT}"
+
+    @property
+    def tls(self) -> ssl.SSLContext | None:
+        """The certificates in the Secret of the service."""
+        return self._trust()
 
     def observe(self, quota_milli: int | None) -> resize.Observed:
         """The state of the pod's resize, from the newest version in the cache."""
@@ -104,7 +116,7 @@ class PodTarget:
         while True:
             await asyncio.sleep(QUOTA_POLL_S)
             with contextlib.suppress(ServerError):
-                snapshot = await self._control.state(self.control_url(), self.token)
+                snapshot = await self._control.state(self.control_url(), self.token, tls=self.tls)
                 if snapshot.cpu_quota_milli == milli:
                     return
 

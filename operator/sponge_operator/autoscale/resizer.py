@@ -111,7 +111,8 @@ class Resizer:
     async def _apply(self, goal: ApplyRequest, outcome: ResizeOutcome) -> ResizeOutcome:
         unknown = replace(outcome, history=replace(outcome.history, acknowledged=None))
         try:
-            await self._control.apply(self._target.control_url(), self._target.token, goal, self._apply_timeout_s)
+            url, token, tls = self._target.control_url(), self._target.token, self._target.tls
+            await self._control.apply(url, token, goal, self._apply_timeout_s, tls)
         except ServerError as error:
             return replace(unknown, trouble=str(error))
         return replace(outcome, kind=outcome.kind or "applied", history=replace(outcome.history, acknowledged=goal))

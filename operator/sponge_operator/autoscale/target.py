@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import ssl
 from typing import Protocol
 
 from sponge_operator.autoscale.resize import LowerCeiling, Observed, StayQuiet
@@ -61,6 +62,11 @@ class ResizableTarget(CpuQuota, Protocol):
     @property
     def token(self) -> str:
         """Bearer token of the server's control port."""
+        ...
+
+    @property
+    def tls(self) -> ssl.SSLContext | None:
+        """Which certificates to accept from the control port; None where it speaks plain HTTP."""
         ...
 
     def control_url(self) -> str:

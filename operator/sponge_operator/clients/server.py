@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import ssl
 from types import TracebackType
 
 import aiohttp
@@ -38,16 +39,18 @@ class ControlClient:
         if self._session is not None:
             await self._session.close()
 
-    async def state(self, base_url: str, token: str, since: int = 0, wait_s: float = 0.0) -> StateSnapshot:
+    async def state(
+        self, base_url: str, token: str, since: int = 0, wait_s: float = 0.0, tls: ssl.SSLContext | None = None
+    ) -> StateSnapshot:
         """The server's state. Raises ServerError.
 
         Args:
             since: version of the newest state that is known.
             wait_s: how long the server may hold the response back while nothing newer than `since` is urgent.
+            tls: which certificates to accept at an https URL; by default those of public authorities.
         """
-        text = await self._request(
-            "GET", f"{base_url}/control/v1/state?since={since}&wait_s={wait_s:g}", token, timeout_s=wait_s + 2.0
-        )
+        url = f"{base_url}/control/v1/state?since={since}&wait_s={wait_s:g}"
+        text = await self._request("GET", url, token, tls, timeout_s=wait_s + 2.0)
         try:
             return StateSnapshot.model_validate_json(text)
         except ValidationError as error:
@@ -55,22 +58,32 @@ class ControlClient:
                 f"{base_url} answers with a state of another version: {error.errors()[0]['loc']}"
             ) from None
 
-    async def apply(self, base_url: str, token: str, request: ApplyRequest, timeout_s: float) -> ApplyAck:
-        """Sets the size to run with; returns once the running batches fit it.
+    async def apply(
+        self, base_url: str, token: str, request: ApplyRequest, timeout_s: float, tls: ssl.SSLContext | None = None
+    ) -> ApplyAck:
+        """Sets the size to run with; returns once the running batches fit it. `tls` as for `state`.
 
         Raises:
             StaleVersionError: the server has a newer message.
             ServerError: not reached, or not acknowledged within `timeout_s`.
         """
-        text = await self._request(
-            "POST", f"{base_url}/control/v1/apply", token, body=request.model_dump_json(), timeout_s=timeout_s
-        )
+        url = f"{base_url}/control/v1/apply"
+        text = await self._request("POST", url, token, tls, body=request.model_dump_json(), timeout_s=timeout_s)
         try:
             return ApplyAck.model_validate_json(text)
         except ValidationError as error:
             raise ServerError(f"{base_url} acknowledges in another version: {error.errors()[0]['loc']}") from None
 
-    async def _request(self, method: str, url: str, token: str, *, timeout_s: float, body: str | None = None) -> bytes:
+    async def _request(
+        self,
+        method: str,
+        url: str,
+        token: str,
+        tls: ssl.SSLContext | None,
+        *,
+        timeout_s: float,
+        body: str | None = None,
+    ) -> bytes:
         if self._session is None:
             raise RuntimeError("ControlClient is used outside of its context")
         headers = {"Authorization": f"Bearer {token}"}
@@ -78,7 +91,12 @@ class ControlClient:
             headers["Content-Type"] = "application/json"
         try:
             async with self._session.request(
-                method, url, data=body, headers=headers, timeout=aiohttp.ClientTimeout(total=timeout_s)
+                method,
+                url,
+                data=body,
+                headers=headers,
+                timeout=aiohttp.ClientTimeout(total=timeout_s),
+                ssl=True if tls is None else tls,
             ) as response:
                 text = await response.read()
                 if response.status != 200:

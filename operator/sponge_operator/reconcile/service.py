@@ -6,6 +6,7 @@ Level-triggered: whatever event wakes it, it compares the present state with the
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
@@ -17,10 +18,11 @@ from sponge_operator.autoscale.pod_state import PodState, is_in_service
 from sponge_operator.autoscale.pod_target import PodTarget
 from sponge_operator.autoscale.resizer import restore
 from sponge_operator.clients.kube import ApiError
+from sponge_operator.clients.trust import Trust
 from sponge_operator.context import Context, Events
-from sponge_operator.reconcile.workload import Workload, apply_workload, find_conflict
+from sponge_operator.reconcile.workload import Workload, apply_workload, find_conflict, learn_certificate
 from sponge_operator.resources.manifests import STARTUP_ANNOTATION
-from sponge_operator.resources.model import parse_service
+from sponge_operator.resources.model import SpongeService, parse_service
 from sponge_operator.resources.status import Attainment, StatusInput, build_status, substance
 from sponge_system.logs import event
 
@@ -34,7 +36,7 @@ PASS_S = 0.5
 LOST_CHECK_S = 10.0
 
 RETRY_S = 5.0
-"""Before children that could not be applied are tried again."""
+"""Before children that could not be applied, or a certificate of a server that is not reached, are tried again."""
 
 
 class ServiceReconciler:
@@ -48,7 +50,9 @@ class ServiceReconciler:
         self._context = context
         self._events = events
         self._body = body
-        self._service = parse_service(body)
+        self._service = self._parse()
+        self._trust = Trust()
+        self._certificate_at = 0.0
         self._woken = asyncio.Event()
         self._controllers: dict[str, tuple[PodController, asyncio.Task[None]]] = {}
         self._attainment = Attainment()
@@ -106,12 +110,13 @@ class ServiceReconciler:
                     uid=metadata["uid"],
                     name=metadata["name"],
                     token="",
+                    trust=lambda: None,
                 )
                 await restore(target, parse_cpu_milli(startup))
 
     async def _reconcile(self) -> None:
         try:
-            self._service = parse_service(self._body)
+            self._service = self._parse()
         except SpongeError as error:
             self._trouble = ("InvalidSpec", str(error))
             self._events.emit("Warning", "InvalidSpec", str(error))
@@ -119,9 +124,14 @@ class ServiceReconciler:
             # A service that is being deleted is not applied, which would take back children that are being orphaned.
             if not self._body["metadata"].get("deletionTimestamp"):
                 await self._apply_if_due()
+        await self._follow_certificate()
         await self._forget_lost_pods()
         await self._follow_pods()
         await self._write_status()
+
+    def _parse(self) -> SpongeService:
+        settings = self._context.settings
+        return parse_service(self._body).with_defaults(settings.tls_secret, settings.api_keys_secret)
 
     async def _apply_if_due(self) -> None:
         context, now = self._context, self._context.clock()
@@ -129,7 +139,7 @@ class ServiceReconciler:
             return
         self._tried_generation = self._service.generation
         try:
-            self._workload = await apply_workload(context.kube, self._service, context.settings)
+            self._workload = await apply_workload(context.kube, self._service, context.settings, self._trust)
             self._conflict = await find_conflict(context.kube, self._service)
         except ApiError as error:
             self._trouble = ("ApplyFailed", str(error))
@@ -141,6 +151,17 @@ class ServiceReconciler:
         self._apply_at = now + context.settings.resync_s
         if self._conflict is not None:
             self._events.emit("Warning", "Conflict", self._conflict, about=self._conflict)
+
+    async def _follow_certificate(self) -> None:
+        """Reads the certificate again while a server is not reached: it may present another one already."""
+        context, now = self._context, self._context.clock()
+        if now < self._certificate_at or all(
+            controller.state.reachable for controller, _ in self._controllers.values()
+        ):
+            return
+        self._certificate_at = now + RETRY_S
+        with contextlib.suppress(ApiError):
+            await learn_certificate(context.kube, self._service, self._trust)
 
     async def _follow_pods(self) -> None:
         """Starts and stops controllers: one for each pod, unless the mode is Off."""
@@ -158,6 +179,7 @@ class ServiceReconciler:
                 uid=uid,
                 name=pod["metadata"]["name"],
                 token=self._workload.token if self._workload is not None else "",
+                trust=lambda: self._trust.context,
                 on_news=self._woken.set,
             )
             task = asyncio.create_task(controller.run(), name=f"controller of {controller.state.name}")
@@ -213,6 +235,7 @@ class ServiceReconciler:
             attainment=self._attainment.percent(),
             trouble=self._trouble,
             missing_profile=self._workload.missing_profile if self._workload else None,
+            missing_secret=self._workload.missing_secret if self._workload else None,
             conflict=self._conflict,
             now=context.wall(),
         )

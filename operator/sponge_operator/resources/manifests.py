@@ -15,6 +15,7 @@ from typing import Any
 from sponge_core.quantities import cores_text, cpu_quantity, parse_cpu_milli
 from sponge_operator.resources.merge import strategic_merge
 from sponge_operator.resources.model import GROUP, KIND, VERSION, ServiceSpec, SpongeService
+from sponge_operator.resources.mounted_secrets import mounted_secrets
 
 __all__ = [
     "CONTAINER",
@@ -30,6 +31,7 @@ __all__ = [
     "build_secret",
     "build_service",
     "config_map_name",
+    "control_scheme",
     "pod_labels",
     "resize_patch",
     "secret_name",
@@ -45,6 +47,9 @@ MANAGED_BY = "sponge-operator"
 SERVICE_LABEL = f"{GROUP}/service"
 STARTUP_ANNOTATION = f"{GROUP}/startup-cpu"
 PROFILE_ANNOTATION = f"{GROUP}/profile-hash"
+SCHEME_ANNOTATION = f"{GROUP}/control-scheme"
+"""On pods whose control port speaks https; pods from before TLS was set up go on with http until they are replaced."""
+
 DEFAULT_STARTUP_MILLI = 1000
 """Loading a model takes tens of seconds on less than a core, and almost every node has a whole one."""
 
@@ -75,6 +80,11 @@ def pod_labels(service: SpongeService) -> dict[str, str]:
         "app.kubernetes.io/managed-by": MANAGED_BY,
         SERVICE_LABEL: service.name,
     }
+
+
+def control_scheme(pod: Mapping[str, Any]) -> str:
+    """How the control port of a pod is spoken to: http or https."""
+    return str((pod["metadata"].get("annotations") or {}).get(SCHEME_ANNOTATION, "http"))
 
 
 def startup_milli(spec: ServiceSpec, deployment: Mapping[str, Any] | None) -> int:
@@ -125,21 +135,16 @@ def token_of(secret: Mapping[str, Any]) -> str:
 
 def build_service(service: SpongeService) -> dict[str, Any]:
     """The Service with the ports http and grpc for clients, and control for Prometheus and people."""
+    # For meshes and gateways: without h2c, they balance connections instead of calls.
+    plain, h2c = ({}, "kubernetes.io/h2c") if service.spec.tls is None else ({"appProtocol": "https"}, "https")
     return {
         **_header(service, "v1", "Service", service.name),
         "spec": {
             "selector": {SERVICE_LABEL: service.name},
             "ports": [
-                {"name": "http", "port": HTTP_PORT, "targetPort": "http", "protocol": "TCP"},
-                # Without it, a mesh or gateway balances connections instead of calls.
-                {
-                    "name": "grpc",
-                    "port": GRPC_PORT,
-                    "targetPort": "grpc",
-                    "protocol": "TCP",
-                    "appProtocol": "kubernetes.io/h2c",
-                },
-                {"name": "control", "port": CONTROL_PORT, "targetPort": "control", "protocol": "TCP"},
+                {"name": "http", "port": HTTP_PORT, "targetPort": "http", "protocol": "TCP", **plain},
+                {"name": "grpc", "port": GRPC_PORT, "targetPort": "grpc", "protocol": "TCP", "appProtocol": h2c},
+                {"name": "control", "port": CONTROL_PORT, "targetPort": "control", "protocol": "TCP", **plain},
             ],
         },
     }
@@ -200,8 +205,11 @@ def _essentials(service: SpongeService, startup: int) -> dict[str, Any]:
         "cpu": cpu_quantity(startup),
         "memory": str(spec.memory.base + spec.memory.per_batch_item * spec.batch.max),
     }
+    annotations = {STARTUP_ANNOTATION: cpu_quantity(startup)}
+    if spec.tls is not None:
+        annotations[SCHEME_ANNOTATION] = "https"
     return {
-        "metadata": {"labels": pod_labels(service), "annotations": {STARTUP_ANNOTATION: cpu_quantity(startup)}},
+        "metadata": {"labels": pod_labels(service), "annotations": annotations},
         "spec": {
             "containers": [
                 {
@@ -233,6 +241,12 @@ def _pod_template(service: SpongeService, image: str) -> dict[str, Any]:
         "prometheus.io/port": str(CONTROL_PORT),
         "prometheus.io/path": "/metrics",
     }
+    for secret in mounted_secrets(service.spec):
+        volumes.append(secret.volume)
+        mounts.append(secret.mount)
+    scheme = {} if service.spec.tls is None else {"scheme": "HTTPS"}
+    if scheme:
+        annotations["prometheus.io/scheme"] = "https"
     profile = service.spec.profile
     source = _profile_volume(service)
     if source is not None:
@@ -270,9 +284,9 @@ def _pod_template(service: SpongeService, image: str) -> dict[str, Any]:
                     ],
                     "volumeMounts": mounts,
                     # Importing torch and measuring a profile take long at a small size.
-                    "startupProbe": _probe("/healthz", period_s=1, failures=600),
-                    "readinessProbe": _probe("/readyz", period_s=2, failures=3),
-                    "livenessProbe": _probe("/healthz", period_s=10, failures=3),
+                    "startupProbe": _probe("/healthz", scheme, period_s=1, failures=600),
+                    "readinessProbe": _probe("/readyz", scheme, period_s=2, failures=3),
+                    "livenessProbe": _probe("/healthz", scheme, period_s=10, failures=3),
                     "securityContext": {
                         "allowPrivilegeEscalation": False,
                         "capabilities": {"drop": ["ALL"]},
@@ -303,7 +317,8 @@ def _arguments(service: SpongeService) -> list[str]:
         "--drain-delay-s": "3",
     }
     classes = [("--slo-class", f"{slo.name}={slo.latency * 1000:g}") for slo in spec.slo.classes]
-    return ["serve", *(word for pair in (*arguments.items(), *classes) for word in pair)]
+    options = [word for pair in (*arguments.items(), *classes) for word in pair]
+    return ["serve", *options, *(word for secret in mounted_secrets(spec) for word in secret.arguments)]
 
 
 def _profile_volume(service: SpongeService) -> dict[str, Any] | None:
@@ -319,10 +334,10 @@ def _range_variable(service: SpongeService, name: str, key: str) -> dict[str, An
     return {"name": name, "valueFrom": {"configMapKeyRef": {"name": config_map_name(service), "key": key}}}
 
 
-def _probe(path: str, *, period_s: int, failures: int) -> dict[str, Any]:
+def _probe(path: str, scheme: Mapping[str, str], *, period_s: int, failures: int) -> dict[str, Any]:
     # The control port answers probes even when the data port sheds requests. A throttled pod answers late.
     return {
-        "httpGet": {"path": path, "port": "control"},
+        "httpGet": {"path": path, "port": "control", **scheme},
         "periodSeconds": period_s,
         "timeoutSeconds": 5,
         "failureThreshold": failures,

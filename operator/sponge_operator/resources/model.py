@@ -122,6 +122,19 @@ class Planner(_Part):
     look_back: Seconds = Field(default=1.0, validation_alias=AliasChoices("lookBack"))
 
 
+class Tls(_Part):
+    """A Secret of type kubernetes.io/tls with the certificate of the servers' ports."""
+
+    secret_name: str = Field(validation_alias=AliasChoices("secretName"))
+
+
+class ApiKeys(_Part):
+    """A Secret with the API keys of the servers' data ports."""
+
+    secret_name: str = Field(validation_alias=AliasChoices("secretName"))
+    key: str = "keys"
+
+
 class ServiceSpec(_Part):
     model: Model
     slo: Slo
@@ -132,6 +145,8 @@ class ServiceSpec(_Part):
     profile: Profile = Profile()
     mode: Mode = "Auto"
     planner: Planner = Planner()
+    tls: Tls | None = None
+    api_keys: ApiKeys | None = Field(default=None, validation_alias=AliasChoices("apiKeys"))
     template: dict[str, Any] = Field(default_factory=dict)
 
 
@@ -148,6 +163,15 @@ class SpongeService(_Part):
     @property
     def key(self) -> str:
         return f"{self.namespace}/{self.name}"
+
+    def with_defaults(self, tls_secret: str | None, api_keys_secret: str | None) -> SpongeService:
+        """This service with Secrets of these names where its spec names none; None: no default."""
+        spec, changes = self.spec, dict[str, _Part]()
+        if spec.tls is None and tls_secret is not None:
+            changes["tls"] = Tls.model_validate({"secretName": tls_secret})
+        if spec.api_keys is None and api_keys_secret is not None:
+            changes["api_keys"] = ApiKeys.model_validate({"secretName": api_keys_secret})
+        return self.model_copy(update={"spec": spec.model_copy(update=changes)}) if changes else self
 
 
 def parse_service(body: Mapping[str, Any]) -> SpongeService:

@@ -59,6 +59,7 @@ class StatusInput:
         attainment: percent of requests in time; None without requests.
         trouble: reason and message if the children could not be applied, else None.
         missing_profile: message about a profile reference to something that does not exist.
+        missing_secret: likewise about a Secret that the pods mount.
         conflict: message about another autoscaler of the same pods.
         now: epoch seconds.
     """
@@ -68,6 +69,7 @@ class StatusInput:
     attainment: float | None
     trouble: tuple[str, str] | None
     missing_profile: str | None
+    missing_secret: str | None
     conflict: str | None
     now: float
 
@@ -196,6 +198,8 @@ def _ready(known: StatusInput) -> Verdict:
     ready = _ready_pods(known)
     if ready >= wanted:
         return "True", "PodsReady", f"{ready} of {wanted} pods accept requests"
+    if known.missing_secret is not None:
+        return "False", "SecretMissing", known.missing_secret
     if not known.pods:
         return "False", "NoPods", f"no pod exists yet; run kubectl describe deployment {known.service.name}"
     waiting = next(state for state in known.pods if not state.ready)

@@ -1,0 +1,36 @@
+"""API keys at the REST port: what is open to everybody, and the refusal of all else without a key.
+
+Open are only the questions whether server and model live and are ready, as kubelets and load balancers have no key.
+"""
+
+from __future__ import annotations
+
+import re
+
+from starlette.responses import Response
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from sponge_server.protocol.problems import PROBLEM_TYPE, ProblemError
+from sponge_server.security.api_keys import ApiKeys
+
+__all__ = ["KeyGuard"]
+
+OPEN_PATHS = re.compile(r"/v2/health/(live|ready)|/v2/models/[^/]+(/versions/[^/]+)?/ready")
+
+
+class KeyGuard:
+    """ASGI application around another one."""
+
+    def __init__(self, app: ASGIApp, keys: ApiKeys) -> None:
+        self._app = app
+        self._keys = keys
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        app = self._app
+        if OPEN_PATHS.fullmatch(scope["path"]) is None:
+            try:
+                self._keys.holder(dict(scope["headers"]))
+            except ProblemError as problem:
+                headers = {name.decode(): value.decode() for name, value in problem.headers}
+                app = Response(problem.body(), problem.status, headers, PROBLEM_TYPE)
+        await app(scope, receive, send)
