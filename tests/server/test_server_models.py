@@ -103,9 +103,11 @@ def test_each_model_has_its_own_default_objective_and_largest_batch(
     assert 8 < slack[0] < 10
     assert 28 < slack[-1] < 30
     assert [reply.result().status for reply in (blocker, *waiting)] == [200] * 3
-    rows = {"inputs": [{"name": "command", "datatype": "INT64", "shape": [2, 1], "data": [0, 0]}]}
-    refused = server.infer("m", rows)
-    assert (refused.status, "model m takes at most 1" in refused.json["detail"]) == (422, True)
+    # At most 1 row in a batch of m: three rows are three batches.
+    batches = server.metric('sponge_batch_size_count{model="m"}')
+    rows = {"inputs": [{"name": "command", "datatype": "INT64", "shape": [3, 1], "data": [0, 0, 0]}]}
+    assert server.infer("m", rows).status == 200
+    assert server.metric('sponge_batch_size_count{model="m"}') == batches + 3
 
 
 def test_a_model_that_crashes_its_lane_does_not_affect_the_other(

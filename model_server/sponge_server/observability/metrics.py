@@ -123,8 +123,6 @@ class Metrics:
             "sponge_sent_at_corrected_total", "Send times by a clock that is behind, set right before use."
         )
         self.sent_at_ignored = counter("sponge_sent_at_ignored_total", "Implausible send times, ignored.", "reason")
-        for reason in ("future", "stale"):  # shown as 0 before the first, so that a rate sees the first
-            self.sent_at_ignored.labels(reason)
         self.problems = counter(
             "sponge_problems_total", "Error responses to inference requests, by HTTP status.", "status"
         )
@@ -141,6 +139,13 @@ class Metrics:
             "Connections to an HTTP port that ended before TLS was agreed: plain, timeout, failed or displaced.",
             "reason",
         )
+        # These are shown as 0 before the first one, so that a rate sees the first.
+        for family, reasons in (
+            (self.sent_at_ignored, ("future", "stale")),
+            (self.handshake_failures, ("plain", "timeout", "failed", "displaced")),
+        ):
+            for reason in reasons:
+                family.labels(reason)
         self.reload_failures = counter(
             "sponge_reload_failures_total",
             "Changed files of certificates or API keys that could not be used; the former ones stay in force.",
