@@ -20,7 +20,7 @@ from sponge_server.lifecycle import Loaded
 from sponge_server.observability.gauges import Gauges
 from sponge_server.observability.metrics import Metrics
 from sponge_server.protocol.catch_all import CatchAll
-from sponge_server.protocol.problem_response import EXCEPTION_HANDLERS
+from sponge_server.protocol.problem_response import EXCEPTION_HANDLERS, read_small
 from sponge_server.protocol.problems import ProblemError
 
 __all__ = ["Control", "control_app"]
@@ -67,11 +67,7 @@ def control_app(control: Loaded[Control], metrics: Metrics, token: str | None) -
     async def apply(request: Request) -> Response:
         _authorise(request, token)
         reconfigurer = control.get().reconfigurer
-        body = b""
-        async for piece in request.stream():
-            body += piece
-            if len(body) > LARGEST_MESSAGE:
-                raise ProblemError(413, "too-large", f"the message has more than {LARGEST_MESSAGE} bytes: send less")
+        body = await read_small(request, LARGEST_MESSAGE, "message")
         try:
             message = ApplyRequest.model_validate_json(body)
         except ValidationError as invalid:

@@ -12,6 +12,7 @@ from sponge_server.inference_service import InferenceService
 from sponge_server.lifecycle import Loaded
 from sponge_server.protocol.extensions import config_document, index_document, statistics_document
 from sponge_server.protocol.openapi import PROBLEMS
+from sponge_server.protocol.problem_response import read_small
 from sponge_server.protocol.problems import ProblemError
 
 __all__ = ["add_extensions"]
@@ -70,11 +71,7 @@ def _statistics(service: InferenceService, name: str | None, version: str | None
 
 async def _small_document(request: Request) -> dict[str, Any]:
     """The JSON object in the body; an empty one if there is none. Raises ProblemError."""
-    body = b""
-    async for piece in request.stream():
-        body += piece
-        if len(body) > MOST_BYTES:
-            raise ProblemError(413, "too-large", f"the body has more than {MOST_BYTES} bytes: send less")
+    body = await read_small(request, MOST_BYTES, "body")
     try:
         document = orjson.loads(body or b"{}")
     except orjson.JSONDecodeError as error:

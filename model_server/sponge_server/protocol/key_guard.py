@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import re
 
-from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from sponge_server.protocol.problems import PROBLEM_TYPE, ProblemError
+from sponge_server.protocol.problem_response import problem_response
+from sponge_server.protocol.problems import ProblemError
 from sponge_server.security.api_keys import ApiKeys
 
 __all__ = ["KeyGuard"]
@@ -31,6 +31,5 @@ class KeyGuard:
             try:
                 self._keys.holder(dict(scope["headers"]))
             except ProblemError as problem:
-                headers = {name.decode(): value.decode() for name, value in problem.headers}
-                app = Response(problem.body(), problem.status, headers, PROBLEM_TYPE)
+                app = problem_response(problem)
         await app(scope, receive, send)

@@ -1,4 +1,4 @@
-"""Problems as responses of the web framework, for the data port and the control port."""
+"""Problems as responses of the web framework, and small bodies, for the data port and the control port."""
 
 from __future__ import annotations
 
@@ -12,7 +12,23 @@ from starlette.responses import Response
 from sponge_server.protocol.catch_all import BUG
 from sponge_server.protocol.problems import PROBLEM_TYPE, ProblemError
 
-__all__ = ["EXCEPTION_HANDLERS"]
+__all__ = ["EXCEPTION_HANDLERS", "problem_response", "read_small"]
+
+
+def problem_response(problem: ProblemError) -> Response:
+    """The problem as a response."""
+    headers = {name.decode(): value.decode() for name, value in problem.headers}
+    return Response(problem.body(), problem.status, headers, PROBLEM_TYPE)
+
+
+async def read_small(request: Request, most: int, what: str) -> bytes:
+    """The body of a request. `what` names it in the ProblemError 413 for one of more than `most` bytes."""
+    body = b""
+    async for piece in request.stream():
+        body += piece
+        if len(body) > most:
+            raise ProblemError(413, "too-large", f"the {what} has more than {most} bytes: send less")
+    return body
 
 
 async def _on_problem(_: Request, error: Exception) -> Response:
@@ -20,8 +36,7 @@ async def _on_problem(_: Request, error: Exception) -> Response:
         error = ProblemError(error.status_code, "http", error.detail)
     elif not isinstance(error, ProblemError):
         error = BUG  # the framework raises it again afterwards, and `CatchAll` logs it
-    headers = {name.decode(): value.decode() for name, value in error.headers}
-    return Response(error.body(), error.status, headers, PROBLEM_TYPE)
+    return problem_response(error)
 
 
 EXCEPTION_HANDLERS: dict[int | type[Exception], Callable[[Request, Exception], Coroutine[Any, Any, Response]]] = {
