@@ -11,6 +11,9 @@ TEST_PROCESSES ?= 2
 IN_PARALLEL := --ignore=tests/e2e --numprocesses=$(TEST_PROCESSES) --dist=loadfile --no-loadscope-reorder
 PYTEST_OPTIONS ?=
 
+# A module whose byte code is stored loads several times faster, and every server and lane loads torch's thousands.
+export PYTHONDONTWRITEBYTECODE :=
+
 .DEFAULT_GOAL := help
 .PHONY: help demo test quick check lint types imports unit e2e coverage bench reproduce docs docs-serve format protos sync release-check release-notes release setup browser down clean
 
@@ -92,7 +95,7 @@ setup: .venv/installed .venv/compiled ## The virtual environment, with pinned ve
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@$(BIN)/python -m pip install --quiet uv==$(UV_VERSION)
 	@echo "Installing the pinned packages"
-	@$(BIN)/uv pip install --python $(BIN)/python --constraint constraints.txt --editable '.[dev,docs]' --editable ./tools
+	@$(BIN)/uv pip install --compile-bytecode --python $(BIN)/python --constraint constraints.txt --editable '.[dev,docs]' --editable ./tools
 	@touch $@
 
 # Says why if it cannot; the core then runs interpreted and decides the same.
