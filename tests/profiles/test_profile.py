@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from functools import cache
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -20,11 +23,12 @@ from sponge_profiles.profile import Profile, load_profile, profile_names
 GRID = [(b, k) for b in (1, 2, 4, 8) for k in (1, 2, 4)]
 
 
-def valid() -> dict[str, Any]:
+@cache
+def valid() -> Mapping[str, Any]:
     points = [GridPoint(batch=b, threads=k, p95_ms=10 * b / k + 3) for b, k in GRID]
     profile = Profile.from_points(points, name="t", model="T", source="test", machine="test", percentile=95)
     data: dict[str, Any] = yaml.safe_load(profile.to_yaml())
-    return data
+    return MappingProxyType(data)
 
 
 @pytest.mark.parametrize("name", profile_names())
@@ -125,7 +129,7 @@ def test_a_picture_that_cannot_be_written_is_refused_beforehand(path: str, messa
 
 
 def change(**fields: Any) -> dict[str, Any]:
-    return valid() | fields
+    return {**valid(), **fields}
 
 
 def without(field: str) -> dict[str, Any]:

@@ -21,6 +21,7 @@ from test_workers_pool import DEADLINE_S, doubled, item, until
 from sponge_server.workers import fork_client, lane, pool
 from sponge_server.workers.interface import LaneCrashed, LaneHung, ModelSpec
 from sponge_server.workers.ipc import Message
+from sponge_server.workers.lane import WorkerLane
 from sponge_server.workers.pool import WorkerPool
 
 pytestmark = [pytest.mark.torch, pytest.mark.asyncio(loop_scope="module")]
@@ -76,6 +77,14 @@ async def back(pool: WorkerPool) -> None:
     await until(lambda: all(lane.healthy for lane in pool.lanes))
     for each in pool.lanes:
         assert doubled((await each.run([item((7.0, 8.0))], threads=1)).outputs[0]) == [14.0, 16.0]
+
+
+async def lose(killed: WorkerLane) -> None:
+    """Kills the lane's process and waits until the pool knows that it is gone."""
+    before = killed.pid
+    assert before is not None
+    os.kill(before, signal.SIGKILL)
+    await until(lambda: killed.pid != before or not killed.healthy)
 
 
 def events(caplog: pytest.LogCaptureFixture, name: str) -> list[dict[str, Any]]:
@@ -174,7 +183,7 @@ async def test_children_of_a_model_end_with_its_lane(pool_of_two: WorkerPool) ->
     first = pool_of_two.lanes[0]
     assert doubled((await first.run([item((FORK, 1.0))], threads=1)).outputs[0]) == [-4.0, 2.0]
     assert len(strangers(pool_of_two)) == 1
-    os.kill(first.pid or 0, signal.SIGKILL)
+    await lose(first)
     await until(lambda: not strangers(pool_of_two))
     await back(pool_of_two)
 
@@ -183,7 +192,7 @@ async def test_what_a_model_has_detached_ends_with_its_lane(pool_of_two: WorkerP
     first = pool_of_two.lanes[0]
     await first.run([item((DETACH, 1.0))], threads=1)
     await until(lambda: len(strangers(pool_of_two)) == 1)
-    os.kill(first.pid or 0, signal.SIGKILL)
+    await lose(first)
     await until(lambda: not strangers(pool_of_two))
     await back(pool_of_two)
 
