@@ -59,6 +59,7 @@ def test_the_kubelet_serves_on_the_bridge_and_keeps_its_images() -> None:
     assert parsed["containerRuntimeEndpoint"] == "unix:///state/dev/containerd.sock"
     assert parsed["imageGCHighThresholdPercent"] == 100
     assert parsed["podLogsDir"] == "/state/dev/pod-logs"
+    assert parsed["syncFrequency"] == "5s"
 
 
 def test_kube_proxy_leaves_the_machine_alone() -> None:

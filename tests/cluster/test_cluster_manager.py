@@ -88,6 +88,14 @@ def test_this_environment_is_below_the_mounts() -> None:
         assert any(Path(needed).resolve().is_relative_to(mount) for mount in mounts)
 
 
+def test_pods_see_the_models_that_this_machine_has_built(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    mounts = host_mounts()
+    assert str(tmp_path / "cache" / "sponge" / "models") in mounts
+    assert (tmp_path / "cache" / "sponge" / "models").is_dir()
+    assert f"XDG_CACHE_HOME={tmp_path / 'cache'}" in python_pod(mounts).command
+
+
 @pytest.mark.parametrize("host_root", ["", "/host"])
 def test_a_python_pod_mounts_read_only_at_the_same_paths(host_root: str) -> None:
     template = python_pod(["/usr", "/opt/python"], host_root).template("server")

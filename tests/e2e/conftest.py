@@ -8,16 +8,15 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
+from operator_kit import Kubectl, Service
 
 import sponge_cluster
 from sponge_cluster import Cluster, ConsoleProgress
 from sponge_cluster.chart import install_operator
-
-Kubectl = Callable[..., str]
 
 
 @pytest.fixture(scope="session")
@@ -65,12 +64,25 @@ def operator_running(cluster: Cluster) -> None:
     install_operator(cluster)
 
 
-@pytest.fixture(scope="module")
-def module_namespace(kubectl: Kubectl, request: pytest.FixtureRequest) -> Iterator[str]:
-    """A namespace that the tests of one module share."""
-    name = "e2e-" + request.module.__name__.rpartition(".")[2].replace("_", "-")
+@pytest.fixture(scope="session")
+def shared_namespace(kubectl: Kubectl) -> Iterator[str]:
+    """A namespace for the services that several tests share; not one of an earlier session."""
+    name = "e2e-shared"
     kubectl("delete", "namespace", name, "--ignore-not-found", "--timeout=90s")
     kubectl("create", "namespace", name)
     kubectl("wait", "--for=create", "serviceaccount/default", "-n", name, "--timeout=30s")
     yield name
     kubectl("delete", "namespace", name, "--wait=false")
+
+
+@pytest.fixture(scope="session")
+def digits(operator_running: None, kubectl: Kubectl, shared_namespace: str) -> Service:
+    """A small service that is ready; each test leaves it at rest at 250m, in mode Auto."""
+    service = Service(kubectl, shared_namespace, "digits")
+    service.apply(
+        model={"name": "digits", "source": "digits://"},
+        slo={"latency": "300ms"},
+        cpu={"min": "250m", "max": "1500m", "step": "125m"},
+    )
+    service.wait_ready()
+    return service

@@ -14,13 +14,26 @@ from typing import Any
 
 import aiohttp
 import numpy as np
-from conftest import Kubectl
 from PIL import Image
 
 from sponge_cluster import BUSYBOX_IMAGE
 from sponge_operator.node.capacity import view_of
 
-__all__ = ["Service", "block_node", "eventually", "operator_address", "scraped", "send"]
+__all__ = [
+    "Kubectl",
+    "Service",
+    "block_node",
+    "eventually",
+    "identity",
+    "millicores",
+    "operator_address",
+    "quota_file",
+    "scraped",
+    "send",
+]
+
+Kubectl = Callable[..., str]
+"""Runs kubectl with these arguments and returns what it printed; see the fixture `kubectl`."""
 
 CGROUPS = Path("/sys/fs/cgroup")
 
@@ -70,16 +83,19 @@ class Service:
         condition = self.condition(kind)
         return (condition.get("status"), condition.get("reason")) == (status, reason)
 
-    def pod(self) -> dict[str, Any]:
-        """The one pod that is not on its way out."""
+    def pods(self) -> list[dict[str, Any]]:
+        """The pods that are not on their way out."""
         pods = json.loads(
             self.kubectl(
                 "get", "pods", "-n", self.namespace, "-l", f"serving.sponge.dev/service={self.name}", "-o", "json"
             )
         )["items"]
-        pods = [pod for pod in pods if "deletionTimestamp" not in pod["metadata"]]
-        assert len(pods) == 1
-        return dict(pods[0])
+        return [pod for pod in pods if "deletionTimestamp" not in pod["metadata"]]
+
+    def pod(self) -> dict[str, Any]:
+        """The one pod that is not on its way out."""
+        (pod,) = self.pods()
+        return pod
 
     def wait_ready(self, timeout_s: float = 120) -> None:
         self.kubectl(

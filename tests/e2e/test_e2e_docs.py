@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from conftest import Kubectl
+from operator_kit import Kubectl
 from tests.docs.code_blocks import RUN_IN_CLUSTER, Terminal, blocks_of, manifests
 
 from sponge_cluster import Cluster

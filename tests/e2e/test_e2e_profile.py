@@ -14,8 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from conftest import Kubectl
-from operator_kit import eventually
+from operator_kit import Kubectl, eventually
 
 from sponge_cluster import BUSYBOX_IMAGE, Cluster
 from sponge_profiler.in_cluster import PodError, PodPlan, ProfilePod

@@ -4,30 +4,25 @@ from __future__ import annotations
 
 import re
 import threading
-import time
 from functools import partial
 from pathlib import Path
 
 import pytest
-from conftest import Kubectl
-from operator_kit import (
-    Service,
-    block_node,
-    eventually,
-    identity,
-    millicores,
-    quota_file,
-    scraped,
-    send,
-)
+from operator_kit import Kubectl, Service, block_node, eventually, identity, millicores, quota_file, scraped, send
 
 pytestmark = [pytest.mark.e2e, pytest.mark.torch, pytest.mark.usefixtures("operator_running")]
 
-ROOM = 1500
+ROOM, STARTUP = 1500, 750
+LOAD_S = 8.0
 
 
 def has_cores(service: Service, cores: str) -> bool:
     return bool(service.get()["status"].get("cores") == cores)
+
+
+def has_node(service: Service) -> bool:
+    pods = service.pods()
+    return len(pods) == 1 and "nodeName" in pods[0]["spec"]
 
 
 def has_quota(quota: Path, milli: int) -> bool:
@@ -42,30 +37,33 @@ def deferred(kubectl: Kubectl) -> float:
 
 def test_two_services_share_a_node_without_a_deferred_resize(kubectl: Kubectl, namespace: str) -> None:
     services = [Service(kubectl, namespace, name) for name in ("left", "right")]
-    for service in services:  # one after the other: each starts with a whole core
+    for service in services:
         service.apply(
             model={"name": service.name, "source": "torchvision://resnet18?weights=none"},
             slo={"latency": "400ms", "target": 50},
-            cpu={"min": "250m", "max": "1500m", "step": "125m"},
+            batch={"max": 2},
+            cpu={"min": "250m", "max": "1500m", "step": "125m", "startup": f"{STARTUP}m"},
         )
+    for service in services:
+        eventually(partial(has_node, service), 20, "the pod is scheduled")
+    nodes = {service.pod()["spec"]["nodeName"] for service in services}
+    if len(nodes) > 1:
+        pytest.skip("the scheduler put them on two nodes")
+    # Besides what they start with: together they can have 1.5 cores, and both will want that much. The blocker is there
+    # before they are driven, because the operator looks at a shared node only every few seconds.
+    block_node(kubectl, nodes.pop(), namespace, leave_milli=ROOM - 2 * STARTUP)
+    for service in services:
         service.wait_ready()
         eventually(partial(has_cores, service, "0.25"), 40, "an idle pod shrinks to cpu.min")
     pods = [service.pod() for service in services]
-    nodes = {pod["spec"]["nodeName"] for pod in pods}
-    if len(nodes) > 1:
-        pytest.skip("the scheduler put them on two nodes")
-    # Besides the 250m that each has: together they could have 1.5 cores, and both want that much.
-    block_node(kubectl, nodes.pop(), namespace, leave_milli=ROOM - 2 * 250)
     before, quotas = [identity(pod) for pod in pods], [quota_file(pod) for pod in pods]
     refused_before = deferred(kubectl)
 
     counts: list[dict[int, int]] = [{}, {}]
 
     def load(index: int) -> None:
-        counts[index].update(send(pods[index], services[index].name, rate=40, seconds=15, slo_ms=400))
+        counts[index].update(send(pods[index], services[index].name, rate=40, seconds=LOAD_S, slo_ms=400))
 
-    # The operator looks at a shared node every few seconds: let it see the blocker.
-    time.sleep(8.0)
     loads = [threading.Thread(target=load, args=(index,)) for index in (0, 1)]
     for thread in loads:
         thread.start()

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
-from conftest import Kubectl
+from operator_kit import Kubectl
 
 pytestmark = pytest.mark.e2e
 

@@ -7,8 +7,8 @@ import urllib.request
 from typing import Any
 
 import pytest
-from conftest import Kubectl
 from operator_kit import (
+    Kubectl,
     Service,
     block_node,
     eventually,
@@ -25,19 +25,6 @@ from sponge_operator.metrics import RESIZE_OUTCOMES
 pytestmark = [pytest.mark.e2e, pytest.mark.torch]
 
 ACCOUNT = "system:serviceaccount:sponge-system:sponge-operator"
-
-
-@pytest.fixture(scope="module")
-def digits(operator_running: None, kubectl: Kubectl, module_namespace: str) -> Service:
-    """A small service that all tests here share; each leaves it at rest at 250m, in mode Auto."""
-    service = Service(kubectl, module_namespace, "digits")
-    service.apply(
-        model={"name": "digits", "source": "digits://"},
-        slo={"latency": "300ms"},
-        cpu={"min": "250m", "max": "1500m", "step": "125m"},
-    )
-    service.wait_ready()
-    return service
 
 
 @pytest.fixture(autouse=True)

@@ -7,8 +7,7 @@ import ssl
 
 import pytest
 from certificates_kit import Authority, Pair
-from conftest import Kubectl
-from operator_kit import Service, eventually, identity, millicores, quota_file
+from operator_kit import Kubectl, Service, eventually, identity, millicores, quota_file
 
 from sponge_client.client import SpongeClient
 from sponge_client.errors import ServerError

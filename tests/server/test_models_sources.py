@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import tempfile
 from pathlib import Path
 
 import pytest
 import torch
 
+from sponge_server.models import digits
 from sponge_server.models.exported import sidecar_path
 from sponge_server.models.source import load, parse
 from sponge_server.workers.interface import ModelError, TensorSpec
+from sponge_system.cache_folder import models_folder
 
 pytestmark = pytest.mark.torch
 
@@ -104,3 +109,22 @@ def test_a_file_of_another_kind_is_named(tmp_path: Path) -> None:
     (tmp_path / "m.pt2").write_bytes(b"nonsense")
     with pytest.raises(ModelError, match="is not a torch"):
         load(f"file://{tmp_path}/m.pt2")
+
+
+@pytest.mark.parametrize("writable", [True, False])
+def test_digits_are_built_elsewhere_where_the_cache_is_read_only(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, writable: bool
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    models_folder().mkdir(parents=True)
+    built: list[Path] = []
+
+    def build(command: list[str], **_: object) -> subprocess.CompletedProcess[str]:
+        built.append(Path(command[-1]))
+        return subprocess.CompletedProcess(command, 0)
+
+    monkeypatch.setattr(subprocess, "run", build)
+    monkeypatch.setattr(os, "access", lambda *_: writable)
+    assert [digits.cached()] == built
+    assert built[0].is_relative_to(models_folder()) is writable

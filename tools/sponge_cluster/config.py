@@ -122,6 +122,8 @@ def kubelet_config(layout: Layout) -> str:
             "volumePluginDir": str(layout.run / "volume-plugins"),
             # kube-proxy makes the chains that it needs. Those of the kubelet would only need a cleanup.
             "makeIPTablesUtilChains": False,
+            # A changed Secret or ConfigMap reaches its pods within seconds; by default it takes a minute or more.
+            "syncFrequency": "5s",
             # This node must not free the machine's disk: a deleted image cannot be pulled again.
             "imageGCHighThresholdPercent": 100,
             "evictionHard": {"memory.available": "100Mi", "nodefs.available": "1%", "imagefs.available": "1%"},

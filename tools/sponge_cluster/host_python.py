@@ -1,7 +1,8 @@
 """Runs this machine's Python environment in pods, without building an image of several gigabytes.
 
 A pod gets the almost empty image of `images` and read-only mounts of the host: /usr, /lib, /lib64, the base Python,
-the virtual environment and the project's source. Only the local cluster works this way: a real one needs an image.
+the virtual environment, the project's source, and the models that this machine has built already. Only the local
+cluster works this way: a real one needs an image.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from sponge_cluster.images import PYTHON_IMAGE
+from sponge_system.cache_folder import cache_root, models_folder
 
 __all__ = ["PythonPod", "host_mounts", "outermost", "python_pod"]
 
@@ -30,6 +32,8 @@ def host_mounts() -> tuple[str, ...]:
         spec = importlib.util.find_spec(package)
         for location in (spec.submodule_search_locations or []) if spec else []:
             found.append(str(_source_root(Path(location))))
+    models_folder().mkdir(parents=True, exist_ok=True)
+    found.append(str(models_folder()))
     return outermost(found)
 
 
@@ -78,7 +82,8 @@ def python_pod(mounts: Iterable[str], host_root: str = "") -> PythonPod:
         name = f"sponge-host-{number}"
         volumes.append({"name": name, "hostPath": {"path": host_root + path, "type": "Directory"}})
         volume_mounts.append({"name": name, "mountPath": path, "readOnly": True})
-    sources = os.environ.get("PYTHONPATH")  # a source tree that is not the installed one
-    environment = ("/usr/bin/env", f"PYTHONPATH={sources}") if sources else ()
-    command = (*environment, sys.executable, "-m", "sponge_cli.main")
+    environment = [f"XDG_CACHE_HOME={cache_root().parent}"]
+    if sources := os.environ.get("PYTHONPATH"):  # a source tree that is not the installed one
+        environment.append(f"PYTHONPATH={sources}")
+    command = ("/usr/bin/env", *environment, sys.executable, "-m", "sponge_cli.main")
     return PythonPod(PYTHON_IMAGE, "Never", command, tuple(volumes), tuple(volume_mounts))

@@ -6,6 +6,7 @@ one thread.
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import tempfile
@@ -18,7 +19,7 @@ from sponge_server.models.exported import Sidecar, SidecarImage, load_file, side
 from sponge_server.models.loaded import LoadedModel
 from sponge_server.models.source import Source
 from sponge_server.workers.interface import ModelError
-from sponge_system.cache_folder import cache_root
+from sponge_system.cache_folder import models_folder
 
 __all__ = ["build", "cached", "load"]
 
@@ -39,11 +40,16 @@ def load(source: Source) -> LoadedModel:
 
 
 def cached() -> Path:
-    """Path of the model in the user's cache, built in a separate process if missing. Raises ModelError."""
+    """Path of the model in the user's cache, built in a separate process if missing. Raises ModelError.
+
+    Where that cache is read-only, as in a pod of the local cluster, a missing model is built in a temporary folder.
+    """
     # A program saved by one version of torch may not load in another.
-    path = cache_root() / "models" / f"digits-torch{torch.__version__.split('+')[0]}.pt2"
+    path = models_folder() / f"digits-torch{torch.__version__.split('+')[0]}.pt2"
     if path.is_file() and sidecar_path(path).is_file():
         return path
+    if path.parent.is_dir() and not os.access(path.parent, os.W_OK):
+        path = Path(tempfile.mkdtemp(prefix="sponge-")) / path.name
     command = [sys.executable, "-m", "sponge_server.models.digits", str(path)]
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=_BUILD_TIMEOUT_S, check=False)
