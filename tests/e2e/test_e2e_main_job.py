@@ -101,6 +101,9 @@ def resnet18(operator_running: None, kubectl: Kubectl, shared_namespace: str) ->
     service.wait_ready()
     yield service
     kubectl("delete", "sps,deployment", "resnet18", "-n", shared_namespace, "--ignore-not-found", "--wait=false")
+    # Other tests need its cores.
+    pods = ("pod", "-l", "serving.sponge.dev/service=resnet18", "-n", shared_namespace)
+    kubectl("wait", "--for=delete", *pods, "--timeout=60s")
 
 
 def test_cores_follow_the_load_in_place_and_threads_follow_the_cores(kubectl: Kubectl, resnet18: Service) -> None:
