@@ -14,6 +14,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, TypeVar
 
 import sponge_compiled as compiled
+from sponge_server.collector import spare_what_stays
 from sponge_server.control.control_app import Control, control_app
 from sponge_server.engine.cpu_quota import CpuQuota
 from sponge_server.inference_service import InferenceService
@@ -137,6 +138,7 @@ class Server:
                 self._service.part, self._control.part = parts.service, parts.control
                 looping = loop.create_task(parts.control_loop.run())
                 await rpc.accept_messages(parts.service.message_bytes)
+                spare_what_stays()
                 lifecycle.enter("ready")
                 await rpc.set_ready(True)
                 self._announce(self._addresses(prepared, data.port, rpc.port, control.port))

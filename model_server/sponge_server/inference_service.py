@@ -324,7 +324,8 @@ class InferenceService:
             finally:
                 stop_watching()
         except RequestError as error:
-            raise _problem(error) from None
+            # Its frames hold the job, which holds it: else the whole request would wait for the garbage collector.
+            raise _problem(error.with_traceback(None)) from None
 
 
 def refusal(scheduler: Scheduler, due: Due, now: float) -> ShedError | None:

@@ -202,8 +202,16 @@ def test_any_bytes_have_a_size_or_none(data: bytes) -> None:
     try:
         assert pixels_of(data) == (MAX_PIXELS if size is None else size[0] * size[1])
     except ItemError:
-        assert size is not None
+        if size is None:
+            assert not data.startswith((b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"))
+            return
         assert not (min(size) > 0 and size[0] * size[1] <= MAX_PIXELS and max(size) <= LONGEST_SIDE)
+
+
+@pytest.mark.parametrize("data", [b"", b"hello", b"GIF89a", b"\xff\xd8", b"\x89PNG\r\n\x1a"])
+def test_what_no_decoder_would_try_is_refused_by_its_first_bytes(data: bytes) -> None:
+    with pytest.raises(ItemError, match="not a JPEG or PNG"):
+        pixels_of(memoryview(data))
 
 
 SEEDS = [FORMS["grey of 16 bits"], FORMS["palette, all opaque"], FORMS["progressive JPEG"], FORMS["CMYK"]]

@@ -9,6 +9,7 @@ and a request whose deadline cannot be met is refused unread.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -136,8 +137,11 @@ class _Service:
         try:
             service = self._service.get()
             lease = service.account.open()
-            closed: Any = lambda _: lease.close()  # noqa: E731 - the stubs name a class that nobody can make
-            context.add_done_callback(closed)  # runs once the answer has been sent, or will not be
+            # The task ends once the answer has been sent, or will not be. The library's own callback would keep the
+            # call in a cycle, until the garbage collector comes.
+            task = asyncio.current_task()
+            assert task is not None
+            task.add_done_callback(lambda _: lease.close())
             response, timing = await service.infer(_GrpcCall(messages, context, lease))
         except ClientLeftError:
             await context.abort(grpc.StatusCode.CANCELLED, "the client left")
@@ -264,7 +268,12 @@ async def refuse(context: Context, problem: ProblemError) -> NoReturn:
     code = CODES.get(problem.status, grpc.StatusCode.INTERNAL)
     if problem.slug == "no-room":
         code = grpc.StatusCode.RESOURCE_EXHAUSTED
-    await context.abort(code, problem.detail, tuple(trailing))
+    try:
+        await context.abort(code, problem.detail, tuple(trailing))
+    except grpc.aio.AbortError as aborted:
+        # The library keeps it with the call, which its frames hold in turn: a cycle for each refusal.
+        asyncio.get_running_loop().call_soon(aborted.with_traceback, None)
+        raise
 
 
 def _tensor(spec: TensorSpec) -> pb.ModelMetadataResponse.TensorMetadata:

@@ -139,6 +139,9 @@ class HttpConnection(HttpToolsProtocol):
         if self._refused:
             self._own.refused -= 1
         super().connection_lost(exc)
+        # What refers to the connection, or only the garbage collector would find it, in pauses of the event loop.
+        self.pipeline.clear()
+        self.cycle = self._responses = None  # type: ignore[assignment]
 
     def data_received(self, data: bytes) -> None:
         if self._ended or self._last_word is not None:

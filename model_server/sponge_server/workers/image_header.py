@@ -21,6 +21,7 @@ MOST_SEGMENTS = 256
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _JPEG = b"\xff\xd8"
+_JPEG_BEGINS = b"\xff\xd8\xff"
 _FRAME_HEADERS = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _ALONE = frozenset((0x01, *range(0xD0, 0xD8)))  # markers without a length
 
@@ -38,10 +39,13 @@ def image_size(data: bytes | bytearray | memoryview) -> tuple[int, int] | None:
 def pixels_of(data: bytes | bytearray | memoryview) -> int:
     """Number of pixels; the most that may be decoded where the header does not say it (the lane then says why).
 
-    Raises ItemError for an image without pixels, or with too many to decode.
+    Raises ItemError for an image without pixels, or with too many to decode, and for what no decoder would try. A
+    request may have a thousand images of no byte each.
     """
     size = image_size(data)
     if size is None:
+        if bytes(data[:8]) != _PNG and bytes(data[:3]) != _JPEG_BEGINS:
+            raise ItemError("the image is not a JPEG or PNG")
         return MAX_PIXELS
     check_pixels(*size)
     return size[0] * size[1]
