@@ -8,9 +8,12 @@ keeps its traceback.
 from __future__ import annotations
 
 import importlib
+import os
+import signal
 import sys
 from dataclasses import dataclass
 from importlib.metadata import EntryPoint, entry_points, version
+from types import FrameType
 
 import click
 
@@ -86,6 +89,10 @@ def cli() -> None:
 
 def main() -> None:
     """Runs the command line and exits."""
+    if os.getpid() == 1:
+        # The kernel drops a SIGTERM that the first process of a container does not handle. A server handles it once it
+        # has started; a pod that is deleted before that would use up its whole grace period.
+        signal.signal(signal.SIGTERM, _end)
     try:
         code = cli(standalone_mode=False)
     except SpongeError as error:
@@ -104,6 +111,10 @@ def main() -> None:
         click.echo("sponge: interrupted", err=True)
         code = 130
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _end(number: int, _: FrameType | None) -> None:
+    sys.exit(128 + number)
 
 
 def _install_hint(name: str, error: ModuleNotFoundError) -> str | None:
