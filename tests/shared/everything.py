@@ -3,7 +3,7 @@
     python tests/shared/everything.py
 
 A part that fails does not keep the others from running. The exit code is 1 if any has failed. The types are checked
-while the local cluster starts, as both use one core.
+beside the start of the local cluster and the first end-to-end tests, which measure nothing: each uses one core.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 import xml.etree.ElementTree as ElementTree
 from collections import Counter
@@ -20,6 +21,7 @@ from contextlib import ExitStack, suppress
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
+from typing import TextIO
 
 ROOT = Path(__file__).resolve().parents[2]
 OUT = ROOT / "out" / "tests"
@@ -45,15 +47,16 @@ class Part:
     def report(self) -> Path:
         return OUT / f"{self.name}.xml"
 
-    def run(self) -> None:
-        """Runs the target; its output goes where ours goes."""
+    def run(self, output: TextIO | None = None) -> None:
+        """Runs the target; its output goes where ours goes, or into the file."""
         command = ["make", "--no-print-directory", self.name]
         if self.tests:
             self.report.unlink(missing_ok=True)
             command.append(f"PYTEST_OPTIONS=--junitxml={self.report}")
-        print(f"\n--- {self.name}", flush=True)
+        print(f"\n--- {self.name}", file=output, flush=True)
         begun = time.monotonic()
-        self.ok = subprocess.run(command, cwd=ROOT, env=environment(), check=False).returncode == 0
+        done = subprocess.run(command, cwd=ROOT, env=environment(), stdout=output, stderr=output, check=False)
+        self.ok = done.returncode == 0
         self.seconds = time.monotonic() - begun
 
     def counts(self) -> Counter[str]:
@@ -101,13 +104,14 @@ def cluster_state() -> str:
 def main() -> int:
     """Runs all parts and returns the exit code."""
     OUT.mkdir(parents=True, exist_ok=True)
-    parts = lint, unit, types, imports, e2e = (
-        *(Part("lint"), Part("unit", tests=True), Part("types"), Part("imports")),
+    parts = lint, imports, unit, types, e2e = (
+        *(Part("lint"), Part("imports"), Part("unit", tests=True), Part("types")),
         Part("e2e", tests=True),
     )
     begun = time.monotonic()
     with ExitStack() as stack:
         lint.run()
+        imports.run()
         unit.run()
         starting = None
         if cluster_state() == "stopped":
@@ -115,11 +119,15 @@ def main() -> int:
                 stack.callback(subprocess.run, [*SPONGE, "cluster", "down"], cwd=ROOT, check=False)
             with (OUT / "cluster.log").open("w") as log:
                 starting = subprocess.Popen([*SPONGE, "cluster", "up"], cwd=ROOT, stdout=log, stderr=log)
-        types.run()
-        imports.run()
+        checked = stack.enter_context((OUT / "types.log").open("w+"))
+        checking = threading.Thread(target=types.run, args=(checked,))
+        checking.start()
         if starting is not None and starting.wait() != 0:
             print((OUT / "cluster.log").read_text(), flush=True)
         e2e.run()
+        checking.join()
+        checked.seek(0)
+        print(checked.read(), flush=True)
     print(f"\n{summary(parts, time.monotonic() - begun)}", flush=True)
     return 0 if all(part.ok for part in parts) else 1
 
