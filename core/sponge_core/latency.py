@@ -70,7 +70,8 @@ class LatencyModel:
             room_s /= self.by_threads[threads - 1]
         per_item = self.gamma / threads + self.delta
         room_for_items = room_s - self.epsilon / threads - self.eta
-        if per_item * limit <= room_for_items:
+        # One item fits. Where items are free, all do, even if rounding has left no room for them.
+        if per_item <= 0 or per_item * limit <= room_for_items:
             return limit
         return max(1, int(room_for_items / per_item))
 

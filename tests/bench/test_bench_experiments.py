@@ -122,13 +122,14 @@ def test_generated_parts_replace_those_before_and_prose_stays(tmp_path: Path) ->
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_all_of_it_in_miniature(tmp_path: Path) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "bench.experiments", "--quick", "--out", str(tmp_path)],
         cwd=ROOT,
         capture_output=True,
         text=True,
-        timeout=280,
+        timeout=580,
         check=False,
     )
     assert done.returncode == 0, done.stderr

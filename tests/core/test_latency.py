@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from sponge_core.latency import FLOOR_S, LatencyModel
@@ -36,6 +36,7 @@ def test_more_threads_never_slow_a_batch_and_more_items_never_speed_it(model: La
 
 
 @given(models, st.floats(0, 3), st.integers(1, 16), st.integers(1, 64))
+@example(LatencyModel(0.0, 0.0, 0.54, 0.92), 0.54 + 0.92, 1, 8)  # rounding leaves less than nothing for items
 def test_the_largest_batch_is_the_inverse_of_latency(model: LatencyModel, room: float, k: int, limit: int) -> None:
     batch = model.largest_batch(room, k, limit)
     assert 0 <= batch <= limit

@@ -7,16 +7,15 @@ demo says so.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import os
+import re
 import secrets
 import signal
-import socket
 import subprocess
 import sys
 from pathlib import Path
 
-from sponge_core.control_api import SizeRange, StateSnapshot
+from sponge_core.control_api import SizeRange
 from sponge_core.latency import LatencyModel
 from sponge_demo.backend import Backend, DemoError, Endpoint, PodFacts, Say
 from sponge_demo.control import fix_size
@@ -26,7 +25,7 @@ from sponge_operator.autoscale.cgroup_target import CgroupTarget
 from sponge_operator.autoscale.control_loop import ControlLoop, Standalone
 from sponge_operator.autoscale.recommender import SizingSpec
 from sponge_operator.autoscale.resizer import ResizeBudget
-from sponge_operator.clients.server import ControlClient, ServerError
+from sponge_operator.clients.server import ControlClient
 from sponge_operator.resources.manifests import DEFAULT_STARTUP_MILLI
 from sponge_operator.settings import OperatorSettings
 from sponge_system.cgroup import Cgroup, CgroupError
@@ -38,6 +37,9 @@ SERVE = (sys.executable, "-m", "sponge_cli.main", "serve", "--log-format", "text
 READY_WITHIN_S = 180.0
 END_WITHIN_S = 20.0
 LOG_TAIL = 3
+SERVING = re.compile(
+    r"^sponge: serving .* at (?P<data>http://\S+) and .*\(control at (?P<control>http://\S+)\)", re.MULTILINE
+)
 
 
 class LocalBackend(Backend):
@@ -85,12 +87,12 @@ class LocalBackend(Backend):
         self._scenario = scenario
         # The quota while the server loads and measures its profile, as a pod has it by default.
         self._set_quota(DEFAULT_STARTUP_MILLI)
-        self._endpoint = self._launch(scenario)
+        self._launch(scenario)
+        self._endpoint = await self._announced()
         self._target = CgroupTarget(
             self._endpoint.control_url, self._endpoint.token, DEFAULT_STARTUP_MILLI, self._cgroup
         )
         self._client = await ControlClient().__aenter__()
-        await self._ready()
         return self._endpoint
 
     async def profile(self) -> LatencyModel:
@@ -149,13 +151,12 @@ class LocalBackend(Backend):
             self._cgroup.remove()
             self._cgroup = None
 
-    def _launch(self, scenario: Scenario) -> Endpoint:
-        http_port, control_port = _free_ports()
+    def _launch(self, scenario: Scenario) -> None:
         options = {
             "--model": f"{scenario.model}={scenario.source}",
             "--host": HOST,
-            "--http-port": str(http_port),
-            "--control-port": str(control_port),
+            "--http-port": "0",
+            "--control-port": "0",
             "--slo-ms": f"{scenario.slo_s * 1000:g}",
             "--max-batch": str(scenario.max_batch),
             "--cores": f"{DEFAULT_STARTUP_MILLI}m",
@@ -175,39 +176,24 @@ class LocalBackend(Backend):
             )
         if self._cgroup is not None:
             self._cgroup.add_pid(self._process.pid)
-        return Endpoint(f"http://{HOST}:{http_port}", f"http://{HOST}:{control_port}", self._token)
 
     def _set_quota(self, milli: int | None) -> None:
         if self._cgroup is not None:
             self._cgroup.set_quota_milli(milli)
 
-    async def _ready(self) -> None:
+    async def _announced(self) -> Endpoint:
+        """Waits until the server says that it is ready, and where: it chooses ports that nobody else has."""
         assert self._process is not None
         loop = asyncio.get_running_loop()
         end = loop.time() + READY_WITHIN_S
-        while (await self._state()) is None:
+        while (said := SERVING.search(self._log.read_text(errors="replace"))) is None:
             if self._process.poll() is not None:
                 raise DemoError(f"the server has ended: {self._last_words()}")
             if loop.time() > end:
                 raise DemoError(f"the server is not ready after {READY_WITHIN_S:g} s: {self._last_words()}")
             await asyncio.sleep(0.1)
-
-    async def _state(self) -> StateSnapshot | None:
-        """The server's state once it is ready."""
-        assert self._client is not None
-        assert self._endpoint is not None
-        with contextlib.suppress(ServerError):
-            state = await self._client.state(self._endpoint.control_url, self._endpoint.token)
-            return state if state.ready else None
-        return None
+        return Endpoint(said["data"], said["control"], self._token)
 
     def _last_words(self) -> str:
         lines = self._log.read_text(errors="replace").splitlines()
         return f"{' / '.join(lines[-LOG_TAIL:]) or 'it said nothing'} (log: {self._log})"
-
-
-def _free_ports() -> tuple[int, int]:
-    with socket.socket() as first, socket.socket() as second:
-        first.bind((HOST, 0))
-        second.bind((HOST, 0))
-        return first.getsockname()[1], second.getsockname()[1]
