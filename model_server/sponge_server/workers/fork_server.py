@@ -60,7 +60,6 @@ _FORK_FDS = 3
 
 def main(fd: int) -> None:
     """Serves the other end of the socket `fd` until it closes."""
-    os.nice(NICENESS)
     control = socket.socket(fileno=fd)
     control.set_inheritable(False)
     # What the models of ended lanes have forked is reaped here, rather than by the first process of a container.
@@ -83,6 +82,8 @@ def main(fd: int) -> None:
             return
         send(control, {"loaded": asdict(info)})
         models.append(model)
+    # Only now: until then there is no lane, and a server that refuses everything meanwhile is to be short.
+    os.nice(NICENESS)
     give_back()  # free pages would be shared with the lanes and copied when one of them writes
     gc.freeze()  # a collection in a lane would write to, and so copy, every page with an object
     _ForkServer(control, models).serve()
