@@ -24,7 +24,10 @@ from memory_cgroup import memory_cgroup, pids_cgroup
 from server_process import ServerProcess, eventually
 from steady_requests import SteadyRequests
 
+from sponge_server.lifecycle import READY_WITHOUT_S
 from sponge_server.protos import inference_pb2 as pb
+from sponge_server.workers.fork_client import _WATCH_POLL_S, ANSWER_S
+from sponge_server.workers.fork_server import NICENESS
 
 pytestmark = pytest.mark.torch
 
@@ -42,6 +45,10 @@ def server(tmp_path: Path) -> Iterator[ServerProcess]:
 def fork_server(server: ServerProcess) -> psutil.Process:
     (found,) = psutil.Process(server.process.pid).children()
     return found
+
+
+def server_nice(server: ServerProcess) -> int:
+    return psutil.Process(server.process.pid).nice()
 
 
 def lanes(server: ServerProcess) -> list[psutil.Process]:
@@ -147,6 +154,12 @@ def _hang_the_fork_server(server: ServerProcess) -> list[psutil.Process]:
     return lost
 
 
+def test_a_server_without_its_models_is_not_ready_within_ten_seconds() -> None:
+    """Until it says so, it serves with a part of its lanes, or with none."""
+    assert ANSWER_S + READY_WITHOUT_S < 10
+    assert ANSWER_S > 2 * _WATCH_POLL_S  # a process that was stopped goes on first
+
+
 def _leave_children(server: ServerProcess) -> list[psutil.Process]:
     before = lanes(server)
     assert server.command(ORPHAN).status == 500
@@ -183,6 +196,7 @@ def test_lanes_are_lost(server: ServerProcess, fault: Callable[[ServerProcess], 
         eventually(lambda: not any(process.is_running() for process in lost), BACK_S)
         back(server, began)
         steady.go_on()
+    assert fork_server(server).nice() == min(19, server_nice(server) + NICENESS)
     assert not steady.lost
     assert set(steady.answers) <= {200, 500, 503}
 
