@@ -76,6 +76,8 @@ def picture(folder: Path, name: str, draw: Callable[[Figure], None], height: flo
     with pyplot.rc_context(style):
         figure = pyplot.figure(figsize=(8.0, height), layout="constrained")
         draw(figure)
+        figure.draw_without_rendering()
+        figure.set_layout_engine("none")  # or each file would work out the layout again, for seconds
         figure.savefig(folder / f"{name}.svg", metadata={"Date": None})
         figure.savefig(folder / f"{name}.png")
         pyplot.close(figure)

@@ -1,6 +1,6 @@
 """Fixtures of the conformance tests."""
 
 from perf_analyzer import perf_analyzer
-from stock_clients import client, kserve_process, servers
+from stock_clients import client, kserve_process, model_server
 
-__all__ = ["client", "kserve_process", "perf_analyzer", "servers"]
+__all__ = ["client", "kserve_process", "model_server", "perf_analyzer"]

@@ -18,7 +18,7 @@ from server_process import ServerProcess
 
 from sponge_system.cache_folder import cache_root
 
-__all__ = ["Client", "Remote", "client", "kserve_process", "servers"]
+__all__ = ["Client", "Remote", "client", "kserve_process", "model_server"]
 
 HERE = Path(__file__).parent
 
@@ -79,50 +79,35 @@ def kserve_process() -> Iterator[subprocess.Popen[str]]:
 
 
 @pytest.fixture(scope="session")
-def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, ServerProcess]]:
-    """One server a model."""
-    before = os.environ.get("PYTHONPATH")
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(HERE), before)))
+def model_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
+    """One server with all models."""
     sources = {"digits": "digits://", "mixed": "python://conformance_models:mixed"}
     sources["brain"] = "python://conformance_models:brain"
-    started = {}
-    try:
-        for name, source in sources.items():
-            options = ("--model", f"{name}={source}", "--slo-ms", "20000", "--cores", "1", "--max-batch", "64")
-            started[name] = ServerProcess(tmp_path_factory.mktemp(name), *options, gamma_ms=1.0)
-    finally:
-        if before is None:
-            del os.environ["PYTHONPATH"]
-        else:
-            os.environ["PYTHONPATH"] = before
-    yield started
-    assert [server.stop() for server in started.values()] == [0, 0, 0]
+    models = [word for name, source in sources.items() for word in ("--model", f"{name}={source}")]
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("PYTHONPATH", str(HERE), prepend=os.pathsep)
+        options = (*models, "--slo-ms", "20000", "--cores", "1", "--max-batch", "64")
+        server = ServerProcess(tmp_path_factory.mktemp("models"), *options, gamma_ms=1.0)
+    yield server
+    assert server.stop() == 0
 
 
 @pytest.fixture(params=DRIVERS)
-def client(request: pytest.FixtureRequest, servers: dict[str, ServerProcess]) -> Client:
+def client(request: pytest.FixtureRequest, model_server: ServerProcess) -> Client:
     remote = request.getfixturevalue("kserve_process") if request.param.startswith("kserve") else None
-    return Client(request.param, servers, remote)
+    return Client(request.param, model_server, remote)
 
 
 class Client:
-    """One stock client, on all servers."""
+    """One stock client, connected to the server."""
 
-    def __init__(self, name: str, servers: dict[str, ServerProcess], remote: subprocess.Popen[str] | None) -> None:
-        self.name, self.servers, self.remote = name, servers, remote
-        self._connected: dict[str, Any] = {}
+    def __init__(self, name: str, server: ServerProcess, remote: subprocess.Popen[str] | None) -> None:
+        self.name, self.server = name, server
+        self.driver: Driver = (
+            DRIVERS[name](server.data.removeprefix("http://"), server.grpc)
+            if remote is None
+            else Remote(remote, name, server)
+        )
 
-    def of(self, model: str) -> Driver:
-        """Its connection to the server of this model."""
-        if model not in self._connected:
-            server = self.servers[model]
-            self._connected[model] = (
-                DRIVERS[self.name](server.data.removeprefix("http://"), server.grpc)
-                if self.remote is None
-                else Remote(self.remote, self.name, server)
-            )
-        driver: Driver = self._connected[model]
-        return driver
-
-    def infer(self, ask: Ask, at: str = "") -> Reply:
-        return self.of(at or ask.model).infer(ask)
+    def infer(self, ask: Ask) -> Reply:
+        return self.driver.infer(ask)

@@ -49,11 +49,11 @@ def changed(ask: Ask, index: int = 0, **changes: Any) -> Ask:
 
 
 def test_health(client: Client) -> None:
-    assert client.of("digits").health("digits") == {"live": True, "ready": True, "model": True}
+    assert client.driver.health("digits") == {"live": True, "ready": True, "model": True}
 
 
 def test_metadata(client: Client) -> None:
-    told = client.of("digits").metadata("digits")
+    told = client.driver.metadata("digits")
     if told is None:
         pytest.skip("the client has no such call")
     assert told == {
@@ -71,7 +71,7 @@ def test_numbers_round_trip(client: Client, binary: bool) -> None:
     assert reply.error == ""
     datatype, shape, values = reply.outputs["logits"]
     assert (datatype, shape) == ("FP32", [2, 10])
-    expected = client.servers["digits"].infer(
+    expected = client.server.infer(
         "digits",
         {"inputs": [{"name": "input", "datatype": "FP32", "shape": [1, 1, 8, 8], "data": ROW.ravel().tolist()}]},
     )
@@ -115,7 +115,7 @@ def test_classification(client: Client) -> None:
 
 
 def test_an_image_as_bytes(client: Client) -> None:
-    raw = client.servers["digits"].infer("digits", png(), content_type="image/png").json["outputs"][0]["data"]
+    raw = client.server.infer("digits", png(), content_type="image/png").json["outputs"][0]["data"]
     reply = client.infer(Ask("digits", [("input", "BYTES", [2], [png(), png()])]))
     assert reply.error == ""
     np.testing.assert_allclose(reply.outputs["logits"][2], raw * 2, rtol=1e-3, atol=1e-4)
@@ -159,12 +159,11 @@ ERRORS: dict[str, tuple[Callable[[], Ask], str, str]] = {
 def test_errors_reach_the_client_with_their_reason(client: Client, case: str) -> None:
     make, kind, words = ERRORS[case]
     ask = make()
-    at = ask.model
     if case == "unknown model":
         ask.model = "nope"
     if client.name == "kserve-rest" and case == "unknown version":
         pytest.skip("the client has no way to name a version")
-    reply = client.infer(ask, at)
+    reply = client.infer(ask)
     assert (reply.error, words in reply.words) == (kind, True), reply.words
 
 
@@ -172,7 +171,7 @@ def test_errors_reach_the_client_with_their_reason(client: Client, case: str) ->
 def test_a_request_that_can_no_longer_be_in_time_is_refused_with_the_reason(client: Client, how: str) -> None:
     """Behind a batch of 1.5 s; neither client waits for its end."""
     with ThreadPoolExecutor(1) as pool:
-        server = client.servers["mixed"]
+        server = client.server
         blocker = pool.submit(send_slow, server, 1500)
         until = time.monotonic() + 10
         while not server.ask("/control/v1/state").json["threads_running"]:

@@ -31,8 +31,8 @@ LONG_BODY = json.dumps(
 
 
 @pytest.fixture(scope="session")
-def digits(servers: dict[str, ServerProcess]) -> ServerProcess:
-    return servers["digits"]
+def digits(model_server: ServerProcess) -> ServerProcess:
+    return model_server
 
 
 @pytest.mark.parametrize("protocol", ["http", "grpc"])
@@ -61,16 +61,16 @@ def test_tritons_extensions(digits: ServerProcess, protocol: str) -> None:
         client = triton_http.InferenceServerClient(digits.data.removeprefix("http://"))
         config = client.get_model_config("digits")
         (statistics,) = client.get_inference_statistics("digits")["model_stats"]
-        (entry,) = client.get_model_repository_index()
+        index = client.get_model_repository_index()
     else:
         client = triton_grpc.InferenceServerClient(digits.grpc)
         config = client.get_model_config("digits", as_json=True)["config"]
-        (statistics,) = client.get_inference_statistics(as_json=True)["model_stats"]
-        (entry,) = client.get_model_repository_index(as_json=True)["models"]
+        (statistics,) = client.get_inference_statistics("digits", as_json=True)["model_stats"]
+        index = client.get_model_repository_index(as_json=True)["models"]
     client.close()
     assert (config["max_batch_size"], config["input"][0]["data_type"]) == (64, "TYPE_FP32")
     assert (statistics["name"], statistics["version"]) == ("digits", "1")
-    assert (entry["name"], entry["state"]) == ("digits", "READY")
+    assert {entry["name"]: entry["state"] for entry in index} == dict.fromkeys(("brain", "digits", "mixed"), "READY")
 
 
 def test_javas_http_client_with_its_defaults(digits: ServerProcess) -> None:

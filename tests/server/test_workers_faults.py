@@ -16,7 +16,7 @@ import psutil
 import pytest
 import pytest_asyncio
 from lane_models import DETACH, FAIL, FLAG, FORK, FORK_TWICE, HANG, LEAK_FILES, LEAK_THREADS, ORPHAN
-from test_workers_pool import DEADLINE_S, doubled, item, until
+from lane_pool import DEADLINE_S, MOODY, doubled, importable_models, item, until
 
 from sponge_server.workers import fork_client, lane, pool
 from sponge_server.workers.interface import LaneCrashed, LaneHung, ModelSpec
@@ -26,15 +26,11 @@ from sponge_server.workers.pool import WorkerPool
 
 pytestmark = [pytest.mark.torch, pytest.mark.asyncio(loop_scope="module")]
 
-HERE = Path(__file__).parent
-MOODY = ModelSpec("moody", "python://lane_models:moody", max_batch=8)
-
 
 @pytest.fixture(scope="module", autouse=True)
-def _importable(tmp_path_factory: pytest.TempPathFactory) -> None:
-    path = os.environ.get("PYTHONPATH", "")
-    os.environ["PYTHONPATH"] = f"{HERE}:{path}" if path else str(HERE)
-    os.environ[FLAG] = str(tmp_path_factory.mktemp("flags") / "flag")
+def _importable(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with importable_models(**{FLAG: str(tmp_path_factory.mktemp("flags") / "flag")}):
+        yield
 
 
 class Flag:

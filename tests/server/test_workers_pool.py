@@ -9,11 +9,13 @@ import signal
 import struct
 import subprocess
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 
 import pytest
 import pytest_asyncio
+from lane_models import DIE, FAIL, HANG
+from lane_pool import DEADLINE_S, MOODY, doubled, importable_models, item, until
 
 from sponge_server.workers.interface import (
     Item,
@@ -31,28 +33,7 @@ from sponge_system.process_memory import private_bytes
 
 pytestmark = [pytest.mark.torch, pytest.mark.asyncio(loop_scope="module")]
 
-HERE = Path(__file__).parent
-FAIL, HANG, DIE = 1.0, 2.0, 3.0  # see lane_models.Moody
-DEADLINE_S = 60.0
-MOODY = ModelSpec("moody", "python://lane_models:moody", max_batch=8)
 WIDE = ModelSpec("wide", "python://lane_models:wide", max_batch=4)
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(DEADLINE_S):
-        while not condition():  # noqa: ASYNC110 - what is waited for is another process
-            await asyncio.sleep(0.005)
-
-
-def item(*rows: tuple[float, ...]) -> Item:
-    data = b"".join(struct.pack(f"<{len(row)}f", *row) for row in rows)
-    return Item((Tensor("x", "FP32", (len(rows), len(rows[0])), data),))
-
-
-def doubled(outputs: tuple[Tensor, ...] | ItemError) -> list[float]:
-    assert not isinstance(outputs, ItemError), outputs
-    assert outputs[0].name == "doubled"
-    return list(struct.unpack(f"<{len(outputs[0].data) // 4}f", outputs[0].data))
 
 
 def batch_sizes(result: LaneResult) -> list[tuple[int, ...]]:
@@ -61,9 +42,9 @@ def batch_sizes(result: LaneResult) -> list[tuple[int, ...]]:
 
 
 @pytest.fixture(scope="module", autouse=True)
-def _importable() -> None:
-    path = os.environ.get("PYTHONPATH", "")
-    os.environ["PYTHONPATH"] = f"{HERE}:{path}" if path else str(HERE)
+def _importable() -> Iterator[None]:
+    with importable_models():
+        yield
 
 
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
@@ -308,7 +289,8 @@ async def test_a_model_that_cannot_serve_says_why(source: str, message: str) -> 
 ORPHANS = """
 import asyncio
 from sponge_server.workers.pool import WorkerPool
-from test_workers_pool import HANG, MOODY, item
+from lane_models import HANG
+from lane_pool import MOODY, item
 async def main():
     pool = WorkerPool([MOODY])
     await pool.start(2)

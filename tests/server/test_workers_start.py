@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-import os
-from pathlib import Path
+from collections.abc import Iterator
 
 import pytest
+from lane_pool import importable_models
 
 from sponge_server.workers.interface import ModelError, ModelSpec, StartLimits
 from sponge_server.workers.pool import WorkerPool
 
 pytestmark = [pytest.mark.torch, pytest.mark.asyncio(loop_scope="module")]
 
-HERE = Path(__file__).parent
-
 
 @pytest.fixture(scope="module", autouse=True)
-def _importable() -> None:
-    path = os.environ.get("PYTHONPATH", "")
-    os.environ["PYTHONPATH"] = f"{HERE}:{path}" if path else str(HERE)
+def _importable() -> Iterator[None]:
+    with importable_models():
+        yield
 
 
 @pytest.mark.parametrize(
