@@ -14,7 +14,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, TypeVar
 
 import sponge_compiled as compiled
-from sponge_server.collector import spare_what_stays
+from sponge_server.collector import give_back_regularly, spare_what_stays
 from sponge_server.control.control_app import Control, control_app
 from sponge_server.engine.cpu_quota import CpuQuota
 from sponge_server.inference_service import InferenceService
@@ -113,7 +113,7 @@ class Server:
         control = HttpServer(control_endpoints, control_socket, limits, control_tls)
         metrics.connections.labels("http").set_function(lambda: data.connections)
         metrics.connections.labels("control").set_function(lambda: control.connections)
-        watching = loop.create_task(access.files.run())
+        watching = [loop.create_task(access.files.run()), loop.create_task(give_back_regularly())]
         looping: asyncio.Task[None] | None = None
         grace_s: float = CLOSE_GRACE_S
         try:
@@ -145,7 +145,8 @@ class Server:
                 await self._stop.wait()
                 grace_s = await self._drain(parts, data, rpc)
         finally:
-            watching.cancel()
+            for task in watching:
+                task.cancel()
             if looping is not None:
                 looping.cancel()
             await asyncio.gather(rpc.stop(min(grace_s, CLOSE_GRACE_S)), data.stop(grace_s))

@@ -18,7 +18,8 @@ from engine_world import bad_item
 from test_server_arrival import Served, UnnamedCall
 from virtual_time import VirtualLoop, run_virtual
 
-from sponge_server.collector import spare_what_stays
+from sponge_server import collector
+from sponge_server.collector import KEPT_BYTES, give_back_regularly, spare_what_stays
 from sponge_server.lifecycle import Lifecycle, Loaded
 from sponge_server.observability.metrics import Metrics
 from sponge_server.protocol.grpc_server import GrpcServer
@@ -133,3 +134,34 @@ def test_what_is_there_at_the_start_is_not_looked_at_again() -> None:
         assert len(gc.get_objects()) < len(ours)
     finally:
         gc.unfreeze()
+
+
+async def test_memory_goes_back_each_time_that_it_has_grown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(collector, "LOOK_EVERY_S", 0.001)
+    least, kept = 100 << 20, 101 << 20
+    held, looks, given = least, 0, 0
+
+    def look() -> int:
+        nonlocal looks
+        looks += 1
+        return held
+
+    def give() -> None:
+        nonlocal held, given
+        held, given = kept, given + 1
+
+    async def until_looked_at(times: int) -> None:
+        async with asyncio.timeout(20):
+            while looks < times:  # noqa: ASYNC110 - no event tells of it
+                await asyncio.sleep(0.001)
+
+    giving = asyncio.create_task(give_back_regularly(look, give))
+    await until_looked_at(1)
+    for number, before in enumerate((least, kept)):
+        held = before + KEPT_BYTES
+        await until_looked_at(looks + 6)
+        assert given == number
+        held += 1
+        await until_looked_at(looks + 6)
+        assert (given, held) == (number + 1, kept)
+    giving.cancel()
