@@ -19,7 +19,7 @@ import numpy as np
 
 from bench.experiments.catalogue import Variant
 from sponge_core.edf_queue import Request
-from sponge_profiles.profile import Profile, load_profile
+from sponge_profiles.profile import load_profile
 from sponge_simulator.comparison import CLAIRVOYANT, clairvoyant_summary, run_policy
 from sponge_simulator.fleet import SimulationResult, TimelinePoint
 from sponge_simulator.node import JOINTLY, Node, run_node
@@ -28,6 +28,8 @@ from sponge_simulator.scenario import Scenario
 from sponge_workload.files import load_arrivals, load_bandwidth, recordings_here
 
 __all__ = ["Case", "run", "schedules"]
+
+_profile = cache(load_profile)
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,11 +174,6 @@ def _fingerprint(case: Case) -> str:
         policy = (type(chosen.scaling).__module__, type(chosen.dispatch).__module__)
     text = _of_sources(policy) + "".join(profile.model_dump_json() for profile in profiles)
     return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-@cache
-def _profile(name: str) -> Profile:
-    return load_profile(name)
 
 
 @cache

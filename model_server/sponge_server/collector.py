@@ -38,7 +38,8 @@ async def give_back_regularly(held: Callable[[], int] = held_bytes, give: Callab
     least = held()
     while True:
         await asyncio.sleep(LOOK_EVERY_S)
-        least = min(least, held())
-        if held() > least + KEPT_BYTES:
+        now = held()
+        least = min(least, now)
+        if now > least + KEPT_BYTES:
             await asyncio.to_thread(give)
             least = held()

@@ -16,7 +16,7 @@ from sponge_server.models.source import with_precision
 from sponge_server.observability.access_log import AccessLog
 from sponge_server.observability.observers import RequestObserver
 from sponge_server.settings import ServerSettings
-from sponge_server.workers.allocator import return_large_blocks
+from sponge_server.workers.allocator import keep_little
 from sponge_server.workers.interface import ModelSpec
 from sponge_server.workers.pool import WorkerPool
 from sponge_system.logs import set_up
@@ -39,7 +39,7 @@ def serve(settings: ServerSettings, announce: Callable[[str], None]) -> None:
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     set_up(settings.log_level, settings.log_format)
     wake_promptly()
-    return_large_blocks()
+    keep_little()
     with contextlib.ExitStack() as stack:
         observers: list[RequestObserver] = [AccessLog()] if settings.log_level == "debug" else []
         if settings.tracing:

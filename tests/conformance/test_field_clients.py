@@ -30,23 +30,18 @@ LONG_BODY = json.dumps(
 )
 
 
-@pytest.fixture(scope="session")
-def digits(model_server: ServerProcess) -> ServerProcess:
-    return model_server
-
-
 @pytest.mark.parametrize("protocol", ["http", "grpc"])
 @pytest.mark.parametrize("more", [[], ["-b", "4"], ["--async"]], ids=["alone", "batches", "async"])
 def test_perf_analyzer(
-    perf_analyzer: list[str], digits: ServerProcess, tmp_path: Path, protocol: str, more: list[str]
+    perf_analyzer: list[str], model_server: ServerProcess, tmp_path: Path, protocol: str, more: list[str]
 ) -> None:
-    address = digits.grpc if protocol == "grpc" else digits.data.removeprefix("http://")
-    before = counted(digits)
+    address = model_server.grpc if protocol == "grpc" else model_server.data.removeprefix("http://")
+    before = counted(model_server)
     line = load(perf_analyzer, "-m", "digits", "-i", protocol, "-u", address, *more, report=tmp_path / "report.csv")
     assert float(line["Inferences/Second"]) > 0
     # Its columns of the server's own times come from the statistics extension.
     assert float(line["Server Compute Infer"]) > 0
-    assert counted(digits) - before >= 50
+    assert counted(model_server) - before >= 50
 
 
 def counted(server: ServerProcess) -> int:
@@ -55,15 +50,15 @@ def counted(server: ServerProcess) -> int:
 
 
 @pytest.mark.parametrize("protocol", ["http", "grpc"])
-def test_tritons_extensions(digits: ServerProcess, protocol: str) -> None:
+def test_tritons_extensions(model_server: ServerProcess, protocol: str) -> None:
     client: Any
     if protocol == "http":
-        client = triton_http.InferenceServerClient(digits.data.removeprefix("http://"))
+        client = triton_http.InferenceServerClient(model_server.data.removeprefix("http://"))
         config = client.get_model_config("digits")
         (statistics,) = client.get_inference_statistics("digits")["model_stats"]
         index = client.get_model_repository_index()
     else:
-        client = triton_grpc.InferenceServerClient(digits.grpc)
+        client = triton_grpc.InferenceServerClient(model_server.grpc)
         config = client.get_model_config("digits", as_json=True)["config"]
         (statistics,) = client.get_inference_statistics("digits", as_json=True)["model_stats"]
         index = client.get_model_repository_index(as_json=True)["models"]
@@ -73,14 +68,14 @@ def test_tritons_extensions(digits: ServerProcess, protocol: str) -> None:
     assert {entry["name"]: entry["state"] for entry in index} == dict.fromkeys(("brain", "digits", "mixed"), "READY")
 
 
-def test_javas_http_client_with_its_defaults(digits: ServerProcess) -> None:
+def test_javas_http_client_with_its_defaults(model_server: ServerProcess) -> None:
     """It offers HTTP/2 with its first request on every connection."""
     java = shutil.which("java")
     if java is None:
         pytest.skip("no Java here; test_server_upgrade.py sends its bytes")
     program = str(Path(__file__).with_name("Infer.java"))
     for body in (BODY, LONG_BODY):
-        command = [java, program, f"{digits.data}/v2/models/digits/infer", body]
+        command = [java, program, f"{model_server.data}/v2/models/digits/infer", body]
         done = subprocess.run(command, capture_output=True, text=True, timeout=120, check=False)
         lines = [line.split() for line in done.stdout.splitlines()]
         assert [line[:2] for line in lines] == [["200", "HTTP_1_1"]] * 3, done.stdout + done.stderr
@@ -102,12 +97,12 @@ CURL: dict[str, list[str]] = {
 
 @pytest.mark.parametrize("body", [BODY, LONG_BODY], ids=["short", "long"])
 @pytest.mark.parametrize("options", CURL.values(), ids=CURL)
-def test_curl(digits: ServerProcess, options: list[str], body: str) -> None:
+def test_curl(model_server: ServerProcess, options: list[str], body: str) -> None:
     curl = shutil.which("curl")
     if curl is None:
         pytest.skip("no curl here")
     command = [curl, "--silent", "--show-error", "--max-time", "60", "--write-out", "\n%{http_code}", *options]
-    url = f"{digits.data}/v2/models/digits/infer"
+    url = f"{model_server.data}/v2/models/digits/infer"
     done = subprocess.run([*command, url], input=body, capture_output=True, text=True, check=False)
     answer, _, status = done.stdout.rpartition("\n")
     assert status == "200", done.stdout + done.stderr
@@ -115,12 +110,12 @@ def test_curl(digits: ServerProcess, options: list[str], body: str) -> None:
     assert rows == (1 if body == BODY else ROWS)
 
 
-def test_curl_asks_for_the_head(digits: ServerProcess) -> None:
+def test_curl_asks_for_the_head(model_server: ServerProcess) -> None:
     curl = shutil.which("curl")
     if curl is None:
         pytest.skip("no curl here")
     done = subprocess.run(
-        [curl, "--silent", "--head", f"{digits.data}/v2/health/ready"], capture_output=True, check=True
+        [curl, "--silent", "--head", f"{model_server.data}/v2/health/ready"], capture_output=True, check=True
     )
     assert done.stdout.startswith(b"HTTP/1.1 200")
 
@@ -140,8 +135,8 @@ class Reflected:
         return invoke(request(**fields), timeout=30)
 
 
-def test_a_client_by_reflection(digits: ServerProcess) -> None:
-    with grpc.insecure_channel(digits.grpc) as channel:
+def test_a_client_by_reflection(model_server: ServerProcess) -> None:
+    with grpc.insecure_channel(model_server.grpc) as channel:
         client = Reflected(channel)
         assert SERVICE in client.database.get_services()
         (output,) = client.call("ModelMetadata", name="digits").outputs

@@ -10,7 +10,7 @@ import ctypes
 import resource
 from pathlib import Path
 
-__all__ = ["give_back", "held_bytes", "return_large_blocks"]
+__all__ = ["give_back", "held_bytes", "keep_little"]
 
 _PAGE_BYTES = resource.getpagesize()
 
@@ -21,12 +21,13 @@ LARGE_BYTES, SPARE_BYTES = 4 << 20, 32 << 20
 """A block of the first size goes back to the kernel when it is freed; beside these, so much stays for the next ones."""
 
 
-def return_large_blocks() -> None:
-    """From now on, large blocks go back to the kernel when they are freed. Does nothing if the C library cannot.
+def keep_little() -> None:
+    """From now on, this process keeps little of what it frees. Does nothing if the C library cannot.
 
-    By default the first large block that is freed moves the bound above its size: after one large request, all memory
-    that requests ever needed stays with the process, in pieces. All threads share one arena: with one for each, what
-    long requests had used stayed in all of them, 40 MiB instead of 15. Call it before the first thread starts.
+    Large blocks go back to the kernel. By default the first one that is freed moves the bound above its size: after one
+    large request, all memory that requests ever needed stays with the process, in pieces. All threads share one arena:
+    with one for each, what long requests had used stayed in all of them, 40 MiB instead of 15. Call it before the first
+    thread starts.
     """
     set_option = getattr(ctypes.CDLL(None), "mallopt", None)
     if set_option is not None:
