@@ -16,7 +16,7 @@ PYTEST_OPTIONS ?=
 export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test quick check lint types imports unit e2e coverage bench reproduce docs docs-serve format protos sync release-check release-notes release setup browser down clean
+.PHONY: help demo test quick check lint types imports unit e2e e2e-long coverage bench reproduce docs docs-serve format protos sync release-check release-notes release setup browser down clean
 
 help: ## List the targets.
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -46,7 +46,10 @@ unit: setup ## Tests that need no cluster.
 	$(BIN)/pytest -m "not e2e" $(IN_PARALLEL) $(PYTEST_OPTIONS)
 
 e2e: setup ## Tests on a real local Kubernetes.
-	$(BIN)/pytest tests/e2e $(PYTEST_OPTIONS)
+	$(BIN)/pytest tests/e2e -m "not long" $(PYTEST_OPTIONS)
+
+e2e-long: setup ## The end-to-end scenarios of more than a minute each.
+	$(BIN)/pytest tests/e2e -m long $(PYTEST_OPTIONS)
 
 coverage: setup ## Tests that need no cluster, with line and branch coverage; out/coverage/index.html.
 	$(BIN)/pytest -m "not e2e" $(IN_PARALLEL) --cov --cov-report=term:skip-covered --cov-report=html --cov-report=xml
