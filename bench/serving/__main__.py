@@ -161,6 +161,23 @@ def overhead(steps: Steps, **_: Any) -> None:
 
 
 @main.command()
+@click.argument("checkout", type=click.Path(exists=True, file_okay=False, path_type=Path))
+@click.option("--rounds", type=click.IntRange(2), default=10, show_default=True, help="Each takes half a minute.")
+@click.option("--cores", default=1.5, show_default=True, help="CPU limit of each of the two servers.")
+@click.option("--out", type=click.Path(file_okay=False, path_type=Path), default=OUT, show_default=True)
+def against(checkout: Path, rounds: int, cores: float, out: Path) -> None:
+    """Compare this checkout's server with that of another CHECKOUT, in turns: single requests, and saturation.
+
+    CHECKOUT needs an environment of its own; run make setup there.
+    """
+    from bench.serving.against import compare
+
+    _make_model()
+    for comparison in compare(checkout, rounds, cores, out / "logs"):
+        click.echo(comparison)
+
+
+@main.command()
 @_campaign_options
 def cores(steps: Steps, **_: Any) -> None:
     """Find the fewest fixed cores that serve a varying load in time, beside Sponge resized live."""
