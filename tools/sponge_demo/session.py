@@ -12,6 +12,7 @@ import sys
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from pathlib import Path
+from typing import TextIO
 
 from sponge_client.outcomes import RequestRecord
 from sponge_core.latency import LatencyModel
@@ -24,7 +25,7 @@ from sponge_demo.statics import next_static
 from sponge_demo.workload import Workload, fit_workload
 from sponge_operator.clients.server import ControlClient, ServerError
 
-__all__ = ["FIT", "START", "Session", "run_phases"]
+__all__ = ["FIT", "START", "Session", "WholeLines", "run_phases"]
 
 SAMPLE_S = 0.2
 FOLLOW_S = 0.2
@@ -170,10 +171,11 @@ class Session:
         sampling = asyncio.create_task(self._sample(run, endpoint, client))
         try:
             with timeline.open(encoding="utf-8") as stream:
+                written = WholeLines(stream)
                 while process.returncode is None:
                     with contextlib.suppress(TimeoutError):
                         await asyncio.wait_for(process.wait(), FOLLOW_S)
-                    _follow(run, stream.readlines())
+                    _follow(run, written.new())
                     if release is not None and run.started_at is not None:
                         await release()
                         release = None
@@ -224,6 +226,19 @@ class Session:
                 seen = time.monotonic()
                 run.samples.append(sample_of(time.time(), state))
             await asyncio.sleep(max(0.0, began + SAMPLE_S - time.monotonic()))
+
+
+class WholeLines:
+    """The lines of a file that another process writes. A line counts once its end is there."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+        self._begun = ""
+
+    def new(self) -> list[str]:
+        """The lines that were completed since the last call, without their ends."""
+        *whole, self._begun = (self._begun + self._stream.read()).split("\n")
+        return whole
 
 
 def _follow(run: Run, lines: Sequence[str]) -> None:

@@ -1,0 +1,270 @@
+"""Resizes one service on the real cluster once a second, under load: is anything restarted, lost, or slower at the end?
+
+The local cluster is started if none runs, the operator is installed from this source tree, and a service `endurance` is
+made. Each second its smallest size changes, and the operator resizes the pod in place, while requests arrive evenly.
+Afterwards: restarts, requests without an answer, the delays of the resizes, and what the cluster keeps of them.
+
+    python -m bench.endurance                  # 1,800 resizes, half an hour
+    python -m bench.endurance --resizes 60
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import aiohttp
+from kubernetes.aio import client, config
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from bench.results import BLUE, SPONGE, Percentiles, arguments, save
+from sponge_cluster import Cluster, ConsoleProgress, up
+from sponge_cluster.chart import NAMESPACE as OPERATOR_NAMESPACE
+from sponge_cluster.chart import install_operator
+from sponge_cluster.containers import container_cgroup
+from sponge_core.errors import SpongeError
+from sponge_operator.resources.manifests import SERVICE_LABEL
+from sponge_operator.resources.model import GROUP, KIND, PLURAL, VERSION
+from sponge_system.cgroup import read_quota_milli
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+NAMESPACE = NAME = "endurance"
+STARTS_MILLI = 250
+SIZES_MILLI = (500, STARTS_MILLI)
+MERGE = "application/merge-patch+json"
+RATE_RPS = 10.0
+SLO_MS = 1000
+SAMPLE_S = 0.001
+IN_FORCE_WITHIN_S = 10.0
+PATCH_TO_QUOTA = re.compile(r"resize\.actuated .*\btook=([0-9.]+)")
+ETCD_BYTES = re.compile(r"^apiserver_storage_size_bytes\{.*\} (\S+)$", re.MULTILINE)
+
+
+@dataclass(slots=True)
+class Outcome:
+    """What was seen. Durations in seconds.
+
+    Attributes:
+        edited: from the edit of the service until the kernel's quota has changed.
+        patched: from the operator's patch until the quota is in force, by the operator's log.
+        statuses: of the requests; the name of the error where there was no answer.
+    """
+
+    restarts: int = 0
+    edited: list[float] = field(default_factory=list)
+    patched: list[float] = field(default_factory=list)
+    statuses: Counter[str] = field(default_factory=Counter)
+    events: int = 0
+    etcd_growth_bytes: int = 0
+
+
+class Kubectl:
+    """kubectl against one cluster."""
+
+    def __init__(self, cluster: Cluster) -> None:
+        self.config = str(cluster.kubeconfig)
+        self._command = [str(cluster.kubectl), "--kubeconfig", str(cluster.kubeconfig)]
+
+    def __call__(self, *arguments: str, document: object = None) -> str:
+        """Returns what it prints. Raises SpongeError with its message when it fails."""
+        text = None if document is None else json.dumps(document)
+        done = subprocess.run(
+            [*self._command, *arguments], input=text, check=False, text=True, capture_output=True, timeout=240
+        )
+        if done.returncode != 0:
+            raise SpongeError(f"kubectl {' '.join(arguments)}: {done.stderr.strip()}")
+        return done.stdout
+
+    def pod(self) -> dict[str, Any]:
+        """The one pod of the service."""
+        found = json.loads(self("get", "pods", "-n", NAMESPACE, "-l", f"{SERVICE_LABEL}={NAME}", "-o", "json"))
+        (pod,) = (pod for pod in found["items"] if "deletionTimestamp" not in pod["metadata"])
+        return dict(pod)
+
+
+class QuotaWatch:
+    """Samples the quota of a container, and knows when it last became which size."""
+
+    def __init__(self, cgroup: Path) -> None:
+        self._cgroup = cgroup
+        self._since: dict[int, float] = {}
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    async def reaches(self, milli: int, asked_at: float) -> float:
+        """Waits, and returns when it became `milli`, on `time.monotonic`. Raises SpongeError."""
+        while (at := self._since.get(milli, 0.0)) < asked_at:
+            if time.monotonic() - asked_at > IN_FORCE_WITHIN_S:
+                raise SpongeError(f"{milli}m are not in force after {IN_FORCE_WITHIN_S:g} s; see the operator's log")
+            await asyncio.sleep(SAMPLE_S)
+        return at
+
+    def _watch(self) -> None:
+        last = None
+        while not self._stop.wait(SAMPLE_S):
+            with suppress(OSError):
+                now = read_quota_milli(self._cgroup)
+                if now is not None and now != last:
+                    self._since[now] = time.monotonic()
+                    last = now
+
+
+@contextmanager
+def service(kubectl: Kubectl) -> Iterator[dict[str, Any]]:
+    """The ready pod of the service, which is deleted at the end."""
+    manifest = {
+        "apiVersion": f"{GROUP}/{VERSION}",
+        "kind": KIND,
+        "metadata": {"name": NAME, "namespace": NAMESPACE},
+        "spec": {
+            "model": {"name": "digits", "source": "digits://"},
+            "slo": {"latency": f"{SLO_MS}ms"},
+            "cpu": {"min": f"{STARTS_MILLI}m", "max": "1500m", "step": "125m"},
+        },
+    }
+    kubectl("delete", "namespace", NAMESPACE, "--ignore-not-found", "--timeout=120s")
+    kubectl("create", "namespace", NAMESPACE)
+    try:
+        kubectl("apply", "-f", "-", document=manifest)
+        kubectl("wait", "--for=condition=Ready", f"sps/{NAME}", "-n", NAMESPACE, "--timeout=180s")
+        yield kubectl.pod()
+    finally:
+        kubectl("delete", "sps", NAME, "-n", NAMESPACE, "--ignore-not-found", "--timeout=120s")
+        kubectl("delete", "namespace", NAMESPACE, "--wait=false")
+
+
+async def load(address: str, statuses: Counter[str], stop: asyncio.Event) -> None:
+    """Even requests until `stop`; counts how each ended."""
+    inputs = [{"name": "input", "shape": [1, 1, 8, 8], "datatype": "FP32", "data": [0.5] * 64}]
+    url, headers = f"http://{address}:8080/v2/models/digits/infer", {"x-sponge-slo-ms": str(SLO_MS)}
+
+    async def one(session: aiohttp.ClientSession) -> None:
+        try:
+            async with session.post(url, json={"inputs": inputs}, headers=headers) as answer:
+                await answer.read()
+                statuses[str(answer.status)] += 1
+        except (aiohttp.ClientError, TimeoutError) as error:
+            statuses[type(error).__name__] += 1
+
+    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=30)) as session, asyncio.TaskGroup() as tasks:
+        due = time.monotonic()
+        while not stop.is_set():
+            tasks.create_task(one(session))
+            due += 1 / RATE_RPS
+            await asyncio.sleep(max(0.0, due - time.monotonic()))
+
+
+async def run(kubectl: Kubectl, pod: dict[str, Any], resizes: int, every_s: float) -> Outcome:
+    """Edits the service once in `every_s` seconds, and waits each time until the size is in force."""
+    found, stop = Outcome(), asyncio.Event()
+    status = pod["status"]["containerStatuses"][0]
+    watch = QuotaWatch(container_cgroup(pod["metadata"]["uid"], status["containerID"]))
+    requests = asyncio.create_task(load(pod["status"]["podIP"], found.statuses, stop))
+    # Not by kubectl: its start would take longer than the resize.
+    settings = client.Configuration()
+    await config.load_kube_config(kubectl.config, client_configuration=settings)
+    try:
+        async with client.ApiClient(settings) as connection:
+            objects = client.CustomObjectsApi(connection)
+            await watch.reaches(STARTS_MILLI, 0.0)
+            for number in track(range(resizes), "resizing", console=Console(stderr=True), transient=True):
+                milli = SIZES_MILLI[number % len(SIZES_MILLI)]
+                began = time.monotonic()
+                edit = {"spec": {"cpu": {"min": f"{milli}m"}}}
+                where = (GROUP, VERSION, NAMESPACE, PLURAL, NAME)
+                await objects.patch_namespaced_custom_object(*where, edit, _content_type=MERGE)
+                found.edited.append(await watch.reaches(milli, began) - began)
+                await asyncio.sleep(max(0.0, began + every_s - time.monotonic()))
+    finally:
+        watch.stop()
+        stop.set()
+        await requests
+    return found
+
+
+def etcd_bytes(kubectl: Kubectl) -> int:
+    """The size of the API server's database."""
+    sizes = ETCD_BYTES.findall(kubectl("get", "--raw", "/metrics"))
+    return int(max(map(float, sizes), default=0.0))
+
+
+def measure(cluster: Cluster, resizes: int, every_s: float) -> Outcome:
+    """Makes the service, runs, and reads what has become of pod, events and database. Raises SpongeError."""
+    kubectl = Kubectl(cluster)
+    install_operator(cluster)
+    with service(kubectl) as pod:
+        before, began = etcd_bytes(kubectl), time.monotonic()
+        found = asyncio.run(run(kubectl, pod, resizes, every_s))
+        since = f"--since={time.monotonic() - began:.0f}s"
+        operator = ("-l", "app.kubernetes.io/name=sponge-operator", "--tail=-1")
+        log = kubectl("logs", "-n", OPERATOR_NAMESPACE, *operator, since)
+        found.patched = [
+            float(took) for line in log.splitlines() if f"pod={NAME}" in line for took in PATCH_TO_QUOTA.findall(line)
+        ]
+        after = kubectl.pod()
+        if after["metadata"]["uid"] != pod["metadata"]["uid"]:
+            raise SpongeError("the pod was replaced, so these were not resizes in place")
+        found.restarts = after["status"]["containerStatuses"][0]["restartCount"]
+        found.events = len(json.loads(kubectl("get", "events", "-n", NAMESPACE, "-o", "json"))["items"])
+        found.etcd_growth_bytes = etcd_bytes(kubectl) - before
+    return found
+
+
+def draw(figure: Figure, found: Outcome) -> None:
+    """Draws each resize's delays in the order of the resizes: a drift would show."""
+    axes = figure.subplots()
+    for name, colour, seconds in (("edit to quota", BLUE, found.edited), ("patch to quota", SPONGE, found.patched)):
+        axes.plot([1000 * each for each in seconds], ".", color=colour, label=name, ms=3)
+    axes.set_yscale("log")
+    axes.set_xlabel("resize")
+    axes.set_title("ms until the quota is in force")
+    axes.legend(frameon=False)
+
+
+def main() -> None:
+    """Measures, writes and prints. Exits with 1 if a container was restarted or a request was not answered."""
+    parser = arguments(__doc__)
+    parser.add_argument("--resizes", type=int, default=1800)
+    parser.add_argument("--every-s", type=float, default=1.0, help="between two resizes (default 1)")
+    options = parser.parse_args()
+    resizes = 60 if options.short else options.resizes
+    try:
+        found = measure(up(progress=ConsoleProgress()), resizes, options.every_s)
+    except SpongeError as error:
+        sys.exit(f"endurance: {error}")
+    rows = {"edit to quota": found.edited, "patch to quota": found.patched}
+    table = Table(title=f"{resizes} resizes, {found.restarts} restarts, requests {dict(found.statuses)}; ms")
+    for column in ("until", "count", "p50", "p90", "p99", "max"):
+        table.add_column(column, justify="left" if column == "until" else "right")
+    for name, seconds in rows.items():
+        if seconds:
+            percentiles = asdict(Percentiles.of(seconds)).values()
+            table.add_row(name, str(len(seconds)), *(f"{value:.1f}" for value in percentiles))
+    Console().print(table)
+    print(f"events kept in the namespace: {found.events}; growth of etcd: {found.etcd_growth_bytes / 2**20:.1f} MiB")
+    save(options.out, "endurance", {"resizes": resizes, **asdict(found)}, lambda figure: draw(figure, found))
+    sys.exit(found.restarts > 0 or set(found.statuses) != {"200"})
+
+
+if __name__ == "__main__":
+    main()
