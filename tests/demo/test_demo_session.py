@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import tempfile
 from pathlib import Path
@@ -22,7 +23,7 @@ def test_a_line_is_read_once_and_whole_wherever_a_write_ends(records: list[dict[
     seen: list[dict[str, object]] = []
     with tempfile.TemporaryFile("w+", encoding="utf-8") as file:
         lines = WholeLines(file)
-        for begin, end in zip(places, places[1:], strict=False):
+        for begin, end in itertools.pairwise(places):
             at = file.tell()
             file.seek(0, 2)
             file.write(text[begin:end])
