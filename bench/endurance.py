@@ -20,7 +20,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -241,6 +241,12 @@ def draw(figure: Figure, found: Outcome) -> None:
     axes.legend(frameon=False)
 
 
+def document(resizes: int, found: Outcome) -> dict[str, Any]:
+    """What is kept of a run, as plain JSON."""
+    # A counter cannot be copied as fields are: it would count its own entries.
+    return {"resizes": resizes} | asdict(replace(found, statuses=Counter())) | {"statuses": dict(found.statuses)}
+
+
 def main() -> None:
     """Measures, writes and prints. Exits with 1 if a container was restarted or a request was not answered."""
     parser = arguments(__doc__)
@@ -262,7 +268,7 @@ def main() -> None:
             table.add_row(name, str(len(seconds)), *(f"{value:.1f}" for value in percentiles))
     Console().print(table)
     print(f"events kept in the namespace: {found.events}; growth of etcd: {found.etcd_growth_bytes / 2**20:.1f} MiB")
-    save(options.out, "endurance", {"resizes": resizes, **asdict(found)}, lambda figure: draw(figure, found))
+    save(options.out, "endurance", document(resizes, found), lambda figure: draw(figure, found))
     sys.exit(found.restarts > 0 or set(found.statuses) != {"200"})
 
 
