@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from statistics import mean
 
+from sponge_core.planning.paper import PaperPlanner
 from sponge_profiles.profile import load_profile
-from sponge_simulator.paper import PaperPlanner
 from sponge_simulator.scenario import load_scenario
 from sponge_workload.bandwidth import BandwidthTrace
 

@@ -8,8 +8,8 @@ from bench.experiments.catalogue import OURS, Experiment
 from bench.experiments.decisions import PROFILE, SCENARIO, paper_decisions
 from bench.experiments.summary import Row, Spread, against, baselines, seeds_better
 from bench.serving.tables import markdown
+from sponge_core.planning.paper import PaperPlanner
 from sponge_simulator.comparison import CLAIRVOYANT
-from sponge_simulator.paper import PaperPlanner
 from sponge_workload.bandwidth import BandwidthTrace
 
 __all__ = ["decisions_table", "overview_table", "policy_table", "published_table", "sweep_table", "verdict"]

@@ -9,12 +9,15 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from sponge_core.latency import LatencyModel
+
 __all__ = [
     "OUTCOMES",
     "ApplyAck",
     "ApplyRequest",
     "FrontierPoint",
     "LaneState",
+    "LatencyCoefficients",
     "Outcome",
     "SizeRange",
     "StateSnapshot",
@@ -44,6 +47,42 @@ class LaneState(_Message):
     threads: int = Field(ge=0, description="threads of the running batch; 0 when idle")
     batch: int = Field(ge=0)
     busy_for_s: float = Field(ge=0)
+
+
+class LatencyCoefficients(_Message):
+    """A latency model, as `LatencyModel` defines it, for planners outside the server; times in seconds."""
+
+    gamma_s: float
+    delta_s: float
+    epsilon_s: float
+    eta_s: float
+    max_batch: int = Field(ge=1)
+    by_threads: tuple[float, ...] = ()
+    by_cell: tuple[tuple[float, ...], ...] = ()
+
+    @classmethod
+    def of(cls, model: LatencyModel) -> LatencyCoefficients:
+        return cls(
+            gamma_s=model.gamma,
+            delta_s=model.delta,
+            epsilon_s=model.epsilon,
+            eta_s=model.eta,
+            max_batch=model.max_batch,
+            by_threads=model.by_threads,
+            by_cell=model.by_cell,
+        )
+
+    def model(self) -> LatencyModel:
+        """The latency model, without interference and error."""
+        return LatencyModel(
+            self.gamma_s,
+            self.delta_s,
+            self.epsilon_s,
+            self.eta_s,
+            max_batch=self.max_batch,
+            by_threads=self.by_threads,
+            by_cell=self.by_cell,
+        )
 
 
 class StateSnapshot(_Message):
@@ -84,6 +123,10 @@ class StateSnapshot(_Message):
     idle_for_s: float = Field(ge=0)
     urgent: bool = Field(description="a miss is projected at the size in force, and a larger size would avoid it")
     frontier: list[FrontierPoint] = Field(description="ascending in cores; empty until a profile is known")
+    profile: LatencyCoefficients | None = Field(
+        default=None,
+        description="batch times of the one model, corrected by recent batches; None if unknown or with several models",
+    )
 
 
 class SizeRange(_Message):
@@ -97,6 +140,11 @@ class SizeRange(_Message):
         """The largest of the sizes that is not above `milli`; `min_milli` if all are."""
         bounded = max(self.min_milli, min(self.max_milli, milli))
         return self.min_milli + (bounded - self.min_milli) // self.step_milli * self.step_milli
+
+    def at_least(self, milli: int) -> int:
+        """The smallest of the sizes that is not below `milli`; the largest one if all are."""
+        steps = max(0, -(-(milli - self.min_milli) // self.step_milli))
+        return self.at_most(self.min_milli + steps * self.step_milli)
 
 
 class ApplyRequest(_Message):

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 
 from sponge_core.errors import SpongeError
 from sponge_core.latency import LatencyModel
+from sponge_core.planning.paper import PaperPlanner
 from sponge_core.planning.steady import plan_steady
-from sponge_simulator.paper import PaperPlanner
 
 __all__ = ["PLANNERS", "Load", "SteadyPlan"]
 

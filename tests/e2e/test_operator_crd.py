@@ -70,6 +70,7 @@ def test_refused(kubectl: Kubectl, case: dict[str, Any]) -> None:
         {"replicas": {"min": 3, "max": 3}},
         {"profile": {"configMap": {"name": "p"}}},
         {"profile": {"inline": {"gamma": 0.1}}},
+        {"planner": {"policy": "paper"}},
         {"mode": "Off", "planner": {"lookBack": "2500ms"}},
         {"template": {"spec": {"nodeSelector": {"disk": "fast"}, "containers": [{"name": "server", "image": "mine"}]}}},
     ],
@@ -95,7 +96,7 @@ def test_defaults(kubectl: Kubectl) -> None:
         "replicas": {"min": 1, "max": 1},
         "profile": {"from": "auto"},
         "mode": "Auto",
-        "planner": {"lookBack": "1s"},
+        "planner": {"policy": "projected", "lookBack": "1s"},
     }
 
 

@@ -45,6 +45,7 @@ ENTRY = Entry(
     from_milli=250,
     to_milli=500,
     batch_cap=8,
+    planner="projected",
     reason="grow",
     feasible=True,
     urgent=True,

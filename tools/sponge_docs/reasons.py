@@ -116,6 +116,7 @@ DECISIONS: Mapping[str, str] = {
     "hold": "The present size is right.",
     "overload": "Even the largest size misses deadlines. The pod gets the size and batch cap with the fewest misses.",
     "ceiling": "The load needs more than `cpu.max`, or more than the node is known to have.",
+    "infeasible": "The paper's planner finds no size that serves the load in time. The present size is kept.",
     "no-frontier": "The server has no profile yet. The present size is kept.",
     "parked": "No request came for `cpu.idleAfter`. The pod has the size `cpu.idle`.",
     "shared": "Services share the node. This is the pod's part of the joint plan.",

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, Literal
 
 from sponge_core.control_api import FrontierPoint
 
@@ -20,12 +20,13 @@ PEAK_S: Final = 0.3
 
 @dataclass(frozen=True, slots=True)
 class Recommendation:
-    """The size and batch cap that a server should have now, and why."""
+    """The size and batch cap that a server should have now, why, and which planner says so."""
 
     cores_milli: int
     batch_cap: int
     feasible: bool  # no miss is expected at this size
     reason: str  # grow, shrink, hold or overload; the operator adds ceiling, no-frontier, parked, shared and waits
+    planner: Literal["projected", "paper"] = "projected"
 
 
 class SizeDecider:

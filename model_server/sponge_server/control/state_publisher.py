@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from sponge_core.control_api import LaneState, StateSnapshot
+from sponge_core.control_api import LaneState, LatencyCoefficients, StateSnapshot
 from sponge_server.control.news import News
 from sponge_server.control.projector import Projector
 from sponge_server.engine.cpu_quota import CpuQuota
@@ -101,4 +101,5 @@ class StatePublisher:
             idle_for_s=max(0.0, now - engine.last_activity) if idle else 0.0,
             urgent=self._projector.urgent,
             frontier=self._projector.frontier,
+            profile=LatencyCoefficients.of(scheduler.models[0]) if len(scheduler.models) == 1 else None,
         )

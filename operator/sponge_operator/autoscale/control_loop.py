@@ -16,7 +16,8 @@ from sponge_core.control_api import ApplyRequest, StateSnapshot
 from sponge_core.planning.decider import Recommendation
 from sponge_operator.autoscale import resize
 from sponge_operator.autoscale.look import Allocation, Look, Observation, ResizeOutcome
-from sponge_operator.autoscale.recommender import Recommender, SizingSpec, parked, sizes_under
+from sponge_operator.autoscale.paper_recommender import PaperRecommender
+from sponge_operator.autoscale.recommender import Recommender, SizingSpec, parked, sizes_under, under_ceiling
 from sponge_operator.autoscale.resizer import ResizeBudget, Resizer
 from sponge_operator.autoscale.target import ResizableTarget
 from sponge_operator.clients.server import ControlClient, ServerError
@@ -112,6 +113,7 @@ class ControlLoop:
             budget=budget,
         )
         self._recommender = Recommender(host.spec().look_back_s)
+        self._paper = PaperRecommender()
         self._since = 0
         self._woken = asyncio.Event()
 
@@ -188,7 +190,16 @@ class ControlLoop:
         if spec.look_back_s != self._recommender.look_back_s:
             self._recommender = Recommender(spec.look_back_s)
         snapshot = observation.snapshot
-        return parked(spec, snapshot.idle_for_s, snapshot.batch_cap) or self._recommender.recommend(
+        resting = parked(spec, snapshot.idle_for_s, snapshot.batch_cap)
+        if resting is not None:
+            return resting
+        if spec.slo_s is not None and (spec.policy == "paper" or not snapshot.frontier):
+            by_paper = self._paper.recommend(
+                observation.at, current_milli, snapshot, observation.sizes, spec.slo_s, spec.max_batch
+            )
+            if by_paper is not None:
+                return under_ceiling(by_paper, current_milli, observation.ceiling_milli)
+        return self._recommender.recommend(
             observation.at,
             current_milli,
             snapshot.batch_cap,

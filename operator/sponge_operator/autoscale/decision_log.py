@@ -24,6 +24,7 @@ class Entry:
         time: epoch seconds.
         from_milli: the size in force before.
         to_milli: the size decided.
+        planner: that recommended the size, projected or paper.
         outcome: of the resize; "applied" if only the batch cap or range changed; "recommended" or "paused" if nothing
             was changed.
         took_s: from the patch until the quota was in force; None without a resize.
@@ -36,6 +37,7 @@ class Entry:
     from_milli: int
     to_milli: int
     batch_cap: int
+    planner: str
     reason: str
     feasible: bool
     urgent: bool

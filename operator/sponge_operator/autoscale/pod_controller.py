@@ -102,6 +102,9 @@ class PodController:
             service.spec.planner.look_back,
             float(service.spec.slo.weight),
             acts=service.spec.mode == "Auto" and not service.paused,
+            policy=service.spec.planner.policy,
+            slo_s=service.spec.slo.latency,
+            max_batch=service.spec.batch.max,
         )
 
     def allocate(self, observation: Observation, recommendation: Recommendation, spec: SizingSpec) -> Allocation:
@@ -156,7 +159,7 @@ class PodController:
         metrics, labels = self._context.metrics, self._labels()
         if look.recommendation is None:
             return
-        metrics.plan.labels("projected").observe(look.recommended_in_s)
+        metrics.plan.labels(look.recommendation.planner).observe(look.recommended_in_s)
         allocated = look.recommendation if look.allocation is None else look.allocation.recommendation
         metrics.desired.labels(*labels).set(allocated.cores_milli / 1000)
         metrics.refused.labels(*labels).set(0 if look.allocation is None else look.allocation.lacks_milli / 1000)
@@ -233,6 +236,7 @@ class PodController:
                 from_milli=current,
                 to_milli=decided.cores_milli,
                 batch_cap=decided.batch_cap,
+                planner=look.recommendation.planner,
                 reason=decided.reason,
                 feasible=decided.feasible,
                 urgent=snapshot.urgent,

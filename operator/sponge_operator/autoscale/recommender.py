@@ -7,11 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from sponge_core.control_api import FrontierPoint, SizeRange
 from sponge_core.planning.decider import Recommendation, SizeDecider
 
-__all__ = ["Recommender", "SizingSpec", "parked", "sizes_under"]
+__all__ = ["Recommender", "SizingSpec", "parked", "sizes_under", "under_ceiling"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +25,8 @@ class SizingSpec:
         look_back_s: a shrink waits until a size has not been needed for this long.
         weight: the cost of one missed request, relative to other servers on the node.
         acts: resize the server; False only recommends.
+        policy: the planner that decides.
+        slo_s, max_batch: what the paper's planner plans with; without an SLO it is not asked.
     """
 
     sizes: SizeRange
@@ -32,6 +35,9 @@ class SizingSpec:
     look_back_s: float = 1.0
     weight: float = 1.0
     acts: bool = True
+    policy: Literal["projected", "paper"] = "projected"
+    slo_s: float | None = None
+    max_batch: int = 1
 
 
 def parked(spec: SizingSpec, idle_for_s: float, batch_cap: int) -> Recommendation | None:
@@ -46,6 +52,13 @@ def sizes_under(sizes: SizeRange, ceiling_milli: int | None) -> SizeRange:
     if ceiling_milli is None:
         return sizes
     return sizes.model_copy(update={"max_milli": sizes.at_most(ceiling_milli)})
+
+
+def under_ceiling(chosen: Recommendation, current_milli: int, ceiling_milli: int | None) -> Recommendation:
+    """The size in force where the node does not have even the smallest allowed size; else what was chosen."""
+    if ceiling_milli is not None and chosen.cores_milli > max(ceiling_milli, current_milli):
+        return replace(chosen, cores_milli=current_milli, feasible=False, reason="ceiling")
+    return chosen
 
 
 class Recommender:
@@ -73,11 +86,7 @@ class Recommender:
             sizes: the sizes that the server may have.
             ceiling_milli: what the node has for it; matters only if that is below all of `sizes`.
         """
-        chosen = self._choose(now, current_milli, batch_cap, frontier, sizes)
-        if ceiling_milli is not None and chosen.cores_milli > max(ceiling_milli, current_milli):
-            # The node does not have even the smallest size, so the present size is the best possible.
-            return replace(chosen, cores_milli=current_milli, feasible=False, reason="ceiling")
-        return chosen
+        return under_ceiling(self._choose(now, current_milli, batch_cap, frontier, sizes), current_milli, ceiling_milli)
 
     def _choose(
         self, now: float, current_milli: int, batch_cap: int, frontier: Sequence[FrontierPoint], sizes: SizeRange

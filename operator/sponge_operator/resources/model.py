@@ -119,6 +119,7 @@ class Profile(_Part):
 
 
 class Planner(_Part):
+    policy: Literal["projected", "paper"] = "projected"
     look_back: Seconds = Field(default=1.0, validation_alias=AliasChoices("lookBack"))
 
 

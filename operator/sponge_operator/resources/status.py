@@ -213,7 +213,7 @@ def _profile_ready(known: StatusInput) -> Verdict:
     ready = [state for state in known.pods if state.ready and state.snapshot is not None]
     if not ready:
         return "Unknown", "NoPods", "no pod accepts requests"
-    without = [state.name for state in ready if state.snapshot and not state.snapshot.frontier]
+    without = [s.name for s in ready if s.snapshot and not (s.snapshot.frontier or s.snapshot.profile)]
     if without:
         return "False", "NoFrontier", f"{', '.join(without)}: no latency profile yet, so the size does not change"
     for state in ready:

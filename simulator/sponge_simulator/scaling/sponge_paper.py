@@ -8,7 +8,7 @@ keeps the last plan.
 from __future__ import annotations
 
 from sponge_core.edf_queue import Request
-from sponge_simulator.paper import PaperPlanner
+from sponge_core.planning.paper import PaperPlanner
 from sponge_simulator.scaling.arrival_history import WorstNetwork
 from sponge_simulator.scaling.interface import Observation, Service, Size
 

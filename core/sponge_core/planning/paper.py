@@ -32,11 +32,14 @@ class PaperPlan:
     predicted_ms: float  # of one batch
 
 
+INFEASIBLE = PaperPlan(0, 0, False, 0.0)
+
+
 class PaperPlanner:
     """Plans (cores, batch) for a given rate and worst network delay.
 
     Args:
-        max_cores: the largest size, in whole cores.
+        max_cores: the largest size, in whole cores; with 0 nothing is feasible.
         max_batch: the largest batch.
         slo_share: the fraction of the SLO to plan with; 1.0 uses all of it.
     """
@@ -57,9 +60,13 @@ class PaperPlanner:
             network_s: the worst network delay, in seconds.
         """
         # Round to a millionth of a millisecond: 0.9 * 1000 - 45.0 must not become 854.9999999.
-        return self._solve(rate, round(self._slo_share * slo_s * 1000 - network_s * 1000, 6))
+        budget_ms = round(self._slo_share * slo_s * 1000 - network_s * 1000, 6)
+        # Batches and milliseconds are whole, so these integers decide, and programs seen before are found again.
+        return self._solve(math.ceil(rate), math.floor(budget_ms))
 
-    def _solve_program(self, rate: float, budget_ms: float) -> PaperPlan:
+    def _solve_program(self, rate: int, budget_ms: int) -> PaperPlan:
+        if self._max_cores < 1:
+            return INFEASIBLE
         grid = [(c, b) for c in range(1, self._max_cores + 1) for b in range(1, self._max_batch + 1)]
         latency_ms = {(c, b): self._model.latency(b, c) * 1000 for c, b in grid}
         # floor(x + 1e-9): the conversion from seconds to milliseconds must not turn 95.0 into 94.
@@ -73,6 +80,6 @@ class PaperPlanner:
         program += pulp.lpSum(chosen[point] * second_ms[point] for point in grid) <= budget_ms
         program.solve(pulp.HiGHS(msg=False))
         if program.status != pulp.LpStatusOptimal:
-            return PaperPlan(0, 0, False, 0.0)
+            return INFEASIBLE
         cores, batch = max(grid, key=lambda point: chosen[point].value())
         return PaperPlan(cores, batch, True, latency_ms[cores, batch])

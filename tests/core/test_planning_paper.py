@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from sponge_core.latency import LatencyModel
-from sponge_simulator.paper import PaperPlanner
+from sponge_core.planning.paper import PaperPlanner
 
 
 def search(model: LatencyModel, rate: float, budget_ms: float, cores: int, batches: int) -> tuple[int, int] | None:
