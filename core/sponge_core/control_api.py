@@ -1,4 +1,7 @@
-"""The messages between a server and its control loop: the state of the server, and the size that it applies.
+"""The messages between a server and its control loop: the state of the server, the size to apply, and letting go.
+
+Where somebody applies sizes, the server runs with the smaller of the applied size and its quota. Where nobody does, it
+runs with its quota: before the first apply, after a release, and when the operator has been silent for too long.
 
 Times are seconds on the server's monotonic clock; CPU is integer millicores.
 """
@@ -19,6 +22,8 @@ __all__ = [
     "LaneState",
     "LatencyCoefficients",
     "Outcome",
+    "ReleaseAck",
+    "ReleaseRequest",
     "SizeRange",
     "StateSnapshot",
 ]
@@ -89,7 +94,12 @@ class StateSnapshot(_Message):
     """`GET /control/v1/state`: a consistent view of a server, with its own projection."""
 
     version: int = Field(ge=0, description="grows with every snapshot; pass it as `since` to wait for a newer one")
-    applied_version: int = Field(ge=0, description="the newest ApplyRequest.version in force; 0 if none was applied")
+    applied_version: int = Field(
+        ge=0, description="version of the newest message in force, an apply or a release; 0 if there was none"
+    )
+    applied_milli: int | None = Field(
+        default=None, description="the applied size; None where nobody applies one, so that the quota rules"
+    )
     now_s: float
     ready: bool
     draining: bool
@@ -157,6 +167,24 @@ class ApplyRequest(_Message):
         default=None,
         description="sizes for projection and admission from now on, after a new range or ceiling; None: as before",
     )
+
+    fallback_after_s: float | None = Field(
+        default=None,
+        gt=0,
+        description="after so long without a poll or message, the server follows its quota; None: never",
+    )
+
+
+class ReleaseRequest(_Message):
+    """`POST /control/v1/release`: nobody applies a size from now on, so the quota rules."""
+
+    version: int = Field(ge=1, description="must be greater than the version in force, else 409")
+
+
+class ReleaseAck(_Message):
+    version: int
+    cores_milli: int = Field(description="the size in force from now on: the quota")
+    now_s: float
 
 
 class ApplyAck(_Message):

@@ -13,6 +13,7 @@ from sponge_server.clients import Clients
 from sponge_server.control.control_app import Control
 from sponge_server.control.control_loop import ControlLoop
 from sponge_server.control.news import News
+from sponge_server.control.operator_watch import OperatorWatch
 from sponge_server.control.projector import Projector
 from sponge_server.control.reconfigure import Reconfigurer
 from sponge_server.control.state_publisher import StatePublisher
@@ -85,7 +86,7 @@ def build(
         )
         for index, (given, found) in enumerate(zip(settings.models, prepared, strict=True))
     ]
-    uploads, news = Uploads(), News()
+    uploads, news, operator = Uploads(), News(), OperatorWatch(clock)
     metrics.held_bytes_limit.set(account.limit)
     metrics.held_bytes.set_function(lambda: account.held)
     stats = RequestStats(metrics, lifecycle.models)
@@ -132,22 +133,29 @@ def build(
         pool=pool,
         projector=projector,
         news=news,
+        operator=operator,
         quota=quota,
         uploads=uploads,
         clock=clock,
     )
     reconfigurer = Reconfigurer(
         publisher=publisher,
+        operator=operator,
         engine=engine,
         quota=quota,
         projector=projector,
         pool=pool,
         metrics=metrics,
         max_batch=max_batch,
+        max_cores=settings.max_cores,
         max_lanes=min(model.max_lanes for model in prepared),
         clock=clock,
     )
-    control = Control(publisher, reconfigurer, Gauges(metrics, scheduler, pool, lifecycle.models, quota, uploads))
+    gauges = Gauges(metrics, scheduler, pool, lifecycle.models, quota, uploads)
+    control = Control(publisher, reconfigurer, gauges, operator)
+    metrics.without_operator.set_function(lambda: operator.gone_s)
     watch = LaneWatch(pool, lifecycle, on_ready)
-    control_loop = ControlLoop(quota, engine, projector, metrics, watch, clock=clock, cpu_clock=time.process_time)
+    control_loop = ControlLoop(
+        quota, engine, projector, reconfigurer, metrics, watch, clock=clock, cpu_clock=time.process_time
+    )
     return Parts(engine, service, control, control_loop, news, uploads)

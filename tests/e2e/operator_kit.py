@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import io
 import json
+import os
+import signal
 import time
 import urllib.request
 from collections.abc import Callable
@@ -23,13 +26,16 @@ __all__ = [
     "Kubectl",
     "Service",
     "block_node",
+    "by_hand",
     "eventually",
     "identity",
+    "kill_container",
     "millicores",
     "operator_address",
     "quota_file",
     "scraped",
     "send",
+    "server_state",
 ]
 
 Kubectl = Callable[..., str]
@@ -106,6 +112,34 @@ class Service:
         """Type and reason of the events about the service."""
         items = json.loads(self.kubectl("get", "events", "-n", self.namespace, "-o", "json"))["items"]
         return [(e["type"], e["reason"]) for e in items if e["involvedObject"]["kind"] == "SpongeService"]
+
+
+def by_hand(service: Service, milli: int) -> None:
+    """Resizes the pod as somebody else would."""
+    cpu = {"cpu": f"{milli}m"}
+    patch = {"spec": {"containers": [{"name": "server", "resources": {"requests": cpu, "limits": cpu}}]}}
+    pod = service.pod()["metadata"]["name"]
+    service.kubectl("patch", "pod", pod, "-n", service.namespace, "--subresource=resize", "-p", json.dumps(patch))
+
+
+def server_state(service: Service, pod: dict[str, Any]) -> dict[str, Any]:
+    """What the server of a pod says of itself."""
+    secret = json.loads(
+        service.kubectl("get", "secret", f"{service.name}-sponge-control", "-n", service.namespace, "-o", "json")
+    )
+    token = base64.b64decode(secret["data"]["token"]).decode()
+    request = urllib.request.Request(
+        f"http://{pod['status']['podIP']}:9090/control/v1/state", headers={"Authorization": f"Bearer {token}"}
+    )
+    with urllib.request.urlopen(request, timeout=5) as answer:
+        state: dict[str, Any] = json.loads(answer.read())
+    return state
+
+
+def kill_container(pod: dict[str, Any]) -> None:
+    """Kills the first process of the pod's container, as the kernel does when memory runs out."""
+    processes = quota_file(pod).with_name("cgroup.procs").read_text().split()
+    os.kill(min(map(int, processes)), signal.SIGKILL)
 
 
 def quota_file(pod: dict[str, Any]) -> Path:

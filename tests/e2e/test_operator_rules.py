@@ -11,6 +11,7 @@ from operator_kit import (
     Kubectl,
     Service,
     block_node,
+    by_hand,
     eventually,
     identity,
     millicores,
@@ -30,14 +31,6 @@ ACCOUNT = "system:serviceaccount:sponge-system:sponge-operator"
 @pytest.fixture(autouse=True)
 def at_rest(digits: Service) -> None:
     eventually(lambda: digits.get()["status"].get("cores") == "0.25", 40, "an idle pod has its smallest size")
-
-
-def by_hand(service: Service, milli: int) -> None:
-    """Resizes the pod as somebody else would."""
-    cpu = {"cpu": f"{milli}m"}
-    patch = {"spec": {"containers": [{"name": "server", "resources": {"requests": cpu, "limits": cpu}}]}}
-    pod = service.pod()["metadata"]["name"]
-    service.kubectl("patch", "pod", pod, "-n", service.namespace, "--subresource=resize", "-p", json.dumps(patch))
 
 
 def test_a_new_range_moves_the_pod_and_keeps_it(digits: Service) -> None:

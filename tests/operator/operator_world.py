@@ -12,9 +12,10 @@ import ssl
 from collections.abc import Mapping
 from typing import Any, cast
 
+from operator_pods import container_of, pod_of
 from prometheus_client import CollectorRegistry
 
-from sponge_core.control_api import ApplyAck, ApplyRequest, FrontierPoint, StateSnapshot
+from sponge_core.control_api import ApplyAck, ApplyRequest, FrontierPoint, ReleaseRequest, StateSnapshot
 from sponge_core.quantities import cpu_quantity, parse_cpu_milli
 from sponge_operator.autoscale.decision_log import DecisionLog, Entry
 from sponge_operator.autoscale.pod_controller import PodController
@@ -53,7 +54,7 @@ class NodeWorld:
 
     def __init__(self, allocatable: int, others: int = 0) -> None:
         self.allocatable = allocatable
-        self.others: dict[str, Any] = {"metadata": {"uid": "o1"}, "spec": {"containers": [_container(others)]}}
+        self.others: dict[str, Any] = {"metadata": {"uid": "o1"}, "spec": {"containers": [container_of(others)]}}
         self.forbidden = False
         self.worlds: list[World] = []
         self._running: set[asyncio.Task[None]] = set()
@@ -72,7 +73,7 @@ class NodeWorld:
 
     def hold(self, milli: int) -> None:
         """Other pods come or go."""
-        self.others["spec"] = {"containers": [_container(milli)]}
+        self.others["spec"] = {"containers": [container_of(milli)]}
 
     def room_for(self, world: World) -> int:
         others = parse_cpu_milli(self.others["spec"]["containers"][0]["resources"]["requests"]["cpu"])
@@ -108,6 +109,8 @@ class World:
         refusal: what the API server answers to a resize instead of taking it.
         reachable: the server answers.
         stalled: the server does not acknowledge.
+        ready: the model is loaded.
+        releases: the server takes releases.
         idle_since: when the last request ended; None while there are some.
     """
 
@@ -129,6 +132,8 @@ class World:
         self.idle_since: float | None = None
         self.version = 0
         self.applied: ApplyRequest | None = None
+        self.message_version = 0
+        self.ready = self.releases = True
         self.events: list[tuple[str, str, str]] = []
         self.news = asyncio.Event()
         self.body: dict[str, Any] = {
@@ -158,7 +163,7 @@ class World:
             wall=lambda: 1_000_000.0 + self.loop.time(),
         )
         self.controller: PodController | None = None
-        self.pod = _pod(start, name)
+        self.pod = pod_of(start, name)
         if node is not None:
             self.pod["spec"]["nodeName"] = "n1"
             node.worlds.append(self)
@@ -221,9 +226,10 @@ class World:
         urgent = in_force < self.need and in_force < most
         return StateSnapshot(
             version=self.version,
-            applied_version=self.applied.version if self.applied else 0,
+            applied_version=self.message_version,
+            applied_milli=self.applied.cores_milli if self.applied else None,
             now_s=self.loop.time(),
-            ready=True,
+            ready=self.ready,
             draining=False,
             models=["digits"],
             cores_milli=in_force,
@@ -279,6 +285,20 @@ class World:
         status["conditions"] = conditions
         for kind in ("limits", "requests"):
             status["containerStatuses"][0]["resources"][kind]["cpu"] = cpu_quantity(self.quota)
+        self.touch()
+
+    def restart(self, *, running: bool = True) -> None:
+        """The container is killed; the server answers again after `come_up`."""
+        container = self.pod["status"]["containerStatuses"][0]
+        container["restartCount"] += 1
+        container["ready"], self.reachable, self.applied, self.message_version = False, False, None, 0
+        container["state"] = {"running": {}} if running else {"waiting": {"reason": "CrashLoopBackOff"}}
+        self.touch()
+
+    def come_up(self) -> None:
+        """The server is ready again."""
+        container = self.pod["status"]["containerStatuses"][0]
+        container["state"], container["ready"], self.reachable, self.ready = {"running": {}}, True, True, True
         self.touch()
 
     def touch(self) -> None:
@@ -342,8 +362,9 @@ class _ControlPort:
         if world.stalled:
             await asyncio.sleep(timeout_s)
             raise ServerError(f"did not answer within {timeout_s} s")
-        if world.applied is not None and request.version <= world.applied.version:
+        if request.version <= world.message_version:
             raise StaleVersionError("stale")
+        world.message_version = request.version
         world.record("apply", request.cores_milli, request.sizes.max_milli if request.sizes else None)
         world.applied = request
         return ApplyAck(
@@ -355,31 +376,14 @@ class _ControlPort:
             waited_s=0.0,
         )
 
-
-def _container(milli: int) -> dict[str, Any]:
-    return {"name": "main", "resources": {"requests": {"cpu": cpu_quantity(milli)}}}
-
-
-def _pod(milli: int, name: str) -> dict[str, Any]:
-    resources = {
-        "limits": {"cpu": cpu_quantity(milli), "memory": "1Gi"},
-        "requests": {"cpu": cpu_quantity(milli), "memory": "1Gi"},
-    }
-    return {
-        "metadata": {
-            "name": f"{name}-1",
-            "namespace": "team-a",
-            "uid": f"p-{name}",
-            "generation": 1,
-            "resourceVersion": "1",
-            "labels": {"serving.sponge.dev/service": name},
-        },
-        "spec": {"containers": [{"name": "server", "resources": resources}]},
-        "status": {
-            "phase": "Running",
-            "podIP": "10.0.0.1",
-            "observedGeneration": 1,
-            "conditions": [],
-            "containerStatuses": [{"name": "server", "state": {"running": {}}, "resources": copy.deepcopy(resources)}],
-        },
-    }
+    async def release(
+        self, base_url: str, token: str, request: ReleaseRequest, tls: ssl.SSLContext | None = None
+    ) -> None:
+        world = self._world
+        if not world.reachable or not world.releases:
+            raise ServerError("connection refused")
+        if request.version <= world.message_version:
+            raise StaleVersionError("stale")
+        world.message_version = request.version
+        world.record("release")
+        world.applied = None

@@ -13,7 +13,9 @@ from virtual_time import FakePool, VirtualLoop, run_virtual
 
 from sponge_server.control.control_loop import ControlLoop
 from sponge_server.control.news import News
+from sponge_server.control.operator_watch import OperatorWatch
 from sponge_server.control.projector import Projector
+from sponge_server.control.reconfigure import Reconfigurer
 from sponge_server.control.state_publisher import StatePublisher
 from sponge_server.deadlines import Due
 from sponge_server.engine.cpu_quota import CpuQuota
@@ -56,6 +58,7 @@ class Site:
         self.quota.add_listener(self.engine.set_cores)
         self.lifecycle = Lifecycle(["fake"], "ready")
         self.told_ready: list[tuple[float, bool]] = []
+        self.operator = OperatorWatch(clock)
         self.publisher = StatePublisher(
             lifecycle=self.lifecycle,
             engine=self.engine,
@@ -63,13 +66,34 @@ class Site:
             pool=self.pool,
             projector=self.projector,
             news=self.news,
+            operator=self.operator,
             quota=self.quota,
             uploads=self.uploads,
             clock=clock,
         )
         watch = LaneWatch(self.pool, self.lifecycle, lambda ready: self.told_ready.append((round(clock(), 1), ready)))
+        self.reconfigurer = Reconfigurer(
+            publisher=self.publisher,
+            operator=self.operator,
+            engine=self.engine,
+            quota=self.quota,
+            projector=self.projector,
+            pool=self.pool,
+            metrics=metrics,
+            max_batch=4,
+            max_cores=2.0,
+            max_lanes=8,
+            clock=clock,
+        )
         control_loop = ControlLoop(
-            self.quota, self.engine, self.projector, metrics, watch, clock=clock, cpu_clock=lambda: 0.0
+            self.quota,
+            self.engine,
+            self.projector,
+            self.reconfigurer,
+            metrics,
+            watch,
+            clock=clock,
+            cpu_clock=lambda: 0.0,
         )
         self.loop = loop
         self.tasks = [loop.create_task(control_loop.run())]

@@ -14,28 +14,12 @@ from test_server_control import Site, site
 from virtual_time import VirtualLoop, run_virtual
 
 from sponge_core.control_api import ApplyRequest, SizeRange
-from sponge_server.control.reconfigure import Reconfigurer
 from sponge_server.engine.cpu_quota import CpuQuota
 from sponge_server.lifecycle import READY_WITHOUT_S, Lifecycle, Phase
-from sponge_server.observability.metrics import Metrics
 from sponge_server.observability.observers import RequestObserver
 from sponge_server.protocol import http_server
 from sponge_server.protocol.problems import ProblemError
 from sponge_server.results import FailedError, InferenceResult, RequestError
-
-
-def reconfigurer(place: Site) -> Reconfigurer:
-    return Reconfigurer(
-        publisher=place.publisher,
-        engine=place.engine,
-        quota=place.quota,
-        projector=place.projector,
-        pool=place.pool,
-        metrics=Metrics(),
-        max_batch=4,
-        max_lanes=8,
-        clock=place.loop.time,
-    )
 
 
 def sizes(version: int, most_milli: int) -> ApplyRequest:
@@ -53,7 +37,7 @@ def test_scaling_that_fails_is_tried_until_the_lanes_are_as_many_as_wanted(tmp_p
             await scale(lanes)
 
         place.pool.scale = failing  # type: ignore[method-assign]
-        apply = reconfigurer(place).apply
+        apply = place.reconfigurer.apply
         await apply(sizes(1, 4000))
         await asyncio.sleep(10)
         assert (len(place.pool.lanes), failures) == (4, [])
@@ -74,7 +58,7 @@ def test_the_newest_range_counts_while_an_older_one_cannot_be_reached(tmp_path: 
             await scale(lanes)
 
         place.pool.scale = failing  # type: ignore[method-assign]
-        apply = reconfigurer(place).apply
+        apply = place.reconfigurer.apply
         await apply(sizes(1, 6000))
         await asyncio.sleep(60)
         assert len(place.pool.lanes) == 2

@@ -77,12 +77,27 @@ def cgroup(directory: Path, quota_us: int) -> Path:
 
 
 @pytest.mark.parametrize(
-    ("applied", "quota_us", "in_force"), [(2.0, -1, 2.0), (2.0, 50_000, 0.5), (0.25, 50_000, 0.25), (2.0, 150_000, 1.5)]
+    ("applied", "quota_us", "in_force"),
+    [
+        (2.0, -1, 2.0),
+        (2.0, 50_000, 0.5),
+        (0.25, 50_000, 0.25),
+        (2.0, 150_000, 1.5),
+        (None, -1, 0.7),
+        (None, 50_000, 0.5),
+        (None, 450_000, 4.5),
+    ],
 )
 def test_the_smaller_of_applied_size_and_quota_is_in_force(
-    tmp_path: Path, applied: float, quota_us: int, in_force: float
+    tmp_path: Path, applied: float | None, quota_us: int, in_force: float
 ) -> None:
-    assert CpuQuota(applied, cgroup(tmp_path, quota_us)).in_force == in_force
+    """Where nobody applies a size, the quota is in force, and without a quota what was assumed at the start."""
+    quota = CpuQuota(0.7, cgroup(tmp_path, quota_us))
+    if applied is not None:
+        quota.apply(applied)
+    assert quota.in_force == in_force
+    quota.release()
+    assert quota.in_force == (0.7 if quota_us < 0 else quota_us / 100_000)
 
 
 def test_a_quota_that_anyone_changes_is_followed(tmp_path: Path) -> None:
@@ -99,6 +114,10 @@ def test_a_quota_that_anyone_changes_is_followed(tmp_path: Path) -> None:
     quota.poll()
     assert heard == [2.0, 0.5, 0.25, 0.5, 2.0]
     assert quota.quota_milli == 3000
+    quota.release()
+    cgroup(tmp_path, 125_000)
+    quota.poll()
+    assert heard[5:] == [3.0, 1.25]
 
 
 def test_throttling_counts_from_the_start_of_the_server(tmp_path: Path) -> None:

@@ -64,6 +64,9 @@ class ReportedTarget:
     def control_url(self) -> str:
         return self._endpoint.control_url
 
+    def starting(self) -> None:
+        """It is resized by somebody else when it starts again."""
+
     def observe(self, quota_milli: int | None) -> resize.Observed:
         """The newest report: `quota_milli`, or the last one that was given."""
         if quota_milli is not None:

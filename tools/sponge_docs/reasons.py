@@ -36,8 +36,12 @@ CONDITIONS: Mapping[str, tuple[str, Mapping[tuple[str, str], str]]] = {
         {
             ("True", "Auto"): "Sizes follow the deadlines.",
             ("True", "Recommend"): "Sizes are decided and reported; no pod is changed.",
-            ("False", "Off"): "`mode` is Off.",
-            ("False", "Paused"): "The annotation `serving.sponge.dev/paused` is set. Sizes are kept.",
+            (
+                "False",
+                "Off",
+            ): "`mode` is Off. Servers use the size that their pods are given. A container that starts "
+            "again at less than its startup size is named.",
+            ("False", "Paused"): "The annotation `serving.sponge.dev/paused` is set. Sizes are kept, as with Off.",
             ("False", "StaleState"): "A server does not answer the operator. Its size is kept until it does.",
         },
     ),
@@ -102,6 +106,10 @@ EVENTS: Mapping[str, tuple[str, str]] = {
     "ApplyFailed": ("Warning", "The API server refused a child of the service."),
     "Conflict": ("Warning", "Another autoscaler changes the same Deployment."),
     "NodeShared": ("Warning", "A pod lacks cores because its node is shared."),
+    "StartupSize": (
+        "Normal",
+        "A container started again at a small size. It has its startup size until it is ready.",
+    ),
     "Resize…": (
         "Warning",
         "A resize is blocked; the rest of the reason is that of the condition ResizeBlocked, for example "

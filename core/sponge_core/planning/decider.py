@@ -67,6 +67,16 @@ class SizeDecider:
         reason = "shrink" if target < current_milli else "hold"
         return Recommendation(target, needed.batch_cap, feasible, reason)
 
+    def due_in(self, now: float) -> float | None:
+        """Seconds until `decide` would shrink further if the need stays as it is; None if it would not."""
+        if not self._needs:
+            return None
+        most = max(milli for _, milli in self._needs)
+        if most <= self._needs[-1][1]:
+            return None
+        last_at = max(at for at, milli in self._needs if milli == most)
+        return max(0.0, last_at + self._look_back_s - now)
+
     def _flatten_peak(self) -> None:
         """Replaces a peak by the larger of its neighbours, once the look after it is known."""
         if len(self._needs) < 3:

@@ -13,7 +13,8 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from sponge_core.control_api import ApplyRequest
+from sponge_core.control_api import ApplyRequest, ReleaseRequest
+from sponge_server.control.operator_watch import OperatorWatch
 from sponge_server.control.reconfigure import Reconfigurer, StaleVersionError
 from sponge_server.control.state_publisher import StatePublisher
 from sponge_server.lifecycle import Loaded
@@ -26,6 +27,7 @@ from sponge_server.protocol.problems import ProblemError
 __all__ = ["Control", "control_app"]
 
 N = TypeVar("N", int, float)
+M = TypeVar("M", ApplyRequest, ReleaseRequest)
 
 LONGEST_WAIT_S = 30.0
 LARGEST_MESSAGE = 64 << 10
@@ -38,6 +40,7 @@ class Control:
     publisher: StatePublisher
     reconfigurer: Reconfigurer
     gauges: Gauges
+    operator: OperatorWatch
 
 
 def control_app(control: Loaded[Control], metrics: Metrics, token: str | None) -> ASGIApp:
@@ -54,7 +57,11 @@ def control_app(control: Loaded[Control], metrics: Metrics, token: str | None) -
         return JSONResponse({"alive": lifecycle.alive}, 200 if lifecycle.alive else 503)
 
     async def readyz(_: Request) -> Response:
-        return JSONResponse({"ready": lifecycle.ready, "phase": lifecycle.reason}, 200 if lifecycle.ready else 503)
+        found: dict[str, object] = {"ready": lifecycle.ready, "phase": lifecycle.reason}
+        if control.part is not None and (gone_s := control.part.operator.gone_s):
+            cores = control.part.publisher.cores_milli / 1000
+            found["operator"] = f"silent for {gone_s:.0f} s; the server stays at {cores:g} cores"
+        return JSONResponse(found, 200 if lifecycle.ready else 503)
 
     async def state(request: Request) -> Response:
         _authorise(request, token)
@@ -67,15 +74,19 @@ def control_app(control: Loaded[Control], metrics: Metrics, token: str | None) -
     async def apply(request: Request) -> Response:
         _authorise(request, token)
         reconfigurer = control.get().reconfigurer
-        body = await read_small(request, LARGEST_MESSAGE, "message")
-        try:
-            message = ApplyRequest.model_validate_json(body)
-        except ValidationError as invalid:
-            first = invalid.errors(include_url=False)[0]
-            where = ".".join(str(part) for part in first["loc"]) or "body"
-            raise ProblemError(422, "invalid-message", f"{where}: {first['msg']}") from None
+        message = await _message(request, ApplyRequest)
         try:
             ack = await reconfigurer.apply(message)
+        except StaleVersionError as stale:
+            raise ProblemError(409, "stale-version", str(stale)) from None
+        return Response(ack.model_dump_json(), media_type="application/json")
+
+    async def release(request: Request) -> Response:
+        _authorise(request, token)
+        reconfigurer = control.get().reconfigurer
+        message = await _message(request, ReleaseRequest)
+        try:
+            ack = reconfigurer.release(message)
         except StaleVersionError as stale:
             raise ProblemError(409, "stale-version", str(stale)) from None
         return Response(ack.model_dump_json(), media_type="application/json")
@@ -87,6 +98,7 @@ def control_app(control: Loaded[Control], metrics: Metrics, token: str | None) -
             Route("/readyz", readyz),
             Route("/control/v1/state", state),
             Route("/control/v1/apply", apply, methods=["POST"]),
+            Route("/control/v1/release", release, methods=["POST"]),
         ],
         exception_handlers=EXCEPTION_HANDLERS,
     )
@@ -104,6 +116,16 @@ def _authorise(request: Request, token: str | None) -> None:
             "send the content of the control token file as 'Authorization: Bearer TOKEN'",
             [(b"www-authenticate", b"Bearer")],
         )
+
+
+async def _message(request: Request, kind: type[M]) -> M:
+    body = await read_small(request, LARGEST_MESSAGE, "message")
+    try:
+        return kind.model_validate_json(body)
+    except ValidationError as invalid:
+        first = invalid.errors(include_url=False)[0]
+        where = ".".join(str(part) for part in first["loc"]) or "body"
+        raise ProblemError(422, "invalid-message", f"{where}: {first['msg']}") from None
 
 
 def _query(request: Request, name: str, kind: type[N], lowest: N) -> N | None:

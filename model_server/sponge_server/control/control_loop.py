@@ -10,6 +10,7 @@ import logging
 from collections.abc import Callable
 
 from sponge_server.control.projector import Projector
+from sponge_server.control.reconfigure import Reconfigurer
 from sponge_server.engine.cpu_quota import CpuQuota
 from sponge_server.engine.engine import Engine
 from sponge_server.engine.self_usage import SelfUsage
@@ -31,6 +32,7 @@ class ControlLoop:
         quota: CpuQuota,
         engine: Engine,
         projector: Projector,
+        reconfigurer: Reconfigurer,
         metrics: Metrics,
         lanes: LaneWatch,
         *,
@@ -41,6 +43,7 @@ class ControlLoop:
         self._quota = quota
         self._engine = engine
         self._projector = projector
+        self._reconfigurer = reconfigurer
         self._metrics = metrics
         self._lanes = lanes
         self._clock = clock
@@ -63,6 +66,7 @@ class ControlLoop:
     def _look(self, now: float) -> None:
         self._lanes.look(now)
         self._quota.poll()
+        self._reconfigurer.look()
         # Without a quota, this process runs on other cores than the batches.
         if self._self_usage.observe(now, self._cpu_clock()) and self._quota.quota_milli is not None:
             self._engine.set_self_usage(self._self_usage.cores)

@@ -38,6 +38,9 @@ LONGEST_GAP_S = 1.0
 COST_SHARE = 0.05
 """Projections use at most this share of the CPU in force."""
 
+NEWS_GAP_S = 0.25
+"""Between two reports that a smaller size suffices, or no longer does, because some loads change that all the time."""
+
 WATCHED_S = 5.0
 """The frontier is kept up to date for this long after a reader has left, because it is expected back."""
 
@@ -91,6 +94,8 @@ class Projector(RequestObserver):
         self._forecaster = Forecaster()
         self._cost_s = 0.0
         self._idle = True
+        self._less = False
+        self._less_told = -math.inf
         self._last = -math.inf
         self._early: asyncio.TimerHandle | None = None
         self._readers = 0
@@ -104,6 +109,8 @@ class Projector(RequestObserver):
         remaining_slo_s = job.due.deadline - job.arrival
         for _ in job.ids:
             self._forecaster.observe(job.arrival, remaining_slo_s, job.model.index)
+        if self._idle:
+            self.requests_pending()
 
     def requests_pending(self) -> None:
         """Something came in that may miss its deadline: project before the next interval ends."""
@@ -152,13 +159,27 @@ class Projector(RequestObserver):
         return self.watched and now - self._last >= (LONGEST_GAP_S if self._idle else self._gap(INTERVAL_S)) - 1e-3
 
     def project(self, now: float) -> None:
-        """Updates `frontier` and `urgent`, and publishes the change."""
+        """Updates `frontier` and `urgent`, and publishes the change.
+
+        It is news that a larger size is needed, that requests come after an idle time, and that a smaller size suffices
+        or no longer does.
+        """
         if self._early is not None:  # this projection is the early one
             self._early.cancel()
             self._early = None
         self._last = now
+        was_idle = self._idle
         self._update(now)
-        self._news.publish(self.urgent)
+        news = self.urgent or (was_idle and not self._idle)
+        less = self._less_suffices()
+        if less != self._less and now - self._less_told >= NEWS_GAP_S:
+            self._less, self._less_told, news = less, now, True
+        self._news.publish(news)
+
+    def _less_suffices(self) -> bool:
+        fewest = min(point.misses for point in self.frontier)
+        needed = next(point for point in self.frontier if point.misses == fewest)
+        return needed.cores_milli < round(self._scheduler.cores * 1000)
 
     def _project_early(self) -> None:
         self.project(self._clock())

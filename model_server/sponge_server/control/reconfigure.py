@@ -2,6 +2,9 @@
 
 A larger size takes effect at once. A smaller one binds new batches at once, and is acknowledged when the threads in use
 fit it: the quota can then shrink without throttling a batch.
+
+Where nobody applies a size, the quota rules, and admission counts on no more than the quota. That is so before the
+first message, after a release, and when the operator has been silent for too long.
 """
 
 from __future__ import annotations
@@ -10,10 +13,11 @@ import asyncio
 import logging
 from collections.abc import Callable
 
-from sponge_core.control_api import ApplyAck, ApplyRequest, SizeRange
+from sponge_core.control_api import ApplyAck, ApplyRequest, ReleaseAck, ReleaseRequest, SizeRange
 from sponge_core.cpu_sharing import thread_budget
 from sponge_core.errors import SpongeError
 from sponge_server.backoff import backoff_s
+from sponge_server.control.operator_watch import OperatorWatch
 from sponge_server.control.projector import Projector
 from sponge_server.control.state_publisher import StatePublisher
 from sponge_server.engine.cpu_quota import CpuQuota
@@ -39,26 +43,31 @@ class Reconfigurer:
         self,
         *,
         publisher: StatePublisher,
+        operator: OperatorWatch,
         engine: Engine,
         quota: CpuQuota,
         projector: Projector,
         pool: LanePool,
         metrics: Metrics,
         max_batch: int,
+        max_cores: float,
         max_lanes: int,
         clock: Callable[[], float],
     ) -> None:
         self._publisher = publisher
+        self._operator = operator
         self._engine = engine
         self._quota = quota
         self._projector = projector
         self._pool = pool
         self._metrics = metrics
         self._max_batch = max_batch
+        self._max_cores = max_cores
         self._max_lanes = max_lanes
         self._clock = clock
         self._lanes = len(pool.lanes)
         self._scaling: asyncio.Task[None] | None = None
+        quota.add_listener(self._size_changed)
 
     async def apply(self, request: ApplyRequest) -> ApplyAck:
         """Applies a message and returns its acknowledgement.
@@ -66,17 +75,15 @@ class Reconfigurer:
         Raises StaleVersionError when `request.version` is not greater than the one in force.
         """
         began = self._clock()
-        if request.version <= self._publisher.applied_version:
-            raise StaleVersionError(
-                f"version {request.version} is stale: {self._publisher.applied_version} is in force, send a greater one"
-            )
-        self._publisher.applied_version = request.version
+        self._take_over(request.version)
+        self._operator.fallback_after_s = request.fallback_after_s
         cap = min(request.batch_cap, self._max_batch)
         self._engine.set_batch_cap(cap)
         if request.sizes is not None:
             self._set_sizes(request.sizes)
         cores = request.cores_milli / 1000
         self._quota.apply(cores)
+        self._engine.set_max_cores(self._max_cores)
         # The threads must fit the requested size, even where the quota already keeps the server below it.
         await self._engine.fits(cores)
         if self._publisher.applied_version != request.version:
@@ -94,12 +101,53 @@ class Reconfigurer:
             waited_s=waited_s,
         )
 
+    def release(self, request: ReleaseRequest) -> ReleaseAck:
+        """Nobody applies a size from now on: the server follows its quota.
+
+        Raises StaleVersionError when `request.version` is not greater than the one in force.
+        """
+        self._take_over(request.version)
+        self._operator.released()
+        self._follow_quota()
+        return ReleaseAck(
+            version=request.version, cores_milli=max(1, round(self._quota.in_force * 1000)), now_s=self._clock()
+        )
+
+    def look(self) -> None:
+        """Follows the quota once the operator is gone. Call it regularly."""
+        gone_s = self._operator.gone_s
+        if gone_s and self._quota.applied is not None:
+            # A late message of the lost operator must not win over this.
+            self._publisher.applied_version += 1
+            self._follow_quota()
+            size = f"{self._quota.in_force:g}"
+            event(log, "operator.silent", logging.WARNING, for_s=round(gone_s), cores=size)
+
+    def _take_over(self, version: int) -> None:
+        """A message has come: it is the newest one from now on."""
+        in_force = self._publisher.applied_version
+        if version <= in_force:
+            raise StaleVersionError(f"version {version} is stale: {in_force} is in force, send a greater one")
+        self._publisher.applied_version = version
+        if self._operator.gone_s:
+            event(log, "operator.heard", silent_s=round(self._operator.gone_s))
+        self._operator.heard()
+
+    def _follow_quota(self) -> None:
+        self._quota.release()
+        self._engine.set_batch_cap(self._max_batch)
+        self._size_changed(self._quota.in_force)
+
+    def _size_changed(self, cores: float) -> None:
+        """Where nobody applies sizes, nobody can give the server more than it has."""
+        if self._quota.applied is None:
+            self._engine.set_max_cores(cores)
+
     def _set_sizes(self, sizes: SizeRange) -> None:
         candidates = sizes_milli(sizes.min_milli, sizes.max_milli, sizes.step_milli)
         self._projector.set_sizes(candidates)
-        most = candidates[-1] / 1000
-        self._engine.set_max_cores(most)
-        self._lanes = min(self._max_lanes, thread_budget(most))
+        self._max_cores = candidates[-1] / 1000
+        self._lanes = min(self._max_lanes, thread_budget(self._max_cores))
         if self._scaling is None or self._scaling.done():
             self._scaling = asyncio.get_running_loop().create_task(self._scale())
 

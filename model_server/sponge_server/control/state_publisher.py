@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 
 from sponge_core.control_api import LaneState, LatencyCoefficients, StateSnapshot
 from sponge_server.control.news import News
+from sponge_server.control.operator_watch import OperatorWatch
 from sponge_server.control.projector import Projector
 from sponge_server.engine.cpu_quota import CpuQuota
 from sponge_server.engine.engine import Engine
@@ -21,7 +23,7 @@ class StatePublisher:
     """Builds the snapshots.
 
     Attributes:
-        applied_version: version of the newest ApplyRequest in force; 0 before the first.
+        applied_version: version of the newest message in force; 0 before the first.
     """
 
     def __init__(
@@ -33,6 +35,7 @@ class StatePublisher:
         pool: LanePool,
         projector: Projector,
         news: News,
+        operator: OperatorWatch,
         quota: CpuQuota,
         uploads: Uploads,
         clock: Callable[[], float],
@@ -44,15 +47,23 @@ class StatePublisher:
         self._pool = pool
         self._projector = projector
         self._news = news
+        self._operator = operator
         self._quota = quota
         self._uploads = uploads
         self._clock = clock
+
+    @property
+    def cores_milli(self) -> int:
+        """The size in force."""
+        return max(1, round(self._quota.in_force * 1000))
 
     async def read(self, since: int | None, wait_s: float) -> StateSnapshot:
         """The state now. With `since` > 0, waits up to `wait_s` seconds for news later than that version."""
         if not self._projector.watched:
             self._projector.project(self._clock())
-        with self._projector.watching():
+        # Whoever knows an earlier state follows the server: that is its operator.
+        polling = self._operator.polling() if since else contextlib.nullcontext()
+        with self._projector.watching(), polling:
             if since and not self._lifecycle.ending:
                 await self._news.wait(since, wait_s)
             return self.snapshot()
@@ -71,11 +82,12 @@ class StatePublisher:
         return StateSnapshot(
             version=version,
             applied_version=self.applied_version,
+            applied_milli=None if self._quota.applied is None else round(self._quota.applied * 1000),
             now_s=now,
             ready=self._lifecycle.ready,
             draining=self._lifecycle.ending,
             models=list(self._lifecycle.models),
-            cores_milli=max(1, round(self._quota.in_force * 1000)),
+            cores_milli=self.cores_milli,
             cpu_quota_milli=self._quota.quota_milli,
             thread_budget=scheduler.budget,
             threads_running=scheduler.threads_running,

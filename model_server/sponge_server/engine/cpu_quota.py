@@ -1,4 +1,4 @@
-"""The cores in force: the applied size, limited by the quota of the server's own cgroup.
+"""The cores in force: the quota of the server's own cgroup, or a smaller size that the operator has applied.
 
 The quota is polled through file descriptors that stay open. A poll that finds no change costs a few microseconds, which
 an idle server on a small fraction of a core can afford.
@@ -64,17 +64,27 @@ def _read(descriptor: int) -> bytes:
 
 
 class CpuQuota:
-    """Merges the applied size with the quota, and tells listeners whenever the result changes."""
+    """Merges the applied size with the quota, and tells listeners whenever the result changes.
 
-    def __init__(self, applied: float, cgroup: Path | None = None) -> None:
-        """`applied`: size in cores. `cgroup`: where to read the quota; by default the cgroup of this process."""
+    Attributes:
+        applied: the applied size in cores; None while nobody applies one, so that the quota alone rules.
+    """
+
+    def __init__(self, assumed: float, cgroup: Path | None = None) -> None:
+        """A quota to which nobody has applied a size.
+
+        Args:
+            assumed: size in cores where there is no quota.
+            cgroup: where to read the quota; by default the cgroup of this process.
+        """
         self._given = cgroup
         self._cgroup = cgroup or own_cpu_cgroup()
         self._files = _QuotaFiles(self._cgroup)
         self._listeners: list[Callable[[float], None]] = []
-        self._applied = applied
+        self._assumed = assumed
+        self.applied: float | None = None
         self._quota_milli: int | None = None
-        self._in_force = applied
+        self._in_force = assumed
         self._unreadable = False
         self._throttled_before_s = self._read_throttled_s()
         self.poll()
@@ -101,7 +111,12 @@ class CpuQuota:
 
     def apply(self, cores: float) -> None:
         """Applies a size in cores. It takes effect at once, as far as the quota allows."""
-        self._applied = cores
+        self.applied = cores
+        self.poll()
+
+    def release(self) -> None:
+        """Nobody applies a size any more: the quota rules."""
+        self.applied = None
         self.poll()
 
     def poll(self) -> None:
@@ -117,8 +132,8 @@ class CpuQuota:
                 if not self._unreadable:
                     event(log, "quota.unreadable", logging.WARNING, error=error)
                 self._unreadable = True
-        quota = float("inf") if self._quota_milli is None else self._quota_milli / 1000
-        in_force = min(self._applied, quota)
+        quota = None if self._quota_milli is None else self._quota_milli / 1000
+        in_force = min((size for size in (self.applied, quota) if size is not None), default=self._assumed)
         if in_force != self._in_force:
             self._in_force = in_force
             for listener in self._listeners:

@@ -105,6 +105,10 @@ class Metrics:
         self.reconfigure = histogram(
             "sponge_reconfigure_seconds", "From an apply message until the threads in use fit it.", SECONDS
         )
+        self.without_operator = gauge(
+            "sponge_without_operator_seconds",
+            "How long the operator has been silent, once that is longer than planner.fallbackAfter; else 0.",
+        )
         self.loop_lag = histogram("sponge_event_loop_lag_seconds", "How late the event loop runs its timers.", LAG)
         self.memory = Gauge(
             "sponge_memory_bytes",

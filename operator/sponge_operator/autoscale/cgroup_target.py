@@ -40,6 +40,9 @@ class CgroupTarget:
     def control_url(self) -> str:
         return self._url
 
+    def starting(self) -> None:
+        """Nothing starts a local server again."""
+
     def observe(self, quota_milli: int | None) -> resize.Observed:  # noqa: ARG002
         """The quota, read from the cgroup."""
         if self._cgroup is None:

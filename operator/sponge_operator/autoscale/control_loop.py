@@ -1,13 +1,15 @@
 """The control loop of one server: observe, recommend, allocate, resize.
 
 The operator runs it for each pod, the local demo and the benchmarks for a server in a local cgroup. The server holds
-the long poll back until something is urgent, so the loop reacts to a burst within milliseconds, and an idle server
-costs one request a second. While a server does not answer, its size is kept: no decision uses an old state.
+the long poll back until there is news, so the loop reacts to a burst within milliseconds, and an idle server costs one
+request in ten seconds. `wake` makes it look at once: after an edit, or a change of the pod. While a server does not
+answer, its size is kept, because no decision uses an old state; but one that starts again gets its startup size.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -15,6 +17,7 @@ from typing import Protocol
 from sponge_core.control_api import ApplyRequest, StateSnapshot
 from sponge_core.planning.decider import Recommendation
 from sponge_operator.autoscale import resize
+from sponge_operator.autoscale.letting_go import release
 from sponge_operator.autoscale.look import Allocation, Look, Observation, ResizeOutcome
 from sponge_operator.autoscale.paper_recommender import PaperRecommender
 from sponge_operator.autoscale.recommender import Recommender, SizingSpec, parked, sizes_under, under_ceiling
@@ -33,18 +36,26 @@ BLOCKED_GAP_S = 0.2
 RETRY_S = 0.5
 """Before an unreachable server is polled again."""
 
+RESTS_S = 10.0
+"""A server without requests for this long rests: its figures no longer change, and it reports a request at once."""
+
+DUE_MARGIN_S = 0.002
+"""Added to a wait for a shrink that is due, because the look-back includes its own end."""
+
 
 @dataclass(frozen=True, slots=True)
 class LoopSettings:
     """Times of the loop.
 
     Attributes:
-        poll_s: how long a server may hold back its state when nothing is urgent.
+        poll_s: how long a server may hold back its state when there is no news.
+        resting_poll_s: the same for a server that has had no request for a while.
         actuate_timeout_s: how long the loop waits for one resize before it looks again.
         apply_timeout_s: how long a server may take until its running batches fit a smaller budget; the quota waits.
     """
 
     poll_s: float = 1.0
+    resting_poll_s: float = 10.0
     actuate_timeout_s: float = 2.0
     apply_timeout_s: float = 2.0
 
@@ -103,7 +114,8 @@ class ControlLoop:
         self._control = control
         self._host = host
         self._clock = clock
-        self._poll_s = settings.poll_s
+        self._settings = settings
+        self._wait_s = settings.poll_s
         self._resizer = Resizer(
             target,
             control,
@@ -128,30 +140,36 @@ class ControlLoop:
         while True:
             began = self._clock()
             look = await self._look(history)
-            if look.observation is not None:
-                history = look.observation.history if look.outcome is None else look.outcome.history
+            if look.outcome is not None:
+                history = look.outcome.history
+            elif look.observation is not None:
+                history = look.observation.history
+            self._host.concluded(look)
+            self._wait_s = self._next_wait_s(look)
+            await self._pause(began, _gap_s(look))
             if _is_refused(look):
                 self.wake()  # decide again at once, with the new ceiling
-            self._host.concluded(look)
-            await asyncio.sleep(max(0.0, began + _gap_s(look) - self._clock()))
 
     async def _look(self, history: resize.History) -> Look:
         try:
             snapshot = await self._poll()
         except ServerError as error:
-            return Look(trouble=str(error))
+            return await self._start(Look(trouble=str(error)), history)
         self._since = snapshot.version
         spec = self._host.spec()
         observation = self._observe(snapshot, history, spec)
         current = observation.current_milli
         if not snapshot.ready or snapshot.draining or current is None:
-            return Look(observation)  # a loading server keeps the size that it started with
+            return await self._start(Look(observation), observation.history)
         recommendation = self._recommend(observation, current, spec)
         look = Look(observation, recommendation, recommended_in_s=self._clock() - observation.at)
         if not spec.acts:
+            if snapshot.applied_milli is not None:
+                with contextlib.suppress(ServerError):  # the next look tries again
+                    await release(self._target, self._control, snapshot)
             return look
         allocation = self._host.allocate(observation, recommendation, spec)
-        outcome = await self._resize(observation, allocation.recommendation)
+        outcome = await self._resize(observation, allocation.recommendation, spec)
         return replace(
             look,
             allocation=allocation,
@@ -160,11 +178,49 @@ class ControlLoop:
             took_s=self._clock() - observation.at,
         )
 
+    async def _start(self, look: Look, history: resize.History) -> Look:
+        """Gives a server that is not ready the size to start with: it may have been shrunk before it was restarted."""
+        starting, spec = self._target.starting(), self._host.spec()
+        if starting is None or not spec.acts:
+            return look
+        history = resize.expire(history, self._clock())
+        milli = min(starting.startup_milli, spec.sizes.max_milli)
+        if history.ceiling_milli is not None:
+            milli = min(milli, history.ceiling_milli)
+        if milli <= starting.has_milli:
+            return look
+        return replace(look, outcome=await self._resizer.start_with(milli, history), starting_milli=milli)
+
+    def _next_wait_s(self, look: Look) -> float:
+        """How long the server may hold back its next state."""
+        seen, settings = look.observation, self._settings
+        if seen is None:
+            return settings.poll_s
+        now, spec, idle_for_s = self._clock(), self._host.spec(), seen.snapshot.idle_for_s
+        settled = isinstance(seen.quota, resize.Idle) and (look.outcome is None or look.outcome.kind is None)
+        if spec.acts and look.recommendation is not None:
+            settled = settled and look.recommendation.cores_milli == seen.current_milli
+        rests = settled and look.recommendation is not None and idle_for_s >= RESTS_S
+        wait_s = settings.resting_poll_s if rests else settings.poll_s
+        if spec.idle_milli is not None and idle_for_s < spec.idle_after_s:
+            wait_s = min(wait_s, spec.idle_after_s - idle_for_s)
+        if (due_s := self._recommender.due_in(now)) is not None:
+            wait_s = min(wait_s, due_s + DUE_MARGIN_S)
+        return wait_s
+
+    async def _pause(self, began: float, gap_s: float) -> None:
+        """Waits for `gap_s` since `began`, or less if the loop is woken."""
+        await asyncio.sleep(max(0.0, began + SHORTEST_GAP_S - self._clock()))
+        left_s = began + gap_s - self._clock()
+        if left_s > 0:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._woken.wait(), left_s)
+
     async def _poll(self) -> StateSnapshot:
-        """The server's state: when something is urgent there, after `poll_s`, or once the loop is woken."""
+        """The server's state: when there is news, when the wait is over, or once the loop is woken."""
         url, token, tls = self._target.control_url(), self._target.token, self._target.tls
         if not self._woken.is_set():
-            poll = asyncio.ensure_future(self._control.state(url, token, self._since, self._poll_s, tls))
+            poll = asyncio.ensure_future(self._control.state(url, token, self._since, self._wait_s, tls))
             waking = asyncio.ensure_future(self._woken.wait())
             try:
                 await asyncio.wait({poll, waking}, return_when=asyncio.FIRST_COMPLETED)
@@ -208,12 +264,13 @@ class ControlLoop:
             observation.ceiling_milli,
         )
 
-    async def _resize(self, observation: Observation, allocated: Recommendation) -> ResizeOutcome:
+    async def _resize(self, observation: Observation, allocated: Recommendation, spec: SizingSpec) -> ResizeOutcome:
         goal = ApplyRequest(
             version=observation.snapshot.applied_version + 1,
             cores_milli=allocated.cores_milli,
             batch_cap=allocated.batch_cap,
             sizes=observation.sizes,
+            fallback_after_s=spec.fallback_after_s,
         )
         return await self._resizer.carry_out(observation.quota, observation.history, goal)
 

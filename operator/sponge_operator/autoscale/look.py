@@ -83,6 +83,7 @@ class Look:
 
     Attributes:
         trouble: why the server cannot be reached; empty if it can.
+        starting_milli: the size that a server which is not ready was given for its start; None if it needed none.
         recommended_in_s: time that the recommendation took.
         took_s: from the observation to the end.
     """
@@ -92,5 +93,6 @@ class Look:
     allocation: Allocation | None = None
     outcome: ResizeOutcome | None = None
     trouble: str = ""
+    starting_milli: int | None = None
     recommended_in_s: float = 0.0
     took_s: float = 0.0

@@ -8,11 +8,13 @@ from collections.abc import Callable
 from dataclasses import replace
 
 from sponge_core.planning.decider import Recommendation
+from sponge_core.quantities import cores_text
 from sponge_operator.autoscale import resize
 from sponge_operator.autoscale.control_loop import ControlLoop
 from sponge_operator.autoscale.decision_log import Entry
+from sponge_operator.autoscale.letting_go import let_go
 from sponge_operator.autoscale.look import Allocation, Look, Observation
-from sponge_operator.autoscale.pod_state import LastDecision, PodState, is_in_service
+from sponge_operator.autoscale.pod_state import LastDecision, PodState, is_in_service, starting
 from sponge_operator.autoscale.pod_target import PodTarget
 from sponge_operator.autoscale.recommender import SizingSpec
 from sponge_operator.context import Context, Events
@@ -64,6 +66,7 @@ class PodController:
         self._shared_until = 0.0
         self._waits_since: float | None = None
         self._accounted_at: float | None = None
+        self._seen: tuple[object, ...] = ()
         self._target = PodTarget(
             context.kube,
             context.control,
@@ -89,6 +92,27 @@ class PodController:
     def pod_changed(self) -> None:
         """The pod has changed in the cache."""
         self._target.pod_changed()
+        if (news := self._news()) != self._seen:
+            self._seen = news
+            self._loop.wake()
+
+    def wake(self) -> None:
+        """The service was edited: look at the server at once."""
+        self._loop.wake()
+
+    async def let_go(self) -> None:
+        """Nobody applies sizes to the server from now on; call it after `run`. Raises ServerError."""
+        await let_go(self._target, self._context.control)
+
+    def _news(self) -> tuple[object, ...]:
+        """What of the pod makes a look worth while, besides the server's own news: its starts, and other hands' sizes.
+
+        A size on its way is no news: the loop that has sent it waits for it.
+        """
+        pod = self._context.pods.get(self._uid) or {}
+        quota = self._target.observe(None)
+        size = self._seen[0] if self._seen and isinstance(quota, resize.InFlight) else quota
+        return size, self._target.starting(), is_in_service(pod)
 
     # --- the loop's host ---------------------------------------------------------------------------------------------
 
@@ -101,6 +125,7 @@ class PodController:
             cpu.idle_after,
             service.spec.planner.look_back,
             float(service.spec.slo.weight),
+            service.spec.planner.fallback_after,
             acts=service.spec.mode == "Auto" and not service.paused,
             policy=service.spec.planner.policy,
             slo_s=service.spec.slo.latency,
@@ -130,8 +155,11 @@ class PodController:
             self._show_allocation(look.allocation)
         elif look.recommendation is not None:
             self._shared = None
-        if look.observation is not None:
-            self._show_quota(look, look.observation)
+        if look.outcome is not None:
+            self._seen = look.outcome.quota, *self._seen[1:]  # the status that will say so is no news
+        self._show_quota(look)
+        if look.starting_milli is not None:
+            self._show_start(look.starting_milli)
         self._record(look)
         if look.trouble:
             self._unreachable(look.trouble)
@@ -157,6 +185,8 @@ class PodController:
 
     def _measure(self, look: Look) -> None:
         metrics, labels = self._context.metrics, self._labels()
+        if look.outcome is not None and look.outcome.kind in RESIZE_OUTCOMES:
+            metrics.resizes.labels(look.outcome.kind).inc()
         if look.recommendation is None:
             return
         metrics.plan.labels(look.recommendation.planner).observe(look.recommended_in_s)
@@ -167,8 +197,6 @@ class PodController:
         if look.outcome is None:
             return
         metrics.tick.observe(look.took_s)
-        if look.outcome.kind in RESIZE_OUTCOMES:
-            metrics.resizes.labels(look.outcome.kind).inc()
         if look.outcome.took_s is not None:
             metrics.resize.observe(look.outcome.took_s)
 
@@ -186,17 +214,27 @@ class PodController:
         elif now >= self._shared_until:
             self._shared = None
 
-    def _show_quota(self, look: Look, observation: Observation) -> None:
+    def _show_start(self, milli: int) -> None:
+        """Reports that a container which was restarted at a small size gets its startup size."""
+        name, size = self.state.name, cores_text(milli)
+        event(log, "container.starting", pod=name, cores=size)
+        message = f"{name}: its container starts again, and has {size} cores until it is ready"
+        self._events.emit("Normal", "StartupSize", message, name)
+
+    def _show_quota(self, look: Look) -> None:
         """Keeps the pod's size and what blocks its resizes; logs and reports a new obstacle."""
-        before, name = self.state, self.state.name
-        quota = observation.quota if look.outcome is None else look.outcome.quota
-        blocked = (observation if look.outcome is None else look.outcome).history.blocked
+        before, name, pod = self.state, self.state.name, self._context.pods.get(self._uid)
+        self.state = replace(before, starting=None if pod is None else starting(pod))
+        found = look.outcome or look.observation
+        if found is None:
+            return
+        quota, blocked = found.quota, found.history.blocked
         if blocked is not None and blocked != self._blocked:
             event(log, "resize.blocked", logging.WARNING, pod=name, reason=blocked.reason, message=blocked.message)
             self._events.emit("Warning", f"Resize{blocked.reason}", f"{name}: {blocked.message}", about=name)
         self._blocked = blocked
         self.state = replace(
-            before,
+            self.state,
             actuated_milli=resize.actual_milli(quota),
             in_flight=isinstance(quota, resize.InFlight),
             in_service=is_in_service(self._context.pods.get(self._uid) or {}),

@@ -8,9 +8,12 @@ from typing import Any
 
 from sponge_core.control_api import StateSnapshot
 from sponge_core.planning.decider import Recommendation
+from sponge_core.quantities import parse_cpu_milli
 from sponge_operator.autoscale.resize import Blocked
+from sponge_operator.autoscale.target import Starting
+from sponge_operator.resources.manifests import CONTAINER, STARTUP_ANNOTATION
 
-__all__ = ["LastDecision", "PodState", "is_in_service"]
+__all__ = ["LastDecision", "PodState", "is_in_service", "starting", "startup_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,6 +39,7 @@ class PodState:
         recommendation: the newest one, after the node's allocation.
         actuated_milli: the CPU in force.
         in_service: the pod's condition Ready, so that the Service sends requests to it.
+        starting: its sizes while its container is not ready.
     """
 
     name: str
@@ -49,6 +53,7 @@ class PodState:
     in_service: bool = False
     blocked: Blocked | None = None
     last: LastDecision | None = None
+    starting: Starting | None = None
 
     @property
     def ready(self) -> bool:
@@ -66,3 +71,24 @@ def is_in_service(pod: Mapping[str, Any]) -> bool:
     """Whether a pod, as the API server sends it, is Ready, so that the Service sends requests to it."""
     conditions = (pod.get("status") or {}).get("conditions") or ()
     return any(condition["type"] == "Ready" and condition["status"] == "True" for condition in conditions)
+
+
+def startup_of(pod: Mapping[str, Any]) -> int | None:
+    """The size that a pod starts with, as the operator noted it when it made the pod; None for a foreign pod."""
+    startup = (pod["metadata"].get("annotations") or {}).get(STARTUP_ANNOTATION)
+    return None if startup is None else parse_cpu_milli(startup)
+
+
+def starting(pod: Mapping[str, Any]) -> Starting | None:
+    """The sizes of a pod, as the API server sends it, whose server is not ready; None once it is."""
+    startup = startup_of(pod)
+    container = next((c for c in pod["spec"]["containers"] if c["name"] == CONTAINER), None)
+    limit = None if container is None else ((container.get("resources") or {}).get("limits") or {}).get("cpu")
+    statuses = (pod.get("status") or {}).get("containerStatuses") or ()
+    status = next((c for c in statuses if c["name"] == CONTAINER), None)
+    if startup is None or limit is None or status is None or status.get("ready"):
+        return None
+    has = limit  # a container that does not run will be started with what the spec says
+    if "running" in (status.get("state") or {}):
+        has = ((status.get("resources") or {}).get("limits") or {}).get("cpu", limit)
+    return Starting(parse_cpu_milli(has), startup)

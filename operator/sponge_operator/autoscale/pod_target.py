@@ -9,7 +9,8 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from sponge_operator.autoscale import resize
-from sponge_operator.autoscale.target import QuotaRefusedError, TargetGoneError
+from sponge_operator.autoscale.pod_state import starting
+from sponge_operator.autoscale.target import QuotaRefusedError, Starting, TargetGoneError
 from sponge_operator.clients.kube import ApiError, Kube
 from sponge_operator.clients.pods import PodCache
 from sponge_operator.clients.server import ControlClient, ServerError
@@ -67,6 +68,11 @@ class PodTarget:
         if scheme == "https" and self._trust() is None:
             raise ServerError("the server's certificate is unknown: the Secret of spec.tls has none")
         return f"{scheme}://[{address}]:{CONTROL_PORT}" if ":" in address else f"{scheme}://{address}:{CONTROL_PORT}"
+
+    def starting(self) -> Starting | None:
+        """The sizes of the pod while its container is not ready."""
+        pod = self._pods.get(self._uid)
+        return None if pod is None else starting(pod)
 
     @property
     def tls(self) -> ssl.SSLContext | None:

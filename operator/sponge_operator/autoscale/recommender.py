@@ -24,6 +24,7 @@ class SizingSpec:
         idle_milli: its size when it has had no request for `idle_after_s`; None: it is never parked.
         look_back_s: a shrink waits until a size has not been needed for this long.
         weight: the cost of one missed request, relative to other servers on the node.
+        fallback_after_s: a server that has heard nothing of the operator for this long follows its quota.
         acts: resize the server; False only recommends.
         policy: the planner that decides.
         slo_s, max_batch: what the paper's planner plans with; without an SLO it is not asked.
@@ -34,6 +35,7 @@ class SizingSpec:
     idle_after_s: float = 60.0
     look_back_s: float = 1.0
     weight: float = 1.0
+    fallback_after_s: float = 60.0
     acts: bool = True
     policy: Literal["projected", "paper"] = "projected"
     slo_s: float | None = None
@@ -67,6 +69,10 @@ class Recommender:
     def __init__(self, look_back_s: float) -> None:
         self.look_back_s = look_back_s
         self._decider = SizeDecider(look_back_s)
+
+    def due_in(self, now: float) -> float | None:
+        """Seconds until a shrink is due, if the needs stay as they are; None if none is coming."""
+        return self._decider.due_in(now)
 
     def recommend(
         self,

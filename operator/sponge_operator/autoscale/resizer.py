@@ -108,6 +108,19 @@ class Resizer:
                 quota = goal.cores_milli
         return outcome
 
+    async def start_with(self, milli: int, history: History) -> ResizeOutcome:
+        """Does what is due now to give a server that is not ready the size for its start; the server is not asked."""
+        now, observed = self._clock(), self._target.observe(None)
+        action = resize.step(observed, milli, history, now)
+        if isinstance(observed, resize.NotResizable) and observed.reason == "NotRunning" and now >= history.quiet_until:
+            action = resize.Patch(milli)  # the kubelet starts a container again with what the spec says then
+        match action:
+            case resize.Nothing():
+                return ResizeOutcome(None, history, observed)
+            case resize.Patch() if self._budget is not None and not self._budget.take(now, grows=True):
+                return ResizeOutcome(None, history, observed)
+        return await self._act(action, history)
+
     async def _apply(self, goal: ApplyRequest, outcome: ResizeOutcome) -> ResizeOutcome:
         unknown = replace(outcome, history=replace(outcome.history, acknowledged=None))
         try:

@@ -6,11 +6,12 @@
 from __future__ import annotations
 
 import ssl
+from dataclasses import dataclass
 from typing import Protocol
 
 from sponge_operator.autoscale.resize import LowerCeiling, Observed, StayQuiet
 
-__all__ = ["CpuQuota", "QuotaRefusedError", "ResizableTarget", "TargetGoneError"]
+__all__ = ["CpuQuota", "QuotaRefusedError", "ResizableTarget", "Starting", "TargetGoneError"]
 
 
 class TargetGoneError(Exception):
@@ -29,6 +30,19 @@ class QuotaRefusedError(Exception):
         super().__init__(message)
         self.reason = reason
         self.consequence = consequence
+
+
+@dataclass(frozen=True, slots=True)
+class Starting:
+    """A server that is not ready.
+
+    Attributes:
+        has_milli: its size now, or the size with which it will be started.
+        startup_milli: the size that it should start with.
+    """
+
+    has_milli: int
+    startup_milli: int
 
 
 class CpuQuota(Protocol):
@@ -71,4 +85,8 @@ class ResizableTarget(CpuQuota, Protocol):
 
     def control_url(self) -> str:
         """The server's control port. Raises ServerError while the server has no address."""
+        ...
+
+    def starting(self) -> Starting | None:
+        """The sizes of a server that starts, or starts again; None once it is ready."""
         ...

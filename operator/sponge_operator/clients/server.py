@@ -1,4 +1,4 @@
-"""Client of the control port of model servers: reads the state by long poll, and sets the size."""
+"""Client of the control port of model servers: reads the state by long poll, sets the size, and lets go."""
 
 from __future__ import annotations
 
@@ -9,9 +9,13 @@ from types import TracebackType
 import aiohttp
 from pydantic import ValidationError
 
-from sponge_core.control_api import ApplyAck, ApplyRequest, StateSnapshot
+from sponge_core.control_api import ApplyAck, ApplyRequest, ReleaseRequest, StateSnapshot
 
 __all__ = ["ControlClient", "ServerError", "StaleVersionError"]
+
+
+RELEASE_TIMEOUT_S = 2.0
+"""A server that does not answer by then gives up its operator by itself, some time later."""
 
 
 class ServerError(Exception):
@@ -73,6 +77,18 @@ class ControlClient:
             return ApplyAck.model_validate_json(text)
         except ValidationError as error:
             raise ServerError(f"{base_url} acknowledges in another version: {error.errors()[0]['loc']}") from None
+
+    async def release(
+        self, base_url: str, token: str, request: ReleaseRequest, tls: ssl.SSLContext | None = None
+    ) -> None:
+        """Lets go: the server follows its quota from now on. `tls` as for `state`.
+
+        Raises:
+            StaleVersionError: the server has a newer message.
+            ServerError: not reached.
+        """
+        url = f"{base_url}/control/v1/release"
+        await self._request("POST", url, token, tls, body=request.model_dump_json(), timeout_s=RELEASE_TIMEOUT_S)
 
     async def _request(
         self,

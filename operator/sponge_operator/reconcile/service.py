@@ -12,16 +12,16 @@ from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
 from sponge_core.errors import SpongeError
-from sponge_core.quantities import parse_cpu_milli
+from sponge_operator.autoscale.letting_go import let_go
 from sponge_operator.autoscale.pod_controller import PodController
-from sponge_operator.autoscale.pod_state import PodState, is_in_service
+from sponge_operator.autoscale.pod_state import PodState, is_in_service, starting, startup_of
 from sponge_operator.autoscale.pod_target import PodTarget
 from sponge_operator.autoscale.resizer import restore
 from sponge_operator.clients.kube import ApiError
+from sponge_operator.clients.server import ServerError
 from sponge_operator.clients.trust import Trust
 from sponge_operator.context import Context, Events
 from sponge_operator.reconcile.workload import Workload, apply_workload, find_conflict, learn_certificate
-from sponge_operator.resources.manifests import STARTUP_ANNOTATION
 from sponge_operator.resources.model import SpongeService, parse_service
 from sponge_operator.resources.status import Attainment, StatusInput, build_status, substance
 from sponge_system.logs import event
@@ -71,8 +71,13 @@ class ServiceReconciler:
 
     def wake(self) -> None:
         """Call when the service or one of its pods has changed."""
-        for controller, _ in self._controllers.values():
+        before = self._service
+        with contextlib.suppress(SpongeError):  # reported by the next pass
+            self._service = self._parse()
+        for controller, _ in list(self._controllers.values()):
             controller.pod_changed()
+            if self._service != before:
+                controller.wake()
         self._woken.set()
 
     def deployment_seen(self, generation: int | None) -> None:
@@ -97,22 +102,25 @@ class ServiceReconciler:
             await self._stop_controllers(list(self._controllers))
 
     async def restore(self) -> None:
-        """Restores the startup size of every pod, because nothing resizes it from now on."""
-        for pod in self._context.pods.of_service(self.key):
-            startup = (pod["metadata"].get("annotations") or {}).get(STARTUP_ANNOTATION)
-            if startup is not None:
-                context, metadata = self._context, pod["metadata"]
-                target = PodTarget(
-                    context.kube,
-                    context.control,
-                    context.pods,
-                    context.clock,
-                    uid=metadata["uid"],
-                    name=metadata["name"],
-                    token="",
-                    trust=lambda: None,
-                )
-                await restore(target, parse_cpu_milli(startup))
+        """Lets go of every pod and restores its startup size, because nothing resizes it from now on."""
+        await asyncio.gather(*(self._restore(pod) for pod in self._context.pods.of_service(self.key)))
+
+    async def _restore(self, pod: Mapping[str, Any]) -> None:
+        context, metadata = self._context, pod["metadata"]
+        target = PodTarget(
+            context.kube,
+            context.control,
+            context.pods,
+            context.clock,
+            uid=metadata["uid"],
+            name=metadata["name"],
+            token=self._workload.token if self._workload is not None else "",
+            trust=lambda: self._trust.context,
+        )
+        with contextlib.suppress(ServerError):  # it notices by itself after a while
+            await let_go(target, context.control)
+        if (startup := startup_of(pod)) is not None:
+            await restore(target, startup)
 
     async def _reconcile(self) -> None:
         try:
@@ -168,7 +176,7 @@ class ServiceReconciler:
         pods = {}
         if self._workload is not None and self._service.spec.mode != "Off":
             pods = {pod["metadata"]["uid"]: pod for pod in self._context.pods.of_service(self.key)}
-        await self._stop_controllers([uid for uid in self._controllers if uid not in pods])
+        await self._stop_controllers([uid for uid in self._controllers if uid not in pods], let_go=bool(self._workload))
         for uid, pod in pods.items():
             if uid in self._controllers and not self._controllers[uid][1].done():
                 continue
@@ -204,18 +212,25 @@ class ServiceReconciler:
             if present is None or present["metadata"]["uid"] != uid:
                 context.pods.remove(pod)
 
-    async def _stop_controllers(self, uids: list[str]) -> None:
-        for uid in uids:
-            controller, task = self._controllers.pop(uid)
+    async def _stop_controllers(self, uids: list[str], *, let_go: bool = False) -> None:
+        """Stops the controllers of these pods; `let_go`: their servers follow their quota from now on."""
+        stopped = [(uid, *self._controllers.pop(uid)) for uid in uids]
+        for _, controller, task in stopped:
             task.cancel()
             await asyncio.wait({task})
             self._attainment.forget(controller.state.name)
             self._context.metrics.forget_pod(self._service.namespace, self._service.name, controller.state.name)
+        if let_go:
+            alive = (controller for uid, controller, _ in stopped if self._context.pods.get(uid) is not None)
+            # A server that is not reached notices by itself after a while.
+            await asyncio.gather(*(controller.let_go() for controller in alive), return_exceptions=True)
 
     def _pod_states(self) -> list[PodState]:
         if self._service.spec.mode == "Off":
             pods = self._context.pods.of_service(self.key)
-            return [PodState(pod["metadata"]["name"], in_service=is_in_service(pod)) for pod in pods]
+            return [
+                PodState(pod["metadata"]["name"], in_service=is_in_service(pod), starting=starting(pod)) for pod in pods
+            ]
         states = [controller.state for controller, _ in self._controllers.values()]
         states.sort(key=lambda state: state.name)
         now = self._context.clock()

@@ -121,6 +121,7 @@ class Profile(_Part):
 class Planner(_Part):
     policy: Literal["projected", "paper"] = "projected"
     look_back: Seconds = Field(default=1.0, validation_alias=AliasChoices("lookBack"))
+    fallback_after: Seconds = Field(default=60.0, validation_alias=AliasChoices("fallbackAfter"))
 
 
 class Tls(_Part):

@@ -226,9 +226,10 @@ def _profile_ready(known: StatusInput) -> Verdict:
 def _planning(known: StatusInput) -> Verdict:
     spec = known.service.spec
     if spec.mode == "Off":
-        return "False", "Off", "the mode is Off; set it to Auto or Recommend"
+        return "False", "Off", f"the mode is Off; set it to Auto or Recommend{_slow_starts(known)}"
     if known.service.paused:
-        return "False", "Paused", "the service is paused by its annotation; sizes do not change"
+        message = "the service is paused by its annotation; sizes do not change"
+        return "False", "Paused", f"{message}{_slow_starts(known)}"
     lost = [state for state in known.pods if not state.reachable]
     if not known.pods or lost:
         why = f"{lost[0].name}: {lost[0].trouble}" if lost else "no pods"
@@ -236,6 +237,17 @@ def _planning(known: StatusInput) -> Verdict:
     if spec.mode == "Recommend":
         return "True", "Recommend", "sizes are recommended, but not changed"
     return "True", "Auto", "sizes follow the deadlines"
+
+
+def _slow_starts(known: StatusInput) -> str:
+    """Names the pods that start at less than their startup size, because nobody may resize them."""
+    slow = [state for state in known.pods if state.starting and state.starting.has_milli < state.starting.startup_milli]
+    return "".join(
+        f"; {state.name} starts at {cores_text(state.starting.has_milli)} cores instead of "
+        f"{cores_text(state.starting.startup_milli)}, which may take long: resize it by hand"
+        for state in slow
+        if state.starting is not None
+    )
 
 
 def _resizing(known: StatusInput) -> Verdict:
