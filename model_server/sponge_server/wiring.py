@@ -147,7 +147,6 @@ def build(
         pool=pool,
         metrics=metrics,
         max_batch=max_batch,
-        max_cores=settings.max_cores,
         max_lanes=min(model.max_lanes for model in prepared),
         clock=clock,
     )

@@ -81,7 +81,6 @@ class Site:
             pool=self.pool,
             metrics=metrics,
             max_batch=4,
-            max_cores=2.0,
             max_lanes=8,
             clock=clock,
         )
@@ -156,8 +155,9 @@ def test_a_request_that_only_a_larger_size_can_meet_is_news_at_once(tmp_path: Pa
     """Also where the size in force is none of the plan's sizes: a parked server, or one between two steps."""
 
     async def scenario(place: Site) -> None:
+        place.engine.set_driven(True)
         await asyncio.sleep(5.0)
-        seen = place.publisher.snapshot().version
+        seen = (await place.publisher.read(None, 0.0)).version
         reader = asyncio.ensure_future(place.publisher.read(seen, 30.0))
         await asyncio.sleep(0.123)
         began = place.loop.time()
@@ -193,6 +193,7 @@ def test_an_upload_in_flight_is_the_first_of_the_forecast_and_counts_once(tmp_pa
 
 def test_the_first_bytes_of_a_body_wake_a_parked_server(tmp_path: Path) -> None:
     async def scenario(place: Site) -> None:
+        place.engine.set_driven(True)
         await asyncio.sleep(5.0)
         seen = place.publisher.snapshot().version
         reader = asyncio.ensure_future(place.publisher.read(seen, 30.0))

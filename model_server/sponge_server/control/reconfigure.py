@@ -50,7 +50,6 @@ class Reconfigurer:
         pool: LanePool,
         metrics: Metrics,
         max_batch: int,
-        max_cores: float,
         max_lanes: int,
         clock: Callable[[], float],
     ) -> None:
@@ -62,12 +61,11 @@ class Reconfigurer:
         self._pool = pool
         self._metrics = metrics
         self._max_batch = max_batch
-        self._max_cores = max_cores
         self._max_lanes = max_lanes
         self._clock = clock
         self._lanes = len(pool.lanes)
         self._scaling: asyncio.Task[None] | None = None
-        quota.add_listener(self._size_changed)
+        engine.set_driven(False)
 
     async def apply(self, request: ApplyRequest) -> ApplyAck:
         """Applies a message and returns its acknowledgement.
@@ -83,7 +81,7 @@ class Reconfigurer:
             self._set_sizes(request.sizes)
         cores = request.cores_milli / 1000
         self._quota.apply(cores)
-        self._engine.set_max_cores(self._max_cores)
+        self._engine.set_driven(True)
         # The threads must fit the requested size, even where the quota already keeps the server below it.
         await self._engine.fits(cores)
         if self._publisher.applied_version != request.version:
@@ -136,18 +134,14 @@ class Reconfigurer:
     def _follow_quota(self) -> None:
         self._quota.release()
         self._engine.set_batch_cap(self._max_batch)
-        self._size_changed(self._quota.in_force)
-
-    def _size_changed(self, cores: float) -> None:
-        """Where nobody applies sizes, nobody can give the server more than it has."""
-        if self._quota.applied is None:
-            self._engine.set_max_cores(cores)
+        self._engine.set_driven(False)
 
     def _set_sizes(self, sizes: SizeRange) -> None:
         candidates = sizes_milli(sizes.min_milli, sizes.max_milli, sizes.step_milli)
         self._projector.set_sizes(candidates)
-        self._max_cores = candidates[-1] / 1000
-        self._lanes = min(self._max_lanes, thread_budget(self._max_cores))
+        most = candidates[-1] / 1000
+        self._engine.set_max_cores(most)
+        self._lanes = min(self._max_lanes, thread_budget(most))
         if self._scaling is None or self._scaling.done():
             self._scaling = asyncio.get_running_loop().create_task(self._scale())
 

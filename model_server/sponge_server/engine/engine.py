@@ -159,6 +159,11 @@ class Engine:
         self.scheduler.set_max_cores(max_cores)
         self.poke()
 
+    def set_driven(self, driven: bool) -> None:
+        """Sets whether somebody resizes the server as it needs; else only what it has now counts for shedding."""
+        self.scheduler.set_driven(driven)
+        self.poke()
+
     async def fits(self, cores: float) -> None:
         """Returns once the threads in use fit the thread budget of `cores`."""
         budget = thread_budget(cores)

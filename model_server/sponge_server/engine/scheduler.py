@@ -42,7 +42,7 @@ class Scheduler:
             profiles: latency model of each model, by index.
             cores: CPU quota in force, in cores, > 0.
             batch_cap: largest batch of any model, in rows, >= 1.
-            max_cores: the most cores that a plan may give; admission relies on it.
+            max_cores: the most cores that a plan may give; admission relies on it while somebody carries out the plan.
             now: time on the caller's clock, in seconds.
             dispatcher: dispatch policy; moldable EDF by default.
             room: the places of the queue, all free; by default more than anybody fills.
@@ -58,6 +58,7 @@ class Scheduler:
         self._models = list(profiles)
         self._batch_cap = batch_cap
         self._max_cores = max_cores
+        self._driven = True
         self._cores = cores
         self._self_usage = 0.0
         self._next_key = 0
@@ -121,8 +122,8 @@ class Scheduler:
         return Limits(batch_cap or self._batch_cap, lanes, max(self._max_cores, self._running.cores))
 
     def least_s(self) -> float:
-        """Least seconds from queueing to the answer of any request, at any size that the plan may give."""
-        cores = self._net(self._max_cores)
+        """Least seconds from queueing to the answer of any request, at any size that the server can get."""
+        cores = self._net(self._most_cores)
         return min(fastest_s(model, cores) for model in self._models)
 
     def ahead(self, deadline: float) -> tuple[int, float]:
@@ -133,7 +134,7 @@ class Scheduler:
             earlier = bisect_left(line, deadline)
             rows += earlier
             ahead_s += earlier * row_s
-        return rows, ahead_s / self._net(self._max_cores)
+        return rows, ahead_s / self._net(self._most_cores)
 
     def backlog_s(self) -> float:
         """Estimated seconds that the queue keeps the cores busy, in the largest batches on one thread each."""
@@ -160,8 +161,12 @@ class Scheduler:
         self._batch_cap = batch_cap
 
     def set_max_cores(self, max_cores: float) -> None:
-        """Sets the largest size that a plan may give; admission relies on it."""
+        """Sets the largest size that a plan may give; admission relies on it while the server is driven."""
         self._max_cores = max_cores
+
+    def set_driven(self, driven: bool) -> None:
+        """Sets whether somebody resizes the server as it needs; else admission relies on the size in force alone."""
+        self._driven = driven
 
     def add(self, request: Request) -> None:
         """Queues a row. Raises ValueError when its id is queued already."""
@@ -181,7 +186,7 @@ class Scheduler:
         lanes = idle_lanes + len(self._running)
         if lanes == 0:
             return self._without_lanes(now)
-        limits = Limits(self._batch_cap, lanes, self._net(self._max_cores))
+        limits = Limits(self._batch_cap, lanes, self._net(self._most_cores))
         running = self._running.snapshot(now)
         decision = self._dispatcher.decide(
             DispatchState(now, self._queue, running, self._running.cores, self._models, limits)
@@ -262,6 +267,10 @@ class Scheduler:
             speed = speed_of(self._running.cores, self._running.threads)
             self._work_clock += (now - self._clock_at) * speed
             self._clock_at = now
+
+    @property
+    def _most_cores(self) -> float:
+        return self._max_cores if self._driven else self._cores
 
     def _net(self, cores: float) -> float:
         """What `cores` leave for batches."""

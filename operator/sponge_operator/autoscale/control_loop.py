@@ -137,6 +137,7 @@ class ControlLoop:
         """Never returns."""
         # A loop that takes over may find a resize under way: it gets the usual time.
         history = resize.History(patched_at=self._clock())
+        self._wait_s = self._settings.poll_s
         while True:
             began = self._clock()
             look = await self._look(history)

@@ -17,6 +17,7 @@ from sponge_operator.autoscale.look import Allocation, Look, Observation
 from sponge_operator.autoscale.pod_state import LastDecision, PodState, is_in_service, starting
 from sponge_operator.autoscale.pod_target import PodTarget
 from sponge_operator.autoscale.recommender import SizingSpec
+from sponge_operator.autoscale.target import Starting
 from sponge_operator.context import Context, Events
 from sponge_operator.metrics import RESIZE_OUTCOMES
 from sponge_operator.node.allocation import Tenant
@@ -66,7 +67,6 @@ class PodController:
         self._shared_until = 0.0
         self._waits_since: float | None = None
         self._accounted_at: float | None = None
-        self._seen: tuple[object, ...] = ()
         self._target = PodTarget(
             context.kube,
             context.control,
@@ -77,6 +77,8 @@ class PodController:
             token=token,
             trust=trust,
         )
+        # What of the pod makes a look worth while: other hands' sizes, its starts, whether it is in service.
+        self._seen: tuple[resize.Observed, Starting | None, bool] = self._target.observe(None), None, False
         self._loop = ControlLoop(
             self._target, context.control, self, context.clock, context.settings.loop, context.budget
         )
@@ -92,8 +94,11 @@ class PodController:
     def pod_changed(self) -> None:
         """The pod has changed in the cache."""
         self._target.pod_changed()
-        if (news := self._news()) != self._seen:
-            self._seen = news
+        pod, size = self._context.pods.get(self._uid) or {}, self._target.observe(None)
+        # A size on its way is no news: the loop that has sent it waits for it.
+        seen = self._seen[0] if isinstance(size, resize.InFlight) else size, self._target.starting(), is_in_service(pod)
+        if seen != self._seen:
+            self._seen = seen
             self._loop.wake()
 
     def wake(self) -> None:
@@ -103,16 +108,6 @@ class PodController:
     async def let_go(self) -> None:
         """Nobody applies sizes to the server from now on; call it after `run`. Raises ServerError."""
         await let_go(self._target, self._context.control)
-
-    def _news(self) -> tuple[object, ...]:
-        """What of the pod makes a look worth while, besides the server's own news: its starts, and other hands' sizes.
-
-        A size on its way is no news: the loop that has sent it waits for it.
-        """
-        pod = self._context.pods.get(self._uid) or {}
-        quota = self._target.observe(None)
-        size = self._seen[0] if self._seen and isinstance(quota, resize.InFlight) else quota
-        return size, self._target.starting(), is_in_service(pod)
 
     # --- the loop's host ---------------------------------------------------------------------------------------------
 
@@ -155,7 +150,7 @@ class PodController:
             self._show_allocation(look.allocation)
         elif look.recommendation is not None:
             self._shared = None
-        if look.outcome is not None:
+        if look.outcome is not None and isinstance(look.outcome.quota, resize.Idle):
             self._seen = look.outcome.quota, *self._seen[1:]  # the status that will say so is no news
         self._show_quota(look)
         if look.starting_milli is not None:
