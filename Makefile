@@ -16,7 +16,7 @@ PYTEST_OPTIONS ?=
 export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test quick check lint types imports unit e2e e2e-long coverage bench reproduce docs docs-serve format protos sync release-check release-notes release setup browser down clean
+.PHONY: help demo test quick check lint types imports unit e2e e2e-long coverage bench reproduce docs docs-serve format protos dashboards sync release-check release-notes release setup browser down clean
 
 help: ## List the targets.
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -76,8 +76,12 @@ protos: setup ## Write the Python modules of the gRPC protocol anew.
 		sponge_server/protos/inference.proto
 	sed -i 's/_descriptor_pool\.Default()/_descriptor_pool.DescriptorPool()/' model_server/sponge_server/protos/inference_pb2.py
 
+dashboards: setup ## Write the Grafana dashboard anew from its code, and its copy in the chart.
+	$(BIN)/python -m sponge_dashboards
+	$(BIN)/python -m sponge_release.copies
+
 # These need nothing but Python.
-sync: ## Bring copies up to date: CRD, dashboard and version in the Helm chart.
+sync: ## Bring copies up to date: CRD, dashboard, alerts and version in the Helm chart.
 	PYTHONPATH=tools $(PYTHON) -m sponge_release.copies
 
 release-check: ## Check that version, changelog, chart and copies agree, and with TAG=v1.2.0 also that tag.

@@ -5,6 +5,8 @@ The series of a pod are removed with the pod, so that dashboards sum up living p
 
 from __future__ import annotations
 
+import contextlib
+
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 __all__ = ["RESIZE_OUTCOMES", "Metrics"]
@@ -13,7 +15,8 @@ RESIZE_OUTCOMES = ("actuated", "deferred", "infeasible", "rejected", "timeout", 
 """Results of a resize: in force; no room now; never room; refused by the API server; not in force in time; failed."""
 
 _FAST = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5)
-_POD = ("namespace", "service", "pod")
+_SERVICE = ("namespace", "service")
+_POD = (*_SERVICE, "pod")
 
 
 class Metrics:
@@ -58,14 +61,47 @@ class Metrics:
         self.saved = Counter(
             "sponge_operator_saved_core_seconds",
             "Core-seconds saved, compared with always running at cpu.max.",
-            ("namespace", "service"),
+            _SERVICE,
             registry=registry,
         )
+        self.slo_target = Gauge(
+            "sponge_operator_slo_target_ratio",
+            "Share of a service's requests that should be in time, from slo.target.",
+            _SERVICE,
+            registry=registry,
+        )
+        self.reachable = Gauge(
+            "sponge_operator_server_reachable",
+            "1 while a pod's server answers the operator; 0 while it does not, or has not yet.",
+            _POD,
+            registry=registry,
+        )
+        self.blocked = Gauge(
+            "sponge_operator_resize_blocked",
+            "1 while a pod does not get the size that it should have, with the reason of the condition ResizeBlocked.",
+            (*_POD, "reason"),
+            registry=registry,
+        )
+        self._blocked: dict[tuple[str, str, str], str] = {}
+
+    def set_blocked(self, namespace: str, service: str, pod: str, reason: str | None) -> None:
+        """Shows what blocks the resizes of a pod; None: nothing does."""
+        key = (namespace, service, pod)
+        before = self._blocked.pop(key, None)
+        if before is not None and before != reason:
+            self.blocked.remove(*key, before)
+        if reason is not None:
+            self._blocked[key] = reason
+            self.blocked.labels(*key, reason).set(1)
+
+    def forget_service(self, namespace: str, service: str) -> None:
+        """Removes the series of a service that is gone."""
+        with contextlib.suppress(KeyError):
+            self.slo_target.remove(namespace, service)
 
     def forget_pod(self, namespace: str, service: str, pod: str) -> None:
         """Removes the series of a pod that is gone."""
-        for gauge in (self.desired, self.actuated, self.refused, self.state_age):
-            try:
+        self.set_blocked(namespace, service, pod, None)
+        for gauge in (self.desired, self.actuated, self.refused, self.state_age, self.reachable):
+            with contextlib.suppress(KeyError):
                 gauge.remove(namespace, service, pod)
-            except KeyError:
-                continue

@@ -30,7 +30,15 @@ GOOD = """# Changelog
 
 def tree(tmp_path: Path) -> Path:
     """A copy of the files that a release writes."""
-    for path in ("pyproject.toml", "CHANGELOG.md", "crds", "deploy/grafana", "deploy/helm", "deploy/kserve"):
+    for path in (
+        "pyproject.toml",
+        "CHANGELOG.md",
+        "crds",
+        "deploy/grafana",
+        "deploy/helm",
+        "deploy/kserve",
+        "deploy/prometheus",
+    ):
         source, target = ROOT / path, tmp_path / path
         target.parent.mkdir(parents=True, exist_ok=True)
         if source.is_dir():

@@ -22,7 +22,11 @@ DEPLOY = ROOT / "deploy"
 
 @pytest.mark.parametrize(
     ("source", "shipped"),
-    [("crds/spongeservice.yaml", "crds/spongeservice.yaml"), ("deploy/grafana/sponge.json", "files/sponge.json")],
+    [
+        ("crds/spongeservice.yaml", "crds/spongeservice.yaml"),
+        ("deploy/grafana/sponge.json", "files/sponge.json"),
+        ("deploy/prometheus/alerts.yaml", "files/alerts.yaml"),
+    ],
 )
 def test_the_chart_ships_a_copy_of_the_source(source: str, shipped: str) -> None:
     assert (CHART / shipped).read_text() == (ROOT / source).read_text(), f"copy {source} to {CHART / shipped}"

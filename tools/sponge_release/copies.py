@@ -1,4 +1,4 @@
-"""Brings every copy up to date with its one source: CRD, dashboard, and the version in the Helm chart.
+"""Brings every copy up to date with its one source: CRD, dashboard, alerts, and the version in the Helm chart.
 
 `make sync` writes the copies. `python -m sponge_release.copies --check` only lists those that differ, and exits with 1.
 """
@@ -18,6 +18,7 @@ CHART = Path("deploy/helm/sponge")
 FILES = {
     Path("crds/spongeservice.yaml"): CHART / "crds/spongeservice.yaml",
     Path("deploy/grafana/sponge.json"): CHART / "files/sponge.json",
+    Path("deploy/prometheus/alerts.yaml"): CHART / "files/alerts.yaml",
 }
 """Source -> copy. Helm packages only what is inside the chart's own folder."""
 

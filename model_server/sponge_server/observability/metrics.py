@@ -147,6 +147,7 @@ class Metrics:
         for family, reasons in (
             (self.sent_at_ignored, ("future", "stale")),
             (self.handshake_failures, ("plain", "timeout", "failed", "displaced")),
+            (self.internal_errors, ("http", "grpc", "control")),
         ):
             for reason in reasons:
                 family.labels(reason)

@@ -100,6 +100,7 @@ class ServiceReconciler:
         finally:
             stopping.cancel()
             await self._stop_controllers(list(self._controllers))
+            self._context.metrics.forget_service(self._service.namespace, self._service.name)
 
     async def restore(self) -> None:
         """Lets go of every pod and restores its startup size, because nothing resizes it from now on."""
@@ -226,6 +227,8 @@ class ServiceReconciler:
             await asyncio.gather(*(controller.let_go() for controller in alive), return_exceptions=True)
 
     def _pod_states(self) -> list[PodState]:
+        metrics, service = self._context.metrics, self._service
+        metrics.slo_target.labels(service.namespace, service.name).set(service.spec.slo.target / 100)
         if self._service.spec.mode == "Off":
             pods = self._context.pods.of_service(self.key)
             return [
@@ -235,10 +238,12 @@ class ServiceReconciler:
         states.sort(key=lambda state: state.name)
         now = self._context.clock()
         for state in states:
+            labels = (service.namespace, service.name, state.name)
+            metrics.reachable.labels(*labels).set(state.reachable)
+            metrics.set_blocked(*labels, None if state.blocked is None else state.blocked.reason)
             if state.snapshot is not None and state.seen_at is not None:
                 self._attainment.observe(now, state.name, state.snapshot.outcomes)
-                labels = (self._service.namespace, self._service.name, state.name)
-                self._context.metrics.state_age.labels(*labels).set(now - state.seen_at)
+                metrics.state_age.labels(*labels).set(now - state.seen_at)
         return states
 
     async def _write_status(self) -> None:

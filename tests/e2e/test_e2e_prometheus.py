@@ -1,0 +1,108 @@
+"""Every query of every panel and alert, on a real Prometheus that scrapes the real cluster: each returns data."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from certificates_kit import Authority, Pair
+from operator_kit import Kubectl, Service, eventually, send
+from prometheus_kit import Prometheus
+from server_process import ServerProcess
+
+from sponge_dashboards import queries
+
+pytestmark = [pytest.mark.e2e, pytest.mark.torch, pytest.mark.usefixtures("operator_running")]
+
+ALERTS = Path(__file__).parents[2] / "deploy" / "prometheus" / "alerts.yaml"
+SCRAPE_S = 1
+SECURE = {"namespace": "elsewhere", "pod": "secure-6f7c-x2x4z"}
+"""Of a server with TLS beside the cluster, because certificates have a panel too."""
+
+
+@pytest.fixture
+def secure(tmp_path: Path) -> Iterator[ServerProcess]:
+    authority = Authority()
+    pair: Pair = authority.issue()
+    (tmp_path / "tls.crt").write_bytes(pair.cert)
+    (tmp_path / "tls.key").write_bytes(pair.key)
+    files = ("--tls-cert-file", str(tmp_path / "tls.crt"), "--tls-key-file", str(tmp_path / "tls.key"))
+    server = ServerProcess(tmp_path, "--model", "digits=digits://", *files, trust=authority.client())
+    yield server
+    server.stop()
+
+
+def scraping(kubectl: Kubectl, secure: ServerProcess, rules: Path) -> dict[str, Any]:
+    """What a Prometheus without its operator scrapes: every pod with the usual annotations, as found at the start."""
+    annotation = "prometheus.io/"
+    targets = []
+    for pod in json.loads(kubectl("get", "pods", "-A", "-o", "json"))["items"]:
+        metadata = pod["metadata"]
+        annotations = metadata.get("annotations", {})
+        if annotations.get(f"{annotation}scrape") == "true" and "podIP" in pod["status"]:
+            address = f"{pod['status']['podIP']}:{annotations[f'{annotation}port']}"
+            labels = {"namespace": metadata["namespace"], "pod": metadata["name"]}
+            targets.append({"targets": [address], "labels": labels})
+    return {
+        "global": {"scrape_interval": f"{SCRAPE_S}s", "evaluation_interval": f"{SCRAPE_S}s"},
+        "rule_files": [str(rules)],
+        "scrape_configs": [
+            {"job_name": "pods", "honor_labels": True, "static_configs": targets},
+            {
+                "job_name": "secure",
+                "scheme": "https",
+                "tls_config": {"insecure_skip_verify": True},
+                "static_configs": [{"targets": [secure.control.partition("//")[2]], "labels": SECURE}],
+            },
+        ],
+    }
+
+
+def filled_in(expr: str, namespace: str) -> str:
+    """A panel's expression as Grafana sends it, with all services chosen."""
+    values = {"$__rate_interval": f"{8 * SCRAPE_S}s", "$__range": "2m", "$namespace": f"{namespace}|elsewhere"}
+    for name, value in (values | {"$service": ".*"}).items():
+        expr = expr.replace(name, value)
+    assert "$" not in expr
+    return expr
+
+
+def test_every_query_returns_data(kubectl: Kubectl, digits: Service, secure: ServerProcess, tmp_path: Path) -> None:
+    rules = tmp_path / "alerts.yaml"
+    rules.write_text(re.sub(r"interval: \w+", f"interval: {SCRAPE_S}s", ALERTS.read_text()))
+    panels = [(title, filled_in(expr, digits.namespace)) for title, expr in queries()]
+    with Prometheus(tmp_path, scraping(kubectl, secure, rules)) as prometheus:
+        pod = digits.pod()
+        eventually(lambda: len(prometheus.query("up == 1")) >= 3, 20, "operator and servers are scraped")
+        # More than 250m carries, so that it grows and shrinks; some are hopeless, and one names no model.
+        statuses = send(pod, "digits", rate=200, seconds=6, slo_ms=300) | send(pod, "digits", 50, 1, slo_ms=1)
+        assert statuses.get(200), statuses
+        send(pod, "nothing", rate=20, seconds=1, slo_ms=300)
+
+        def empty() -> list[tuple[str, str]]:
+            return [(title, expr) for title, expr in panels if not prometheus.query(expr)]
+
+        try:
+            eventually(lambda: not empty(), 10, "every panel has data")
+        except AssertionError:
+            raise AssertionError(f"no data: {empty()}") from None
+        assert_rules_have_data(prometheus)
+
+
+def assert_rules_have_data(prometheus: Prometheus) -> None:
+    """Every rule runs; what it records exists, and so does every series that an alert looks at."""
+    eventually(lambda: all(rule["health"] != "unknown" for rule in prometheus.rules()), 10, "every rule has run")
+    assert [rule["lastError"] for rule in prometheus.rules() if rule["health"] != "ok"] == []
+    for rule in prometheus.rules():
+        if rule["type"] == "recording":
+            assert prometheus.query(rule["name"]), rule["name"]
+    for group in yaml.safe_load(ALERTS.read_text())["groups"]:
+        for rule in group["rules"]:
+            names = set(re.findall(r"\bsponge[_:][\w:]+", rule["expr"])) - {"sponge_operator_resize_blocked"}
+            for name in names:
+                assert prometheus.query(name), f"{rule.get('alert') or rule['record']}: no {name}"
