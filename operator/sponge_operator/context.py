@@ -11,12 +11,14 @@ from sponge_operator.autoscale.decision_log import DecisionLog
 from sponge_operator.autoscale.resizer import ResizeBudget
 from sponge_operator.clients.kube import Kube
 from sponge_operator.clients.pods import PodCache
+from sponge_operator.clients.replica_sets import ReplicaSets
+from sponge_operator.clients.rivals import Rivals
 from sponge_operator.clients.server import ControlClient
 from sponge_operator.metrics import Metrics
 from sponge_operator.node.coordinator import NodeCoordinator
 from sponge_operator.settings import OperatorSettings
 
-__all__ = ["Context", "Events"]
+__all__ = ["Context", "EventType", "Events"]
 
 log = logging.getLogger("sponge.operator")
 
@@ -31,6 +33,8 @@ class Context:
     kube: Kube
     control: ControlClient
     pods: PodCache
+    replica_sets: ReplicaSets
+    rivals: Rivals
     nodes: NodeCoordinator
     metrics: Metrics
     decision_log: DecisionLog
@@ -53,5 +57,7 @@ class Events:
         now, key = self.clock(), (reason, about)
         if now - self._last.get(key, float("-inf")) < self.quiet_s:
             return
+        # What has expired is forgotten, because messages may differ for ever.
+        self._last = {each: at for each, at in self._last.items() if now - at < self.quiet_s}
         self._last[key] = now
         self.post(kind, reason, message)

@@ -27,6 +27,9 @@ __all__ = ["run"]
 
 API_HOST, API_PORT = "KUBERNETES_SERVICE_HOST", "KUBERNETES_SERVICE_PORT"
 
+LABELLED = (("", "pods"), ("", "services"), ("", "configmaps"), ("apps", "deployments"), ("apps", "replicasets"))
+"""Watched by their label, so that the API server sends no others."""
+
 EXIT_S = 5.0
 """For a service's loop to end, including the restoring of sizes."""
 
@@ -61,7 +64,7 @@ def _handlers(operator: Operator) -> kopf.OperatorRegistry:
     registry = kopf.OperatorRegistry()
 
     @kopf.on.login(registry=registry)
-    def login(**arguments: Any) -> kopf.ConnectionInfo | None:
+    async def login(**arguments: Any) -> kopf.ConnectionInfo | None:
         in_cluster = kopf.login_with_service_account(**arguments)
         if in_cluster is None or API_HOST not in os.environ:
             return kopf.login_with_kubeconfig(**arguments)
@@ -72,9 +75,9 @@ def _handlers(operator: Operator) -> kopf.OperatorRegistry:
         )
 
     @kopf.on.startup(registry=registry)
-    def configure(settings: kopf.OperatorSettings, **_: Any) -> None:
-        settings.watching.label_selectors["", "v1", "pods"] = SERVICE_LABEL
-        settings.watching.label_selectors["apps", "v1", "deployments"] = SERVICE_LABEL
+    async def configure(settings: kopf.OperatorSettings, **_: Any) -> None:
+        for group, plural in LABELLED:
+            settings.watching.label_selectors[group, "v1", plural] = SERVICE_LABEL
         settings.persistence.finalizer = f"{GROUP}/restore-size"
         settings.persistence.progress_storage = kopf.AnnotationsProgressStorage(prefix=f"operator.{GROUP}")
         settings.persistence.diffbase_storage = kopf.AnnotationsDiffBaseStorage(prefix=f"operator.{GROUP}")
@@ -97,16 +100,40 @@ def _handlers(operator: Operator) -> kopf.OperatorRegistry:
         except SpongeError as error:
             raise kopf.TemporaryError(str(error), delay=30) from error
 
+    _watch(registry, operator)
+    return registry
+
+
+def _watch(registry: kopf.OperatorRegistry, operator: Operator) -> None:
+    """Passes events on. Every handler is a coroutine: kopf runs plain functions in other threads."""
+
     @kopf.on.event(GROUP, VERSION, PLURAL, registry=registry)
-    def service_seen(namespace: str, name: str, **_: Any) -> None:
+    async def service_seen(namespace: str, name: str, **_: Any) -> None:
         operator.service_seen(namespace, name)
 
-    @kopf.on.event("", "v1", "pods", labels={SERVICE_LABEL: kopf.PRESENT}, registry=registry)
-    def pod_seen(event: kopf.RawEvent, **_: Any) -> None:
+    labels = {SERVICE_LABEL: kopf.PRESENT}
+
+    @kopf.on.event("", "v1", "pods", registry=registry)
+    async def pod_seen(event: kopf.RawEvent, **_: Any) -> None:
         operator.pod_seen(event["object"], gone=event["type"] == "DELETED")
 
-    @kopf.on.event("apps", "v1", "deployments", labels={SERVICE_LABEL: kopf.PRESENT}, registry=registry)
-    def deployment_seen(event: kopf.RawEvent, **_: Any) -> None:
-        operator.deployment_seen(event["object"], gone=event["type"] == "DELETED")
+    @kopf.on.event("apps", "v1", "replicasets", labels=labels, registry=registry)
+    async def replica_set_seen(event: kopf.RawEvent, **_: Any) -> None:
+        operator.replica_set_seen(event["object"], gone=event["type"] == "DELETED")
 
-    return registry
+    def watch_children(group: str, plural: str, kind: str) -> None:
+        @kopf.on.event(group, "v1", plural, labels=labels, registry=registry, id=f"{plural}_seen")
+        async def child_seen(event: kopf.RawEvent, **_: Any) -> None:
+            operator.child_seen(kind, event["object"], gone=event["type"] == "DELETED")
+
+    watch_children("apps", "deployments", "Deployment")
+    watch_children("", "services", "Service")
+    watch_children("", "configmaps", "ConfigMap")
+
+    def watch_scalers(group: str, version: str, plural: str, kind: str) -> None:
+        @kopf.on.event(group, version, plural, registry=registry, id=f"{plural}_seen")
+        async def scaler_seen(event: kopf.RawEvent, **_: Any) -> None:
+            operator.scaler_seen(kind, event["object"], gone=event["type"] == "DELETED")
+
+    watch_scalers("autoscaling", "v2", "horizontalpodautoscalers", "HorizontalPodAutoscaler")
+    watch_scalers("autoscaling.k8s.io", "v1", "verticalpodautoscalers", "VerticalPodAutoscaler")

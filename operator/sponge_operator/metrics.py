@@ -58,6 +58,12 @@ class Metrics:
         self.state_age = Gauge(
             "sponge_operator_state_age_seconds", "Age of the newest state of a server.", _POD, registry=registry
         )
+        self.faults = Counter(
+            "sponge_operator_faults",
+            "Errors that no rule foresaw, by the step that failed; the log has their tracebacks.",
+            ("step",),
+            registry=registry,
+        )
         self.saved = Counter(
             "sponge_operator_saved_core_seconds",
             "Core-seconds saved, compared with always running at cpu.max.",

@@ -29,7 +29,7 @@ class OperatorSettings:
         decision_log: file for JSON lines, one for each decision that changed something; None for none.
         loop: times of each pod's control loop.
         status_interval_s: shortest time between two status writes that change figures only.
-        resync_s: how often the children are applied again without a change.
+        resync_s: how often the children are looked at without a change that a watch reports.
         resizes_per_s: cluster-wide rate of shrinks; grows may use the whole burst.
     """
 
@@ -44,5 +44,5 @@ class OperatorSettings:
     decision_log: Path | None = None
     loop: LoopSettings = field(default_factory=LoopSettings)
     status_interval_s: float = 2.0
-    resync_s: float = 60.0
+    resync_s: float = 600.0
     resizes_per_s: float = 20.0

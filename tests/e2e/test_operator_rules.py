@@ -119,15 +119,6 @@ def test_a_full_node_blocks_a_resize_and_says_so(kubectl: Kubectl, digits: Servi
     kubectl("delete", "pod", "blocker", "-n", digits.namespace, "--timeout=30s")
 
 
-def test_another_autoscaler_is_reported(kubectl: Kubectl, digits: Service) -> None:
-    kubectl("autoscale", "deployment", "digits", "-n", digits.namespace, "--min=1", "--max=1", "--cpu=50%")
-    digits.patch(slo={"target": 98})
-    eventually(lambda: digits.is_("Conflict", "True", "OtherAutoscaler"), 10, "the HPA is seen")
-    kubectl("delete", "hpa", "digits", "-n", digits.namespace)
-    digits.patch(slo={"target": 99})
-    eventually(lambda: digits.is_("Conflict", "False", "None"), 10, "the HPA has gone")
-
-
 def test_other_hands_on_the_deployment_are_undone(kubectl: Kubectl, digits: Service) -> None:
     kubectl("scale", "deployment", "digits", "-n", digits.namespace, "--replicas=0")
 

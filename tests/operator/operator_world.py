@@ -23,6 +23,8 @@ from sponge_operator.autoscale.pod_target import PodTarget
 from sponge_operator.autoscale.resizer import ResizeBudget
 from sponge_operator.clients.kube import ApiError, Kube
 from sponge_operator.clients.pods import PodCache
+from sponge_operator.clients.replica_sets import ReplicaSets
+from sponge_operator.clients.rivals import Rivals
 from sponge_operator.clients.server import ControlClient, ServerError, StaleVersionError
 from sponge_operator.context import Context, Events
 from sponge_operator.metrics import Metrics
@@ -155,6 +157,8 @@ class World:
             kube=kube,
             control=cast(ControlClient, _ControlPort(self)),
             pods=self.pods,
+            replica_sets=ReplicaSets(),
+            rivals=Rivals(lambda _: None),
             nodes=NodeCoordinator(kube, self.pods, metrics, self.loop.time) if node is None else node.nodes,
             metrics=metrics,
             decision_log=self.decisions,

@@ -111,3 +111,28 @@ def test_pods_of_a_service() -> None:
     cache.remove(pod(9, uid="1"))
     cache.remove(pod(9, uid="1"))
     assert [p["metadata"]["uid"] for p in cache.of_service("team-a/digits")] == ["2"]
+
+
+@pytest.mark.parametrize("labels", [{}, None, {"app": "x"}])
+def test_a_pod_that_loses_its_label_is_nobodys(labels: dict[str, str] | None) -> None:
+    changes: list[str] = []
+    cache = PodCache(changes.append)
+    cache.update(pod(1))
+    cache.update(pod(2, uid="2"))
+    released = pod(3)
+    released["metadata"]["labels"] = labels
+    cache.update(released)
+    assert cache.get("1") is None
+    assert [p["metadata"]["uid"] for p in cache.of_service("team-a/digits")] == ["2"]
+    cache.update(released)
+    cache.remove(released)
+    assert changes == ["team-a/digits"] * 3
+
+
+def test_a_pod_may_change_hands() -> None:
+    changes: list[str] = []
+    cache = PodCache(changes.append)
+    cache.update(pod(1))
+    cache.update(pod(2, "other"))
+    assert (cache.of_service("team-a/digits"), cache.of_service("team-a/other")) == ([], [pod(2, "other")])
+    assert changes == ["team-a/digits", "team-a/digits", "team-a/other"]

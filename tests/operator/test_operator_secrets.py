@@ -20,7 +20,7 @@ from virtual_time import VirtualLoop, run_virtual
 from sponge_operator.clients.kube import Kube
 from sponge_operator.clients.server import ControlClient, ServerError
 from sponge_operator.clients.trust import Trust
-from sponge_operator.reconcile.workload import apply_workload
+from sponge_operator.reconcile.workload import Workload
 from sponge_operator.resources.manifests import build_service, control_scheme
 from sponge_operator.resources.model import parse_service
 from sponge_operator.settings import OperatorSettings
@@ -142,7 +142,7 @@ class FakeKube:
 
     async def apply(self, manifest: dict[str, Any]) -> dict[str, Any]:
         self.applied.append(manifest["kind"])
-        return {"metadata": {"generation": 1}}
+        return {**manifest, "metadata": {**manifest["metadata"], "generation": 1, "resourceVersion": "1", "uid": "u"}}
 
 
 TLS, KEYS = {"secretName": "cert"}, {"secretName": "clients"}
@@ -171,8 +171,11 @@ PAIR = {"tls.crt": base64.b64encode(AUTHORITY.issue().cert).decode(), "tls.key":
 )
 async def test_a_missing_secret_is_named(spec: dict[str, Any], secrets: dict[str, Any], missing: str | None) -> None:
     kube, trust = FakeKube(**secrets), Trust()
-    made = await apply_workload(cast(Kube, kube), parse_service(body(**spec)), OperatorSettings(), trust)
-    assert made.missing_secret == missing
+    service = parse_service(body(**spec))
+    workload = Workload(cast(Kube, kube), service, OperatorSettings(), trust)
+    await workload.keep(service, now=0.0)
+    assert workload.missing_secret == missing
+    assert (workload.due_at() == 10.0) == (missing is not None)
     assert kube.applied == ["Secret", "ConfigMap", "Deployment", "Service"]
     assert (trust.context is not None) == (secrets.get("cert") is PAIR)
 
@@ -184,7 +187,7 @@ def test_a_service_whose_pods_wait_for_a_secret_is_not_ready() -> None:
     assert verdicts(waiting)["Ready"] == ("False", "SecretMissing")
     assert verdicts(status(pod_state(), pod_state("2", reachable=False), spec={"replicas": {"min": 2, "max": 2}}))[
         "Ready"
-    ] == ("False", "PodsNotReady")
+    ] == ("False", "NoState")
 
 
 def test_meshes_and_gateways_are_told_what_is_spoken() -> None:

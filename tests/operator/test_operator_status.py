@@ -11,8 +11,11 @@ from sponge_core.control_api import FrontierPoint, StateSnapshot
 from sponge_core.planning.decider import Recommendation
 from sponge_operator.autoscale.pod_state import LastDecision, PodState
 from sponge_operator.autoscale.resize import Blocked
+from sponge_operator.reconcile.attainment import Attainment
 from sponge_operator.resources.model import parse_service
-from sponge_operator.resources.status import Attainment, StatusInput, build_status, substance
+from sponge_operator.resources.obstacles import Obstacle
+from sponge_operator.resources.status import broken_status, build_status, substance
+from sponge_operator.resources.status_input import StatusInput
 
 NOW = 1_767_225_600.0  # 2026-01-01T00:00:00Z
 
@@ -60,14 +63,33 @@ def pod_state(name: str = "digits-1", **changes: Any) -> PodState:
     return PodState(name, **{**values, **changes})
 
 
+def deployment(wanted: int = 1, updated: int | None = None, **conditions: tuple[str, str, str]) -> dict[str, Any]:
+    """A Deployment with so many pods of its newest template; conditions as status, reason and message."""
+    updated = wanted if updated is None else updated
+    return {
+        "metadata": {"generation": 2},
+        "status": {
+            "observedGeneration": 2,
+            "replicas": wanted,
+            "updatedReplicas": updated,
+            "conditions": [
+                {"type": kind, "status": status, "reason": reason, "message": message}
+                for kind, (status, reason, message) in conditions.items()
+            ],
+        },
+    }
+
+
 def status(
     *pods: PodState, attainment: float | None = 99.987, before: dict[str, Any] | None = None, **changes: Any
 ) -> dict[str, Any]:
     manifest = body(**changes.pop("spec", {}))
     manifest["metadata"]["annotations"] = changes.pop("annotations", {})
     values: dict[str, Any] = {
-        "service": parse_service(manifest),
+        "service": (service := parse_service(manifest)),
         "pods": pods,
+        "deployment": deployment(service.spec.replicas.max),
+        "is_current": True,
         "attainment": attainment,
         "trouble": None,
         "missing_profile": None,
@@ -115,13 +137,25 @@ def test_two_pods_at_work() -> None:
     }
     assert verdicts(made) == {
         "Ready": ("True", "PodsReady"),
+        "Available": ("True", "PodsServe"),
+        "Synced": ("True", "Applied"),
         "ProfileReady": ("True", "ProfileKnown"),
         "Planning": ("True", "Auto"),
         "Resizing": ("True", "InFlight"),
         "ResizeBlocked": ("False", "NothingBlocked"),
         "SLOAttained": ("True", "Attained"),
-        "Conflict": ("False", "None"),
+        "Conflict": ("False", "NoConflict"),
     }
+
+
+def waiting(reason: str) -> PodState:
+    return PodState("digits-9", obstacle=Obstacle(reason, "as Kubernetes says"))
+
+
+TAKEN = Obstacle("NameTaken", "Service 'digits' exists and is not this service's")
+THREE = {"replicas": {"min": 3, "max": 3}}
+QUOTA = deployment(2, 2, ReplicaFailure=("True", "FailedCreate", "pods is forbidden: exceeded quota: q, used: pods=2"))
+NEVER_SEEN: dict[str, Any] = {"seen_at": None, "snapshot": None, "in_service": False}
 
 
 @pytest.mark.parametrize(
@@ -129,10 +163,23 @@ def test_two_pods_at_work() -> None:
     [
         ("Ready", ("False", "NoPods"), [], {}),
         ("ProfileReady", ("False", "Drifted"), [pod_state(snapshot=snapshot(profile_drifted=True))], {}),
-        ("Ready", ("False", "PodsNotReady"), [pod_state(reachable=False, trouble="refused")], {}),
-        ("Ready", ("False", "PodsNotReady"), [pod_state(in_service=False)], {}),
+        ("Ready", ("False", "NoState"), [pod_state(reachable=False, trouble="refused")], {}),
+        ("Ready", ("False", "Loading"), [pod_state(in_service=False)], {}),
+        ("Ready", ("False", "Unschedulable"), [waiting("Unschedulable")], {}),
+        ("Ready", ("False", "ErrImagePull"), [pod_state(), waiting("ErrImagePull")], {"deployment": deployment(1, 0)}),
+        ("Available", ("True", "PodsServe"), [pod_state(), waiting("ErrImagePull")], {}),
+        ("Available", ("False", "NoPodServes"), [waiting("ErrImagePull")], {}),
+        ("Ready", ("False", "RollingOut"), [pod_state()], {"deployment": deployment(1, 0)}),
+        ("Ready", ("False", "FailedCreate"), [pod_state()], {"deployment": QUOTA, "spec": THREE}),
+        ("Ready", ("False", "FailedCreate"), [], {"deployment": QUOTA, "spec": THREE}),
         ("Ready", ("True", "PodsReady"), [PodState("digits-1", in_service=True)], {"spec": {"mode": "Off"}}),
-        ("Ready", ("False", "ApplyFailed"), [pod_state()], {"trouble": ("ApplyFailed", "forbidden")}),
+        ("Ready", ("False", "NameTaken"), [pod_state()], {"trouble": TAKEN, "is_current": False}),
+        ("Ready", ("True", "PodsReady"), [pod_state()], {"trouble": TAKEN}),
+        ("Synced", ("False", "NameTaken"), [pod_state()], {"trouble": TAKEN}),
+        ("Planning", ("True", "Auto"), [pod_state(), pod_state("new", reachable=False, **NEVER_SEEN)], {}),
+        ("Planning", ("True", "Auto"), [pod_state(), pod_state("b", reachable=False, trouble="refused")], {}),
+        ("Planning", ("True", "Auto"), [], {}),
+        ("Planning", ("False", "Conflict"), [pod_state()], {"conflict": "an HPA"}),
         ("ProfileReady", ("Unknown", "NoPods"), [], {}),
         ("ProfileReady", ("False", "NoFrontier"), [pod_state(snapshot=snapshot(frontier=[]))], {}),
         ("ProfileReady", ("False", "ReferenceMissing"), [pod_state()], {"missing_profile": "no ConfigMap"}),
@@ -148,6 +195,24 @@ def test_two_pods_at_work() -> None:
 )
 def test_condition(condition: str, expected: tuple[str, str], pods: list[PodState], changes: dict[str, Any]) -> None:
     assert verdicts(status(*pods, **changes))[condition] == expected
+
+
+def test_a_quota_on_pods_is_named() -> None:
+    made = status(pod_state("a"), pod_state("b"), deployment=QUOTA, spec=THREE)
+    assert made["serving"] == "2/3"
+    assert "exceeded quota: q" in next(c["message"] for c in made["conditions"] if c["type"] == "Ready")
+
+
+def test_a_status_that_cannot_be_told_keeps_what_was_known() -> None:
+    before = status(pod_state())
+    broken = broken_status(before, "InternalError", "KeyError: 'x'", NOW, 7)
+    assert broken["pods"] == before["pods"]
+    assert verdicts(broken) == {
+        **verdicts(before),
+        "Ready": ("Unknown", "InternalError"),
+        "Synced": ("False", "InternalError"),
+    }
+    assert substance(broken) != substance(before)
 
 
 def test_only_a_changed_condition_gets_a_new_transition_time() -> None:

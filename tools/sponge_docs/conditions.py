@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from sponge_docs.markdown import code, front, table
-from sponge_docs.reasons import BLOCKED, CONDITIONS, DECISIONS, EVENTS, TROUBLES
+from sponge_docs.reasons import BLOCKED, CONDITIONS, DECISIONS, EVENTS, TROUBLES, WAITS
 
 __all__ = ["Found", "conditions_page", "gaps", "scan"]
 
@@ -31,14 +31,14 @@ class Found:
         conditions: (status, reason) pairs of each condition type.
         blocked: reasons why a pod does not get its size; also the reason of the condition ResizeBlocked.
         events: reasons of Kubernetes events; one that ends in an ellipsis continues with a blocked reason.
-        troubles: reasons why the children of a service could not be applied; also of the condition Ready.
+        obstacles: what keeps a service from being ready; reasons of the conditions Ready and Synced.
         strings: every constant string of the source.
     """
 
     conditions: dict[str, set[tuple[str, str]]] = field(default_factory=dict)
     blocked: set[str] = field(default_factory=set)
     events: set[str] = field(default_factory=set)
-    troubles: set[str] = field(default_factory=set)
+    obstacles: set[str] = field(default_factory=set)
     strings: set[str] = field(default_factory=set)
 
 
@@ -63,6 +63,8 @@ def conditions_page() -> str:
         parts += [f"### {kind}", text]
         rows = [(status, code(reason), meaning) for (status, reason), meaning in reasons.items()]
         if kind == "Ready":
+            rows += [("False", code(reason), meaning) for reason, meaning in {**WAITS, **TROUBLES}.items()]
+        if kind == "Synced":
             rows += [("False", code(reason), meaning) for reason, meaning in TROUBLES.items()]
         parts.append(table(("status", "reason", "meaning"), rows))
         if kind == "ResizeBlocked":
@@ -91,10 +93,10 @@ def gaps(found: Found) -> list[str]:
     for name, seen, known in (
         ("blocked reason", found.blocked, BLOCKED),
         ("event", found.events, EVENTS),
-        ("trouble", found.troubles, TROUBLES),
+        ("obstacle", found.obstacles, {**TROUBLES, **WAITS}),
     ):
         lacks += [f"no explanation of {name} {reason}" for reason in sorted(seen - set(known))]
-    explained = [*told, *BLOCKED, *TROUBLES, *DECISIONS, *(name for name in EVENTS if "…" not in name)]
+    explained = [*told, *BLOCKED, *TROUBLES, *WAITS, *DECISIONS, *(name for name in EVENTS if "…" not in name)]
     explained += [reason for pairs in told.values() for _, reason in pairs]
     return lacks + [f"{name} is explained, but not in the source" for name in explained if name not in found.strings]
 
@@ -120,9 +122,8 @@ def scan() -> Found:
                     found.blocked.update(_reasons(reason))
                 case ast.Compare(left=ast.Attribute(attr="reason"), ops=[ast.In()], comparators=[choices]):
                     found.blocked.update(_reasons(choices))
-                case ast.Assign(targets=[target], value=ast.Tuple(elts=[ast.Constant(value=str(reason)), *_])):
-                    if "trouble" in ast.unparse(target):
-                        found.troubles.add(reason)
+                case ast.Call(func=ast.Name(id="Obstacle"), args=[reason, *_]):
+                    found.obstacles.update(_reasons(reason))
     found.conditions = {kind: verdicts[function] for kind, function in kinds.items() if function in verdicts}
     return found
 

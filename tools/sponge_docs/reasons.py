@@ -4,21 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-__all__ = ["BLOCKED", "CONDITIONS", "DECISIONS", "EVENTS", "TROUBLES"]
+__all__ = ["BLOCKED", "CONDITIONS", "DECISIONS", "EVENTS", "TROUBLES", "WAITS"]
 
 CONDITIONS: Mapping[str, tuple[str, Mapping[tuple[str, str], str]]] = {
     "Ready": (
-        "The service answers requests.",
+        "The newest generation of the service answers requests with all of its pods, as for KServe. Where Kubernetes "
+        "gives a reason, it stands here as it is: `Unschedulable`, `ErrImagePull`, `CrashLoopBackOff`, `OOMKilled`, "
+        "`FailedCreate` and so on. The column REASON of `kubectl get sps` shows it.",
         {
-            ("True", "PodsReady"): "As many pods accept requests as `replicas` specifies.",
-            ("False", "NoPods"): "No pod exists yet. Look at `kubectl describe deployment NAME`.",
+            ("True", "PodsReady"): "As many pods of the newest generation accept requests as `replicas` specifies.",
             (
                 "False",
                 "SecretMissing",
             ): "A Secret that `tls` or `apiKeys` names does not exist or lacks a key, so new pods "
             "cannot start. They start as soon as it is there.",
-            ("False", "PodsNotReady"): "A pod is still loading its model, or it is in trouble; the message names it.",
         },
+    ),
+    "Available": (
+        "A pod answers requests, of whatever generation; like KServe's `PredictorReady`.",
+        {
+            ("True", "PodsServe"): "At least one pod accepts requests.",
+            ("False", "NoPodServes"): "No pod accepts requests.",
+        },
+    ),
+    "Synced": (
+        "The operator has carried out the spec.",
+        {("True", "Applied"): "Deployment, Service, Secret and ConfigMap are as the spec has them."},
     ),
     "ProfileReady": (
         "The servers know how long their batches take, so they can project their load.",
@@ -42,7 +53,8 @@ CONDITIONS: Mapping[str, tuple[str, Mapping[tuple[str, str], str]]] = {
             ): "`mode` is Off. Servers use the size that their pods are given. A container that starts "
             "again at less than its startup size is named.",
             ("False", "Paused"): "The annotation `serving.sponge.dev/paused` is set. Sizes are kept, as with Off.",
-            ("False", "StaleState"): "A server does not answer the operator. Its size is kept until it does.",
+            ("False", "StaleState"): "No server answers the operator. Sizes are kept until one does.",
+            ("False", "Conflict"): "Another autoscaler changes the same pods. Sizes are kept until it is gone.",
         },
     ),
     "Resizing": (
@@ -72,7 +84,7 @@ CONDITIONS: Mapping[str, tuple[str, Mapping[tuple[str, str], str]]] = {
                 "OtherAutoscaler",
             ): "The message names the HorizontalPodAutoscaler or VerticalPodAutoscaler. Delete it "
             "or point it elsewhere.",
-            ("False", "None"): "There is none.",
+            ("False", "NoConflict"): "There is none.",
         },
     ),
 }
@@ -80,9 +92,32 @@ CONDITIONS: Mapping[str, tuple[str, Mapping[tuple[str, str], str]]] = {
 
 TROUBLES: Mapping[str, str] = {
     "InvalidSpec": "The operator cannot read the spec; the message says why.",
-    "ApplyFailed": "The API server refused the Deployment, the Service, the Secret or the ConfigMap of the service.",
+    "ApplyFailed": "The API server refused the Deployment, the Service, the Secret or the ConfigMap of the service. "
+    "It is tried again, ever less often; an edit of the service is tried at once.",
+    "NameTaken": "An object of that kind and name exists and is not this service's. It is left alone. Delete or rename "
+    "it, or give the service another name.",
+    "ChildLeaving": "An object of a former service of this name has not gone yet. It is made again when it has.",
+    "NamespaceTerminating": "The namespace is being deleted. Nothing is tried any more.",
+    "InternalError": "The operator met an error that no rule foresaw; its log has the traceback. The pods stay driven.",
 }
-"""Reasons why the children of a service could not be applied; the condition Ready is then False for that reason."""
+"""Why the spec could not be carried out: reasons of Synced, and of Ready if the newest spec is concerned."""
+
+WAITS: Mapping[str, str] = {
+    "NoPods": "No pod exists yet. Look at `kubectl describe deployment NAME`.",
+    "NoState": "The server of a pod does not answer the operator.",
+    "Loading": "A server loads its model.",
+    "Draining": "A server answers what it has, and takes no new requests.",
+    "RollingOut": "Not all pods have the newest template yet.",
+    "ProbeFailing": "A container runs, but its readiness probe fails.",
+    "PodEnded": "A pod has ended, and Kubernetes gives no reason.",
+    "Unschedulable": "No node takes a pod; the message is the scheduler's.",
+    "ContainerCreating": "A container is being made.",
+    "OOMKilled": "A container needs more than its memory limit. Raise `memory.base`.",
+    "Error": "A container has ended with an error.",
+    "FailedCreate": "Pods cannot be created; a quota, most often.",
+    "ProgressDeadlineExceeded": "A rollout has not got further for ten minutes.",
+}
+"""The operator's own reasons of the condition Ready, beside those of Kubernetes."""
 
 BLOCKED: Mapping[str, str] = {
     "Deferred": "The node has no room now. The resize is taken back, and the operator asks for less for a while. Free "
@@ -100,10 +135,14 @@ BLOCKED: Mapping[str, str] = {
 """Reasons of the condition ResizeBlocked."""
 
 EVENTS: Mapping[str, tuple[str, str]] = {
+    "Applied": ("Normal", "The condition Synced became True."),
     "Ready": ("Normal", "The condition Ready became True."),
+    "NotReady": ("Warning", "The condition Ready has another reason; Normal where every start passes through it."),
     "SLOMissed": ("Warning", "The condition SLOAttained became False."),
     "InvalidSpec": ("Warning", "The operator cannot read the spec."),
     "ApplyFailed": ("Warning", "The API server refused a child of the service."),
+    "NameTaken": ("Warning", "An object of a child's name is not this service's."),
+    "InternalError": ("Warning", "The operator met an error that no rule foresaw."),
     "Conflict": ("Warning", "Another autoscaler changes the same Deployment."),
     "NodeShared": ("Warning", "A pod lacks cores because its node is shared."),
     "StartupSize": (

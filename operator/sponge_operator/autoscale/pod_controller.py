@@ -35,6 +35,10 @@ WAIT_SHOWN_S = 1.0
 """How long a pod waits for others to shrink before its status shows it; a shrink takes some tens of milliseconds."""
 
 
+RECENT = 5
+"""Decisions that a pod remembers with their inputs."""
+
+
 class PodController:
     """One pod; `run` until cancelled.
 
@@ -156,7 +160,7 @@ class PodController:
         if look.starting_milli is not None:
             self._show_start(look.starting_milli)
         self._record(look)
-        if look.trouble:
+        if look.observation is None:
             self._unreachable(look.trouble)
 
     # --- what is derived from a look ---------------------------------------------------------------------------------
@@ -260,26 +264,25 @@ class PodController:
             decided.reason,
             applied=outcome is not None,
         )
-        self.state = replace(self.state, last=last)
-        self._context.decision_log.write(
-            Entry(
-                time=last.time,
-                service=self._service().key,
-                pod=self.state.name,
-                from_milli=current,
-                to_milli=decided.cores_milli,
-                batch_cap=decided.batch_cap,
-                planner=look.recommendation.planner,
-                reason=decided.reason,
-                feasible=decided.feasible,
-                urgent=snapshot.urgent,
-                outcome=kind,
-                took_s=None if outcome is None else outcome.took_s,
-                queue_length=snapshot.queue_length,
-                arrival_rate_rps=snapshot.arrival_rate_rps,
-                frontier=[(point.cores_milli, point.misses) for point in snapshot.frontier],
-            )
+        entry = Entry(
+            time=last.time,
+            service=self._service().key,
+            pod=self.state.name,
+            from_milli=current,
+            to_milli=decided.cores_milli,
+            batch_cap=decided.batch_cap,
+            planner=look.recommendation.planner,
+            reason=decided.reason,
+            feasible=decided.feasible,
+            urgent=snapshot.urgent,
+            outcome=kind,
+            took_s=None if outcome is None else outcome.took_s,
+            queue_length=snapshot.queue_length,
+            arrival_rate_rps=snapshot.arrival_rate_rps,
+            frontier=[(point.cores_milli, point.misses) for point in snapshot.frontier],
         )
+        self._context.decision_log.write(entry)
+        self.state = replace(self.state, last=last, recent=(*self.state.recent, entry)[-RECENT:])
         self._on_news()
 
     def _is_repeated(self, current_milli: int, decided: Recommendation) -> bool:

@@ -9,9 +9,11 @@ from typing import Any
 from sponge_core.control_api import StateSnapshot
 from sponge_core.planning.decider import Recommendation
 from sponge_core.quantities import parse_cpu_milli
+from sponge_operator.autoscale.decision_log import Entry
 from sponge_operator.autoscale.resize import Blocked
 from sponge_operator.autoscale.target import Starting
 from sponge_operator.resources.manifests import CONTAINER, STARTUP_ANNOTATION
+from sponge_operator.resources.obstacles import Obstacle
 
 __all__ = ["LastDecision", "PodState", "is_in_service", "starting", "startup_of"]
 
@@ -40,6 +42,8 @@ class PodState:
         actuated_milli: the CPU in force.
         in_service: the pod's condition Ready, so that the Service sends requests to it.
         starting: its sizes while its container is not ready.
+        obstacle: what Kubernetes says keeps the pod from being Ready.
+        recent: the newest decisions with their inputs, oldest first.
     """
 
     name: str
@@ -51,9 +55,11 @@ class PodState:
     actuated_milli: int | None = None
     in_flight: bool = False
     in_service: bool = False
+    obstacle: Obstacle | None = None
     blocked: Blocked | None = None
     last: LastDecision | None = None
     starting: Starting | None = None
+    recent: tuple[Entry, ...] = ()
 
     @property
     def ready(self) -> bool:

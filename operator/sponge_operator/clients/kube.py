@@ -106,10 +106,15 @@ class Kube:
                 return None
             raise
 
-    async def list(self, kind: str, namespace: str) -> list[dict[str, Any]]:
-        """All objects of a kind; empty if the cluster does not know the kind. Raises ApiError."""
+    async def list(self, kind: str, namespace: str | None) -> list[dict[str, Any]]:
+        """All objects of a kind; empty if the cluster does not know the kind. Raises ApiError.
+
+        Args:
+            namespace: None for all.
+        """
+        path = _PATHS[kind].format(namespace=namespace)
         try:
-            answer = await self._call("GET", _PATHS[kind].format(namespace=namespace))
+            answer = await self._call("GET", path if namespace else path.replace("/namespaces/None", ""))
         except ApiError as error:
             if error.status == 404:
                 return []

@@ -1,71 +1,171 @@
-"""Applies the children of a SpongeService, and finds what prevents it from working."""
+"""The children of a SpongeService, each kept on its own, so that one that cannot be applied stops no other."""
 
 from __future__ import annotations
 
+import contextlib
 import secrets
-from dataclasses import dataclass
+from collections.abc import Mapping
+from typing import Any
 
-from sponge_operator.clients.kube import Kube
+from sponge_operator.clients.kube import ApiError, Kube
 from sponge_operator.clients.trust import Trust
+from sponge_operator.reconcile.child import Child
 from sponge_operator.resources.manifests import (
     build_config_map,
     build_deployment,
     build_secret,
     build_service,
+    config_map_name,
     secret_name,
     startup_milli,
     token_of,
 )
 from sponge_operator.resources.model import SpongeService
 from sponge_operator.resources.mounted_secrets import mounted_secrets
+from sponge_operator.resources.obstacles import Obstacle
 from sponge_operator.settings import OperatorSettings
 
-__all__ = ["Workload", "apply_workload", "find_conflict", "learn_certificate"]
+__all__ = ["Workload"]
+
+MISSING_S = 10.0
+"""Between two looks for a Secret or ConfigMap of the user that does not exist yet."""
 
 
-@dataclass(frozen=True, slots=True)
 class Workload:
-    """What the reconciler needs to know of the applied children.
+    """Deployment, Service, Secret and ConfigMap of one service; call `keep` when `due_at` has come.
+
+    Args:
+        service: gives the names; `keep` gets the newest version.
+        trust: learns the certificate of the servers.
 
     Attributes:
-        token: bearer token of the servers' control ports.
-        deployment_generation: grows with each change of the Deployment's spec.
+        token: bearer token of the servers' control ports; None until it is known.
         missing_profile: message about a profile reference to something that does not exist; None if there is none.
         missing_secret: likewise about a Secret with a certificate or API keys.
     """
 
-    token: str
-    deployment_generation: int
-    missing_profile: str | None
-    missing_secret: str | None
+    def __init__(self, kube: Kube, service: SpongeService, settings: OperatorSettings, trust: Trust) -> None:
+        self._kube = kube
+        self._settings = settings
+        self._trust = trust
+        names = {
+            "Secret": secret_name(service),
+            "ConfigMap": config_map_name(service),
+            "Deployment": service.name,
+            "Service": service.name,
+        }
+        self._children = {kind: Child(kube, kind, name) for kind, name in names.items()}
+        self._generation = -1
+        self._resync_at = float("-inf")
+        self._references_at = float("-inf")
+        self._is_over = False
+        self._is_changed = False
+        self._was_held = False
+        self.token: str | None = None
+        self.missing_profile: str | None = None
+        self.missing_secret: str | None = None
+
+    @property
+    def deployment(self) -> Mapping[str, Any] | None:
+        """The newest version of the service's Deployment; None if there is none."""
+        return self._children["Deployment"].present
+
+    @property
+    def obstacle(self) -> Obstacle | None:
+        """Why a child is not as it should be; None if all are."""
+        return next((child.obstacle for child in self._children.values() if child.obstacle is not None), None)
+
+    @property
+    def is_current(self) -> bool:
+        """Whether every child was applied as the newest spec has it."""
+        return all(child.is_current for child in self._children.values())
+
+    def due_at(self) -> float:
+        """When `keep` should run next, on its clock, unless the service or a child changes."""
+        if self._is_over:
+            return float("inf")
+        retries = [child.retry_at for child in self._children.values() if child.obstacle is not None]
+        return min(self._resync_at, self._references_at, *retries)
+
+    def seen(self, kind: str, found: Mapping[str, Any] | None) -> bool:
+        """Takes over what a watch reports of a child; None: it is gone. Returns whether something is due."""
+        changed = self._children[kind].seen(found)
+        self._is_changed = self._is_changed or changed
+        return changed
+
+    async def keep(self, service: SpongeService, now: float, *, held: bool = False) -> None:
+        """Does what is due.
+
+        Args:
+            held: another autoscaler sets the number of pods; it is left as it is.
+        """
+        is_edited = service.generation != self._generation
+        if self._is_over or not (is_edited or self._is_changed or held != self._was_held or now >= self.due_at()):
+            return
+        self._generation, self._is_changed, self._was_held = service.generation, False, held
+        if now >= self._resync_at:
+            # Spread over time, because all services of a cluster are found at once when the operator starts.
+            self._resync_at = now + self._settings.resync_s * (0.5 + secrets.randbelow(1000) / 1000)
+            for child in self._children.values():
+                child.doubt()
+        await self._keep_children(service, now, held)
+        if is_edited or now >= self._references_at:
+            await self._check_references(service, now)
+
+    async def _keep_children(self, service: SpongeService, now: float, held: bool) -> None:
+        settings = self._settings
+        secret, config_map, deployment = (self._children[kind] for kind in ("Secret", "ConfigMap", "Deployment"))
+
+        def build_token(present: Mapping[str, Any] | None) -> Mapping[str, Any]:
+            self.token = _token(present) or self.token or secrets.token_urlsafe(32)
+            return build_secret(service, self.token)
+
+        def build_pods(present: Mapping[str, Any] | None) -> Mapping[str, Any]:
+            startup = startup_milli(service.spec, present)
+            made = build_deployment(service, startup, settings.server_image, settings.server_template)
+            if held and present is not None:
+                made["spec"]["replicas"] = present["spec"]["replicas"]
+            return made
+
+        def build_range(_: Mapping[str, Any] | None) -> Mapping[str, Any]:
+            return build_config_map(service, startup_milli(service.spec, deployment.present))
+
+        if deployment.present is None and deployment.obstacle is None:
+            with contextlib.suppress(ApiError):
+                await deployment.look(service)  # its size at startup is kept, and its pods are driven in any case
+        await secret.keep(service, build_token, now)
+        await config_map.keep(service, build_range, now)
+        # Pods of ours must not mount what is not ours.
+        if all(child.obstacle is None or child.present is not None for child in (secret, config_map)):
+            await deployment.keep(service, build_pods, now)
+        await self._children["Service"].keep(service, lambda _: build_service(service), now)
+        self._is_over = any(
+            child.obstacle is not None and child.obstacle.reason == "NamespaceTerminating"
+            for child in self._children.values()
+        )
+
+    async def _check_references(self, service: SpongeService, now: float) -> None:
+        try:
+            await self.learn_certificate(service)
+            self.missing_profile = await _missing_profile(self._kube, service)
+            self.missing_secret = await _missing_secret(self._kube, service)
+        except ApiError:
+            self._references_at = now + MISSING_S
+            return
+        is_missing = self.missing_profile is not None or self.missing_secret is not None
+        self._references_at = now + MISSING_S if is_missing else self._resync_at
+
+    async def learn_certificate(self, service: SpongeService) -> None:
+        """Reads the certificate of the servers, if they have one, for connections to them. Raises ApiError."""
+        if service.spec.tls is not None:
+            self._trust.learn(await self._kube.get("Secret", service.namespace, service.spec.tls.secret_name))
 
 
-async def apply_workload(kube: Kube, service: SpongeService, settings: OperatorSettings, trust: Trust) -> Workload:
-    """Applies ConfigMap, Secret, Deployment and Service; `trust` learns the servers' certificate. Raises ApiError."""
-    secret = await kube.get("Secret", service.namespace, secret_name(service))
+def _token(secret: Mapping[str, Any] | None) -> str | None:
     try:
-        token = token_of(secret) if secret is not None else secrets.token_urlsafe(32)
-    except (KeyError, ValueError):
-        token = secrets.token_urlsafe(32)
-    await kube.apply(build_secret(service, token))
-    present = await kube.get("Deployment", service.namespace, service.name)
-    startup = startup_milli(service.spec, present)
-    await kube.apply(build_config_map(service, startup))
-    deployment = await kube.apply(build_deployment(service, startup, settings.server_image, settings.server_template))
-    await kube.apply(build_service(service))
-    await learn_certificate(kube, service, trust)
-    return Workload(
-        token,
-        deployment["metadata"]["generation"],
-        await _missing_profile(kube, service),
-        await _missing_secret(kube, service),
-    )
-
-
-async def learn_certificate(kube: Kube, service: SpongeService, trust: Trust) -> None:
-    """Reads the certificate of the servers, if they have one, for connections to them. Raises ApiError."""
-    if service.spec.tls is not None:
-        trust.learn(await kube.get("Secret", service.namespace, service.spec.tls.secret_name))
+        return None if secret is None else token_of(secret)
+    except (KeyError, TypeError, ValueError):
+        return None
 
 
 async def _missing_profile(kube: Kube, service: SpongeService) -> str | None:
@@ -88,15 +188,4 @@ async def _missing_secret(kube: Kube, service: SpongeService) -> str | None:
         for key in wanted.keys:
             if key not in (secret.get("data") or {}):
                 return f"Secret {wanted.secret_name!r} has no key {key!r}; add it"
-    return None
-
-
-async def find_conflict(kube: Kube, service: SpongeService) -> str | None:
-    """Message about another autoscaler of the same Deployment; None if there is none. Raises ApiError."""
-    for kind, field in (("HorizontalPodAutoscaler", "scaleTargetRef"), ("VerticalPodAutoscaler", "targetRef")):
-        for other in await kube.list(kind, service.namespace):
-            target = (other.get("spec") or {}).get(field) or {}
-            if target.get("kind") == "Deployment" and target.get("name") == service.name:
-                name = other["metadata"]["name"]
-                return f"{kind} {name!r} scales the Deployment {service.name!r} too; delete it or point it elsewhere"
     return None

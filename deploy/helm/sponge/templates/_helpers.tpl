@@ -36,11 +36,15 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
   resources: [deployments]
   verbs: [get, list, watch, create, patch]
 - apiGroups: [""]
-  resources: [services]
-  verbs: [create, patch]
+  resources: [services, configmaps]
+  verbs: [get, list, watch, create, patch]
 - apiGroups: [""]
-  resources: [secrets, configmaps]
+  resources: [secrets]
   verbs: [get, create, patch]
+# Between a Deployment and its pods, to tell its pods from others.
+- apiGroups: [apps]
+  resources: [replicasets]
+  verbs: [list, watch]
 # Pods are watched, and only resized.
 - apiGroups: [""]
   resources: [pods]
@@ -51,11 +55,11 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 - apiGroups: [""]
   resources: [events]
   verbs: [create]
-# To report other autoscalers of the same pods.
+# To hold still beside other autoscalers of the same pods.
 - apiGroups: [autoscaling]
   resources: [horizontalpodautoscalers]
-  verbs: [list]
+  verbs: [list, watch]
 - apiGroups: [autoscaling.k8s.io]
   resources: [verticalpodautoscalers]
-  verbs: [list]
+  verbs: [list, watch]
 {{- end -}}
