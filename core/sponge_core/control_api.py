@@ -21,6 +21,7 @@ __all__ = [
     "FrontierPoint",
     "LaneState",
     "LatencyCoefficients",
+    "MemoryState",
     "Outcome",
     "ReleaseAck",
     "ReleaseRequest",
@@ -90,6 +91,23 @@ class LatencyCoefficients(_Message):
         )
 
 
+class MemoryState(_Message):
+    """The server's memory, for an operator that changes its limit in place; all in bytes.
+
+    What it needs is `base + lanes * (lane + item * batch cap)`.
+    """
+
+    limit: int = Field(ge=1, description="limit in force, read from the server's own cgroup")
+    used: int = Field(ge=0, description="in use by the cgroup, caches of files included, as the kubelet counts it")
+    base: int = Field(ge=0, description="server, weights, waiting requests, and what stays free")
+    lane: int = Field(ge=0, description="each lane")
+    item: int = Field(ge=0, description="each row of a lane's largest batch")
+
+    def needs(self, lanes: int, batch_cap: int) -> int:
+        """What the server needs with so many lanes, and batches of up to `batch_cap` rows."""
+        return self.base + lanes * (self.lane + self.item * batch_cap)
+
+
 class StateSnapshot(_Message):
     """`GET /control/v1/state`: a consistent view of a server, with its own projection."""
 
@@ -133,6 +151,9 @@ class StateSnapshot(_Message):
     idle_for_s: float = Field(ge=0)
     urgent: bool = Field(description="a miss is projected at the size in force, and a larger size would avoid it")
     frontier: list[FrontierPoint] = Field(description="ascending in cores; empty until a profile is known")
+    memory: MemoryState | None = Field(
+        default=None, description="None without a limit, or where the kernel does not report memory"
+    )
     profile: LatencyCoefficients | None = Field(
         default=None,
         description="batch times of the one model, corrected by recent batches; None if unknown or with several models",

@@ -23,6 +23,7 @@ __all__ = [
     "own_cpu_cgroup",
     "read_cpu_stat",
     "read_memory_limit",
+    "read_memory_used",
     "read_oom_kills",
     "read_quota_milli",
 ]
@@ -90,6 +91,16 @@ def read_memory_limit(path: Path) -> int | None:
             limits.append(limit)
         directory = directory.parent
     return min(limits, default=None)
+
+
+def read_memory_used(path: Path) -> int | None:
+    """Bytes that the cgroup uses, caches of files included; None if the kernel does not tell."""
+    for name in ("memory.current", "memory.usage_in_bytes"):
+        try:
+            return int((path / name).read_text(encoding="ascii"))
+        except (OSError, ValueError):
+            continue
+    return None
 
 
 def read_quota_milli(path: Path) -> int | None:

@@ -25,6 +25,7 @@ from sponge_server.inference_service import InferenceService
 from sponge_server.lane_watch import LaneWatch
 from sponge_server.lifecycle import Lifecycle
 from sponge_server.memory_account import Account
+from sponge_server.memory_watch import MemoryWatch
 from sponge_server.model_handle import ModelHandle
 from sponge_server.observability.gauges import Gauges
 from sponge_server.observability.metrics import Metrics
@@ -126,6 +127,7 @@ def build(
         clock=clock,
         wall_clock=time.time,
     )
+    memory = MemoryWatch(prepared[0].fitted, pool, metrics)
     publisher = StatePublisher(
         lifecycle=lifecycle,
         engine=engine,
@@ -136,6 +138,7 @@ def build(
         operator=operator,
         quota=quota,
         uploads=uploads,
+        memory=memory,
         clock=clock,
     )
     reconfigurer = Reconfigurer(
@@ -155,6 +158,6 @@ def build(
     metrics.without_operator.set_function(lambda: operator.gone_s)
     watch = LaneWatch(pool, lifecycle, on_ready)
     control_loop = ControlLoop(
-        quota, engine, projector, reconfigurer, metrics, watch, clock=clock, cpu_clock=time.process_time
+        quota, engine, projector, reconfigurer, metrics, watch, memory, clock=clock, cpu_clock=time.process_time
     )
     return Parts(engine, service, control, control_loop, news, uploads)

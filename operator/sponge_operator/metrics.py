@@ -42,10 +42,17 @@ class Metrics:
         self.resizes = Counter("sponge_operator_resize", "Resizes by outcome.", ("outcome",), registry=registry)
         for outcome in RESIZE_OUTCOMES:
             self.resizes.labels(outcome)
+        self.memory_resizes = Counter(
+            "sponge_operator_memory_resize",
+            "Memory resizes: grow, shrink, or one that was refused or taken back.",
+            ("kind",),
+            registry=registry,
+        )
         self.desired = Gauge(
             "sponge_operator_desired_cores", "Cores that the pod should have.", _POD, registry=registry
         )
         self.actuated = Gauge("sponge_operator_actuated_cores", "Cores in force.", _POD, registry=registry)
+        self.memory = Gauge("sponge_operator_memory_bytes", "Memory limit in force.", _POD, registry=registry)
         self.refused = Gauge(
             "sponge_operator_refused_cores",
             "Cores that a pod needs for its load and its shared node lacks.",
@@ -108,6 +115,6 @@ class Metrics:
     def forget_pod(self, namespace: str, service: str, pod: str) -> None:
         """Removes the series of a pod that is gone."""
         self.set_blocked(namespace, service, pod, None)
-        for gauge in (self.desired, self.actuated, self.refused, self.state_age, self.reachable):
+        for gauge in (self.desired, self.actuated, self.memory, self.refused, self.state_age, self.reachable):
             with contextlib.suppress(KeyError):
                 gauge.remove(namespace, service, pod)

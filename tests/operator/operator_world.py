@@ -15,8 +15,8 @@ from typing import Any, cast
 from operator_pods import container_of, pod_of
 from prometheus_client import CollectorRegistry
 
-from sponge_core.control_api import ApplyAck, ApplyRequest, FrontierPoint, ReleaseRequest, StateSnapshot
-from sponge_core.quantities import cpu_quantity, parse_cpu_milli
+from sponge_core.control_api import ApplyAck, ApplyRequest, FrontierPoint, MemoryState, ReleaseRequest, StateSnapshot
+from sponge_core.quantities import cpu_quantity, parse_bytes, parse_cpu_milli
 from sponge_operator.autoscale.decision_log import DecisionLog, Entry
 from sponge_operator.autoscale.pod_controller import PodController
 from sponge_operator.autoscale.pod_target import PodTarget
@@ -114,6 +114,7 @@ class World:
         ready: the model is loaded.
         releases: the server takes releases.
         idle_since: when the last request ended; None while there are some.
+        memory: what the server reports of its memory.
     """
 
     def __init__(
@@ -132,6 +133,7 @@ class World:
         self.reachable = True
         self.stalled = False
         self.idle_since: float | None = None
+        self.memory: MemoryState | None = None
         self.version = 0
         self.applied: ApplyRequest | None = None
         self.message_version = 0
@@ -253,6 +255,7 @@ class World:
             prediction_ratio=1.0,
             idle_for_s=0.0 if self.idle_since is None else self.loop.time() - self.idle_since,
             urgent=urgent,
+            memory=self.memory,
             frontier=[
                 FrontierPoint(cores_milli=milli, batch_cap=8, misses=max(0, self.need - milli) / 100) for milli in sizes
             ],
@@ -267,12 +270,26 @@ class World:
         await asyncio.sleep(KUBELET_S)
         if not self.alive or self.pod["metadata"]["generation"] != pod["metadata"]["generation"]:
             return
-        wanted = parse_cpu_milli(pod["spec"]["containers"][0]["resources"]["limits"]["cpu"])
+        limits = pod["spec"]["containers"][0]["resources"]["limits"]
+        wanted, memory = parse_cpu_milli(limits["cpu"]), parse_bytes(limits["memory"])
         conditions = []
+        if self.memory is not None and memory <= self.memory.used:
+            conditions = [
+                {
+                    "type": "PodResizeInProgress",
+                    "status": "True",
+                    "reason": "Error",
+                    "message": "cannot decrease memory limits: below current usage",
+                    "observedGeneration": pod["metadata"]["generation"],
+                }
+            ]
+            wanted = 1 << 30  # the CPU waits too
         room = self.room if self.node is None else self.node.room_for(self)
         if wanted <= room:
             self.quota = wanted
-        else:
+            if self.memory is not None:
+                self.memory = self.memory.model_copy(update={"limit": memory})
+        elif not conditions:
             sums = f"requested: {wanted}, used: {16_000 - room}, capacity: 16000"
             conditions = [
                 {
@@ -289,6 +306,8 @@ class World:
         status["conditions"] = conditions
         for kind in ("limits", "requests"):
             status["containerStatuses"][0]["resources"][kind]["cpu"] = cpu_quantity(self.quota)
+            if wanted == self.quota:
+                status["containerStatuses"][0]["resources"][kind]["memory"] = limits["memory"]
         self.touch()
 
     def restart(self, *, running: bool = True) -> None:
@@ -320,21 +339,31 @@ class _ApiServer:
         self._world = world
         self._tasks: set[asyncio.Task[None]] = set()
 
-    async def resize(self, pod: Mapping[str, Any], container: str, milli: int) -> dict[str, Any]:
+    async def resize(
+        self, pod: Mapping[str, Any], container: str, milli: int | None, memory: int | None = None
+    ) -> dict[str, Any]:
         world = self._world
-        world.record("patch", milli)
+        if memory is not None:
+            world.record("memory", memory >> 20)
+        if milli is not None:
+            world.record("patch", milli)
         assert pod["metadata"]["uid"] == world.pod["metadata"]["uid"]
         if world.refusal is not None:
             raise world.refusal
-        if milli > world.allocatable:
+        if milli is not None and milli > world.allocatable:
             cpu = f"cpu, requested: {milli}, allocatable: {world.allocatable}"
             body = {"details": {"causes": [{"reason": "NodeCapacity"}]}}
             raise ApiError(403, {"message": f"node didn't have enough allocatable resources: {cpu}", **body})
         await asyncio.sleep(0.008)
         metadata, resources = world.pod["metadata"], world.pod["spec"]["containers"][0]["resources"]
-        if resources["limits"]["cpu"] != cpu_quantity(milli):
+        size = dict(resources["limits"])
+        if milli is not None:
+            size["cpu"] = cpu_quantity(milli)
+        if memory is not None:
+            size["memory"] = str(memory)
+        if resources["limits"] != size:
             metadata["generation"] += 1
-            resources["limits"]["cpu"] = resources["requests"]["cpu"] = cpu_quantity(milli)
+            resources["limits"], resources["requests"] = size, dict(size)
             metadata["resourceVersion"] = str(int(metadata["resourceVersion"]) + 1)
             task = asyncio.create_task(world.kubelet(copy.deepcopy(world.pod)))
             self._tasks.add(task)

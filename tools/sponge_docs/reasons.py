@@ -149,6 +149,10 @@ EVENTS: Mapping[str, tuple[str, str]] = {
         "Normal",
         "A container started again at a small size. It has its startup size until it is ready.",
     ),
+    "MemoryResizeBlocked": (
+        "Warning",
+        "A new memory limit was refused, or taken back because the kubelet did not carry it out.",
+    ),
     "Resize…": (
         "Warning",
         "A resize is blocked; the rest of the reason is that of the condition ResizeBlocked, for example "

@@ -15,6 +15,7 @@ from sponge_server.engine.cpu_quota import CpuQuota
 from sponge_server.engine.engine import Engine
 from sponge_server.engine.self_usage import SelfUsage
 from sponge_server.lane_watch import LaneWatch
+from sponge_server.memory_watch import MemoryWatch
 from sponge_server.observability.metrics import Metrics
 
 __all__ = ["ControlLoop"]
@@ -35,6 +36,7 @@ class ControlLoop:
         reconfigurer: Reconfigurer,
         metrics: Metrics,
         lanes: LaneWatch,
+        memory: MemoryWatch,
         *,
         clock: Callable[[], float],
         cpu_clock: Callable[[], float],
@@ -46,6 +48,7 @@ class ControlLoop:
         self._reconfigurer = reconfigurer
         self._metrics = metrics
         self._lanes = lanes
+        self._memory = memory
         self._clock = clock
         self._cpu_clock = cpu_clock
         self._self_usage = SelfUsage(clock(), cpu_clock())
@@ -65,6 +68,7 @@ class ControlLoop:
 
     def _look(self, now: float) -> None:
         self._lanes.look(now)
+        self._memory.look(now)
         self._quota.poll()
         self._reconfigurer.look()
         # Without a quota, this process runs on other cores than the batches.

@@ -12,6 +12,7 @@ from sponge_server.control.projector import Projector
 from sponge_server.engine.cpu_quota import CpuQuota
 from sponge_server.engine.engine import Engine
 from sponge_server.lifecycle import Lifecycle
+from sponge_server.memory_watch import MemoryWatch
 from sponge_server.observability.request_stats import RequestStats
 from sponge_server.uploads import Uploads
 from sponge_server.workers.interface import LanePool
@@ -38,6 +39,7 @@ class StatePublisher:
         operator: OperatorWatch,
         quota: CpuQuota,
         uploads: Uploads,
+        memory: MemoryWatch,
         clock: Callable[[], float],
     ) -> None:
         self.applied_version = 0
@@ -50,6 +52,7 @@ class StatePublisher:
         self._operator = operator
         self._quota = quota
         self._uploads = uploads
+        self._memory = memory
         self._clock = clock
 
     @property
@@ -113,5 +116,6 @@ class StatePublisher:
             idle_for_s=max(0.0, now - engine.last_activity) if idle else 0.0,
             urgent=self._projector.urgent,
             frontier=self._projector.frontier,
+            memory=self._memory.state,
             profile=LatencyCoefficients.of(scheduler.models[0]) if len(scheduler.models) == 1 else None,
         )

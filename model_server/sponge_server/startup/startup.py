@@ -47,12 +47,14 @@ class Prepared:
         info, profile: with the largest batch that the model takes and that fits into memory.
         profile_name: where the profile came from.
         max_lanes: the most lanes that fit into memory.
+        fitted: the memory of all models together, and its limit at startup.
     """
 
     info: ModelInfo
     profile: LatencyModel
     profile_name: str
     max_lanes: int
+    fitted: Fitted
 
 
 async def prepare(
@@ -123,7 +125,11 @@ async def _prepare(
         interference=model.interference,
     )
     return Prepared(
-        info, replace(model, max_batch=info.max_batch), profile.name, min(settings.max_lanes, fitted.most_lanes)
+        info,
+        replace(model, max_batch=info.max_batch),
+        profile.name,
+        min(settings.max_lanes, fitted.most_lanes),
+        fitted,
     )
 
 

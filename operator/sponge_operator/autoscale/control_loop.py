@@ -19,6 +19,7 @@ from sponge_core.planning.decider import Recommendation
 from sponge_operator.autoscale import resize
 from sponge_operator.autoscale.letting_go import release
 from sponge_operator.autoscale.look import Allocation, Look, Observation, ResizeOutcome
+from sponge_operator.autoscale.memory_keeper import MemoryKeeper
 from sponge_operator.autoscale.paper_recommender import PaperRecommender
 from sponge_operator.autoscale.recommender import Recommender, SizingSpec, parked, sizes_under, under_ceiling
 from sponge_operator.autoscale.resizer import ResizeBudget, Resizer
@@ -99,6 +100,7 @@ class ControlLoop:
     Args:
         clock: monotonic seconds.
         budget: limits the rate of resizes; None for no limit.
+        memory: keeps the memory limit; None where that is fixed.
     """
 
     def __init__(
@@ -109,6 +111,7 @@ class ControlLoop:
         clock: Callable[[], float],
         settings: LoopSettings = LoopSettings(),
         budget: ResizeBudget | None = None,
+        memory: MemoryKeeper | None = None,
     ) -> None:
         self._target = target
         self._control = control
@@ -126,6 +129,7 @@ class ControlLoop:
         )
         self._recommender = Recommender(host.spec().look_back_s)
         self._paper = PaperRecommender()
+        self._memory = memory
         self._since = 0
         self._woken = asyncio.Event()
 
@@ -170,7 +174,10 @@ class ControlLoop:
                     await release(self._target, self._control, snapshot)
             return look
         allocation = self._host.allocate(observation, recommendation, spec)
-        outcome = await self._resize(observation, allocation.recommendation, spec)
+        given = allocation.recommendation if self._memory is None else self._memory.bounded(allocation, snapshot)
+        outcome = await self._resize(observation, given, spec)
+        if isinstance(outcome.quota, resize.Idle):
+            await self._keep_memory(snapshot, max(snapshot.batch_cap, allocation.recommendation.batch_cap))
         return replace(
             look,
             allocation=allocation,
@@ -182,6 +189,8 @@ class ControlLoop:
     async def _start(self, look: Look, history: resize.History) -> Look:
         """Gives a server that is not ready the size to start with: it may have been shrunk before it was restarted."""
         starting, spec = self._target.starting(), self._host.spec()
+        if spec.acts:
+            await self._keep_memory(None, 0)
         if starting is None or not spec.acts:
             return look
         history = resize.expire(history, self._clock())
@@ -207,6 +216,8 @@ class ControlLoop:
             wait_s = min(wait_s, spec.idle_after_s - idle_for_s)
         if (due_s := self._recommender.due_in(now)) is not None:
             wait_s = min(wait_s, due_s + DUE_MARGIN_S)
+        if self._memory is not None and self._memory.due:
+            wait_s = min(wait_s, settings.poll_s)
         return wait_s
 
     async def _pause(self, began: float, gap_s: float) -> None:
@@ -264,6 +275,10 @@ class ControlLoop:
             observation.sizes,
             observation.ceiling_milli,
         )
+
+    async def _keep_memory(self, snapshot: StateSnapshot | None, batch_cap: int) -> None:
+        if self._memory is not None:
+            await self._memory.follow(self._clock(), snapshot, batch_cap)
 
     async def _resize(self, observation: Observation, allocated: Recommendation, spec: SizingSpec) -> ResizeOutcome:
         goal = ApplyRequest(

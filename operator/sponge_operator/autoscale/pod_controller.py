@@ -14,6 +14,8 @@ from sponge_operator.autoscale.control_loop import ControlLoop
 from sponge_operator.autoscale.decision_log import Entry
 from sponge_operator.autoscale.letting_go import let_go
 from sponge_operator.autoscale.look import Allocation, Look, Observation
+from sponge_operator.autoscale.memory import MemoryAction, MemoryRule
+from sponge_operator.autoscale.memory_keeper import MemoryKeeper
 from sponge_operator.autoscale.pod_state import LastDecision, PodState, is_in_service, starting
 from sponge_operator.autoscale.pod_target import PodTarget
 from sponge_operator.autoscale.recommender import SizingSpec
@@ -83,8 +85,9 @@ class PodController:
         )
         # What of the pod makes a look worth while: other hands' sizes, its starts, whether it is in service.
         self._seen: tuple[resize.Observed, Starting | None, bool] = self._target.observe(None), None, False
+        self._memory = MemoryKeeper(context.kube, context.pods, uid, self._memory_rule, self._memory_resized)
         self._loop = ControlLoop(
-            self._target, context.control, self, context.clock, context.settings.loop, context.budget
+            self._target, context.control, self, context.clock, context.settings.loop, context.budget, self._memory
         )
         self.state = PodState(name)
 
@@ -163,6 +166,17 @@ class PodController:
         if look.observation is None:
             self._unreachable(look.trouble)
 
+    # --- memory ------------------------------------------------------------------------------------------------------
+
+    def _memory_rule(self) -> MemoryRule:
+        spec = self._service().spec
+        return MemoryRule(spec.memory.base, spec.memory.per_batch_item, spec.batch.max, spec.memory.in_place)
+
+    def _memory_resized(self, action: MemoryAction) -> None:
+        self._context.metrics.memory_resizes.labels(action.kind).inc()
+        if action.message:
+            self._events.emit("Warning", "MemoryResizeBlocked", f"{self.state.name}: {action.message}", self.state.name)
+
     # --- what is derived from a look ---------------------------------------------------------------------------------
 
     def _account(self, observation: Observation) -> None:
@@ -176,6 +190,8 @@ class PodController:
             return
         metrics = self._context.metrics
         metrics.actuated.labels(*self._labels()).set(current / 1000)
+        if (memory := self._memory.limit()) is not None:
+            metrics.memory.labels(*self._labels()).set(memory.actual)
         if self._accounted_at is not None:
             saved_milli = max(0, service.spec.cpu.max - current)
             saved_s = saved_milli / 1000 * (observation.at - self._accounted_at)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from sponge_operator.autoscale import resize
+from sponge_operator.autoscale.memory import memory_to_take_back
 from sponge_operator.autoscale.pod_state import starting
 from sponge_operator.autoscale.target import QuotaRefusedError, Starting, TargetGoneError
 from sponge_operator.clients.kube import ApiError, Kube
@@ -92,7 +93,7 @@ class PodTarget:
         if pod is None:
             raise TargetGoneError("the pod is gone")
         try:
-            patched = await self._kube.resize(pod, CONTAINER, milli)
+            patched = await self._kube.resize(pod, CONTAINER, milli, memory_to_take_back(pod, CONTAINER))
         except ApiError as error:
             if error.status == 404 or (error.status == 422 and "metadata.uid" in str(error)):
                 raise TargetGoneError(str(error)) from None

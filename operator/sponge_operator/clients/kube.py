@@ -135,13 +135,19 @@ class Kube:
         path = f"{_PATHS[manifest['kind']].format(namespace=metadata['namespace'])}/{metadata['name']}"
         return await self._call("PATCH", path, manifest, APPLY, {"fieldManager": FIELD_MANAGER, "force": "true"})
 
-    async def resize(self, pod: Mapping[str, Any], container: str, milli: int) -> dict[str, Any]:
-        """Requests a CPU size, for request and limit alike; returns the patched pod. Raises ApiError.
+    async def resize(
+        self, pod: Mapping[str, Any], container: str, milli: int | None, memory: int | None = None
+    ) -> dict[str, Any]:
+        """Requests a size, for request and limit alike; returns the patched pod. Raises ApiError.
+
+        Args:
+            milli: of CPU; None keeps it.
+            memory: in bytes; None keeps it.
 
         The patch carries the uid, so the API server refuses it with 422 if another pod has taken the name.
         """
         metadata = pod["metadata"]
-        patch = {"metadata": {"uid": metadata["uid"]}, **resize_patch(container, milli)}
+        patch = {"metadata": {"uid": metadata["uid"]}, **resize_patch(container, milli, memory)}
         path = f"/api/v1/namespaces/{metadata['namespace']}/pods/{metadata['name']}/resize"
         return await self._call("PATCH", path, patch, STRATEGIC, {"fieldManager": FIELD_MANAGER})
 

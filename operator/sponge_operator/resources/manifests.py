@@ -66,10 +66,12 @@ def config_map_name(service: SpongeService) -> str:
     return f"{service.name}-sponge"
 
 
-def resize_patch(container: str, milli: int) -> dict[str, Any]:
-    """The strategic merge patch that sets a container's CPU, for request and limit alike."""
-    cpu = {"cpu": cpu_quantity(milli)}
-    return {"spec": {"containers": [{"name": container, "resources": {"requests": cpu, "limits": cpu}}]}}
+def resize_patch(container: str, milli: int | None, memory: int | None = None) -> dict[str, Any]:
+    """The strategic merge patch that sets a container's CPU or memory, for request and limit alike; None: as it is."""
+    size = {} if milli is None else {"cpu": cpu_quantity(milli)}
+    if memory is not None:
+        size["memory"] = str(memory)
+    return {"spec": {"containers": [{"name": container, "resources": {"requests": size, "limits": size}}]}}
 
 
 def pod_labels(service: SpongeService) -> dict[str, str]:

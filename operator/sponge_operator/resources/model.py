@@ -95,6 +95,7 @@ class CpuRange(_Part):
 class Memory(_Part):
     base: Bytes = 2**30
     per_batch_item: Bytes = Field(default=16 * 2**20, validation_alias=AliasChoices("perBatchItem"))
+    in_place: bool = Field(default=False, validation_alias=AliasChoices("inPlace"))
 
 
 class Batch(_Part):

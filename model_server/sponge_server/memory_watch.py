@@ -1,0 +1,66 @@
+"""Watches the server's memory and its limit, which an operator may change in place.
+
+Lanes keep less memory between two batches under a smaller limit. What the server needs was measured at startup.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from dataclasses import replace
+from pathlib import Path
+
+from sponge_core.control_api import MemoryState
+from sponge_server.observability.metrics import Metrics
+from sponge_server.startup.memory_plan import Fitted
+from sponge_server.workers.interface import LanePool
+from sponge_system.cgroup import own_cgroup, read_memory_limit, read_memory_used
+from sponge_system.logs import event
+from sponge_system.process_memory import RESERVE_BYTES
+
+__all__ = ["MemoryWatch"]
+
+log = logging.getLogger(__name__)
+
+INTERVAL_S = 0.5
+
+
+class MemoryWatch:
+    """Reads the memory twice a second.
+
+    Attributes:
+        state: for the operator; None without a limit, or where the memory was not measured.
+    """
+
+    def __init__(self, fitted: Fitted, pool: LanePool, metrics: Metrics, cgroup: Path | None = None) -> None:
+        """`cgroup`: where to read; by default the memory cgroup of this process."""
+        self.state: MemoryState | None = None
+        self._fitted = fitted
+        self._pool = pool
+        self._metrics = metrics
+        measured = fitted.model is not None and fitted.limit_bytes is not None
+        self._cgroup = (cgroup or own_cgroup("memory")) if measured else None
+        self._looked = -math.inf
+
+    def look(self, now: float) -> None:
+        """Call this several times a second. `now`: monotonic seconds."""
+        if self._cgroup is None or now - self._looked < INTERVAL_S:
+            return
+        self._looked = now
+        limit, used = read_memory_limit(self._cgroup), read_memory_used(self._cgroup)
+        if limit is None or used is None or self._fitted.model is None:
+            self.state = None
+            return
+        if limit != self._fitted.limit_bytes:
+            event(log, "memory.limit_changed", limit_mib=limit >> 20, used_mib=used >> 20)
+            self._fitted = replace(self._fitted, limit_bytes=limit)
+            self._pool.keep(self._fitted.keep_bytes)
+            self._metrics.memory_limit.set(limit)
+        model = self._fitted.model
+        self.state = MemoryState(
+            limit=limit,
+            used=used,
+            base=model.base_bytes + RESERVE_BYTES,
+            lane=model.lane_bytes,
+            item=model.item_bytes,
+        )
