@@ -23,6 +23,7 @@ __all__ = [
     "LatencyCoefficients",
     "MemoryState",
     "Outcome",
+    "ProfileReport",
     "ReleaseAck",
     "ReleaseRequest",
     "SizeRange",
@@ -158,6 +159,19 @@ class StateSnapshot(_Message):
         default=None,
         description="batch times of the one model, corrected by recent batches; None if unknown or with several models",
     )
+
+
+class ProfileReport(_Message):
+    """`GET /control/v1/profile`: where the server's latency profile comes from; also answered while it starts."""
+
+    origin: Literal["unknown", "measuring", "measured", "stored", "given"] = Field(
+        description="not known yet; being measured; measured by this server; kept from an earlier start; named or given"
+    )
+    cpu_type: str = Field(description="of this machine, in letters, digits and '-'; profiles of one type are alike")
+    wants_milli: int | None = Field(
+        default=None, description="while measuring: the CPU limit at which the server would measure next"
+    )
+    profile: str | None = Field(default=None, description="the file's text, once it is measured or was kept")
 
 
 class SizeRange(_Message):

@@ -31,6 +31,7 @@ from sponge_server.protocol.rest import RestEndpoint
 from sponge_server.protocol.tls_listener import MOST_HANDSHAKES
 from sponge_server.security.access import Access
 from sponge_server.settings import ServerSettings
+from sponge_server.startup.profile_board import ProfileBoard
 from sponge_server.startup.startup import Prepared, prepare
 from sponge_server.wiring import Parts, build
 from sponge_server.workers.interface import LanePool
@@ -109,7 +110,8 @@ class Server:
             certificates=access.certificates,
             interceptors=() if access.keys is None else (KeyInterceptor(access.keys, metrics.problems),),
         )
-        control_endpoints = control_app(self._control, metrics, self._control_token)
+        boards = [ProfileBoard(self._clock) for _ in settings.models]
+        control_endpoints = control_app(self._control, metrics, self._control_token, boards[0])
         control = HttpServer(control_endpoints, control_socket, limits, control_tls)
         metrics.connections.labels("http").set_function(lambda: data.connections)
         metrics.connections.labels("control").set_function(lambda: control.connections)
@@ -121,7 +123,9 @@ class Server:
             await control.start()
             await data.start()
             await rpc.start()
-            prepared = await self._unless_stopped(prepare(settings, self._pool, self._quota, lifecycle, metrics))
+            prepared = await self._unless_stopped(
+                prepare(settings, self._pool, self._quota, lifecycle, metrics, boards)
+            )
             if prepared is not None:
                 parts = build(
                     settings,

@@ -48,7 +48,8 @@ class MemoryWatch:
             return
         self._looked = now
         limit, used = read_memory_limit(self._cgroup), read_memory_used(self._cgroup)
-        if limit is None or used is None or self._fitted.model is None:
+        model = self._fitted.model
+        if limit is None or used is None or model is None:
             self.state = None
             return
         if limit != self._fitted.limit_bytes:
@@ -56,7 +57,6 @@ class MemoryWatch:
             self._fitted = replace(self._fitted, limit_bytes=limit)
             self._pool.keep(self._fitted.keep_bytes)
             self._metrics.memory_limit.set(limit)
-        model = self._fitted.model
         self.state = MemoryState(
             limit=limit,
             used=used,

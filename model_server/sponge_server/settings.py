@@ -113,6 +113,12 @@ class ServerSettings(BaseSettings):
         form="[NAME=]auto|PROFILE|FILE",
         shown="auto",
     )
+    profile_store: Path | None = setting(
+        "Model",
+        "Profiles of earlier starts, in files PREFIX-CPUTYPE.yaml; auto uses the one of this machine's CPU type.",
+        None,
+        form="PREFIX",
+    )
     profile_s: Seconds = setting("Model", "Longest time to measure a model's profile at startup.", 8.0)
     warm_up_s: Seconds = setting(
         "Model", "Longest time for a model's warm-up runs; the remaining runs are skipped.", 20.0

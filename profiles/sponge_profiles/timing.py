@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import os
 import platform
+import re
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -23,9 +24,11 @@ from sponge_profiles.profile import Profile
 
 __all__ = [
     "BatchTime",
+    "Grow",
     "Percentiles",
     "RunBatch",
     "Samples",
+    "cpu_type",
     "grid_points",
     "machine_name",
     "measure_grid",
@@ -35,6 +38,7 @@ __all__ = [
 ]
 
 _QUICK_ROUNDS = 20
+_WALK_ROUNDS = 10
 _QUICK_PERCENTILE: Literal[95] = 95
 
 
@@ -48,6 +52,9 @@ class BatchTime:
 
 RunBatch = Callable[[int, int], Awaitable[BatchTime]]
 """Runs one batch, given (batch, threads), on a free lane; may be called for several lanes at once."""
+
+Grow = Callable[[int], Awaitable[bool]]
+"""Asks for a CPU limit of so many cores; returns whether it is in force."""
 
 
 class Percentiles(TypedDict):
@@ -144,9 +151,12 @@ async def quick_profile(
     *,
     model: str,
     lanes: int = 1,
+    grow: Grow | None = None,
     clock: Callable[[], float] = time.monotonic,
 ) -> Profile:
     """Measures a profile in a serving process while it warms up, under its present CPU limit.
+
+    Where `grow` brings it a larger limit, thread counts above the present one are measured too, in doubling steps.
 
     One-thread times are CPU times: under a fractional quota the wall clock includes throttling, which the scheduler
     accounts for separately. More threads are timed by the wall clock, and only if the quota has a core for each;
@@ -156,7 +166,8 @@ async def quick_profile(
         batches: sizes to measure, each >= 1.
         threads: thread counts to measure; 1 is added if it is missing.
         quota_cores: the CPU limit in force (the machine's CPUs if unlimited), > 0.
-        budget_s: start no batch of the grid after this many seconds.
+        budget_s: start no batch of the grid after this many seconds; larger limits get as long once more.
+        grow: asks for a CPU limit of so many cores; whether it is in force.
         lanes: the lanes that `run_batch` can use at once; from two on, with cores for both, interference is measured.
 
     Raises:
@@ -166,16 +177,24 @@ async def quick_profile(
         raise ProfileError("no batch sizes to measure; give at least one")
     sizes = sorted(set(batches))
     counts = [1] + [k for k in sorted(set(threads)) if 1 < k <= quota_cores]
-    samples = await measure_grid(
-        run_batch, [(b, k) for k in counts for b in sizes], _QUICK_ROUNDS, budget_s, clock=clock
+    samples = dict(
+        await measure_grid(run_batch, [(b, k) for k in counts for b in sizes], _QUICK_ROUNDS, budget_s, clock=clock)
     )
+    steps = _doubling(threads, quota_cores) if grow is not None else []
+    limit_cores = quota_cores
+    for step in steps:
+        if grow is None or not await grow(step):
+            break
+        limit_cores = float(step)
+        cells = [(b, step) for b in sizes]
+        samples |= await measure_grid(run_batch, cells, _WALK_ROUNDS, budget_s / len(steps), clock=clock)
     points = [
         *grid_points({key: t for key, t in samples.items() if key[1] == 1}, lambda t: t.cpu_s),
         *grid_points({key: t for key, t in samples.items() if key[1] > 1}, lambda t: t.wall_s),
     ]
     interference = 0.0
-    if lanes >= 2 and quota_cores >= 2:
-        side_by_side = min(lanes, int(quota_cores))
+    if lanes >= 2 and limit_cores >= 2:
+        side_by_side = min(lanes, int(limit_cores))
         interference = await measure_interference(run_batch, samples, sizes[:1], side_by_side, rounds=5)
     # In a thread: the first fit imports scipy, and a server answers its probes meanwhile.
     return await asyncio.to_thread(
@@ -183,12 +202,24 @@ async def quick_profile(
         _never_faster(points),
         name=f"{model}-auto",
         model=model,
-        source=f"measured at start under a limit of {quota_cores:g} cores; one-thread times are CPU times",
+        source=f"measured at start under limits up to {limit_cores:g} cores; one-thread times are CPU times",
         machine=machine_name(),
         percentile=_QUICK_PERCENTILE,
         interference=interference,
         max_batch=sizes[-1],
     )
+
+
+def _doubling(threads: Sequence[int], above: float) -> list[int]:
+    """2, 4, 8, ... up to the most threads, without those that `above` cores have room for."""
+    most = max(threads, default=1)
+    return [k for k in sorted({most, *(1 << power for power in range(1, most.bit_length()))}) if k > max(1.0, above)]
+
+
+def cpu_type() -> str:
+    """The kind of this machine's processor, in letters, digits and '-'."""
+    name = machine_name().rpartition(",")[0]
+    return re.sub(r"[^a-z0-9]+", "-", f"{platform.machine()} {name}".lower()).strip("-")[:120]
 
 
 def machine_name() -> str:

@@ -30,6 +30,7 @@ __all__ = [
     "eventually",
     "identity",
     "kill_container",
+    "memory_limit_mib",
     "millicores",
     "operator_address",
     "quota_file",
@@ -144,9 +145,17 @@ def kill_container(pod: dict[str, Any]) -> None:
 
 def quota_file(pod: dict[str, Any]) -> Path:
     """Where the kernel keeps the CPU limit of the pod's container, wherever the node's cgroups are."""
+    return _cgroup_file(pod, "cpu.cfs_quota_us", "cpu.max")
+
+
+def memory_limit_mib(pod: dict[str, Any]) -> int:
+    """The memory limit that the kernel keeps the pod's container to."""
+    return int(_cgroup_file(pod, "memory.limit_in_bytes", "memory.max").read_text()) >> 20
+
+
+def _cgroup_file(pod: dict[str, Any], *names: str) -> Path:
     uid = pod["metadata"]["uid"]
     container = pod["status"]["containerStatuses"][0]["containerID"].rpartition("/")[2]
-    names = ("cpu.cfs_quota_us", "cpu.max")
     return next(path for name in names for path in CGROUPS.glob(f"**/pod{uid}/{container}/{name}"))
 
 

@@ -91,7 +91,7 @@ def test_defaults(kubectl: Kubectl) -> None:
         "model": {"name": "digits", "source": "digits://"},
         "slo": {"latency": "300ms", "target": 99, "weight": 1},
         "cpu": {"min": "250m", "max": 2, "step": "250m"},
-        "memory": {"base": "1Gi", "perBatchItem": "16Mi"},
+        "memory": {"base": "1Gi", "perBatchItem": "16Mi", "inPlace": False},
         "batch": {"max": 8},
         "replicas": {"min": 1, "max": 1},
         "profile": {"from": "auto"},

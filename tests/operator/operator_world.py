@@ -15,7 +15,15 @@ from typing import Any, cast
 from operator_pods import container_of, pod_of
 from prometheus_client import CollectorRegistry
 
-from sponge_core.control_api import ApplyAck, ApplyRequest, FrontierPoint, MemoryState, ReleaseRequest, StateSnapshot
+from sponge_core.control_api import (
+    ApplyAck,
+    ApplyRequest,
+    FrontierPoint,
+    MemoryState,
+    ProfileReport,
+    ReleaseRequest,
+    StateSnapshot,
+)
 from sponge_core.quantities import cpu_quantity, parse_bytes, parse_cpu_milli
 from sponge_operator.autoscale.decision_log import DecisionLog, Entry
 from sponge_operator.autoscale.pod_controller import PodController
@@ -115,6 +123,8 @@ class World:
         releases: the server takes releases.
         idle_since: when the last request ended; None while there are some.
         memory: what the server reports of its memory.
+        profile: what the server reports of its profile.
+        starting: the server answers that it is not ready.
     """
 
     def __init__(
@@ -134,6 +144,8 @@ class World:
         self.stalled = False
         self.idle_since: float | None = None
         self.memory: MemoryState | None = None
+        self.profile = ProfileReport(origin="given", cpu_type="x86-64")
+        self.starting = False
         self.version = 0
         self.applied: ApplyRequest | None = None
         self.message_version = 0
@@ -386,7 +398,14 @@ class _ControlPort:
             world.news.clear()
         if not world.reachable:
             raise ServerError("connection refused")
+        if world.starting:
+            raise ServerError("HTTP 503: models are being loaded")
         return world.snapshot()
+
+    async def profile(self, base_url: str, token: str, tls: ssl.SSLContext | None = None) -> ProfileReport:
+        if not self._world.reachable:
+            raise ServerError("connection refused")
+        return self._world.profile
 
     async def apply(
         self, base_url: str, token: str, request: ApplyRequest, timeout_s: float, tls: ssl.SSLContext | None = None

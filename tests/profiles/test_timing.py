@@ -86,6 +86,27 @@ async def test_quick_profile_measures_lanes_side_by_side_where_each_has_a_core()
     assert none.interference == 0.0
 
 
+@pytest.mark.parametrize(
+    ("granted", "threads"),
+    [(8.0, {1, 2, 4, 6}), (4.0, {1, 2, 4}), (1.0, {1})],
+)
+async def test_quick_profile_measures_more_threads_where_the_limit_grows(granted: float, threads: set[int]) -> None:
+    machine = Machine(1.0)
+
+    async def grow(cores: int) -> bool:
+        if cores <= granted:
+            machine.quota = cores
+        return cores <= granted
+
+    profile = await quick_profile(
+        machine.run, [1, 4], range(1, 7), 1.0, budget_s=30.0, model="m", grow=grow, clock=machine.clock
+    )
+    assert {p.threads for p in profile.points} == threads
+    most = max(threads)
+    assert profile.latency_model().latency(4, most) == pytest.approx(TRUE.latency(4, most), rel=0.02)
+    assert f"up to {most} cores" in profile.source
+
+
 async def test_quick_profile_survives_a_noisy_moment() -> None:
     times = iter([0.010, 0.008])
 

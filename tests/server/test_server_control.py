@@ -24,8 +24,10 @@ from sponge_server.engine.jobs import Job
 from sponge_server.engine.scheduler import Scheduler
 from sponge_server.lane_watch import LaneWatch
 from sponge_server.lifecycle import Lifecycle
+from sponge_server.memory_watch import MemoryWatch
 from sponge_server.observability.metrics import Metrics
 from sponge_server.observability.request_stats import RequestStats
+from sponge_server.startup.memory_plan import Fitted
 from sponge_server.uploads import Upload, Uploads
 
 SIZES = (500, 1000, 1500, 2000)
@@ -59,6 +61,7 @@ class Site:
         self.lifecycle = Lifecycle(["fake"], "ready")
         self.told_ready: list[tuple[float, bool]] = []
         self.operator = OperatorWatch(clock)
+        memory = MemoryWatch(Fitted(None, None, 0, 2, (4,)), self.pool, metrics)
         self.publisher = StatePublisher(
             lifecycle=self.lifecycle,
             engine=self.engine,
@@ -69,6 +72,7 @@ class Site:
             operator=self.operator,
             quota=self.quota,
             uploads=self.uploads,
+            memory=memory,
             clock=clock,
         )
         watch = LaneWatch(self.pool, self.lifecycle, lambda ready: self.told_ready.append((round(clock(), 1), ready)))
@@ -91,6 +95,7 @@ class Site:
             self.reconfigurer,
             metrics,
             watch,
+            memory,
             clock=clock,
             cpu_clock=lambda: 0.0,
         )

@@ -1,4 +1,4 @@
-"""Web application of the control port: metrics and health for everyone, state and apply with the token."""
+"""Web application of the control port: metrics and health for everyone, state, profile and apply with the token."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from sponge_server.observability.metrics import Metrics
 from sponge_server.protocol.catch_all import CatchAll
 from sponge_server.protocol.problem_response import EXCEPTION_HANDLERS, read_small
 from sponge_server.protocol.problems import ProblemError
+from sponge_server.startup.profile_board import ProfileBoard
 
 __all__ = ["Control", "control_app"]
 
@@ -43,8 +44,13 @@ class Control:
     operator: OperatorWatch
 
 
-def control_app(control: Loaded[Control], metrics: Metrics, token: str | None) -> ASGIApp:
-    """The ASGI application of the control port. `token`: bearer token of state and apply; None keeps them closed."""
+def control_app(control: Loaded[Control], metrics: Metrics, token: str | None, board: ProfileBoard) -> ASGIApp:
+    """The ASGI application of the control port.
+
+    Args:
+        token: bearer token of state, apply and profile; None keeps them closed.
+        board: the latency profile of the first model.
+    """
     lifecycle = control.lifecycle
 
     async def render_metrics(_: Request) -> Response:
@@ -70,6 +76,10 @@ def control_app(control: Loaded[Control], metrics: Metrics, token: str | None) -
         wait_s = _query(request, "wait_s", float, 0.0)
         snapshot = await publisher.read(since, min(wait_s or 0.0, LONGEST_WAIT_S))
         return Response(snapshot.model_dump_json(), media_type="application/json")
+
+    async def profile(request: Request) -> Response:
+        _authorise(request, token)
+        return Response(board.read().model_dump_json(), media_type="application/json")
 
     async def apply(request: Request) -> Response:
         _authorise(request, token)
@@ -97,6 +107,7 @@ def control_app(control: Loaded[Control], metrics: Metrics, token: str | None) -
             Route("/healthz", healthz),
             Route("/readyz", readyz),
             Route("/control/v1/state", state),
+            Route("/control/v1/profile", profile),
             Route("/control/v1/apply", apply, methods=["POST"]),
             Route("/control/v1/release", release, methods=["POST"]),
         ],

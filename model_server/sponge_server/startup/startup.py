@@ -6,6 +6,7 @@ import asyncio
 import logging
 import os
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from sponge_core.errors import SpongeError
@@ -25,6 +26,7 @@ from sponge_server.startup.memory_plan import (
     memory_limit,
     oom_kills,
 )
+from sponge_server.startup.profile_board import ProfileBoard, stored_profile
 from sponge_server.workers.examples import example_item
 from sponge_server.workers.interface import LaneError, LaneHung, LanePool, ModelError, ModelInfo
 from sponge_system.logs import event
@@ -58,9 +60,17 @@ class Prepared:
 
 
 async def prepare(
-    settings: ServerSettings, pool: LanePool, quota: CpuQuota, lifecycle: Lifecycle, metrics: Metrics
+    settings: ServerSettings,
+    pool: LanePool,
+    quota: CpuQuota,
+    lifecycle: Lifecycle,
+    metrics: Metrics,
+    boards: Sequence[ProfileBoard],
 ) -> list[Prepared]:
     """Loads the models, warms up every lane and takes the profiles.
+
+    Args:
+        boards: of each model, in the order of `settings.models`.
 
     Raises:
         ModelError: a model cannot be loaded, fails on an example batch, or takes too long for it.
@@ -85,8 +95,8 @@ async def prepare(
             event(log, "model.warning", logging.WARNING, model=model.name, text=info.warning)
     lifecycle.enter("warming")
     return [
-        await _prepare(settings, pool, quota, index, info, profile, fitted)
-        for index, (info, profile) in enumerate(zip(infos, given, strict=True))
+        await _prepare(settings, pool, quota, index, info, profile, fitted, board)
+        for index, (info, profile, board) in enumerate(zip(infos, given, boards, strict=True))
     ]
 
 
@@ -98,23 +108,30 @@ async def _prepare(
     info: ModelInfo,
     profile: Profile | None,
     fitted: Fitted,
+    board: ProfileBoard,
 ) -> Prepared:
-    """Warms up one model, and measures it if it has no profile."""
+    """Warms up one model, and measures it if it has no profile, given or of an earlier start."""
     threads = range(1, settings.threads + 1)
     await _warm_up(pool, index, range(1, info.max_batch + 1), threads, settings.warm_up_s)
+    origin = "given"
     if profile is None:
-        profile = await _measure(settings, pool, quota, index, info, threads)
+        profile, origin = stored_profile(settings.profile_store, info.name, info.max_batch), "stored"
+        if profile is None:
+            board.measuring()
+            profile, origin = await _measure(settings, pool, quota, index, info, threads, board), "measured"
         measured = profile.latency_model()
         model = replace(
             measured, error=min(measured.error, MOST_ERROR), interference=min(measured.interference, MOST_INTERFERENCE)
         )
     else:
         model = profile.latency_model()
+    board.known(profile, origin=origin)
     event(
         log,
         "profile.taken",
         model=info.name,
         profile=profile.name,
+        origin=origin,
         alone_ms=model.latency(1, 1) * 1000,
         full_ms=model.latency(info.max_batch, 1) * 1000,
         gamma_ms=model.gamma * 1000,
@@ -176,9 +193,15 @@ async def _warm_up(pool: LanePool, model: int, batches: range, threads: range, l
 
 
 async def _measure(
-    settings: ServerSettings, pool: LanePool, quota: CpuQuota, model: int, info: ModelInfo, threads: range
+    settings: ServerSettings,
+    pool: LanePool,
+    quota: CpuQuota,
+    model: int,
+    info: ModelInfo,
+    threads: range,
+    board: ProfileBoard,
 ) -> Profile:
-    """Measures a profile on the lanes, under the CPU limit of this process."""
+    """Measures a profile on the lanes, under the CPU limit of this process and larger ones that are granted."""
     item = example_item(info, 1)
 
     async def run_batch(batch: int, threads: int) -> BatchTime:
@@ -205,4 +228,5 @@ async def _measure(
         settings.profile_s,
         model=info.name,
         lanes=len(pool.lanes),
+        grow=None if quota_milli is None else lambda cores: board.grown(cores, quota),
     )

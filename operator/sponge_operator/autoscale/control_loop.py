@@ -21,6 +21,7 @@ from sponge_operator.autoscale.letting_go import release
 from sponge_operator.autoscale.look import Allocation, Look, Observation, ResizeOutcome
 from sponge_operator.autoscale.memory_keeper import MemoryKeeper
 from sponge_operator.autoscale.paper_recommender import PaperRecommender
+from sponge_operator.autoscale.profile_walk import ProfileWalk
 from sponge_operator.autoscale.recommender import Recommender, SizingSpec, parked, sizes_under, under_ceiling
 from sponge_operator.autoscale.resizer import ResizeBudget, Resizer
 from sponge_operator.autoscale.target import ResizableTarget
@@ -130,6 +131,7 @@ class ControlLoop:
         self._recommender = Recommender(host.spec().look_back_s)
         self._paper = PaperRecommender()
         self._memory = memory
+        self._walk = ProfileWalk(target, control, clock, settings.actuate_timeout_s)
         self._since = 0
         self._woken = asyncio.Event()
 
@@ -191,6 +193,7 @@ class ControlLoop:
         starting, spec = self._target.starting(), self._host.spec()
         if spec.acts:
             await self._keep_memory(None, 0)
+            await self._walk.help(spec)
         if starting is None or not spec.acts:
             return look
         history = resize.expire(history, self._clock())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import ssl
 from collections.abc import Callable
@@ -18,6 +19,7 @@ from sponge_operator.autoscale.memory import MemoryAction, MemoryRule
 from sponge_operator.autoscale.memory_keeper import MemoryKeeper
 from sponge_operator.autoscale.pod_state import LastDecision, PodState, is_in_service, starting
 from sponge_operator.autoscale.pod_target import PodTarget
+from sponge_operator.autoscale.profile_keeper import ProfileKeeper
 from sponge_operator.autoscale.recommender import SizingSpec
 from sponge_operator.autoscale.target import Starting
 from sponge_operator.context import Context, Events
@@ -89,13 +91,18 @@ class PodController:
         self._loop = ControlLoop(
             self._target, context.control, self, context.clock, context.settings.loop, context.budget, self._memory
         )
+        self._profile = ProfileKeeper(
+            context.kube, context.control, context.pods, self._target, uid, service, lambda: self.state
+        )
         self.state = PodState(name)
 
     async def run(self) -> None:
         """Never returns."""
+        keeping = asyncio.create_task(self._profile.run(), name=f"profile of {self.state.name}")
         try:
             await self._loop.run()
         finally:
+            keeping.cancel()
             self._nodes.leave(self._uid)
 
     def pod_changed(self) -> None:
@@ -129,6 +136,7 @@ class PodController:
             float(service.spec.slo.weight),
             service.spec.planner.fallback_after,
             acts=service.spec.mode == "Auto" and not service.paused,
+            measures=service.spec.profile.is_measured,
             policy=service.spec.planner.policy,
             slo_s=service.spec.slo.latency,
             max_batch=service.spec.batch.max,

@@ -27,6 +27,7 @@ class SizingSpec:
         fallback_after_s: a server that has heard nothing of the operator for this long follows its quota.
         acts: resize the server; False only recommends.
         policy: the planner that decides.
+        measures: the server measures its own profile, for which it may be resized before it is ready.
         slo_s, max_batch: what the paper's planner plans with; without an SLO it is not asked.
     """
 
@@ -38,6 +39,7 @@ class SizingSpec:
     fallback_after_s: float = 60.0
     acts: bool = True
     policy: Literal["projected", "paper"] = "projected"
+    measures: bool = False
     slo_s: float | None = None
     max_batch: int = 1
 

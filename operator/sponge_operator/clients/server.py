@@ -9,7 +9,7 @@ from types import TracebackType
 import aiohttp
 from pydantic import ValidationError
 
-from sponge_core.control_api import ApplyAck, ApplyRequest, ReleaseRequest, StateSnapshot
+from sponge_core.control_api import ApplyAck, ApplyRequest, ProfileReport, ReleaseRequest, StateSnapshot
 
 __all__ = ["ControlClient", "ServerError", "StaleVersionError"]
 
@@ -61,6 +61,14 @@ class ControlClient:
             raise ServerError(
                 f"{base_url} answers with a state of another version: {error.errors()[0]['loc']}"
             ) from None
+
+    async def profile(self, base_url: str, token: str, tls: ssl.SSLContext | None = None) -> ProfileReport:
+        """Where the server's latency profile comes from; also while it starts. Raises ServerError. `tls` as above."""
+        text = await self._request("GET", f"{base_url}/control/v1/profile", token, tls, timeout_s=2.0)
+        try:
+            return ProfileReport.model_validate_json(text)
+        except ValidationError as error:
+            raise ServerError(f"{base_url} reports another version: {error.errors()[0]['loc']}") from None
 
     async def apply(
         self, base_url: str, token: str, request: ApplyRequest, timeout_s: float, tls: ssl.SSLContext | None = None

@@ -16,6 +16,7 @@ from sponge_core.quantities import cores_text, cpu_quantity, parse_cpu_milli
 from sponge_operator.resources.merge import strategic_merge
 from sponge_operator.resources.model import GROUP, KIND, VERSION, ServiceSpec, SpongeService
 from sponge_operator.resources.mounted_secrets import mounted_secrets
+from sponge_operator.resources.profile_store import STORE_DIR, STORE_VARIABLE, store_name, store_prefix
 
 __all__ = [
     "CONTAINER",
@@ -32,6 +33,7 @@ __all__ = [
     "build_service",
     "config_map_name",
     "control_scheme",
+    "header",
     "pod_labels",
     "resize_patch",
     "secret_name",
@@ -118,13 +120,13 @@ def build_config_map(service: SpongeService, startup: int) -> dict[str, Any]:
     if profile.inline is not None:
         # JSON is valid YAML, and its text does not depend on the style of a library.
         data[PROFILE_KEY] = json.dumps(profile.inline, sort_keys=True)
-    return {**_header(service, "v1", "ConfigMap", config_map_name(service)), "data": data}
+    return {**header(service, "v1", "ConfigMap", config_map_name(service)), "data": data}
 
 
 def build_secret(service: SpongeService, token: str) -> dict[str, Any]:
     """The bearer token of the servers' control ports."""
     return {
-        **_header(service, "v1", "Secret", secret_name(service)),
+        **header(service, "v1", "Secret", secret_name(service)),
         "type": "Opaque",
         "data": {"token": base64.b64encode(token.encode()).decode()},
     }
@@ -140,7 +142,7 @@ def build_service(service: SpongeService) -> dict[str, Any]:
     # For meshes and gateways: without h2c, they balance connections instead of calls.
     plain, h2c = ({}, "kubernetes.io/h2c") if service.spec.tls is None else ({"appProtocol": "https"}, "https")
     return {
-        **_header(service, "v1", "Service", service.name),
+        **header(service, "v1", "Service", service.name),
         "spec": {
             "selector": {SERVICE_LABEL: service.name},
             "ports": [
@@ -165,9 +167,10 @@ def build_deployment(
     template = strategic_merge(_pod_template(service, image), server_template)
     template = strategic_merge(template, service.spec.template)
     # No template may remove what the operator depends on.
-    template = strategic_merge(template, _essentials(service, startup))
+    used = next(str(c["image"]) for c in template["spec"]["containers"] if c["name"] == CONTAINER)
+    template = strategic_merge(template, _essentials(service, startup, used))
     return {
-        **_header(service, "apps/v1", "Deployment", service.name),
+        **header(service, "apps/v1", "Deployment", service.name),
         "spec": {
             "replicas": service.spec.replicas.max,
             "revisionHistoryLimit": 2,
@@ -179,7 +182,8 @@ def build_deployment(
     }
 
 
-def _header(service: SpongeService, api_version: str, kind: str, name: str) -> dict[str, Any]:
+def header(service: SpongeService, api_version: str, kind: str, name: str) -> dict[str, Any]:
+    """Type, name, labels and owner of an object that belongs to a service."""
     return {
         "apiVersion": api_version,
         "kind": kind,
@@ -201,8 +205,10 @@ def _header(service: SpongeService, api_version: str, kind: str, name: str) -> d
     }
 
 
-def _essentials(service: SpongeService, startup: int) -> dict[str, Any]:
+def _essentials(service: SpongeService, startup: int, image: str) -> dict[str, Any]:
     spec = service.spec
+    prefix = f"{STORE_DIR}/{store_prefix(spec.model.source, image)}"
+    store = {"env": [{"name": STORE_VARIABLE, "value": prefix}]} if spec.profile.is_measured else {}
     size = {
         "cpu": cpu_quantity(startup),
         "memory": str(spec.memory.base + spec.memory.per_batch_item * spec.batch.max),
@@ -216,6 +222,7 @@ def _essentials(service: SpongeService, startup: int) -> dict[str, Any]:
             "containers": [
                 {
                     "name": CONTAINER,
+                    **store,
                     # Request equals limit, for the QoS class Guaranteed.
                     "resources": {"requests": size, "limits": dict(size)},
                     "resizePolicy": [
@@ -254,6 +261,10 @@ def _pod_template(service: SpongeService, image: str) -> dict[str, Any]:
     if source is not None:
         volumes.append({"name": "profile", "configMap": source})
         mounts.append({"name": "profile", "mountPath": PROFILE_DIR, "readOnly": True})
+    if profile.is_measured:
+        # Pods start without it, and later ones find there what an earlier one has measured.
+        volumes.append({"name": "profile-store", "configMap": {"name": store_name(service), "optional": True}})
+        mounts.append({"name": "profile-store", "mountPath": STORE_DIR, "readOnly": True})
     if profile.inline is not None:
         text = json.dumps(profile.inline, sort_keys=True)
         annotations[PROFILE_ANNOTATION] = hashlib.sha256(text.encode()).hexdigest()[:16]

@@ -118,6 +118,11 @@ class Profile(_Part):
     config_map: ConfigMapKey | None = Field(default=None, validation_alias=AliasChoices("configMap"))
     inline: dict[str, Any] | None = None
 
+    @property
+    def is_measured(self) -> bool:
+        """Each server has it from its own measurement, or from that of an earlier pod."""
+        return self.shipped == "auto" and self.config_map is None and self.inline is None
+
 
 class Planner(_Part):
     policy: Literal["projected", "paper"] = "projected"

@@ -1,0 +1,92 @@
+"""The ConfigMap with the latency profiles that the pods of a service have measured. Pure.
+
+A pod mounts it and takes the profile that fits its model, image and type of CPU, so it need not measure. The key of a
+profile is PREFIX-CPUTYPE.yaml; the prefix stands for the model's source and the image as the Deployment names it.
+Behind that name the image may change, so the digest that was measured is kept beside it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import PurePosixPath
+from typing import Any
+
+from sponge_operator.resources.model import GROUP, SpongeService
+
+__all__ = [
+    "DIGEST_ANNOTATION",
+    "STORE_DIR",
+    "STORE_VARIABLE",
+    "digest_of",
+    "prefix_of",
+    "store_name",
+    "store_prefix",
+    "with_profile",
+    "without_profile",
+]
+
+STORE_DIR = "/etc/sponge/profile-store"
+STORE_VARIABLE = "SPONGE_SERVE_PROFILE_STORE"
+DIGEST_ANNOTATION = f"{GROUP}/image-digest"
+
+
+def store_name(service: SpongeService) -> str:
+    return f"{service.name}-sponge-profiles"
+
+
+def store_prefix(source: str, image: str) -> str:
+    """Stands for a model in an image."""
+    return hashlib.sha256(json.dumps([source, image]).encode()).hexdigest()[:12]
+
+
+def prefix_of(pod: Mapping[str, Any], container: str) -> str | None:
+    """The prefix that a pod looks for; None if it has a profile from elsewhere."""
+    spec: Mapping[str, Any] = next((c for c in pod["spec"]["containers"] if c["name"] == container), {})
+    value = next((v.get("value") for v in spec.get("env") or () if v["name"] == STORE_VARIABLE), None)
+    return PurePosixPath(value).name if value else None
+
+
+def with_profile(
+    present: Mapping[str, Any] | None, prefix: str, cpu_type: str, digest: str, profile: str
+) -> dict[str, Any] | None:
+    """Data and annotations of the ConfigMap with one more profile; None if it has that already.
+
+    Profiles of another model, image or digest go: the pods to come have no use for them.
+
+    Args:
+        present: the ConfigMap as it is.
+        digest: of the image that was measured; empty if it is not known.
+        profile: the file's text.
+    """
+    key = f"{prefix}-{cpu_type}.yaml"
+    data = _usable(present, prefix, digest)
+    if data.get(key) == profile:
+        return None
+    return {"data": {**data, key: profile}, "annotations": {DIGEST_ANNOTATION: digest}}
+
+
+def without_profile(
+    present: Mapping[str, Any] | None, prefix: str, cpu_type: str, digest: str
+) -> dict[str, Any] | None:
+    """The same without the profile of one CPU type, which the pods to come measure again; None if there is none."""
+    key = f"{prefix}-{cpu_type}.yaml"
+    if key not in ((present or {}).get("data") or {}):
+        return None
+    data = _usable(present, prefix, digest)
+    data.pop(key, None)
+    return {"data": data, "annotations": {DIGEST_ANNOTATION: digest}}
+
+
+def digest_of(present: Mapping[str, Any] | None) -> str | None:
+    """The digest of the image that the stored profiles were measured in."""
+    annotations = ((present or {}).get("metadata") or {}).get("annotations") or {}
+    return annotations.get(DIGEST_ANNOTATION)
+
+
+def _usable(present: Mapping[str, Any] | None, prefix: str, digest: str) -> dict[str, str]:
+    if digest_of(present) != digest:
+        return {}
+    data = (present or {}).get("data") or {}
+    return {key: text for key, text in data.items() if key.startswith(f"{prefix}-")}

@@ -1,0 +1,79 @@
+"""The server's memory and its limit, as the operator sees them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any, cast
+
+import pytest
+
+from sponge_core.control_api import MemoryState
+from sponge_server.memory_watch import INTERVAL_S, MemoryWatch
+from sponge_server.observability.metrics import Metrics
+from sponge_server.startup.memory_plan import Fitted
+from sponge_server.workers.interface import LanePool
+from sponge_system.process_memory import RESERVE_BYTES, MemoryModel
+
+MIB = 1 << 20
+FITTED = Fitted(MemoryModel(200 * MIB, 30 * MIB, 10 * MIB), 1024 * MIB, 20 * MIB, 2, (8,))
+
+
+class Pool:
+    """Keeps what its lanes may keep."""
+
+    def __init__(self) -> None:
+        self.kept: list[int | None] = []
+
+    def keep(self, allowance: Any) -> None:
+        self.kept.append(allowance(2))
+
+
+@pytest.fixture
+def cgroup(tmp_path: Path) -> Path:
+    (tmp_path / "cgroup.procs").write_text("")
+    (tmp_path / "memory.max").write_text(f"{1024 * MIB}\n")
+    (tmp_path / "memory.current").write_text(f"{300 * MIB}\n")
+    return tmp_path
+
+
+def watch(fitted: Fitted, cgroup: Path) -> tuple[MemoryWatch, Pool]:
+    pool = Pool()
+    return MemoryWatch(fitted, cast(LanePool, pool), Metrics(), cgroup), pool
+
+
+def test_the_state_says_what_is_used_and_needed(cgroup: Path) -> None:
+    memory, pool = watch(FITTED, cgroup)
+    memory.look(0.0)
+    state = memory.state
+    assert state == MemoryState(
+        limit=1024 * MIB, used=300 * MIB, base=200 * MIB + RESERVE_BYTES, lane=30 * MIB, item=10 * MIB
+    )
+    assert state is not None
+    assert state.needs(2, 8) == 200 * MIB + RESERVE_BYTES + 2 * (30 + 80) * MIB
+    assert pool.kept == []
+
+
+def test_lanes_keep_less_under_a_smaller_limit(cgroup: Path) -> None:
+    memory, pool = watch(FITTED, cgroup)
+    memory.look(0.0)
+    (cgroup / "memory.max").write_text(f"{600 * MIB}\n")
+    memory.look(INTERVAL_S / 2)
+    assert pool.kept == []
+    memory.look(INTERVAL_S)
+    assert memory.state is not None
+    assert memory.state.limit == 600 * MIB
+    assert pool.kept == [(600 - 64 - 200) // 2 * MIB - 20 * MIB - 80 * MIB]
+    (cgroup / "memory.max").write_text(f"{1024 * MIB}\n")
+    memory.look(2 * INTERVAL_S)
+    assert pool.kept[-1] == FITTED.keep_bytes(2)
+
+
+@pytest.mark.parametrize(
+    "fitted",
+    [Fitted(None, 1024 * MIB, 0, 2, (8,)), Fitted(FITTED.model, None, 0, 2, (8,))],
+    ids=["not measured", "no limit"],
+)
+def test_nothing_is_said_of_what_is_unknown(fitted: Fitted, cgroup: Path) -> None:
+    memory, _ = watch(fitted, cgroup)
+    memory.look(0.0)
+    assert memory.state is None
