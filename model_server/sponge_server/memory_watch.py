@@ -1,6 +1,7 @@
 """Watches the server's memory and its limit, which an operator may change in place.
 
-Lanes keep less memory between two batches under a smaller limit. What the server needs was measured at startup.
+Under a smaller limit lanes keep less memory between two batches, and batches stay smaller, whoever has changed it. What
+the server needs was measured at startup.
 """
 
 from __future__ import annotations
@@ -30,11 +31,13 @@ class MemoryWatch:
 
     Attributes:
         state: for the operator; None without a limit, or where the memory was not measured.
+        most_batch: rows of the largest batch that the limit in force has room for.
     """
 
     def __init__(self, fitted: Fitted, pool: LanePool, metrics: Metrics, cgroup: Path | None = None) -> None:
         """`cgroup`: where to read; by default the memory cgroup of this process."""
         self.state: MemoryState | None = None
+        self.most_batch = max(fitted.batches)
         self._fitted = fitted
         self._pool = pool
         self._metrics = metrics
@@ -57,6 +60,9 @@ class MemoryWatch:
             self._fitted = replace(self._fitted, limit_bytes=limit)
             self._pool.keep(self._fitted.keep_bytes)
             self._metrics.memory_limit.set(limit)
+            lanes, most = len(self._pool.lanes), max(self._fitted.batches)
+            fits = model.fit(limit, lanes, most)
+            self.most_batch = fits[1] if fits is not None and fits[0] == lanes else 1
         self.state = MemoryState(
             limit=limit,
             used=used,

@@ -149,6 +149,7 @@ def build(
         projector=projector,
         pool=pool,
         metrics=metrics,
+        memory=memory,
         max_batch=max_batch,
         max_lanes=min(model.max_lanes for model in prepared),
         clock=clock,

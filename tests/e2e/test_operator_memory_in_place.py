@@ -73,6 +73,7 @@ def test_a_stuck_memory_resize_holds_no_cpu_back(followed: Service) -> None:
     followed.patch(cpu={"min": "1"})
     followed.kubectl("annotate", "sps", followed.name, "-n", followed.namespace, "serving.sponge.dev/paused-")
     eventually(lambda: millicores(quota) == 1000, 5, "the CPU grows all the same")
+    assert followed.condition("ResizeBlocked").get("reason") != "ResizeError"
     eventually(lambda: not refused(), 10, "the memory resize was taken back")
     assert memory_limit_mib(pod) >= 1024
     assert identity(followed.pod()) == identity(pod)

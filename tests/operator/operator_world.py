@@ -6,22 +6,18 @@ Only the API server and the control port are doubles; everything between them is
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import copy
-import ssl
-from collections.abc import Mapping
 from typing import Any, cast
 
+from operator_doubles import ApiServerDouble, ControlPortDouble
 from operator_pods import container_of, pod_of
 from prometheus_client import CollectorRegistry
 
 from sponge_core.control_api import (
-    ApplyAck,
     ApplyRequest,
     FrontierPoint,
     MemoryState,
     ProfileReport,
-    ReleaseRequest,
     StateSnapshot,
 )
 from sponge_core.quantities import cpu_quantity, parse_bytes, parse_cpu_milli
@@ -33,7 +29,7 @@ from sponge_operator.clients.kube import ApiError, Kube
 from sponge_operator.clients.pods import PodCache
 from sponge_operator.clients.replica_sets import ReplicaSets
 from sponge_operator.clients.rivals import Rivals
-from sponge_operator.clients.server import ControlClient, ServerError, StaleVersionError
+from sponge_operator.clients.server import ControlClient
 from sponge_operator.context import Context, Events
 from sponge_operator.metrics import Metrics
 from sponge_operator.node.coordinator import NodeCoordinator
@@ -165,11 +161,11 @@ class World:
         self.pods = PodCache(on_change=lambda _: self.pod_changed()) if node is None else node.pods
         self.decisions = KeptLog()
         metrics = Metrics(CollectorRegistry()) if node is None else node.metrics
-        kube = cast(Kube, _ApiServer(self))
+        kube = cast(Kube, ApiServerDouble(self))
         self.context = Context(
             settings=OperatorSettings(),
             kube=kube,
-            control=cast(ControlClient, _ControlPort(self)),
+            control=cast(ControlClient, ControlPortDouble(self)),
             pods=self.pods,
             replica_sets=ReplicaSets(),
             rivals=Rivals(lambda _: None),
@@ -344,98 +340,3 @@ class World:
     def pod_changed(self) -> None:
         if self.controller is not None:
             self.controller.pod_changed()
-
-
-class _ApiServer:
-    def __init__(self, world: World) -> None:
-        self._world = world
-        self._tasks: set[asyncio.Task[None]] = set()
-
-    async def resize(
-        self, pod: Mapping[str, Any], container: str, milli: int | None, memory: int | None = None
-    ) -> dict[str, Any]:
-        world = self._world
-        if memory is not None:
-            world.record("memory", memory >> 20)
-        if milli is not None:
-            world.record("patch", milli)
-        assert pod["metadata"]["uid"] == world.pod["metadata"]["uid"]
-        if world.refusal is not None:
-            raise world.refusal
-        if milli is not None and milli > world.allocatable:
-            cpu = f"cpu, requested: {milli}, allocatable: {world.allocatable}"
-            body = {"details": {"causes": [{"reason": "NodeCapacity"}]}}
-            raise ApiError(403, {"message": f"node didn't have enough allocatable resources: {cpu}", **body})
-        await asyncio.sleep(0.008)
-        metadata, resources = world.pod["metadata"], world.pod["spec"]["containers"][0]["resources"]
-        size = dict(resources["limits"])
-        if milli is not None:
-            size["cpu"] = cpu_quantity(milli)
-        if memory is not None:
-            size["memory"] = str(memory)
-        if resources["limits"] != size:
-            metadata["generation"] += 1
-            resources["limits"], resources["requests"] = size, dict(size)
-            metadata["resourceVersion"] = str(int(metadata["resourceVersion"]) + 1)
-            task = asyncio.create_task(world.kubelet(copy.deepcopy(world.pod)))
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
-        return copy.deepcopy(world.pod)
-
-
-class _ControlPort:
-    def __init__(self, world: World) -> None:
-        self._world = world
-
-    async def state(
-        self, base_url: str, token: str, since: int = 0, wait_s: float = 0.0, tls: ssl.SSLContext | None = None
-    ) -> StateSnapshot:
-        world = self._world
-        assert token == "token"
-        if wait_s:
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(world.news.wait(), wait_s)
-            world.news.clear()
-        if not world.reachable:
-            raise ServerError("connection refused")
-        if world.starting:
-            raise ServerError("HTTP 503: models are being loaded")
-        return world.snapshot()
-
-    async def profile(self, base_url: str, token: str, tls: ssl.SSLContext | None = None) -> ProfileReport:
-        if not self._world.reachable:
-            raise ServerError("connection refused")
-        return self._world.profile
-
-    async def apply(
-        self, base_url: str, token: str, request: ApplyRequest, timeout_s: float, tls: ssl.SSLContext | None = None
-    ) -> ApplyAck:
-        world = self._world
-        if world.stalled:
-            await asyncio.sleep(timeout_s)
-            raise ServerError(f"did not answer within {timeout_s} s")
-        if request.version <= world.message_version:
-            raise StaleVersionError("stale")
-        world.message_version = request.version
-        world.record("apply", request.cores_milli, request.sizes.max_milli if request.sizes else None)
-        world.applied = request
-        return ApplyAck(
-            version=request.version,
-            cores_milli=request.cores_milli,
-            thread_budget=1,
-            batch_cap=request.batch_cap,
-            now_s=world.loop.time(),
-            waited_s=0.0,
-        )
-
-    async def release(
-        self, base_url: str, token: str, request: ReleaseRequest, tls: ssl.SSLContext | None = None
-    ) -> None:
-        world = self._world
-        if not world.reachable or not world.releases:
-            raise ServerError("connection refused")
-        if request.version <= world.message_version:
-            raise StaleVersionError("stale")
-        world.message_version = request.version
-        world.record("release")
-        world.applied = None

@@ -11,6 +11,7 @@ import pytest
 from engine_world import MODEL, handles, item
 from virtual_time import FakePool, VirtualLoop, run_virtual
 
+from sponge_core.control_api import ApplyRequest, ReleaseRequest
 from sponge_server.control.control_loop import ControlLoop
 from sponge_server.control.news import News
 from sponge_server.control.operator_watch import OperatorWatch
@@ -61,7 +62,7 @@ class Site:
         self.lifecycle = Lifecycle(["fake"], "ready")
         self.told_ready: list[tuple[float, bool]] = []
         self.operator = OperatorWatch(clock)
-        memory = MemoryWatch(Fitted(None, None, 0, 2, (4,)), self.pool, metrics)
+        self.memory = MemoryWatch(Fitted(None, None, 0, 2, (4,)), self.pool, metrics)
         self.publisher = StatePublisher(
             lifecycle=self.lifecycle,
             engine=self.engine,
@@ -72,7 +73,7 @@ class Site:
             operator=self.operator,
             quota=self.quota,
             uploads=self.uploads,
-            memory=memory,
+            memory=self.memory,
             clock=clock,
         )
         watch = LaneWatch(self.pool, self.lifecycle, lambda ready: self.told_ready.append((round(clock(), 1), ready)))
@@ -84,6 +85,7 @@ class Site:
             projector=self.projector,
             pool=self.pool,
             metrics=metrics,
+            memory=self.memory,
             max_batch=4,
             max_lanes=8,
             clock=clock,
@@ -95,7 +97,7 @@ class Site:
             self.reconfigurer,
             metrics,
             watch,
-            memory,
+            self.memory,
             clock=clock,
             cpu_clock=lambda: 0.0,
         )
@@ -268,3 +270,23 @@ def test_without_an_operator_nothing_is_projected_until_one_asks(tmp_path: Path)
         assert {p.cores_milli: p.misses for p in first.frontier}[500] > 0
 
     site(scenario, tmp_path, 2.0)
+
+
+def test_a_smaller_memory_limit_keeps_batches_small(tmp_path: Path) -> None:
+    async def scenario(place: Site) -> None:
+        def applied(version: int, cap: int) -> ApplyRequest:
+            return ApplyRequest(version=version, cores_milli=1000, batch_cap=cap)
+
+        assert (await place.reconfigurer.apply(applied(1, 4))).batch_cap == 4
+        place.memory.most_batch = 2
+        place.reconfigurer.look()
+        assert place.scheduler.batch_cap == 2
+        assert (await place.reconfigurer.apply(applied(2, 3))).batch_cap == 2
+        place.memory.most_batch = 4
+        place.reconfigurer.look()
+        assert place.scheduler.batch_cap == 3
+        place.memory.most_batch = 1
+        place.reconfigurer.release(ReleaseRequest(version=3))
+        assert place.scheduler.batch_cap == 1
+
+    site(scenario, tmp_path, 1.0)

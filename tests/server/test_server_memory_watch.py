@@ -22,6 +22,7 @@ class Pool:
     """Keeps what its lanes may keep."""
 
     def __init__(self) -> None:
+        self.lanes = (object(), object())
         self.kept: list[int | None] = []
 
     def keep(self, allowance: Any) -> None:
@@ -63,9 +64,18 @@ def test_lanes_keep_less_under_a_smaller_limit(cgroup: Path) -> None:
     assert memory.state is not None
     assert memory.state.limit == 600 * MIB
     assert pool.kept == [(600 - 64 - 200) // 2 * MIB - 20 * MIB - 80 * MIB]
+    assert memory.most_batch == 8
     (cgroup / "memory.max").write_text(f"{1024 * MIB}\n")
     memory.look(2 * INTERVAL_S)
     assert pool.kept[-1] == FITTED.keep_bytes(2)
+
+
+@pytest.mark.parametrize(("limit", "most"), [(1024, 8), (484, 8), (483, 7), (350, 1), (250, 1)])
+def test_batches_stay_within_the_limit(limit: int, most: int, cgroup: Path) -> None:
+    memory, _ = watch(FITTED, cgroup)
+    (cgroup / "memory.max").write_text(f"{limit * MIB}\n")
+    memory.look(0.0)
+    assert memory.most_batch == most
 
 
 @pytest.mark.parametrize(

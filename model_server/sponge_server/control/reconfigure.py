@@ -22,6 +22,7 @@ from sponge_server.control.projector import Projector
 from sponge_server.control.state_publisher import StatePublisher
 from sponge_server.engine.cpu_quota import CpuQuota
 from sponge_server.engine.engine import Engine
+from sponge_server.memory_watch import MemoryWatch
 from sponge_server.observability.metrics import Metrics
 from sponge_server.settings import sizes_milli
 from sponge_server.workers.interface import LanePool
@@ -49,6 +50,7 @@ class Reconfigurer:
         projector: Projector,
         pool: LanePool,
         metrics: Metrics,
+        memory: MemoryWatch,
         max_batch: int,
         max_lanes: int,
         clock: Callable[[], float],
@@ -60,7 +62,8 @@ class Reconfigurer:
         self._projector = projector
         self._pool = pool
         self._metrics = metrics
-        self._max_batch = max_batch
+        self._memory = memory
+        self._max_batch = self._cap = max_batch
         self._max_lanes = max_lanes
         self._clock = clock
         self._lanes = len(pool.lanes)
@@ -75,8 +78,7 @@ class Reconfigurer:
         began = self._clock()
         self._take_over(request.version)
         self._operator.fallback_after_s = request.fallback_after_s
-        cap = min(request.batch_cap, self._max_batch)
-        self._engine.set_batch_cap(cap)
+        self._set_cap(min(request.batch_cap, self._max_batch))
         if request.sizes is not None:
             self._set_sizes(request.sizes)
         cores = request.cores_milli / 1000
@@ -94,7 +96,7 @@ class Reconfigurer:
             version=request.version,
             cores_milli=request.cores_milli,
             thread_budget=thread_budget(self._quota.in_force),
-            batch_cap=cap,
+            batch_cap=self._engine.scheduler.batch_cap,
             now_s=self._clock(),
             waited_s=waited_s,
         )
@@ -112,7 +114,8 @@ class Reconfigurer:
         )
 
     def look(self) -> None:
-        """Follows the quota once the operator is gone. Call it regularly."""
+        """Follows the memory limit, and the quota once the operator is gone. Call it regularly."""
+        self._set_cap(self._cap)
         gone_s = self._operator.gone_s
         if gone_s and self._quota.applied is not None:
             # A late message of the lost operator must not win over this.
@@ -133,8 +136,14 @@ class Reconfigurer:
 
     def _follow_quota(self) -> None:
         self._quota.release()
-        self._engine.set_batch_cap(self._max_batch)
+        self._set_cap(self._max_batch)
         self._engine.set_driven(False)
+
+    def _set_cap(self, cap: int) -> None:
+        """Sets the batch cap, as far as the memory limit has room for it."""
+        self._cap, within = cap, min(cap, self._memory.most_batch)
+        if within != self._engine.scheduler.batch_cap:
+            self._engine.set_batch_cap(within)
 
     def _set_sizes(self, sizes: SizeRange) -> None:
         candidates = sizes_milli(sizes.min_milli, sizes.max_milli, sizes.step_milli)

@@ -19,7 +19,6 @@ from sponge_core.planning.decider import Recommendation
 from sponge_operator.autoscale import resize
 from sponge_operator.autoscale.letting_go import release
 from sponge_operator.autoscale.look import Allocation, Look, Observation, ResizeOutcome
-from sponge_operator.autoscale.memory_keeper import MemoryKeeper
 from sponge_operator.autoscale.paper_recommender import PaperRecommender
 from sponge_operator.autoscale.profile_walk import ProfileWalk
 from sponge_operator.autoscale.recommender import Recommender, SizingSpec, parked, sizes_under, under_ceiling
@@ -78,6 +77,20 @@ class Host(Protocol):
         ...
 
 
+class Memory(Protocol):
+    """A memory limit that follows the batch cap; see `memory_keeper`."""
+
+    due: bool
+
+    def bounded(self, allocation: Allocation, snapshot: StateSnapshot) -> Recommendation:
+        """The allocated recommendation with the batch cap that the memory in force has room for."""
+        ...
+
+    async def follow(self, now: float, snapshot: StateSnapshot | None, batch_cap: int) -> None:
+        """Sends the memory resize that is due."""
+        ...
+
+
 class Standalone:
     """A `Host` for a server that shares its machine with no other; counts its resizes."""
 
@@ -112,7 +125,7 @@ class ControlLoop:
         clock: Callable[[], float],
         settings: LoopSettings = LoopSettings(),
         budget: ResizeBudget | None = None,
-        memory: MemoryKeeper | None = None,
+        memory: Memory | None = None,
     ) -> None:
         self._target = target
         self._control = control

@@ -15,8 +15,8 @@ from sponge_operator.autoscale.control_loop import ControlLoop
 from sponge_operator.autoscale.decision_log import Entry
 from sponge_operator.autoscale.letting_go import let_go
 from sponge_operator.autoscale.look import Allocation, Look, Observation
-from sponge_operator.autoscale.memory import MemoryAction, MemoryRule
-from sponge_operator.autoscale.memory_keeper import MemoryKeeper
+from sponge_operator.autoscale.memory import MemoryAction
+from sponge_operator.autoscale.memory_keeper import MemoryKeeper, memory_rule
 from sponge_operator.autoscale.pod_state import LastDecision, PodState, is_in_service, starting
 from sponge_operator.autoscale.pod_target import PodTarget
 from sponge_operator.autoscale.profile_keeper import ProfileKeeper
@@ -87,7 +87,9 @@ class PodController:
         )
         # What of the pod makes a look worth while: other hands' sizes, its starts, whether it is in service.
         self._seen: tuple[resize.Observed, Starting | None, bool] = self._target.observe(None), None, False
-        self._memory = MemoryKeeper(context.kube, context.pods, uid, self._memory_rule, self._memory_resized)
+        self._memory = MemoryKeeper(
+            context.kube, context.pods, uid, lambda: memory_rule(self._service().spec), self._memory_resized
+        )
         self._loop = ControlLoop(
             self._target, context.control, self, context.clock, context.settings.loop, context.budget, self._memory
         )
@@ -175,10 +177,6 @@ class PodController:
             self._unreachable(look.trouble)
 
     # --- memory ------------------------------------------------------------------------------------------------------
-
-    def _memory_rule(self) -> MemoryRule:
-        spec = self._service().spec
-        return MemoryRule(spec.memory.base, spec.memory.per_batch_item, spec.batch.max, spec.memory.in_place)
 
     def _memory_resized(self, action: MemoryAction) -> None:
         self._context.metrics.memory_resizes.labels(action.kind).inc()

@@ -161,7 +161,8 @@ def observe(pod: Mapping[str, Any], container: str, quota_milli: int | None = No
         return Deferred(wanted, actual, message, _room(message))
     if quota_milli is not None and quota_milli == wanted:
         return Idle(wanted)
-    if progress is not None and progress.get("reason") == "Error":
+    failed = progress is not None and progress.get("reason") == "Error"
+    if progress is not None and failed and progress.get("observedGeneration", generation) >= generation:
         return Failed(wanted, actual, progress.get("message") or "")
     observed_generation = status.get("observedGeneration", generation)
     if progress is not None or observed_generation < generation or actual != wanted:

@@ -11,6 +11,7 @@ from typing import Any
 
 from sponge_core.control_api import StateSnapshot
 from sponge_operator.autoscale.letting_go import let_go
+from sponge_operator.autoscale.memory_keeper import memory_rule, restore_memory
 from sponge_operator.autoscale.pod_controller import PodController
 from sponge_operator.autoscale.pod_state import PodState, is_in_service, starting, startup_of
 from sponge_operator.autoscale.pod_target import PodTarget
@@ -226,6 +227,7 @@ class ServicePods:
             await let_go(target, context.control)
         if (startup := startup_of(pod)) is not None:
             await restore(target, startup)
+        await restore_memory(context.kube, pod, memory_rule(self._service().spec))
 
 
 def _substance(state: PodState) -> object:
