@@ -28,7 +28,12 @@ __all__ = ["NodeCoordinator"]
 log = logging.getLogger("sponge.operator")
 
 FRESH_S = 5.0
-"""Between two reads of a shared node, because other pods come and go."""
+"""Between two reads of a shared node whose pods lack cores, because other pods come and go."""
+
+CALM_S = 30.0
+"""The same where every pod has what it needs: a read lists all pods of the node, and a refusal causes one at once."""
+
+AT_ONCE = float("-inf")
 
 FORBIDDEN_S = 60.0
 """Before the next read after the API server forbade it."""
@@ -54,7 +59,7 @@ class _Node:
     actuated_milli: dict[str, int] = field(default_factory=dict)
     waiting: set[str] = field(default_factory=set)
     view: NodeView | None = None
-    read_at: float = 0.0
+    read_at: float = AT_ONCE
     reading: bool = False
     planned: dict[str, FrontierPoint] = field(default_factory=dict)
     planned_at: float = float("-inf")
@@ -112,7 +117,7 @@ class NodeCoordinator:
             return
         promised = node.promised_milli.pop(uid, None)
         if outcome in ("deferred", "infeasible", "rejected"):
-            node.read_at = 0.0  # another pod holds more than was known
+            node.read_at = AT_ONCE  # another pod holds more than was known
         elif outcome == "actuated" and promised is not None:
             node.actuated_milli[uid] = promised
             if promised < node.tenants[uid].current_milli:
@@ -128,7 +133,7 @@ class NodeCoordinator:
         node.promised_milli.pop(uid, None)
         node.actuated_milli.pop(uid, None)
         node.waiting.discard(uid)
-        node.read_at = 0.0
+        node.read_at = AT_ONCE
         if not node.tenants:
             del self._nodes[name]
 
@@ -177,7 +182,8 @@ class NodeCoordinator:
             node.wake[uid]()
 
     def _read_if_due(self, name: str, node: _Node) -> None:
-        if node.reading or self._clock() < node.read_at:
+        is_calm = not node.planned and not node.waiting
+        if node.reading or self._clock() < node.read_at + (CALM_S - FRESH_S if is_calm else 0.0):
             return
         node.reading = True
         node.read_at = self._clock() + FRESH_S
