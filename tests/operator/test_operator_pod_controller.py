@@ -148,6 +148,8 @@ def test_a_server_that_does_not_acknowledge_keeps_its_quota() -> None:
         world.change(250)
         await world.run(10.0)
         assert world.patches() == []
+        assert world.controller is not None
+        assert world.controller.state.reachable, "it answers, so the service is still ready"
         world.stalled = False
         await world.run(5.0)
         assert world.patches() == [250]
