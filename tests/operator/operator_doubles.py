@@ -83,6 +83,14 @@ class ControlPortDouble:
             raise ServerError("connection refused")
         return self._world.profile
 
+    async def state_at_quota(
+        self, base_url: str, token: str, milli: int, wait_s: float, tls: ssl.SSLContext | None = None
+    ) -> StateSnapshot:
+        world, end = self._world, self._world.loop.time() + wait_s
+        while world.quota != milli and world.loop.time() < end:  # noqa: ASYNC110 - as the server does
+            await asyncio.sleep(0.004)
+        return await self.state(base_url, token)
+
     async def apply(
         self, base_url: str, token: str, request: ApplyRequest, timeout_s: float, tls: ssl.SSLContext | None = None
     ) -> ApplyAck:

@@ -196,3 +196,39 @@ def test_a_steady_load_makes_little_news(tmp_path: Path) -> None:
         assert len(told) - before <= 2
 
     site(scenario, tmp_path, 2.0)
+
+
+@pytest.mark.parametrize("cores", [0.05, 0.25])
+def test_a_burst_is_looked_at_several_times_at_once_also_by_a_small_server(tmp_path: Path, cores: float) -> None:
+    """Its first requests alone may need no more cores; the next look must not wait for a small server's turn."""
+
+    async def scenario(place: Site) -> None:
+        await place.reconfigurer.apply(apply(1, round(cores * 1000)))
+        version = (await place.publisher.read(None, 0.0)).version
+        await asyncio.sleep(3.0)
+        began, urgent = place.loop.time(), False
+        for _ in range(8):
+            place.submit(2.0)
+            await asyncio.sleep(0.002)
+        while not urgent:
+            seen = await place.publisher.read(version, 1.0)
+            version, urgent = seen.version, seen.urgent
+        assert place.loop.time() - began < 0.03
+
+    site(scenario, tmp_path, cores)
+
+
+def test_whoever_waits_for_a_quota_is_answered_once_it_is_there(tmp_path: Path) -> None:
+    quota(tmp_path, 500)
+
+    async def scenario(place: Site) -> None:
+        waiting = asyncio.ensure_future(place.publisher.read_at_quota(1500, 10.0))
+        await asyncio.sleep(0.5)
+        quota(tmp_path, 1500)
+        began = place.loop.time()
+        assert (await waiting).cpu_quota_milli == 1500
+        assert place.loop.time() - began < 0.01
+        assert (await place.publisher.read_at_quota(250, 0.3)).cpu_quota_milli == 1500
+        assert place.loop.time() - began < 0.32
+
+    site(scenario, tmp_path, 2.0)

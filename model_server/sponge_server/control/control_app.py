@@ -74,7 +74,12 @@ def control_app(control: Loaded[Control], metrics: Metrics, token: str | None, b
         publisher = control.get().publisher
         since = _query(request, "since", int, 0)
         wait_s = _query(request, "wait_s", float, 0.0)
-        snapshot = await publisher.read(since, min(wait_s or 0.0, LONGEST_WAIT_S))
+        quota_milli = _query(request, "quota_milli", int, 1)
+        wait_s = min(wait_s or 0.0, LONGEST_WAIT_S)
+        if quota_milli is None:
+            snapshot = await publisher.read(since, wait_s)
+        else:
+            snapshot = await publisher.read_at_quota(quota_milli, wait_s)
         return Response(snapshot.model_dump_json(), media_type="application/json")
 
     async def profile(request: Request) -> Response:

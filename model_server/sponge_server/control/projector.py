@@ -33,6 +33,16 @@ INTERVAL_S = 0.1
 SHORTEST_GAP_S = 0.02
 """Between projections that an event requests, so a burst is seen this soon."""
 
+EARLY_AT_ONCE = 3
+"""So many projections that an event requests may come ahead of that gap, because the first sees only the first requests
+of a burst. Later ones make up for it."""
+
+EARLY_GAP_S = 0.01
+"""Between those."""
+
+QUIET_S = 0.8
+"""Requests that come after so long without any are news, whatever their deadlines: the server may be parked."""
+
 LONGEST_GAP_S = 1.0
 
 COST_SHARE = 0.05
@@ -97,6 +107,9 @@ class Projector(RequestObserver):
         self._less = False
         self._less_told = -math.inf
         self._last = -math.inf
+        self._earned_until = -math.inf
+        self._active_at = -math.inf
+        self._woken = False
         self._early: asyncio.TimerHandle | None = None
         self._readers = 0
         self._left = -math.inf
@@ -109,15 +122,19 @@ class Projector(RequestObserver):
         remaining_slo_s = job.due.deadline - job.arrival
         for _ in job.ids:
             self._forecaster.observe(job.arrival, remaining_slo_s, job.model.index)
-        if self._idle:
+        if self._clock() - self._active_at >= QUIET_S:
             self.requests_pending()
+        self._active_at = self._clock()
 
     def requests_pending(self) -> None:
         """Something came in that may miss its deadline: project before the next interval ends."""
+        now = self._clock()
+        self._woken = self._woken or now - self._active_at >= QUIET_S
+        self._active_at = now
         if not self.watched or self._early is not None:
             return
-        # The first request after an idle time gets its projection at once, however small the server was parked.
-        delay_s = 0.0 if self._idle else max(0.0, self._last + self._gap(SHORTEST_GAP_S) - self._clock())
+        # The first request after a quiet time gets its projection at once, however small the server was parked.
+        delay_s = 0.0 if self._woken else self._early_in_s(now)
         self._early = asyncio.get_running_loop().call_later(delay_s, self._project_early)
 
     @property
@@ -161,16 +178,16 @@ class Projector(RequestObserver):
     def project(self, now: float) -> None:
         """Updates `frontier` and `urgent`, and publishes the change.
 
-        It is news that a larger size is needed, that requests come after an idle time, and that a smaller size suffices
+        It is news that a larger size is needed, that requests come after a quiet time, and that a smaller size suffices
         or no longer does.
         """
         if self._early is not None:  # this projection is the early one
             self._early.cancel()
             self._early = None
         self._last = now
-        was_idle = self._idle
         self._update(now)
-        news = self.urgent or (was_idle and not self._idle)
+        self._earned_until = max(self._earned_until, now) + self._gap(SHORTEST_GAP_S)
+        news, self._woken = self.urgent or self._woken, False
         less = self._less_suffices()
         if less != self._less and now - self._less_told >= NEWS_GAP_S:
             self._less, self._less_told, news = less, now, True
@@ -213,6 +230,10 @@ class Projector(RequestObserver):
             self.urgent = any(p.misses < misses for p in self.frontier if p.cores_milli > scheduler.cores * 1000)
         self._cost_s = time.thread_time() - began
         self._metrics.projection.observe(self._cost_s)
+
+    def _early_in_s(self, now: float) -> float:
+        earned_at = self._earned_until - EARLY_AT_ONCE * self._gap(SHORTEST_GAP_S)
+        return max(0.0, self._last + EARLY_GAP_S - now, earned_at - now)
 
     def _gap(self, shortest_s: float) -> float:
         cores = min(1.0, self._scheduler.cores)

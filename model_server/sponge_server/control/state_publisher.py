@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import Callable
 
@@ -18,6 +19,10 @@ from sponge_server.uploads import Uploads
 from sponge_server.workers.interface import LanePool
 
 __all__ = ["StatePublisher"]
+
+
+QUOTA_POLL_S = 0.004
+"""Between two looks at the quota while somebody waits for it; a look costs some microseconds."""
 
 
 class StatePublisher:
@@ -70,6 +75,15 @@ class StatePublisher:
             if since and not self._lifecycle.ending:
                 await self._news.wait(since, wait_s)
             return self.snapshot()
+
+    async def read_at_quota(self, milli: int, wait_s: float) -> StateSnapshot:
+        """The state once the quota of the cgroup is `milli`, or after `wait_s` seconds."""
+        end = self._clock() + wait_s
+        self._quota.poll()
+        while self._quota.quota_milli != milli and not self._lifecycle.ending and self._clock() < end:
+            await asyncio.sleep(QUOTA_POLL_S)
+            self._quota.poll()
+        return self.snapshot()
 
     def snapshot(self) -> StateSnapshot:
         """One consistent view, with a version number of its own."""

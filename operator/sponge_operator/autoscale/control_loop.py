@@ -28,7 +28,7 @@ from sponge_operator.clients.server import ControlClient, ServerError
 
 __all__ = ["ControlLoop", "Host", "LoopSettings", "Standalone"]
 
-SHORTEST_GAP_S = 0.02
+SHORTEST_GAP_S = 0.01
 """Between two looks at a server; an urgent state answers every long poll at once."""
 
 BLOCKED_GAP_S = 0.2

@@ -19,8 +19,11 @@ from sponge_operator.resources.manifests import CONTAINER, CONTROL_PORT, control
 
 __all__ = ["PodTarget"]
 
-QUOTA_POLL_S = 0.01
-"""Between two reads of the server's quota while a resize is under way; it takes 22 ms (p50) to be in force."""
+QUOTA_WAIT_S = 0.5
+"""How long the server may hold its answer back while its quota is not the wanted one; it takes 22 ms (p50)."""
+
+QUOTA_RETRY_S = 0.05
+"""Before it is asked again."""
 
 
 class PodTarget:
@@ -121,11 +124,12 @@ class PodTarget:
 
     async def _quota_reaches(self, milli: int) -> None:
         while True:
-            await asyncio.sleep(QUOTA_POLL_S)
             with contextlib.suppress(ServerError):
-                snapshot = await self._control.state(self.control_url(), self.token, tls=self.tls)
+                url = self.control_url()
+                snapshot = await self._control.state_at_quota(url, self.token, milli, QUOTA_WAIT_S, self.tls)
                 if snapshot.cpu_quota_milli == milli:
                     return
+            await asyncio.sleep(QUOTA_RETRY_S)
 
 
 def _reason(status: Mapping[str, Any]) -> str:

@@ -53,8 +53,18 @@ class ControlClient:
             wait_s: how long the server may hold the response back while nothing newer than `since` is urgent.
             tls: which certificates to accept at an https URL; by default those of public authorities.
         """
-        url = f"{base_url}/control/v1/state?since={since}&wait_s={wait_s:g}"
-        text = await self._request("GET", url, token, tls, timeout_s=wait_s + 2.0)
+        return await self._state(base_url, f"since={since}&wait_s={wait_s:g}", token, tls, wait_s)
+
+    async def state_at_quota(
+        self, base_url: str, token: str, milli: int, wait_s: float, tls: ssl.SSLContext | None = None
+    ) -> StateSnapshot:
+        """The server's state once its CPU quota is `milli`, or after `wait_s` seconds. Raises ServerError."""
+        return await self._state(base_url, f"quota_milli={milli}&wait_s={wait_s:g}", token, tls, wait_s)
+
+    async def _state(
+        self, base_url: str, query: str, token: str, tls: ssl.SSLContext | None, wait_s: float
+    ) -> StateSnapshot:
+        text = await self._request("GET", f"{base_url}/control/v1/state?{query}", token, tls, timeout_s=wait_s + 2.0)
         try:
             return StateSnapshot.model_validate_json(text)
         except ValidationError as error:
