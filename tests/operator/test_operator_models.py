@@ -96,7 +96,10 @@ def test_not_a_quantity(text: str) -> None:
         parse_cpu_milli(text)
 
 
-@pytest.mark.parametrize(("text", "expected"), [("1Gi", 2**30), ("16Mi", 2**24), (1024, 1024), ("1k", 1000)])
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [("1Gi", 2**30), ("16Mi", 2**24), (1024, 1024), ("1k", 1000), ("512Ki", 2**19), ("2Ei", 2**61)],
+)
 def test_bytes(text: str | int, expected: int) -> None:
     assert parse_bytes(text) == expected
 

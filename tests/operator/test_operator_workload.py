@@ -155,6 +155,31 @@ async def test_nothing_is_tried_in_a_namespace_that_is_going_away() -> None:
     assert kept.obstacle.reason == "NamespaceTerminating"
 
 
+async def test_a_manifest_that_cannot_be_built_stops_no_other_child(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise KeyError("unforeseen")
+
+    monkeypatch.setattr("sponge_operator.reconcile.workload.build_config_map", fail)
+    cluster = Cluster()
+    kept = workload(cluster)
+    await kept.keep(service(), 0.0)
+    assert kept.obstacle is not None
+    assert kept.obstacle.reason == "InternalError"
+    assert {kind for kind, _ in cluster.objects} == {"Secret", "Service"}
+
+
+async def test_a_limit_that_somebody_removed_is_set_again() -> None:
+    cluster = Cluster()
+    kept = workload(cluster)
+    await kept.keep(service(), 0.0)
+    (container,) = cluster.objects["Deployment", "digits"]["spec"]["template"]["spec"]["containers"]
+    size = container.pop("resources")
+    kept.seen("Deployment", cluster.touch("Deployment", "digits"))
+    await kept.keep(service(), 1.0)
+    (container,) = cluster.objects["Deployment", "digits"]["spec"]["template"]["spec"]["containers"]
+    assert container["resources"] == size
+
+
 async def test_orphans_are_adopted_with_their_token() -> None:
     cluster = Cluster()
     before = workload(cluster)

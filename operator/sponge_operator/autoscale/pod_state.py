@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sponge_core.control_api import StateSnapshot
+from sponge_core.errors import SpongeError
 from sponge_core.planning.decider import Recommendation
 from sponge_core.quantities import parse_cpu_milli
 from sponge_operator.autoscale.decision_log import Entry
@@ -82,7 +83,10 @@ def is_in_service(pod: Mapping[str, Any]) -> bool:
 def startup_of(pod: Mapping[str, Any]) -> int | None:
     """The size that a pod starts with, as the operator noted it when it made the pod; None for a foreign pod."""
     startup = (pod["metadata"].get("annotations") or {}).get(STARTUP_ANNOTATION)
-    return None if startup is None else parse_cpu_milli(startup)
+    try:
+        return None if startup is None else parse_cpu_milli(startup)
+    except SpongeError:
+        return None  # somebody has edited the annotation
 
 
 def starting(pod: Mapping[str, Any]) -> Starting | None:

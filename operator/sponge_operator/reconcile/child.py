@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import random
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -14,6 +15,8 @@ from sponge_operator.resources.obstacles import Obstacle
 from sponge_operator.resources.ownership import obstacle_to_apply
 
 __all__ = ["Child"]
+
+log = logging.getLogger("sponge.operator")
 
 FIRST_RETRY_S = 1.0
 LAST_RETRY_S = 120.0
@@ -77,6 +80,9 @@ class Child:
             self.obstacle = await self._keep(service, build)
         except ApiError as error:
             self.obstacle = _refused(self._kind, self._name, error)
+        except Exception as error:
+            log.exception("child.failed kind=%s name=%s", self._kind, self._name)
+            self.obstacle = Obstacle("InternalError", f"{self._kind} {self._name!r}: {error!r}")
         if self.obstacle is None:
             self._failures, self.retry_at = 0, float("-inf")
             return

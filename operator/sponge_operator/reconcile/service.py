@@ -179,8 +179,11 @@ class ServiceReconciler:
         event(log, "apply.failed", logging.WARNING, service=self.key, reason=reason, message=message)
         if obstacle.reason == "NameTaken":
             self._events.emit("Warning", "NameTaken", obstacle.message, about=obstacle.message)
-        elif obstacle.reason == "ApplyFailed":
-            self._events.emit("Warning", "ApplyFailed", obstacle.message)
+        elif reason == "ApplyFailed":
+            self._events.emit("Warning", "ApplyFailed", message)
+        elif reason == "InternalError":
+            self._context.metrics.faults.labels("keep_child").inc()
+            self._events.emit("Warning", "InternalError", message, about="keep_child")
 
     async def _follow_certificate(self) -> None:
         """Reads the certificate again while a server is not reached: it may present another one already."""

@@ -101,10 +101,10 @@ def startup_milli(spec: ServiceSpec, deployment: Mapping[str, Any] | None) -> in
         return spec.cpu.startup
     if deployment is not None:
         for container in deployment["spec"]["template"]["spec"]["containers"]:
-            if container["name"] == CONTAINER:
-                present = parse_cpu_milli(container["resources"]["limits"]["cpu"])
-                if present <= spec.cpu.max:
-                    return present
+            # Somebody may have removed the limit, which is undone like any other change.
+            limit = ((container.get("resources") or {}).get("limits") or {}).get("cpu")
+            if container["name"] == CONTAINER and limit is not None and parse_cpu_milli(limit) <= spec.cpu.max:
+                return parse_cpu_milli(limit)
     return max(spec.cpu.min, min(spec.cpu.max, DEFAULT_STARTUP_MILLI))
 
 
