@@ -45,6 +45,13 @@ def command() -> None:
 @click.option("--metrics-port", default=9091, show_default=True, help="For Prometheus; 0 for none.")
 @click.option("--health-port", default=9092, show_default=True, help="For /healthz; 0 for none.")
 @click.option(
+    "--resizes-per-s",
+    type=click.FloatRange(min=0.1),
+    default=20.0,
+    show_default=True,
+    help="Resizes a second over all pods; bursts are up to twice as many, and grows go before shrinks.",
+)
+@click.option(
     "--decision-log", type=click.Path(path_type=Path), help="Append each decision to this file, one JSON object a line."
 )
 @click.option(
@@ -62,6 +69,7 @@ def run(
     server_api_keys_secret: str | None,
     metrics_port: int,
     health_port: int,
+    resizes_per_s: float,
     decision_log: Path | None,
     log_level: Level,
 ) -> None:
@@ -81,6 +89,7 @@ def run(
         api_keys_secret=server_api_keys_secret,
         metrics_port=metrics_port,
         health_port=health_port,
+        resizes_per_s=resizes_per_s,
         log_level=log_level,
         decision_log=decision_log,
     )

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from sponge_operator.autoscale.decision_log import DecisionLog
-from sponge_operator.autoscale.resizer import ResizeBudget
+from sponge_operator.autoscale.resize_budget import ResizeBudget
 from sponge_operator.clients.kube import Kube
 from sponge_operator.clients.pods import PodCache
 from sponge_operator.clients.replica_sets import ReplicaSets
@@ -41,6 +41,8 @@ class Context:
     budget: ResizeBudget
     clock: Callable[[], float]
     wall: Callable[[], float]
+    unable: Callable[[], tuple[str, str] | None] = lambda: None
+    """Reason and message, if the cluster lets the operator change no size."""
 
 
 @dataclass(slots=True)

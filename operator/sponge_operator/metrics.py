@@ -39,13 +39,22 @@ class Metrics:
             registry=registry,
             buckets=(0.01, 0.02, 0.03, 0.04, 0.06, 0.08, 0.12, 0.2, 0.4, 0.8, 1.6, 3.2),
         )
-        self.resizes = Counter("sponge_operator_resize", "Resizes by outcome.", ("outcome",), registry=registry)
-        for outcome in RESIZE_OUTCOMES:
-            self.resizes.labels(outcome)
+        self.resizes = Counter(
+            "sponge_operator_resize",
+            "Resizes by outcome; the reason is the decision's if actuated, else that of the condition ResizeBlocked.",
+            (*_SERVICE, "outcome", "reason"),
+            registry=registry,
+        )
         self.memory_resizes = Counter(
             "sponge_operator_memory_resize",
             "Memory resizes: grow, shrink, or one that was refused or taken back.",
             ("kind",),
+            registry=registry,
+        )
+        self.held = Counter(
+            "sponge_operator_resize_held",
+            "Resizes that were held back, each counted once: by --resizes-per-s (rate), a pause or a cooldown.",
+            (*_SERVICE, "reason"),
             registry=registry,
         )
         self.desired = Gauge(
@@ -109,8 +118,8 @@ class Metrics:
 
     def forget_service(self, namespace: str, service: str) -> None:
         """Removes the series of a service that is gone."""
-        with contextlib.suppress(KeyError):
-            self.slo_target.remove(namespace, service)
+        for metric in (self.slo_target, self.resizes, self.held, self.saved):
+            metric.remove_by_labels({"namespace": namespace, "service": service})
 
     def forget_pod(self, namespace: str, service: str, pod: str) -> None:
         """Removes the series of a pod that is gone."""

@@ -30,7 +30,7 @@ class OperatorSettings:
         loop: times of each pod's control loop.
         status_interval_s: shortest time between two status writes that change figures only.
         resync_s: how often the children are looked at without a change that a watch reports.
-        resizes_per_s: cluster-wide rate of shrinks; grows may use the whole burst.
+        resizes_per_s: cluster-wide rate of resizes; grows go before shrinks.
     """
 
     namespaces: tuple[str, ...] = ()

@@ -25,6 +25,7 @@ from typing import TYPE_CHECKING, Any, Self
 from sponge_core.errors import SpongeError
 from sponge_core.quantities import cpu_quantity
 from sponge_operator.autoscale import resize
+from sponge_operator.autoscale.ceiling import from_api, may_have
 from sponge_operator.autoscale.look import ResizeOutcome
 from sponge_operator.autoscale.resizer import act
 from sponge_operator.autoscale.target import QuotaRefusedError
@@ -231,8 +232,10 @@ class ProfilePod:
             self._pod = await self._kube.resize(self._pod, CONTAINER, milli)
         except ApiError as error:
             has_milli = resize.actual_milli(self.observe(None)) or milli
-            consequence = resize.refused(error.status, error.body, milli, has_milli)
-            raise QuotaRefusedError("Rejected", str(error), consequence) from None
+            refusal = from_api(
+                error.status, error.body, milli, has_milli, retry_after_s=error.retry_after_s, node=self.node
+            )
+            raise QuotaRefusedError(may_have(refusal)) from None
 
     async def settled(self, milli: int, deadline: float) -> resize.Observed:
         """Waits until the worker reads the quota `milli`, the resize is refused, or the deadline."""

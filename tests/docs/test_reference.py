@@ -114,6 +114,7 @@ def test_every_condition_and_event_of_the_operator_is_explained_and_every_explan
     assert gaps(found) == []
     assert set(found.conditions) == set(CONDITIONS) >= {"Ready", "Planning", "ResizeBlocked", "SLOAttained"}
     assert {"Deferred", "Infeasible", "Timeout", "NodeShared"} <= found.blocked
+    assert {"NodeCapacity", "QuotaExceeded", "LimitRange", "AdmissionDenied", "Forbidden"} <= found.blocked
     assert {"Ready", "SLOMissed", "Conflict", "Resize…"} <= found.events
     assert {"InvalidSpec", "ApplyFailed", "NameTaken", "FailedCreate"} <= found.obstacles
     page = conditions_page()

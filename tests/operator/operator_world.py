@@ -24,7 +24,7 @@ from sponge_core.quantities import cpu_quantity, parse_bytes, parse_cpu_milli
 from sponge_operator.autoscale.decision_log import DecisionLog, Entry
 from sponge_operator.autoscale.pod_controller import PodController
 from sponge_operator.autoscale.pod_target import PodTarget
-from sponge_operator.autoscale.resizer import ResizeBudget
+from sponge_operator.autoscale.resize_budget import ResizeBudget
 from sponge_operator.clients.kube import ApiError, Kube
 from sponge_operator.clients.pods import PodCache
 from sponge_operator.clients.replica_sets import ReplicaSets

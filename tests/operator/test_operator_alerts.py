@@ -46,7 +46,7 @@ def service(phases: Sequence[Phase], target: float) -> dict[str, str]:
     return {
         "sponge_operator_slo_target_ratio{namespace='team',service='digits'}": gauge(target / 100, minutes),
         f"sponge_operator_server_reachable{{{POD}}}": gauge(1, minutes),
-        'sponge_operator_resize_total{outcome="actuated"}': gauge(5, minutes),
+        "sponge_operator_tick_seconds_count": gauge(5, minutes),
         f'sponge_requests_total{{{SCRAPED},model="digits",slo_class="default",outcome="in_time"}}': counter(
             phases, False
         ),
@@ -176,7 +176,8 @@ def test_two_operators_and_two_pods_count_once(tmp_path: Path) -> None:
     assert f"{FAST} 6h" in firing(tmp_path, series, 40)
 
 
-OPERATOR = {'sponge_operator_resize_total{outcome="actuated"}': gauge(5, 60)}
+SERVICE = 'namespace="team",service="digits",reason="Timeout"'
+OPERATOR = {"sponge_operator_tick_seconds_count": gauge(5, 60)}
 
 
 @pytest.mark.parametrize(
@@ -185,7 +186,7 @@ OPERATOR = {'sponge_operator_resize_total{outcome="actuated"}': gauge(5, 60)}
         ({f"sponge_operator_server_reachable{{{POD}}}": gauge(0, 60)}, "SpongeServerUnreachable"),
         ({f"sponge_operator_state_age_seconds{{{POD}}}": "0+30x120"}, "SpongeServerSilent"),
         ({f'sponge_operator_resize_blocked{{{POD},reason="Deferred"}}': gauge(1, 60)}, "SpongeResizeBlocked"),
-        ({'sponge_operator_resize_total{outcome="timeout"}': "0+1x120"}, "SpongeResizesRefused"),
+        ({f'sponge_operator_resize_total{{{SERVICE},outcome="timeout"}}': "0+1x120"}, "SpongeResizesRefused"),
         ({f"sponge_operator_refused_cores{{{POD}}}": gauge(1, 60)}, "SpongeNodeTooSmall"),
         ({f"sponge_without_operator_seconds{{{SCRAPED}}}": "0+30x120"}, "SpongeServerWithoutOperator"),
         ({f"sponge_profile_drifted{{{SCRAPED}}}": gauge(1, 60)}, "SpongeProfileDrifted"),

@@ -13,7 +13,8 @@ from sponge_core.control_api import ApplyRequest, SizeRange
 from sponge_operator.autoscale.cgroup_target import CgroupTarget
 from sponge_operator.autoscale.control_loop import ControlLoop, Standalone
 from sponge_operator.autoscale.recommender import SizingSpec
-from sponge_operator.autoscale.resizer import ResizeBudget, bring_to
+from sponge_operator.autoscale.resize_budget import ResizeBudget
+from sponge_operator.autoscale.resizer import bring_to
 from sponge_operator.clients.server import ServerError
 from sponge_system.cgroup import CgroupError
 

@@ -115,7 +115,7 @@ def test_a_node_without_room_for_the_startup_size_gives_what_it_has(room: int, p
     async def scenario(_: VirtualLoop) -> None:
         world = World(start=250, room=room)
         world.restart()
-        await world.run(20.0)
+        await world.run(9.0)
         assert world.patches() == patches
 
     run_virtual(scenario)

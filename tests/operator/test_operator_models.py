@@ -70,11 +70,20 @@ def test_secrets_of_the_operator_stand_in_where_a_spec_names_none() -> None:
     assert (kept.tls.secret_name, kept.api_keys) == ("own", None)
 
 
-@pytest.mark.parametrize(("value", "paused"), [("true", True), ("false", False), ("", False)])
+@pytest.mark.parametrize(("value", "paused"), [("true", True), ("false", False), ("", False), ("yes", True)])
 def test_pause_annotation(value: str, paused: bool) -> None:
     manifest = body()
     manifest["metadata"]["annotations"] = {"serving.sponge.dev/paused": value}
     assert parse_service(manifest).paused is paused
+
+
+@pytest.mark.parametrize(("text", "milli", "percent"), [("2", 2000, None), (2, 2000, None), ("50%", None, 50)])
+def test_bounds_on_the_pace(text: str | int, milli: int | None, percent: int | None) -> None:
+    cpu = {"min": 1, "max": 4, "maxGrow": text, "growCooldown": "500ms", "shrinkCooldown": "30s"}
+    read = parse_service(body(cpu=cpu)).spec.cpu
+    assert read.max_grow is not None
+    assert (read.max_grow.milli, read.max_grow.percent) == (milli, percent)
+    assert (read.grow_cooldown, read.shrink_cooldown) == (0.5, 30.0)
 
 
 def test_an_unreadable_spec_names_the_field_and_the_fix() -> None:

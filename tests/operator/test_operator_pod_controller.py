@@ -100,8 +100,10 @@ def test_a_node_too_small_for_the_smallest_size_is_not_asked_again_and_again() -
         world = World(start=500, room=600)
         await world.run(1.5)
         world.body["spec"]["cpu"] = {"min": "1", "max": "2", "step": "500m"}
-        await world.run(20.0)
+        await world.run(9.0)
         assert world.patches() == [1000, 500]
+        await world.run(11.0)
+        assert world.patches() == [1000, 500, 1000, 500]
         assert world.controller is not None
         assert world.controller.state.recommendation is not None
         assert world.controller.state.recommendation.reason == "ceiling"
@@ -112,11 +114,12 @@ def test_a_node_too_small_for_the_smallest_size_is_not_asked_again_and_again() -
 def test_a_refusal_that_no_other_size_avoids_is_not_repeated_at_every_look() -> None:
     async def scenario(_: VirtualLoop) -> None:
         world = World(start=500)
-        world.refusal = ApiError(403, {"message": "cannot patch", "reason": "Forbidden"})
+        message = 'User "operator" cannot patch resource "pods/resize" in API group "" in the namespace "team-a"'
+        world.refusal = ApiError(403, {"message": message, "reason": "Forbidden"})
         world.change(1500)
         await world.run(25.0)
-        assert len(world.patches()) == 3
-        assert world.outcomes() == {"rejected": 3}
+        assert len(world.patches()) == 2
+        assert world.outcomes() == {"rejected": 2}
         assert [event[1] for event in world.events] == ["ResizeForbidden"]
 
     run_virtual(scenario)

@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sponge_core.control_api import FrontierPoint, SizeRange
-from sponge_operator.autoscale.recommender import Recommender, sizes_under
-from sponge_operator.autoscale.resizer import ResizeBudget
+from sponge_operator.autoscale.recommender import Recommender, sizes_within
+from sponge_operator.autoscale.resize_budget import ResizeBudget
 from sponge_operator.resources.model import CpuRange
 
 SIZES = SizeRange(min_milli=250, max_milli=1500, step_milli=125)
@@ -70,7 +70,7 @@ def test_a_recommendation_is_never_outside_the_allowed_sizes(
 @pytest.mark.parametrize(("ceiling", "largest"), [(None, 1500), (2000, 1500), (1100, 1000), (900, 875), (100, 250)])
 def test_a_ceiling_is_rounded_down_to_an_allowed_size(ceiling: int | None, largest: int) -> None:
     cpu = CpuRange.model_validate({"min": "250m", "max": "1500m", "step": "125m"})
-    assert sizes_under(cpu.sizes, ceiling) == SizeRange(min_milli=250, max_milli=largest, step_milli=125)
+    assert sizes_within(cpu.sizes, None, ceiling) == SizeRange(min_milli=250, max_milli=largest, step_milli=125)
 
 
 def test_shrinks_leave_room_for_grows() -> None:
@@ -81,3 +81,16 @@ def test_shrinks_leave_room_for_grows() -> None:
     assert (shrinks, grows) == (5, 5)
     assert not budget.take(now, grows=True)
     assert budget.take(now + 1.0, grows=True)
+
+
+@given(st.floats(0.1, 50.0))
+def test_a_stream_of_grows_does_not_starve_shrinks_and_the_rate_is_kept(per_s: float) -> None:
+    budget, now, grown, shrunk = ResizeBudget(per_s), 0.0, 0, 0
+    seconds = 200.0 / per_s
+    while now < seconds:
+        grown += budget.take(now, grows=True)
+        shrunk += budget.take(now, grows=False)
+        now += 0.2 / per_s
+    assert shrunk >= 15
+    assert grown >= 5 * shrunk
+    assert grown + shrunk <= max(2.0, 2 * per_s) + 200 + 1

@@ -15,7 +15,7 @@ from test_operator_status import snapshot
 from virtual_time import VirtualLoop, run_virtual
 
 from sponge_core.control_api import ApplyRequest, FrontierPoint
-from sponge_operator.autoscale.resizer import ResizeBudget
+from sponge_operator.autoscale.resize_budget import ResizeBudget
 from sponge_operator.clients.kube import ApiError, Kube
 from sponge_operator.clients.pods import PodCache
 from sponge_operator.clients.replica_sets import ReplicaSets

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sponge_operator.autoscale import resize
+from sponge_operator.autoscale.ceiling import BUSY, POLICY, Bound, Wait
 
 CASES = sorted((Path(__file__).parent / "data" / "resize").glob("*.yaml"))
 STATES = st.one_of(
@@ -21,14 +22,22 @@ STATES = st.one_of(
         resize.Deferred,
         st.integers(10, 16000),
         st.integers(10, 16000),
-        st.just("no room"),
-        st.one_of(st.none(), st.integers(0, 16000)),
+        st.one_of(
+            st.just("no room"),
+            st.integers(0, 16000).map(lambda room: f"cpu, requested: 16000, used: {16000 - room}, capacity: 16000"),
+        ),
     ),
     st.builds(resize.Infeasible, st.integers(10, 16000), st.integers(10, 16000), st.just("never")),
     st.builds(resize.Failed, st.integers(10, 16000), st.integers(10, 16000), st.just("error")),
     st.just(resize.NotResizable("NotRunning", "not yet")),
 )
 TARGETS = st.integers(10, 16000)
+
+
+def moves(state: resize.Observed) -> bool:
+    """A refused size differs from the one in force."""
+    refused = isinstance(state, resize.Deferred | resize.Infeasible | resize.Failed)
+    return not refused or getattr(state, "spec_milli", 0) != getattr(state, "actual_milli", 0)
 
 
 def named(value: Any) -> dict[str, Any]:
@@ -61,16 +70,21 @@ def test_a_stuck_resize_is_sent_again_with_another_size(spec: int, actual: int, 
     assert action.milli != spec
 
 
-@given(state=STATES, target=TARGETS, now=st.floats(0, 1000))
+@given(state=STATES.filter(moves), target=TARGETS, now=st.floats(0, 1000))
 def test_a_refused_resize_is_always_taken_back(state: resize.Observed, target: int, now: float) -> None:
     action = resize.step(state, target, resize.History(), now)
     if isinstance(state, resize.Deferred | resize.Infeasible | resize.Failed):
         assert isinstance(action, resize.Revert)
         assert action.milli == state.actual_milli
-        assert action.ceiling_milli >= state.actual_milli
         history = resize.record(resize.History(), action, now)
-        assert resize.expire(history, now).ceiling_milli == action.ceiling_milli
-        assert resize.expire(history, now + action.for_s).ceiling_milli is None
+        held = history.ceiling or history.floor
+        assert held is not None
+        assert held.forbids(state.spec_milli)
+        assert state.spec_milli < state.actual_milli or not held.forbids(state.actual_milli)
+        assert history.blocked is not None
+        edges = (history.ceiling_milli, history.floor_milli)
+        assert any(edge(now, state.actual_milli, 125) is not None for edge in edges)
+        assert all(edge(held.until, state.actual_milli, 125) is None for edge in edges)
 
 
 @given(target=TARGETS, milli=TARGETS)
@@ -86,37 +100,54 @@ def test_every_patch_is_recorded(state: resize.Observed, target: int) -> None:
     assert (history.patched_at == 50.0) == isinstance(action, resize.Patch | resize.Revert)
 
 
-CAPACITY = "node didn't have enough allocatable resources: cpu, requested: 3000, allocatable: 2000"
+def test_a_size_that_was_refused_is_not_sent_whoever_decides_on_it() -> None:
+    bound = Bound("LimitRange", "at most 500m", refused_milli=1500, hold=POLICY, figure_milli=500)
+    history = resize.refuse(resize.History(), bound, now=10.0)
+    for target, action in (
+        (500, resize.Patch(500)),
+        (625, resize.Nothing("Refused")),
+        (250, resize.Nothing("Settled")),
+    ):
+        assert resize.step(resize.Idle(250), target, history, 11.0) == action
+    assert resize.step(resize.Idle(250), 625, history, 12.0) == resize.Patch(625)
 
 
-@pytest.mark.parametrize(
-    ("status", "body", "expected"),
-    [
-        (
-            403,
-            {"message": CAPACITY, "details": {"causes": [{"reason": "NodeCapacity"}]}},
-            resize.LowerCeiling(2000, resize.INFEASIBLE_S, CAPACITY),
-        ),
-        (
-            403,
-            {"message": "no room", "details": {"causes": [{"reason": "NodeCapacity"}]}},
-            resize.LowerCeiling(1000, resize.INFEASIBLE_S, "no room"),
-        ),
-        (
-            403,
-            {"message": "exceeded quota: team"},
-            resize.LowerCeiling(1000, resize.CEILING_S, "exceeded quota: team"),
-        ),
-        (
-            403,
-            {"message": CAPACITY.replace("2000", "4000"), "details": {"causes": [{"reason": "NodeCapacity"}]}},
-            resize.LowerCeiling(1000, resize.INFEASIBLE_S, CAPACITY.replace("2000", "4000")),
-        ),
-        (403, {"message": "User cannot patch"}, resize.StayQuiet(resize.REFUSED_S, "User cannot patch")),
-        (422, {"message": "invalid"}, resize.StayQuiet(resize.REFUSED_S, "invalid")),
-        (503, {}, resize.StayQuiet(1.0, "")),
-        (0, {"message": "refused"}, resize.StayQuiet(1.0, "refused")),
-    ],
-)
-def test_the_consequence_of_a_refusal(status: int, body: dict[str, Any], expected: object) -> None:
-    assert resize.refused(status, body, 3000, 1000) == expected
+def test_the_same_refusal_holds_longer_each_time_and_is_forgotten_after_a_while() -> None:
+    bound = Bound("QuotaExceeded", "one core", refused_milli=1500, hold=POLICY, figure_milli=1000)
+    history, now, holds = resize.History(), 0.0, []
+    for _ in range(5):
+        history = resize.refuse(history, bound, now)
+        assert history.ceiling is not None
+        holds.append(history.ceiling.until - now)
+        now = history.ceiling.until + 0.1
+    assert holds == pytest.approx([2.0, 4.0, 8.0, 10.0, 10.0])
+    later = resize.refuse(history, bound, now + resize.FORGET_S)
+    assert later.ceiling is not None
+    assert later.ceiling.until == pytest.approx(now + resize.FORGET_S + 2.0)
+
+
+def test_waits_grow_keep_to_retry_after_and_end_with_success() -> None:
+    busy = Wait("ApiServerBusy", "starting", BUSY)
+    history, waits = resize.History(), []
+    for _ in range(8):
+        history = resize.refuse(history, busy, now=100.0)
+        waits.append(round(history.quiet_until - 100.0, 3))
+    assert waits == [0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 5.0, 5.0]
+    assert resize.step(resize.Idle(250), 500, history, 104.9) == resize.Nothing("Refused")
+    assert resize.refuse(history, replace(busy, retry_after_s=30.0), 100.0, jitter=0.2).quiet_until == 136.0
+    done = resize.actuated(history, 250, 500, 106.0)
+    assert (done.failures, done.quiet_until, done.blocked) == (0, 0.0, None)
+
+
+def test_a_refusal_is_shown_while_it_matters() -> None:
+    bound = Bound("LimitRange", "at most 500m", refused_milli=1500, hold=POLICY, figure_milli=500)
+    history = resize.actuated(resize.refuse(resize.History(), bound, now=0.0), 250, 500, 0.1)
+    assert history.blocked == resize.Blocked("LimitRange", "at most 500m")
+    history = resize.unless_unwanted(history, 10.0, wants=True)
+    assert resize.unless_unwanted(history, 14.9, wants=False).blocked is not None
+    gone = resize.unless_unwanted(history, 15.0, wants=False)
+    assert gone.blocked is None
+    assert resize.unless_unwanted(gone, 16.0, wants=True, bounded_by=gone.ceiling).blocked == history.blocked
+    # A larger size in force proves that the bound is gone.
+    assert resize.actuated(history, 500, 1500, 20.0).ceiling is None
+    assert resize.actuated(history, 500, 1500, 20.0).blocked is None

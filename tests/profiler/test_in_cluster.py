@@ -135,7 +135,10 @@ async def test_a_stuck_resize_is_repeated_with_another_size(monkeypatch: pytest.
     ("cluster", "message"),
     [
         (FakeCluster(refusal=ApiError(403, {"message": "no right"})), "was refused 1 cores: no right; name others"),
-        (FakeCluster(pending="no room"), "cannot have 1 cores on node  now: no room; free some there"),
+        (
+            FakeCluster(pending="no room"),
+            "cannot have 1 cores on node  now: the node has no room now: no room; free some",
+        ),
     ],
     ids=["refused", "deferred"],
 )

@@ -24,7 +24,7 @@ from sponge_demo.scenario import Scenario
 from sponge_operator.autoscale.cgroup_target import CgroupTarget
 from sponge_operator.autoscale.control_loop import ControlLoop, Standalone
 from sponge_operator.autoscale.recommender import SizingSpec
-from sponge_operator.autoscale.resizer import ResizeBudget
+from sponge_operator.autoscale.resize_budget import ResizeBudget
 from sponge_operator.clients.server import ControlClient
 from sponge_operator.resources.manifests import DEFAULT_STARTUP_MILLI
 from sponge_operator.settings import OperatorSettings

@@ -120,6 +120,8 @@ def scan() -> Found:
                     found.events.update(_event(reason))
                 case ast.Call(func=ast.Attribute(attr="Blocked") | ast.Name(id="Blocked"), args=[reason, *_]):
                     found.blocked.update(_reasons(reason))
+                case ast.Call(func=ast.Name(id="Wait" | "_bound" | "_guessed" | "_pinned"), args=[reason, *_]):
+                    found.blocked.update(_reasons(reason))
                 case ast.Compare(left=ast.Attribute(attr="reason"), ops=[ast.In()], comparators=[choices]):
                     found.blocked.update(_reasons(choices))
                 case ast.Call(func=ast.Name(id="Obstacle"), args=[reason, *_]):

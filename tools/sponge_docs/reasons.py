@@ -55,6 +55,22 @@ CONDITIONS: Mapping[str, tuple[str, Mapping[tuple[str, str], str]]] = {
             ("False", "Paused"): "The annotation `serving.sponge.dev/paused` is set. Sizes are kept, as with Off.",
             ("False", "StaleState"): "No server answers the operator. Sizes are kept until one does.",
             ("False", "Conflict"): "Another autoscaler changes the same pods. Sizes are kept until it is gone.",
+            ("True", "GrowPaused"): "The annotation `serving.sponge.dev/paused` is `grow`: sizes only shrink.",
+            ("True", "ShrinkPaused"): "The annotation `serving.sponge.dev/paused` is `shrink`: sizes only grow.",
+            (
+                "False",
+                "PauseInvalid",
+            ): "The annotation `serving.sponge.dev/paused` has another value than `true`, `grow`, "
+            "`shrink` or `false`. Sizes are kept until it is corrected or removed.",
+            (
+                "False",
+                "MissingRights",
+            ): "The operator lacks rights that it needs to resize; the message lists them. Install the "
+            "Helm chart again.",
+            (
+                "False",
+                "NoResizeApi",
+            ): "The API server has no subresource `pods/resize`. Kubernetes 1.33 or later has it.",
         },
     ),
     "Resizing": (
@@ -122,11 +138,23 @@ WAITS: Mapping[str, str] = {
 BLOCKED: Mapping[str, str] = {
     "Deferred": "The node has no room now. The resize is taken back, and the operator asks for less for a while. Free "
     "the node, or move the pod.",
-    "Infeasible": "The node can never grant the size. Lower `cpu.max`, or use a larger node.",
+    "Infeasible": "The node can never grant the size (Kubernetes 1.33 to 1.35): it is too small, so the pod gets the "
+    "largest size that it has; or its CPU manager is static, so sizes stay. Lower `cpu.max`, or use a larger node.",
+    "NodeCapacity": "The node is smaller than the size (Kubernetes 1.36). The pod gets the largest size that the "
+    "node has beside the pod's other containers.",
+    "QuotaExceeded": "The ResourceQuota that the message names leaves less. The pod gets the largest size that it "
+    "allows; the operator tries again every few seconds.",
+    "LimitRange": "A LimitRange of the namespace bounds the size (`kubectl describe limitrange`). The pod gets the "
+    "nearest size that it allows; the operator tries again every few seconds.",
+    "AdmissionDenied": "The admission webhook or ValidatingAdmissionPolicy that the message names refuses the size. "
+    "The operator looks for the nearest size that it lets pass.",
+    "Forbidden": "The operator lacks the right to patch `pods/resize`. Install the Helm chart again, or grant it.",
+    "NoResizeApi": "The API server has no subresource `pods/resize`. Kubernetes 1.33 or later has it.",
+    "ApiServerBusy": "The API server starts, is overloaded or does not answer. The resize is sent again, at "
+    "growing intervals.",
     "ResizeError": "The kubelet tried and failed; the message is the kubelet's.",
     "Timeout": "The size was not in force in time. The operator asks again until it is.",
-    "Rejected": "The API server refused the patch. Its own reason stands here where it gives one, for example "
-    "`NodeCapacity` or `Forbidden`: a quota, a LimitRange, an admission webhook or a missing right.",
+    "Rejected": "The API server refused the patch for another reason, which the message tells.",
     "RestartPolicy": "The container's `resizePolicy` would restart it. Remove the setting from `spec.template`.",
     "NoLimit": "The container has no CPU limit, so it cannot be resized.",
     "NodeShared": "The services on the node want more cores than it has. The pod gets its part of a joint plan, or it "
@@ -166,8 +194,13 @@ DECISIONS: Mapping[str, str] = {
     "shrink": "The largest size that was needed during `planner.lookBack` is smaller than the present one.",
     "hold": "The present size is right.",
     "overload": "Even the largest size misses deadlines. The pod gets the size and batch cap with the fewest misses.",
-    "ceiling": "The load needs more than `cpu.max`, or more than the node is known to have.",
     "infeasible": "The paper's planner finds no size that serves the load in time. The present size is kept.",
+    "ceiling": "The load needs more than `cpu.max`, or more than is known to be possible; see ResizeBlocked.",
+    "floor": "The load needs less than is known to be possible; see ResizeBlocked.",
+    "grow-paused": "A larger size is wanted; the annotation `serving.sponge.dev/paused` is `grow`.",
+    "shrink-paused": "A smaller size would do; the annotation `serving.sponge.dev/paused` is `shrink`.",
+    "cooldown": "Another size is wanted, but `cpu.growCooldown` or `cpu.shrinkCooldown` has not passed.",
+    "max-grow": "A larger size is wanted; the pod gets there in steps of `cpu.maxGrow`.",
     "no-frontier": "The server has no profile yet. The present size is kept.",
     "parked": "No request came for `cpu.idleAfter`. The pod has the size `cpu.idle`.",
     "shared": "Services share the node. This is the pod's part of the joint plan.",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Protocol
 
 from sponge_operator.autoscale import resize
+from sponge_operator.autoscale.ceiling import FULL_NODE, Bound
 from sponge_operator.autoscale.target import QuotaRefusedError
 from sponge_system.cgroup import CgroupError
 
@@ -57,14 +58,12 @@ class CgroupTarget:
             try:
                 self._cgroup.set_quota_milli(milli)
             except CgroupError as error:
-                ceiling = resize.LowerCeiling(before, resize.CEILING_S, str(error))
-                raise QuotaRefusedError("CgroupLimit", str(error), ceiling) from None
+                below = milli > before
+                raise QuotaRefusedError(Bound("CgroupLimit", str(error), milli, FULL_NODE, before, below)) from None
             in_force = self._cgroup.quota_milli()
             if in_force is not None and in_force < milli:
                 message = f"a cgroup around the server limits it to {in_force}m"
-                raise QuotaRefusedError(
-                    "CgroupLimit", message, resize.LowerCeiling(in_force, resize.CEILING_S, message)
-                )
+                raise QuotaRefusedError(Bound("CgroupLimit", message, milli, FULL_NODE, in_force))
         self._milli = milli
 
     async def settled(self, milli: int, deadline: float) -> resize.Observed:  # noqa: ARG002

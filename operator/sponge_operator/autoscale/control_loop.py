@@ -19,10 +19,12 @@ from sponge_core.planning.decider import Recommendation
 from sponge_operator.autoscale import resize
 from sponge_operator.autoscale.letting_go import release
 from sponge_operator.autoscale.look import Allocation, Look, Observation, ResizeOutcome
+from sponge_operator.autoscale.pace import HELD, paced, possible
 from sponge_operator.autoscale.paper_recommender import PaperRecommender
 from sponge_operator.autoscale.profile_walk import ProfileWalk
-from sponge_operator.autoscale.recommender import Recommender, SizingSpec, parked, sizes_under, under_ceiling
-from sponge_operator.autoscale.resizer import ResizeBudget, Resizer
+from sponge_operator.autoscale.recommender import Recommender, SizingSpec, parked, sizes_within
+from sponge_operator.autoscale.resize_budget import ResizeBudget
+from sponge_operator.autoscale.resizer import Resizer
 from sponge_operator.autoscale.target import ResizableTarget
 from sponge_operator.clients.server import ControlClient, ServerError
 
@@ -182,6 +184,7 @@ class ControlLoop:
         if not snapshot.ready or snapshot.draining or current is None:
             return await self._start(Look(observation), observation.history)
         recommendation = self._recommend(observation, current, spec)
+        observation = _remember_want(observation, recommendation, current, spec)
         look = Look(observation, recommendation, recommended_in_s=self._clock() - observation.at)
         if not spec.acts:
             if snapshot.applied_milli is not None:
@@ -209,10 +212,10 @@ class ControlLoop:
             await self._walk.help(spec)
         if starting is None or not spec.acts:
             return look
-        history = resize.expire(history, self._clock())
         milli = min(starting.startup_milli, spec.sizes.max_milli)
-        if history.ceiling_milli is not None:
-            milli = min(milli, history.ceiling_milli)
+        ceiling = history.ceiling_milli(self._clock(), starting.has_milli, spec.sizes.step_milli)
+        if ceiling is not None:
+            milli = min(milli, ceiling)
         if milli <= starting.has_milli:
             return look
         return replace(look, outcome=await self._resizer.start_with(milli, history), starting_milli=milli)
@@ -226,8 +229,14 @@ class ControlLoop:
         settled = isinstance(seen.quota, resize.Idle) and (look.outcome is None or look.outcome.kind is None)
         if spec.acts and look.recommendation is not None:
             settled = settled and look.recommendation.cores_milli == seen.current_milli
-        rests = settled and look.recommendation is not None and idle_for_s >= RESTS_S
+        history = seen.history if look.outcome is None else look.outcome.history
+        free = history.blocked is None and not (look.recommendation and look.recommendation.reason in HELD)
+        rests = settled and free and look.recommendation is not None and idle_for_s >= RESTS_S
         wait_s = settings.resting_poll_s if rests else settings.poll_s
+        if now < history.quiet_until:
+            wait_s = min(wait_s, history.quiet_until - now + DUE_MARGIN_S)
+        if look.outcome is not None and look.outcome.held:
+            wait_s = min(wait_s, BLOCKED_GAP_S)
         if spec.idle_milli is not None and idle_for_s < spec.idle_after_s:
             wait_s = min(wait_s, spec.idle_after_s - idle_for_s)
         if (due_s := self._recommender.due_in(now)) is not None:
@@ -264,33 +273,32 @@ class ControlLoop:
     def _observe(self, snapshot: StateSnapshot, history: resize.History, spec: SizingSpec) -> Observation:
         now = self._clock()
         quota = self._target.observe(snapshot.cpu_quota_milli)
-        history = resize.expire(history, now)
         if isinstance(quota, resize.NotResizable) and quota.reason in ("RestartPolicy", "NoLimit"):
             history = replace(history, blocked=resize.Blocked(quota.reason, quota.message))
-        sizes = sizes_under(spec.sizes, history.ceiling_milli)
-        return Observation(now, snapshot, quota, history, sizes, history.ceiling_milli)
+        has, step = resize.actual_milli(quota) or 0, spec.sizes.step_milli
+        floor, ceiling = history.floor_milli(now, has, step), history.ceiling_milli(now, has, step)
+        sizes = sizes_within(spec.sizes, floor, None if ceiling is None else max(ceiling, has))
+        return Observation(now, snapshot, quota, history, sizes, ceiling, floor)
 
     def _recommend(self, observation: Observation, current_milli: int, spec: SizingSpec) -> Recommendation:
         if spec.look_back_s != self._recommender.look_back_s:
             self._recommender = Recommender(spec.look_back_s)
-        snapshot = observation.snapshot
+        sizes, history = observation.sizes, observation.history
+        wanted = self._wanted(observation, current_milli, spec)
+        wanted = possible(wanted, current_milli, sizes, observation.floor_milli, observation.ceiling_milli)
+        return paced(wanted, current_milli, spec.sizes, spec.pace, observation.at, history.grown_at, history.shrunk_at)
+
+    def _wanted(self, observation: Observation, current_milli: int, spec: SizingSpec) -> Recommendation:
+        """The size for the load, whatever is possible."""
+        snapshot, sizes = observation.snapshot, observation.sizes
         resting = parked(spec, snapshot.idle_for_s, snapshot.batch_cap)
         if resting is not None:
             return resting
         if spec.slo_s is not None and (spec.policy == "paper" or not snapshot.frontier):
-            by_paper = self._paper.recommend(
-                observation.at, current_milli, snapshot, observation.sizes, spec.slo_s, spec.max_batch
-            )
+            by_paper = self._paper.recommend(observation.at, current_milli, snapshot, sizes, spec.slo_s, spec.max_batch)
             if by_paper is not None:
-                return under_ceiling(by_paper, current_milli, observation.ceiling_milli)
-        return self._recommender.recommend(
-            observation.at,
-            current_milli,
-            snapshot.batch_cap,
-            snapshot.frontier,
-            observation.sizes,
-            observation.ceiling_milli,
-        )
+                return by_paper
+        return self._recommender.recommend(observation.at, current_milli, snapshot.batch_cap, snapshot.frontier, sizes)
 
     async def _keep_memory(self, snapshot: StateSnapshot | None, batch_cap: int) -> None:
         if self._memory is not None:
@@ -305,6 +313,21 @@ class ControlLoop:
             fallback_after_s=spec.fallback_after_s,
         )
         return await self._resizer.carry_out(observation.quota, observation.history, goal)
+
+
+def _remember_want(
+    observation: Observation, recommendation: Recommendation, current_milli: int, spec: SizingSpec
+) -> Observation:
+    """The observation with what keeps the server from the size that it should have."""
+    history, bounded_by = observation.history, None
+    if observation.ceiling_milli is not None and not recommendation.feasible:
+        bounded_by = history.ceiling
+    elif recommendation.reason == "floor":
+        bounded_by = history.floor
+    wants = spec.acts and (bounded_by is not None or recommendation.cores_milli != current_milli)
+    return replace(
+        observation, history=resize.unless_unwanted(history, observation.at, wants=wants, bounded_by=bounded_by)
+    )
 
 
 def _is_refused(look: Look) -> bool:

@@ -24,7 +24,8 @@ class Observation:
         quota: the state of its CPU quota.
         history: its resizes so far, at `at`.
         sizes: the sizes that it may have under the present ceiling.
-        ceiling_milli: what the node has for it; None for no known limit.
+        ceiling_milli: the largest size that is not refused; None for no known limit.
+        floor_milli: the smallest one.
     """
 
     at: float
@@ -32,7 +33,8 @@ class Observation:
     quota: Observed
     history: History
     sizes: SizeRange
-    ceiling_milli: int | None
+    ceiling_milli: int | None = None
+    floor_milli: int | None = None
 
     @property
     def current_milli(self) -> int | None:
@@ -68,6 +70,7 @@ class ResizeOutcome:
         quota: the state of the quota afterwards.
         took_s: from the request to the quota in force; only if actuated.
         trouble: why the server did not acknowledge its budget; empty if it did, or was not asked.
+        held: what holds the resize back though nothing refuses it; empty if nothing does.
     """
 
     kind: OutcomeKind | None
@@ -75,6 +78,7 @@ class ResizeOutcome:
     quota: Observed
     took_s: float | None = None
     trouble: str = ""
+    held: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,9 +14,10 @@ from sponge_operator.autoscale import resize
 from sponge_operator.autoscale.control_loop import ControlLoop
 from sponge_operator.autoscale.decision_log import Entry
 from sponge_operator.autoscale.letting_go import let_go
-from sponge_operator.autoscale.look import Allocation, Look, Observation
+from sponge_operator.autoscale.look import Allocation, Look, Observation, ResizeOutcome
 from sponge_operator.autoscale.memory import MemoryAction
 from sponge_operator.autoscale.memory_keeper import MemoryKeeper, memory_rule
+from sponge_operator.autoscale.pace import HELD, Pace
 from sponge_operator.autoscale.pod_state import LastDecision, PodState, is_in_service, starting
 from sponge_operator.autoscale.pod_target import PodTarget
 from sponge_operator.autoscale.profile_keeper import ProfileKeeper
@@ -74,6 +75,7 @@ class PodController:
         self._shared: resize.Blocked | None = None
         self._shared_until = 0.0
         self._waits_since: float | None = None
+        self._held = ""
         self._accounted_at: float | None = None
         self._target = PodTarget(
             context.kube,
@@ -142,6 +144,13 @@ class PodController:
             policy=service.spec.planner.policy,
             slo_s=service.spec.slo.latency,
             max_batch=service.spec.batch.max,
+            pace=Pace(
+                cpu.max_grow.milli if cpu.max_grow is not None else None,
+                cpu.max_grow.percent if cpu.max_grow is not None else None,
+                cpu.grow_cooldown,
+                cpu.shrink_cooldown,
+                service.paused_direction,
+            ),
         )
 
     def allocate(self, observation: Observation, recommendation: Recommendation, spec: SizingSpec) -> Allocation:
@@ -207,7 +216,7 @@ class PodController:
     def _measure(self, look: Look) -> None:
         metrics, labels = self._context.metrics, self._labels()
         if look.outcome is not None and look.outcome.kind in RESIZE_OUTCOMES:
-            metrics.resizes.labels(look.outcome.kind).inc()
+            metrics.resizes.labels(*labels[:2], look.outcome.kind, _reason(look, look.outcome)).inc()
         if look.recommendation is None:
             return
         metrics.plan.labels(look.recommendation.planner).observe(look.recommended_in_s)
@@ -215,11 +224,23 @@ class PodController:
         metrics.desired.labels(*labels).set(allocated.cores_milli / 1000)
         metrics.refused.labels(*labels).set(0 if look.allocation is None else look.allocation.lacks_milli / 1000)
         self.state = replace(self.state, recommendation=allocated)
-        if look.outcome is None:
+        self._count_held(look, look.recommendation)
+        outcome = look.outcome
+        if outcome is None:
             return
         metrics.tick.observe(look.took_s)
-        if look.outcome.took_s is not None:
-            metrics.resize.observe(look.outcome.took_s)
+        if outcome.took_s is not None:
+            metrics.resize.observe(outcome.took_s)
+
+    def _count_held(self, look: Look, wanted: Recommendation) -> None:
+        """Counts a resize that is held back, once until it is sent or no longer wanted."""
+        held = wanted.reason if wanted.reason in HELD else ""
+        if look.outcome is not None and look.outcome.held:
+            held = look.outcome.held
+        if held and held != self._held:
+            service = self._service()
+            self._context.metrics.held.labels(service.namespace, service.name, held).inc()
+        self._held = held
 
     def _show_allocation(self, allocation: Allocation) -> None:
         """Shows that a shared node is full, but not for every moment."""
@@ -326,3 +347,12 @@ class PodController:
     def _labels(self) -> tuple[str, str, str]:
         service = self._service()
         return service.namespace, service.name, self.state.name
+
+
+def _reason(look: Look, outcome: ResizeOutcome) -> str:
+    """Why a size was asked for, if it is in force; else why it is not."""
+    if outcome.kind != "actuated" and outcome.history.blocked is not None:
+        return outcome.history.blocked.reason
+    if look.allocation is not None:
+        return look.allocation.recommendation.reason
+    return "starting"

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from sponge_operator.autoscale import resize
+from sponge_operator.autoscale.ceiling import from_api, may_have
 from sponge_operator.autoscale.memory import memory_to_take_back
 from sponge_operator.autoscale.pod_state import starting
 from sponge_operator.autoscale.target import QuotaRefusedError, Starting, TargetGoneError
@@ -24,6 +25,9 @@ QUOTA_WAIT_S = 0.5
 
 QUOTA_RETRY_S = 0.05
 """Before it is asked again."""
+
+CONFLICTS = 3
+"""So many 409 in a row are answered by the same patch at once; it carries no version."""
 
 
 class PodTarget:
@@ -96,13 +100,31 @@ class PodTarget:
         if pod is None:
             raise TargetGoneError("the pod is gone")
         try:
-            patched = await self._kube.resize(pod, CONTAINER, milli, memory_to_take_back(pod, CONTAINER))
+            patched = await self._resize(pod, milli)
         except ApiError as error:
-            if error.status == 404 or (error.status == 422 and "metadata.uid" in str(error)):
+            if _is_gone(error):
                 raise TargetGoneError(str(error)) from None
-            consequence = resize.refused(error.status, error.body, milli, resize.actual_milli(before) or 0)
-            raise QuotaRefusedError(_reason(error.body), str(error), consequence) from None
+            refusal = from_api(
+                error.status,
+                error.body,
+                milli,
+                resize.actual_milli(before) or 0,
+                retry_after_s=error.retry_after_s,
+                node=pod["spec"].get("nodeName") or "",
+            )
+            raise QuotaRefusedError(may_have(refusal)) from None
         self._pods.update(patched)
+
+    async def _resize(self, pod: Mapping[str, Any], milli: int) -> dict[str, Any]:
+        """The patched pod; writes of others at the same moment are no reason to wait."""
+        memory = memory_to_take_back(pod, CONTAINER)
+        for _ in range(CONFLICTS):
+            try:
+                return await self._kube.resize(pod, CONTAINER, milli, memory)
+            except ApiError as error:
+                if error.status != 409:
+                    raise
+        return await self._kube.resize(pod, CONTAINER, milli, memory)
 
     async def settled(self, milli: int, deadline: float) -> resize.Observed:
         """Waits for the pod's status or the server's own reading of its quota, whichever is first."""
@@ -132,8 +154,8 @@ class PodTarget:
             await asyncio.sleep(QUOTA_RETRY_S)
 
 
-def _reason(status: Mapping[str, Any]) -> str:
-    """The machine-readable reason of a refusal, from the API server's Status object."""
-    causes = (status.get("details") or {}).get("causes") or ()
-    cause = next((str(cause["reason"]) for cause in causes if cause.get("reason")), None)
-    return cause or str(status.get("reason") or "Rejected")
+def _is_gone(error: ApiError) -> bool:
+    """Whether the pod is gone, or another one has taken its name; a missing subresource names no pod."""
+    if error.status == 404:
+        return bool((error.body.get("details") or {}).get("name"))
+    return error.status == 422 and "metadata.uid" in str(error)

@@ -6,13 +6,14 @@ The rule itself is the core's `SizeDecider`; this module bounds it. Pure, apart 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from typing import Literal
 
 from sponge_core.control_api import FrontierPoint, SizeRange
 from sponge_core.planning.decider import Recommendation, SizeDecider
+from sponge_operator.autoscale.pace import Pace
 
-__all__ = ["Recommender", "SizingSpec", "parked", "sizes_under", "under_ceiling"]
+__all__ = ["Recommender", "SizingSpec", "parked", "sizes_within"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +30,7 @@ class SizingSpec:
         policy: the planner that decides.
         measures: the server measures its own profile, for which it may be resized before it is ready.
         slo_s, max_batch: what the paper's planner plans with; without an SLO it is not asked.
+        pace: how fast it may be resized.
     """
 
     sizes: SizeRange
@@ -42,6 +44,7 @@ class SizingSpec:
     measures: bool = False
     slo_s: float | None = None
     max_batch: int = 1
+    pace: Pace = field(default_factory=Pace)
 
 
 def parked(spec: SizingSpec, idle_for_s: float, batch_cap: int) -> Recommendation | None:
@@ -51,18 +54,15 @@ def parked(spec: SizingSpec, idle_for_s: float, batch_cap: int) -> Recommendatio
     return Recommendation(spec.idle_milli, batch_cap, feasible=True, reason="parked")
 
 
-def sizes_under(sizes: SizeRange, ceiling_milli: int | None) -> SizeRange:
-    """The sizes at or below the ceiling; the smallest one always remains."""
-    if ceiling_milli is None:
-        return sizes
-    return sizes.model_copy(update={"max_milli": sizes.at_most(ceiling_milli)})
-
-
-def under_ceiling(chosen: Recommendation, current_milli: int, ceiling_milli: int | None) -> Recommendation:
-    """The size in force where the node does not have even the smallest allowed size; else what was chosen."""
-    if ceiling_milli is not None and chosen.cores_milli > max(ceiling_milli, current_milli):
-        return replace(chosen, cores_milli=current_milli, feasible=False, reason="ceiling")
-    return chosen
+def sizes_within(sizes: SizeRange, floor_milli: int | None, ceiling_milli: int | None) -> SizeRange:
+    """The sizes from the floor up to the ceiling; None for no bound. At least one size always remains."""
+    least, most = sizes.min_milli, sizes.max_milli
+    if ceiling_milli is not None:
+        most = sizes.at_most(ceiling_milli)
+    if floor_milli is not None and floor_milli > least:
+        steps = -(-(floor_milli - least) // sizes.step_milli)
+        least = min(most, least + steps * sizes.step_milli)
+    return sizes.model_copy(update={"min_milli": least, "max_milli": most})
 
 
 class Recommender:
@@ -83,7 +83,6 @@ class Recommender:
         batch_cap: int,
         frontier: Sequence[FrontierPoint],
         sizes: SizeRange,
-        ceiling_milli: int | None = None,
     ) -> Recommendation:
         """The size for now.
 
@@ -92,13 +91,7 @@ class Recommender:
             batch_cap: the cap in force; kept where the server projects nothing.
             frontier: as the server sent it; empty until it knows its profile.
             sizes: the sizes that the server may have.
-            ceiling_milli: what the node has for it; matters only if that is below all of `sizes`.
         """
-        return under_ceiling(self._choose(now, current_milli, batch_cap, frontier, sizes), current_milli, ceiling_milli)
-
-    def _choose(
-        self, now: float, current_milli: int, batch_cap: int, frontier: Sequence[FrontierPoint], sizes: SizeRange
-    ) -> Recommendation:
         bounded = _within(sizes, current_milli)
         if not frontier:
             # Without a projection every size is a guess: keep the present one.

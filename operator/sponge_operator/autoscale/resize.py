@@ -9,41 +9,41 @@ The rules come from observations on Kubernetes 1.36:
 - A stuck resize is sent again with a different size, because the same size would be no change.
 - No second resize is sent before the first one is observed.
 - A Deferred resize reserves its CPU on the node and blocks later resizes, so it is always taken back.
-- A size that was refused for lack of room becomes a ceiling for that pod, for a while.
+- A size that was refused is not asked for again for a while; `ceiling` says what else the pod may have.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from sponge_core.control_api import ApplyRequest
 from sponge_core.quantities import parse_cpu_milli
+from sponge_operator.autoscale.ceiling import Bound, Refusal, Wait, may_have
 
 __all__ = [
     "Action",
     "Blocked",
     "Deferred",
     "Failed",
+    "Held",
     "History",
     "Idle",
     "InFlight",
     "Infeasible",
-    "LowerCeiling",
     "NotResizable",
     "Nothing",
     "Observed",
     "Patch",
     "Revert",
-    "StayQuiet",
     "actual_milli",
-    "expire",
+    "actuated",
     "observe",
     "record",
-    "refused",
+    "refuse",
     "step",
+    "unless_unwanted",
 ]
 
 STUCK_S = 2.0
@@ -52,17 +52,11 @@ STUCK_S = 2.0
 MAX_STUCK_S = 60.0
 """The wait before a resend doubles with each one, up to this."""
 
-CEILING_S = 30.0
-"""How long the ceiling of a full node holds; the kubelet itself retries every 30 s."""
+FORGET_S = 60.0
+"""A refusal that comes again within this time after the last one ceased to hold is the same one, and holds longer."""
 
-REFUSED_S = 10.0
-"""How long nothing is sent after a refusal that another size would not avoid."""
-
-INFEASIBLE_S = 600.0
-"""How long the ceiling holds for a size that exceeds the whole node: only another node changes that."""
-
-_REQUESTED_USED_CAPACITY = re.compile(r"cpu, requested: (\d+), used: (\d+), capacity: (\d+)")
-_REQUESTED_ALLOCATABLE = re.compile(r"cpu, requested: (\d+), allocatable: (\d+)")
+SHOWN_S = 5.0
+"""How long a refusal is shown after the server last wanted another size; loads come and go many times a second."""
 
 
 # --- the present state ----------------------------------------------------------------------------------------------
@@ -85,12 +79,12 @@ class InFlight:
 
 @dataclass(frozen=True, slots=True)
 class Deferred:
-    """The node has no room now; `room_milli` is what this pod could have by the node's message."""
+    """The node has no room now."""
 
     spec_milli: int
     actual_milli: int
     message: str
-    room_milli: int | None
+    node: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,6 +94,7 @@ class Infeasible:
     spec_milli: int
     actual_milli: int
     message: str
+    node: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +104,7 @@ class Failed:
     spec_milli: int
     actual_milli: int
     message: str
+    node: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -146,7 +142,7 @@ def observe(pod: Mapping[str, Any], container: str, quota_milli: int | None = No
     if status.get("phase") != "Running" or own is None or "running" not in (own.get("state") or {}):
         return NotResizable("NotRunning", "the container is not running yet")
 
-    wanted = parse_cpu_milli(limit)
+    wanted, node = parse_cpu_milli(limit), pod["spec"].get("nodeName") or ""
     reported = ((own.get("resources") or {}).get("limits") or {}).get("cpu")
     actual = parse_cpu_milli(reported) if reported is not None else wanted
     conditions = {c["type"]: c for c in status.get("conditions") or () if c.get("status") == "True"}
@@ -157,13 +153,13 @@ def observe(pod: Mapping[str, Any], container: str, quota_milli: int | None = No
     if pending is not None and wanted != actual and pending.get("observedGeneration", generation) >= generation:
         message = pending.get("message") or ""
         if pending.get("reason") == "Infeasible":
-            return Infeasible(wanted, actual, message)
-        return Deferred(wanted, actual, message, _room(message))
+            return Infeasible(wanted, actual, message, node)
+        return Deferred(wanted, actual, message, node)
     if quota_milli is not None and quota_milli == wanted:
         return Idle(wanted)
     failed = progress is not None and progress.get("reason") == "Error"
     if progress is not None and failed and progress.get("observedGeneration", generation) >= generation:
-        return Failed(wanted, actual, progress.get("message") or "")
+        return Failed(wanted, actual, progress.get("message") or "", node)
     observed_generation = status.get("observedGeneration", generation)
     if progress is not None or observed_generation < generation or actual != wanted:
         return InFlight(wanted, actual)
@@ -179,11 +175,6 @@ def actual_milli(observed: Observed) -> int | None:
             return None
         case _:
             return observed.actual_milli
-
-
-def _room(message: str) -> int | None:
-    match = _REQUESTED_USED_CAPACITY.search(message)
-    return max(0, int(match[3]) - int(match[2])) if match else None
 
 
 # --- the action ------------------------------------------------------------------------------------------------------
@@ -206,30 +197,11 @@ class Patch:
 
 @dataclass(frozen=True, slots=True)
 class Revert:
-    """Take a resize back to the size in force, and stay below the ceiling for `for_s` seconds."""
+    """Take a resize back to the size in force; `why` is what the container may have instead."""
 
     milli: int
-    ceiling_milli: int
-    for_s: float
     outcome: Literal["deferred", "infeasible", "error"]
-    message: str
-
-
-@dataclass(frozen=True, slots=True)
-class LowerCeiling:
-    """The request was refused for its size: there is nothing to take back, but a ceiling to stay below."""
-
-    ceiling_milli: int
-    for_s: float
-    message: str
-
-
-@dataclass(frozen=True, slots=True)
-class StayQuiet:
-    """The request was refused for a reason that another size would not avoid: send nothing for a while."""
-
-    for_s: float
-    message: str
+    why: Bound | Wait
 
 
 Action = Nothing | Patch | Revert
@@ -244,36 +216,78 @@ class Blocked:
 
 
 @dataclass(frozen=True, slots=True)
+class Held:
+    """A bound on the sizes; after `until` the sizes beyond it are tried again.
+
+    Attributes:
+        again: how often it was met before.
+        granted_milli: the size nearest to the bound that came in force meanwhile.
+    """
+
+    bound: Bound
+    until: float
+    again: int = 0
+    granted_milli: int | None = None
+
+    def limit(self, has_milli: int, step_milli: int) -> int:
+        """The last size that may be asked for; see `Bound.limit`."""
+        nearest = max if self.bound.below else min
+        return self.bound.limit(
+            has_milli if self.granted_milli is None else nearest(has_milli, self.granted_milli), step_milli
+        )
+
+    def forbids(self, milli: int) -> bool:
+        """Whether the size was refused, or lies beyond what is possible."""
+        bound = self.bound
+        edge = bound.refused_milli if bound.figure_milli is None else bound.figure_milli + (1 if bound.below else -1)
+        return milli >= edge if bound.below else milli <= edge
+
+
+@dataclass(frozen=True, slots=True)
 class History:
     """What happened to a server's resizes so far; each look carries it to the next one.
 
     Attributes:
         patched_at: when a quota was last requested.
         resends: how often a stuck request was repeated.
-        ceiling_milli: what the node has for this pod, until `ceiling_until`; None for no known limit.
+        ceiling: sizes above it were refused; kept after it has ceased to hold, until a larger size is in force.
+        floor: likewise for smaller sizes.
         quiet_until: no request is sent before this time.
-        blocked: the newest refusal that still holds.
+        failures: refusals in a row that no other size avoids.
+        blocked: the newest refusal that still matters.
+        wanted_at: when the server last wanted a size that it does not have.
+        grown_at: when a larger size came in force.
+        shrunk_at: when a smaller size came in force.
         acknowledged: the newest budget and cap that the server acknowledged.
     """
 
     patched_at: float | None = None
     resends: int = 0
-    ceiling_milli: int | None = None
-    ceiling_until: float = 0.0
+    ceiling: Held | None = None
+    floor: Held | None = None
     quiet_until: float = 0.0
+    failures: int = 0
     blocked: Blocked | None = None
+    wanted_at: float = 0.0
+    grown_at: float | None = None
+    shrunk_at: float | None = None
     acknowledged: ApplyRequest | None = None
 
+    def ceiling_milli(self, now: float, has_milli: int, step_milli: int) -> int | None:
+        """The largest size that may be asked for, with `has_milli` in force; None for no known bound."""
+        return _limit(self.ceiling, now, has_milli, step_milli)
 
-def expire(history: History, now: float) -> History:
-    """The history without a ceiling that no longer holds, and without the refusal that set it."""
-    if history.ceiling_milli is None or now < history.ceiling_until:
-        return history
-    return replace(history, ceiling_milli=None, blocked=None)
+    def floor_milli(self, now: float, has_milli: int, step_milli: int) -> int | None:
+        """The smallest size that may be asked for; None for no known bound."""
+        return _limit(self.floor, now, has_milli, step_milli)
+
+
+def _limit(held: Held | None, now: float, has_milli: int, step_milli: int) -> int | None:
+    return None if held is None or now >= held.until else held.limit(has_milli, step_milli)
 
 
 def step(observed: Observed, target_milli: int, history: History, now: float) -> Action:
-    """The action that is due now to bring the quota to `target_milli`, a size at or below the ceiling."""
+    """The action that is due now to bring the quota to `target_milli`."""
     match observed:
         case NotResizable():
             return Nothing("NotResizable")
@@ -282,53 +296,104 @@ def step(observed: Observed, target_milli: int, history: History, now: float) ->
         case _ if now < history.quiet_until:
             return Nothing("Refused")
         case Idle():
-            return Patch(target_milli)
+            return Nothing("Refused") if _is_refused(target_milli, history, now) else Patch(target_milli)
         case InFlight(spec_milli):
             patience = min(MAX_STUCK_S, STUCK_S * 2**history.resends)
             if history.patched_at is not None and now - history.patched_at < patience:
                 return Nothing("InFlight")
             # The kubelet ignores an unchanged size; one millicore less makes it look again.
             return Patch(target_milli if target_milli != spec_milli else target_milli - 1, again=True)
-        case Deferred(_, actual, message, room):
-            ceiling = max(actual, room) if room is not None else actual
-            return Revert(actual, ceiling, CEILING_S, "deferred", message)
-        case Infeasible(_, actual, message):
-            return Revert(actual, actual, INFEASIBLE_S, "infeasible", message)
-        case Failed(_, actual, message):
-            return Revert(actual, actual, CEILING_S, "error", message)
+        case Deferred(spec, actual, message, node):
+            return Revert(actual, "deferred", may_have(Refusal(spec, actual, message, "Deferred", node=node)))
+        case Infeasible(spec, actual, message, node):
+            return Revert(actual, "infeasible", may_have(Refusal(spec, actual, message, "Infeasible", node=node)))
+        case Failed(spec, actual, message, node):
+            return Revert(actual, "error", may_have(Refusal(spec, actual, message, "Error", node=node)))
 
 
-def record(history: History, action: Action | LowerCeiling | StayQuiet, now: float) -> History:
-    """The history after an action was carried out, or after a refusal."""
+def _is_refused(milli: int, history: History, now: float) -> bool:
+    """Whether a size is known to be refused, whoever decided on it."""
+    return any(
+        held is not None and now < held.until and held.forbids(milli) for held in (history.ceiling, history.floor)
+    )
+
+
+# --- what is remembered ----------------------------------------------------------------------------------------------
+
+
+def record(history: History, action: Action, now: float) -> History:
+    """The history after an action was sent."""
     match action:
         case Patch(again=again):
             return replace(history, patched_at=now, resends=history.resends + 1 if again else 0)
-        case Revert(ceiling_milli=ceiling, for_s=for_s):
-            return replace(history, patched_at=now, resends=0, ceiling_milli=ceiling, ceiling_until=now + for_s)
-        case LowerCeiling(ceiling, for_s):
-            return replace(history, ceiling_milli=ceiling, ceiling_until=now + for_s)
-        case StayQuiet(for_s):
-            return replace(history, quiet_until=now + for_s)
+        case Revert(why=why):
+            return refuse(replace(history, patched_at=now, resends=0), why, now)
         case _:
             return history
 
 
-def refused(status: int, body: Mapping[str, Any], asked_milli: int, has_milli: int) -> LowerCeiling | StayQuiet:
-    """The consequence of the API server's refusal of a resize.
+def refuse(history: History, why: Bound | Wait, now: float, jitter: float = 0.0) -> History:
+    """The history after a refusal.
 
     Args:
-        status: HTTP status of the response; 0 for no response.
-        body: the Status object of the response.
-        asked_milli: the size that was refused.
-        has_milli: the size in force, which is always possible.
+        jitter: lengthens a wait by up to this share of it, so that many pods do not come back together; 0 to 1.
     """
-    causes = ((body.get("details") or {}).get("causes")) or ()
-    message = body.get("message") or ""
-    if status == 403 and any(cause.get("reason") == "NodeCapacity" for cause in causes):
-        match = _REQUESTED_ALLOCATABLE.search(message)
-        room = int(match[2]) if match else has_milli
-        return LowerCeiling(room if has_milli < room < asked_milli else has_milli, INFEASIBLE_S, message)
-    if status == 403 and "exceeded quota" in message:
-        return LowerCeiling(has_milli, CEILING_S, message)
-    # An overloaded or restarting API server recovers soon; RBAC, a LimitRange or an admission webhook does not.
-    return StayQuiet(1.0 if status in (0, 429) or status >= 500 else REFUSED_S, message)
+    history = replace(history, blocked=Blocked(why.reason, why.message), wanted_at=now)
+    match why:
+        case Wait():
+            waits_s = why.hold.seconds(history.failures)
+            waits_s = max(waits_s, why.retry_after_s or 0.0) * (1.0 + jitter)
+            return replace(history, quiet_until=now + waits_s, failures=history.failures + 1)
+        case Bound(below=True):
+            return replace(history, ceiling=_held(history.ceiling, why, now))
+        case Bound():
+            return replace(history, floor=_held(history.floor, why, now))
+
+
+def _held(known: Held | None, bound: Bound, now: float) -> Held:
+    if known is None or now >= known.until + FORGET_S:
+        return Held(bound, now + bound.hold.seconds(0))
+    holds = now < known.until
+    again = known.again if holds else known.again + 1
+    granted = known.granted_milli
+    if holds or bound.figure_milli is None:
+        # What was refused before is still refused: the search goes on where it was.
+        nearest = min if bound.below else max
+        bound = replace(bound, refused_milli=nearest(bound.refused_milli, known.bound.refused_milli))
+    return Held(bound, now + bound.hold.seconds(again), again, granted)
+
+
+def actuated(history: History, before_milli: int, milli: int, now: float) -> History:
+    """The history after a size came in force; a bound that it disproves is forgotten."""
+    if milli > before_milli:
+        history = replace(history, grown_at=now)
+    elif milli < before_milli:
+        history = replace(history, shrunk_at=now)
+    ceiling, floor = _granted(history.ceiling, milli), _granted(history.floor, milli)
+    still = {held.bound.reason for held in (ceiling, floor) if held is not None}
+    blocked = history.blocked if history.blocked is not None and history.blocked.reason in still else None
+    return replace(history, ceiling=ceiling, floor=floor, blocked=blocked, failures=0, quiet_until=0.0)
+
+
+def _granted(held: Held | None, milli: int) -> Held | None:
+    if held is None or held.forbids(milli):
+        return None
+    nearest = max if held.bound.below else min
+    return replace(held, granted_milli=milli if held.granted_milli is None else nearest(held.granted_milli, milli))
+
+
+def unless_unwanted(history: History, now: float, *, wants: bool, bounded_by: Held | None = None) -> History:
+    """The history with the refusal that matters, and without one that has not mattered for a while.
+
+    Args:
+        wants: the server should have a size that it does not get.
+        bounded_by: the bound that keeps the server from it, if it is one.
+    """
+    if wants:
+        blocked = history.blocked
+        if blocked is None and bounded_by is not None:
+            blocked = Blocked(bounded_by.bound.reason, bounded_by.bound.message)
+        return replace(history, wanted_at=now, blocked=blocked)
+    if history.blocked is not None and now - history.wanted_at >= SHOWN_S:
+        return replace(history, blocked=None)
+    return history

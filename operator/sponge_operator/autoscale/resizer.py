@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import random
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -15,38 +16,17 @@ from sponge_core.control_api import ApplyRequest
 from sponge_core.planning.resize_order import Step, next_step
 from sponge_core.quantities import cores_text
 from sponge_operator.autoscale import resize
+from sponge_operator.autoscale.ceiling import POLICY, Wait
 from sponge_operator.autoscale.look import ResizeOutcome
 from sponge_operator.autoscale.resize import Blocked, History
+from sponge_operator.autoscale.resize_budget import ResizeBudget
 from sponge_operator.autoscale.target import CpuQuota, QuotaRefusedError, ResizableTarget, TargetGoneError
 from sponge_operator.clients.server import ControlClient, ServerError
 from sponge_system.logs import event
 
-__all__ = ["ResizeBudget", "Resizer", "act", "bring_to", "restore"]
+__all__ = ["Resizer", "act", "bring_to", "restore"]
 
 log = logging.getLogger("sponge.operator")
-
-
-class ResizeBudget:
-    """A token bucket over all pods: each resize costs writes to the API server, and grows have priority.
-
-    A shrink may use only the upper half of the burst, so that a wave of shrinks never delays a grow.
-    """
-
-    def __init__(self, per_s: float) -> None:
-        self._per_s = per_s
-        self._burst = 2 * per_s
-        self._tokens = self._burst
-        self._at = 0.0
-
-    def take(self, now: float, *, grows: bool) -> bool:
-        """Whether a resize may be sent now; uses up a token if so."""
-        self._tokens = min(self._burst, self._tokens + max(0.0, now - self._at) * self._per_s)
-        self._at = now
-        floor = 0.0 if grows else self._burst / 2
-        if self._tokens - 1 < floor:
-            return False
-        self._tokens -= 1
-        return True
 
 
 class Resizer:
@@ -90,7 +70,7 @@ class Resizer:
                 return await self._act(action, history)
             case resize.Patch(milli):
                 if self._budget is not None and not self._budget.take(self._clock(), grows=milli > quota):
-                    return outcome
+                    return replace(outcome, held="rate")
             case resize.Nothing(reason):
                 if reason != "Settled":
                     return outcome
@@ -180,22 +160,21 @@ async def _patch(
     quota: CpuQuota, action: resize.Patch, history: History, clock: Callable[[], float], timeout_s: float
 ) -> ResizeOutcome:
     began = clock()
+    before_milli = resize.actual_milli(quota.observe(None)) or 0
     history = resize.record(history, action, began)
     try:
         await quota.set_quota(action.milli)
     except TargetGoneError:
         return ResizeOutcome(None, history, quota.observe(None))  # the watch will report it
     except QuotaRefusedError as refusal:
-        history = resize.record(history, refusal.consequence, clock())
-        history = replace(history, blocked=Blocked(refusal.reason, str(refusal)))
+        history = resize.refuse(history, refusal.why, clock(), random.random() / 4)
         return ResizeOutcome("rejected", history, quota.observe(None))
+    history = replace(history, failures=0)
     seen = await quota.settled(action.milli, began + timeout_s)
     took_s = clock() - began
     if isinstance(seen, resize.Idle):
         event(log, "resize.actuated", pod=quota.name, cores=cores_text(action.milli), took=round(took_s, 3))
-        history = resize.expire(history, clock())
-        if history.ceiling_milli is None:
-            history = replace(history, blocked=None)
+        history = resize.actuated(history, before_milli, action.milli, clock())
         return ResizeOutcome("actuated", history, seen, took_s)
     if isinstance(seen, resize.InFlight):
         message = f"{cores_text(action.milli)} cores are not in force after {took_s:.1f} s; the request is repeated"
@@ -210,14 +189,15 @@ async def _revert(
     quota: CpuQuota, action: resize.Revert, history: History, clock: Callable[[], float], timeout_s: float
 ) -> ResizeOutcome:
     history = resize.record(history, action, clock())
-    blocked = Blocked(
-        {"deferred": "Deferred", "infeasible": "Infeasible", "error": "ResizeError"}[action.outcome], action.message
-    )
-    history = replace(history, blocked=blocked)
     try:
         await quota.set_quota(action.milli)
-    except (QuotaRefusedError, TargetGoneError) as error:
-        event(log, "resize.revert_refused", logging.WARNING, pod=quota.name, message=error)
+    except TargetGoneError:
+        return ResizeOutcome(action.outcome, history, quota.observe(None))
+    except QuotaRefusedError as refusal:
+        event(log, "resize.revert_refused", logging.WARNING, pod=quota.name, message=refusal)
+        # Whatever refuses the size in force, the revert is not sent at every look.
+        why = refusal.why if isinstance(refusal.why, Wait) else Wait(refusal.why.reason, str(refusal), POLICY)
+        history = resize.refuse(history, why, clock(), random.random() / 4)
         return ResizeOutcome(action.outcome, history, quota.observe(None))
     seen = await quota.settled(action.milli, clock() + timeout_s)
     return ResizeOutcome(action.outcome, history, seen)

@@ -9,7 +9,8 @@ import ssl
 from dataclasses import dataclass
 from typing import Protocol
 
-from sponge_operator.autoscale.resize import LowerCeiling, Observed, StayQuiet
+from sponge_operator.autoscale.ceiling import Bound, Wait
+from sponge_operator.autoscale.resize import Observed
 
 __all__ = ["CpuQuota", "QuotaRefusedError", "ResizableTarget", "Starting", "TargetGoneError"]
 
@@ -22,14 +23,12 @@ class QuotaRefusedError(Exception):
     """A quota was refused.
 
     Args:
-        reason: machine-readable.
-        consequence: a ceiling to stay below, or a time to send nothing.
+        why: what is possible instead.
     """
 
-    def __init__(self, reason: str, message: str, consequence: LowerCeiling | StayQuiet) -> None:
-        super().__init__(message)
-        self.reason = reason
-        self.consequence = consequence
+    def __init__(self, why: Bound | Wait) -> None:
+        super().__init__(why.message)
+        self.why = why
 
 
 @dataclass(frozen=True, slots=True)

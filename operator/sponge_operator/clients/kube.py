@@ -47,12 +47,14 @@ class ApiError(Exception):
     Attributes:
         status: HTTP status; 0 for no response.
         body: the Status object.
+        retry_after_s: the header Retry-After; None if there is none.
     """
 
-    def __init__(self, status: int, body: Mapping[str, Any]) -> None:
+    def __init__(self, status: int, body: Mapping[str, Any], retry_after_s: float | None = None) -> None:
         super().__init__(body.get("message") or f"HTTP {status}")
         self.status = status
         self.body = body
+        self.retry_after_s = retry_after_s
 
 
 class Kube:
@@ -96,6 +98,27 @@ class Kube:
             resources = []
         if not any(resource["name"] == PLURAL for resource in resources):
             raise SpongeError(f"the cluster has no {PLURAL}.{GROUP}; kubectl apply -f crds/spongeservice.yaml")
+
+    async def core_resources(self) -> set[str]:
+        """Names of the resources of the core API, with their subresources. Raises ApiError."""
+        return {str(resource["name"]) for resource in (await self._call("GET", "/api/v1"))["resources"]}
+
+    async def may(self, verb: str, resource: str, group: str, namespace: str) -> bool:
+        """Whether the operator has a right. Raises ApiError.
+
+        Args:
+            resource: with its subresource, such as "pods/resize".
+            namespace: empty for all.
+        """
+        name, _, subresource = resource.partition("/")
+        attributes = {"verb": verb, "resource": name, "subresource": subresource, "group": group}
+        review = {
+            "apiVersion": "authorization.k8s.io/v1",
+            "kind": "SelfSubjectAccessReview",
+            "spec": {"resourceAttributes": {**attributes, "namespace": namespace}},
+        }
+        answer = await self._call("POST", "/apis/authorization.k8s.io/v1/selfsubjectaccessreviews", review)
+        return bool(answer["status"]["allowed"])
 
     async def get(self, kind: str, namespace: str, name: str) -> dict[str, Any] | None:
         """The object, or None if there is none. Raises ApiError."""
@@ -192,5 +215,6 @@ class Kube:
         except ValueError:
             answer = {"message": text.decode(errors="replace")[:200]}
         if response.status >= 400:
-            raise ApiError(response.status, answer)
+            wait = response.headers.get("Retry-After", "")
+            raise ApiError(response.status, answer, float(wait) if wait.isdigit() else None)
         return answer

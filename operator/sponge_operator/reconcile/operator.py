@@ -14,7 +14,7 @@ from prometheus_client import CollectorRegistry, ProcessCollector, start_http_se
 
 from sponge_core.errors import SpongeError
 from sponge_operator.autoscale.decision_log import DecisionLog
-from sponge_operator.autoscale.resizer import ResizeBudget
+from sponge_operator.autoscale.resize_budget import ResizeBudget
 from sponge_operator.clients.kube import ApiError, Kube
 from sponge_operator.clients.pods import PodCache, service_key
 from sponge_operator.clients.replica_sets import ReplicaSets
@@ -23,6 +23,7 @@ from sponge_operator.clients.server import ControlClient
 from sponge_operator.context import Context, Events, EventType
 from sponge_operator.metrics import Metrics
 from sponge_operator.node.coordinator import NodeCoordinator
+from sponge_operator.reconcile.preflight import Preflight
 from sponge_operator.reconcile.service import ServiceReconciler
 from sponge_operator.reconcile.status_writer import StatusWriter
 from sponge_operator.settings import OperatorSettings
@@ -66,6 +67,7 @@ class Operator:
         ProcessCollector(registry=registry)
         loop, metrics = asyncio.get_running_loop(), Metrics(registry)
         kube = await self._stack.enter_async_context(Kube())
+        preflight = Preflight(kube, self.settings.namespaces, self._wake_all)
         self._context = Context(
             settings=self.settings,
             kube=kube,
@@ -79,6 +81,7 @@ class Operator:
             budget=ResizeBudget(self.settings.resizes_per_s),
             clock=loop.time,
             wall=time.time,
+            unable=lambda: preflight.problem,
         )
         if self.settings.metrics_port:
             try:
@@ -90,8 +93,9 @@ class Operator:
             self._stack.callback(server.shutdown)
         await kube.check_crd()
         await self._find_rivals(kube)
-        ticking = asyncio.create_task(self._tick(), name="clock of all services")
-        self._stack.callback(ticking.cancel)
+        for work, name in ((self._tick(), "clock of all services"), (preflight.run(), "preflight")):
+            task = asyncio.create_task(work, name=name)
+            self._stack.callback(task.cancel)
 
     async def run_service(
         self,
@@ -158,6 +162,10 @@ class Operator:
 
     def _wake(self, key: str) -> None:
         if (reconciler := self._reconcilers.get(key)) is not None:
+            reconciler.wake()
+
+    def _wake_all(self) -> None:
+        for reconciler in self._reconcilers.values():
             reconciler.wake()
 
     async def _tick(self) -> None:

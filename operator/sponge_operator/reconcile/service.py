@@ -228,5 +228,6 @@ class ServiceReconciler:
             missing_profile=workload.missing_profile,
             missing_secret=workload.missing_secret,
             conflict=context.rivals.of(self.key),
+            unable=context.unable(),
             now=context.wall(),
         )

@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from sponge_core.quantities import cores_text
 from sponge_operator.autoscale.pod_state import PodState
+from sponge_operator.resources.model import PAUSE_ANNOTATION
 from sponge_operator.resources.obstacles import Obstacle, failure_of, is_rolled_out, rollout_of
 from sponge_operator.resources.status_input import StatusInput
 
@@ -150,11 +151,16 @@ def _planning(known: StatusInput) -> Verdict:
     spec = known.service.spec
     if spec.mode == "Off":
         return "False", "Off", f"the mode is Off; set it to Auto or Recommend{_slow_starts(known)}"
+    if known.service.paused and known.service.pause != "true":
+        text = f"the annotation {PAUSE_ANNOTATION} has the value {known.service.pause!r}"
+        return "False", "PauseInvalid", f"{text}; write true, grow or shrink; until then, sizes do not change"
     if known.service.paused:
         message = "the service is paused by its annotation; sizes do not change"
         return "False", "Paused", f"{message}{_slow_starts(known)}"
     if known.conflict is not None:
         return "False", "Conflict", f"sizes do not change while another autoscaler acts; {known.conflict}"
+    if known.unable is not None and spec.mode == "Auto":
+        return "False", *known.unable
     # A server that starts has never answered; the others are planned meanwhile.
     silent = [state for state in known.pods if not state.reachable and (state.seen_at is not None or state.in_service)]
     kept = "".join(f"; {state.name} keeps its size, because its server does not answer" for state in silent)
@@ -163,7 +169,14 @@ def _planning(known: StatusInput) -> Verdict:
         return "False", "StaleState", f"sizes do not change while no server answers; {why}"
     if spec.mode == "Recommend":
         return "True", "Recommend", f"sizes are recommended, but not changed{kept}"
-    return "True", "Auto", f"sizes follow the deadlines{kept}"
+    match known.service.paused_direction:
+        case "grow":
+            return "True", "GrowPaused", f"sizes follow the deadlines; the service's annotation lets none grow{kept}"
+        case "shrink":
+            text = "sizes follow the deadlines; the service's annotation lets none shrink"
+            return "True", "ShrinkPaused", f"{text}{kept}"
+        case _:
+            return "True", "Auto", f"sizes follow the deadlines{kept}"
 
 
 def _slow_starts(known: StatusInput) -> str:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Annotated, Any, Literal, TypeVar
 
-from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from sponge_core.control_api import SizeRange
 from sponge_core.errors import SpongeError
@@ -76,6 +76,19 @@ class Slo(_Part):
     weight: int = Field(default=1, description="cost of a missed request, relative to other services")
 
 
+class MaxGrow(_Part):
+    """The most that one resize adds: millicores, or a percentage of the size in force."""
+
+    milli: Milli | None = None
+    percent: int | None = None
+
+    @model_validator(mode="before")
+    @classmethod
+    def _from_text(cls, value: object) -> object:
+        text = str(value)
+        return {"percent": text.removesuffix("%")} if text.endswith("%") else {"milli": text}
+
+
 class CpuRange(_Part):
     """Sizes of a pod in millicores: `min` plus whole steps, up to `max`; `idle` when it is parked."""
 
@@ -85,6 +98,9 @@ class CpuRange(_Part):
     startup: Milli | None = None
     idle: Milli | None = None
     idle_after: Seconds = Field(default=60.0, validation_alias=AliasChoices("idleAfter"))
+    max_grow: MaxGrow | None = Field(default=None, validation_alias=AliasChoices("maxGrow"))
+    grow_cooldown: Seconds = Field(default=0.0, validation_alias=AliasChoices("growCooldown"))
+    shrink_cooldown: Seconds = Field(default=0.0, validation_alias=AliasChoices("shrinkCooldown"))
 
     @property
     def sizes(self) -> SizeRange:
@@ -159,14 +175,32 @@ class ServiceSpec(_Part):
 
 
 class SpongeService(_Part):
-    """One SpongeService: its identity in the cluster, its spec, and whether it is paused."""
+    """One SpongeService: its identity in the cluster, its spec, and whether it is paused.
+
+    Attributes:
+        pause: value of the annotation that pauses it; empty if there is none.
+    """
 
     name: str
     namespace: str
     uid: str
     generation: int
-    paused: bool
+    pause: str
     spec: ServiceSpec
+
+    @property
+    def paused(self) -> bool:
+        """No size changes. A value that is not understood pauses too, because somebody meant to."""
+        return self.pause not in ("", "false", "grow", "shrink")
+
+    @property
+    def paused_direction(self) -> Literal["grow", "shrink"] | None:
+        """Sizes do not change in this direction."""
+        match self.pause:
+            case "grow" | "shrink" as direction:
+                return direction
+            case _:
+                return None
 
     @property
     def key(self) -> str:
@@ -204,6 +238,6 @@ def parse_service(body: Mapping[str, Any]) -> SpongeService:
         namespace=metadata["namespace"],
         uid=metadata["uid"],
         generation=metadata.get("generation", 0),
-        paused=annotations.get(PAUSE_ANNOTATION) == "true",
+        pause=annotations.get(PAUSE_ANNOTATION) or "",
         spec=spec,
     )

@@ -27,6 +27,7 @@ class StatusInput:
         missing_secret: likewise about a Secret that the pods mount.
         conflict: message about another autoscaler of the same pods.
         now: epoch seconds.
+        unable: reason and message if the cluster lets the operator change no size, else None.
     """
 
     service: SpongeService
@@ -39,3 +40,4 @@ class StatusInput:
     missing_secret: str | None
     conflict: str | None
     now: float
+    unable: tuple[str, str] | None = None
