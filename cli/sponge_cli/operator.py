@@ -42,6 +42,11 @@ def command() -> None:
 )
 @click.option("--server-tls-secret", metavar="NAME", help="Secret with the certificate of services that name none.")
 @click.option("--server-api-keys-secret", metavar="NAME", help="Secret with the API keys of services that name none.")
+@click.option(
+    "--deployment",
+    metavar="NAMESPACE/NAME",
+    help="Deployment that runs this operator. Without one that goes on, pods have at least cpu.fallback at the end.",
+)
 @click.option("--metrics-port", default=9091, show_default=True, help="For Prometheus; 0 for none.")
 @click.option("--health-port", default=9092, show_default=True, help="For /healthz; 0 for none.")
 @click.option(
@@ -67,6 +72,7 @@ def run(
     server_template: Path | None,
     server_tls_secret: str | None,
     server_api_keys_secret: str | None,
+    deployment: str | None,
     metrics_port: int,
     health_port: int,
     resizes_per_s: float,
@@ -87,6 +93,7 @@ def run(
         server_template=read_template(server_template, "--server-template") if server_template is not None else {},
         tls_secret=server_tls_secret,
         api_keys_secret=server_api_keys_secret,
+        deployment=deployment,
         metrics_port=metrics_port,
         health_port=health_port,
         resizes_per_s=resizes_per_s,

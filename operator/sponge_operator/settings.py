@@ -23,6 +23,7 @@ class OperatorSettings:
         server_template: partial pod template, merged over the generated one; each service's own is merged over it.
         tls_secret: name of the Secret with the certificate of services that name none; None for plain text.
         api_keys_secret: name of the Secret with the API keys of services that name none; None for none.
+        deployment: NAMESPACE/NAME of the Deployment that runs the operator; None where none does.
         metrics_port: for Prometheus; 0 for none.
         health_port: for /healthz; 0 for none.
         log_level: of the log on stderr.
@@ -38,6 +39,7 @@ class OperatorSettings:
     server_template: Mapping[str, Any] = field(default_factory=dict)
     tls_secret: str | None = None
     api_keys_secret: str | None = None
+    deployment: str | None = None
     metrics_port: int = 9091
     health_port: int = 9092
     log_level: Level = "info"

@@ -145,8 +145,9 @@ def test_a_restarted_operator_takes_over(kubectl: Kubectl, digits: Service) -> N
         *("wait", "--for=delete", "pod", "-l", "app.kubernetes.io/name=sponge-operator"),
         *("-n", "sponge-system", "--timeout=60s"),
     )
-    by_hand(digits, 1000)
-    eventually(lambda: millicores(quota) == 1000, 5, "nobody is there to object")
+    eventually(lambda: millicores(quota) == 1000, 5, "an operator that stops for good leaves its startup size")
+    by_hand(digits, 750)
+    eventually(lambda: millicores(quota) == 750, 5, "nobody is there to object")
     kubectl("scale", "deployment/sponge-operator", "-n", "sponge-system", "--replicas=1")
     eventually(lambda: millicores(quota) == 250, 60, "the new operator drives the pod that it finds")
     assert identity(digits.pod()) == identity(pod)

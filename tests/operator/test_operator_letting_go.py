@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from typing import Any
 
 import pytest
 from operator_world import KUBELET_S, World
@@ -131,12 +130,12 @@ def test_a_startup_size_above_the_range_is_cut() -> None:
     run_virtual(scenario)
 
 
-@pytest.mark.parametrize("change", [{"mode": "Recommend"}, {}])
-def test_a_container_that_may_not_be_resized_starts_small_and_that_is_known(change: dict[str, Any]) -> None:
+@pytest.mark.parametrize("how", ["Recommend", "true", "grow"])
+def test_a_container_that_may_not_grow_starts_small_and_that_is_known(how: str) -> None:
     async def scenario(_: VirtualLoop) -> None:
-        world = World(start=250, **change)
-        if not change:
-            pause(world, True)
+        world = World(start=250, mode=how if how == "Recommend" else "Auto")
+        if how != "Recommend":
+            world.annotate(**{"serving.sponge.dev/paused": how})
         world.restart()
         await world.run(20.0)
         assert world.calls == []

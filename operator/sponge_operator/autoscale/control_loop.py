@@ -210,7 +210,7 @@ class ControlLoop:
         if spec.acts:
             await self._keep_memory(None, 0)
             await self._walk.help(spec)
-        if starting is None or not spec.acts:
+        if starting is None or not spec.acts or spec.pace.paused == "grow":
             return look
         milli = min(starting.startup_milli, spec.sizes.max_milli)
         ceiling = history.ceiling_milli(self._clock(), starting.has_milli, spec.sizes.step_milli)

@@ -26,6 +26,7 @@ from sponge_operator.node.coordinator import NodeCoordinator
 from sponge_operator.reconcile.preflight import Preflight
 from sponge_operator.reconcile.service import ServiceReconciler
 from sponge_operator.reconcile.status_writer import StatusWriter
+from sponge_operator.reconcile.succession import has_successor
 from sponge_operator.settings import OperatorSettings
 from sponge_system.logs import event
 
@@ -121,6 +122,8 @@ class Operator:
         try:
             if await reconciler.run(stopped):
                 await reconciler.restore()
+            elif not await has_successor(context.kube, self.settings.deployment):
+                await reconciler.fall_back()
         finally:
             del self._reconcilers[reconciler.key]
             event(log, "service.stopped", service=reconciler.key)

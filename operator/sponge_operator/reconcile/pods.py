@@ -10,6 +10,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from sponge_core.control_api import StateSnapshot
+from sponge_core.quantities import cores_text
+from sponge_operator.autoscale import resize
 from sponge_operator.autoscale.letting_go import let_go
 from sponge_operator.autoscale.memory_keeper import memory_rule, restore_memory
 from sponge_operator.autoscale.pod_controller import PodController
@@ -22,6 +24,7 @@ from sponge_operator.clients.trust import Trust
 from sponge_operator.context import Context, Events
 from sponge_operator.resources.model import SpongeService
 from sponge_operator.resources.obstacles import obstacle_of_pod
+from sponge_system.logs import event
 
 __all__ = ["ServicePods"]
 
@@ -211,9 +214,34 @@ class ServicePods:
         """Lets go of every pod and restores its startup size, because nothing resizes it from now on."""
         await asyncio.gather(*(self._restore(pod, token or "") for pod in self._own))
 
+    async def fall_back(self, token: str | None) -> None:
+        """Lets go of every pod, and gives it `cpu.fallback` if it has less, because no operator follows."""
+        service = self._service()
+        spec = service.spec
+        if spec.mode != "Auto" or service.paused or service.paused_direction == "grow":
+            return
+        await asyncio.gather(*(self._fall_back(pod, token or "", spec.cpu.fallback) for pod in self._own))
+
+    async def _fall_back(self, pod: Mapping[str, Any], token: str, fallback_milli: int | None) -> None:
+        target = self._target(pod, token)
+        least, has = fallback_milli or startup_of(pod), resize.actual_milli(target.observe(None))
+        with contextlib.suppress(ServerError):
+            await let_go(target, self._context.control)
+        if least is not None and has is not None and has < least:
+            event(log, "pod.left", pod=target.name, cores=cores_text(least))
+            await restore(target, least)
+
     async def _restore(self, pod: Mapping[str, Any], token: str) -> None:
+        context, target = self._context, self._target(pod, token)
+        with contextlib.suppress(ServerError):  # it notices by itself after a while
+            await let_go(target, context.control)
+        if (startup := startup_of(pod)) is not None:
+            await restore(target, startup)
+        await restore_memory(context.kube, pod, memory_rule(self._service().spec))
+
+    def _target(self, pod: Mapping[str, Any], token: str) -> PodTarget:
         context, metadata = self._context, pod["metadata"]
-        target = PodTarget(
+        return PodTarget(
             context.kube,
             context.control,
             context.pods,
@@ -223,11 +251,6 @@ class ServicePods:
             token=token,
             trust=lambda: self._trust.context,
         )
-        with contextlib.suppress(ServerError):  # it notices by itself after a while
-            await let_go(target, context.control)
-        if (startup := startup_of(pod)) is not None:
-            await restore(target, startup)
-        await restore_memory(context.kube, pod, memory_rule(self._service().spec))
 
 
 def _substance(state: PodState) -> object:

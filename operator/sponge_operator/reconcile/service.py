@@ -108,6 +108,10 @@ class ServiceReconciler:
         """Lets go of every pod and restores its startup size, because nothing resizes it from now on."""
         await self._pods.restore(self._workload.token)
 
+    async def fall_back(self) -> None:
+        """Lets go of every pod, which has at least `cpu.fallback` from then on, because no operator follows."""
+        await self._pods.fall_back(self._workload.token)
+
     async def _pass(self) -> None:
         self._fault = None
         for step in (self._keep_children, self._follow_certificate, self._follow_pods, self._write_status):

@@ -90,7 +90,10 @@ class MaxGrow(_Part):
 
 
 class CpuRange(_Part):
-    """Sizes of a pod in millicores: `min` plus whole steps, up to `max`; `idle` when it is parked."""
+    """Sizes of a pod in millicores: `min` plus whole steps, up to `max`; `idle` when it is parked.
+
+    `fallback` is the least size of a pod that no operator drives any more; None: its startup size.
+    """
 
     min: Milli
     max: Milli
@@ -101,6 +104,7 @@ class CpuRange(_Part):
     max_grow: MaxGrow | None = Field(default=None, validation_alias=AliasChoices("maxGrow"))
     grow_cooldown: Seconds = Field(default=0.0, validation_alias=AliasChoices("growCooldown"))
     shrink_cooldown: Seconds = Field(default=0.0, validation_alias=AliasChoices("shrinkCooldown"))
+    fallback: Milli | None = None
 
     @property
     def sizes(self) -> SizeRange:
