@@ -76,6 +76,8 @@ def test_the_report_carries_what_was_measured_and_not_what_was_given() -> None:
     report = board.read()
     assert report.profile is not None
     assert Profile.from_yaml(report.profile, "sent") == profile
+    board.known(profile, origin="measured", noisy=True)
+    assert (board.read().origin, board.read().profile) == ("measured", None)
     board.known(profile, origin="given")
     assert (board.read().origin, board.read().profile) == ("given", None)
 

@@ -49,9 +49,9 @@ class ProfileBoard:
     def measuring(self) -> None:
         self._report = self._report.model_copy(update={"origin": "measuring"})
 
-    def known(self, profile: Profile, *, origin: str) -> None:
-        """The profile is known; its text is shown unless it was given from outside."""
-        text = None if origin == "given" else profile.to_yaml()
+    def known(self, profile: Profile, *, origin: str, noisy: bool = False) -> None:
+        """The profile is known. Its text is shown unless it was given from outside, or measured beside much noise."""
+        text = None if origin == "given" or noisy else profile.to_yaml()
         self._report = self._report.model_copy(update={"origin": origin, "profile": text, "wants_milli": None})
 
     async def grown(self, cores: int, quota: CpuQuota) -> bool:

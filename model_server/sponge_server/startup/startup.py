@@ -113,19 +113,20 @@ async def _prepare(
     """Warms up one model, and measures it if it has no profile, given or of an earlier start."""
     threads = range(1, settings.threads + 1)
     await _warm_up(pool, index, range(1, info.max_batch + 1), threads, settings.warm_up_s)
-    origin = "given"
+    origin, noisy = "given", False
     if profile is None:
         profile, origin = stored_profile(settings.profile_store, info.name, info.max_batch), "stored"
         if profile is None:
             board.measuring()
             profile, origin = await _measure(settings, pool, quota, index, info, threads, board), "measured"
         measured = profile.latency_model()
+        noisy = measured.error > MOST_ERROR or measured.interference > MOST_INTERFERENCE
         model = replace(
             measured, error=min(measured.error, MOST_ERROR), interference=min(measured.interference, MOST_INTERFERENCE)
         )
     else:
         model = profile.latency_model()
-    board.known(profile, origin=origin)
+    board.known(profile, origin=origin, noisy=noisy)
     event(
         log,
         "profile.taken",

@@ -53,7 +53,7 @@ NICENESS = 10
 this and `sponge_system.os_scheduling`, and 1 ms with both. Inside one cgroup, the lanes lose only the CPU that the
 server needs."""
 
-WHILE_LOADING = (100_000, 5, 100)
+WHILE_LOADING = (100_000, 50, 100)
 """Thresholds of the garbage collector. Imports and models make two million objects that stay; at the usual thresholds
 they are looked through again and again, a fifth of the CPU time of a start."""
 
@@ -91,7 +91,7 @@ def main(fd: int) -> None:
     # Only now: until then there is no lane, and a server that refuses everything meanwhile is to be short.
     os.nice(NICENESS)
     gc.set_threshold(*usual)
-    gc.collect(1)  # what the newest objects of loading have left behind
+    gc.collect(0)  # what the newest objects have left behind; a full collection takes 0.4 s
     give_back()  # free pages would be shared with the lanes and copied when one of them writes
     gc.freeze()  # a collection in a lane would write to, and so copy, every page with an object
     _ForkServer(control, models).serve()
