@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+from collections.abc import Callable
 from typing import Any, cast
 
 from operator_doubles import ApiServerDouble, ControlPortDouble
@@ -20,6 +21,7 @@ from sponge_core.control_api import (
     ProfileReport,
     StateSnapshot,
 )
+from sponge_core.planning.joint import JointPlan
 from sponge_core.quantities import cpu_quantity, parse_bytes, parse_cpu_milli
 from sponge_operator.autoscale.decision_log import DecisionLog, Entry
 from sponge_operator.autoscale.pod_controller import PodController
@@ -51,6 +53,10 @@ class KeptLog(DecisionLog):
         self.entries.append(entry)
 
 
+async def _at_once(plan: Callable[[], JointPlan]) -> JointPlan:
+    return plan()  # another thread knows no virtual time
+
+
 class NodeWorld:
     """A node with `allocatable` millicores, on which other pods hold `others`; services are added as `World`s.
 
@@ -66,7 +72,8 @@ class NodeWorld:
         self._running: set[asyncio.Task[None]] = set()
         self.metrics = Metrics(CollectorRegistry())
         self.pods = PodCache(on_change=self._pod_changed)
-        self.nodes = NodeCoordinator(cast(Kube, self), self.pods, self.metrics, asyncio.get_running_loop().time)
+        clock = asyncio.get_running_loop().time
+        self.nodes = NodeCoordinator(cast(Kube, self), self.pods, self.metrics, clock, run=_at_once)
 
     async def get(self, kind: str, namespace: str, name: str) -> dict[str, Any]:
         assert (kind, namespace, name) == ("Node", "", "n1")

@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Coroutine
 from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any
 
 from sponge_core.control_api import FrontierPoint
+from sponge_core.planning.joint import JointPlan
 from sponge_operator.autoscale.look import Allocation, OutcomeKind
 from sponge_operator.clients.kube import ApiError, Kube
 from sponge_operator.clients.pods import PodCache
@@ -34,6 +37,8 @@ CALM_S = 30.0
 """The same where every pod has what it needs: a read lists all pods of the node, and a refusal causes one at once."""
 
 AT_ONCE = float("-inf")
+
+Run = Callable[[Callable[[], JointPlan]], Awaitable[JointPlan]]
 
 FORBIDDEN_S = 60.0
 """Before the next read after the API server forbade it."""
@@ -63,20 +68,28 @@ class _Node:
     reading: bool = False
     planned: dict[str, FrontierPoint] = field(default_factory=dict)
     planned_at: float = float("-inf")
+    planning: bool = False
     planned_for: tuple[frozenset[str], int] | None = None
 
 
 class NodeCoordinator:
-    """All nodes with driven pods."""
+    """All nodes with driven pods.
 
-    def __init__(self, kube: Kube, pods: PodCache, metrics: Metrics, clock: Callable[[], float]) -> None:
+    Args:
+        run: runs a joint plan, which takes a while, and returns it; in another thread by default.
+    """
+
+    def __init__(
+        self, kube: Kube, pods: PodCache, metrics: Metrics, clock: Callable[[], float], run: Run = asyncio.to_thread
+    ) -> None:
+        self._run = run
         self._kube = kube
         self._pods = pods
         self._metrics = metrics
         self._clock = clock
         self._nodes: dict[str, _Node] = {}
         self._node_of: dict[str, str] = {}
-        self._reads: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[None]] = set()
 
     def allocate(self, tenant: Tenant, wake: Callable[[], None]) -> Allocation:
         """What the pod gets now; its look ends with `conclude`, or with `leave` if it is no longer driven.
@@ -167,19 +180,31 @@ class NodeCoordinator:
         key = (frozenset(node.tenants), room)
         if node.planned_for == key and now - node.planned_at < REPLAN_S:
             return
-        with self._metrics.plan.labels("joint").time():
-            plan = allocation.plan(tenants, room, self._clock)
-        self._metrics.joint.labels(plan.how).inc()
+        if not node.planning:
+            node.planning = True
+            self._start(self._plan_jointly(node, key, tenants), "joint plan")
+
+    async def _plan_jointly(self, node: _Node, key: tuple[frozenset[str], int], tenants: list[Tenant]) -> None:
+        """Plans beside the loop, because a program of many pods takes some tens of milliseconds."""
         before = node.planned
+        try:
+            with self._metrics.plan.labels("joint").time():
+                plan = await self._run(partial(allocation.plan, tenants, key[1], self._clock))
+        finally:
+            node.planning = False
+        self._metrics.joint.labels(plan.how).inc()
         node.planned = {tenant.uid: point for tenant, point in zip(tenants, plan.points, strict=True)}
-        node.planned_at, node.planned_for = now, key
-        for uid, point in node.planned.items():
-            if before.get(uid) != point and point.cores_milli < self._held(node, uid):
-                self._wake(node, {uid})
+        node.planned_at, node.planned_for = self._clock(), key
+        self._wake(node, {uid for uid, point in node.planned.items() if before.get(uid) != point})
 
     def _wake(self, node: _Node, uids: set[str]) -> None:
-        for uid in list(uids):
+        for uid in [uid for uid in uids if uid in node.wake]:
             node.wake[uid]()
+
+    def _start(self, work: Coroutine[Any, Any, None], name: str) -> None:
+        task = asyncio.create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
 
     def _read_if_due(self, name: str, node: _Node) -> None:
         is_calm = not node.planned and not node.waiting
@@ -187,9 +212,7 @@ class NodeCoordinator:
             return
         node.reading = True
         node.read_at = self._clock() + FRESH_S
-        task = asyncio.create_task(self._read(name, node), name=f"read node {name}")
-        self._reads.add(task)
-        task.add_done_callback(self._reads.discard)
+        self._start(self._read(name, node), f"read node {name}")
 
     async def _read(self, name: str, node: _Node) -> None:
         try:
