@@ -125,10 +125,12 @@ def recommend(cluster: _Cluster, name: str) -> None:
 
 
 @cli.command()
+@click.option("--grow", "what", flag_value="grow", help="Pause growing only.")
+@click.option("--shrink", "what", flag_value="shrink", help="Pause shrinking only.")
 @_command
-def pause(cluster: _Cluster, name: str) -> None:
+def pause(cluster: _Cluster, name: str, what: str | None) -> None:
     """Keep the sizes of a service as they are until `resume`."""
-    click.echo(cluster.kubectl("annotate", RESOURCE, name, f"{ANNOTATION}=true", "--overwrite"), nl=False)
+    click.echo(cluster.kubectl("annotate", RESOURCE, name, f"{ANNOTATION}={what or 'true'}", "--overwrite"), nl=False)
 
 
 @cli.command()

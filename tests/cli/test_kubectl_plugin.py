@@ -91,6 +91,8 @@ def test_recommend(run: Any) -> None:
 def test_pause_and_resume(run: Any) -> None:
     target = "annotate spongeservices.serving.sponge.dev digits serving.sponge.dev/paused"
     assert run("pause", "digits", answer="annotated\n")[1:] == ("annotated\n", f"{target}=true --overwrite")
+    for direction in ("grow", "shrink"):
+        assert run("pause", "digits", f"--{direction}", answer="annotated\n")[2] == f"{target}={direction} --overwrite"
     assert run("resume", "digits", answer="annotated\n")[1:] == ("annotated\n", f"{target}-")
 
 

@@ -14,7 +14,7 @@ from test_operator_models import body
 from test_operator_status import snapshot
 from virtual_time import VirtualLoop, run_virtual
 
-from sponge_core.control_api import ApplyRequest, FrontierPoint
+from sponge_core.control_api import ApplyRequest, FrontierPoint, ReleaseRequest
 from sponge_operator.autoscale.resize_budget import ResizeBudget
 from sponge_operator.clients.kube import ApiError, Kube
 from sponge_operator.clients.pods import PodCache
@@ -35,6 +35,7 @@ class Servers:
         self.tokens: set[str] = set()
         self.urls: set[str] = set()
         self.version = self.applied = 0
+        self.held = False  # somebody applies sizes
 
     async def state(self, base_url: str, token: str, since: int = 0, wait_s: float = 0.0, tls: Any = None) -> Any:
         self.tokens.add(token)
@@ -42,12 +43,17 @@ class Servers:
         await asyncio.sleep(wait_s)
         self.version += 1
         content = FrontierPoint(cores_milli=250, batch_cap=8, misses=0)
-        sizes = {"cores_milli": 250, "cpu_quota_milli": 250}
+        sizes = {"cores_milli": 250, "cpu_quota_milli": 250, "applied_milli": 250 if self.held else None}
         return snapshot(version=self.version, applied_version=self.applied, **sizes, frontier=[content])
 
     async def apply(self, base_url: str, token: str, request: ApplyRequest, timeout_s: float, tls: Any = None) -> None:
         self.tokens.add(token)
         self.applied = request.version
+        self.held = True
+
+    async def release(self, base_url: str, token: str, request: ReleaseRequest, tls: Any = None) -> None:
+        self.applied = request.version
+        self.held = False
 
 
 class World:
@@ -214,13 +220,18 @@ def test_another_autoscaler_is_noticed_at_once_and_given_way() -> None:
     async def act(world: World) -> None:
         world.roll_out(1)
         await asyncio.sleep(2.0)
+        assert world.servers.held
         world.rivals.seen("HorizontalPodAutoscaler", hpa)
         await asyncio.sleep(0.1)
         assert world.condition("Conflict") == ("True", "OtherAutoscaler")
         assert world.condition("Planning") == ("False", "Conflict")
+        await asyncio.sleep(2.0)
+        assert not world.servers.held, "it is let go, so that it follows its limit, whoever sets it"
         world.rivals.seen("HorizontalPodAutoscaler", hpa, gone=True)
         await asyncio.sleep(0.1)
         assert world.condition("Conflict") == ("False", "NoConflict")
+        await asyncio.sleep(2.0)
+        assert world.servers.held
 
     scenario(act)
 

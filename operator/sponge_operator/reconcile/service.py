@@ -161,7 +161,7 @@ class ServiceReconciler:
     def _driven_by(self) -> SpongeService:
         """The service as its pods are sized: while another autoscaler changes them, they are not resized."""
         held = self._context.rivals.of(self.key) is not None
-        return self._service.model_copy(update={"paused": True}) if held else self._service
+        return self._service.model_copy(update={"pause": "true"}) if held else self._service
 
     # --- the steps of a pass -----------------------------------------------------------------------------------------
 
