@@ -11,6 +11,7 @@ from sponge_core.control_api import FrontierPoint, StateSnapshot
 from sponge_core.planning.decider import Recommendation
 from sponge_operator.autoscale.pod_state import LastDecision, PodState
 from sponge_operator.autoscale.resize import Blocked
+from sponge_operator.autoscale.target import Starting
 from sponge_operator.reconcile.attainment import Attainment
 from sponge_operator.resources.model import parse_service
 from sponge_operator.resources.obstacles import Obstacle
@@ -200,6 +201,22 @@ NEVER_SEEN: dict[str, Any] = {"seen_at": None, "snapshot": None, "in_service": F
 )
 def test_condition(condition: str, expected: tuple[str, str], pods: list[PodState], changes: dict[str, Any]) -> None:
     assert verdicts(status(*pods, **changes))[condition] == expected
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"spec": {"mode": "Off"}},
+        {"spec": {"mode": "Recommend"}},
+        {"annotations": {"serving.sponge.dev/paused": "true"}},
+        {"annotations": {"serving.sponge.dev/paused": "grow"}},
+    ],
+)
+def test_a_container_that_starts_small_is_named_where_it_may_not_grow(changes: dict[str, Any]) -> None:
+    pods = [pod_state("a", starting=Starting(50, 1000)), pod_state("b", starting=Starting(1000, 1000)), pod_state("c")]
+    message = next(c["message"] for c in status(*pods, **changes)["conditions"] if c["type"] == "Planning")
+    assert "; a starts at 0.05 cores instead of 1" in message
+    assert message.count(" starts at ") == 1
 
 
 def test_a_quota_on_pods_is_named() -> None:

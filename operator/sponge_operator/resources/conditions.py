@@ -168,10 +168,11 @@ def _planning(known: StatusInput) -> Verdict:
         why = f"{silent[0].name}: {silent[0].trouble}"
         return "False", "StaleState", f"sizes do not change while no server answers; {why}"
     if spec.mode == "Recommend":
-        return "True", "Recommend", f"sizes are recommended, but not changed{kept}"
+        return "True", "Recommend", f"sizes are recommended, but not changed{kept}{_slow_starts(known)}"
     match known.service.paused_direction:
         case "grow":
-            return "True", "GrowPaused", f"sizes follow the deadlines; the service's annotation lets none grow{kept}"
+            text = "sizes follow the deadlines; the service's annotation lets none grow"
+            return "True", "GrowPaused", f"{text}{kept}{_slow_starts(known)}"
         case "shrink":
             text = "sizes follow the deadlines; the service's annotation lets none shrink"
             return "True", "ShrinkPaused", f"{text}{kept}"
