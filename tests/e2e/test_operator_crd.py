@@ -97,7 +97,7 @@ def test_defaults(kubectl: Kubectl) -> None:
         "replicas": {"min": 1, "max": 1},
         "profile": {"from": "auto"},
         "mode": "Auto",
-        "planner": {"policy": "projected", "lookBack": "1s"},
+        "planner": {"policy": "projected", "lookBack": "1s", "fallbackAfter": "60s"},
     }
 
 
