@@ -155,8 +155,14 @@ def memory_limit_mib(pod: dict[str, Any]) -> int:
 
 def _cgroup_file(pod: dict[str, Any], *names: str) -> Path:
     uid = pod["metadata"]["uid"]
-    container = pod["status"]["containerStatuses"][0]["containerID"].rpartition("/")[2]
+    container = _server_status(pod)["containerID"].rpartition("/")[2]
     return next(path for name in names for path in CGROUPS.glob(f"**/pod{uid}/{container}/{name}"))
+
+
+def _server_status(pod: dict[str, Any]) -> dict[str, Any]:
+    """The status of the container that serves; a pod may have others beside it."""
+    statuses: list[dict[str, Any]] = pod["status"]["containerStatuses"]
+    return next((status for status in statuses if status["name"] == "server"), statuses[0])
 
 
 def millicores(quota: Path) -> int:
@@ -166,7 +172,7 @@ def millicores(quota: Path) -> int:
 
 def identity(pod: dict[str, Any]) -> tuple[str, str, int]:
     """Changes when a container is restarted or a pod replaced."""
-    status = pod["status"]["containerStatuses"][0]
+    status = _server_status(pod)
     return pod["metadata"]["uid"], status["containerID"], status["restartCount"]
 
 

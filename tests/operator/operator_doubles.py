@@ -34,8 +34,9 @@ class ApiServerDouble:
         if milli is not None:
             world.record("patch", milli)
         assert pod["metadata"]["uid"] == world.pod["metadata"]["uid"]
-        if world.refusal is not None:
-            raise world.refusal
+        refusal = world.refusal(milli or 0) if callable(world.refusal) else world.refusal
+        if refusal is not None:
+            raise refusal
         if milli is not None and milli > world.allocatable:
             cpu = f"cpu, requested: {milli}, allocatable: {world.allocatable}"
             body = {"details": {"causes": [{"reason": "NodeCapacity"}]}}

@@ -119,7 +119,7 @@ class World:
         calls: what reached the API server and the control port, in order: ("patch", milli), ("apply", milli, cap).
         alive: the kubelet acts on resizes.
         allocatable: the node's CPU, above which the API server refuses.
-        refusal: what the API server answers to a resize instead of taking it.
+        refusal: what the API server answers to a resize, or to one of so many millicores, instead of taking it.
         reachable: the server answers.
         stalled: the server does not acknowledge.
         ready: the model is loaded.
@@ -141,7 +141,7 @@ class World:
         self.room = room
         self.quota = start
         self.alive = True
-        self.refusal: ApiError | None = None
+        self.refusal: ApiError | Callable[[int], ApiError | None] | None = None
         self.allocatable = 16_000
         self.reachable = True
         self.stalled = False

@@ -169,7 +169,7 @@ class ControlLoop:
             self._host.concluded(look)
             self._wait_s = self._next_wait_s(look)
             await self._pause(began, _gap_s(look))
-            if _is_refused(look):
+            if _is_refused(look) or _is_searching(look, self._clock()):
                 self.wake()  # decide again at once, with the new ceiling
 
     async def _look(self, history: resize.History) -> Look:
@@ -332,6 +332,14 @@ def _remember_want(
 
 def _is_refused(look: Look) -> bool:
     return look.outcome is not None and look.outcome.kind in ("deferred", "infeasible", "rejected", "error")
+
+
+def _is_searching(look: Look, now: float) -> bool:
+    """Whether a size came in force above which another may be possible, because no refusal gave a figure."""
+    if look.outcome is None or look.outcome.kind != "actuated":
+        return False
+    ceiling = look.outcome.history.ceiling
+    return ceiling is not None and ceiling.bound.figure_milli is None and now < ceiling.until
 
 
 def _gap_s(look: Look) -> float:
