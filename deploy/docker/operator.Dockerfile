@@ -1,16 +1,19 @@
-# The operator: docker build -f deploy/docker/operator.Dockerfile -t sponge-operator:VERSION .
-ARG PYTHON=3.11-slim-bookworm
+# The operator. `make images` builds it; by hand: docker build -f deploy/docker/operator.Dockerfile -t sponge-operator:VERSION .
+ARG BASE=python:3.11-slim-bookworm
 
-FROM python:${PYTHON} AS build
+FROM ${BASE} AS build
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
-RUN python -m venv /opt/sponge
+RUN python -m venv /opt/sponge && python -m venv /opt/sbom
+RUN /opt/sbom/bin/pip install cyclonedx-bom==7.5.0
 WORKDIR /src
 COPY . .
 # Only the operator's extra: no torch, no web server.
 RUN /opt/sponge/bin/pip install --constraint constraints.txt ".[operator]"
+# What the image holds, in the form of CycloneDX.
+RUN /opt/sbom/bin/cyclonedx-py environment /opt/sponge/bin/python --output-reproducible --output-file /opt/sponge/sbom.cdx.json
 
-FROM python:${PYTHON}
-# The root file system is read-only, and pip has already compiled the byte code.
+FROM ${BASE}
+# The root file system may be read-only, and pip has already compiled the byte code.
 ENV PATH=/opt/sponge/bin:$PATH PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1
 COPY --from=build /opt/sponge /opt/sponge
 USER 65532:65532

@@ -119,7 +119,7 @@ def test_the_version_stands_in_pyproject_and_the_rest_follows(wheel: Wheel, tool
 @pytest.mark.parametrize("image", ["server", "operator"])
 def test_an_image_is_made_of_the_product_alone(image: str) -> None:
     dockerfile = ROOT / "deploy" / "docker" / f"{image}.Dockerfile"
-    ignored = dockerfile.with_name(f"{dockerfile.name}.dockerignore").read_text().splitlines()
+    ignored = (ROOT / ".dockerignore").read_text().splitlines()
     kept = {line.removeprefix("!") for line in ignored if line.startswith("!")}
     build = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]
     folders = {package.partition("/")[0] for package in build["targets"]["wheel"]["packages"]}

@@ -27,8 +27,14 @@ MADE_BY_THE_READER = {
 }
 """Files of examples, and those that a command writes."""
 
-KUBERNETES = {"HorizontalPodAutoscaler", "VerticalPodAutoscaler", "LimitRange", "ResourceQuota"}
-"""Kinds of the cluster that the project does not create."""
+KUBERNETES = {
+    "HorizontalPodAutoscaler",
+    "VerticalPodAutoscaler",
+    "LimitRange",
+    "ResourceQuota",
+    "InPlacePodVerticalScaling",
+}
+"""Kinds and feature gates of the cluster that the project does not create."""
 
 
 @cache

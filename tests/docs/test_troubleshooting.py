@@ -1,0 +1,42 @@
+"""The guide for trouble names only reasons, decisions and alerts that exist."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import yaml
+
+from sponge_docs.reasons import BLOCKED, CONDITIONS, DECISIONS, TROUBLES, WAITS
+
+ROOT = Path(__file__).parents[2]
+PAGE = (ROOT / "docs" / "guides" / "troubleshooting.md").read_text()
+OF_KUBERNETES = {"ErrImagePull", "CrashLoopBackOff"}
+
+
+def named(section: str) -> set[str]:
+    """What the first column of a section's table names."""
+    text = PAGE.partition(f"\n## {section}\n")[2].partition("\n## ")[0]
+    return {name for row in re.findall(r"^\| (`.*?) \|", text, re.MULTILINE) for name in re.findall(r"`(.*?)`", row)}
+
+
+def reasons(condition: str) -> set[str]:
+    return {reason for _, reason in CONDITIONS[condition][1]}
+
+
+def test_reasons_of_conditions() -> None:
+    assert named("Ready is False") <= reasons("Ready") | set(WAITS) | set(TROUBLES) | OF_KUBERNETES
+    assert named("Planning is False") <= reasons("Planning")
+    assert named("ResizeBlocked is True") <= set(BLOCKED)
+    assert named("ProfileReady is False") <= reasons("ProfileReady")
+    assert named("SLOAttained is False") <= set(DECISIONS)
+
+
+def test_every_section_names_something() -> None:
+    for section in re.findall(r"^## (.*)$", PAGE, re.MULTILINE):
+        assert named(section), section
+
+
+def test_every_alert_is_there() -> None:
+    groups = yaml.safe_load((ROOT / "deploy" / "prometheus" / "alerts.yaml").read_text())["groups"]
+    assert named("Alerts") == {rule["alert"] for group in groups for rule in group["rules"] if "alert" in rule}
