@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import socket
+import uuid
 from pathlib import Path
 from typing import get_args
 
@@ -57,6 +59,17 @@ def command() -> None:
     help="Resizes a second over all pods; bursts are up to twice as many, and grows go before shrinks.",
 )
 @click.option(
+    "--lease",
+    metavar="NAMESPACE/NAME",
+    callback=lambda _context, _option, value: _lease(value),
+    help="Lease by which several operators agree on the one that acts.  [default: none, so run only one]",
+)
+@click.option(
+    "--identity",
+    metavar="NAME",
+    help="Name of this operator in the Lease, such as its pod's name.  [default: the host's name and a random part]",
+)
+@click.option(
     "--decision-log", type=click.Path(path_type=Path), help="Append each decision to this file, one JSON object a line."
 )
 @click.option(
@@ -76,16 +89,19 @@ def run(
     metrics_port: int,
     health_port: int,
     resizes_per_s: float,
+    lease: tuple[str, str] | None,
+    identity: str | None,
     decision_log: Path | None,
     log_level: Level,
 ) -> None:
     """Run the operator until a signal comes.
 
-    Connects with the pod's ServiceAccount; outside of a cluster, with KUBECONFIG. Run only one operator at a time.
+    Connects with the pod's ServiceAccount; outside of a cluster, with KUBECONFIG. Without --lease, run only one
+    operator at a time.
     """
     from sponge_operator.main import run as run_operator
     from sponge_operator.resources.template import read_template
-    from sponge_operator.settings import OperatorSettings
+    from sponge_operator.settings import LeaseSettings, OperatorSettings
 
     settings = OperatorSettings(
         namespaces=namespaces,
@@ -97,7 +113,21 @@ def run(
         metrics_port=metrics_port,
         health_port=health_port,
         resizes_per_s=resizes_per_s,
+        lease=LeaseSettings(*lease, identity or _own_name()) if lease is not None else None,
         log_level=log_level,
         decision_log=decision_log,
     )
     run_operator(settings)
+
+
+def _lease(value: str | None) -> tuple[str, str] | None:
+    if value is None:
+        return None
+    namespace, slash, name = value.partition("/")
+    if not (namespace and slash and name) or "/" in name:
+        raise click.BadParameter(f"{value!r}: write NAMESPACE/NAME, such as sponge-system/sponge-operator")
+    return namespace, name
+
+
+def _own_name() -> str:
+    return f"{socket.gethostname()}_{uuid.uuid4().hex[:8]}"

@@ -61,15 +61,13 @@ class Server:
         settings: ServerSettings,
         pool: LanePool,
         announce: Callable[[str], None],
-        control_token: str | None = None,
         observers: Sequence[RequestObserver] = (),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """A server that has not started; certificates and keys are read. Raises SpongeError.
+        """A server that has not started; certificates, keys and token are read. Raises SpongeError.
 
         Args:
             announce: called once, when the server is ready, with the line that names its addresses.
-            control_token: bearer token of the control endpoints; None keeps them closed.
             observers: told about every request and batch.
             clock: monotonic seconds.
         """
@@ -84,7 +82,6 @@ class Server:
         self._access = Access(settings, self._metrics)
         self._service: Loaded[InferenceService] = Loaded(self._lifecycle)
         self._control: Loaded[Control] = Loaded(self._lifecycle)
-        self._control_token = control_token
         self._quota = CpuQuota(settings.cores)
         self._stop = asyncio.Event()
         self._hurry = asyncio.Event()
@@ -111,7 +108,7 @@ class Server:
             interceptors=() if access.keys is None else (KeyInterceptor(access.keys, metrics.problems),),
         )
         boards = [ProfileBoard(self._clock) for _ in settings.models]
-        control_endpoints = control_app(self._control, metrics, self._control_token, boards[0])
+        control_endpoints = control_app(self._control, metrics, access.control_token, boards[0])
         control = HttpServer(control_endpoints, control_socket, limits, control_tls)
         metrics.connections.labels("http").set_function(lambda: data.connections)
         metrics.connections.labels("control").set_function(lambda: control.connections)

@@ -6,7 +6,6 @@ import asyncio
 import contextlib
 import os
 from collections.abc import Callable
-from pathlib import Path
 
 import uvloop
 
@@ -34,7 +33,6 @@ def serve(settings: ServerSettings, announce: Callable[[str], None]) -> None:
     Raises:
         SpongeError: the server cannot start; the message says why.
     """
-    token = None if settings.control_token_file is None else _token(settings.control_token_file)
     # The gRPC library logs every client that breaks its protocol. The client learns of it anyway.
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     set_up(settings.log_level, settings.log_format)
@@ -45,18 +43,16 @@ def serve(settings: ServerSettings, announce: Callable[[str], None]) -> None:
         if settings.tracing:
             observers.append(_tracing(stack))
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(_serve(settings, announce, token, observers))
+            runner.run(_serve(settings, announce, observers))
 
 
-async def _serve(
-    settings: ServerSettings, announce: Callable[[str], None], token: str | None, observers: list[RequestObserver]
-) -> None:
+async def _serve(settings: ServerSettings, announce: Callable[[str], None], observers: list[RequestObserver]) -> None:
     specs = [
         ModelSpec(model.name, with_precision(model.source, settings.dtype, settings.accept_accuracy), model.max_batch)
         for model in settings.models
     ]
     pool = WorkerPool(specs, settings.start_limits)
-    await Server(settings, pool, announce, control_token=token, observers=observers).run()
+    await Server(settings, pool, announce, observers=observers).run()
 
 
 def _tracing(stack: contextlib.ExitStack) -> RequestObserver:
@@ -66,13 +62,3 @@ def _tracing(stack: contextlib.ExitStack) -> RequestObserver:
     except ImportError as error:
         raise SpongeError(needs_extra("--tracing", str(error.name), "tracing")) from None
     return stack.enter_context(contextlib.closing(Tracing()))
-
-
-def _token(path: Path) -> str:
-    try:
-        token = path.read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise SpongeError(f"control-token-file {path}: cannot be read: {error}") from None
-    if not token:
-        raise SpongeError(f"control-token-file {path}: the file is empty; write the token into it")
-    return token

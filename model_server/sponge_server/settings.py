@@ -144,7 +144,7 @@ class ServerSettings(BaseSettings):
     )
     control_token_file: Path | None = setting(
         "Addresses",
-        "File with the bearer token of the control endpoints; without it they stay closed.",
+        "File with the bearer token of the control endpoints; read again when it changes. Without it they stay closed.",
         None,
         **FILE,
     )

@@ -71,6 +71,9 @@ class Metrics:
         self.joint = Counter(
             "sponge_operator_joint_plans", "Joint plans of a node, by method.", ("how",), registry=registry
         )
+        self.leading = Gauge(
+            "sponge_operator_leading", "1 in the operator that acts, 0 in one that waits.", registry=registry
+        )
         self.state_age = Gauge(
             "sponge_operator_state_age_seconds", "Age of the newest state of a server.", _POD, registry=registry
         )

@@ -10,7 +10,20 @@ from typing import Any
 from sponge_operator.autoscale.control_loop import LoopSettings
 from sponge_system.logs import Level
 
-__all__ = ["OperatorSettings"]
+__all__ = ["LeaseSettings", "OperatorSettings"]
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseSettings:
+    """The Lease by which several operators agree on the one that acts.
+
+    Attributes:
+        identity: of this operator; the same for all processes of one pod, of which only one runs at a time.
+    """
+
+    namespace: str
+    name: str
+    identity: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +39,7 @@ class OperatorSettings:
         deployment: NAMESPACE/NAME of the Deployment that runs the operator; None where none does.
         metrics_port: for Prometheus; 0 for none.
         health_port: for /healthz; 0 for none.
+        lease: to act only as the leader; None: this is the only operator.
         log_level: of the log on stderr.
         decision_log: file for JSON lines, one for each decision that changed something; None for none.
         loop: times of each pod's control loop.
@@ -42,6 +56,7 @@ class OperatorSettings:
     deployment: str | None = None
     metrics_port: int = 9091
     health_port: int = 9092
+    lease: LeaseSettings | None = None
     log_level: Level = "info"
     decision_log: Path | None = None
     loop: LoopSettings = field(default_factory=LoopSettings)

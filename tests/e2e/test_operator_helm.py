@@ -13,6 +13,8 @@ from sponge_cluster.chart import CHART
 
 pytestmark = pytest.mark.e2e
 
+ALWAYS = ("ServiceAccount", "Role", "RoleBinding", "Deployment")
+
 
 def helm(cluster: Cluster, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([str(cluster.helm), *arguments], capture_output=True, text=True, timeout=60, check=False)
@@ -33,14 +35,13 @@ def test_lint(cluster: Cluster) -> None:
 @pytest.mark.parametrize(
     ("values", "kinds"),
     [
-        ([], {"ServiceAccount", "ConfigMap", "ClusterRole", "ClusterRoleBinding", "Deployment"}),
-        (["dashboard.enabled=false"], {"ServiceAccount", "ClusterRole", "ClusterRoleBinding", "Deployment"}),
+        ([], {*ALWAYS, "ConfigMap", "ClusterRole", "ClusterRoleBinding"}),
+        (["dashboard.enabled=false"], {*ALWAYS, "ClusterRole", "ClusterRoleBinding"}),
+        # A namespaced install has no right outside of its namespaces.
+        (["watchNamespaces={a,b}", "jointPlanning=false"], {*ALWAYS, "ConfigMap"}),
         (
             ["watchNamespaces={a,b}", "metrics.podMonitor.enabled=true"],
-            {
-                *("ServiceAccount", "ConfigMap", "ClusterRole", "ClusterRoleBinding", "Deployment"),
-                *("Role", "RoleBinding", "PodMonitor"),
-            },
+            {*ALWAYS, "ConfigMap", "ClusterRole", "ClusterRoleBinding", "PodMonitor"},
         ),
     ],
 )

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from sponge_core.control_api import ApplyAck, ApplyRequest, ProfileReport, ReleaseRequest, StateSnapshot
 from sponge_core.quantities import cpu_quantity
 from sponge_operator.clients.kube import ApiError
-from sponge_operator.clients.server import ServerError, StaleVersionError
+from sponge_operator.clients.server import ServerError, StaleVersionError, Token
 
 if TYPE_CHECKING:
     from operator_world import World
@@ -65,10 +65,10 @@ class ControlPortDouble:
         self._world = world
 
     async def state(
-        self, base_url: str, token: str, since: int = 0, wait_s: float = 0.0, tls: ssl.SSLContext | None = None
+        self, base_url: str, token: Token, since: int = 0, wait_s: float = 0.0, tls: ssl.SSLContext | None = None
     ) -> StateSnapshot:
         world = self._world
-        assert token == "token"
+        assert token in ("token", ("token",))
         if wait_s:
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(world.news.wait(), wait_s)
@@ -79,13 +79,13 @@ class ControlPortDouble:
             raise ServerError("HTTP 503: models are being loaded")
         return world.snapshot()
 
-    async def profile(self, base_url: str, token: str, tls: ssl.SSLContext | None = None) -> ProfileReport:
+    async def profile(self, base_url: str, token: Token, tls: ssl.SSLContext | None = None) -> ProfileReport:
         if not self._world.reachable:
             raise ServerError("connection refused")
         return self._world.profile
 
     async def state_at_quota(
-        self, base_url: str, token: str, milli: int, wait_s: float, tls: ssl.SSLContext | None = None
+        self, base_url: str, token: Token, milli: int, wait_s: float, tls: ssl.SSLContext | None = None
     ) -> StateSnapshot:
         world, end = self._world, self._world.loop.time() + wait_s
         while world.quota != milli and world.loop.time() < end:  # noqa: ASYNC110 - as the server does
@@ -93,7 +93,7 @@ class ControlPortDouble:
         return await self.state(base_url, token)
 
     async def apply(
-        self, base_url: str, token: str, request: ApplyRequest, timeout_s: float, tls: ssl.SSLContext | None = None
+        self, base_url: str, token: Token, request: ApplyRequest, timeout_s: float, tls: ssl.SSLContext | None = None
     ) -> ApplyAck:
         world = self._world
         if world.stalled:
@@ -114,7 +114,7 @@ class ControlPortDouble:
         )
 
     async def release(
-        self, base_url: str, token: str, request: ReleaseRequest, tls: ssl.SSLContext | None = None
+        self, base_url: str, token: Token, request: ReleaseRequest, tls: ssl.SSLContext | None = None
     ) -> None:
         world = self._world
         if not world.reachable or not world.releases:

@@ -191,7 +191,7 @@ class World:
         self.pods.update(self.pod)
         events = Events(lambda *event: self.events.append(event), self.loop.time)
         self.controller = PodController(
-            self.context, events, self.service, f"p-{name}", f"{name}-1", "token", lambda: None, lambda: None
+            self.context, events, self.service, f"p-{name}", f"{name}-1", lambda: ("token",), lambda: None, lambda: None
         )
 
     def service(self) -> SpongeService:
@@ -207,7 +207,7 @@ class World:
             context.clock,
             uid=metadata["uid"],
             name=metadata["name"],
-            token="token",
+            tokens=lambda: ("token",),
             trust=lambda: None,
         )
 

@@ -236,7 +236,7 @@ def test_another_autoscaler_is_noticed_at_once_and_given_way() -> None:
     scenario(act)
 
 
-@pytest.mark.parametrize("step", ["_keep_children", "_follow_certificate", "_follow_pods"])
+@pytest.mark.parametrize("step", ["_keep_children", "_follow_access", "_follow_pods"])
 def test_a_fault_in_one_step_is_told_and_stops_no_other(step: str, monkeypatch: pytest.MonkeyPatch) -> None:
     async def act(world: World) -> None:
         world.roll_out(1)

@@ -19,6 +19,7 @@ from virtual_time import VirtualLoop, run_virtual
 
 from sponge_operator.clients.kube import Kube
 from sponge_operator.clients.server import ControlClient, ServerError
+from sponge_operator.clients.tokens import Tokens
 from sponge_operator.clients.trust import Trust
 from sponge_operator.reconcile.workload import Workload
 from sponge_operator.resources.manifests import build_service, control_scheme
@@ -170,9 +171,9 @@ PAIR = {"tls.crt": base64.b64encode(AUTHORITY.issue().cert).decode(), "tls.key":
     ],
 )
 async def test_a_missing_secret_is_named(spec: dict[str, Any], secrets: dict[str, Any], missing: str | None) -> None:
-    kube, trust = FakeKube(**secrets), Trust()
+    kube, tokens, trust = FakeKube(**secrets), Tokens(), Trust()
     service = parse_service(body(**spec))
-    workload = Workload(cast(Kube, kube), service, OperatorSettings(), trust)
+    workload = Workload(cast(Kube, kube), service, OperatorSettings(), tokens, trust)
     await workload.keep(service, now=0.0)
     assert workload.missing_secret == missing
     assert (workload.due_at() == 10.0) == (missing is not None)

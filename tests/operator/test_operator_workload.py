@@ -9,6 +9,7 @@ from operator_cluster import Cluster
 from test_operator_models import body
 
 from sponge_operator.clients.kube import ApiError, Kube
+from sponge_operator.clients.tokens import Tokens
 from sponge_operator.clients.trust import Trust
 from sponge_operator.reconcile.workload import Workload
 from sponge_operator.resources.model import SpongeService, parse_service
@@ -30,7 +31,7 @@ def service(generation: int = 1, **spec: Any) -> SpongeService:
 
 
 def workload(cluster: Cluster) -> Workload:
-    return Workload(cast(Kube, cluster), service(), OperatorSettings(), Trust())
+    return Workload(cast(Kube, cluster), service(), OperatorSettings(), Tokens(), Trust())
 
 
 async def test_children_are_made_once_and_cost_nothing_afterwards() -> None:
@@ -92,7 +93,7 @@ async def test_a_foreign_object_is_left_alone_and_named(kind: str) -> None:
     assert (("Deployment", "digits") in cluster.objects) == (kind in ("Deployment", "Service"))
     assert cluster.count("get", kind) < 25
     if kind == "Secret":
-        assert kept.token is None
+        assert kept.tokens.known == ()
     del cluster.objects[kind, NAMES[kind]]
     await kept.keep(service(), 400.0)
     assert kept.obstacle is None
@@ -128,7 +129,7 @@ async def test_running_pods_are_known_at_start_though_a_child_cannot_be_applied(
     cluster.refusals[kind] = ApiError(403, {"message": "forbidden"})
     after = workload(cluster)
     await after.keep(service(2, batch={"max": 4}), 0.0)
-    assert after.token == before.token
+    assert after.tokens.known == before.tokens.known
     assert after.deployment is not None
 
 
@@ -188,7 +189,7 @@ async def test_orphans_are_adopted_with_their_token() -> None:
         found["metadata"]["ownerReferences"] = []
     after = workload(cluster)
     await after.keep(service(), 0.0)
-    assert (after.obstacle, after.token) == (None, before.token)
+    assert (after.obstacle, after.tokens.known) == (None, before.tokens.known)
     assert all(found["metadata"]["ownerReferences"] for found in cluster.objects.values())
 
 

@@ -17,7 +17,7 @@ import psutil
 import pytest
 from command_line import sponge
 from commanded_model import CRASH, FAIL
-from server_process import Reply, ServerProcess, command_body, eventually
+from server_process import TOKEN, Reply, ServerProcess, command_body, eventually
 
 pytestmark = pytest.mark.torch
 
@@ -305,6 +305,17 @@ def test_without_a_token_control_stays_closed(tmp_path: Path) -> None:
     reply = server.ask("/control/v1/state")
     assert (reply.status, "--control-token-file" in reply.json["detail"]) == (403, True)
     assert server.stop() == 0
+
+
+def test_the_token_follows_its_file(server: ServerProcess) -> None:
+    path = server.errors.parent / "token"
+    path.write_text("the-next-token")
+    try:
+        eventually(lambda: server.ask("/control/v1/state", token="the-next-token").status == 200)
+        assert server.ask("/control/v1/state").status == 200, "the former token works for a while"
+    finally:
+        path.write_text(TOKEN + "\n")
+    eventually(lambda: server.errors.read_text().count("control-token-file") == 2)
 
 
 def test_stopping_while_the_model_loads_ends_at_once(tmp_path: Path) -> None:

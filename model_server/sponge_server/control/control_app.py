@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hmac
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -23,6 +22,7 @@ from sponge_server.observability.metrics import Metrics
 from sponge_server.protocol.catch_all import CatchAll
 from sponge_server.protocol.problem_response import EXCEPTION_HANDLERS, read_small
 from sponge_server.protocol.problems import ProblemError
+from sponge_server.security.control_token import ControlToken
 from sponge_server.startup.profile_board import ProfileBoard
 
 __all__ = ["Control", "control_app"]
@@ -44,11 +44,11 @@ class Control:
     operator: OperatorWatch
 
 
-def control_app(control: Loaded[Control], metrics: Metrics, token: str | None, board: ProfileBoard) -> ASGIApp:
+def control_app(control: Loaded[Control], metrics: Metrics, token: ControlToken | None, board: ProfileBoard) -> ASGIApp:
     """The ASGI application of the control port.
 
     Args:
-        token: bearer token of state, apply and profile; None keeps them closed.
+        token: of state, apply and profile; None keeps them closed.
         board: the latency profile of the first model.
     """
     lifecycle = control.lifecycle
@@ -121,11 +121,11 @@ def control_app(control: Loaded[Control], metrics: Metrics, token: str | None, b
     return CatchAll(app, metrics.internal_errors, "control")
 
 
-def _authorise(request: Request, token: str | None) -> None:
+def _authorise(request: Request, token: ControlToken | None) -> None:
     if token is None:
         raise ProblemError(403, "control-off", "control is off: start the server with --control-token-file")
     scheme, _, given = request.headers.get("authorization", "").partition(" ")
-    if scheme.lower() != "bearer" or not hmac.compare_digest(given.strip().encode(), token.encode()):
+    if scheme.lower() != "bearer" or not token.accepts(given):
         raise ProblemError(
             401,
             "token-required",

@@ -49,7 +49,7 @@ class PodController:
 
     Args:
         service: gives the SpongeService as it is now.
-        token: of the server's control port.
+        tokens: gives those that its control port may have, the newest first.
         trust: gives the certificates to accept from it, if it speaks https.
         on_news: called when the pod's state changes in a way that the status should show at once.
     """
@@ -61,7 +61,7 @@ class PodController:
         service: Callable[[], SpongeService],
         uid: str,
         name: str,
-        token: str,
+        tokens: Callable[[], tuple[str, ...]],
         trust: Callable[[], ssl.SSLContext | None],
         on_news: Callable[[], None],
     ) -> None:
@@ -84,7 +84,7 @@ class PodController:
             context.clock,
             uid=uid,
             name=name,
-            token=token,
+            tokens=tokens,
             trust=trust,
         )
         # What of the pod makes a look worth while: other hands' sizes, its starts, whether it is in service.

@@ -35,7 +35,7 @@ class PodTarget:
 
     Args:
         uid: of the pod; one with the same name and another uid is never resized.
-        token: of the server's control port.
+        tokens: gives those that its control port may have, the newest first.
         trust: gives the certificates to accept from it, if it speaks https.
         clock: monotonic seconds.
     """
@@ -49,7 +49,7 @@ class PodTarget:
         *,
         uid: str,
         name: str,
-        token: str,
+        tokens: Callable[[], tuple[str, ...]],
         trust: Callable[[], ssl.SSLContext | None],
     ) -> None:
         self._kube = kube
@@ -59,7 +59,7 @@ class PodTarget:
         self._uid = uid
         self._changed = asyncio.Event()
         self.name = name
-        self.token = token
+        self._tokens = tokens
         self._trust = trust
 
     def pod_changed(self) -> None:
@@ -81,6 +81,11 @@ class PodTarget:
         """The sizes of the pod while its container is not ready."""
         pod = self._pods.get(self._uid)
         return None if pod is None else starting(pod)
+
+    @property
+    def token(self) -> tuple[str, ...]:
+        """Those in the Secret of the service, now and before."""
+        return self._tokens()
 
     @property
     def tls(self) -> ssl.SSLContext | None:

@@ -11,6 +11,7 @@ from typing import Protocol
 
 from sponge_operator.autoscale.ceiling import Bound, Wait
 from sponge_operator.autoscale.resize import Observed
+from sponge_operator.clients.server import Token
 
 __all__ = ["CpuQuota", "QuotaRefusedError", "ResizableTarget", "Starting", "TargetGoneError"]
 
@@ -73,8 +74,8 @@ class ResizableTarget(CpuQuota, Protocol):
     """A quota with the server that runs under it."""
 
     @property
-    def token(self) -> str:
-        """Bearer token of the server's control port."""
+    def token(self) -> Token:
+        """For the server's control port."""
         ...
 
     @property

@@ -6,12 +6,13 @@ raised as `ApiError` with the server's Status object.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, cast
 
 import aiohttp
 from kubernetes.aio import client, config
@@ -20,11 +21,13 @@ from sponge_core.errors import SpongeError
 from sponge_operator.resources.manifests import resize_patch
 from sponge_operator.resources.model import GROUP, PLURAL, VERSION
 
-__all__ = ["FIELD_MANAGER", "ApiError", "Kube"]
+__all__ = ["FIELD_MANAGER", "ApiError", "Kube", "collection_path"]
 
 FIELD_MANAGER = "sponge-operator"
 REQUEST_TIMEOUT_S = 10.0
+REQUEST_TIMEOUT = aiohttp.ClientTimeout(total=REQUEST_TIMEOUT_S)
 
+JSON = "application/json"
 APPLY = "application/apply-patch+yaml"
 MERGE = "application/merge-patch+json"
 STRATEGIC = "application/strategic-merge-patch+json"
@@ -33,9 +36,13 @@ _PATHS = {
     "Node": "/api/v1/nodes",
     "Pod": "/api/v1/namespaces/{namespace}/pods",
     "Deployment": "/apis/apps/v1/namespaces/{namespace}/deployments",
+    "ReplicaSet": "/apis/apps/v1/namespaces/{namespace}/replicasets",
     "Service": "/api/v1/namespaces/{namespace}/services",
     "Secret": "/api/v1/namespaces/{namespace}/secrets",
     "ConfigMap": "/api/v1/namespaces/{namespace}/configmaps",
+    "Event": "/api/v1/namespaces/{namespace}/events",
+    "Lease": "/apis/coordination.k8s.io/v1/namespaces/{namespace}/leases",
+    "SpongeService": f"/apis/{GROUP}/{VERSION}/namespaces/{{namespace}}/{PLURAL}",
     "HorizontalPodAutoscaler": "/apis/autoscaling/v2/namespaces/{namespace}/horizontalpodautoscalers",
     "VerticalPodAutoscaler": "/apis/autoscaling.k8s.io/v1/namespaces/{namespace}/verticalpodautoscalers",
 }
@@ -62,23 +69,17 @@ class Kube:
 
     Args:
         kubeconfig: credentials; None uses the pod's ServiceAccount, or outside of a cluster kubectl's default file.
+        may_act: asked before each change; if it says no, the call fails. None: always.
     """
 
-    def __init__(self, kubeconfig: Path | None = None) -> None:
+    def __init__(self, kubeconfig: Path | None = None, may_act: Callable[[], bool] | None = None) -> None:
         self._kubeconfig = str(kubeconfig) if kubeconfig else None
+        self._may_act = may_act
         self._client: client.ApiClient | None = None
 
     async def __aenter__(self) -> Kube:
         configuration = client.Configuration()
-        try:
-            if self._kubeconfig is None and os.environ.get("KUBERNETES_SERVICE_HOST"):
-                config.load_incluster_config(client_configuration=configuration)
-            else:
-                await config.load_kube_config(self._kubeconfig, client_configuration=configuration)
-        except config.ConfigException as error:
-            raise SpongeError(
-                f"no Kubernetes cluster to connect to: {error}; set KUBECONFIG to the file of your cluster"
-            ) from None
+        await self._log_in(configuration)
         self._client = client.ApiClient(configuration)
         return self
 
@@ -87,6 +88,18 @@ class Kube:
     ) -> None:
         if self._client is not None:
             await self._client.close()
+
+    async def _log_in(self, configuration: client.Configuration) -> None:
+        """Reads the credentials. Raises SpongeError."""
+        try:
+            if self._kubeconfig is None and os.environ.get("KUBERNETES_SERVICE_HOST"):
+                config.load_incluster_config(client_configuration=configuration)
+            else:
+                await config.load_kube_config(self._kubeconfig, client_configuration=configuration)
+        except (config.ConfigException, OSError) as error:
+            raise SpongeError(
+                f"no Kubernetes cluster to connect to: {error}; set KUBECONFIG to the file of your cluster"
+            ) from None
 
     async def check_crd(self) -> None:
         """Raises SpongeError if the API server does not answer or does not know the kind SpongeService."""
@@ -135,15 +148,40 @@ class Kube:
         Args:
             namespace: None for all.
         """
-        path = _PATHS[kind].format(namespace=namespace)
         try:
-            answer = await self._call("GET", path if namespace else path.replace("/namespaces/None", ""))
+            answer = await self._call("GET", collection_path(kind, namespace))
         except ApiError as error:
             if error.status == 404:
                 return []
             raise
         items: list[dict[str, Any]] = answer["items"]
         return items
+
+    async def open_session(self, trace: aiohttp.TraceConfig) -> tuple[str, aiohttp.ClientSession]:
+        """The API server's address, and a session of the caller's own, which logs in anew when it has to."""
+        if self._client is None:
+            raise RuntimeError("Kube is used outside of its context")
+        configuration = self._client.configuration
+
+        async def authorised(request: aiohttp.ClientRequest, send: aiohttp.ClientHandlerType) -> aiohttp.ClientResponse:
+            for is_last in (False, True):
+                if (token := await configuration.get_api_key_with_prefix("BearerToken")) is not None:
+                    request.headers["Authorization"] = token
+                response = await send(request)
+                if response.status != 401 or is_last:
+                    break
+                response.close()
+                with contextlib.suppress(SpongeError):
+                    await self._log_in(configuration)
+            return response
+
+        session = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0, ssl=self._client.rest_client.ssl_context),
+            middlewares=[authorised],
+            trace_configs=[trace],
+            trust_env=True,
+        )
+        return configuration.host, session
 
     async def pods_on(self, node: str) -> Sequence[Mapping[str, Any]]:
         """The pods of all namespaces that are bound to a node. Raises ApiError."""
@@ -174,6 +212,15 @@ class Kube:
         path = f"/api/v1/namespaces/{metadata['namespace']}/pods/{metadata['name']}/resize"
         return await self._call("PATCH", path, patch, STRATEGIC, {"fieldManager": FIELD_MANAGER})
 
+    async def create(self, manifest: Mapping[str, Any]) -> dict[str, Any]:
+        """Creates the object. Raises ApiError."""
+        path = _PATHS[manifest["kind"]].format(namespace=manifest["metadata"]["namespace"])
+        return await self._call("POST", path, manifest)
+
+    async def merge(self, kind: str, namespace: str, name: str, patch: Mapping[str, Any]) -> dict[str, Any]:
+        """JSON merge patch; with a resourceVersion in it, only if the object still has that one. Raises ApiError."""
+        return await self._call("PATCH", f"{_PATHS[kind].format(namespace=namespace)}/{name}", patch, MERGE)
+
     async def delete(self, kind: str, namespace: str, name: str) -> None:
         """Deletes the object if it exists; does not wait for its end. Raises ApiError."""
         try:
@@ -192,29 +239,71 @@ class Kube:
         method: str,
         path: str,
         body: Mapping[str, Any] | None = None,
-        content_type: str = "application/json",
+        content_type: str = JSON,
         query: Mapping[str, str] | None = None,
     ) -> dict[str, Any]:
-        if self._client is None:
-            raise RuntimeError("Kube is used outside of its context")
-        request = await self._client.param_serialize(
-            method,
-            path,
-            query_params=list((query or {}).items()),
-            header_params={"Accept": "application/json", "Content-Type": content_type},
-            body=body,
-            auth_settings=["BearerToken"],
-        )
+        response = await self._send(method, path, body, content_type, query)
         try:
-            response = await self._client.call_api(*request, _request_timeout=REQUEST_TIMEOUT_S)
             text = await response.read()
         except (TimeoutError, aiohttp.ClientError, OSError) as error:
-            raise ApiError(0, {"message": f"the API server does not answer: {error or type(error).__name__}"}) from None
-        try:
-            answer: dict[str, Any] = json.loads(text)
-        except ValueError:
-            answer = {"message": text.decode(errors="replace")[:200]}
+            raise _silent(error) from None
+        answer = _parsed(text)
         if response.status >= 400:
             wait = response.headers.get("Retry-After", "")
             raise ApiError(response.status, answer, float(wait) if wait.isdigit() else None)
         return answer
+
+    async def _send(
+        self,
+        method: str,
+        path: str,
+        body: Mapping[str, Any] | None = None,
+        content_type: str = JSON,
+        query: Mapping[str, str] | None = None,
+    ) -> aiohttp.ClientResponse:
+        """The beginning of the response. Raises ApiError if there is none."""
+        if self._client is None:
+            raise RuntimeError("Kube is used outside of its context")
+        if method != "GET" and self._may_act is not None and not self._may_act():
+            raise ApiError(0, {"message": "this operator no longer leads"})
+        for is_last in (False, True):
+            request = await self._client.param_serialize(
+                method,
+                path,
+                query_params=list((query or {}).items()),
+                header_params={"Accept": JSON, "Content-Type": content_type},
+                body=body,
+                auth_settings=["BearerToken"],
+            )
+            try:
+                response = (await self._client.call_api(*request, _request_timeout=REQUEST_TIMEOUT)).response
+            except (TimeoutError, aiohttp.ClientError, OSError) as error:
+                raise _silent(error) from None
+            if response.status != 401 or is_last:
+                break
+            # Tokens expire and are replaced in their file; the client by itself reads it only once a minute.
+            response.close()
+            try:
+                await self._log_in(self._client.configuration)
+            except SpongeError as error:
+                raise ApiError(401, {"message": str(error)}) from None
+        return cast(aiohttp.ClientResponse, response)
+
+
+def collection_path(kind: str, namespace: str | None) -> str:
+    """The path of the objects of a kind in a namespace, or with None in all of them."""
+    if namespace is None:
+        return _PATHS[kind].replace("/namespaces/{namespace}", "")
+    return _PATHS[kind].format(namespace=namespace)
+
+
+def _parsed(text: bytes) -> dict[str, Any]:
+    try:
+        answer: dict[str, Any] = json.loads(text)
+    except ValueError:
+        return {"message": text.decode(errors="replace")[:200]}
+    return answer
+
+
+def _silent(error: Exception) -> ApiError:
+    return ApiError(0, {"message": f"the API server does not answer: {error or type(error).__name__}"})

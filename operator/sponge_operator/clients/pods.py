@@ -6,7 +6,7 @@ never makes a resize look undone. A pod belongs to the service that its label na
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from typing import Any
 
 from sponge_operator.resources.manifests import SERVICE_LABEL
@@ -32,6 +32,14 @@ class PodCache:
     def of_service(self, key: str) -> list[Mapping[str, Any]]:
         """The pods of the service "namespace/name", by name."""
         return sorted(self._by_service.get(key, {}).values(), key=lambda pod: str(pod["metadata"]["name"]))
+
+    def without_service(self, keys: Container[str]) -> list[Mapping[str, Any]]:
+        """The pods of services other than these, unless they are on their way out."""
+        return [
+            pod
+            for pod in self._pods.values()
+            if service_key(pod) not in keys and not pod["metadata"].get("deletionTimestamp")
+        ]
 
     def update(self, pod: Mapping[str, Any]) -> None:
         """Takes over a pod as the API server sent it, unless a newer version is known.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import ssl
+from collections.abc import Callable
 from types import TracebackType
 
 import aiohttp
@@ -11,7 +12,11 @@ from pydantic import ValidationError
 
 from sponge_core.control_api import ApplyAck, ApplyRequest, ProfileReport, ReleaseRequest, StateSnapshot
 
-__all__ = ["ControlClient", "ServerError", "StaleVersionError"]
+__all__ = ["ControlClient", "ServerError", "StaleVersionError", "Token"]
+
+
+Token = str | tuple[str, ...]
+"""A bearer token, or several that the server may have: the next one is tried when one is refused."""
 
 
 RELEASE_TIMEOUT_S = 2.0
@@ -26,10 +31,22 @@ class StaleVersionError(ServerError):
     """The server already runs with a newer message."""
 
 
-class ControlClient:
-    """Talks to any number of servers over persistent connections; use as an async context manager."""
+class _RefusedTokenError(ServerError):
+    """The server has another token."""
 
-    def __init__(self) -> None:
+
+REFUSALS: dict[int, type[ServerError]] = {401: _RefusedTokenError, 409: StaleVersionError}
+
+
+class ControlClient:
+    """Talks to any number of servers over persistent connections; use as an async context manager.
+
+    Args:
+        may_act: asked before each change; if it says no, the call fails. None: always.
+    """
+
+    def __init__(self, may_act: Callable[[], bool] | None = None) -> None:
+        self._may_act = may_act
         self._session: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> ControlClient:
@@ -44,7 +61,7 @@ class ControlClient:
             await self._session.close()
 
     async def state(
-        self, base_url: str, token: str, since: int = 0, wait_s: float = 0.0, tls: ssl.SSLContext | None = None
+        self, base_url: str, token: Token, since: int = 0, wait_s: float = 0.0, tls: ssl.SSLContext | None = None
     ) -> StateSnapshot:
         """The server's state. Raises ServerError.
 
@@ -56,13 +73,13 @@ class ControlClient:
         return await self._state(base_url, f"since={since}&wait_s={wait_s:g}", token, tls, wait_s)
 
     async def state_at_quota(
-        self, base_url: str, token: str, milli: int, wait_s: float, tls: ssl.SSLContext | None = None
+        self, base_url: str, token: Token, milli: int, wait_s: float, tls: ssl.SSLContext | None = None
     ) -> StateSnapshot:
         """The server's state once its CPU quota is `milli`, or after `wait_s` seconds. Raises ServerError."""
         return await self._state(base_url, f"quota_milli={milli}&wait_s={wait_s:g}", token, tls, wait_s)
 
     async def _state(
-        self, base_url: str, query: str, token: str, tls: ssl.SSLContext | None, wait_s: float
+        self, base_url: str, query: str, token: Token, tls: ssl.SSLContext | None, wait_s: float
     ) -> StateSnapshot:
         text = await self._request("GET", f"{base_url}/control/v1/state?{query}", token, tls, timeout_s=wait_s + 2.0)
         try:
@@ -72,7 +89,7 @@ class ControlClient:
                 f"{base_url} answers with a state of another version: {error.errors()[0]['loc']}"
             ) from None
 
-    async def profile(self, base_url: str, token: str, tls: ssl.SSLContext | None = None) -> ProfileReport:
+    async def profile(self, base_url: str, token: Token, tls: ssl.SSLContext | None = None) -> ProfileReport:
         """Where the server's latency profile comes from; also while it starts. Raises ServerError. `tls` as above."""
         text = await self._request("GET", f"{base_url}/control/v1/profile", token, tls, timeout_s=2.0)
         try:
@@ -81,7 +98,7 @@ class ControlClient:
             raise ServerError(f"{base_url} reports another version: {error.errors()[0]['loc']}") from None
 
     async def apply(
-        self, base_url: str, token: str, request: ApplyRequest, timeout_s: float, tls: ssl.SSLContext | None = None
+        self, base_url: str, token: Token, request: ApplyRequest, timeout_s: float, tls: ssl.SSLContext | None = None
     ) -> ApplyAck:
         """Sets the size to run with; returns once the running batches fit it. `tls` as for `state`.
 
@@ -97,7 +114,7 @@ class ControlClient:
             raise ServerError(f"{base_url} acknowledges in another version: {error.errors()[0]['loc']}") from None
 
     async def release(
-        self, base_url: str, token: str, request: ReleaseRequest, tls: ssl.SSLContext | None = None
+        self, base_url: str, token: Token, request: ReleaseRequest, tls: ssl.SSLContext | None = None
     ) -> None:
         """Lets go: the server follows its quota from now on. `tls` as for `state`.
 
@@ -112,11 +129,24 @@ class ControlClient:
         self,
         method: str,
         url: str,
-        token: str,
+        token: Token,
         tls: ssl.SSLContext | None,
         *,
         timeout_s: float,
         body: str | None = None,
+    ) -> bytes:
+        if method != "GET" and self._may_act is not None and not self._may_act():
+            raise ServerError("this operator no longer leads")
+        *others, last = (token,) if isinstance(token, str) else token or ("",)
+        for other in others:
+            try:
+                return await self._attempt(method, url, other, tls, timeout_s=timeout_s, body=body)
+            except _RefusedTokenError:
+                continue
+        return await self._attempt(method, url, last, tls, timeout_s=timeout_s, body=body)
+
+    async def _attempt(
+        self, method: str, url: str, token: Token, tls: ssl.SSLContext | None, *, timeout_s: float, body: str | None
     ) -> bytes:
         if self._session is None:
             raise RuntimeError("ControlClient is used outside of its context")
@@ -134,8 +164,7 @@ class ControlClient:
             ) as response:
                 text = await response.read()
                 if response.status != 200:
-                    kind = StaleVersionError if response.status == 409 else ServerError
-                    raise kind(f"HTTP {response.status}: {_detail(text)}")
+                    raise REFUSALS.get(response.status, ServerError)(f"HTTP {response.status}: {_detail(text)}")
                 return text
         except TimeoutError:
             raise ServerError(f"{url} did not answer within {timeout_s:g} s") from None

@@ -20,13 +20,14 @@ from sponge_operator.autoscale.pod_target import PodTarget
 from sponge_operator.autoscale.resizer import restore
 from sponge_operator.clients.kube import ApiError
 from sponge_operator.clients.server import ServerError
+from sponge_operator.clients.tokens import Tokens
 from sponge_operator.clients.trust import Trust
 from sponge_operator.context import Context, Events
 from sponge_operator.resources.model import SpongeService
 from sponge_operator.resources.obstacles import obstacle_of_pod
 from sponge_system.logs import event
 
-__all__ = ["ServicePods"]
+__all__ = ["ServicePods", "restore_startup"]
 
 log = logging.getLogger("sponge.operator")
 
@@ -49,6 +50,7 @@ class ServicePods:
 
     Args:
         service: gives the SpongeService to size by, as it is now.
+        tokens: of the servers' control ports; while none is known, no pod is driven.
         on_news: called when a pod's state changes in a way that the status should show at once.
     """
 
@@ -57,12 +59,14 @@ class ServicePods:
         context: Context,
         events: Events,
         service: Callable[[], SpongeService],
+        tokens: Tokens,
         trust: Trust,
         on_news: Callable[[], None],
     ) -> None:
         self._context = context
         self._events = events
         self._service = service
+        self._tokens = tokens
         self._trust = trust
         self._on_news = on_news
         self._driven: dict[str, _Driven] = {}
@@ -79,21 +83,20 @@ class ServicePods:
             if is_edited:
                 driven.controller.wake()
 
-    async def follow(self, deployment: Mapping[str, Any] | None, token: str | None) -> None:
+    async def follow(self, deployment: Mapping[str, Any] | None) -> None:
         """Finds the pods of the Deployment; starts and stops controllers.
 
         Args:
             deployment: None if the service has none.
-            token: of their control ports; None if it is unknown, so that none can be driven.
         """
         context, service, now = self._context, self._service(), self._context.clock()
         uid = None if deployment is None else deployment["metadata"]["uid"]
         labelled = context.pods.of_service(service.key)
         self._own = [pod for pod in labelled if uid is not None and context.replica_sets.deployment_of(pod) == uid]
         wanted = {}
-        if token is not None and service.spec.mode != "Off":
+        if self._tokens.known and service.spec.mode != "Off":
             wanted = {pod["metadata"]["uid"]: pod for pod in self._own if (pod.get("status") or {}).get("podIP")}
-        await self.stop([uid for uid in self._driven if uid not in wanted], lets_go=token is not None)
+        await self.stop([uid for uid in self._driven if uid not in wanted], lets_go=bool(self._tokens.known))
         for uid, pod in wanted.items():
             driven = self._driven.get(uid)
             if driven is not None and driven.task.done():
@@ -103,9 +106,9 @@ class ServicePods:
                 await self.stop([uid])
             elif driven is not None:
                 continue
-            self._driven[uid] = self._start(uid, pod["metadata"]["name"], token or "")
+            self._driven[uid] = self._start(uid, pod["metadata"]["name"])
 
-    def _start(self, uid: str, name: str, token: str) -> _Driven:
+    def _start(self, uid: str, name: str) -> _Driven:
         context, service, began = self._context, self._service(), self._context.clock()
         controller = PodController(
             context,
@@ -113,7 +116,7 @@ class ServicePods:
             service=self._service,
             uid=uid,
             name=name,
-            token=token,
+            tokens=lambda: self._tokens.known,
             trust=lambda: self._trust.context,
             on_news=self._on_news,
         )
@@ -210,20 +213,20 @@ class ServicePods:
         driven = self._driven.get(uid)
         return driven is not None and driven.controller.state.reachable
 
-    async def restore(self, token: str | None) -> None:
+    async def restore(self) -> None:
         """Lets go of every pod and restores its startup size, because nothing resizes it from now on."""
-        await asyncio.gather(*(self._restore(pod, token or "") for pod in self._own))
+        await asyncio.gather(*(self._restore(pod) for pod in self._own))
 
-    async def fall_back(self, token: str | None) -> None:
+    async def fall_back(self) -> None:
         """Lets go of every pod, and gives it `cpu.fallback` if it has less, because no operator follows."""
         service = self._service()
         spec = service.spec
         if spec.mode != "Auto" or service.paused or service.paused_direction == "grow":
             return
-        await asyncio.gather(*(self._fall_back(pod, token or "", spec.cpu.fallback) for pod in self._own))
+        await asyncio.gather(*(self._fall_back(pod, spec.cpu.fallback) for pod in self._own))
 
-    async def _fall_back(self, pod: Mapping[str, Any], token: str, fallback_milli: int | None) -> None:
-        target = self._target(pod, token)
+    async def _fall_back(self, pod: Mapping[str, Any], fallback_milli: int | None) -> None:
+        target = _target(self._context, pod, self._tokens, self._trust)
         least, has = fallback_milli or startup_of(pod), resize.actual_milli(target.observe(None))
         with contextlib.suppress(ServerError):
             await let_go(target, self._context.control)
@@ -231,26 +234,31 @@ class ServicePods:
             event(log, "pod.left", pod=target.name, cores=cores_text(least))
             await restore(target, least)
 
-    async def _restore(self, pod: Mapping[str, Any], token: str) -> None:
-        context, target = self._context, self._target(pod, token)
+    async def _restore(self, pod: Mapping[str, Any]) -> None:
+        target = _target(self._context, pod, self._tokens, self._trust)
         with contextlib.suppress(ServerError):  # it notices by itself after a while
-            await let_go(target, context.control)
-        if (startup := startup_of(pod)) is not None:
-            await restore(target, startup)
-        await restore_memory(context.kube, pod, memory_rule(self._service().spec))
+            await let_go(target, self._context.control)
+        await restore_startup(self._context, pod)
+        await restore_memory(self._context.kube, pod, memory_rule(self._service().spec))
 
-    def _target(self, pod: Mapping[str, Any], token: str) -> PodTarget:
-        context, metadata = self._context, pod["metadata"]
-        return PodTarget(
-            context.kube,
-            context.control,
-            context.pods,
-            context.clock,
-            uid=metadata["uid"],
-            name=metadata["name"],
-            token=token,
-            trust=lambda: self._trust.context,
-        )
+
+async def restore_startup(context: Context, pod: Mapping[str, Any]) -> None:
+    """Gives a pod the size that it was started with, because nothing resizes it from now on."""
+    if (startup := startup_of(pod)) is not None:
+        await restore(_target(context, pod, Tokens(), Trust()), startup)
+
+
+def _target(context: Context, pod: Mapping[str, Any], tokens: Tokens, trust: Trust) -> PodTarget:
+    return PodTarget(
+        context.kube,
+        context.control,
+        context.pods,
+        context.clock,
+        uid=pod["metadata"]["uid"],
+        name=pod["metadata"]["name"],
+        tokens=lambda: tokens.known,
+        trust=lambda: trust.context,
+    )
 
 
 def _substance(state: PodState) -> object:

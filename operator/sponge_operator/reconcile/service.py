@@ -14,6 +14,7 @@ from typing import Any
 
 from sponge_core.errors import SpongeError
 from sponge_operator.clients.kube import ApiError
+from sponge_operator.clients.tokens import Tokens
 from sponge_operator.clients.trust import Trust
 from sponge_operator.context import Context, Events
 from sponge_operator.reconcile.attainment import Attainment
@@ -33,7 +34,7 @@ GAP_S = 0.05
 """Between two passes: events come in crowds."""
 
 RETRY_S = 5.0
-"""Before a certificate of a server that is not reached is read again, and a step that failed is tried again."""
+"""Before the Secrets of a server that is not reached are read again, and a step that failed is tried again."""
 
 
 class ServiceReconciler:
@@ -53,11 +54,12 @@ class ServiceReconciler:
         self._service = service = self._parse()
         self._parsed_from = self._source()
         self.key = service.key
+        self._tokens = Tokens()
         self._trust = Trust()
-        self._certificate_at = 0.0
+        self._access_at = 0.0
         self._woken = asyncio.Event()
-        self._workload = Workload(context.kube, service, context.settings, self._trust)
-        self._pods = ServicePods(context, events, self._driven_by, self._trust, self._woken.set)
+        self._workload = Workload(context.kube, service, context.settings, self._tokens, self._trust)
+        self._pods = ServicePods(context, events, self._driven_by, self._tokens, self._trust, self._woken.set)
         self._status = StatusWriter(context, events, service.namespace, service.name)
         self._attainment = Attainment()
         self._counted: set[str] = set()
@@ -106,15 +108,15 @@ class ServiceReconciler:
 
     async def restore(self) -> None:
         """Lets go of every pod and restores its startup size, because nothing resizes it from now on."""
-        await self._pods.restore(self._workload.token)
+        await self._pods.restore()
 
     async def fall_back(self) -> None:
         """Lets go of every pod, which has at least `cpu.fallback` from then on, because no operator follows."""
-        await self._pods.fall_back(self._workload.token)
+        await self._pods.fall_back()
 
     async def _pass(self) -> None:
         self._fault = None
-        for step in (self._keep_children, self._follow_certificate, self._follow_pods, self._write_status):
+        for step in (self._keep_children, self._follow_access, self._follow_pods, self._write_status):
             try:
                 await step()
             except Exception as error:  # noqa: BLE001 - whatever it is, the other steps go on
@@ -132,8 +134,8 @@ class ServiceReconciler:
         due = [self._workload.due_at(), self._pods.due_at(), self._status.due_at]
         if self._fault is not None:
             due.append(now + RETRY_S)
-        if self._service.spec.tls is not None and not self._pods.all_reached:
-            due.append(max(now, self._certificate_at))
+        if not self._pods.all_reached:
+            due.append(max(now, self._access_at))
         if self._attainment.percent() is not None:
             due.append(now + self._context.settings.status_interval_s)  # the window moves on
         return min(due)
@@ -189,17 +191,17 @@ class ServiceReconciler:
             self._context.metrics.faults.labels("keep_child").inc()
             self._events.emit("Warning", "InternalError", message, about="keep_child")
 
-    async def _follow_certificate(self) -> None:
-        """Reads the certificate again while a server is not reached: it may present another one already."""
+    async def _follow_access(self) -> None:
+        """Reads token and certificate again while a server is not reached: it may have others already."""
         now = self._context.clock()
-        if now < self._certificate_at or self._pods.all_reached:
+        if now < self._access_at or self._pods.all_reached:
             return
-        self._certificate_at = now + RETRY_S
+        self._access_at = now + RETRY_S
         with contextlib.suppress(ApiError):
-            await self._workload.learn_certificate(self._service)
+            await self._workload.learn_access(self._service)
 
     async def _follow_pods(self) -> None:
-        await self._pods.follow(self._workload.deployment, self._workload.token)
+        await self._pods.follow(self._workload.deployment)
         await self._pods.forget_lost()
 
     async def _write_status(self) -> None:

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import re
 import secrets
 from collections.abc import Mapping
 from typing import Any
 
 from sponge_operator.clients.kube import ApiError, Kube
+from sponge_operator.clients.tokens import Tokens
 from sponge_operator.clients.trust import Trust
 from sponge_operator.reconcile.child import Child
 from sponge_operator.resources.manifests import (
@@ -30,23 +32,30 @@ __all__ = ["Workload"]
 MISSING_S = 10.0
 """Between two looks for a Secret or ConfigMap of the user that does not exist yet."""
 
+TOKEN = re.compile(r"[!-~]{1,4096}")
+"""What a header can carry."""
+
 
 class Workload:
     """Deployment, Service, Secret and ConfigMap of one service; call `keep` when `due_at` has come.
 
     Args:
         service: gives the names; `keep` gets the newest version.
-        trust: learns the certificate of the servers.
+        tokens: learn the token of the servers' control ports.
+        trust: learns their certificate.
 
     Attributes:
-        token: bearer token of the servers' control ports; None until it is known.
+        tokens: those of the servers' control ports.
         missing_profile: message about a profile reference to something that does not exist; None if there is none.
         missing_secret: likewise about a Secret with a certificate or API keys.
     """
 
-    def __init__(self, kube: Kube, service: SpongeService, settings: OperatorSettings, trust: Trust) -> None:
+    def __init__(
+        self, kube: Kube, service: SpongeService, settings: OperatorSettings, tokens: Tokens, trust: Trust
+    ) -> None:
         self._kube = kube
         self._settings = settings
+        self.tokens = tokens
         self._trust = trust
         names = {
             "Secret": secret_name(service),
@@ -61,7 +70,6 @@ class Workload:
         self._is_over = False
         self._is_changed = False
         self._was_held = False
-        self.token: str | None = None
         self.missing_profile: str | None = None
         self.missing_secret: str | None = None
 
@@ -117,8 +125,10 @@ class Workload:
         secret, config_map, deployment = (self._children[kind] for kind in ("Secret", "ConfigMap", "Deployment"))
 
         def build_token(present: Mapping[str, Any] | None) -> Mapping[str, Any]:
-            self.token = _token(present) or self.token or secrets.token_urlsafe(32)
-            return build_secret(service, self.token)
+            # A lost Secret comes back with the token that the servers know.
+            token = _token(present) or next(iter(self.tokens.known), None) or secrets.token_urlsafe(32)
+            self.tokens.learn(token)
+            return build_secret(service, token)
 
         def build_pods(present: Mapping[str, Any] | None) -> Mapping[str, Any]:
             startup = startup_milli(service.spec, present)
@@ -146,7 +156,7 @@ class Workload:
 
     async def _check_references(self, service: SpongeService, now: float) -> None:
         try:
-            await self.learn_certificate(service)
+            await self._learn_certificate(service)
             self.missing_profile = await _missing_profile(self._kube, service)
             self.missing_secret = await _missing_secret(self._kube, service)
         except ApiError:
@@ -155,17 +165,26 @@ class Workload:
         is_missing = self.missing_profile is not None or self.missing_secret is not None
         self._references_at = now + MISSING_S if is_missing else self._resync_at
 
-    async def learn_certificate(self, service: SpongeService) -> None:
-        """Reads the certificate of the servers, if they have one, for connections to them. Raises ApiError."""
+    async def learn_access(self, service: SpongeService) -> None:
+        """Reads what connections to the servers need: token and, if they have one, certificate. Raises ApiError."""
+        secret = self._children["Secret"]
+        await secret.look(service)
+        if token := _token(secret.present):
+            self.tokens.learn(token)
+        await self._learn_certificate(service)
+
+    async def _learn_certificate(self, service: SpongeService) -> None:
         if service.spec.tls is not None:
             self._trust.learn(await self._kube.get("Secret", service.namespace, service.spec.tls.secret_name))
 
 
 def _token(secret: Mapping[str, Any] | None) -> str | None:
+    """The token in the Secret, whoever has written it; None where there is none that can be used."""
     try:
-        return None if secret is None else token_of(secret)
+        token = "" if secret is None else token_of(secret).strip()
     except (KeyError, TypeError, ValueError):
         return None
+    return token if TOKEN.fullmatch(token) else None
 
 
 async def _missing_profile(kube: Kube, service: SpongeService) -> str | None:

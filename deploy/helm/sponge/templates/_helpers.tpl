@@ -21,7 +21,8 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
 
 {{- /* What the operator needs in the namespaces that it watches. */ -}}
 {{- define "sponge.rules" -}}
-# Its own resource. The patch sets kopf's finalizer; the right on finalizers lets children name their owner.
+# Its own resource. The patch removes the finalizer of versions up to 0.1.0; the right on finalizers lets children name
+# their owner.
 - apiGroups: [serving.sponge.dev]
   resources: [spongeservices]
   verbs: [get, list, watch, patch]

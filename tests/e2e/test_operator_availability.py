@@ -1,0 +1,125 @@
+"""The operator goes away in the real cluster: uninstalled, killed, stopped; services go on and nothing hangs."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from operator_kit import Kubectl, Service, eventually, identity, millicores, quota_file
+
+from sponge_cluster import Cluster
+from sponge_cluster.chart import NAMESPACE, RELEASE, install_operator
+
+pytestmark = [pytest.mark.e2e, pytest.mark.torch]
+
+
+def operators(kubectl: Kubectl) -> list[dict[str, Any]]:
+    """The operators' pods that are not on their way out."""
+    pods = json.loads(
+        kubectl("get", "pods", "-n", NAMESPACE, "-l", "app.kubernetes.io/name=sponge-operator", "-o", "json")
+    )["items"]
+    return [pod for pod in pods if "deletionTimestamp" not in pod["metadata"]]
+
+
+def leader(kubectl: Kubectl) -> str:
+    """The name of the pod that acts; empty while none does."""
+    lease = json.loads(kubectl("get", "lease", "sponge-operator", "-n", NAMESPACE, "-o", "json"))
+    return str(lease["spec"].get("holderIdentity") or "")
+
+
+def pid_of(pod: dict[str, Any]) -> int:
+    """The process of the operator in a pod, as this machine knows it."""
+    for folder in Path("/sys/fs/cgroup").glob(f"**/pod{pod['metadata']['uid']}/*/cgroup.procs"):
+        for pid in folder.read_text().split():
+            if b"operator\0run" in Path(f"/proc/{pid}/cmdline").read_bytes():
+                return int(pid)
+    raise AssertionError(f"no operator runs in {pod['metadata']['name']}")
+
+
+@pytest.fixture
+def reinstalled(cluster: Cluster, kubectl: Kubectl) -> Iterator[None]:
+    """The operator is there, as the other tests know it, when the test is over."""
+    yield
+    install_operator(cluster)
+
+
+def uninstall(cluster: Cluster) -> None:
+    command = [str(cluster.helm), "--kubeconfig", str(cluster.kubeconfig), "uninstall", RELEASE, "-n", NAMESPACE]
+    done = subprocess.run([*command, "--wait"], capture_output=True, text=True, timeout=120, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.usefixtures("operator_running", "reinstalled")
+def test_nothing_hangs_without_an_operator(cluster: Cluster, kubectl: Kubectl, namespace: str) -> None:
+    services = [Service(kubectl, namespace, name) for name in ("first", "second")]
+    for service in services:
+        service.apply(
+            model={"name": "digits", "source": "digits://"},
+            slo={"latency": "300ms"},
+            cpu={"min": "250m", "max": "1", "step": "250m"},
+            template={"spec": {"nodeSelector": {"nowhere": "true"}}},
+        )
+    eventually(
+        lambda: all(service.get().get("status", {}).get("conditions") for service in services),
+        20,
+        "the operator has seen them",
+    )
+    for service in services:
+        assert not service.get()["metadata"].get("finalizers")
+    # Services from before may have the finalizer of that time.
+    patch = json.dumps({"metadata": {"finalizers": ["serving.sponge.dev/restore-size"]}})
+    kubectl("patch", "sps", "first", "-n", namespace, "--type=merge", "-p", patch)
+    eventually(lambda: not services[0].get()["metadata"].get("finalizers"), 10, "the operator removes it")
+    uninstall(cluster)
+    kubectl("delete", "sps", "first", "-n", namespace, "--timeout=10s")
+    kubectl("delete", "namespace", namespace, "--timeout=40s")
+    kubectl("create", "namespace", namespace)  # for the fixture, which deletes it
+
+
+@pytest.mark.usefixtures("reinstalled")
+def test_another_operator_takes_over(cluster: Cluster, kubectl: Kubectl, digits: Service) -> None:
+    pod, quota = digits.pod(), quota_file(digits.pod())
+    install_operator(cluster, {"replicas": 2})
+    eventually(lambda: len(operators(kubectl)) == 2 and leader(kubectl), 60, "two operators, of which one leads")
+    # It dies in the middle of a resize.
+    first = leader(kubectl)
+    (acting,) = [one for one in operators(kubectl) if one["metadata"]["name"] == first]
+    digits.patch(cpu={"min": "500m", "max": "1500m", "step": "125m"})
+    os.kill(pid_of(acting), signal.SIGKILL)
+    began = time.monotonic()
+    eventually(lambda: millicores(quota) == 500, 15, "somebody finishes it")
+    print(f"failed over in {time.monotonic() - began:.1f} s from {first} to {leader(kubectl)}")
+    # One that stops in order hands over at once.
+    second = leader(kubectl)
+    kubectl("delete", "pod", second, "-n", NAMESPACE, "--wait=false")
+    began = time.monotonic()
+    eventually(lambda: leader(kubectl) not in ("", second), 10, "the other one takes over")
+    digits.patch(cpu={"min": "250m", "max": "1500m", "step": "125m"})
+    eventually(lambda: millicores(quota) == 250, 10, "and drives the pod")
+    print(f"handed over in {time.monotonic() - began:.1f} s")
+    assert identity(digits.pod()) == identity(pod)
+
+
+@pytest.mark.usefixtures("operator_running")
+def test_a_leader_that_was_stopped_for_long_finds_itself_replaced_or_goes_on(kubectl: Kubectl, digits: Service) -> None:
+    """Alone, it takes its own Lease again; its process does not restart."""
+    quota = quota_file(digits.pod())
+    (pod,) = operators(kubectl)
+    pid = pid_of(pod)
+    os.kill(pid, signal.SIGSTOP)
+    try:
+        time.sleep(12)
+    finally:
+        os.kill(pid, signal.SIGCONT)
+    digits.patch(cpu={"min": "500m", "max": "1500m", "step": "125m"})
+    eventually(lambda: millicores(quota) == 500, 15, "it goes on")
+    digits.patch(cpu={"min": "250m", "max": "1500m", "step": "125m"})
+    eventually(lambda: millicores(quota) == 250, 10, "and on")
+    assert pid_of(operators(kubectl)[0]) == pid
