@@ -8,7 +8,7 @@ from contextlib import suppress
 from typing import Any, cast
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from virtual_time import VirtualLoop, run_virtual
 
@@ -258,6 +258,7 @@ def test_an_outage_of_the_api_server_ends_the_leadership_and_nothing_else() -> N
     run_virtual(scenario)
 
 
+@settings(deadline=None, max_examples=25)
 @given(events=st.lists(st.tuples(st.sampled_from("abc"), st.booleans(), st.floats(0.1, 15)), max_size=12))
 def test_never_do_two_act(events: list[tuple[str, bool, float]]) -> None:
     async def scenario(loop: VirtualLoop) -> None:
