@@ -10,6 +10,7 @@ from operator_world import World
 from virtual_time import VirtualLoop, run_virtual
 
 from sponge_operator.clients.kube import Kube
+from sponge_operator.clients.tokens import Tokens
 from sponge_operator.clients.trust import Trust
 from sponge_operator.context import Events
 from sponge_operator.reconcile.pods import ServicePods
@@ -54,7 +55,7 @@ def test_pods_that_are_left_have_at_least_the_fallback_size(
 ) -> None:
     async def scenario(_: VirtualLoop) -> None:
         world = left(start, {} if fallback is None else {"fallback": fallback})
-        await pods_of(world).fall_back("token")
+        await pods_of(world).fall_back()
         assert world.calls == [("release",), *(("patch", milli) for milli in patches)]
 
     run_virtual(scenario)
@@ -64,7 +65,7 @@ def test_a_server_that_is_not_reached_gets_its_size_all_the_same() -> None:
     async def scenario(_: VirtualLoop) -> None:
         world = left(50, {})
         world.reachable = False
-        await pods_of(world).fall_back("token")
+        await pods_of(world).fall_back()
         assert world.calls == [("patch", 1000)]
 
     run_virtual(scenario)
@@ -78,7 +79,7 @@ def test_pods_that_nobody_sized_are_left_as_they_are(how: str) -> None:
             world.annotate(**{"serving.sponge.dev/paused": how})
         else:
             world.body["spec"]["mode"] = how
-        await pods_of(world).fall_back("token")
+        await pods_of(world).fall_back()
         assert world.calls == []
 
     run_virtual(scenario)
@@ -90,6 +91,8 @@ def left(start: int, cpu: dict[str, str]) -> World:
 
 def pods_of(world: World) -> ServicePods:
     events = Events(lambda *event: world.events.append(event), world.loop.time)
-    pods = ServicePods(world.context, events, world.service, Trust(), lambda: None)
+    tokens = Tokens()
+    tokens.learn("token")
+    pods = ServicePods(world.context, events, world.service, tokens, Trust(), lambda: None)
     pods._own = [world.pod]
     return pods
