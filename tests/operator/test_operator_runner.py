@@ -136,7 +136,7 @@ def test_a_reconciler_that_fails_starts_again_after_a_while_or_a_change() -> Non
         FakeReconciler.fails += [ZeroDivisionError(), SpongeError("spec.cpu: no"), SpongeError("spec.cpu: no")]
         service, posted = runner(seen())
         await asyncio.sleep(RETRY_S + 1)
-        assert (FakeReconciler.made, posted) == ([], ["InvalidSpec"])
+        assert (FakeReconciler.made, posted) == ([], ["InvalidSpec", "NotReady"])
         service.seen(seen(version=2))
         await asyncio.sleep(0.1)
         assert FakeReconciler.made == []
