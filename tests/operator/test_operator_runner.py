@@ -200,7 +200,7 @@ class FakeCluster:
         assert (kind, namespace, name) == ("SpongeService", "team-a", "digits")
         return None
 
-    async def resize(self, pod: Mapping[str, Any], container: str, milli: int) -> Mapping[str, Any]:
+    async def resize(self, pod: Mapping[str, Any], container: str, milli: int, memory: int | None) -> Mapping[str, Any]:
         self.resized.append(milli)
         return pod
 

@@ -198,9 +198,14 @@ class Operator:
         before: set[str] = set()
         while True:
             await asyncio.sleep(SWEEP_S)
-            with contextlib.suppress(ApiError):
+            try:
                 await self._end_lost_services()
                 before = await self._restore_forgotten_pods(before)
+            except ApiError:
+                continue
+            except Exception:
+                log.exception("sweep.failed")  # it must not end the sizing of pods
+                self._metrics.faults.labels("sweep").inc()
 
     async def _end_lost_services(self) -> None:
         known = {key: runner.uid for key, runner in self._runners.items()}
