@@ -13,7 +13,7 @@ from sponge_cluster.chart import CHART
 
 pytestmark = pytest.mark.e2e
 
-ALWAYS = ("ServiceAccount", "Role", "RoleBinding", "Deployment")
+ALWAYS = ("ServiceAccount", "Role", "RoleBinding", "ClusterRole", "Deployment")
 
 
 def helm(cluster: Cluster, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -35,13 +35,20 @@ def test_lint(cluster: Cluster) -> None:
 @pytest.mark.parametrize(
     ("values", "kinds"),
     [
-        ([], {*ALWAYS, "ConfigMap", "ClusterRole", "ClusterRoleBinding"}),
-        (["dashboard.enabled=false"], {*ALWAYS, "ClusterRole", "ClusterRoleBinding"}),
+        ([], {*ALWAYS, "ConfigMap", "ClusterRoleBinding"}),
+        (["dashboard.enabled=false"], {*ALWAYS, "ClusterRoleBinding"}),
         # A namespaced install has no right outside of its namespaces.
-        (["watchNamespaces={a,b}", "jointPlanning=false"], {*ALWAYS, "ConfigMap"}),
+        (
+            ["watchNamespaces={a,b}", "jointPlanning=false", "userRoles.enabled=false"],
+            {"ServiceAccount", "Role", "RoleBinding", "Deployment", "ConfigMap"},
+        ),
+        (
+            ["replicas=2", "networkPolicy.enabled=true", "metrics.prometheusRule.enabled=true"],
+            {*ALWAYS, "ConfigMap", "ClusterRoleBinding", "PodDisruptionBudget", "NetworkPolicy", "PrometheusRule"},
+        ),
         (
             ["watchNamespaces={a,b}", "metrics.podMonitor.enabled=true"],
-            {*ALWAYS, "ConfigMap", "ClusterRole", "ClusterRoleBinding", "PodMonitor"},
+            {*ALWAYS, "ConfigMap", "ClusterRoleBinding", "PodMonitor"},
         ),
     ],
 )
