@@ -14,7 +14,10 @@ from sponge_demo.session import WholeLines
 
 
 @given(
-    st.lists(st.dictionaries(st.sampled_from(["sent_at", "outcome"]), st.integers() | st.text(max_size=5)), max_size=6),
+    st.lists(
+        st.dictionaries(st.sampled_from(["sent_at", "outcome"]), st.integers() | st.text('a"\\\n{', max_size=5)),
+        max_size=6,
+    ),
     st.lists(st.integers(0, 200), max_size=8),
 )
 def test_a_line_is_read_once_and_whole_wherever_a_write_ends(records: list[dict[str, object]], cuts: list[int]) -> None:

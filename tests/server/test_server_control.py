@@ -255,8 +255,9 @@ def test_projections_keep_to_their_share_of_a_small_cpu(tmp_path: Path) -> None:
             await asyncio.sleep(0.02)
         gaps = [after - before for before, after in pairwise(projected)]
         assert min(gaps[5:]) >= 0.0095
-        for first, last in zip(projected, projected[20:], strict=False):  # each costs 40 ms; a few may come early
-            assert last - first >= (20 - EARLY_AT_ONCE) * 0.04 - 0.005
+        # Each earns 40 ms. A few may come early, and the regular one waits for nobody.
+        for first, last in zip(projected, projected[20:], strict=False):
+            assert last - first >= (20 - EARLY_AT_ONCE - 1) * 0.04 - 0.005
         assert len(projected) > 10
 
     site(scenario, tmp_path, 0.5)
