@@ -92,6 +92,8 @@ class ApiServer:
             self.asked.append(f"list {kind}")
             items = [item for (of, _), item in self.objects.items() if of == kind]
             return web.json_response({"metadata": {"resourceVersion": str(self.version)}, "items": items})
+        if not request.query["timeoutSeconds"].isdigit():  # the real one takes integers only
+            return web.json_response({"message": "timeoutSeconds: invalid syntax"}, status=400)
         self.asked.append(f"watch {kind}")
         since = int(request.query["resourceVersion"])
         if since < self.oldest:

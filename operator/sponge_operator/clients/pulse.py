@@ -14,8 +14,8 @@ import aiohttp
 
 __all__ = ["DEAD_S", "STREAM_S", "Pulse", "Pulses"]
 
-STREAM_S = 20.0
-"""How long one stream of a watch lasts."""
+STREAM_S = 20
+"""How long one stream of a watch lasts. An integer: the API server refuses 20.0."""
 
 DEAD_S = 50.0
 """Longer than a watch that lives needs from one stream to the next, with its pauses after failures."""
