@@ -181,7 +181,7 @@ def test_a_service_follows_its_load_in_place(kubectl: Kubectl, resnet18: Service
     assert identity(service.pod()) == before
     assert before[2] == 0
     row = kubectl("get", "sps", "resnet18", "-n", namespace).splitlines()
-    assert " ".join(row[0].split()) == "NAME MODEL SLO CORES BATCH REPLICAS ATTAINED P99 MODE READY AGE"
+    assert " ".join(row[0].split()) == "NAME MODEL SLO CORES BATCH REPLICAS ATTAINED P99 MODE READY REASON AGE"
     assert ("Normal", "Ready") in service.events()
 
     # Deleted and its pods kept: they have the size back that they started with.
