@@ -96,7 +96,8 @@ def handlers(operator: Operator, kube: Kube, pulses: Pulses, started: Callable[[
         settings.scanning.disabled = True
         settings.posting.enabled = False
         settings.process.ultimate_exiting_timeout = None
-        started()
+        # This handler runs before kopf sets its own for signals, which it does in the same turn of the loop.
+        asyncio.get_running_loop().call_soon(started)
 
     _watch(registry, operator)
     return registry

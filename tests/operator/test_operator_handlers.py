@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Mapping
+import os
+import signal
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -60,9 +62,9 @@ class Seen:
 
 
 @asynccontextmanager
-async def watching(kube: Kube) -> AsyncIterator[Seen]:
+async def watching(kube: Kube, started: Callable[[], None] = lambda: None) -> AsyncIterator[Seen]:
     seen = Seen()
-    task = asyncio.create_task(watch(cast(Operator, seen), kube, seen.pulses, ("team-a",), lambda: None))
+    task = asyncio.create_task(watch(cast(Operator, seen), kube, seen.pulses, ("team-a",), started))
     try:
         yield seen
     finally:
@@ -85,6 +87,20 @@ async def test_changes_are_passed_on_and_nothing_is_written(tmp_path: Path) -> N
         await wait_for(lambda: not any("a" in present for present in seen.present.values()), "ends are seen")
         assert seen.present["SpongeService"] == {"before"}
     assert set(server.asked) == {f"{verb} {plural}" for verb in ("list", "watch") for plural in KINDS}
+
+
+async def test_a_signal_reaches_the_process_and_not_kopf_alone(tmp_path: Path) -> None:
+    told, loop = asyncio.Event(), asyncio.get_running_loop()
+    async with (
+        api_server(tmp_path) as (server, kube),
+        watching(kube, lambda: loop.add_signal_handler(signal.SIGTERM, told.set)),
+    ):
+        await wait_for(lambda: "watch pods" in server.asked, "kopf runs")
+        os.kill(os.getpid(), signal.SIGTERM)
+        try:
+            await asyncio.wait_for(told.wait(), 10)
+        finally:
+            loop.remove_signal_handler(signal.SIGTERM)
 
 
 async def test_a_watch_goes_on_after_each_stream_and_after_its_history_is_lost(tmp_path: Path) -> None:
