@@ -153,6 +153,10 @@ def test_the_finalizer_of_former_versions_is_removed() -> None:
         service, _posted = runner(seen(finalizers=[FORMER_FINALIZER, "else"]), kube)
         await asyncio.sleep(1)
         assert kube.merged == [{"metadata": {"finalizers": ["else"], "resourceVersion": "1"}}]
+        service.seen(seen(version=2, finalizers=["else"]))
+        service.seen(seen(version=3, finalizers=["else", FORMER_FINALIZER]))
+        await asyncio.sleep(1)
+        assert kube.merged[1:] == [{"metadata": {"finalizers": ["else"], "resourceVersion": "3"}}]
         await service.stop()
 
     run_virtual(scenario)

@@ -54,6 +54,7 @@ class ServiceRunner:
         self._changed = asyncio.Event()
         self._leaving = asyncio.Event()
         self._is_orphaned = False
+        self._cleaning: asyncio.Task[None] | None = None
         self.uid: str = body["metadata"]["uid"]
         self.key = f"{body['metadata']['namespace']}/{body['metadata']['name']}"
         self._note_deletion()
@@ -64,6 +65,8 @@ class ServiceRunner:
         self._body.clear()
         self._body.update(body)
         self._note_deletion()
+        if FORMER_FINALIZER in (body["metadata"].get("finalizers") or ()):  # from a backup, or an older operator
+            self._cleaning = asyncio.create_task(self._leave_former_finalizer(), name=f"finalizer of {self.key}")
         self._changed.set()
         if self._reconciler is not None:
             self._reconciler.service_seen()
@@ -92,8 +95,10 @@ class ServiceRunner:
         """Ends its loops; lets a setting of last sizes that has begun come to its end."""
         if self._leaving.is_set():
             await asyncio.wait({self._task}, timeout=EXIT_S)
-        self._task.cancel()
-        await asyncio.wait({self._task}, timeout=EXIT_S)
+        tasks = {self._task} if self._cleaning is None else {self._task, self._cleaning}
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks, timeout=EXIT_S)
 
     def _note_deletion(self) -> None:
         metadata = self._body["metadata"]
