@@ -112,6 +112,7 @@ class PodController:
     def pod_changed(self) -> None:
         """The pod has changed in the cache."""
         self._target.pod_changed()
+        self._nodes.pod_changed(self._uid)
         pod, size = self._context.pods.get(self._uid) or {}, self._target.observe(None)
         # A size on its way is no news: the loop that has sent it waits for it.
         seen = self._seen[0] if isinstance(size, resize.InFlight) else size, self._target.starting(), is_in_service(pod)

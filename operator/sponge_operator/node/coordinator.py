@@ -53,7 +53,8 @@ class _Node:
 
     Attributes:
         promised_milli: sizes that were allocated and may not be in the API server's responses yet.
-        actuated_milli: sizes in force; the status of a pod follows some milliseconds later.
+        settling: uids of the pods whose shrink is in force, but not in their status yet. The kubelet counts the larger
+            size until then, and would defer what grows into the difference.
         waiting: uids of the pods that grow when others have shrunk.
         planned_for: tenants and room of the plan in force.
     """
@@ -61,7 +62,7 @@ class _Node:
     tenants: dict[str, Tenant] = field(default_factory=dict)
     wake: dict[str, Callable[[], None]] = field(default_factory=dict)
     promised_milli: dict[str, int] = field(default_factory=dict)
-    actuated_milli: dict[str, int] = field(default_factory=dict)
+    settling: set[str] = field(default_factory=set)
     waiting: set[str] = field(default_factory=set)
     view: NodeView | None = None
     read_at: float = AT_ONCE
@@ -104,8 +105,9 @@ class NodeCoordinator:
             return Allocation(tenant.recommendation)
         node = self._nodes.setdefault(name, _Node())
         self._node_of[tenant.uid] = name
+        if tenant.uid not in node.tenants:
+            node.read_at = AT_ONCE  # others may have come with it
         node.tenants[tenant.uid], node.wake[tenant.uid] = tenant, wake
-        node.actuated_milli.pop(tenant.uid, None)
         node.waiting.discard(tenant.uid)
         if len(node.tenants) < 2:
             return Allocation(tenant.recommendation)
@@ -131,10 +133,14 @@ class NodeCoordinator:
         promised = node.promised_milli.pop(uid, None)
         if outcome in ("deferred", "infeasible", "rejected"):
             node.read_at = AT_ONCE  # another pod holds more than was known
-        elif outcome == "actuated" and promised is not None:
-            node.actuated_milli[uid] = promised
-            if promised < node.tenants[uid].current_milli:
-                self._wake(node, node.waiting)
+        elif outcome == "actuated" and promised is not None and promised < node.tenants[uid].current_milli:
+            node.settling.add(uid)
+            self._settle(node, uid)
+
+    def pod_changed(self, uid: str) -> None:
+        """The pod has changed in the cache."""
+        if (node := self._nodes.get(self._node_of.get(uid, ""))) is not None:
+            self._settle(node, uid)
 
     def leave(self, uid: str) -> None:
         """The pod is not driven any more, or not now; it keeps what it holds."""
@@ -144,7 +150,7 @@ class NodeCoordinator:
         node = self._nodes[name]
         del node.tenants[uid], node.wake[uid]
         node.promised_milli.pop(uid, None)
-        node.actuated_milli.pop(uid, None)
+        node.settling.discard(uid)
         node.waiting.discard(uid)
         node.read_at = AT_ONCE
         if not node.tenants:
@@ -165,11 +171,17 @@ class NodeCoordinator:
         return max(0, view.allocatable_milli - others)
 
     def _held(self, node: _Node, uid: str) -> int:
-        pod, promised = self._pods.get(uid), node.promised_milli.get(uid, 0)
-        if pod is None:
-            return promised
-        asked = asked_milli(pod, CONTAINER)
-        return max(promised, asked if node.actuated_milli.get(uid) == asked else container_milli(pod, CONTAINER))
+        pod, promised = self._pods.get(uid), node.promised_milli.get(uid)
+        # Until a shrink is in force the pod has its former size, though its status may show a smaller one of before.
+        under_way = 0 if promised is None else max(promised, node.tenants[uid].current_milli)
+        return under_way if pod is None else max(under_way, container_milli(pod, CONTAINER))
+
+    def _settle(self, node: _Node, uid: str) -> None:
+        """Wakes the pods that wait for a shrink once the status of the one that shrank shows it."""
+        pod = self._pods.get(uid)
+        if uid in node.settling and (pod is None or container_milli(pod, CONTAINER) <= asked_milli(pod, CONTAINER)):
+            node.settling.discard(uid)
+            self._wake(node, node.waiting)
 
     def _plan(self, node: _Node, room: int) -> None:
         """Updates `node.planned`; it is empty while all recommendations fit."""
