@@ -13,7 +13,6 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-import subprocess
 import sys
 import threading
 import time
@@ -30,6 +29,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from bench.resize_latency import kubectl as call_kubectl
 from bench.results import BLUE, SPONGE, Percentiles, arguments, save
 from sponge_cluster import Cluster, ConsoleProgress, up
 from sponge_cluster.chart import NAMESPACE as OPERATOR_NAMESPACE
@@ -51,6 +51,7 @@ RATE_RPS = 10.0
 SLO_MS = 1000
 SAMPLE_S = 0.001
 IN_FORCE_WITHIN_S = 10.0
+TIMEOUT_S = 240.0
 PATCH_TO_QUOTA = re.compile(r"resize\.actuated .*\btook=([0-9.]+)")
 ETCD_BYTES = re.compile(r"^apiserver_storage_size_bytes\{.*\} (\S+)$", re.MULTILINE)
 
@@ -78,17 +79,12 @@ class Kubectl:
 
     def __init__(self, cluster: Cluster) -> None:
         self.config = str(cluster.kubeconfig)
-        self._command = [str(cluster.kubectl), "--kubeconfig", str(cluster.kubeconfig)]
+        self._cluster = cluster
 
     def __call__(self, *arguments: str, document: object = None) -> str:
         """Returns what it prints. Raises SpongeError with its message when it fails."""
         text = None if document is None else json.dumps(document)
-        done = subprocess.run(
-            [*self._command, *arguments], input=text, check=False, text=True, capture_output=True, timeout=240
-        )
-        if done.returncode != 0:
-            raise SpongeError(f"kubectl {' '.join(arguments)}: {done.stderr.strip()}")
-        return done.stdout
+        return call_kubectl(self._cluster, *arguments, text=text, timeout_s=TIMEOUT_S)
 
     def pod(self) -> dict[str, Any]:
         """The one pod of the service."""

@@ -52,12 +52,13 @@ def manifest() -> dict[str, Any]:
     return {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": POD, "namespace": NAMESPACE}, "spec": spec}
 
 
-def kubectl(cluster: Cluster, *arguments: str, text: str | None = None) -> None:
-    """Runs kubectl against the cluster. Raises SpongeError with kubectl's message when it fails."""
+def kubectl(cluster: Cluster, *arguments: str, text: str | None = None, timeout_s: float = 90) -> str:
+    """Runs kubectl against the cluster; returns what it prints. Raises SpongeError with its message when it fails."""
     command = [str(cluster.kubectl), "--kubeconfig", str(cluster.kubeconfig), *arguments]
-    done = subprocess.run(command, input=text, check=False, text=True, capture_output=True, timeout=90)
+    done = subprocess.run(command, input=text, check=False, text=True, capture_output=True, timeout=timeout_s)
     if done.returncode != 0:
         raise SpongeError(f"kubectl {' '.join(arguments)}: {done.stderr.strip()}")
+    return done.stdout
 
 
 async def wait_for(done: Callable[[], bool], pause_s: float) -> float:
