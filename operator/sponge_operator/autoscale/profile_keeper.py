@@ -15,7 +15,7 @@ from sponge_operator.autoscale.pod_state import PodState
 from sponge_operator.autoscale.target import ResizableTarget
 from sponge_operator.clients.kube import ApiError, Kube
 from sponge_operator.clients.pods import PodCache
-from sponge_operator.clients.server import ControlClient, ServerError
+from sponge_operator.clients.server import ControlClient, ServerError, UnknownCallError
 from sponge_operator.resources.manifests import CONTAINER, header
 from sponge_operator.resources.model import SpongeService
 from sponge_operator.resources.profile_store import digest_of, prefix_of, store_name, with_profile, without_profile
@@ -77,9 +77,10 @@ class ProfileKeeper:
                 continue
             try:
                 return await self._control.profile(self._target.control_url(), self._target.token, self._target.tls)
-            except ServerError as error:
-                if "HTTP 404" in str(error):  # a server of a version before profiles were kept
-                    return None
+            except UnknownCallError:  # a server of a version before profiles were kept
+                return None
+            except ServerError:
+                continue
 
     def _drifted(self) -> bool:
         snapshot = self._state().snapshot

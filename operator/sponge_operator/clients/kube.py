@@ -136,7 +136,7 @@ class Kube:
     async def get(self, kind: str, namespace: str, name: str) -> dict[str, Any] | None:
         """The object, or None if there is none. Raises ApiError."""
         try:
-            return await self._call("GET", f"{_PATHS[kind].format(namespace=namespace)}/{name}")
+            return await self._call("GET", f"{collection_path(kind, namespace)}/{name}")
         except ApiError as error:
             if error.status == 404:
                 return None
@@ -193,7 +193,7 @@ class Kube:
     async def apply(self, manifest: Mapping[str, Any]) -> dict[str, Any]:
         """Server-side apply; takes back fields that others have changed. Raises ApiError."""
         metadata = manifest["metadata"]
-        path = f"{_PATHS[manifest['kind']].format(namespace=metadata['namespace'])}/{metadata['name']}"
+        path = f"{collection_path(manifest['kind'], metadata['namespace'])}/{metadata['name']}"
         return await self._call("PATCH", path, manifest, APPLY, {"fieldManager": FIELD_MANAGER, "force": "true"})
 
     async def resize(
@@ -214,17 +214,17 @@ class Kube:
 
     async def create(self, manifest: Mapping[str, Any]) -> dict[str, Any]:
         """Creates the object. Raises ApiError."""
-        path = _PATHS[manifest["kind"]].format(namespace=manifest["metadata"]["namespace"])
+        path = collection_path(manifest["kind"], manifest["metadata"]["namespace"])
         return await self._call("POST", path, manifest)
 
     async def merge(self, kind: str, namespace: str, name: str, patch: Mapping[str, Any]) -> dict[str, Any]:
         """JSON merge patch; with a resourceVersion in it, only if the object still has that one. Raises ApiError."""
-        return await self._call("PATCH", f"{_PATHS[kind].format(namespace=namespace)}/{name}", patch, MERGE)
+        return await self._call("PATCH", f"{collection_path(kind, namespace)}/{name}", patch, MERGE)
 
     async def delete(self, kind: str, namespace: str, name: str) -> None:
         """Deletes the object if it exists; does not wait for its end. Raises ApiError."""
         try:
-            await self._call("DELETE", f"{_PATHS[kind].format(namespace=namespace)}/{name}")
+            await self._call("DELETE", f"{collection_path(kind, namespace)}/{name}")
         except ApiError as error:
             if error.status != 404:
                 raise

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from sponge_core.control_api import ApplyAck, ApplyRequest, ProfileReport, ReleaseRequest, StateSnapshot
 
-__all__ = ["ControlClient", "ServerError", "StaleVersionError", "Token"]
+__all__ = ["ControlClient", "ServerError", "StaleVersionError", "Token", "UnknownCallError"]
 
 
 Token = str | tuple[str, ...]
@@ -31,11 +31,15 @@ class StaleVersionError(ServerError):
     """The server already runs with a newer message."""
 
 
+class UnknownCallError(ServerError):
+    """The server is of a version that does not know the call."""
+
+
 class _RefusedTokenError(ServerError):
     """The server has another token."""
 
 
-REFUSALS: dict[int, type[ServerError]] = {401: _RefusedTokenError, 409: StaleVersionError}
+REFUSALS: dict[int, type[ServerError]] = {401: _RefusedTokenError, 404: UnknownCallError, 409: StaleVersionError}
 
 
 class ControlClient:
