@@ -1,0 +1,119 @@
+"""What a pod may have, in the real cluster: a full node beside a side-car, a LimitRange, a ResourceQuota."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+
+import pytest
+from operator_kit import Kubectl, Service, block_node, eventually, identity, millicores, quota_file, scraped, send
+
+from sponge_cluster import BUSYBOX_IMAGE
+from sponge_core.quantities import cpu_quantity, parse_cpu_milli
+
+pytestmark = [pytest.mark.e2e, pytest.mark.torch]
+
+LOAD_RPS = 150
+"""More than the service answers in time with less than a core."""
+
+
+@contextmanager
+def busy(service: Service, seconds: float = 12) -> Iterator[None]:
+    """Sends more than one core answers in time; waits for the end of the load."""
+    pod = service.pod()
+    with ThreadPoolExecutor(1) as pool:
+        load = pool.submit(send, pod, "digits", LOAD_RPS, seconds, 300)
+        yield
+        counts = load.result()
+        assert counts.get(200, 0) > 0, counts
+
+
+def refused(kubectl: Kubectl, service: Service, reason: str) -> float:
+    """How many resizes of the service ended for this reason, by the operator's metric."""
+    labels = f'namespace="{service.namespace}",outcome="[a-z]+",reason="{reason}",service="{service.name}"'
+    found = re.findall(rf"^sponge_operator_resize_total{{{labels}}} (\S+)$", scraped(kubectl), re.MULTILINE)
+    return sum(map(float, found))
+
+
+@pytest.fixture
+def at_rest(digits: Service) -> Service:
+    eventually(lambda: digits.get()["status"].get("cores") == "0.25", 40, "an idle pod has its smallest size")
+    return digits
+
+
+def test_a_limit_range_bounds_the_size_and_the_condition_ends_with_it(kubectl: Kubectl, at_rest: Service) -> None:
+    digits, quota, before = at_rest, quota_file(at_rest.pod()), identity(at_rest.pod())
+    limits = {"limits": [{"type": "Container", "max": {"cpu": "500m"}}]}
+    metadata = {"name": "most", "namespace": digits.namespace}
+    kubectl(
+        "apply", "-f", "-", document={"apiVersion": "v1", "kind": "LimitRange", "metadata": metadata, "spec": limits}
+    )
+    with busy(digits):
+        eventually(lambda: millicores(quota) == 500, 5, "the pod gets the largest size that the LimitRange allows")
+        eventually(lambda: digits.is_("ResizeBlocked", "True", "LimitRange"), 5, "and the condition says why")
+        assert "a LimitRange of the namespace allows 0.5 cores" in digits.condition("ResizeBlocked")["message"]
+        assert refused(kubectl, digits, "LimitRange") <= 3
+        kubectl("delete", "limitrange", "most", "-n", digits.namespace)
+        eventually(lambda: millicores(quota) > 500, 12, "without it, the pod grows under the same load")
+        eventually(lambda: digits.is_("ResizeBlocked", "False", "NothingBlocked"), 5, "and nothing is blocked")
+    assert ("Warning", "ResizeLimitRange") in digits.events()
+    assert identity(digits.pod()) == before
+
+
+def test_a_quota_on_cpu_bounds_the_size_and_is_named(kubectl: Kubectl, at_rest: Service) -> None:
+    digits, quota, where = at_rest, quota_file(at_rest.pod()), ("-n", at_rest.namespace)
+    kubectl("create", "quota", "team", "--hard=limits.cpu=100,requests.cpu=100", *where)
+
+    def used() -> int | None:
+        status = json.loads(kubectl("get", "quota", "team", *where, "-o", "json")).get("status") or {}
+        text = (status.get("used") or {}).get("limits.cpu")
+        return None if text is None else parse_cpu_milli(text)
+
+    allowed = cpu_quantity(eventually(used, 10, "the quota counts the pods that are there") + 375)
+    # Of the two, the limit on requests binds.
+    hard = json.dumps({"spec": {"hard": {"limits.cpu": "100", "requests.cpu": allowed}}})
+    kubectl("patch", "quota", "team", *where, "-p", hard)
+    with busy(digits):
+        eventually(lambda: millicores(quota) == 625, 5, "the pod gets what the quota leaves")
+        eventually(lambda: digits.is_("ResizeBlocked", "True", "QuotaExceeded"), 5, "and the condition says why")
+        assert "ResourceQuota team allows 0.625 cores" in digits.condition("ResizeBlocked")["message"]
+        kubectl("delete", "quota", "team", *where)
+        eventually(lambda: millicores(quota) > 625, 12, "without it, the pod grows under the same load")
+    assert ("Warning", "ResizeQuotaExceeded") in digits.events()
+
+
+@pytest.mark.long
+def test_beside_a_sidecar_on_a_full_node_the_largest_size_that_fits_is_found(
+    operator_running: None, kubectl: Kubectl, namespace: str
+) -> None:
+    size = {"cpu": "200m", "memory": "32Mi"}
+    helper = {
+        "name": "helper",
+        "image": BUSYBOX_IMAGE,
+        "imagePullPolicy": "Never",
+        "command": ["/bin/sleep", "600"],
+        "resources": {"requests": size, "limits": size},
+    }
+    service = Service(kubectl, namespace, "digits")
+    service.apply(
+        model={"name": "digits", "source": "digits://"},
+        slo={"latency": "300ms"},
+        cpu={"min": "250m", "max": "1500m", "step": "125m"},
+        template={"spec": {"containers": [helper]}},
+    )
+    service.wait_ready()
+    eventually(lambda: service.get()["status"].get("cores") == "0.25", 40, "an idle pod has its smallest size")
+    pod, quota = service.pod(), quota_file(service.pod())
+    block_node(kubectl, pod["spec"]["nodeName"], namespace, leave_milli=400)
+    with busy(service, 25):
+        eventually(lambda: millicores(quota) == 625, 5, "the pod gets what the node has beside its side-car")
+        eventually(lambda: service.is_("ResizeBlocked", "True", "Deferred"), 5, "and the condition says why")
+        message = service.condition("ResizeBlocked")["message"]
+        assert f"node {pod['spec']['nodeName']} has room for 0.65 cores of this container now" in message
+        assert refused(kubectl, service, "Deferred") <= 2
+        kubectl("delete", "pod", "blocker", "-n", namespace, "--timeout=30s")
+        eventually(lambda: millicores(quota) > 625, 20, "once the node has room, the pod grows")
+    assert identity(service.pod()) == identity(pod)
