@@ -12,6 +12,7 @@ EXPERIMENTS: dict[str, tuple[str, ...]] = {
     "bench.planner_speed": ("--short",),
     "bench.lane_speed": ("--rounds", "5"),
     "bench.resize_latency": ("--resizes", "12"),
+    "bench.burst_reaction": ("--short",),
     "bench.fidelity": ("--short",),
     "bench.refusals": ("--short",),
     "bench.gzip_uplink": ("--short",),

@@ -14,13 +14,9 @@ import asyncio
 import json
 import re
 import sys
-import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import aiohttp
@@ -29,16 +25,12 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from bench.resize_latency import kubectl as call_kubectl
+from bench.real_service import Kubectl, QuotaWatch, infer, quota_watch, service
 from bench.results import BLUE, SPONGE, Percentiles, arguments, save
 from sponge_cluster import Cluster, ConsoleProgress, up
-from sponge_cluster.chart import NAMESPACE as OPERATOR_NAMESPACE
 from sponge_cluster.chart import install_operator
-from sponge_cluster.containers import container_cgroup
 from sponge_core.errors import SpongeError
-from sponge_operator.resources.manifests import SERVICE_LABEL
-from sponge_operator.resources.model import GROUP, KIND, PLURAL, VERSION
-from sponge_system.cgroup import read_quota_milli
+from sponge_operator.resources.model import GROUP, PLURAL, VERSION
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -49,9 +41,10 @@ SIZES_MILLI = (500, STARTS_MILLI)
 MERGE = "application/merge-patch+json"
 RATE_RPS = 10.0
 SLO_MS = 1000
-SAMPLE_S = 0.001
-IN_FORCE_WITHIN_S = 10.0
-TIMEOUT_S = 240.0
+SPEC = {
+    "slo": {"latency": f"{SLO_MS}ms"},
+    "cpu": {"min": f"{STARTS_MILLI}m", "max": "1500m", "step": "125m"},
+}
 PATCH_TO_QUOTA = re.compile(r"resize\.actuated .*\btook=([0-9.]+)")
 ETCD_BYTES = re.compile(r"^apiserver_storage_size_bytes\{.*\} (\S+)$", re.MULTILINE)
 
@@ -74,93 +67,11 @@ class Outcome:
     etcd_growth_bytes: int = 0
 
 
-class Kubectl:
-    """kubectl against one cluster."""
-
-    def __init__(self, cluster: Cluster) -> None:
-        self.config = str(cluster.kubeconfig)
-        self._cluster = cluster
-
-    def __call__(self, *arguments: str, document: object = None) -> str:
-        """Returns what it prints. Raises SpongeError with its message when it fails."""
-        text = None if document is None else json.dumps(document)
-        return call_kubectl(self._cluster, *arguments, text=text, timeout_s=TIMEOUT_S)
-
-    def pod(self) -> dict[str, Any]:
-        """The one pod of the service."""
-        found = json.loads(self("get", "pods", "-n", NAMESPACE, "-l", f"{SERVICE_LABEL}={NAME}", "-o", "json"))
-        (pod,) = (pod for pod in found["items"] if "deletionTimestamp" not in pod["metadata"])
-        return dict(pod)
-
-
-class QuotaWatch:
-    """Samples the quota of a container, and knows when it last became which size."""
-
-    def __init__(self, cgroup: Path) -> None:
-        self._cgroup = cgroup
-        self._since: dict[int, float] = {}
-        self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._watch, daemon=True)
-        self._thread.start()
-
-    def stop(self) -> None:
-        self._stop.set()
-        self._thread.join()
-
-    async def reaches(self, milli: int, asked_at: float) -> float:
-        """Waits, and returns when it became `milli`, on `time.monotonic`. Raises SpongeError."""
-        while (at := self._since.get(milli, 0.0)) < asked_at:
-            if time.monotonic() - asked_at > IN_FORCE_WITHIN_S:
-                raise SpongeError(f"{milli}m are not in force after {IN_FORCE_WITHIN_S:g} s; see the operator's log")
-            await asyncio.sleep(SAMPLE_S)
-        return at
-
-    def _watch(self) -> None:
-        last = None
-        while not self._stop.wait(SAMPLE_S):
-            with suppress(OSError):
-                now = read_quota_milli(self._cgroup)
-                if now is not None and now != last:
-                    self._since[now] = time.monotonic()
-                    last = now
-
-
-@contextmanager
-def service(kubectl: Kubectl) -> Iterator[dict[str, Any]]:
-    """The ready pod of the service, which is deleted at the end."""
-    manifest = {
-        "apiVersion": f"{GROUP}/{VERSION}",
-        "kind": KIND,
-        "metadata": {"name": NAME, "namespace": NAMESPACE},
-        "spec": {
-            "model": {"name": "digits", "source": "digits://"},
-            "slo": {"latency": f"{SLO_MS}ms"},
-            "cpu": {"min": f"{STARTS_MILLI}m", "max": "1500m", "step": "125m"},
-        },
-    }
-    kubectl("delete", "namespace", NAMESPACE, "--ignore-not-found", "--timeout=120s")
-    kubectl("create", "namespace", NAMESPACE)
-    try:
-        kubectl("apply", "-f", "-", document=manifest)
-        kubectl("wait", "--for=condition=Ready", f"sps/{NAME}", "-n", NAMESPACE, "--timeout=180s")
-        yield kubectl.pod()
-    finally:
-        kubectl("delete", "sps", NAME, "-n", NAMESPACE, "--ignore-not-found", "--timeout=120s")
-        kubectl("delete", "namespace", NAMESPACE, "--wait=false")
-
-
 async def load(address: str, statuses: Counter[str], stop: asyncio.Event) -> None:
     """Even requests until `stop`; counts how each ended."""
-    inputs = [{"name": "input", "shape": [1, 1, 8, 8], "datatype": "FP32", "data": [0.5] * 64}]
-    url, headers = f"http://{address}:8080/v2/models/digits/infer", {"x-sponge-slo-ms": str(SLO_MS)}
 
     async def one(session: aiohttp.ClientSession) -> None:
-        try:
-            async with session.post(url, json={"inputs": inputs}, headers=headers) as answer:
-                await answer.read()
-                statuses[str(answer.status)] += 1
-        except (aiohttp.ClientError, TimeoutError) as error:
-            statuses[type(error).__name__] += 1
+        statuses[await infer(session, address, SLO_MS)] += 1
 
     async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=30)) as session, asyncio.TaskGroup() as tasks:
         due = time.monotonic()
@@ -170,11 +81,9 @@ async def load(address: str, statuses: Counter[str], stop: asyncio.Event) -> Non
             await asyncio.sleep(max(0.0, due - time.monotonic()))
 
 
-async def run(kubectl: Kubectl, pod: dict[str, Any], resizes: int, every_s: float) -> Outcome:
+async def run(kubectl: Kubectl, pod: dict[str, Any], watch: QuotaWatch, resizes: int, every_s: float) -> Outcome:
     """Edits the service once in `every_s` seconds, and waits each time until the size is in force."""
     found, stop = Outcome(), asyncio.Event()
-    status = pod["status"]["containerStatuses"][0]
-    watch = QuotaWatch(container_cgroup(pod["metadata"]["uid"], status["containerID"]))
     requests = asyncio.create_task(load(pod["status"]["podIP"], found.statuses, stop))
     # Not by kubectl: its start would take longer than the resize.
     settings = client.Configuration()
@@ -192,7 +101,6 @@ async def run(kubectl: Kubectl, pod: dict[str, Any], resizes: int, every_s: floa
                 found.edited.append(await watch.reaches(milli, began) - began)
                 await asyncio.sleep(max(0.0, began + every_s - time.monotonic()))
     finally:
-        watch.stop()
         stop.set()
         await requests
     return found
@@ -208,16 +116,12 @@ def measure(cluster: Cluster, resizes: int, every_s: float) -> Outcome:
     """Makes the service, runs, and reads what has become of pod, events and database. Raises SpongeError."""
     kubectl = Kubectl(cluster)
     install_operator(cluster)
-    with service(kubectl) as pod:
+    with service(kubectl, NAME, SPEC) as pod, quota_watch(pod) as watch:
         before, began = etcd_bytes(kubectl), time.monotonic()
-        found = asyncio.run(run(kubectl, pod, resizes, every_s))
-        since = f"--since={time.monotonic() - began:.0f}s"
-        operator = ("-l", "app.kubernetes.io/name=sponge-operator", "--tail=-1")
-        log = kubectl("logs", "-n", OPERATOR_NAMESPACE, *operator, since)
-        found.patched = [
-            float(took) for line in log.splitlines() if f"pod={NAME}" in line for took in PATCH_TO_QUOTA.findall(line)
-        ]
-        after = kubectl.pod()
+        found = asyncio.run(run(kubectl, pod, watch, resizes, every_s))
+        lines = [line for line in kubectl.operator_log(time.monotonic() - began) if f"pod={NAME}" in line]
+        found.patched = [float(took) for line in lines for took in PATCH_TO_QUOTA.findall(line)]
+        after = kubectl.pod(NAMESPACE, NAME)
         if after["metadata"]["uid"] != pod["metadata"]["uid"]:
             raise SpongeError("the pod was replaced, so these were not resizes in place")
         found.restarts = after["status"]["containerStatuses"][0]["restartCount"]
