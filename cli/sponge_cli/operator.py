@@ -9,6 +9,7 @@ from typing import get_args
 
 import click
 
+from sponge_operator.resources.pod_security import Level as PodSecurityLevel
 from sponge_system.logs import Level
 
 __all__ = ["command"]
@@ -41,6 +42,13 @@ def command() -> None:
     "--server-template",
     type=click.Path(path_type=Path),
     help="YAML file with a partial pod template, merged under each service's own.",
+)
+@click.option(
+    "--template-security",
+    type=click.Choice(get_args(PodSecurityLevel)),
+    default="restricted",
+    show_default=True,
+    help="Pod Security level that the templates of services must keep to; --server-template need not.",
 )
 @click.option("--server-tls-secret", metavar="NAME", help="Secret with the certificate of services that name none.")
 @click.option("--server-api-keys-secret", metavar="NAME", help="Secret with the API keys of services that name none.")
@@ -83,6 +91,7 @@ def run(
     namespaces: tuple[str, ...],
     server_image: str,
     server_template: Path | None,
+    template_security: PodSecurityLevel,
     server_tls_secret: str | None,
     server_api_keys_secret: str | None,
     deployment: str | None,
@@ -107,6 +116,7 @@ def run(
         namespaces=namespaces,
         server_image=server_image,
         server_template=read_template(server_template, "--server-template") if server_template is not None else {},
+        template_security=template_security,
         tls_secret=server_tls_secret,
         api_keys_secret=server_api_keys_secret,
         deployment=deployment,

@@ -112,6 +112,9 @@ TROUBLES: Mapping[str, str] = {
     "It is tried again, ever less often; an edit of the service is tried at once.",
     "NameTaken": "An object of that kind and name exists and is not this service's. It is left alone. Delete or rename "
     "it, or give the service another name.",
+    "ViolatesPodSecurity": "`template` asks for more than the operator may hand out; the message names each field. "
+    "Change it, or let the operator allow more: `server.templateSecurity` of the chart. Pods that run stay, and are "
+    "driven.",
     "ChildLeaving": "An object of a former service of this name has not gone yet. It is made again when it has.",
     "NamespaceTerminating": "The namespace is being deleted. Nothing is tried any more.",
     "InternalError": "The operator met an error that no rule foresaw; its log has the traceback. The pods stay driven.",
@@ -170,6 +173,7 @@ EVENTS: Mapping[str, tuple[str, str]] = {
     "InvalidSpec": ("Warning", "The operator cannot read the spec."),
     "ApplyFailed": ("Warning", "The API server refused a child of the service."),
     "NameTaken": ("Warning", "An object of a child's name is not this service's."),
+    "ViolatesPodSecurity": ("Warning", "`template` breaks the Pod Security level that the operator keeps to."),
     "InternalError": ("Warning", "The operator met an error that no rule foresaw."),
     "Conflict": ("Warning", "Another autoscaler changes the same Deployment."),
     "NodeShared": ("Warning", "A pod lacks cores because its node is shared."),

@@ -14,7 +14,7 @@ from sponge_operator.resources.model import SpongeService
 from sponge_operator.resources.obstacles import Obstacle
 from sponge_operator.resources.ownership import obstacle_to_apply
 
-__all__ = ["Child"]
+__all__ = ["Child", "RefusedError"]
 
 log = logging.getLogger("sponge.operator")
 
@@ -24,7 +24,15 @@ LAST_LOOK_S = 30.0
 """Between two looks at an object that is not ours; looking is one read."""
 
 Build = Callable[[Mapping[str, Any] | None], Mapping[str, Any]]
-"""The manifest, given the present object or None."""
+"""The manifest, given the present object or None. Raises RefusedError if there must be none."""
+
+
+class RefusedError(Exception):
+    """The operator itself refuses to apply the object."""
+
+    def __init__(self, obstacle: Obstacle) -> None:
+        super().__init__(obstacle.message)
+        self.obstacle = obstacle
 
 
 class Child:
@@ -80,6 +88,8 @@ class Child:
             self.obstacle = await self._keep(service, build)
         except ApiError as error:
             self.obstacle = _refused(self._kind, self._name, error)
+        except RefusedError as refusal:
+            self.obstacle = refusal.obstacle
         except Exception as error:
             log.exception("child.failed kind=%s name=%s", self._kind, self._name)
             self.obstacle = Obstacle("InternalError", f"{self._kind} {self._name!r}: {error!r}")
@@ -98,6 +108,7 @@ class Child:
 
     async def _keep(self, service: SpongeService, build: Build) -> Obstacle | None:
         applied = None if self.present is None else self._applied
+        self.is_current = False  # unless the manifest can be built
         self.is_current = applied is not None and _digest(build(self.present)) == applied[0]
         if self.is_current and self._is_verified:
             return None

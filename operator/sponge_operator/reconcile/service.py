@@ -183,8 +183,10 @@ class ServiceReconciler:
     def _announce(self, obstacle: Obstacle) -> None:
         reason, message = obstacle.reason, obstacle.message
         event(log, "apply.failed", logging.WARNING, service=self.key, reason=reason, message=message)
-        if obstacle.reason == "NameTaken":
-            self._events.emit("Warning", "NameTaken", obstacle.message, about=obstacle.message)
+        if reason == "NameTaken":
+            self._events.emit("Warning", "NameTaken", message, about=message)
+        elif reason == "ViolatesPodSecurity":
+            self._events.emit("Warning", "ViolatesPodSecurity", message, about=message)
         elif reason == "ApplyFailed":
             self._events.emit("Warning", "ApplyFailed", message)
         elif reason == "InternalError":

@@ -11,7 +11,7 @@ from typing import Any
 from sponge_operator.clients.kube import ApiError, Kube
 from sponge_operator.clients.tokens import Tokens
 from sponge_operator.clients.trust import Trust
-from sponge_operator.reconcile.child import Child
+from sponge_operator.reconcile.child import Child, RefusedError
 from sponge_operator.resources.manifests import (
     build_config_map,
     build_deployment,
@@ -25,6 +25,7 @@ from sponge_operator.resources.manifests import (
 from sponge_operator.resources.model import SpongeService
 from sponge_operator.resources.mounted_secrets import mounted_secrets
 from sponge_operator.resources.obstacles import Obstacle
+from sponge_operator.resources.pod_security import added_violations
 from sponge_operator.settings import OperatorSettings
 
 __all__ = ["Workload"]
@@ -121,7 +122,6 @@ class Workload:
             await self._check_references(service, now)
 
     async def _keep_children(self, service: SpongeService, now: float, held: bool) -> None:
-        settings = self._settings
         secret, config_map, deployment = (self._children[kind] for kind in ("Secret", "ConfigMap", "Deployment"))
 
         def build_token(present: Mapping[str, Any] | None) -> Mapping[str, Any]:
@@ -132,7 +132,8 @@ class Workload:
 
         def build_pods(present: Mapping[str, Any] | None) -> Mapping[str, Any]:
             startup = startup_milli(service.spec, present)
-            made = build_deployment(service, startup, settings.server_image, settings.server_template)
+            made = self._pods_of(service, startup)
+            self._check_template(service, startup, made)
             if held and present is not None:
                 made["spec"]["replicas"] = present["spec"]["replicas"]
             return made
@@ -153,6 +154,23 @@ class Workload:
             child.obstacle is not None and child.obstacle.reason == "NamespaceTerminating"
             for child in self._children.values()
         )
+
+    def _pods_of(self, service: SpongeService, startup: int) -> dict[str, Any]:
+        return build_deployment(service, startup, self._settings.server_image, self._settings.server_template)
+
+    def _check_template(self, service: SpongeService, startup: int, made: Mapping[str, Any]) -> None:
+        """Raises RefusedError if the service's template asks for more than the operator may hand out."""
+        level = self._settings.template_security
+        trusted = self._pods_of(service.without_template(), startup)
+        found = added_violations(made["spec"]["template"], trusted["spec"]["template"], level)
+        if found:
+            listed = "; ".join(str(one) for one in found)
+            message = f"spec.template breaks the Pod Security level {level}: {listed}"
+            raise RefusedError(
+                Obstacle(
+                    "ViolatesPodSecurity", f"{message}; change it, or allow more by the chart's server.templateSecurity"
+                )
+            )
 
     async def _check_references(self, service: SpongeService, now: float) -> None:
         try:

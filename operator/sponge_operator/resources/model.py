@@ -210,6 +210,10 @@ class SpongeService(_Part):
     def key(self) -> str:
         return f"{self.namespace}/{self.name}"
 
+    def without_template(self) -> SpongeService:
+        """This service with pods as the operator alone makes them."""
+        return self.model_copy(update={"spec": self.spec.model_copy(update={"template": {}})})
+
     def with_defaults(self, tls_secret: str | None, api_keys_secret: str | None) -> SpongeService:
         """This service with Secrets of these names where its spec names none; None: no default."""
         spec, changes = self.spec, dict[str, _Part]()
