@@ -34,6 +34,7 @@ class _Subcommand:
 
 SUBCOMMANDS = {
     "serve": _Subcommand("sponge_cli.serve", "Serve a model; every request by its own deadline.", "server"),
+    "check": _Subcommand("sponge_cli.check", "Load and run a model, and say what is missing.", "server"),
     "compile": _Subcommand("sponge_cli.compile", "Compile a model ahead of time, for faster serving.", "server"),
     "operator": _Subcommand("sponge_cli.operator", "Run the Kubernetes operator.", "operator"),
     "profile": _Subcommand("sponge_cli.profile", "Measure how long batches take on how many threads.", "profile"),

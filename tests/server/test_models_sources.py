@@ -105,12 +105,6 @@ def test_a_wrong_sidecar_is_named(tmp_path: Path, sidecar: str, message: str) ->
         load(url)
 
 
-def test_a_file_of_another_kind_is_named(tmp_path: Path) -> None:
-    (tmp_path / "m.pt2").write_bytes(b"nonsense")
-    with pytest.raises(ModelError, match="is not a torch"):
-        load(f"file://{tmp_path}/m.pt2")
-
-
 @pytest.mark.parametrize("writable", [True, False])
 def test_digits_are_built_elsewhere_where_the_cache_is_read_only(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, writable: bool

@@ -271,7 +271,7 @@ async def test_closing_ends_every_process_even_a_hung_one() -> None:
     ("source", "message"),
     [
         ("python://lane_models:deadly", "kills its process on an example input .killed by SIGABRT"),
-        ("python://lane_models:threaded", "started 1 threads"),
+        ("python://lane_models:threaded", "started 1 threads .Thread-1.*start them in setup"),
         ("python://lane_models:bounded", "at most 4 rows: use --max-batch m=4"),
         ("python://lane_models:wrong_rows", "first dimension must be the batch"),
         ("python://lane_models:nothing", "no attribute 'nothing'; write python://"),

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from sponge_core.edf_queue import Request
 from sponge_server.engine.jobs import Job, Row
 from sponge_server.results import ExpiredError, FailedError, RejectedError, RequestError, ShedError
-from sponge_server.workers.interface import Item, ItemError, LaneError, NotFiniteError
+from sponge_server.workers.interface import Item, ItemError, LaneError, NotFiniteError, RefusedError
 
 __all__ = ["Part", "parts_of", "row_error", "shed_error", "why_not_again"]
 
@@ -47,7 +47,7 @@ def row_error(job: Job, item: Item, index: int, error: ItemError, sound: bool) -
         sound: whether the model has answered other requests.
     """
     where = f"row {index}: " if len(job.ids) > 1 else ""
-    if item.images:  # the lane is the first to decode them
+    if item.images or isinstance(error, RefusedError):  # the lane is the first to look into them
         return RejectedError(f"{where}{error}")
     if bad := item.not_finite():
         return RejectedError(f"{where}{error}: its input '{bad}' holds NaN or Inf")

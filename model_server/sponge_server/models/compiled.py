@@ -5,7 +5,6 @@ A package names neither its inputs nor its largest batch; `sponge compile` write
 
 from __future__ import annotations
 
-import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -14,21 +13,12 @@ from torch.utils import _pytree
 
 from sponge_server.workers.interface import ModelError
 
-__all__ = ["CPU_LEVELS", "PLATFORM", "Package", "is_package"]
+__all__ = ["CPU_LEVELS", "PLATFORM", "Package"]
 
 PLATFORM = "pytorch_aotinductor"
 
 CPU_LEVELS = ("DEFAULT", "AVX2", "AVX512")
 """Names in torch; each level includes the one before."""
-
-
-def is_package(path: Path) -> bool:
-    """Whether the file is a compiled program."""
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return any("/data/aotinductor/" in name for name in archive.namelist())
-    except (OSError, zipfile.BadZipFile):
-        return False
 
 
 class Package:

@@ -1,4 +1,5 @@
-"""`file:///path/model.pt2`: a `torch.export` program with a dynamic batch dimension, or an AOTInductor package.
+"""`file:///path/model.pt2`: a `torch.export` program with a dynamic batch dimension, an AOTInductor package, or
+TorchScript.
 
 A file `model.pt2.json` beside it may name inputs, outputs and labels, and describe the conversion of images. For a
 package, `sponge compile` writes it, with what the package was compiled for.
@@ -11,17 +12,23 @@ from pathlib import Path
 from typing import Any, Literal
 
 import torch
+import torch.utils._pytree as pytree
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from sponge_server.models.compiled import PLATFORM, Package, is_package
+from sponge_server.models.compiled import PLATFORM, Package
+from sponge_server.models.files import kind_of, no_pickles
 from sponge_server.models.images import ImageTransform
 from sponge_server.models.loaded import TORCH_DTYPE, LoadedModel
 from sponge_server.models.source import Source
+from sponge_server.models.torchscript import load_script
 from sponge_server.workers.interface import ModelError, TensorSpec
 
 __all__ = ["Sidecar", "SidecarCompiled", "SidecarImage", "SidecarInput", "load", "load_file", "sidecar_path"]
 
 _UNBOUNDED = 2**31
+
+_CONSTANTS = (int, float, bool, str, type(None))
+"""Types of arguments that a program was exported with for good."""
 
 _OIP = {dtype: name for name, dtype in TORCH_DTYPE.items()}
 
@@ -78,10 +85,13 @@ class SidecarCompiled(BaseModel):
 
 
 class Sidecar(BaseModel):
-    """What a .pt2 file does not contain. `accuracy` is for people; for `finite` see `LoadedModel`."""
+    """What a model file does not contain. `accuracy` is for people; for `finite` see `LoadedModel`.
+
+    `inputs`: their names, or for TorchScript their whole description.
+    """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
-    inputs: tuple[str, ...] | None = None
+    inputs: tuple[str, ...] | tuple[SidecarInput, ...] | None = None
     outputs: tuple[str, ...] | None = None
     labels: tuple[str, ...] | None = None
     image: SidecarImage | None = None
@@ -92,8 +102,8 @@ class Sidecar(BaseModel):
 
 def load(source: Source) -> LoadedModel:
     """Loads the file. Raises ModelError when it is missing, is no such program, or has a fixed batch size."""
-    source.only()
-    return load_file(Path(source.target))
+    source.only("allow_pickle")
+    return load_file(Path(source.target), source.options.get("allow_pickle") == "true")
 
 
 def sidecar_path(path: Path) -> Path:
@@ -101,21 +111,62 @@ def sidecar_path(path: Path) -> Path:
     return path.with_name(path.name + ".json")
 
 
-def load_file(path: Path) -> LoadedModel:
-    """Loads `path` with its sidecar. Raises ModelError."""
-    if not path.is_file():
-        raise ModelError(f"no model file '{path}'; write file:///absolute/path/model.pt2")
+def load_file(path: Path, allow_pickle: bool = False) -> LoadedModel:
+    """Loads `path` with its sidecar. Raises ModelError.
+
+    Args:
+        allow_pickle: execute the pickles of a program, which may run any code.
+    """
+    kind = kind_of(path)
     sidecar = _read_sidecar(sidecar_path(path))
-    if is_package(path):
+    if kind == "package":
         return _described(path, sidecar, _load_package(path, sidecar))
+    if kind == "torchscript":
+        return _described(path, sidecar, load_script(path, sidecar_path(path), _script_inputs(sidecar)))
     try:
-        program = torch.export.load(path)
+        with no_pickles(allow_pickle):
+            program = torch.export.load(path)
     except Exception as error:  # noqa: BLE001 - the loader raises anything for other files
+        if "weights_only" in str(error) or "WeightsUnpickler" in str(error):
+            raise ModelError(
+                f"'{path}' holds objects besides tensors in a pickle, which may run any code: export it with tensors "
+                "as inputs and constants, or trust the file and add ?allow_pickle=true"
+            ) from None
         raise ModelError(
-            f"'{path}' is not a torch.export program ({_line(error)}): save it with torch.export.save"
+            f"'{path}' is not a torch.export program of this version of torch ({_line(error)}): save it again with "
+            "torch.export.save"
         ) from None
     inputs, most = _inputs(path, program, sidecar)
-    return _described(path, sidecar, LoadedModel(program.module(), inputs, "pytorch_export", max_batch=most))
+    return _described(path, sidecar, LoadedModel(_callable(program), inputs, "pytorch_export", max_batch=most))
+
+
+def _callable(program: Any) -> Any:
+    """The program as a module that takes its inputs in order, also where it was exported with keyword arguments."""
+    arguments, named = program.call_spec.in_spec.children()
+    values = {node.name: node.meta.get("val") for node in program.graph.nodes if node.op == "placeholder"}
+    # By leaf of the arguments: None where a tensor belongs, else the constant in a tuple.
+    constants: list[tuple[Any] | None] = []
+    for each in program.graph_signature.user_inputs:
+        value = values.get(each, each) if isinstance(each, str) else each
+        constants.append((value,) if isinstance(value, _CONSTANTS) else None)
+    plain = not named.num_leaves and not any(constants) and all(child.is_leaf() for child in arguments.children())
+    return program.module() if plain else _InOrder(program, constants)
+
+
+class _InOrder(torch.nn.Module):  # type: ignore[misc]  # torch is untyped here
+    """A program whose arguments are put together from its inputs. Those that are no tensors stay as exported."""
+
+    def __init__(self, program: Any, constants: list[tuple[Any] | None]) -> None:
+        super().__init__()
+        self.module = program.module()
+        self._spec = program.call_spec.in_spec
+        self._constants = constants
+
+    def forward(self, *tensors: torch.Tensor) -> Any:
+        given = iter(tensors)
+        leaves = [next(given) if constant is None else constant[0] for constant in self._constants]
+        arguments, named = pytree.tree_unflatten(leaves, self._spec)
+        return self.module(*arguments, **named)
 
 
 def _load_package(path: Path, sidecar: Sidecar) -> LoadedModel:
@@ -146,10 +197,25 @@ def _described(path: Path, sidecar: Sidecar, model: LoadedModel) -> LoadedModel:
     return replace(model, output_names=sidecar.outputs, labels=sidecar.labels, image=image, finite=sidecar.finite)
 
 
+def _script_inputs(sidecar: Sidecar) -> tuple[TensorSpec, ...]:
+    """The described inputs; of a model for images, the one that the conversion makes."""
+    described = [each for each in sidecar.inputs or () if isinstance(each, SidecarInput)]
+    image = sidecar.image
+    if not described and image is not None:
+        name = str(sidecar.inputs[0]) if sidecar.inputs else "input"
+        return (TensorSpec(name, "FP32", (3 if image.mode == "RGB" else 1, *image.crop)),)
+    return tuple(TensorSpec(each.name, each.datatype, each.shape) for each in described)
+
+
 def _inputs(path: Path, program: Any, sidecar: Sidecar) -> tuple[tuple[TensorSpec, ...], int | None]:
     wanted = set(program.graph_signature.user_inputs)
-    values = [(n.name, n.meta["val"]) for n in program.graph.nodes if n.op == "placeholder" and n.name in wanted]
-    names = sidecar.inputs or tuple(name for name, _ in values)
+    values = [
+        (n.name, n.meta["val"])
+        for n in program.graph.nodes
+        if n.op == "placeholder" and n.name in wanted and not isinstance(n.meta["val"], _CONSTANTS)
+    ]
+    given = [each.name if isinstance(each, SidecarInput) else each for each in sidecar.inputs or ()]
+    names = given or [name for name, _ in values]
     if len(names) != len(values):
         raise ModelError(f"'{sidecar_path(path)}' names {len(names)} inputs, the program has {len(values)}")
     specs, most = [], None

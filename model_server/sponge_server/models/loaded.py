@@ -46,6 +46,7 @@ class LoadedModel:
         channels_last: whether 4-dimensional inputs need that memory format.
         max_batch: most rows that the model itself accepts; None: any number.
         finite: whether NaN and Inf in an output are errors of their rows.
+        setup: prepares the process of a lane before its first batch. Unlike loading, it may start threads.
     """
 
     forward: Callable[..., Any]
@@ -58,6 +59,7 @@ class LoadedModel:
     warning: str | None = None
     max_batch: int | None = None
     finite: bool = True
+    setup: Callable[[], None] | None = None
 
     def run(self, inputs: list[torch.Tensor]) -> list[tuple[str, torch.Tensor]]:
         """Named outputs of one batch. Raises ItemError when the model returns anything else."""

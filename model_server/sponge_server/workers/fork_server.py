@@ -19,11 +19,14 @@ import select
 import signal
 import socket
 import sys
+import threading
 import traceback
 from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from sponge_core.errors import SpongeError
+from sponge_server.models.user_code import said
 from sponge_server.workers.allocator import give_back
 from sponge_server.workers.family import go_on, own_children
 from sponge_server.workers.forked_call import end_process, fork_leader, forked_call, how_it_ended, kill_group
@@ -84,7 +87,7 @@ def main(fd: int) -> None:
             return
         except Exception as error:  # noqa: BLE001 - a model source may raise anything; the server reports it
             traceback.print_exc()
-            send(control, {"failed": f"it cannot be loaded: {type(error).__name__}: {error}"})
+            send(control, {"failed": f"it cannot be loaded: {said(error)}"})
             return
         send(control, {"loaded": asdict(info)})
         models.append(model)
@@ -115,9 +118,11 @@ def _load(name: str, source: str, max_batch: int, example_s: float) -> tuple[Any
         raise ModelError(
             f"it was exported for at most {model.max_batch} rows: use --max-batch {name}={model.max_batch}"
         )
-    extra = len(os.listdir("/proc/self/task")) - 1  # noqa: PTH208 - names only
-    if extra:
-        raise ModelError(f"loading the model started {extra} threads, which a fork would lose: load it without threads")
+    if threads := _own_threads():
+        raise ModelError(
+            f"loading the model started {len(threads)} threads ({', '.join(sorted(set(threads))[:4])}), which a fork "
+            "would lose: start them in setup(), which runs in each lane, or load the model without threads"
+        )
     outputs, not_finite = _probe(model, max_batch, example_s)
     info = ModelInfo(
         name=name,
@@ -130,6 +135,19 @@ def _load(name: str, source: str, max_batch: int, example_s: float) -> tuple[Any
         platform=model.platform,
     )
     return model, info
+
+
+def _own_threads() -> list[str]:
+    """Names of the threads besides the first, after those have ended that only watch."""
+    if (progress := sys.modules.get("tqdm")) is not None and progress.tqdm.monitor is not None:
+        progress.tqdm.monitor.exit()
+    named = {thread.native_id: thread.name for thread in threading.enumerate()}
+    found = []
+    for task in Path("/proc/self/task").iterdir():
+        if int(task.name) != os.getpid():
+            with contextlib.suppress(OSError):  # it has just ended
+                found.append(named.get(int(task.name)) or (task / "comm").read_text().strip())
+    return found
 
 
 def _probe(model: Any, max_batch: int, example_s: float) -> tuple[tuple[TensorSpec, ...], str | None]:
@@ -151,12 +169,14 @@ def _run_probe(model: Any, max_batch: int) -> dict[str, Any]:
 
     oip = {dtype: name for name, dtype in TORCH_DTYPE.items()}
     not_finite: str | None = None
+    if model.setup is not None:
+        model.setup()
     for rows in sorted({1, min(2, max_batch)}):  # one row and two, because the batch dimension must be free
         try:
             named = model.run(example_inputs(model, rows))
             unsendable = [f"{name} ({tensor.dtype})" for name, tensor in named if tensor.dtype not in oip]
             if unsendable:
-                raise ItemError(f"output {unsendable[0]} has a type that cannot be sent")
+                raise ItemError(f"output {unsendable[0]} has a type that cannot be sent: convert it")
         except Exception as error:  # noqa: BLE001 - a model may raise anything
             text = str(error).strip()[:500] or type(error).__name__
             raise ModelError(f"the model fails on an example batch of {rows}: {text}") from None

@@ -32,6 +32,7 @@ __all__ = [
     "ModelSpec",
     "NotFiniteError",
     "Progress",
+    "RefusedError",
     "StartLimits",
     "Tensor",
     "TensorSpec",
@@ -73,6 +74,10 @@ class ItemError(SpongeError):
 
 class NotFiniteError(ItemError):
     """The model answered the item with NaN or Inf."""
+
+
+class RefusedError(ItemError):
+    """The model's own code refused the item: its data is wrong. The message is for the client."""
 
 
 class ModelError(SpongeError):

@@ -23,6 +23,7 @@ from sponge_server.workers.interface import (
     LaneResult,
     ModelInfo,
     NotFiniteError,
+    RefusedError,
     Tensor,
 )
 from sponge_server.workers.ipc import Message, SharedMemory, aligned, pack, read_message
@@ -273,7 +274,8 @@ class WorkerLane:
                 outputs[index] = tuple(self._rows(output, row, rows) for output in group["outputs"])
                 row += rows
         for number, message in answer["errors"].items():
-            outputs[batch.sent[int(number)]] = ItemError(message)
+            kind = RefusedError if int(number) in answer["refused"] else ItemError
+            outputs[batch.sent[int(number)]] = kind(message)
         for number, name in answer["not_finite"].items():  # last, because these items have outputs too
             text = f"the model gave NaN or Inf in its output '{name}' for this request"
             outputs[batch.sent[int(number)]] = NotFiniteError(text)

@@ -24,7 +24,7 @@ import torch
 from sponge_server.models.loaded import TORCH_DTYPE, LoadedModel
 from sponge_server.workers.allocator import give_back, held_bytes
 from sponge_server.workers.examples import example_tensor
-from sponge_server.workers.interface import ItemError
+from sponge_server.workers.interface import ItemError, RefusedError
 from sponge_server.workers.ipc import SharedMemory, aligned, receive, send
 
 __all__ = ["example_inputs", "serve"]
@@ -64,6 +64,8 @@ def serve(models: Sequence[LoadedModel], sock: socket.socket, inputs: SharedMemo
     at_start = held_bytes()
     pid = os.getpid()
     for model in models:
+        if model.setup is not None:
+            model.setup()
         model.run(example_inputs(model, 1))
     _only_in(pid)
     send(sock, {"ready": pid})
@@ -132,9 +134,11 @@ def _run_batch(
     outputs: SharedMemory,
     fits: Callable[[int], bool],
 ) -> dict[str, Any]:
-    """Outputs by group of items that ran together, errors by item, and the name of a non-finite output by item."""
+    """Outputs by group of items that ran together, errors by item, items that the model refused, and the name of a
+    non-finite output by item."""
     ready, errors = _prepare(model, items, inputs, fits)
     not_finite: dict[int, str] = {}
+    refused: list[int] = []
     groups: list[dict[str, Any]] = []
     end = 0
     # Rows of different sizes cannot share a tensor; if the model accepts any size, they run one after another.
@@ -151,12 +155,14 @@ def _run_batch(
                 pending += [[item] for item in group]
             else:
                 errors[group[0].index] = _line(error)
+                if isinstance(error, RefusedError):
+                    refused.append(group[0].index)
             continue
         described, end = _write(named, outputs, end)
         groups.append({"items": [item.index for item in group], "outputs": described})
         if model.finite:
             not_finite |= _not_finite(named, group)
-    return {"groups": groups, "errors": errors, "not_finite": not_finite}
+    return {"groups": groups, "errors": errors, "refused": refused, "not_finite": not_finite}
 
 
 def _prepare(
@@ -251,4 +257,6 @@ def _line(error: BaseException) -> str:
     if isinstance(error, SystemExit):
         return f"the model tried to exit the process on this request (code {error.code})"
     text = next((line for line in str(error).splitlines() if line.strip()), "") or type(error).__name__
+    if isinstance(error, RefusedError):
+        return text[:_MESSAGE_LIMIT]
     return f"the model failed on this request: {text[:_MESSAGE_LIMIT]}"
