@@ -10,7 +10,7 @@ import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from sponge_server.workers.interface import DATATYPE_SIZE, ModelInfo, TensorSpec
+from sponge_server.workers.interface import STRING_BYTES, ModelInfo, TensorSpec, element_bytes
 
 __all__ = ["FRAMING_BYTES", "Bounds", "bounds_of", "common"]
 
@@ -51,6 +51,7 @@ class Bounds:
         text_bytes: JSON, or numbers that are otherwise parsed one by one.
         body_bytes: body of a request that says how long it is.
         message_bytes: message of unknown length, for which so much is set aside.
+        texts: strings in JSON are texts; else they are encoded images, in base64.
     """
 
     rows: int
@@ -64,6 +65,7 @@ class Bounds:
     text_bytes: int
     body_bytes: int
     message_bytes: int
+    texts: bool = False
 
 
 def bounds_of(info: ModelInfo, max_body_bytes: int, max_text_bytes: int) -> Bounds:
@@ -76,8 +78,10 @@ def bounds_of(info: ModelInfo, max_body_bytes: int, max_text_bytes: int) -> Boun
     small_rows = min(MOST_ROWS, LEAST_BYTES // max(1, info.least_row_bytes))
     rows = max(LEAST_ROWS, BATCHES * info.max_batch, small_rows)
     counts = [_elements(spec, rows, max_body_bytes) for spec in info.inputs]
-    tensor_bytes = sum(count * DATATYPE_SIZE[spec.datatype] for count, spec in zip(counts, info.inputs, strict=True))
-    text_bytes = min(max_text_bytes, SPARE * NUMBER_BYTES * sum(counts) + FRAMING_BYTES)
+    counted = list(zip(counts, info.inputs, strict=True))
+    tensor_bytes = sum(count * element_bytes(spec.datatype) for count, spec in counted)
+    text = sum(count * (STRING_BYTES if spec.datatype == "BYTES" else NUMBER_BYTES) for count, spec in counted)
+    text_bytes = min(max_text_bytes, SPARE * text + FRAMING_BYTES)
     body_bytes = max(LEAST_BYTES, tensor_bytes + FRAMING_BYTES, text_bytes)
     message_bytes = body_bytes
     if info.accepts_images:  # an encoded image may have any size
@@ -88,13 +92,14 @@ def bounds_of(info: ModelInfo, max_body_bytes: int, max_text_bytes: int) -> Boun
         inputs=len(info.inputs),
         dimensions=max([LEAST_DIMENSIONS, *(len(spec.shape) + 1 for spec in info.inputs)]),
         elements=max(counts, default=0),
-        strings=rows,
+        strings=max([rows, *(count for count, spec in counted if spec.datatype == "BYTES")]),
         outputs=2 * len(info.outputs),
         lists=max((_lists(spec, rows, count) for spec, count in zip(info.inputs, counts, strict=True)), default=0),
         tensor_bytes=min(tensor_bytes, max_body_bytes),
         text_bytes=text_bytes,
         body_bytes=min(max_body_bytes, body_bytes),
         message_bytes=min(max_body_bytes, message_bytes) + FRAMING_BYTES,
+        texts=info.takes_texts,
     )
 
 
@@ -109,7 +114,7 @@ def _fields(bounds: Bounds) -> Iterable[int]:
 
 def _elements(spec: TensorSpec, rows: int, max_bytes: int) -> int:
     """The most elements of an input; a dimension of any size is bounded by the bytes of a body."""
-    most = max_bytes // DATATYPE_SIZE[spec.datatype]
+    most = max_bytes // element_bytes(spec.datatype)
     if any(size < 0 for size in spec.shape):
         return most
     return min(most, rows * math.prod(spec.shape))

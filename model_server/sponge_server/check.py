@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import asyncio
 import math
+import os
 import resource
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,7 +25,6 @@ from sponge_server.workers.examples import example_item
 from sponge_server.workers.interface import (
     Item,
     ItemError,
-    LaneResult,
     ModelInfo,
     ModelSpec,
     NotFiniteError,
@@ -42,10 +43,9 @@ NAME = "model"
 _TOLERANCE = 1e-3
 """Largest difference of a row's answer, relative to the largest number in it: sums in another order differ less."""
 
-_OWN_THREADS = 1.5
-"""CPU seconds in a wall second on one thread, from which on a model surely uses threads of its own."""
+_OWN_THREADS, _LEAST_CPU_S = 0.3, 0.05
+"""A model that spends this share of its CPU time in threads of its own, and at least so many seconds, is told so."""
 
-_LEAST_TIMED_S = 0.005
 _RUNS = 5
 _MIB = 1 << 20
 
@@ -208,24 +208,32 @@ class _Check:
             self.add("ok", "answers", "the same alone, in a batch, and when asked again")
 
     async def _speed(self, pool: WorkerPool, info: ModelInfo, example_s: float) -> None:
-        own = 0.0
-        for rows in sorted({1, info.max_batch}):
-            for threads in (1, 2):
-                results = [
-                    await pool.lanes[0].run([example_item(info, rows)], threads, example_s) for _ in range(_RUNS)
-                ]
-                best = min(results, key=lambda result: result.batch_s)
-                self._times[rows, threads] = best.batch_s
-                if threads == 1 and best.batch_s >= _LEAST_TIMED_S:
-                    own = max(own, _busy(best))
+        lane, sizes = pool.lanes[0], sorted({1, info.max_batch})
+        pid = pool.pids[-1]
+        before = _cpu_s(pid)
+        for threads in (1, 2):
+            for rows in sizes:
+                results = [await lane.run([example_item(info, rows)], threads, example_s) for _ in range(_RUNS)]
+                self._times[rows, threads] = min(result.batch_s for result in results)
+            if threads == 1:
+                elsewhere, own = (now - then for now, then in zip(_cpu_s(pid), before, strict=True))
         times = ", ".join(f"{r} rows on {k}: {s * 1000:.1f} ms" for (r, k), s in self._times.items())
         self.add("ok", "speed", times)
-        if own > _OWN_THREADS:
+        if elsewhere > max(_LEAST_CPU_S, _OWN_THREADS * own):
             text = (
-                f"it uses {own:.1f} threads when it may use 1, so a batch slows others down: limit its library's own "
-                "pool to one thread (threadpoolctl, or an option such as intra_op_num_threads)"
+                "it computes in threads of its own, so it does not keep to the threads that a batch may use: limit its "
+                "library's pool to one thread (threadpoolctl, or an option such as intra_op_num_threads)"
             )
             self.add("warning", "threads", text)
+
+
+def _cpu_s(pid: int) -> tuple[float, float]:
+    """CPU seconds so far of a lane's other threads, ended ones included, and of the one that runs batches."""
+    whole, own = (
+        sum(int(field) for field in path.read_text().rpartition(")")[2].split()[11:13]) / os.sysconf("SC_CLK_TCK")
+        for path in (Path(f"/proc/{pid}/stat"), Path(f"/proc/{pid}/task/{pid}/stat"))
+    )
+    return whole - own, own
 
 
 def _noise(info: ModelInfo, seed: int) -> Item:
@@ -259,10 +267,6 @@ def _apart(first: Sequence[Any], second: Sequence[Any]) -> float:
             elif bytes(a.data) != bytes(b.data):
                 worst = math.inf
     return worst
-
-
-def _busy(result: LaneResult) -> float:
-    return result.cpu_s / result.batch_s
 
 
 def _plainly(text: str, memory_bytes: int | None) -> str:

@@ -55,7 +55,8 @@ class Model:
         """What `predict` gets, by default `inputs` itself.
 
         Args:
-            inputs: numpy arrays by name, with the batch as the first dimension (torch tensors for BF16).
+            inputs: numpy arrays by name, with the batch as the first dimension. Strings (BYTES) are arrays of `bytes`
+                objects, BF16 comes as torch tensors.
         """
         return inputs
 
@@ -67,7 +68,7 @@ class Model:
         """The answer, by default what `predict` returned.
 
         Returns:
-            Arrays by name, a sequence of them, or one: torch tensors, numpy arrays or nested lists of numbers. The
-            first dimension of each is the batch, in the order of the inputs' rows.
+            Arrays by name, a sequence of them, or one: torch tensors, numpy arrays or nested lists of numbers or
+            strings. The first dimension of each is the batch, in the order of the inputs' rows.
         """
         return result

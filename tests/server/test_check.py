@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from dataclasses import asdict
@@ -40,6 +41,7 @@ NOT_LOADED = {
     "wrong-shape": ("python://wrong_models:WrongShape", "predict: RuntimeError: .*shapes"),
     "names-too-many": ("python://wrong_models:NamesTooMany", "returned 1 outputs, its description names 2"),
     "never-ready": ("python://wrong_models:NeverReady", "setup: FileNotFoundError: vocabulary.txt .wrong_models.py"),
+    "ragged": ("python://wrong_models:Ragged", "its output is of type list: .* of equal lengths"),
     "few-rows": ("python://wrong_models:FewRows", "at most 2 rows: use --max-batch model=2"),
     "dies": ("python://wrong_models:Dies", "kills its process on an example input .exit code 7"),
     "hangs": ("python://wrong_models:Hangs", "more than 1 s for an example input: it hangs, or it needs more CPU or a"),
@@ -67,13 +69,10 @@ async def checked(source: str, memory_bytes: int | None = None) -> Report:
         ("NotFinite", "answers", "warning", "has NaN or Inf .* set finite to false"),
         ("Random", "answers", "warning", "other answers the second time: call .eval"),
         ("Mixed", "answers", "warning", "depends on the other rows of its batch"),
-        ("Busy", "threads", "warning", "limit its library's own pool to one thread"),
-        ("Threaded", "load", "error", "started 1 threads .my-pool.*start them in setup"),
+        ("Busy", "threads", "warning", "computes in threads of its own.* limit its library's pool to one thread"),
     ],
 )
 async def test_what_a_run_shows_is_told_with_the_fix(name: str, what: str, level: str, message: str) -> None:
-    import re
-
     report = await checked(f"python://wrong_models:{name}")
     assert report.good is (level == "warning")
     told = [finding for finding in report.findings if finding.level != "ok"]

@@ -43,7 +43,7 @@ def test_a_source_is_scheme_target_and_options() -> None:
         ("torchvision://resnet18?weights=COCO", "choose one of DEFAULT, none, IMAGENET1K_V1"),
         ("digits://x", "takes nothing after the slashes"),
         ("file:///nowhere.pt2", "no model file"),
-        ("file:///a.pt2?x=1", "file:// takes none"),
+        ("file:///a.pt2?x=1", "file:// takes allow_pickle"),
         ("python://nowhere:make", "No module named 'nowhere'"),
         ("python://:make", "write python://package.module:factory"),
         ("python://os.path:getcwd", "has no attribute"),

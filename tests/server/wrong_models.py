@@ -71,9 +71,9 @@ class NeverReady(Right):
         raise FileNotFoundError("vocabulary.txt")
 
 
-class Threaded(Right):
-    def __init__(self) -> None:
-        threading.Thread(target=threading.Event().wait, name="my-pool", daemon=True).start()
+class Ragged(Right):
+    def postprocess(self, result: Any) -> Any:
+        return [[0.0] * (row + 1) for row in range(len(result) + 1)][1:]
 
 
 class FewRows(Right):

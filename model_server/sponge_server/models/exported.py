@@ -126,6 +126,7 @@ def load_file(path: Path, allow_pickle: bool = False) -> LoadedModel:
     try:
         with no_pickles(allow_pickle):
             program = torch.export.load(path)
+            forward = _callable(program)
     except Exception as error:  # noqa: BLE001 - the loader raises anything for other files
         if "weights_only" in str(error) or "WeightsUnpickler" in str(error):
             raise ModelError(
@@ -137,7 +138,7 @@ def load_file(path: Path, allow_pickle: bool = False) -> LoadedModel:
             "torch.export.save"
         ) from None
     inputs, most = _inputs(path, program, sidecar)
-    return _described(path, sidecar, LoadedModel(_callable(program), inputs, "pytorch_export", max_batch=most))
+    return _described(path, sidecar, LoadedModel(forward, inputs, "pytorch_export", max_batch=most))
 
 
 def _callable(program: Any) -> Any:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from sponge_server.model import Model
@@ -100,8 +101,8 @@ def _check_inputs(inputs: object, what: str, source: Source) -> None:
     for spec in inputs:
         if not isinstance(spec, TensorSpec):
             raise ModelError(f"{where} has a {type(spec).__name__} among its inputs: write for example {example}")
-        if spec.datatype not in DATATYPE_SIZE:
-            known = ", ".join(DATATYPE_SIZE)
+        if spec.datatype not in DATATYPE_SIZE and spec.datatype != "BYTES":
+            known = ", ".join([*DATATYPE_SIZE, "BYTES"])
             raise ModelError(f"{where}: input {spec.name} has datatype '{spec.datatype}', expected one of {known}")
         if not all(type(size) is int and (size > 0 or size == -1) for size in spec.shape):
             raise ModelError(
@@ -144,7 +145,7 @@ def _steps_of(model: Model) -> LoadedModel:
 
 
 def _array(tensor: torch.Tensor) -> Any:
-    return tensor if tensor.dtype == torch.bfloat16 else tensor.numpy()
+    return tensor.numpy() if isinstance(tensor, torch.Tensor) and tensor.dtype != torch.bfloat16 else tensor
 
 
 def _outputs(value: Any) -> Any:
@@ -160,12 +161,22 @@ def _tensor(value: Any, name: str) -> torch.Tensor:
     if isinstance(value, torch.Tensor):
         return value.detach()
     try:
+        if not isinstance(value, str | bytes) and (strings := np.asarray(value)).dtype.kind in "USO" and strings.ndim:
+            return _string_array(strings, value)
         return torch.as_tensor(value)
     except (TypeError, ValueError, RuntimeError):
         raise ItemError(
-            f"its {name} is {_kind(value)}: return a torch tensor, a numpy array or nested lists of numbers of equal "
-            "lengths, with the batch as the first dimension"
+            f"its {name} is {_kind(value)}: return a torch tensor, a numpy array or nested lists of numbers or strings "
+            "of equal lengths, with the batch as the first dimension"
         ) from None
+
+
+def _string_array(found: Any, given: Any) -> Any:
+    """Strings as an array of objects, which keeps bytes that end in zeros. Raises TypeError for other objects."""
+    array = np.asarray(given, dtype=object)
+    if array.shape != found.shape or not all(isinstance(each, str | bytes) for each in array.flat):
+        raise TypeError
+    return array
 
 
 def _kind(value: Any) -> str:

@@ -59,8 +59,14 @@ def kind_of(path: Path) -> FileKind:
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
+            # Of a file that is cut short, the end may be that of an archive inside of it.
+            whole = min((entry.header_offset for entry in archive.infolist()), default=0) == 0
     except (zipfile.BadZipFile, OSError):
-        raise ModelError(f"'{path}' is cut short or damaged: copy it again, and compare sizes and digests") from None
+        whole = False
+    if not whole:
+        raise ModelError(
+            f"'{path}' is not a torch.export program but cut short or damaged: copy it again, and compare digests"
+        )
     inside = {name.partition("/")[2] for name in names}
     if "schema.json" in names:
         raise ModelError(f"'{path}' is a model of skops: use sklearn://{path}")

@@ -9,12 +9,13 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 
 from sponge_server.models.images import ImageTransform
 from sponge_server.workers.interface import ItemError, TensorSpec
 
-__all__ = ["TORCH_DTYPE", "LoadedModel"]
+__all__ = ["TORCH_DTYPE", "LoadedModel", "datatype_of"]
 
 TORCH_DTYPE: dict[str, torch.dtype] = {
     "BOOL": torch.bool,
@@ -33,6 +34,13 @@ TORCH_DTYPE: dict[str, torch.dtype] = {
 }
 """The torch datatype of each Open Inference Protocol datatype."""
 
+_OIP = {dtype: name for name, dtype in TORCH_DTYPE.items()}
+
+
+def datatype_of(output: Any) -> str | None:
+    """The Open Inference Protocol datatype of an output of `LoadedModel.run`; None if it cannot be sent."""
+    return _OIP.get(output.dtype) if isinstance(output, torch.Tensor) else "BYTES"
+
 
 @dataclass(frozen=True, slots=True)
 class LoadedModel:
@@ -40,7 +48,7 @@ class LoadedModel:
 
     Attributes:
         forward: takes one tensor per input, in the order of `inputs`, and returns a tensor, or a tuple, list or mapping
-            of tensors, each with the batch as its first dimension.
+            of tensors, each with the batch as its first dimension. Strings are numpy arrays of `bytes` objects.
         output_names: in order; None: the names of the mapping, or output, output_1, ...
         image: converts encoded images to the only input; None if the model accepts no images.
         channels_last: whether 4-dimensional inputs need that memory format.
@@ -76,8 +84,9 @@ class LoadedModel:
             raise ItemError(f"the model returned {len(tensors)} outputs, its description names {len(names)}")
         rows = inputs[0].shape[0]
         for name, tensor in zip(names, tensors, strict=True):
-            if not isinstance(tensor, torch.Tensor) or tensor.ndim < 1 or tensor.shape[0] != rows:
-                shape = list(tensor.shape) if isinstance(tensor, torch.Tensor) else type(tensor).__name__
+            known = isinstance(tensor, torch.Tensor) or (isinstance(tensor, np.ndarray) and tensor.dtype == object)
+            if not known or tensor.ndim < 1 or tensor.shape[0] != rows:
+                shape = list(tensor.shape) if known else type(tensor).__name__
                 raise ItemError(
                     f"the model's {name} is {shape} for {rows} rows: its first dimension must be the batch, which "
                     "squeeze() without a dimension drops"

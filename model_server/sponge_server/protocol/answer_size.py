@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from sponge_server.bounds import NUMBER_BYTES
 from sponge_server.protocol.oip import InferRequest, OutputRequest
-from sponge_server.workers.interface import DATATYPE_SIZE, Tensor, TensorSpec
+from sponge_server.workers.interface import Tensor, TensorSpec, element_bytes
 
 __all__ = ["answer_bytes"]
 
@@ -26,11 +26,13 @@ def answer_bytes(request: InferRequest, outputs: Sequence[Tensor | TensorSpec], 
     for output in outputs:
         shape = output.shape[1:] if isinstance(output, Tensor) else output.shape
         row = math.prod(max(1, size) for size in shape)
-        raw = rows * row * DATATYPE_SIZE[output.datatype]
+        raw = rows * row * element_bytes(output.datatype)
+        if output.datatype == "BYTES" and isinstance(output, Tensor):
+            raw = len(output.data)
         total += raw
         for ask in asked.get(output.name, ()) if asked else (OutputRequest(output.name, request.binary),):
             if ask.top:
                 total += rows * min(ask.top, row) * CLASS_BYTES
             else:
-                total += raw if ask.binary else rows * row * NUMBER_BYTES
+                total += raw if ask.binary or output.datatype == "BYTES" else rows * row * NUMBER_BYTES
     return total

@@ -21,7 +21,7 @@ from sponge_server.bounds import Bounds
 from sponge_server.protocol.oip import OipError, TensorHead, number_array
 from sponge_server.workers.interface import Tensor
 
-__all__ = ["LONG_TEXT_BYTES", "Numbers", "read_long"]
+__all__ = ["LONG_TEXT_BYTES", "Numbers", "check_values", "read_long"]
 
 LONG_TEXT_BYTES = 64 << 10
 """A shorter text is read at once, on the event loop: whatever it holds, that takes less than 10 ms."""
@@ -37,6 +37,7 @@ STRUCTURE, PER_INPUT, PER_OUTPUT = 512, 64, 64
 
 _KEY = b'"data"'
 _OPENING = re.compile(rb'"data"[ \t\r\n]*:[ \t\r\n]*(?=\[)')
+_STRING = re.compile(rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"', re.DOTALL)
 _MARK = secrets.token_hex(16)
 _SPACE = b" \t\r\n"
 _KINDS = bytes(byte if byte in b"[]," else ord("0") for byte in range(256))
@@ -110,12 +111,18 @@ def read_long(text: bytes | bytearray, bounds: Bounds) -> tuple[Any, dict[str, N
             at = start = end
         found = text.find(_KEY, start)
     rest = b"".join((*parts, text[at:]))
+    check_values(rest, bounds)
+    return _read(rest), numbers
+
+
+def check_values(text: bytes | bytearray, bounds: Bounds) -> None:
+    """Raises OipError when a text has more values than `bounds` allows, apart from lists of numbers."""
+    values = _STRING.sub(b'""', text) if bounds.texts else text  # a string may hold any number of signs
     most = (
         STRUCTURE + bounds.inputs * (PER_INPUT + bounds.dimensions + 2 * bounds.strings) + PER_OUTPUT * bounds.outputs
     )
-    if any(_count(rest, sign) > most for sign in '"{[,'):
+    if any(_count(values, sign) > most for sign in '"{[,'):
         raise _too_many(bounds)
-    return _read(rest), numbers
 
 
 def _end(text: bytes | bytearray, start: int) -> int:
@@ -145,7 +152,7 @@ def _regular(shape: bytes) -> bytes:
     return block
 
 
-def _count(text: bytes, sign: str) -> int:
+def _count(text: bytes | bytearray, sign: str) -> int:
     return int(np.count_nonzero(np.frombuffer(text, np.uint8) == ord(sign)))
 
 

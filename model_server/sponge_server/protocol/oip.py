@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 import reprlib
-import struct
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -20,6 +19,7 @@ from sponge_core.errors import SpongeError
 from sponge_server.bounds import Bounds
 from sponge_server.workers.image_header import pixels_of
 from sponge_server.workers.interface import DATATYPE_SIZE, Item, ItemError, ModelInfo, Tensor
+from sponge_server.workers.strings import pack_strings
 
 __all__ = [
     "EXTENSIONS",
@@ -241,9 +241,10 @@ def rows_of(request: InferRequest, info: ModelInfo, most: int) -> list[Item]:
             names = ", ".join(spec.name for spec in info.outputs)
             given = ", ".join(name[:LONGEST_NAME] for name in sorted(unknown))
             raise ItemError(f"the model has no output {given}; it has {names}")
-    images = _images(request.strings, info) if request.strings else ()
+    texts = request.strings if info.takes_texts else ()
+    images = _images(request.strings, info) if request.strings and not texts else ()
     pixels = [pixels_of(image) for image in images]
-    item = Item(request.tensors, images, sum(pixels))
+    item = Item((*request.tensors, *(_text_tensor(given) for given in texts)), images, sum(pixels))
     if not item.images and not item.tensors:
         raise ItemError("the request has no rows: give at least one image")
     info.check(item)
@@ -253,7 +254,15 @@ def rows_of(request: InferRequest, info: ModelInfo, most: int) -> list[Item]:
         return [item]
     if item.images:
         return [Item(images=(image,), pixels=count) for image, count in zip(images, pixels, strict=True)]
-    return [Item(tuple(_row(tensor, row) for tensor in item.tensors)) for row in range(item.rows)]
+    return [
+        Item(
+            (
+                *(_row(tensor, row) for tensor in request.tensors),
+                *(_text_tensor(_text_row(given, row)) for given in texts),
+            )
+        )
+        for row in range(item.rows)
+    ]
 
 
 def select_outputs(request: InferRequest, outputs: Sequence[Tensor], labels: Sequence[str] | None) -> Iterator[Output]:
@@ -270,15 +279,13 @@ def select_outputs(request: InferRequest, outputs: Sequence[Tensor], labels: Seq
         tensor = given.get(ask.name)
         if tensor is None:
             raise OipError(f"the model has no output {shown(ask.name)}; it has {', '.join(given)}")
-        yield Output(ask, tensor, _classes(tensor, ask.top, labels) if ask.top else None)
-
-
-def pack_strings(values: Iterable[bytes | bytearray | memoryview]) -> bytes:
-    """Elements of datatype BYTES in binary form: each after its length, four bytes little-endian."""
-    parts: list[bytes | bytearray | memoryview] = []
-    for value in values:
-        parts += (struct.pack("<I", len(value)), value)
-    return b"".join(parts)
+        if tensor.datatype == "BYTES":
+            if ask.top:
+                raise OipError(f"output {shown(ask.name)} is of strings, which have no classification")
+            values = tuple(unpack_strings(memoryview(tensor.data), ask.name, math.prod(tensor.shape)))
+            yield Output(ask, tensor, Strings(tensor.name, tensor.shape, values))
+        else:
+            yield Output(ask, tensor, _classes(tensor, ask.top, labels) if ask.top else None)
 
 
 def unpack_strings(data: memoryview, where: str, most: int) -> list[memoryview]:
@@ -373,6 +380,15 @@ def _images(strings: tuple[Strings, ...], info: ModelInfo) -> tuple[bytes | byte
             wanted = f"encoded images as {info.inputs[0].name!r}" if image_inputs else "no BYTES at all"
             raise ItemError(f"input {shown(given.name)} has datatype BYTES; the model takes {wanted}")
     return strings[0].values
+
+
+def _text_tensor(given: Strings) -> Tensor:
+    return Tensor(given.name, "BYTES", given.shape, pack_strings(given.values))
+
+
+def _text_row(given: Strings, row: int) -> Strings:
+    size = math.prod(given.shape[1:])
+    return Strings(given.name, (1, *given.shape[1:]), given.values[row * size : (row + 1) * size])
 
 
 def _row(tensor: Tensor, row: int) -> Tensor:

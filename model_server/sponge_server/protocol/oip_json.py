@@ -106,7 +106,7 @@ def encode(
             entry["parameters"] = {"binary_data_size": memoryview(blob).nbytes}
             blobs.append(blob)
         elif output.strings is not None:
-            entry["data"] = [bytes(value).decode() for value in output.strings.values]
+            entry["data"] = _strings(output.strings.values, entry)
         else:
             entry["data"] = _text(values_of(output.tensor))
         entries.append(entry)
@@ -118,6 +118,15 @@ def encode(
     if not blobs:
         return head, None
     return b"".join([head, *blobs]), len(head)
+
+
+def _strings(values: Sequence[bytes | bytearray | memoryview], entry: dict[str, Any]) -> list[str]:
+    """Strings as JSON has them: as they are, or all in base64, which the entry then says, if one is no text."""
+    try:
+        return [bytes(value).decode() for value in values]
+    except UnicodeDecodeError:
+        entry["parameters"] = {"content_type": "base64"}
+        return [base64.b64encode(value).decode() for value in values]
 
 
 def _text(values: np.ndarray[Any, Any]) -> object:
@@ -148,7 +157,9 @@ def _input(
     if not isinstance(data, list):
         raise OipError(f'{head.where} needs either a list "data" or the parameter binary_data_size')
     if head.datatype == "BYTES":
-        return strings_input(head, [_base64(value, head.where) for value in _flat(data, head.where)], "data"), 0
+        plain = bounds.texts and parameters.get("content_type") != "base64"
+        read = _text_of if plain else _base64
+        return strings_input(head, [read(value, head.where) for value in _flat(data, head.where)], "data"), 0
     return numbers_input(head, data, "data"), 0
 
 
@@ -160,6 +171,12 @@ def _flat(data: list[Any], where: str, depth: int = 8) -> Iterable[Any]:
             yield from _flat(value, where, depth - 1)
         else:
             yield value
+
+
+def _text_of(value: object, where: str) -> bytes:
+    if not isinstance(value, str):
+        raise OipError(f"{where}: BYTES elements in JSON are strings, and {shown(value)} is none")
+    return value.encode()
 
 
 def _base64(value: object, where: str) -> bytes:

@@ -175,7 +175,7 @@ _SCHEMAS: dict[str, Schema] = {
             "data": {
                 "type": "array",
                 "items": {},
-                "description": "Numbers, nested or flat in row-major order; base64 strings for BYTES (encoded images).",
+                "description": "Numbers, nested or flat in row-major order; strings for BYTES, in base64 for images.",
             },
         },
     },

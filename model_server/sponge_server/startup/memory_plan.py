@@ -19,7 +19,6 @@ from sponge_core.errors import SpongeError
 from sponge_server.memory_account import account_bytes
 from sponge_server.workers.examples import ANY_SIZE, example_item
 from sponge_server.workers.interface import (
-    DATATYPE_SIZE,
     ItemError,
     Lane,
     LaneCrashed,
@@ -29,6 +28,7 @@ from sponge_server.workers.interface import (
     ModelInfo,
     NotFiniteError,
     TensorSpec,
+    element_bytes,
 )
 from sponge_system.cgroup import own_cgroup, read_memory_limit, read_oom_kills
 from sponge_system.logs import event
@@ -256,7 +256,7 @@ def _row_bytes(info: ModelInfo) -> int:
 
 def _spec_bytes(spec: TensorSpec) -> int:
     sizes: Sequence[int] = [ANY_SIZE if size < 0 else size for size in spec.shape]
-    return math.prod(sizes) * DATATYPE_SIZE[spec.datatype]
+    return math.prod(sizes) * element_bytes(spec.datatype)
 
 
 def _refusal(model: MemoryModel, limit: int) -> str:

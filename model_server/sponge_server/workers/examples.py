@@ -6,11 +6,15 @@ import math
 import struct
 
 from sponge_server.workers.interface import DATATYPE_SIZE, Item, ModelInfo, Tensor, TensorSpec
+from sponge_server.workers.strings import pack_strings
 
 __all__ = ["example_item", "example_tensor"]
 
 ANY_SIZE = 16
 """Size of a dimension that accepts any size."""
+
+EXAMPLE_TEXT = b"The quick brown fox jumps over the lazy dog, and the dog does not mind at all."
+"""A string of about the same number of tokens as `ANY_SIZE`."""
 
 _FORMAT = {"FP16": "e", "FP32": "f", "FP64": "d"}
 _VALUES = [((i * 37) % 101) / 101 for i in range(101)]  # within 0..1, as pixels are; a prime length never lines up
@@ -24,6 +28,8 @@ def example_item(info: ModelInfo, rows: int) -> Item:
 def example_tensor(spec: TensorSpec, rows: int) -> Tensor:
     """One input of an example item."""
     shape = (rows, *(ANY_SIZE if size < 0 else size for size in spec.shape))
+    if spec.datatype == "BYTES":
+        return Tensor(spec.name, spec.datatype, shape, pack_strings([EXAMPLE_TEXT] * math.prod(shape)))
     size = math.prod(shape) * DATATYPE_SIZE[spec.datatype]
     letter = _FORMAT.get(spec.datatype)
     pattern = struct.pack(f"<{len(_VALUES)}{letter}", *_VALUES) if letter else b"\0"

@@ -164,25 +164,25 @@ def _probe(model: Any, max_batch: int, example_s: float) -> tuple[tuple[TensorSp
 
 
 def _run_probe(model: Any, max_batch: int) -> dict[str, Any]:
-    from sponge_server.models.loaded import TORCH_DTYPE
+    from sponge_server.models.loaded import datatype_of
     from sponge_server.workers.worker import example_inputs
 
-    oip = {dtype: name for name, dtype in TORCH_DTYPE.items()}
     not_finite: str | None = None
     if model.setup is not None:
         model.setup()
     for rows in sorted({1, min(2, max_batch)}):  # one row and two, because the batch dimension must be free
         try:
             named = model.run(example_inputs(model, rows))
-            unsendable = [f"{name} ({tensor.dtype})" for name, tensor in named if tensor.dtype not in oip]
+            unsendable = [f"{name} ({tensor.dtype})" for name, tensor in named if datatype_of(tensor) is None]
             if unsendable:
                 raise ItemError(f"output {unsendable[0]} has a type that cannot be sent: convert it")
         except Exception as error:  # noqa: BLE001 - a model may raise anything
             text = str(error).strip()[:500] or type(error).__name__
             raise ModelError(f"the model fails on an example batch of {rows}: {text}") from None
         if model.finite:
-            not_finite = next((name for name, t in named if not bool(t.isfinite().all())), not_finite)
-    outputs = [{"name": name, "datatype": oip[t.dtype], "shape": list(t.shape[1:])} for name, t in named]
+            numbers = [(name, t) for name, t in named if datatype_of(t) != "BYTES"]
+            not_finite = next((name for name, t in numbers if not bool(t.isfinite().all())), not_finite)
+    outputs = [{"name": name, "datatype": datatype_of(t), "shape": list(t.shape[1:])} for name, t in named]
     return {"outputs": outputs, "not_finite": not_finite}
 
 

@@ -18,6 +18,7 @@ from sponge_core.errors import SpongeError
 
 __all__ = [
     "DATATYPE_SIZE",
+    "STRING_BYTES",
     "Allowance",
     "Item",
     "ItemError",
@@ -36,6 +37,7 @@ __all__ = [
     "StartLimits",
     "Tensor",
     "TensorSpec",
+    "element_bytes",
 ]
 
 DATATYPE_SIZE: dict[str, int] = {
@@ -54,6 +56,14 @@ DATATYPE_SIZE: dict[str, int] = {
     "FP64": 8,
 }
 """Bytes of one element, for the Open Inference Protocol datatypes that a lane accepts (little-endian, row-major)."""
+
+STRING_BYTES = 4096
+"""What a string (BYTES) counts as where memory is planned before any has come: half a page of text is shorter."""
+
+
+def element_bytes(datatype: str) -> int:
+    """Bytes of one element, of strings too."""
+    return DATATYPE_SIZE.get(datatype, STRING_BYTES)
 
 
 class LaneError(SpongeError):
@@ -108,7 +118,10 @@ class StartLimits:
 
 @dataclass(frozen=True, slots=True)
 class TensorSpec:
-    """One input or output of a model. `shape` omits the batch dimension; -1 means any size."""
+    """One input or output of a model. `shape` omits the batch dimension; -1 means any size.
+
+    The datatype BYTES is for strings.
+    """
 
     name: str
     datatype: str
@@ -117,7 +130,10 @@ class TensorSpec:
 
 @dataclass(frozen=True, slots=True)
 class Tensor:
-    """Raw little-endian row-major bytes with a shape; the first dimension of `shape` is the number of rows."""
+    """Raw little-endian row-major bytes with a shape; the first dimension of `shape` is the number of rows.
+
+    Strings (BYTES) are as in `workers.strings`.
+    """
 
     name: str
     datatype: str
@@ -185,8 +201,13 @@ class ModelInfo:
     def least_row_bytes(self) -> int:
         """Bytes of the inputs of one row, as tensors; a dimension of any size counts as 1."""
         return sum(
-            DATATYPE_SIZE[spec.datatype] * math.prod(max(1, size) for size in spec.shape) for spec in self.inputs
+            element_bytes(spec.datatype) * math.prod(max(1, size) for size in spec.shape) for spec in self.inputs
         )
+
+    @property
+    def takes_texts(self) -> bool:
+        """Whether an input is of strings."""
+        return any(spec.datatype == "BYTES" for spec in self.inputs)
 
     def check(self, item: Item) -> None:
         """Raises ItemError, which says what to send instead, when the item does not fit this model.
@@ -222,6 +243,8 @@ class ModelInfo:
                 raise ItemError(
                     f"input {spec.name} has shape {list(tensor.shape)}, the model takes {[-1, *spec.shape]}"
                 )
+            if spec.datatype == "BYTES":
+                continue  # their number was checked where they were packed
             wanted = math.prod(tensor.shape) * DATATYPE_SIZE[spec.datatype]
             have = memoryview(tensor.data).nbytes
             if have != wanted:

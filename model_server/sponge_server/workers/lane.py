@@ -25,6 +25,7 @@ from sponge_server.workers.interface import (
     NotFiniteError,
     RefusedError,
     Tensor,
+    element_bytes,
 )
 from sponge_server.workers.ipc import Message, SharedMemory, aligned, pack, read_message
 from sponge_system.logs import event
@@ -300,6 +301,10 @@ class WorkerLane:
     def _rows(self, output: dict[str, Any], first: int, rows: int) -> Tensor:
         """Copies an item's rows, because the next batch overwrites them."""
         shape = tuple(output["shape"][1:])
+        if (ends := output.get("ends")) is not None:  # strings: rows of different lengths
+            start = output["start"]
+            data = bytes(self.outputs.map[start + ends[first] : start + ends[first + rows]])
+            return Tensor(output["name"], output["datatype"], (rows, *shape), data)
         row_size = DATATYPE_SIZE[output["datatype"]]
         for size in shape:
             row_size *= size
@@ -343,7 +348,7 @@ def _size_of(info: ModelInfo, specs: Sequence[Any]) -> int:
     """Bytes of a full batch. A dimension of any size counts as 1; the memory grows when necessary."""
     total = 0
     for spec in specs:
-        size = DATATYPE_SIZE[spec.datatype] * info.max_batch
+        size = element_bytes(spec.datatype) * info.max_batch
         for dimension in spec.shape:
             size *= max(1, dimension)
         total = aligned(total) + size

@@ -7,6 +7,7 @@ calling thread only, so it must be called here, between two batches.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
 import os
 import socket
@@ -19,13 +20,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
-from sponge_server.models.loaded import TORCH_DTYPE, LoadedModel
+from sponge_server.models.loaded import TORCH_DTYPE, LoadedModel, datatype_of
 from sponge_server.workers.allocator import give_back, held_bytes
 from sponge_server.workers.examples import example_tensor
 from sponge_server.workers.interface import ItemError, RefusedError
 from sponge_server.workers.ipc import SharedMemory, aligned, receive, send
+from sponge_server.workers.strings import pack_strings, unpacked
 
 __all__ = ["example_inputs", "serve"]
 
@@ -35,8 +38,6 @@ _VICTIM_SCORE = 500  # in thousandths of the memory limit, more than server and 
 
 _DECODE_BYTES = 16 << 20
 """Memory that an image may always take while it is decoded. Part of the reserve; a photograph needs less."""
-
-_OIP = {dtype: name for name, dtype in TORCH_DTYPE.items()}
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +54,9 @@ def example_inputs(model: LoadedModel, rows: int) -> list[torch.Tensor]:
     inputs = []
     for spec in model.inputs:
         made = example_tensor(spec, rows)
+        if spec.datatype == "BYTES":
+            inputs.append(_string_array(made.data, made.shape))
+            continue
         flat = torch.frombuffer(bytearray(made.data), dtype=TORCH_DTYPE[spec.datatype])
         inputs.append(_laid_out(flat.reshape(made.shape), model.channels_last))
     return inputs
@@ -180,7 +184,9 @@ def _prepare(
                 continue
         else:
             tensors = [
-                torch.frombuffer(view[start : start + size], dtype=TORCH_DTYPE[spec.datatype]).reshape(shape)
+                _string_array(view[start : start + size], shape)
+                if spec.datatype == "BYTES"
+                else torch.frombuffer(view[start : start + size], dtype=TORCH_DTYPE[spec.datatype]).reshape(shape)
                 for (start, size, shape), spec in zip(item["tensors"], model.inputs, strict=True)
             ]
         ready.append(_Ready(index, tensors[0].shape[0], tensors))
@@ -207,6 +213,9 @@ def _joined(group: list[_Ready], channels_last: bool) -> list[torch.Tensor]:
     rows = sum(item.rows for item in group)
     joined = []
     for position, first in enumerate(group[0].inputs):
+        if isinstance(first, np.ndarray):
+            joined.append(np.concatenate([item.inputs[position] for item in group]))
+            continue
         layout = torch.channels_last if channels_last and first.ndim == 4 else torch.contiguous_format
         whole = torch.empty((rows, *first.shape[1:]), dtype=first.dtype, memory_format=layout)
         start = 0
@@ -217,7 +226,16 @@ def _joined(group: list[_Ready], channels_last: bool) -> list[torch.Tensor]:
     return joined
 
 
+def _string_array(data: bytes | bytearray | memoryview, shape: Sequence[int]) -> Any:
+    """Strings as a model takes them."""
+    array = np.empty(math.prod(shape), dtype=object)
+    array[:] = unpacked(data)
+    return array.reshape(shape)
+
+
 def _laid_out(tensor: torch.Tensor, channels_last: bool) -> torch.Tensor:
+    if isinstance(tensor, np.ndarray):
+        return tensor
     layout = torch.channels_last if channels_last and tensor.ndim == 4 else torch.contiguous_format
     return tensor.contiguous(memory_format=layout)
 
@@ -227,14 +245,27 @@ def _write(named: list[tuple[str, torch.Tensor]], outputs: SharedMemory, end: in
     described = []
     for name, tensor in named:
         start = aligned(end)
+        if isinstance(tensor, np.ndarray):
+            rows = [pack_strings(_bytes(value) for value in row.flat) for row in tensor.reshape(len(tensor), -1)]
+            ends = [0, *itertools.accumulate(map(len, rows))]
+            end = start + ends[-1]
+            outputs.grow(end)
+            outputs.map[start:end] = b"".join(rows)
+            entry = {"name": name, "datatype": "BYTES", "shape": list(tensor.shape), "start": start, "ends": ends}
+            described.append(entry)
+            continue
         size = tensor.numel() * tensor.element_size()
         end = start + size
         outputs.grow(end)
         if size:
             target = torch.frombuffer(outputs.map, dtype=tensor.dtype, count=tensor.numel(), offset=start)
             target.reshape(tensor.shape).copy_(tensor)
-        described.append({"name": name, "datatype": _OIP[tensor.dtype], "shape": list(tensor.shape), "start": start})
+        described.append({"name": name, "datatype": datatype_of(tensor), "shape": list(tensor.shape), "start": start})
     return described, end
+
+
+def _bytes(value: Any) -> bytes:
+    return value if isinstance(value, bytes) else str(value).encode()
 
 
 def _not_finite(named: list[tuple[str, torch.Tensor]], group: list[_Ready]) -> dict[int, str]:
@@ -243,7 +274,7 @@ def _not_finite(named: list[tuple[str, torch.Tensor]], group: list[_Ready]) -> d
     for name, tensor in named:
         # A sum is not finite if one of its terms is not: one pass without allocation in the normal case. If only the
         # sum overflows, the rows are checked one by one.
-        if not tensor.is_floating_point() or math.isfinite(float(tensor.sum())):
+        if isinstance(tensor, np.ndarray) or not tensor.is_floating_point() or math.isfinite(float(tensor.sum())):
             continue
         start = 0
         for item in group:
