@@ -1,4 +1,4 @@
-"""Forecasts arrivals from the recent rate, with a stochastic margin, and the recent distribution of the remaining SLO.
+"""Forecasts arrivals: the recent rate with a stochastic margin, and the recent distribution of remaining SLO and size.
 
 The caller reports every arrival. Nothing is drawn at random, so a plan can be replayed.
 """
@@ -22,16 +22,18 @@ TIGHTEST: Final = 0.1
 
 @dataclass(init=False, slots=True, order=True)
 class Arrival:
-    """An expected request: when it can be queued, when its answer is due (both in seconds), and its model."""
+    """An expected request: when it can be queued, when its answer is due (both in seconds), its model and its size."""
 
     at: float
     deadline: float
     model: int = 0
+    size: float = 1.0
 
-    def __init__(self, at: float, deadline: float, model: int = 0) -> None:  # written out as in `Running`
+    def __init__(self, at: float, deadline: float, model: int = 0, size: float = 1.0) -> None:  # as in `Running`
         self.at = at
         self.deadline = deadline
         self.model = model
+        self.size = size
 
 
 class Forecaster:
@@ -51,14 +53,14 @@ class Forecaster:
         self._window_s = window_s
         self._recent_s = recent_s
         self._sigmas = sigmas
-        self._seen: deque[tuple[float, float, int]] = deque()
+        self._seen: deque[tuple[float, float, int, float]] = deque()
         self._started: float | None = None
 
-    def observe(self, now: float, remaining_slo_s: float, model: int = 0) -> None:
+    def observe(self, now: float, remaining_slo_s: float, model: int = 0, size: float = 1.0) -> None:
         """Records that a request arrived with `remaining_slo_s` left; <= 0 means that the network used all of it."""
         if self._started is None:
             self._started = now
-        self._seen.append((now, remaining_slo_s, model))
+        self._seen.append((now, remaining_slo_s, model, size))
         self._forget(now)
 
     def rate(self, now: float) -> float:
@@ -69,7 +71,7 @@ class Forecaster:
         lived = max(now - self._started, 0.25)
         mean = len(self._seen) / min(self._window_s, lived)
         span = min(self._recent_s, lived)
-        recent = len([at for at, _, _ in self._seen if at > now - span]) / span
+        recent = len([at for at, _, _, _ in self._seen if at > now - span]) / span
         if recent <= mean:
             return mean
         # A rise counts at once, minus its own standard error, which is larger for arrivals in bursts.
@@ -79,7 +81,7 @@ class Forecaster:
         """Variance over mean of the counts in short bins: 1 for Poisson arrivals, more for bursts; at least 1."""
         bins = round(min(self._window_s, max(now - (self._started or now), BIN_S)) / BIN_S)
         counts = [0] * bins
-        for at, _, _ in self._seen:
+        for at, _, _, _ in self._seen:
             counts[min(bins - 1, int((now - at) / BIN_S))] += 1
         mean = len(self._seen) / bins
         return max(1.0, sum([(count - mean) ** 2 for count in counts]) / bins / mean)
@@ -90,7 +92,7 @@ class Forecaster:
         Args:
             at: quantiles in 0..1.
         """
-        values = sorted(left for _, left in self._recent(now))
+        values = sorted(left for _, left, _ in self._recent(now))
         return [values[min(len(values) - 1, int(q * len(values)))] for q in at] if values else []
 
     def forecast(self, now: float, horizon_s: float) -> list[Arrival]:
@@ -113,20 +115,24 @@ class Forecaster:
             # A golden-ratio walk visits the quantiles evenly in any stretch of arrivals, so tight ones do not cluster.
             quantile = ((number + 0.5) * GOLDEN) % 1.0
             at = now + (i + 0.5) * horizon_s / count
-            model, left = among[int(quantile * len(among))]
-            arrivals.append(Arrival(at, at + left, model))
+            model, left, size = among[int(quantile * len(among))]
+            arrivals.append(Arrival(at, at + left, model, size))
         return arrivals
 
-    def _recent(self, now: float) -> list[tuple[int, float]]:
-        """(model, remaining SLO) of the recent arrivals, sorted, so that the walk keeps the shares of the models."""
+    def _recent(self, now: float) -> list[tuple[int, float, float]]:
+        """(model, remaining SLO, size) of the recent arrivals, sorted, so that the walk keeps the models' shares.
+
+        Remaining SLO and size stay together: long texts may be the patient ones.
+        """
         self._forget(now)
-        recent = [(model, left) for at, left, model in self._seen if at > now - self._recent_s and left > 0]
-        return sorted(recent or [(model, left) for _, left, model in self._seen if left > 0])
+        since = now - self._recent_s
+        recent = [(model, left, size) for at, left, model, size in self._seen if at > since and left > 0]
+        return sorted(recent or [(model, left, size) for _, left, model, size in self._seen if left > 0])
 
     def _forget(self, now: float) -> None:
         while self._seen and self._seen[0][0] <= now - self._window_s:
             self._seen.popleft()
 
 
-def _left(seen: tuple[int, float]) -> float:
+def _left(seen: tuple[int, float, float]) -> float:
     return seen[1]

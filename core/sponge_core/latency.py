@@ -2,6 +2,9 @@
 
 The formula is that of "Sponge" (EuroMLSys 2024, section 3), with threads for its cores. `sponge_profiles` fits the
 model, and the server corrects it online through `scaled`.
+
+Where rows differ in work, by tokens or pixels, `SizeCurve` says how gamma and delta grow with the size of a row. `at`
+and `of_batch` then give the model of one size or of one batch, so that whoever knows l(b, k) needs no other formula.
 """
 
 from __future__ import annotations
@@ -9,13 +12,38 @@ from __future__ import annotations
 import math
 import sys
 from bisect import bisect_right
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Final
 
-__all__ = ["LatencyModel"]
+__all__ = ["LatencyModel", "SizeCurve"]
 
 FLOOR_S: Final = 1e-4
 """The least predicted time. The published fits have a negative epsilon and fall below zero outside their grid."""
+
+
+@dataclass(frozen=True, slots=True)
+class SizeCurve:
+    """How the time of a row grows with its size (tokens, pixels, any number > 0 that the model declares).
+
+    A row of size s takes gamma*g(s)/k + delta*d(s), with g(s) = p0 + p1*s + p2*s**2 and d(s) likewise, and no negative
+    coefficient. The quadratic part is that of attention.
+
+    Attributes:
+        parallel: (p0, p1, p2), the factor on gamma.
+        serial: (d0, d1, d2), the factor on delta.
+        padded: each row of a batch costs as much as the largest in it; else each costs its own.
+    """
+
+    parallel: tuple[float, float, float]
+    serial: tuple[float, float, float]
+    padded: bool = True
+
+    def factors(self, size: float) -> tuple[float, float]:
+        """The factors on gamma and delta of a row of this size."""
+        p0, p1, p2 = self.parallel
+        d0, d1, d2 = self.serial
+        return p0 + (p1 + p2 * size) * size, d0 + (d1 + d2 * size) * size
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,6 +62,7 @@ class LatencyModel:
         by_cell: makes a table of the formula: for each thread count 1, 2, ... a row of factors, one for each batch size
             1, 2, ...; the last row and column extend beyond. No factor is below 1, and in no row is a larger batch
             faster, because the dispatch rule uses the formula as a lower bound.
+        sizes: how gamma and delta grow with the size of a row; None: all rows cost the same.
     """
 
     gamma: float
@@ -45,6 +74,41 @@ class LatencyModel:
     max_batch: int = sys.maxsize
     by_threads: tuple[float, ...] = ()
     by_cell: tuple[tuple[float, ...], ...] = ()
+    sizes: SizeCurve | None = None
+
+    def at(self, size: float) -> LatencyModel:
+        """The model of rows that all have this size. It is this model if sizes make no difference."""
+        if self.sizes is None:
+            return self
+        parallel, serial = self.sizes.factors(size)
+        return self._with_factors(parallel, serial)
+
+    def of_batch(self, sizes: Sequence[float]) -> LatencyModel:
+        """The model whose l(len(sizes), k) is the time of one batch with rows of these sizes, at least one."""
+        curve = self.sizes
+        if curve is None:
+            return self
+        if curve.padded:
+            return self.at(max(sizes))
+        parallel = serial = 0.0
+        for size in sizes:
+            one = curve.factors(size)
+            parallel += one[0]
+            serial += one[1]
+        return self._with_factors(parallel / len(sizes), serial / len(sizes))
+
+    def _with_factors(self, parallel: float, serial: float) -> LatencyModel:
+        return LatencyModel(
+            self.gamma * parallel,
+            self.delta * serial,
+            self.epsilon,
+            self.eta,
+            self.interference,
+            self.error,
+            self.max_batch,
+            self.by_threads,
+            self.by_cell,
+        )
 
     def latency(self, batch: int, threads: int) -> float:
         """Seconds for a batch of `batch` >= 1 items on `threads` >= 1 dedicated threads, with no other lane running."""

@@ -295,7 +295,7 @@ class ServiceRun:
                 break
             if request.sent <= now:
                 at = request.arrival if expects is None else now + expects(request, received_at, now)
-                found.append(Arrival(at, request.deadline, request.model))
+                found.append(Arrival(at, request.deadline, request.model, request.size))
         return tuple(sorted(found, key=lambda upload: upload.at))
 
     def _replica(self, cores: float, ready_at: float) -> Replica:

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from sponge_core.cpu_sharing import Running
 from sponge_core.dispatch.decision import Limits
 from sponge_core.dispatch.load_shedding import Demand
-from sponge_core.dispatch.moldable_edf import fastest_s, plan_step
+from sponge_core.dispatch.moldable_edf import plan_step
+from sponge_core.dispatch.step import fastest_s
 from sponge_core.latency import LatencyModel
 
 # 20 ms an item and 40 ms fixed on one thread: alone 60 ms, eight in 200 ms, so 25 ms each.

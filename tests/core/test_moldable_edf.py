@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 from sponge_core.cpu_sharing import CpuLoad, Running, thread_budget
 from sponge_core.dispatch.batch_sizing import cheapest_batch
 from sponge_core.dispatch.decision import Decision, DispatchState, Limits
-from sponge_core.dispatch.moldable_edf import decide, fastest_s
+from sponge_core.dispatch.moldable_edf import decide
+from sponge_core.dispatch.step import fastest_s
 from sponge_core.edf_queue import EdfQueue, Request
 from sponge_core.latency import FLOOR_S, LatencyModel
 

@@ -41,10 +41,12 @@ class Demand(NamedTuple):
     Attributes:
         slos: by model: the seconds that each waiting request had left on arrival, in the order of its deadlines.
         rates: by model: recent arrivals per second.
+        sizes: in the order of `slos`; empty if no model has a `SizeCurve`.
     """
 
     slos: Sequence[Sequence[float]]
     rates: Sequence[float]
+    sizes: Sequence[Sequence[float]] = ()
 
 
 class LoadShedder:
@@ -77,11 +79,11 @@ class LoadShedder:
         Args:
             best: the cheapest batch that can still serve it; None if no batch can.
         """
-        slos = self._demand.slos[model]
-        fresh = self._on_arrival(model, slos[index])
+        slos, own = self._demand.slos[model], self._of(model, index)
+        fresh = self._on_arrival(model, own, slos[index])
         if fresh is None:
             return False
-        waste = math.inf if best is None else self._cost(model, best) / self._cost(model, fresh)
+        waste = math.inf if best is None else _cost(own, best) / _cost(own, fresh)
         if waste <= WASTE or not self.saturated:
             return False
         # Someone must benefit: waiting requests that still have time for the batch that this one has missed. Requests
@@ -127,18 +129,27 @@ class LoadShedder:
     def _mean_cost(self, model: int) -> float:
         """Mean core-seconds of a request in a batch as full as its SLO allows, over a sample of the waiting ones."""
         slos = self._demand.slos[model]
-        step = max(1, len(slos) // SAMPLES)
-        costs = [self._cost(model, fresh) for slo in slos[::step] if (fresh := self._on_arrival(model, slo))]
+        costs: list[float] = []
+        for index in range(0, len(slos), max(1, len(slos) // SAMPLES)):
+            own = self._of(model, index)
+            fresh = self._on_arrival(model, own, slos[index])
+            if fresh is not None:
+                costs.append(_cost(own, fresh))
         if not costs:
             cap = self._caps[model]
             return self._models[model].latency(cap, 1) / cap
         return self._models[model].slowdown(self._beside) * sum(costs) / len(costs)
 
-    def _on_arrival(self, model: int, slo_s: float) -> BatchConfig | None:
-        """The cheapest full batch within a whole SLO, with all other threads busy."""
-        threads = self._threads
-        return cheapest_batch(self._models[model], slo_s, self._caps[model], threads, self._idle, crowd=threads)
+    def _of(self, model: int, index: int) -> LatencyModel:
+        """The model of rows like the waiting one at `index`."""
+        return self._models[model].at(self._demand.sizes[model][index]) if self._demand.sizes else self._models[model]
 
-    def _cost(self, model: int, config: BatchConfig) -> float:
-        """Core-seconds per request, without the slowdown by other lanes, which this batch cannot choose."""
-        return config.threads * self._models[model].latency(config.batch, config.threads) / config.batch
+    def _on_arrival(self, model: int, own: LatencyModel, slo_s: float) -> BatchConfig | None:
+        """The cheapest full batch of rows like this one within a whole SLO, with all other threads busy."""
+        threads = self._threads
+        return cheapest_batch(own, slo_s, self._caps[model], threads, self._idle, crowd=threads)
+
+
+def _cost(own: LatencyModel, config: BatchConfig) -> float:
+    """Core-seconds per request, without the slowdown by other lanes, which this batch cannot choose."""
+    return config.threads * own.latency(config.batch, config.threads) / config.batch

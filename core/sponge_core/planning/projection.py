@@ -16,7 +16,10 @@ from typing import Final
 from sponge_core.cpu_sharing import MIN_CORES, Running, RunningSet, speed_of, thread_budget
 from sponge_core.dispatch.decision import Limits
 from sponge_core.dispatch.load_shedding import Demand
-from sponge_core.dispatch.moldable_edf import Step, fastest_s, plan_step
+from sponge_core.dispatch.moldable_edf import plan_step
+from sponge_core.dispatch.size_matching import RowCosts
+from sponge_core.dispatch.sized_edf import plan_sized_step
+from sponge_core.dispatch.step import Step, fastest_s
 from sponge_core.forecast import Arrival
 from sponge_core.latency import LatencyModel
 
@@ -41,6 +44,7 @@ class ProjectionInput:
         overhead: cores of the quota that work beside the batches uses (HTTP, planning), at any size.
         slos: the remaining SLO of each waiting request on its arrival, in the order of `queued`. Without it the replay
             sheds no request for the benefit of others.
+        sizes: the size of each waiting request, in the order of `queued`. Needed if a model has a `SizeCurve`.
     """
 
     now: float
@@ -51,6 +55,7 @@ class ProjectionInput:
     resize_s: float
     overhead: float = 0.0
     slos: Sequence[Sequence[float]] | None = None
+    sizes: Sequence[Sequence[float]] | None = None
 
     def net(self, cores: float) -> float:
         """The cores that a quota of `cores` leaves for batches."""
@@ -102,16 +107,40 @@ class Replayer:
         self._max_cores = given.net(max_cores)
         self._in_force = given.net(given.cores)
         self._best_case = [fastest_s(model, self._max_cores) for model in models]
+        # Where requests differ in size, what each of them costs.
+        self._costs: RowCosts | None = None
+        for latency in models:
+            if latency.sizes is not None and self._costs is None:
+                self._costs = RowCosts(models, self._max_cores)
         # The waiting requests that some size can still answer in time.
         self._waiting: list[list[float]] = [[] for _ in models]
         self._slos: list[list[float]] = [[] for _ in models]
+        self._sizes: list[list[float]] = [[] for _ in models]
         for model, deadlines in enumerate(given.queued):
+            if self._costs is not None:
+                self._keep_alive(model, deadlines)
+                continue
             alive = bisect_left(deadlines, now + self._best_case[model])
             self._waiting[model] = list(deadlines[alive:])
             if given.slos is not None:
                 self._slos[model] = list(given.slos[model][alive:])
         speed = speed_of(self._in_force, sum([batch.threads for batch in given.running]))
         self._late_already = [now + batch.left_s / speed > batch.deadline for batch in given.running]
+
+    def _keep_alive(self, model: int, deadlines: Sequence[float]) -> None:
+        """As above where the least time of a request depends on its size."""
+        given = self.given
+        for index, deadline in enumerate(deadlines):
+            size = 1.0 if given.sizes is None else given.sizes[model][index]
+            if deadline >= given.now + self._least_s(model, size):
+                self._waiting[model].append(deadline)
+                self._sizes[model].append(size)
+                if given.slos is not None:
+                    self._slos[model].append(given.slos[model][index])
+
+    def _least_s(self, model: int, size: float) -> float:
+        """The least seconds of a request on the largest size."""
+        return self._best_case[model] if self._costs is None else self._costs.of(model, size).fastest_s
 
     def first_candidate(self, candidates_milli: Sequence[int], batch_cap: int) -> int:
         """Index of the smallest size that two lower bounds allow; `len(candidates_milli)` when they rule out all.
@@ -124,37 +153,64 @@ class Replayer:
             candidates_milli: sizes in millicores, ascending.
         """
         given = self.given
-        shortest = [deadlines[0] - given.now if deadlines else math.inf for deadlines in self._waiting]
-        for arrival in given.arrivals:
-            left = arrival.deadline - arrival.at
-            if self._best_case[arrival.model] <= left < shortest[arrival.model]:
-                shortest[arrival.model] = left
+        shortest = self._shortest() if self._costs is None else self._shortest_by_size(self._costs)
         busiest, works = 0.0, self._least_works(batch_cap)
         for model, deadlines in enumerate(self._waiting):
-            work = works[model]
+            work, so_far = works[model], 0.0
             for index in range(len(deadlines)):
-                busiest = max(busiest, (index + 1) * work / max(deadlines[index] - given.now, TINY_S))
+                if self._costs is None:
+                    so_far = (index + 1) * work
+                else:
+                    so_far += self._least_work(model, self._sizes[model][index], batch_cap)
+                busiest = max(busiest, so_far / max(deadlines[index] - given.now, TINY_S))
         for index, milli in enumerate(candidates_milli):
             cores = given.net(milli / 1000)
             if thread_budget(cores) < busiest * (1.0 - 1e-9):
                 continue
-            for model, left in enumerate(shortest):
-                latency = self._models[model]
+            for latency, left in shortest:
                 if left < math.inf and left < fastest_s(latency, cores, 1.0 + latency.error) * (1.0 - 1e-9):
                     break
             else:
                 return index
         return len(candidates_milli)
 
+    def _shortest(self) -> list[tuple[LatencyModel, float]]:
+        """By model: the least time that any of its requests has."""
+        shortest = [deadlines[0] - self.given.now if deadlines else math.inf for deadlines in self._waiting]
+        for arrival in self.given.arrivals:
+            left = arrival.deadline - arrival.at
+            if self._best_case[arrival.model] <= left < shortest[arrival.model]:
+                shortest[arrival.model] = left
+        return list(zip(self._models, shortest, strict=True))
+
+    def _shortest_by_size(self, costs: RowCosts) -> list[tuple[LatencyModel, float]]:
+        """The same by model and size of request."""
+        found: dict[tuple[int, float], float] = {}
+        for model, deadlines in enumerate(self._waiting):
+            for index in range(len(deadlines)):
+                key = (model, self._sizes[model][index])
+                found[key] = min(found.get(key, math.inf), deadlines[index] - self.given.now)
+        for arrival in self.given.arrivals:
+            left = arrival.deadline - arrival.at
+            if self._least_s(arrival.model, arrival.size) <= left:
+                key = (arrival.model, arrival.size)
+                found[key] = min(found.get(key, math.inf), left)
+        return [(costs.of(model, size).latency, left) for (model, size), left in found.items()]
+
     def mean_cores(self, batch_cap: int) -> float:
         """A rough estimate of the cores needed: all work at its cheapest, spread evenly until the last deadline."""
         work, until, works = 0.0, self.given.now, self._least_works(batch_cap)
         for model, deadlines in enumerate(self._waiting):
-            work += len(deadlines) * works[model]
+            if self._costs is None:
+                work += len(deadlines) * works[model]
+            else:
+                for size in self._sizes[model]:
+                    work += self._least_work(model, size, batch_cap)
             if deadlines:
                 until = max(until, deadlines[-1])
         for arrival in self.given.arrivals:
-            work += works[arrival.model]
+            sized = self._costs is not None
+            work += self._least_work(arrival.model, arrival.size, batch_cap) if sized else works[arrival.model]
             until = max(until, arrival.deadline)
         return work / max(until - self.given.now, SHORTEST_SPAN_S)
 
@@ -163,13 +219,18 @@ class Replayer:
         threads = thread_budget(self._max_cores)
         return [model.least_work(min(batch_cap, model.max_batch), threads) for model in self._models]
 
+    def _least_work(self, model: int, size: float, batch_cap: int) -> float:
+        """The same for a request of one size."""
+        latency = self._models[model].at(size) if self._costs is None else self._costs.of(model, size).latency
+        return latency.least_work(min(batch_cap, latency.max_batch), thread_budget(self._max_cores))
+
     def run(self, cores: float, limits: Limits, *, sacrifice: bool = False, enough: int = sys.maxsize) -> Projection:
         """As `project`.
 
         Args:
             enough: stop the replay at this number of misses, because the caller does not care how many more there are.
         """
-        given, models, best_case = self.given, self._models, self._best_case
+        given, models = self.given, self._models
         now, arrivals = given.now, given.arrivals
         cores, in_force = given.net(cores), self._in_force
         # A smaller quota waits until the running batches fit it, a larger one until the resize is done.
@@ -179,7 +240,10 @@ class Replayer:
 
         waiting = [deadlines.copy() for deadlines in self._waiting]
         slos = [left.copy() for left in self._slos] if sacrifice else []
-        demand = Demand(slos, _rates(now, arrivals, len(models))) if sacrifice else None
+        sizes = [line.copy() for line in self._sizes]
+        costs = None if self._costs is None else RowCosts(models, cores)
+        rates = _rates(now, arrivals, len(models)) if sacrifice else []
+        demand = Demand(slos, rates, () if costs is None else sizes) if sacrifice else None
         running = RunningSet(in_force, now)
         late_already = self._late_already
         next_key = 0
@@ -208,7 +272,12 @@ class Replayer:
                 # alone. After the last arrival no newcomer could benefit from a sacrificed request.
                 if position == count:
                     demand = None
-                step = plan_step(time, waiting, running.live(time), usable, models, own_limits, fastest, demand)
+                if costs is None:
+                    step = plan_step(time, waiting, running.live(time), usable, models, own_limits, fastest, demand)
+                else:
+                    now_running = running.live(time)
+                    step = plan_sized_step(time, waiting, sizes, now_running, usable, costs, own_limits, demand)
+                    _remove(step, sizes)
                 for launch in step.launches:
                     earliest = waiting[launch.model][launch.first]
                     running.start(next_key, launch.threads, launch.work_s, earliest, time)
@@ -244,9 +313,11 @@ class Replayer:
                 usable, budget, resized = cores, own_budget, True
             while next_at <= time:
                 arrival = arrivals[position]
-                if arrival.deadline >= next_at + best_case[arrival.model]:
+                if arrival.deadline >= next_at + self._least_s(arrival.model, arrival.size):
                     place = bisect_right(waiting[arrival.model], arrival.deadline)
                     waiting[arrival.model].insert(place, arrival.deadline)
+                    if costs is not None:
+                        sizes[arrival.model].insert(place, arrival.size)
                     if sacrifice:
                         slos[arrival.model].insert(place, arrival.deadline - arrival.at)
                     left += 1
@@ -258,6 +329,8 @@ class Replayer:
 def _remove(step: Step, lists: list[list[float]]) -> int:
     """Removes the entries that a step launches or sheds from the lists, by model; returns how many it sheds."""
     launches, shed = step.launches, len(step.sacrificed)
+    if len(step.lost_singly) > 0 or (len(launches) > 0 and len(launches[0].members) > 0):
+        return _remove_listed(step, lists)
     # From the back, so that earlier indices stay valid.
     if shed:
         gone = [(launch.model, launch.first, launch.batch) for launch in launches]
@@ -272,6 +345,15 @@ def _remove(step: Step, lists: list[list[float]]) -> int:
             shed += lost
             del lists[model][:lost]
     return shed
+
+
+def _remove_listed(step: Step, lists: list[list[float]]) -> int:
+    """As `_remove` for a step that lists its requests one by one."""
+    shed = step.sacrificed + step.lost_singly
+    gone = [(launch.model, index) for launch in step.launches for index in launch.members]
+    for model, index in sorted(gone + shed, reverse=True):
+        del lists[model][index]
+    return len(shed)
 
 
 def _rates(now: float, arrivals: Sequence[Arrival], models: int) -> list[float]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from sponge_core.cpu_sharing import thread_budget
 from sponge_core.dispatch.decision import Limits
-from sponge_core.dispatch.moldable_edf import fastest_s
+from sponge_core.dispatch.step import fastest_s
 from sponge_core.forecast import Arrival
 from sponge_core.latency import LatencyModel
 from sponge_core.planning.projection import Projection, ProjectionInput, Replayer

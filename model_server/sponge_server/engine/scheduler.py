@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from sponge_core.calibration import Calibration, Drift
 from sponge_core.cpu_sharing import MIN_CORES, Running, RunningSet, speed_of, thread_budget
 from sponge_core.dispatch.decision import DispatchState, Launch, Limits, Shed
-from sponge_core.dispatch.moldable_edf import fastest_s
 from sponge_core.dispatch.registry import Dispatcher, MoldableEdf
+from sponge_core.dispatch.step import fastest_s
 from sponge_core.edf_queue import EdfQueue, Request
 from sponge_core.latency import LatencyModel
 from sponge_core.queue_room import QueueRoom

@@ -58,7 +58,7 @@ class Hybrid:
         self._too_many_since: float | None = None
 
     def arrived(self, now: float, request: Request) -> None:
-        self._forecaster.observe(now, request.deadline - now)
+        self._forecaster.observe(now, request.deadline - now, size=request.size)
         self._last_second.arrived(now)
 
     def plan(self, state: Observation) -> Size:
@@ -80,6 +80,7 @@ class Hybrid:
             serving * state.size.cores,
             service.resize_s,
             slos=state.queue.slos,
+            sizes=state.queue.sizes,
         )
         totals = [round(1000 * serving * cores) for cores in service.sizes]
         limits = Limits(service.max_batch, thread_budget(most), most)

@@ -37,7 +37,7 @@ class Sponge:
         self._busy_at = 0.0
 
     def arrived(self, now: float, request: Request) -> None:
-        self._forecaster.observe(now, request.deadline - now)
+        self._forecaster.observe(now, request.deadline - now, size=request.size)
 
     def plan(self, state: Observation) -> Size:
         if parked := self._parked(state):
@@ -50,6 +50,7 @@ class Sponge:
             state.size.cores,
             self._service.resize_s,
             slos=state.queue.slos,
+            sizes=state.queue.sizes,
         )
         frontier = project_frontier(given, self._sizes, [self._service.model], self._limits, counted=self.counts_misses)
         plan = self._decider.decide(state.now, round(1000 * state.size.cores), frontier.points)

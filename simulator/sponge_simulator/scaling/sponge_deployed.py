@@ -64,5 +64,6 @@ class SpongeDeployed(Sponge):
             self._service.resize_s,
             self._service.overhead_cores,
             state.queue.slos,
+            state.queue.sizes,
         )
         return project_frontier(given, self._sizes, [state.model or self._service.model], self._limits)

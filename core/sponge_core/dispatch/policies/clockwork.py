@@ -10,8 +10,8 @@ import heapq
 
 from sponge_core.cpu_sharing import speed_of, thread_budget
 from sponge_core.dispatch.decision import DispatchState, Shed
-from sponge_core.dispatch.moldable_edf import earliest
 from sponge_core.dispatch.policies.plain import BySlack, largest_in_time
+from sponge_core.dispatch.step import earliest
 
 __all__ = ["Clockwork"]
 

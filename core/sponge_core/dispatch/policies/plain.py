@@ -12,7 +12,7 @@ from itertools import islice
 from sponge_core.cpu_sharing import thread_budget
 from sponge_core.dispatch.decision import Decision, DispatchState, Launch, Shed
 from sponge_core.dispatch.interface import Dispatcher
-from sponge_core.dispatch.moldable_edf import fastest_s
+from sponge_core.dispatch.step import fastest_s
 from sponge_core.edf_queue import EdfQueue, Request
 from sponge_core.latency import LatencyModel
 
