@@ -8,6 +8,7 @@ import sys
 
 EXPERIMENTS: dict[str, tuple[str, ...]] = {
     "bench.dispatch_ablation": ("--short",),
+    "bench.experiments.sizes": ("--short",),
     "bench.decision_time": ("--short",),
     "bench.planner_speed": ("--short",),
     "bench.lane_speed": ("--rounds", "5"),

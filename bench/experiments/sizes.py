@@ -41,6 +41,7 @@ from sponge_workload.arrivals import poisson_arrivals
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+COLOURS = ("#3b6fb6", "#8a4fa3", "#c8772d", "#5b8c3a", "#b5446e")
 CORES: Final = 2
 MAX_BATCH: Final = 8
 SLOS_S: Final = {"200 ms": 0.2, "1000 ms": 1.0}
@@ -184,7 +185,7 @@ def summarise(found: Sequence[Found]) -> list[Found]:
 def draw_on(figure: Figure, rows: Sequence[Found]) -> None:
     """Draws the tight class in time, by rate."""
     axes = figure.subplots()
-    for name in dict.fromkeys(row.rule for row in rows):
+    for number, name in enumerate(dict.fromkeys(row.rule for row in rows)):
         line = sorted((row for row in rows if row.rule == name), key=lambda row: row.rate)
         ours = name == "search"
         axes.plot(
@@ -193,8 +194,9 @@ def draw_on(figure: Figure, rows: Sequence[Found]) -> None:
             label=name,
             marker="o",
             markersize=3,
+            color=SPONGE if ours else COLOURS[number % len(COLOURS)],
             linewidth=2.4 if ours else 1.2,
-            **({"color": SPONGE, "zorder": 3} if ours else {}),
+            zorder=3 if ours else 2,
         )
     axes.set_xlabel("requests per second")
     axes.set_ylabel("200 ms class in time, %")
