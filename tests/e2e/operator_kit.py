@@ -7,24 +7,30 @@ import base64
 import io
 import json
 import os
+import re
 import signal
 import time
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import aiohttp
 import numpy as np
+import pytest
 from PIL import Image
 
-from sponge_cluster import BUSYBOX_IMAGE
+import sponge_cluster
+from sponge_cluster import BUSYBOX_IMAGE, Cluster
 from sponge_operator.node.capacity import view_of
 
 __all__ = [
     "Kubectl",
     "Service",
+    "beside",
     "block_node",
     "by_hand",
     "eventually",
@@ -33,10 +39,14 @@ __all__ = [
     "memory_limit_mib",
     "millicores",
     "operator_address",
+    "operator_pods",
+    "operator_restarts",
     "quota_file",
+    "resizes",
     "scraped",
     "send",
     "server_state",
+    "standing_still",
 ]
 
 Kubectl = Callable[..., str]
@@ -204,18 +214,58 @@ def send(pod: dict[str, Any], model: str, rate: float, seconds: float, slo_ms: i
     return asyncio.run(run())
 
 
-def operator_address(kubectl: Kubectl) -> str:
-    """Where the operator's pod serves its metrics and its health."""
+@contextmanager
+def beside(work: Callable[..., Any], *args: Any) -> Iterator[Future[Any]]:
+    """Runs `work` in a thread beside the block; waits for its end, and raises what it raised."""
+    with ThreadPoolExecutor(1) as pool:
+        running = pool.submit(work, *args)
+        yield running
+        running.result()
+
+
+@contextmanager
+def standing_still(cluster: Cluster, daemon: str) -> Iterator[None]:
+    """Stops a process of the native cluster, such as "kubelet", and lets it go on at the end of the block."""
+    pids = [process.pid for process in sponge_cluster.status(cluster.name).processes if process.name == daemon]
+    if not pids:
+        pytest.skip(f"this cluster has no process {daemon} of its own")
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for pid in pids:
+            os.kill(pid, signal.SIGCONT)
+
+
+def operator_pods(kubectl: Kubectl) -> list[dict[str, Any]]:
+    """The operators' pods that are not on their way out."""
     pods = json.loads(
         kubectl("get", "pods", "-n", "sponge-system", "-l", "app.kubernetes.io/name=sponge-operator", "-o", "json")
     )["items"]
-    return next(str(pod["status"]["podIP"]) for pod in pods if "deletionTimestamp" not in pod["metadata"])
+    return [pod for pod in pods if "deletionTimestamp" not in pod["metadata"]]
+
+
+def operator_restarts(kubectl: Kubectl) -> int:
+    return sum(pod["status"]["containerStatuses"][0]["restartCount"] for pod in operator_pods(kubectl))
+
+
+def operator_address(kubectl: Kubectl) -> str:
+    """Where the operator's pod serves its metrics and its health."""
+    return str(operator_pods(kubectl)[0]["status"]["podIP"])
 
 
 def scraped(kubectl: Kubectl) -> str:
     """The operator's metrics, as Prometheus would read them."""
     with urllib.request.urlopen(f"http://{operator_address(kubectl)}:9091/metrics", timeout=5) as answer:
         return str(answer.read().decode())
+
+
+def resizes(kubectl: Kubectl, service: Service, outcome: str = "[a-z]+", reason: str = "[A-Za-z]+") -> float:
+    """How many resizes of a service ended so, by the operator's metric."""
+    labels = f'namespace="{service.namespace}",outcome="{outcome}",reason="{reason}",service="{service.name}"'
+    found = re.findall(rf"^sponge_operator_resize_total{{{labels}}} (\S+)$", scraped(kubectl), re.MULTILINE)
+    return sum(map(float, found))
 
 
 def block_node(kubectl: Kubectl, node_name: str, namespace: str, leave_milli: int) -> None:

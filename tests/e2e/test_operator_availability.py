@@ -12,7 +12,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from operator_kit import Kubectl, Service, eventually, identity, millicores, quota_file
+from operator_kit import (
+    Kubectl,
+    Service,
+    by_hand,
+    eventually,
+    identity,
+    millicores,
+    operator_pods,
+    quota_file,
+    send,
+    server_state,
+)
 
 from sponge_cluster import Cluster
 from sponge_cluster.chart import NAMESPACE, RELEASE, install_operator
@@ -20,12 +31,12 @@ from sponge_cluster.chart import NAMESPACE, RELEASE, install_operator
 pytestmark = [pytest.mark.e2e, pytest.mark.torch]
 
 
-def operators(kubectl: Kubectl) -> list[dict[str, Any]]:
-    """The operators' pods that are not on their way out."""
-    pods = json.loads(
-        kubectl("get", "pods", "-n", NAMESPACE, "-l", "app.kubernetes.io/name=sponge-operator", "-o", "json")
-    )["items"]
-    return [pod for pod in pods if "deletionTimestamp" not in pod["metadata"]]
+SPEC: dict[str, Any] = {
+    "model": {"name": "digits", "source": "digits://"},
+    "slo": {"latency": "300ms"},
+    "cpu": {"min": "250m", "max": "1", "step": "250m"},
+    "template": {"spec": {"nodeSelector": {"nowhere": "true"}}},
+}
 
 
 def leader(kubectl: Kubectl) -> str:
@@ -60,12 +71,7 @@ def uninstall(cluster: Cluster) -> None:
 def test_nothing_hangs_without_an_operator(cluster: Cluster, kubectl: Kubectl, namespace: str) -> None:
     services = [Service(kubectl, namespace, name) for name in ("first", "second")]
     for service in services:
-        service.apply(
-            model={"name": "digits", "source": "digits://"},
-            slo={"latency": "300ms"},
-            cpu={"min": "250m", "max": "1", "step": "250m"},
-            template={"spec": {"nodeSelector": {"nowhere": "true"}}},
-        )
+        service.apply(**SPEC)
     eventually(
         lambda: all(service.get().get("status", {}).get("conditions") for service in services),
         20,
@@ -83,6 +89,28 @@ def test_nothing_hangs_without_an_operator(cluster: Cluster, kubectl: Kubectl, n
     kubectl("create", "namespace", namespace)  # for the fixture, which deletes it
 
 
+@pytest.mark.long
+@pytest.mark.usefixtures("reinstalled")
+def test_what_stays_after_an_uninstall_serves_on_and_is_driven_by_the_next_operator(
+    cluster: Cluster, kubectl: Kubectl, namespace: str, digits: Service
+) -> None:
+    pod, quota = digits.pod(), quota_file(digits.pod())
+    # Here the services go first, and the operator after them.
+    gone = Service(kubectl, namespace, "gone")
+    gone.apply(**SPEC)
+    eventually(lambda: gone.get().get("status", {}).get("conditions"), 20, "the operator has seen it")
+    kubectl("delete", "namespace", namespace, "--timeout=40s")
+    kubectl("create", "namespace", namespace)  # for the fixture, which deletes it
+    uninstall(cluster)
+    assert send(pod, "digits", rate=5, seconds=1, slo_ms=2000) == {200: 5}
+    by_hand(digits, 1000)
+    eventually(lambda: server_state(digits, pod)["cores_milli"] == 1000, 90, "without an operator, the quota rules")
+    install_operator(cluster)
+    eventually(lambda: millicores(quota) == 250, 30, "the next operator drives it")
+    eventually(lambda: digits.is_("Planning", "True", "Auto"), 10, "and says so")
+    assert identity(digits.pod()) == identity(pod)
+
+
 @pytest.mark.usefixtures("reinstalled")
 def test_another_operator_takes_over(cluster: Cluster, kubectl: Kubectl, digits: Service) -> None:
     pod, quota = digits.pod(), quota_file(digits.pod())
@@ -90,13 +118,13 @@ def test_another_operator_takes_over(cluster: Cluster, kubectl: Kubectl, digits:
 
     def one_of_two_leads() -> bool:
         # The Lease may still name the operator of before.
-        names = [one["metadata"]["name"] for one in operators(kubectl)]
+        names = [one["metadata"]["name"] for one in operator_pods(kubectl)]
         return len(names) == 2 and leader(kubectl) in names
 
     eventually(one_of_two_leads, 60, "two operators, of which one leads")
     # It dies in the middle of a resize.
     first = leader(kubectl)
-    (acting,) = [one for one in operators(kubectl) if one["metadata"]["name"] == first]
+    (acting,) = [one for one in operator_pods(kubectl) if one["metadata"]["name"] == first]
     digits.patch(cpu={"min": "500m", "max": "1500m", "step": "125m"})
     os.kill(pid_of(acting), signal.SIGKILL)
     began = time.monotonic()
@@ -110,6 +138,7 @@ def test_another_operator_takes_over(cluster: Cluster, kubectl: Kubectl, digits:
     digits.patch(cpu={"min": "250m", "max": "1500m", "step": "125m"})
     eventually(lambda: millicores(quota) == 250, 10, "and drives the pod")
     print(f"handed over in {time.monotonic() - began:.1f} s")
+    eventually(lambda: digits.is_("Planning", "True", "Auto"), 5, "the status is its own")
     assert identity(digits.pod()) == identity(pod)
 
 
@@ -117,7 +146,7 @@ def test_another_operator_takes_over(cluster: Cluster, kubectl: Kubectl, digits:
 def test_a_leader_that_was_stopped_for_long_finds_itself_replaced_or_goes_on(kubectl: Kubectl, digits: Service) -> None:
     """Alone, it takes its own Lease again; its process does not restart."""
     quota = quota_file(digits.pod())
-    (pod,) = operators(kubectl)
+    (pod,) = operator_pods(kubectl)
     pid = pid_of(pod)
     os.kill(pid, signal.SIGSTOP)
     try:
@@ -128,4 +157,4 @@ def test_a_leader_that_was_stopped_for_long_finds_itself_replaced_or_goes_on(kub
     eventually(lambda: millicores(quota) == 500, 15, "it goes on")
     digits.patch(cpu={"min": "250m", "max": "1500m", "step": "125m"})
     eventually(lambda: millicores(quota) == 250, 10, "and on")
-    assert pid_of(operators(kubectl)[0]) == pid
+    assert pid_of(operator_pods(kubectl)[0]) == pid

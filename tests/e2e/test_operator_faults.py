@@ -2,24 +2,17 @@
 
 from __future__ import annotations
 
-import json
-
 import pytest
-from operator_kit import Kubectl, Service, eventually, identity, millicores, quota_file
+from operator_kit import Kubectl, Service, eventually, identity, millicores, operator_restarts, quota_file, scraped
 
 pytestmark = [pytest.mark.e2e, pytest.mark.torch]
-
-
-def restarts_of_the_operator(kubectl: Kubectl) -> int:
-    pods = kubectl("get", "pods", "-n", "sponge-system", "-l", "app.kubernetes.io/name=sponge-operator", "-o", "json")
-    return sum(pod["status"]["containerStatuses"][0]["restartCount"] for pod in json.loads(pods)["items"])
 
 
 def test_a_pod_that_is_deleted_while_it_is_resized_is_followed_by_one_of_the_new_size(
     kubectl: Kubectl, digits: Service
 ) -> None:
     eventually(lambda: millicores(quota_file(digits.pod())) == 250, 40, "an idle pod has its smallest size")
-    before, restarts = digits.pod(), restarts_of_the_operator(kubectl)
+    before, restarts = digits.pod(), operator_restarts(kubectl)
     digits.patch(cpu={"min": "1"})
     name = before["metadata"]["name"]
     kubectl("delete", "pod", name, "-n", digits.namespace, "--grace-period=0", "--force", "--wait=false")
@@ -34,4 +27,6 @@ def test_a_pod_that_is_deleted_while_it_is_resized_is_followed_by_one_of_the_new
         digits.patch(cpu={"min": "250m"})
     eventually(lambda: millicores(quota_file(digits.pod())) == 250, 20, "the new pod is resized as the old one was")
     assert identity(digits.pod())[2] == 0
-    assert restarts_of_the_operator(kubectl) == restarts
+    assert ("Normal", "Ready") in digits.events()
+    eventually(lambda: name not in scraped(kubectl), 5, "the series of the old pod end with it")
+    assert operator_restarts(kubectl) == restarts

@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import pytest
-from operator_kit import Kubectl, Service, block_node, eventually, identity, millicores, quota_file, scraped, send
+from operator_kit import (
+    Kubectl,
+    Service,
+    beside,
+    block_node,
+    eventually,
+    identity,
+    millicores,
+    quota_file,
+    resizes,
+    send,
+)
 
 from sponge_cluster import BUSYBOX_IMAGE
 from sponge_core.quantities import cpu_quantity, parse_cpu_milli
@@ -23,19 +32,9 @@ LOAD_RPS = 150
 @contextmanager
 def busy(service: Service, seconds: float = 12) -> Iterator[None]:
     """Sends more than one core answers in time; waits for the end of the load."""
-    pod = service.pod()
-    with ThreadPoolExecutor(1) as pool:
-        load = pool.submit(send, pod, "digits", LOAD_RPS, seconds, 300)
+    with beside(send, service.pod(), "digits", LOAD_RPS, seconds, 300) as load:
         yield
-        counts = load.result()
-        assert counts.get(200, 0) > 0, counts
-
-
-def refused(kubectl: Kubectl, service: Service, reason: str) -> float:
-    """How many resizes of the service ended for this reason, by the operator's metric."""
-    labels = f'namespace="{service.namespace}",outcome="[a-z]+",reason="{reason}",service="{service.name}"'
-    found = re.findall(rf"^sponge_operator_resize_total{{{labels}}} (\S+)$", scraped(kubectl), re.MULTILINE)
-    return sum(map(float, found))
+    assert load.result().get(200, 0) > 0, load.result()
 
 
 @pytest.fixture
@@ -55,7 +54,7 @@ def test_a_limit_range_bounds_the_size_and_the_condition_ends_with_it(kubectl: K
         eventually(lambda: millicores(quota) == 500, 5, "the pod gets the largest size that the LimitRange allows")
         eventually(lambda: digits.is_("ResizeBlocked", "True", "LimitRange"), 5, "and the condition says why")
         assert "a LimitRange of the namespace allows 0.5 cores" in digits.condition("ResizeBlocked")["message"]
-        assert refused(kubectl, digits, "LimitRange") <= 3
+        assert resizes(kubectl, digits, reason="LimitRange") <= 3
         kubectl("delete", "limitrange", "most", "-n", digits.namespace)
         eventually(lambda: millicores(quota) > 500, 12, "without it, the pod grows under the same load")
         eventually(lambda: digits.is_("ResizeBlocked", "False", "NothingBlocked"), 5, "and nothing is blocked")
@@ -113,7 +112,7 @@ def test_beside_a_sidecar_on_a_full_node_the_largest_size_that_fits_is_found(
         eventually(lambda: service.is_("ResizeBlocked", "True", "Deferred"), 5, "and the condition says why")
         message = service.condition("ResizeBlocked")["message"]
         assert f"node {pod['spec']['nodeName']} has room for 0.65 cores of this container now" in message
-        assert refused(kubectl, service, "Deferred") <= 2
+        assert resizes(kubectl, service, reason="Deferred") <= 2
         kubectl("delete", "pod", "blocker", "-n", namespace, "--timeout=30s")
         eventually(lambda: millicores(quota) > 625, 20, "once the node has room, the pod grows")
     assert identity(service.pod()) == identity(pod)

@@ -105,13 +105,13 @@ def test_a_full_node_blocks_a_resize_and_says_so(kubectl: Kubectl, digits: Servi
 
     def taken_back() -> bool:
         limits = digits.pod()["spec"]["containers"][0]["resources"]["limits"]
-        return bool(limits["cpu"] == "250m")
+        return bool(limits["cpu"] == "650m")
 
-    eventually(taken_back, 5, "no deferred resize is left standing")
-    assert millicores(quota) == 250
+    eventually(taken_back, 5, "no deferred resize is left standing, and what the node has is asked for")
+    eventually(lambda: millicores(quota) == 650, 5, "though it is less than cpu.min")
     # The range is made possible again: the pod moves though the ceiling still holds.
     digits.patch(cpu={"min": "375m"})
-    eventually(lambda: millicores(quota) == 375, 10, "what the node has is used")
+    eventually(lambda: millicores(quota) == 375, 10, "the pod follows it")
     assert identity(digits.pod()) == identity(pod)
     digits.patch(cpu={"min": "250m"})
     kubectl("delete", "pod", "blocker", "-n", digits.namespace, "--timeout=30s")

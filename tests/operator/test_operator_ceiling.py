@@ -204,6 +204,9 @@ def next_size(wanted: int, has: int, history: resize.History, now: float) -> int
     return possible(Recommendation(wanted, 8, True, "grow"), has, sizes, floor, ceiling).cores_milli
 
 
+SOME = (*range(50, 250, 50), *range(250, 16_001, 125))
+"""The sizes of the range, and those below it for where none of them is allowed."""
+
 grid = st.integers(0, 126).map(lambda n: 250 + 125 * n)
 CLUSTERS = st.builds(
     Cluster,
@@ -212,7 +215,7 @@ CLUSTERS = st.builds(
     webhook=st.integers(200, 20_000),
     least=st.integers(1, 3000),
     others=st.integers(0, 3000),
-    has=grid,
+    has=st.one_of(grid, st.integers(10, 249)),
 )
 
 
@@ -237,9 +240,12 @@ def test_the_search_never_repeats_a_refused_size_and_ends_at_the_best_allowed_on
     else:
         pytest.fail(f"no end after {cluster.asked}")
     if wanted > start:
-        allowed = [size for size in range(250, wanted + 1, 125) if cluster.least <= size <= cluster.most]
+        allowed = [size for size in SOME if size <= wanted and cluster.least <= size <= cluster.most]
         # A floor above the wanted size may lift it; nothing else may.
-        assert cluster.has == max([start, *allowed]) or start < wanted < cluster.least
+        lifted = start < wanted < cluster.least
+        # Between a floor above a size below the range and a ceiling without a figure, it is not searched for.
+        lost = start < min(250, cluster.least)
+        assert cluster.has == max([start, *allowed]) or lifted or lost
     elif wanted < cluster.least:
         assert cluster.has == start or cluster.has - 125 < max(cluster.least, wanted) <= cluster.has
     else:

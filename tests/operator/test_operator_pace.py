@@ -89,7 +89,9 @@ def test_a_pace_never_reverses_or_overshoots_and_reaches_the_size_in_the_end(
         pytest.param(500, 1000, None, None, (1000, True, "grow"), id="nothing was refused"),
         pytest.param(500, 1000, None, 1000, (1000, True, "grow"), id="below the ceiling"),
         pytest.param(500, 1000, None, 900, (750, False, "ceiling"), id="above the ceiling"),
-        pytest.param(100, 250, None, 200, (100, False, "ceiling"), id="no size below the ceiling"),
+        pytest.param(100, 250, None, 230, (200, False, "ceiling"), id="no size below the ceiling: what there is"),
+        pytest.param(120, 250, None, 140, (120, False, "ceiling"), id="nor anything more than the present size"),
+        pytest.param(50, 3000, None, 249, (200, False, "ceiling"), id="a parked pod wakes to what the node has"),
         pytest.param(1000, 750, None, 500, (1000, False, "ceiling"), id="the present size is above the ceiling"),
         pytest.param(1000, 500, None, 500, (500, True, "grow"), id="from above the ceiling to below it"),
         pytest.param(1000, 250, 400, None, (500, True, "floor"), id="below the floor"),
@@ -97,12 +99,28 @@ def test_a_pace_never_reverses_or_overshoots_and_reaches_the_size_in_the_end(
         pytest.param(450, 250, 500, None, (450, True, "floor"), id="the present size is below the floor"),
         pytest.param(250, 375, 500, None, (500, True, "floor"), id="a grow to below the floor"),
         pytest.param(500, 250, 4100, None, (500, True, "floor"), id="no size above the floor"),
+        pytest.param(6000, 4000, 4120, None, (4150, True, "floor"), id="no size above the floor, from further above"),
     ],
 )
 def test_possible(has: int, want: int, floor: int | None, ceiling: int | None, expected: tuple[int, bool, str]) -> None:
     within = sizes_within(SIZES, floor, None if ceiling is None else max(ceiling, has))
     moved = possible(wanted(want), has, within, floor, ceiling)
     assert (moved.cores_milli, moved.feasible, moved.reason) == expected
+
+
+@pytest.mark.parametrize("room", [180, 260, 600])
+def test_a_minimum_above_what_the_node_has_gives_what_it_has(room: int) -> None:
+    async def scenario(_: VirtualLoop) -> None:
+        cpu: dict[str, Any] = {"min": "1", "max": "2", "step": "500m"}
+        world = World(start=100, room=room, cpu=cpu)
+        await world.run(3.0)
+        assert world.quota == room // 50 * 50
+        assert world.outcomes() == {"deferred": 1, "actuated": 1}
+        assert world.controller is not None
+        assert world.controller.state.blocked is not None
+        assert world.controller.state.blocked.reason == "Deferred"
+
+    run_virtual(scenario)
 
 
 def held(world: World) -> dict[str, float]:

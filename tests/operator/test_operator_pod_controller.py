@@ -101,9 +101,9 @@ def test_a_node_too_small_for_the_smallest_size_is_not_asked_again_and_again() -
         await world.run(1.5)
         world.body["spec"]["cpu"] = {"min": "1", "max": "2", "step": "500m"}
         await world.run(9.0)
-        assert world.patches() == [1000, 500]
+        assert world.patches() == [1000, 500, 600]
         await world.run(11.0)
-        assert world.patches() == [1000, 500, 1000, 500]
+        assert world.patches() == [1000, 500, 600, 1000, 600]
         assert world.controller is not None
         assert world.controller.state.recommendation is not None
         assert world.controller.state.recommendation.reason == "ceiling"

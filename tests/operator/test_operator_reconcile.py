@@ -213,6 +213,23 @@ def test_a_pod_without_address_costs_nothing_and_its_reason_is_told() -> None:
     assert world.cluster.count("get") <= 3
 
 
+def test_a_pod_that_waits_for_its_secret_gets_one() -> None:
+    async def act(world: World) -> None:
+        world.roll_out(1)
+        await asyncio.sleep(5.0)
+        world.cluster.calls.clear()
+        del world.cluster.objects["Secret", "digits-sponge-control"]
+        waits = pod(1, phase="Pending", podIP=None, conditions=[])
+        waits["spec"]["nodeName"] = "n1"
+        world.pods.update(waits)
+        await asyncio.sleep(2.0)
+        assert ("Secret", "digits-sponge-control") in world.cluster.objects
+
+    world = scenario(act)
+    assert len(world.servers.tokens) == 1, "it is the token from before"
+    assert world.cluster.count("get", "Secret") <= 8, "it waits on, and is looked after ever less often"
+
+
 def test_another_autoscaler_is_noticed_at_once_and_given_way() -> None:
     target = {"kind": "Deployment", "apiVersion": "apps/v1", "name": "digits"}
     hpa = {"metadata": {"namespace": "team-a", "name": "h", "uid": "h"}, "spec": {"scaleTargetRef": target}}

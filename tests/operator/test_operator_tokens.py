@@ -93,6 +93,21 @@ async def test_a_lost_secret_comes_back_with_the_token_that_the_servers_know() -
     assert (held(kube), tokens.known) == ("first", ("first",))
 
 
+@pytest.mark.parametrize("left", [None, b"two words"])
+async def test_a_secret_that_is_lost_or_spoilt_is_made_again_by_whoever_looks_for_it(left: bytes | None) -> None:
+    kube, tokens = FakeKube(b"first"), Tokens()
+    workload = await applied(kube, tokens)
+    kube.secret = None
+    if left is not None:
+        kube.write(left)
+    assert workload.due_at() > 1.0
+    await workload.learn_access(parse_service(body()))
+    assert workload.due_at() < 1.0
+    await workload.keep(parse_service(body()), now=1.0)
+    assert (held(kube), tokens.known) == ("first", ("first",))
+    assert workload.due_at() > 1.0
+
+
 def test_few_former_tokens_are_kept_and_the_newest_comes_first() -> None:
     tokens = Tokens()
     for token in ("a", "b", "c", "d", "c", "c"):

@@ -77,6 +77,15 @@ async def test_what_others_change_is_undone(kind: str) -> None:
     assert (kind, NAMES[kind]) in cluster.objects
 
 
+async def test_a_secret_that_was_lost_comes_back_with_the_next_edit() -> None:
+    cluster = Cluster()
+    kept = workload(cluster)
+    await kept.keep(service(), 0.0)
+    del cluster.objects["Secret", NAMES["Secret"]]
+    await kept.keep(service(2), 1.0)
+    assert ("Secret", NAMES["Secret"]) in cluster.objects
+
+
 @pytest.mark.parametrize("kind", KINDS)
 async def test_a_foreign_object_is_left_alone_and_named(kind: str) -> None:
     cluster = Cluster()

@@ -13,6 +13,9 @@ __all__ = ["HELD", "Pace", "paced", "possible"]
 HELD = ("grow-paused", "shrink-paused", "cooldown")
 """Reasons of a recommendation that is held back by the service's own settings."""
 
+PART_MILLI = 50
+"""Outside of the range, where only refusals lead, sizes are multiples of this, so that the search for one ends."""
+
 
 @dataclass(frozen=True, slots=True)
 class Pace:
@@ -38,6 +41,9 @@ def possible(
 ) -> Recommendation:
     """The recommendation, moved to a size that is not refused: the nearest one above, else the largest one.
 
+    Where every size of the range is refused, it is the nearest one outside of it: what a full node still has may be
+    less than `cpu.min`, and yet much more than a parked pod has.
+
     Args:
         has_milli: the size in force, which is always possible.
         sizes: the sizes within floor and ceiling, as far as there are any.
@@ -46,13 +52,15 @@ def possible(
     """
     milli = wanted.cores_milli
     if ceiling_milli is not None and milli > ceiling_milli and milli != has_milli:
-        best = (
-            has_milli if has_milli > ceiling_milli or sizes.min_milli > ceiling_milli else sizes.at_most(ceiling_milli)
-        )
+        best = has_milli
+        if has_milli <= ceiling_milli:
+            below = ceiling_milli // PART_MILLI * PART_MILLI
+            best = max(has_milli, below) if sizes.min_milli > ceiling_milli else sizes.at_most(ceiling_milli)
         return replace(wanted, cores_milli=best, feasible=False, reason="ceiling")
     if floor_milli is not None and milli < floor_milli and milli != has_milli:
-        best = has_milli if milli < has_milli < sizes.min_milli or sizes.min_milli < floor_milli else sizes.min_milli
-        return replace(wanted, cores_milli=best, reason="floor")
+        above = -(-floor_milli // PART_MILLI) * PART_MILLI
+        best = sizes.min_milli if sizes.min_milli >= floor_milli else min(has_milli, above)
+        return replace(wanted, cores_milli=has_milli if milli < has_milli < best else best, reason="floor")
     return wanted
 
 

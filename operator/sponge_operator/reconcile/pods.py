@@ -186,6 +186,9 @@ class ServicePods:
 
     @property
     def all_reached(self) -> bool:
+        """Whether every server answers, and every pod that a node has taken has an address."""
+        if any(_has_no_address(pod) for pod in self._own):
+            return False
         return all(driven.controller.state.reachable for driven in self._driven.values())
 
     async def forget_lost(self) -> None:
@@ -226,20 +229,22 @@ class ServicePods:
         await asyncio.gather(*(self._fall_back(pod, spec.cpu.fallback) for pod in self._own))
 
     async def _fall_back(self, pod: Mapping[str, Any], fallback_milli: int | None) -> None:
-        target = _target(self._context, pod, self._tokens, self._trust)
+        target = await self._let_go(pod)
         least, has = fallback_milli or startup_of(pod), resize.actual_milli(target.observe(None))
-        with contextlib.suppress(ServerError):
-            await let_go(target, self._context.control)
         if least is not None and has is not None and has < least:
             event(log, "pod.left", pod=target.name, cores=cores_text(least))
             await restore(target, least)
 
     async def _restore(self, pod: Mapping[str, Any]) -> None:
+        await self._let_go(pod)
+        await restore_startup(self._context, pod)
+        await restore_memory(self._context.kube, pod, memory_rule(self._service().spec))
+
+    async def _let_go(self, pod: Mapping[str, Any]) -> PodTarget:
         target = _target(self._context, pod, self._tokens, self._trust)
         with contextlib.suppress(ServerError):  # it notices by itself after a while
             await let_go(target, self._context.control)
-        await restore_startup(self._context, pod)
-        await restore_memory(self._context.kube, pod, memory_rule(self._service().spec))
+        return target
 
 
 async def restore_startup(context: Context, pod: Mapping[str, Any]) -> None:
@@ -259,6 +264,13 @@ def _target(context: Context, pod: Mapping[str, Any], tokens: Tokens, trust: Tru
         tokens=lambda: tokens.known,
         trust=lambda: trust.context,
     )
+
+
+def _has_no_address(pod: Mapping[str, Any]) -> bool:
+    """Whether a node has taken the pod and has not set it up yet; it waits for its Secrets, for example."""
+    status = pod.get("status") or {}
+    is_alive = status.get("phase") == "Pending" and not pod["metadata"].get("deletionTimestamp")
+    return is_alive and bool(pod["spec"].get("nodeName")) and not status.get("podIP")
 
 
 def _substance(state: PodState) -> object:

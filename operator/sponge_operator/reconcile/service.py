@@ -34,7 +34,10 @@ GAP_S = 0.05
 """Between two passes: events come in crowds."""
 
 RETRY_S = 5.0
-"""Before the Secrets of a server that is not reached are read again, and a step that failed is tried again."""
+"""Before a step that failed is tried again."""
+
+FIRST_ACCESS_S, LAST_ACCESS_S = 5.0, 60.0
+"""Before the Secrets of a server that is not reached are read again; doubles with each time."""
 
 
 class ServiceReconciler:
@@ -57,6 +60,7 @@ class ServiceReconciler:
         self._tokens = Tokens()
         self._trust = Trust()
         self._access_at = 0.0
+        self._access_looks = 0
         self._woken = asyncio.Event()
         self._workload = Workload(context.kube, service, context.settings, self._tokens, self._trust)
         self._pods = ServicePods(context, events, self._driven_by, self._tokens, self._trust, self._woken.set)
@@ -194,11 +198,15 @@ class ServiceReconciler:
             self._events.emit("Warning", "InternalError", message, about="keep_child")
 
     async def _follow_access(self) -> None:
-        """Reads token and certificate again while a server is not reached: it may have others already."""
+        """Reads token and certificate again while a server is not reached: it may have others, or wait for them."""
         now = self._context.clock()
-        if now < self._access_at or self._pods.all_reached:
+        if self._pods.all_reached:
+            self._access_looks = 0
             return
-        self._access_at = now + RETRY_S
+        if now < self._access_at:
+            return
+        self._access_at = now + min(LAST_ACCESS_S, FIRST_ACCESS_S * 2**self._access_looks)
+        self._access_looks += 1
         with contextlib.suppress(ApiError):
             await self._workload.learn_access(self._service)
 

@@ -93,6 +93,8 @@ class Workload:
         """When `keep` should run next, on its clock, unless the service or a child changes."""
         if self._is_over:
             return float("inf")
+        if self._is_changed:
+            return float("-inf")
         retries = [child.retry_at for child in self._children.values() if child.obstacle is not None]
         return min(self._resync_at, self._references_at, *retries)
 
@@ -112,6 +114,8 @@ class Workload:
         if self._is_over or not (is_edited or self._is_changed or held != self._was_held or now >= self.due_at()):
             return
         self._generation, self._is_changed, self._was_held = service.generation, False, held
+        if is_edited:
+            self._children["Secret"].doubt()  # no watch reports its changes
         if now >= self._resync_at:
             # Spread over time, because all services of a cluster are found at once when the operator starts.
             self._resync_at = now + self._settings.resync_s * (0.5 + secrets.randbelow(1000) / 1000)
@@ -184,11 +188,17 @@ class Workload:
         self._references_at = now + MISSING_S if is_missing else self._resync_at
 
     async def learn_access(self, service: SpongeService) -> None:
-        """Reads what connections to the servers need: token and, if they have one, certificate. Raises ApiError."""
+        """Reads what connections to the servers need: token and, if they have one, certificate. Raises ApiError.
+
+        Where the token has gone, `keep` is due, which makes another.
+        """
         secret = self._children["Secret"]
         await secret.look(service)
         if token := _token(secret.present):
             self.tokens.learn(token)
+        else:
+            secret.doubt()
+            self._is_changed = True
         await self._learn_certificate(service)
 
     async def _learn_certificate(self, service: SpongeService) -> None:
