@@ -176,7 +176,7 @@ def choose_cidrs(in_use: Iterable[str]) -> tuple[str, str]:
         raise ClusterError("no address range is free for pods and services: this machine has routes for all candidates")
 
     pods = first_free(f"10.{second}.0.0/24" for second in range(244, 256))
-    services = first_free(f"10.{second}.0.0/24" for second in (*range(96, 128), *range(64, 96)))
+    services = first_free(f"10.{second}.0.0/20" for second in (*range(96, 128), *range(64, 96)))
     return pods, services
 
 
