@@ -152,7 +152,7 @@ def test_many_services_cost_next_to_nothing_and_slow_nobody_down(
     cluster: Cluster, kubectl: Kubectl, digits: Service, crowd: str, record_property: Any
 ) -> None:
     began = time.monotonic()
-    # The local cluster has addresses for about 250 Services; what lacks one is tried ever less often.
+    # A cluster may have fewer addresses for Services; what lacks one is tried ever less often.
     told = {"Unschedulable", "ApplyFailed"}
     eventually(lambda: reasons(kubectl, crowd) <= told, 60, "the status of each says why it waits")
     told_s = time.monotonic() - began

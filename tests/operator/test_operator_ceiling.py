@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from sponge_core.control_api import SizeRange
@@ -219,6 +219,7 @@ CLUSTERS = st.builds(
 )
 
 
+@example(cluster=Cluster(node=625, quota=625, webhook=625, least=501, others=0, has=250), wanted=750)
 @given(cluster=CLUSTERS, wanted=grid)
 def test_the_search_never_repeats_a_refused_size_and_ends_at_the_best_allowed_one(
     cluster: Cluster, wanted: int

@@ -231,10 +231,9 @@ class Held:
 
     def limit(self, has_milli: int, step_milli: int) -> int:
         """The last size that may be asked for; see `Bound.limit`."""
-        nearest = max if self.bound.below else min
-        return self.bound.limit(
-            has_milli if self.granted_milli is None else nearest(has_milli, self.granted_milli), step_milli
-        )
+        if self.granted_milli is not None:
+            has_milli = (max if self.bound.below else min)(has_milli, self.granted_milli)
+        return self.bound.limit(has_milli, step_milli)
 
     def forbids(self, milli: int) -> bool:
         """Whether the size was refused, or lies beyond what is possible."""
@@ -275,7 +274,9 @@ class History:
 
     def ceiling_milli(self, now: float, has_milli: int, step_milli: int) -> int | None:
         """The largest size that may be asked for, with `has_milli` in force; None for no known bound."""
-        return _limit(self.ceiling, now, has_milli, step_milli)
+        # The search for it begins above the sizes that are too small.
+        too_small = (self.floor_milli(now, has_milli, step_milli) or 1) - 1
+        return _limit(self.ceiling, now, max(has_milli, too_small), step_milli)
 
     def floor_milli(self, now: float, has_milli: int, step_milli: int) -> int | None:
         """The smallest size that may be asked for; None for no known bound."""
@@ -283,7 +284,7 @@ class History:
 
 
 def _limit(held: Held | None, now: float, has_milli: int, step_milli: int) -> int | None:
-    return None if held is None or now >= held.until else held.limit(has_milli, step_milli)
+    return held.limit(has_milli, step_milli) if held is not None and now < held.until else None
 
 
 def step(observed: Observed, target_milli: int, history: History, now: float) -> Action:
