@@ -20,7 +20,7 @@ from sponge_core.cpu_sharing import Running
 from sponge_core.dispatch.decision import DispatchState, Limits
 from sponge_core.dispatch.moldable_edf import decide
 from sponge_core.edf_queue import EdfQueue, Request
-from sponge_core.latency import LatencyModel
+from sponge_core.latency import LatencyModel, SizeCurve
 from sponge_profiles.profile import load_profile
 
 if TYPE_CHECKING:
@@ -67,6 +67,18 @@ def scenes() -> list[Scene]:
     ]
 
 
+def sized_scenes() -> list[Scene]:
+    """The same where the requests differ in size."""
+    draw = random.Random(1)
+    curve = SizeCurve((0.0, 1 / 64, 0.0), (0.0, 1 / 64, 0.0))
+    sized = replace(load_profile("resnet18").latency_model(), sizes=curve)
+    found = []
+    for scene in scenes()[:6]:
+        requests = [replace(request, size=float(round(draw.lognormvariate(4.0, 0.9)))) for request in scene.queue]
+        found.append(Scene(f"{scene.name}, many sizes", EdfQueue(requests), scene.running, scene.cores, [sized]))
+    return found
+
+
 def measure(scene: Scene, repeat: int) -> list[float]:
     """Seconds of each of `repeat` decisions. A decision changes nothing, so every repetition does the same work."""
     limits = Limits(16, int(scene.cores), scene.cores)
@@ -87,7 +99,7 @@ def main() -> None:
     for column in ("scene", "launched", "given up", "p50", "p99"):
         table.add_column(column, justify="left" if column == "scene" else "right")
     rows: list[dict[str, Any]] = []
-    for scene in scenes():
+    for scene in [*scenes(), *sized_scenes()]:
         seconds = measure(scene, repeat)
         limits = Limits(16, int(scene.cores), scene.cores)
         made = decide(DispatchState(0.0, scene.queue, scene.running, scene.cores, scene.models, limits))

@@ -1,9 +1,10 @@
 """Learns from finished batches how much slower or faster a model runs here than its profile says.
 
 There is one factor for all batches and one for each thread count, because a formula can be right for one thread and
-wrong for four. A factor follows a gain slowly (after some twenty batches), a loss quickly (most of it within five), and
-is bounded. Noise alone does not move it: the profile's error already accounts for the variation of the latency, and
-counting it twice would refuse requests that could be answered in time.
+wrong for four. Where rows differ in size there is one for each octave of sizes, too. A factor follows a gain slowly
+(after some twenty batches), a loss quickly (most of it within five), and is bounded. Noise alone does not move it: the
+profile's error already accounts for the variation of the latency, and counting it twice would refuse requests that
+could be answered in time.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from __future__ import annotations
 import math
 from dataclasses import replace
 
-from sponge_core.latency import LatencyModel
+from sponge_core.latency import LatencyModel, octave_of
 
 __all__ = ["Calibration", "Drift"]
 
@@ -65,6 +66,7 @@ class Calibration:
     def __init__(self) -> None:
         self._all = _Estimate()
         self._by_threads: dict[int, _Estimate] = {}
+        self._by_octave: dict[int, _Estimate] = {}
         self._count = 0
 
     @property
@@ -77,7 +79,9 @@ class Calibration:
 
         An old factor is at least that of all batches, because it may have missed that the machine became slower.
         """
-        own = self._by_threads.get(threads)
+        return self._own(self._by_threads.get(threads))
+
+    def _own(self, own: _Estimate | None) -> float:
         if own is None:
             return self._all.ratio
         return own.ratio if self._count - own.seen_at <= FRESH else max(own.ratio, self._all.ratio)
@@ -86,21 +90,32 @@ class Calibration:
         """The latency model of a profile, corrected by the factors."""
         most = max(self._by_threads, default=0)
         by_threads = tuple(self.factor(threads) / self.ratio for threads in range(1, most + 1))
-        return replace(profile.scaled(self.ratio), by_threads=by_threads)
+        sizes = profile.sizes
+        if sizes is not None:
+            octaves = range(max(self._by_octave, default=-1) + 1)
+            # Relative to all batches, as the factors by threads are.
+            by_octave = tuple(self._own(self._by_octave.get(octave)) / self.ratio for octave in octaves)
+            sizes = replace(sizes, by_octave=by_octave)
+        return replace(profile.scaled(self.ratio), by_threads=by_threads, sizes=sizes)
 
-    def observe(self, predicted_s: float, measured_s: float, threads: int = 1) -> float:
+    def observe(self, predicted_s: float, measured_s: float, threads: int = 1, size: float | None = None) -> float:
         """Learns from one batch; returns its ratio of measured to predicted time.
 
         Args:
             predicted_s: seconds by the uncorrected profile.
             measured_s: seconds that it took.
             threads: of the batch.
+            size: of its rows, their largest where they are padded; None: all rows cost the same.
         """
         sample = measured_s / predicted_s
         self._count += 1
         own = self._by_threads.setdefault(threads, _Estimate(self._all.ratio))
         own.seen_at = self._count
         own.observe(sample)
+        if size is not None:
+            octave = self._by_octave.setdefault(octave_of(size), _Estimate(self._all.ratio))
+            octave.seen_at = self._count
+            octave.observe(sample)
         self._all.observe(sample)
         return sample
 

@@ -14,12 +14,17 @@ import sys
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Final, Literal
 
-__all__ = ["LatencyModel", "SizeCurve"]
+__all__ = ["LatencyModel", "SizeCurve", "octave_of"]
 
 FLOOR_S: Final = 1e-4
 """The least predicted time. The published fits have a negative epsilon and fall below zero outside their grid."""
+
+
+def octave_of(size: float) -> int:
+    """0 for sizes below 1, 1 from 1 to 2, 2 from 2 to 4, 3 from 4 to 8, ..."""
+    return max(0, math.frexp(size)[1])
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,12 +37,21 @@ class SizeCurve:
     Attributes:
         parallel: (p0, p1, p2), the factor on gamma.
         serial: (d0, d1, d2), the factor on delta.
-        padded: each row of a batch costs as much as the largest in it; else each costs its own.
+        join: what a batch of several sizes costs. `padded`: as if each row had the largest size in it. `ragged`: each
+            row its own. `alike`: there are none, only rows of one size share a batch.
+        by_octave: factors on the whole time for sizes below 1, from 1 to 2, 2 to 4, 4 to 8, ... where measurements
+            differ from the curve; 1 beyond.
     """
 
     parallel: tuple[float, float, float]
     serial: tuple[float, float, float]
-    padded: bool = True
+    join: Literal["padded", "ragged", "alike"] = "padded"
+    by_octave: tuple[float, ...] = ()
+
+    def octave_factor(self, size: float) -> float:
+        """The factor on the whole time of a batch whose rows have this size, or this one on average."""
+        octave = octave_of(size)
+        return self.by_octave[octave] if octave < len(self.by_octave) else 1.0
 
     def factors(self, size: float) -> tuple[float, float]:
         """The factors on gamma and delta of a row of this size."""
@@ -81,28 +95,29 @@ class LatencyModel:
         if self.sizes is None:
             return self
         parallel, serial = self.sizes.factors(size)
-        return self._with_factors(parallel, serial)
+        return self._with_factors(parallel, serial, self.sizes.octave_factor(size))
 
     def of_batch(self, sizes: Sequence[float]) -> LatencyModel:
         """The model whose l(len(sizes), k) is the time of one batch with rows of these sizes, at least one."""
         curve = self.sizes
         if curve is None:
             return self
-        if curve.padded:
+        if curve.join != "ragged":
             return self.at(max(sizes))
         parallel = serial = 0.0
         for size in sizes:
             one = curve.factors(size)
             parallel += one[0]
             serial += one[1]
-        return self._with_factors(parallel / len(sizes), serial / len(sizes))
+        count = len(sizes)
+        return self._with_factors(parallel / count, serial / count, curve.octave_factor(sum(sizes) / count))
 
-    def _with_factors(self, parallel: float, serial: float) -> LatencyModel:
+    def _with_factors(self, parallel: float, serial: float, whole: float) -> LatencyModel:
         return LatencyModel(
-            self.gamma * parallel,
-            self.delta * serial,
-            self.epsilon,
-            self.eta,
+            self.gamma * parallel * whole,
+            self.delta * serial * whole,
+            self.epsilon * whole,
+            self.eta * whole,
             self.interference,
             self.error,
             self.max_batch,

@@ -16,8 +16,9 @@ from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from sponge_server.workers.interface import RefusedError, TensorSpec
+from sponge_server.workers.row_size import RowSize
 
-__all__ = ["Input", "InputError", "Model"]
+__all__ = ["Input", "InputError", "Model", "RowSize"]
 
 Input = TensorSpec
 """One input: its name, its Open Inference Protocol datatype, and its shape without the batch; -1 means any size."""
@@ -39,6 +40,7 @@ class Model:
         labels: names of the classes, in the order of the last dimension of the first output.
         max_batch: most rows of one batch; None: any number.
         finite: whether NaN and Inf in an output are errors of their rows.
+        size: the dimension that a row's work grows with, as the tokens of a text; None: all rows cost the same.
     """
 
     inputs: tuple[Input, ...] = ()
@@ -46,6 +48,7 @@ class Model:
     labels: tuple[str, ...] | None = None
     max_batch: int | None = None
     finite: bool = True
+    size: RowSize | None = None
     steps: ClassVar[tuple[str, ...]] = ("preprocess", "predict", "postprocess")
 
     def setup(self) -> None:

@@ -10,7 +10,18 @@ from itertools import pairwise
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-__all__ = ["GridPoint", "LanePoint", "LatencyPercentiles", "Part", "QuotaPoint", "contradictions"]
+from sponge_profiles.size_fit import Join
+
+__all__ = [
+    "GridPoint",
+    "LanePoint",
+    "LatencyPercentiles",
+    "Part",
+    "QuotaPoint",
+    "SizeTerms",
+    "SizedPoint",
+    "contradictions",
+]
 
 _FASTER_TOLERANCE = 0.10  # noise: a larger batch may measure this much faster
 
@@ -49,6 +60,27 @@ class GridPoint(LatencyPercentiles):
 
     batch: int = Field(ge=1)
     threads: int = Field(ge=1)
+
+
+class SizedPoint(GridPoint):
+    """The same with rows of one size, where rows differ in size."""
+
+    size: float = Field(gt=0)
+
+
+class SizeTerms(Part):
+    """How a row's time grows with its size, as factors on gamma and delta: (p0, p1, p2) is p0 + p1*s + p2*s**2.
+
+    `reference` is the size that gamma and delta are for. `join` says what a batch of several sizes costs: as if each
+    row had the largest (`padded`), each row its own (`ragged`), or there are no such batches (`alike`).
+    `unseen_p80_percent`: 80 % of the points are this close to a fit that has not seen their size.
+    """
+
+    reference: float = Field(gt=0)
+    join: Join
+    parallel: tuple[float, float, float]
+    serial: tuple[float, float, float]
+    unseen_p80_percent: float | None = Field(default=None, ge=0)
 
 
 class QuotaPoint(LatencyPercentiles):

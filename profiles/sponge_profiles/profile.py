@@ -18,10 +18,20 @@ from pydantic import Field, ValidationError, model_validator
 
 from sponge_core.cpu_sharing import speed_of, stall_of, thread_budget
 from sponge_core.errors import ProfileError
-from sponge_core.latency import LatencyModel
+from sponge_core.latency import LatencyModel, SizeCurve
 from sponge_profiles.fitting import Fit, Point, fit, judge
 from sponge_profiles.interpolation import with_table
-from sponge_profiles.points import GridPoint, LanePoint, LatencyPercentiles, Part, QuotaPoint, contradictions
+from sponge_profiles.points import (
+    GridPoint,
+    LanePoint,
+    LatencyPercentiles,
+    Part,
+    QuotaPoint,
+    SizedPoint,
+    SizeTerms,
+    contradictions,
+)
+from sponge_profiles.size_fit import Join, SizedTime, fit_sizes
 from sponge_profiles.validation import CrossValidation, Form, HeldOut, cross_validate
 
 __all__ = [
@@ -87,6 +97,9 @@ class Profile(Part):
 
     `form` says what predicts: the formula with `coefficients_ms`, or a table of the points. `error` is that form's: of
     the formula over the points, of the table over points left out of it. `r2` and `mape_percent` are the formula's.
+
+    Where rows differ in size, `points` and `coefficients_ms` are for the reference size of `sizes`, and `error` is that
+    over the points of all sizes.
     """
 
     name: str = Field(min_length=1)
@@ -106,7 +119,9 @@ class Profile(Part):
     mape_percent: float | None = Field(default=None, ge=0)
     validation: Validation | None = None
     memory: MemoryUse | None = None
+    sizes: SizeTerms | None = None
     points: tuple[GridPoint, ...] = Field(min_length=1)
+    sized_points: tuple[SizedPoint, ...] = ()
     quotas: tuple[QuotaPoint, ...] = ()
     lanes: tuple[LanePoint, ...] = ()
 
@@ -198,6 +213,48 @@ class Profile(Part):
         except ValidationError as invalid:
             raise ProfileError(f"profile '{name}': {_first_error(invalid)}") from None
 
+    def with_sizes(self, points: Sequence[SizedPoint], reference: float, join: Join) -> Profile:
+        """The same profile fitted anew, together with points of other sizes.
+
+        Args:
+            points: of at least two sizes besides the reference.
+            reference: the size of the rows of the profile's own points.
+            join: what a batch of several sizes costs.
+
+        Raises:
+            ProfileError: the points are impossible, or of too few sizes.
+        """
+        own = [SizedTime(p.batch, p.threads, reference, p.latency_s) for p in _points(self.points, self.percentile)]
+        others = [
+            SizedTime(p.batch, p.threads, p.size, ms / 1e3)
+            for p in points
+            if (ms := p.at(self.percentile)) is not None and p.size != reference
+        ]
+        found = fit_sizes([*own, *others], reference, join)
+        model, unseen = found.model, found.unseen
+        curve = model.sizes or SizeCurve((1.0, 0.0, 0.0), (1.0, 0.0, 0.0), join)
+        p50, p90, most = (round(float(q), 4) for q in np.quantile(found.errors, (0.5, 0.9, 1.0)))
+        p80 = round(float(np.quantile(np.abs(unseen), 0.8)) * 100, 2) if unseen else None
+        changes = {
+            "form": "formula",
+            "coefficients_ms": {
+                name: round(getattr(model, name) * 1e3, 4) for name in ("gamma", "delta", "epsilon", "eta")
+            },
+            "error": {"p50": p50, "p90": p90, "max": most},
+            "sizes": {
+                "reference": reference,
+                "join": join,
+                "parallel": curve.parallel,
+                "serial": curve.serial,
+                "unseen_p80_percent": p80,
+            },
+            "sized_points": [p.model_dump() for p in points],
+        }
+        try:
+            return Profile.model_validate(self.model_dump() | changes)
+        except ValidationError as invalid:
+            raise ProfileError(f"profile '{self.name}': {_first_error(invalid)}") from None
+
     def latency_model(self) -> LatencyModel:
         """The core's model, in seconds; its error is the 90 % quantile, at least 0."""
         formula = self._formula()
@@ -212,6 +269,7 @@ class Profile(Part):
             eta=c.eta / 1e3,
             interference=self.interference,
             error=max(0.0, self.error.p90),
+            sizes=None if self.sizes is None else SizeCurve(self.sizes.parallel, self.sizes.serial, self.sizes.join),
         )
 
     def allowed_ms(self, cores: float, batch: int) -> float:
@@ -230,7 +288,7 @@ class Profile(Part):
     def to_yaml(self) -> str:
         """The file's text, fields in reading order."""
         data = self.model_dump(mode="json", exclude_none=True)
-        tables = {field: data.pop(field) for field in ("points", "quotas", "lanes")}
+        tables = {field: data.pop(field) for field in ("points", "sized_points", "quotas", "lanes")}
         text: str = yaml.safe_dump(data, sort_keys=False, width=110)
         for field, points in tables.items():
             if points:  # one line each, because a table is easier to read than 150 lines of keys

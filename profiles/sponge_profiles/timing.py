@@ -13,26 +13,30 @@ import re
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal, TypedDict
 
 import numpy as np
 
 from sponge_core.errors import ProfileError
-from sponge_profiles.points import GridPoint
+from sponge_profiles.points import GridPoint, SizedPoint
 from sponge_profiles.profile import Profile
+from sponge_profiles.size_fit import Join
 
 __all__ = [
     "BatchTime",
     "Grow",
     "Percentiles",
     "RunBatch",
+    "RunSized",
     "Samples",
     "cpu_type",
     "grid_points",
     "machine_name",
     "measure_grid",
     "measure_interference",
+    "measure_sizes",
     "percentiles",
     "quick_profile",
 ]
@@ -52,6 +56,9 @@ class BatchTime:
 
 RunBatch = Callable[[int, int], Awaitable[BatchTime]]
 """Runs one batch, given (batch, threads), on a free lane; may be called for several lanes at once."""
+
+RunSized = Callable[[int, int, int], Awaitable[BatchTime]]
+"""The same for rows of one size, given (batch, threads, size)."""
 
 Grow = Callable[[int], Awaitable[bool]]
 """Asks for a CPU limit of so many cores; returns whether it is in force."""
@@ -208,6 +215,54 @@ async def quick_profile(
         interference=interference,
         max_batch=sizes[-1],
     )
+
+
+async def measure_sizes(
+    run_batch: RunSized,
+    profile: Profile,
+    sizes: Sequence[int],
+    reference: int,
+    join: Join,
+    budget_s: float,
+    clock: Callable[[], float] = time.monotonic,
+) -> Profile:
+    """Measures single rows of other sizes, on one thread and on the most threads of a profile, and fits it anew.
+
+    Args:
+        run_batch: runs one batch, given (batch, threads, size).
+        profile: of rows of the reference size.
+        join: what a batch of several sizes costs.
+        budget_s: start no batch after this many seconds; each size gets an equal part.
+
+    Returns:
+        The profile with sizes.
+    """
+    counts = sorted({1, max(point.threads for point in profile.points)})
+    points = []
+    others = [size for size in sizes if size != reference]
+    for size in others:
+        samples = await measure_grid(
+            partial(_of_size, run_batch, size),
+            [(1, threads) for threads in counts],
+            _WALK_ROUNDS,
+            budget_s / len(others),
+            clock=clock,
+        )
+        # One thread by its CPU time, more by the wall clock, as in `quick_profile`.
+        points += [
+            SizedPoint(
+                batch=batch,
+                threads=threads,
+                size=size,
+                **percentiles([time.cpu_s if threads == 1 else time.wall_s for time in times]),
+            )
+            for (batch, threads), times in samples.items()
+        ]
+    return await asyncio.to_thread(profile.with_sizes, points, reference, join)
+
+
+async def _of_size(run_batch: RunSized, size: int, batch: int, threads: int) -> BatchTime:
+    return await run_batch(batch, threads, size)
 
 
 def _doubling(threads: Sequence[int], above: float) -> list[int]:

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from sponge_core.calibration import HIGHEST, LOWEST, Calibration, Drift
-from sponge_core.latency import FLOOR_S, LatencyModel
+from sponge_core.latency import FLOOR_S, LatencyModel, SizeCurve
 
 MODEL = LatencyModel(gamma=0.04, delta=0.005, epsilon=0.0, eta=0.005)
 
@@ -95,3 +95,16 @@ def test_one_stall_is_no_trend() -> None:
     calibration = Calibration()
     calibration.observe(0.05, 5.0)
     assert calibration.ratio <= 1.2
+
+
+def test_sizes_that_the_profile_misjudges_are_corrected_apart() -> None:
+    profile = LatencyModel(0.001, 0.0, 0.0, 0.001, sizes=SizeCurve((0.0, 1.0, 0.0), (0.0, 0.0, 0.0)))
+    calibration = Calibration()
+    for _ in range(200):
+        for size, slower in ((16.0, 1.0), (256.0, 1.5)):
+            predicted_s = profile.at(size).latency(1, 1)
+            calibration.observe(predicted_s, slower * predicted_s, 1, size)
+    corrected = calibration.calibrated(profile)
+    assert corrected.at(256.0).latency(1, 1) == pytest.approx(1.5 * profile.at(256.0).latency(1, 1), rel=0.05)
+    assert corrected.at(16.0).latency(1, 1) == pytest.approx(profile.at(16.0).latency(1, 1), rel=0.05)
+    assert corrected.at(4000.0).latency(1, 1) >= profile.at(4000.0).latency(1, 1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Literal, get_args
 
 import pytest
 from hypothesis import given
@@ -15,10 +16,15 @@ from sponge_core.dispatch.size_matching import RowCosts, SizedLine, cheapest_mat
 from sponge_core.edf_queue import EdfQueue, Request
 from sponge_core.latency import LatencyModel, SizeCurve
 
+Join = Literal["padded", "ragged", "alike"]
+JOINS = st.sampled_from(get_args(Join))
+
 # A row of size s takes s ms of parallel work; a batch takes 9 ms besides.
 PLAIN = LatencyModel(gamma=0.001, delta=0.0, epsilon=0.0, eta=0.009)
 PADDED = replace(PLAIN, sizes=SizeCurve((0.0, 1.0, 0.0), (0.0, 0.0, 0.0)))
-RAGGED = replace(PLAIN, sizes=SizeCurve((0.0, 1.0, 0.0), (0.0, 0.0, 0.0), padded=False))
+RAGGED = replace(PLAIN, sizes=SizeCurve((0.0, 1.0, 0.0), (0.0, 0.0, 0.0), join="ragged"))
+ALIKE = replace(PLAIN, sizes=SizeCurve((0.0, 1.0, 0.0), (0.0, 0.0, 0.0), join="alike"))
+MODELS: dict[Join, LatencyModel] = {"padded": PADDED, "ragged": RAGGED, "alike": ALIKE}
 LIMITS = Limits(batch_cap=8, lanes=8, max_cores=2.0)
 
 rows_of_any_size = st.lists(
@@ -53,6 +59,10 @@ def test_where_nothing_is_padded_the_batch_follows_the_deadlines() -> None:
     assert launched(at_once(queue((1.0, 10.0), (1.1, 100.0), (1.2, 11.0)), RAGGED)) == [([0, 1, 2], 1)]
 
 
+def test_where_rows_of_several_sizes_cannot_share_a_batch_only_equal_ones_do() -> None:
+    assert launched(at_once(queue((1.0, 10.0), (1.1, 11.0), (1.2, 10.0)), ALIKE)) == [([0, 2], 1)]
+
+
 def test_nobody_is_passed_who_would_then_be_late() -> None:
     # The second is in time after the head alone (19 + 109 ms), not after a batch of both short ones (31 + 109 ms).
     assert launched(at_once(queue((1.0, 10.0), (1.0, 100.0), (1.2, 11.0)), PADDED)) == [([0, 2], 1)]
@@ -85,7 +95,7 @@ def test_the_server_decides_again_when_the_first_request_is_lost_whichever_it_is
     cores=st.floats(0.3, 6.0),
     lanes=st.integers(1, 5),
     size=st.sampled_from([1.0, 64.0]),
-    padded=st.booleans(),
+    join=JOINS,
     rate=st.sampled_from([1.0, 100.0]),
 )
 def test_with_one_size_the_decision_is_that_of_moldable_edf(
@@ -94,11 +104,11 @@ def test_with_one_size_the_decision_is_that_of_moldable_edf(
     cores: float,
     lanes: int,
     size: float,
-    padded: bool,
+    join: Join,
     rate: float,
 ) -> None:
     plain = LatencyModel(gamma=0.04, delta=0.01, epsilon=0.005, eta=0.004, error=0.1, interference=0.02)
-    curve = SizeCurve((0.0, 1.0 / size, 0.0), (1.0, 0.0, 0.0), padded)
+    curve = SizeCurve((0.0, 1.0 / size, 0.0), (1.0, 0.0, 0.0), join)
     limits = Limits(4, lanes, max(cores, 2.0))
     rows = EdfQueue(Request(i, -i / rate, deadline, size=size) for i, deadline in enumerate(deadlines))
     state = DispatchState(0.0, rows, running, cores, [plain], limits)
@@ -110,11 +120,11 @@ def test_with_one_size_the_decision_is_that_of_moldable_edf(
     assert ours.wake_at is None or ours.wake_at == pytest.approx(theirs.wake_at)
 
 
-@given(rows=rows_of_any_size, running=running_lists, cores=st.floats(0.5, 4.0), padded=st.booleans())
+@given(rows=rows_of_any_size, running=running_lists, cores=st.floats(0.5, 4.0), join=JOINS)
 def test_no_rule_of_the_house_is_broken(
-    rows: list[tuple[float, float]], running: list[Running], cores: float, padded: bool
+    rows: list[tuple[float, float]], running: list[Running], cores: float, join: Join
 ) -> None:
-    model = replace(PADDED if padded else RAGGED, error=0.05)
+    model = replace(MODELS[join], error=0.05)
     waiting = queue(*rows)
     before = list(waiting)
     made = decide(DispatchState(0.0, waiting, running, cores, [model], LIMITS))
@@ -124,6 +134,7 @@ def test_no_rule_of_the_house_is_broken(
     busy = sum(batch.threads for batch in running)
     assert sum(launch.threads for launch in made.launches) <= max(0, thread_budget(cores) - busy)
     for launch in made.launches:
+        assert join != "alike" or len({r.size for r in launch.requests}) == 1
         work_s = model.of_batch([r.size for r in launch.requests]).latency(len(launch.requests), launch.threads)
         assert launch.work_s == pytest.approx(work_s)
         assert work_s * 1.05 <= min(r.deadline for r in launch.requests) + 1e-9, "nobody is launched to be late"
@@ -131,9 +142,9 @@ def test_no_rule_of_the_house_is_broken(
         assert order == sorted(order)
 
 
-@given(rows=rows_of_any_size, padded=st.booleans(), cores=st.floats(0.5, 4.0))
-def test_among_equals_the_earlier_one_goes_first(rows: list[tuple[float, float]], padded: bool, cores: float) -> None:
-    made = at_once(queue(*rows), PADDED if padded else RAGGED, cores)
+@given(rows=rows_of_any_size, join=JOINS, cores=st.floats(0.5, 4.0))
+def test_among_equals_the_earlier_one_goes_first(rows: list[tuple[float, float]], join: Join, cores: float) -> None:
+    made = at_once(queue(*rows), MODELS[join], cores)
     gone = {r.id for launch in made.launches for r in launch.requests} | {s.request.id for s in made.sheds}
     for first, row in enumerate(rows):
         for second in range(first + 1, len(rows)):
@@ -154,12 +165,12 @@ def test_a_batch_costs_no_more_than_its_rows_one_by_one(rows: list[tuple[float, 
     sizes=st.lists(st.floats(1.0, 500.0), min_size=1, max_size=8),
     more=st.floats(0.0, 100.0),
     threads=st.integers(1, 8),
-    padded=st.booleans(),
+    join=JOINS,
 )
 def test_a_batch_never_gets_faster_with_size_nor_slower_with_threads(
-    sizes: list[float], more: float, threads: int, padded: bool
+    sizes: list[float], more: float, threads: int, join: Join
 ) -> None:
-    model = replace(PLAIN, delta=0.0005, sizes=SizeCurve((0.1, 0.9, 0.002), (0.0, 0.2, 0.0), padded))
+    model = replace(PLAIN, delta=0.0005, sizes=SizeCurve((0.1, 0.9, 0.002), (0.0, 0.2, 0.0), join))
     batch = len(sizes)
     before = model.of_batch(sizes).latency(batch, threads)
     larger = model.of_batch([*sizes[:-1], sizes[-1] + more]).latency(batch, threads)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Literal, get_args
 
 import pytest
 from hypothesis import given
@@ -15,6 +16,9 @@ from sponge_core.latency import LatencyModel, SizeCurve
 from sponge_core.planning.frontier import project_frontier
 from sponge_core.planning.projection import ProjectionInput, project
 
+Join = Literal["padded", "ragged", "alike"]
+JOINS = st.sampled_from(get_args(Join))
+
 PLAIN = LatencyModel(gamma=0.04, delta=0.01, epsilon=0.005, eta=0.004, error=0.1)
 SIZES_MILLI = (1000, 2000, 3000, 4000, 6000, 8000)
 LIMITS = Limits(8, 8, 8.0)
@@ -23,9 +27,9 @@ deadline_lists = st.lists(st.floats(0.01, 1.5), max_size=12).map(sorted)
 arrival_lists = st.lists(st.tuples(st.floats(0.0, 1.0), st.floats(0.05, 1.0)), max_size=20).map(sorted)
 
 
-def sized(size: float, padded: bool = True) -> LatencyModel:
+def sized(size: float, join: Join = "padded") -> LatencyModel:
     """`PLAIN` for rows of this size; a row of another size has proportional work."""
-    return replace(PLAIN, sizes=SizeCurve((0.0, 1.0 / size, 0.0), (0.0, 1.0 / size, 0.0), padded))
+    return replace(PLAIN, sizes=SizeCurve((0.0, 1.0 / size, 0.0), (0.0, 1.0 / size, 0.0), join))
 
 
 def needed(given: ProjectionInput, model: LatencyModel) -> float:
@@ -39,7 +43,7 @@ def needed(given: ProjectionInput, model: LatencyModel) -> float:
     coming=arrival_lists,
     cores=st.sampled_from([1.0, 2.0, 4.0]),
     wanted=st.sampled_from([1.0, 2.5, 4.0]),
-    padded=st.booleans(),
+    join=JOINS,
     sacrifice=st.booleans(),
 )
 def test_with_one_size_the_projection_is_the_old_one(
@@ -47,7 +51,7 @@ def test_with_one_size_the_projection_is_the_old_one(
     coming: list[tuple[float, float]],
     cores: float,
     wanted: float,
-    padded: bool,
+    join: Join,
     sacrifice: bool,
 ) -> None:
     running = (Running(1, 0.05, 0.4),)
@@ -55,11 +59,11 @@ def test_with_one_size_the_projection_is_the_old_one(
     slos = [[deadline + 0.1 for deadline in deadlines]]
     plain = ProjectionInput(0.0, [deadlines], running, arrivals, cores, 0.03, 0.0, slos)
     given = replace(plain, sizes=[[64.0] * len(deadlines)])
-    ours = project(given, wanted, [sized(64.0, padded)], LIMITS, sacrifice=sacrifice)
+    ours = project(given, wanted, [sized(64.0, join)], LIMITS, sacrifice=sacrifice)
     theirs = project(plain, wanted, [PLAIN], LIMITS, sacrifice=sacrifice)
     assert (ours.misses, ours.largest_batch) == (theirs.misses, theirs.largest_batch)
     assert ours.longest_s == pytest.approx(theirs.longest_s)
-    assert needed(given, sized(64.0, padded)) == needed(plain, PLAIN)
+    assert needed(given, sized(64.0, join)) == needed(plain, PLAIN)
 
 
 def test_the_size_of_the_service_follows_the_sizes_of_the_requests() -> None:

@@ -7,12 +7,14 @@ import signal
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from sponge_server.models.loaded import LoadedModel
 from sponge_server.workers.interface import TensorSpec
+from sponge_server.workers.row_size import RowSize
 
 FAIL, HANG, DIE = 1.0, 2.0, 3.0
 ORPHAN, FORK, FORK_TWICE, DETACH, LEAK_FILES, LEAK_THREADS = -1.0, -2.0, -3.0, -4.0, -5.0, -6.0
@@ -191,3 +193,17 @@ def choosy() -> LoadedModel:
 
 def _flag_is_up() -> bool:
     return Path(os.environ[FLAG]).exists()
+
+
+def filled() -> LoadedModel:
+    """Sums each row, and says how many rows ran with it; rows of other sizes are filled up with 0."""
+
+    def forward(x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return x.sum(1, keepdim=True), torch.full((len(x), 1), float(len(x)))
+
+    inputs = (TensorSpec("x", "FP32", (-1,)),)
+    return LoadedModel(forward, inputs, "test", ("sum", "rows"), size=RowSize("x", most=8, pad=0))
+
+
+def misdeclared() -> LoadedModel:
+    return replace(filled(), size=RowSize("y", most=8))

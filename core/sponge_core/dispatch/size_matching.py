@@ -198,7 +198,9 @@ def _candidates(
 ) -> list[tuple[LatencyModel, list[int], int]]:
     """Batches to compare: a model, members, and the least number of them; any first part of the members will do."""
     sizes, curve = line.sizes, base.sizes
-    if curve is not None and not curve.padded:
+    if curve is not None and curve.join == "alike":
+        others = [index for index in others if sizes[index] == sizes[head]]
+    if curve is not None and curve.join == "ragged":
         # Each row costs its own, so there is no reason to pass anyone.
         queue = [head, *others[: most - 1]]
         return [

@@ -121,7 +121,7 @@ class Projector(RequestObserver):
     def request_arrived(self, job: Job) -> None:
         remaining_slo_s = job.due.deadline - job.arrival
         for _ in job.ids:
-            self._forecaster.observe(job.arrival, remaining_slo_s, job.model.index)
+            self._forecaster.observe(job.arrival, remaining_slo_s, job.model.index, job.size)
         if self._clock() - self._active_at >= QUIET_S:
             self.requests_pending()
         self._active_at = self._clock()
@@ -163,13 +163,18 @@ class Projector(RequestObserver):
     def coming(self, now: float) -> list[Arrival]:
         """Uploads in flight and forecast arrivals, ascending.
 
-        Uploads take the place of the first forecast arrivals, so that each request counts once.
+        Uploads take the place of the first forecast arrivals, and their sizes, so that each request counts once.
         """
         uploads = self._uploads.arrivals(now)
         forecast = self._forecaster.forecast(now, HORIZON_S)
         if not uploads:
             return forecast
-        return sorted([*uploads, *forecast[len(uploads) :]], key=attrgetter("at", "deadline", "model"))
+        sizes = [arrival.size for arrival in forecast[: len(uploads)]]
+        sizes += [1.0] * (len(uploads) - len(sizes))
+        sized = [
+            Arrival(upload.at, upload.deadline, upload.model, size) for upload, size in zip(uploads, sizes, strict=True)
+        ]
+        return sorted([*sized, *forecast[len(uploads) :]], key=attrgetter("at", "deadline", "model"))
 
     def due(self, now: float) -> bool:
         """Whether it is time for the next projection."""
@@ -220,6 +225,7 @@ class Projector(RequestObserver):
             resize_s=self._resize_s,
             overhead=scheduler.self_usage,
             slos=scheduler.queue.slos,
+            sizes=scheduler.queue.sizes,
         )
         limits = scheduler.limits(max(1, len(self._pool.lanes)), self._max_batch)
         found = project_frontier(given, self._sizes, scheduler.models, limits)

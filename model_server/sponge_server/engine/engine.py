@@ -111,11 +111,12 @@ class Engine:
         ids = range(self._next_id, self._next_id + len(rows))
         self._next_id = ids.stop
         future: asyncio.Future[InferenceResult] = asyncio.get_running_loop().create_future()
-        job = Job(model, due, now, future, ids, [None] * len(rows), len(rows))
+        size = model.info.size_of(rows[0])  # rows of one tensor have one shape
+        job = Job(model, due, now, future, ids, [None] * len(rows), len(rows), size=size)
         self._jobs.add(job)
         for row_id, item in zip(ids, rows, strict=True):
             self._waiting[row_id] = (job, item)
-            self.scheduler.add(Request(row_id, now, due.deadline, due.sent, due.slo_class, model.index))
+            self.scheduler.add(Request(row_id, now, due.deadline, due.sent, due.slo_class, model.index, size))
         for notify in self._on.request_arrived:
             notify(job)
         self.poke()
@@ -329,7 +330,8 @@ class Engine:
         )
         for notify in self._on.lane_lost:
             notify(batch)
-        fastest_s = self.scheduler.models[batch.model].latency(1, self.scheduler.budget)
+        own = self.scheduler.models[batch.model].of_batch([request.size for request in batch.requests])
+        fastest_s = own.latency(1, self.scheduler.budget)
         again = []
         for request, row in part:
             job = row[0]

@@ -31,6 +31,7 @@ class Job:
         queue_s, batch_s, infer_s: see `results.Timing`; the longest of its rows.
         batch: the batch of the row that was dispatched last; None before.
         retried: ids of the rows whose lane was lost once.
+        size: of each of its rows, in the model's unit; 1 if all rows cost the same.
     """
 
     model: ModelHandle
@@ -45,6 +46,7 @@ class Job:
     infer_s: float = 0.0
     batch: Batch | None = None
     retried: set[int] = field(default_factory=set)
+    size: float = 1.0
 
 
 Row = tuple[Job, Item]

@@ -124,16 +124,20 @@ class Scheduler:
     def least_s(self) -> float:
         """Least seconds from queueing to the answer of any request, at any size that the server can get."""
         cores = self._net(self._most_cores)
-        return min(fastest_s(model, cores) for model in self._models)
+        # Of the smallest possible request, where they differ in size.
+        return min(fastest_s(model.at(0.0), cores) for model in self._models)
 
     def ahead(self, deadline: float) -> tuple[int, float]:
         """Number of queued rows due before `deadline`, and the least seconds they need on the most cores."""
         rows, ahead_s = 0, 0.0
-        for model, line in zip(self._models, self._queue.deadlines, strict=False):
-            row_s = min(model.latency(1, 1), model.latency(self._batch_cap, 1) / self._batch_cap)
+        for index, (model, line) in enumerate(zip(self._models, self._queue.deadlines, strict=False)):
             earlier = bisect_left(line, deadline)
             rows += earlier
-            ahead_s += earlier * row_s
+            if model.sizes is None:
+                ahead_s += earlier * _least_row_s(model, self._batch_cap)
+            else:
+                sizes = self._queue.sizes[index][:earlier]
+                ahead_s += sum(_least_row_s(model.at(size), self._batch_cap) for size in sizes)
         return rows, ahead_s / self._net(self._most_cores)
 
     def backlog_s(self) -> float:
@@ -218,7 +222,8 @@ class Scheduler:
         if batch.shared and batch.threads == 1:
             measured_s = cpu_s
         calibration = self._calibrations[model]
-        ratio = calibration.observe(batch.profile_s, measured_s, batch.threads)
+        size = None if self._profiles[model].sizes is None else max(request.size for request in requests)
+        ratio = calibration.observe(batch.profile_s, measured_s, batch.threads, size)
         self._models[model] = calibration.calibrated(self._profiles[model])
         self._drifts[model].observe(now, calibration.ratio)
         return ratio
@@ -232,6 +237,11 @@ class Scheduler:
         self._next_key += 1
         requests, threads, work_s = launch.requests, launch.threads, launch.work_s
         model = requests[0].model
+        profile = self._profiles[model]
+        profile_s = work_s / self._calibrations[model].factor(threads)
+        if profile.sizes is not None:
+            own = profile.of_batch([request.size for request in requests])
+            profile_s = own.latency(len(requests), threads) * own.slowdown(len(self._running))
         self._running.start(self._next_key, threads, work_s, min(request.deadline for request in requests), now)
         batch = Batch(
             self._next_key,
@@ -241,7 +251,7 @@ class Scheduler:
             work_s,
             predicted_s=work_s / speed_of(self._running.cores, self._running.threads),
             started=now,
-            profile_s=work_s / self._calibrations[model].factor(threads),
+            profile_s=profile_s,
             work_clock=self._work_clock,
         )
         self._batches[batch.key] = batch
@@ -285,3 +295,8 @@ class Scheduler:
         if self._running.threads > self._running.cores:
             for batch in self._batches.values():
                 batch.shared = True
+
+
+def _least_row_s(model: LatencyModel, cap: int) -> float:
+    """The least core-seconds of a row, alone or in a batch of `cap`."""
+    return min(model.latency(1, 1), model.latency(cap, 1) / cap)

@@ -141,6 +141,7 @@ def _steps_of(model: Model) -> LoadedModel:
         max_batch=model.max_batch,
         finite=model.finite,
         setup=setup,
+        size=model.size,
     )
 
 

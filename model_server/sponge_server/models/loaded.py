@@ -14,6 +14,7 @@ import torch
 
 from sponge_server.models.images import ImageTransform
 from sponge_server.workers.interface import ItemError, TensorSpec
+from sponge_server.workers.row_size import RowSize
 
 __all__ = ["TORCH_DTYPE", "LoadedModel", "datatype_of"]
 
@@ -55,6 +56,7 @@ class LoadedModel:
         max_batch: most rows that the model itself accepts; None: any number.
         finite: whether NaN and Inf in an output are errors of their rows.
         setup: prepares the process of a lane before its first batch. Unlike loading, it may start threads.
+        size: the dimension that a row's work grows with; None: all rows cost the same.
     """
 
     forward: Callable[..., Any]
@@ -68,6 +70,7 @@ class LoadedModel:
     max_batch: int | None = None
     finite: bool = True
     setup: Callable[[], None] | None = None
+    size: RowSize | None = None
 
     def run(self, inputs: list[torch.Tensor]) -> list[tuple[str, torch.Tensor]]:
         """Named outputs of one batch. Raises ItemError when the model returns anything else."""

@@ -214,7 +214,7 @@ class _ExampleRuns:
         """Whether a batch ran, and not out of memory; a killed lane has been replaced on return. Raises ModelError."""
         info, lane = self._pool.models[model], self._pool.lanes[0]
         killed = oom_kills()
-        example = [example_item(info, batch)]
+        example = [example_item(info, batch, None if info.size is None else info.size.most)]
         try:
             result = await lane.run(example, self._threads, self._limit_s, model)
         except LaneHung:
@@ -251,11 +251,12 @@ def _sizes(most: int) -> list[int]:
 
 def _row_bytes(info: ModelInfo) -> int:
     """Bytes of inputs and outputs of a row, which are in memory that server and lane share."""
-    return sum(_spec_bytes(spec) for spec in (*info.inputs, *info.outputs))
+    any_size = ANY_SIZE if info.size is None else info.size.most
+    return sum(_spec_bytes(spec, any_size) for spec in (*info.inputs, *info.outputs))
 
 
-def _spec_bytes(spec: TensorSpec) -> int:
-    sizes: Sequence[int] = [ANY_SIZE if size < 0 else size for size in spec.shape]
+def _spec_bytes(spec: TensorSpec, any_size: int) -> int:
+    sizes: Sequence[int] = [any_size if size < 0 else size for size in spec.shape]
     return math.prod(sizes) * element_bytes(spec.datatype)
 
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from sponge_core.errors import SpongeError
 from sponge_core.latency import LatencyModel
 from sponge_profiles.profile import Profile, load_profile
-from sponge_profiles.timing import BatchTime, quick_profile
+from sponge_profiles.timing import BatchTime, measure_sizes, quick_profile
 from sponge_server.engine.cpu_quota import CpuQuota
 from sponge_server.lifecycle import Lifecycle
 from sponge_server.models.source import parse
@@ -116,7 +116,7 @@ async def _prepare(
     origin, noisy = "given", False
     if profile is None:
         profile, origin = stored_profile(settings.profile_store, info.name, info.max_batch), "stored"
-        if profile is None:
+        if profile is None or (info.size is not None and profile.sizes is None):
             board.measuring()
             profile, origin = await _measure(settings, pool, quota, index, info, threads, board), "measured"
         measured = profile.latency_model()
@@ -203,15 +203,15 @@ async def _measure(
     board: ProfileBoard,
 ) -> Profile:
     """Measures a profile on the lanes, under the CPU limit of this process and larger ones that are granted."""
-    item = example_item(info, 1)
 
-    async def run_batch(batch: int, threads: int) -> BatchTime:
+    async def run_batch(batch: int, threads: int, size: int | None = None) -> BatchTime:
         lane = next((lane for lane in pool.lanes if lane.healthy and not lane.busy), None)
         if lane is None:
             raise LaneError("a lane was lost while the profile was measured; the event lane.ended in the log says why")
+        items = [example_item(info, 1, size)] * batch
         began = time.monotonic()
         try:
-            result = await lane.run([item] * batch, threads, settings.example_s, model)
+            result = await lane.run(items, threads, settings.example_s, model)
         except LaneHung:
             text = f"model {info.name} did not finish a batch of {batch} on {threads} threads of its profile"
             limit = f"within {settings.example_s:g} s: it hangs, or it needs more CPU or a larger --example-s"
@@ -221,7 +221,7 @@ async def _measure(
     quota_milli = quota.quota_milli
     machine = float(len(os.sched_getaffinity(0)))
     sizes = {1, info.max_batch, *(size for size in (2, 4, 8, 16, 32) if size < info.max_batch)}
-    return await quick_profile(
+    profile = await quick_profile(
         run_batch,
         sorted(sizes),
         threads,
@@ -231,3 +231,7 @@ async def _measure(
         lanes=len(pool.lanes),
         grow=None if quota_milli is None else lambda cores: board.grown(cores, quota),
     )
+    if info.size is None:
+        return profile
+    reference, join = info.size.reference, info.size.join
+    return await measure_sizes(run_batch, profile, info.size.measured, reference, join, settings.profile_s)

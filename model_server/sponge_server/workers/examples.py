@@ -6,9 +6,10 @@ import math
 import struct
 
 from sponge_server.workers.interface import DATATYPE_SIZE, Item, ModelInfo, Tensor, TensorSpec
+from sponge_server.workers.row_size import RowSize
 from sponge_server.workers.strings import pack_strings
 
-__all__ = ["example_item", "example_tensor"]
+__all__ = ["any_size_of", "example_item", "example_tensor"]
 
 ANY_SIZE = 16
 """Size of a dimension that accepts any size."""
@@ -20,14 +21,24 @@ _FORMAT = {"FP16": "e", "FP32": "f", "FP64": "d"}
 _VALUES = [((i * 37) % 101) / 101 for i in range(101)]  # within 0..1, as pixels are; a prime length never lines up
 
 
-def example_item(info: ModelInfo, rows: int) -> Item:
-    """An item of `rows` rows that the model accepts: fractions for floats, zeros (valid indices) for other types."""
-    return Item(tensors=tuple(example_tensor(spec, rows) for spec in info.inputs))
+def example_item(info: ModelInfo, rows: int, size: int | None = None) -> Item:
+    """An item of `rows` rows that the model accepts: fractions for floats, zeros (valid indices) for other types.
+
+    Args:
+        size: of the rows, where the model declares one; None: its reference.
+    """
+    any_size = any_size_of(info.size) if size is None else size
+    return Item(tensors=tuple(example_tensor(spec, rows, any_size) for spec in info.inputs))
 
 
-def example_tensor(spec: TensorSpec, rows: int) -> Tensor:
-    """One input of an example item."""
-    shape = (rows, *(ANY_SIZE if size < 0 else size for size in spec.shape))
+def any_size_of(size: RowSize | None) -> int:
+    """What an example has in a dimension that accepts any size."""
+    return ANY_SIZE if size is None else size.reference
+
+
+def example_tensor(spec: TensorSpec, rows: int, any_size: int = ANY_SIZE) -> Tensor:
+    """One input of an example item. `any_size` stands for a dimension that accepts any size."""
+    shape = (rows, *(any_size if size < 0 else size for size in spec.shape))
     if spec.datatype == "BYTES":
         return Tensor(spec.name, spec.datatype, shape, pack_strings([EXAMPLE_TEXT] * math.prod(shape)))
     size = math.prod(shape) * DATATYPE_SIZE[spec.datatype]

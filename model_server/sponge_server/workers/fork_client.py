@@ -21,6 +21,7 @@ from sponge_server.workers.fork_server import ENVIRONMENT
 from sponge_server.workers.interface import LaneError, ModelError, ModelInfo, ModelSpec, StartLimits, TensorSpec
 from sponge_server.workers.ipc import Message, read_message, send
 from sponge_server.workers.output import OutputLog
+from sponge_server.workers.row_size import RowSize
 from sponge_system.logs import event
 
 __all__ = ["ForkServerClient"]
@@ -216,12 +217,13 @@ def _info(fields: Message) -> ModelInfo:
     def specs(name: str) -> tuple[TensorSpec, ...]:
         return tuple(TensorSpec(s["name"], s["datatype"], tuple(s["shape"])) for s in fields[name])
 
-    labels = fields["labels"]
+    labels, size = fields["labels"], fields["size"]
     return ModelInfo(
         **fields
         | {
             "inputs": specs("inputs"),
             "outputs": specs("outputs"),
             "labels": None if labels is None else tuple(labels),
+            "size": None if size is None else RowSize(**size),
         }
     )

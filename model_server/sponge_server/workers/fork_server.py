@@ -32,6 +32,7 @@ from sponge_server.workers.family import go_on, own_children
 from sponge_server.workers.forked_call import end_process, fork_leader, forked_call, how_it_ended, kill_group
 from sponge_server.workers.interface import ItemError, ModelError, ModelInfo, TensorSpec
 from sponge_server.workers.ipc import SharedMemory, receive, send
+from sponge_server.workers.row_size import RowSizeError
 
 __all__ = ["ENVIRONMENT", "main"]
 
@@ -123,6 +124,11 @@ def _load(name: str, source: str, max_batch: int, example_s: float) -> tuple[Any
             f"loading the model started {len(threads)} threads ({', '.join(sorted(set(threads))[:4])}), which a fork "
             "would lose: start them in setup(), which runs in each lane, or load the model without threads"
         )
+    if model.size is not None:
+        try:
+            model.size.check(model.inputs)
+        except RowSizeError as error:
+            raise ModelError(str(error)) from None
     outputs, not_finite = _probe(model, max_batch, example_s)
     info = ModelInfo(
         name=name,
@@ -133,6 +139,7 @@ def _load(name: str, source: str, max_batch: int, example_s: float) -> tuple[Any
         accepts_images=model.image is not None,
         warning=" ".join(filter(None, (model.warning, not_finite))) or None,
         platform=model.platform,
+        size=model.size,
     )
     return model, info
 

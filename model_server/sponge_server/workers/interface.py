@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from sponge_core.errors import SpongeError
+from sponge_server.workers.row_size import RowSize
 
 __all__ = [
     "DATATYPE_SIZE",
@@ -186,6 +187,7 @@ class ModelInfo:
         accepts_images: the first input may be encoded images, which the lane decodes and normalises.
         warning: one line to log at startup; None if there is nothing to warn about.
         platform: how the model runs, e.g. "pytorch_eager" or "pytorch_export".
+        size: the dimension that a row's work grows with; None: all rows cost the same.
     """
 
     name: str
@@ -196,6 +198,11 @@ class ModelInfo:
     accepts_images: bool
     warning: str | None
     platform: str
+    size: RowSize | None = None
+
+    def size_of(self, item: Item) -> float:
+        """The size of an item's rows; 1 if all rows cost the same."""
+        return 1.0 if self.size is None else self.size.of(item.tensors)
 
     @property
     def least_row_bytes(self) -> int:

@@ -25,9 +25,10 @@ import torch
 
 from sponge_server.models.loaded import TORCH_DTYPE, LoadedModel, datatype_of
 from sponge_server.workers.allocator import give_back, held_bytes
-from sponge_server.workers.examples import example_tensor
+from sponge_server.workers.examples import any_size_of, example_tensor
 from sponge_server.workers.interface import ItemError, RefusedError
 from sponge_server.workers.ipc import SharedMemory, aligned, receive, send
+from sponge_server.workers.row_size import RowSize
 from sponge_server.workers.strings import pack_strings, unpacked
 
 __all__ = ["example_inputs", "serve"]
@@ -53,7 +54,7 @@ def example_inputs(model: LoadedModel, rows: int) -> list[torch.Tensor]:
     """Example inputs of the right shape."""
     inputs = []
     for spec in model.inputs:
-        made = example_tensor(spec, rows)
+        made = example_tensor(spec, rows, any_size_of(model.size))
         if spec.datatype == "BYTES":
             inputs.append(_string_array(made.data, made.shape))
             continue
@@ -141,6 +142,8 @@ def _run_batch(
     """Outputs by group of items that ran together, errors by item, items that the model refused, and the name of a
     non-finite output by item."""
     ready, errors = _prepare(model, items, inputs, fits)
+    if model.size is not None and model.size.pad is not None:
+        _fill_up(ready, model, model.size)
     not_finite: dict[int, str] = {}
     refused: list[int] = []
     groups: list[dict[str, Any]] = []
@@ -203,6 +206,23 @@ def _decoded(model: LoadedModel, images: Sequence[memoryview], fits: Callable[[i
         except ItemError as error:
             raise ItemError(f"image {number} of {len(images)}: {error}" if len(images) > 1 else str(error)) from None
     return torch.stack(rows)
+
+
+def _fill_up(ready: Sequence[_Ready], model: LoadedModel, size: RowSize) -> None:
+    """Pads the rows of several items to the longest, so that they share a batch."""
+    for position, spec in enumerate(model.inputs):
+        if not size.padded(spec) or spec.datatype == "BYTES":
+            continue
+        dimension = 1 + size.axis
+        longest = max((item.inputs[position].shape[dimension] for item in ready), default=0)
+        for item in ready:
+            given = item.inputs[position]
+            if given.shape[dimension] < longest:
+                shape = list(given.shape)
+                shape[dimension] = longest
+                whole = torch.full(shape, size.pad, dtype=given.dtype)
+                whole.narrow(dimension, 0, given.shape[dimension]).copy_(given)
+                item.inputs[position] = whole
 
 
 def _joined(group: list[_Ready], channels_last: bool) -> list[torch.Tensor]:

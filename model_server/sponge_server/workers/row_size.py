@@ -1,0 +1,92 @@
+"""The size of a row, for models whose work differs from request to request: tokens of a text, samples of a sound.
+
+A model declares which dimension counts; the server reads it from each request's tensors, profiles the model over the
+range, and batches near sizes. This module must not import torch.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, Protocol
+
+from sponge_core.errors import SpongeError
+
+__all__ = ["RowSize", "RowSizeError"]
+
+
+class RowSizeError(SpongeError):
+    """A model declares a size that its inputs do not have."""
+
+
+class _Named(Protocol):
+    """A tensor, with the batch as its first dimension, or the description of one, without."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class RowSize:
+    """The dimension that a row's work grows with.
+
+    Attributes:
+        input: name of an input.
+        most: the largest size that is measured; larger requests are served, by extrapolation.
+        least: the smallest size that is measured, >= 1.
+        axis: which dimension of a row counts, 0 for the first after the batch. The input's shape has -1 there.
+        pad: fills shorter rows up to the longest in their batch, in every input whose shape has -1 at `axis`. Give it
+            only if the model's outputs do not depend on it, as with an attention mask, and do not have that dimension.
+            None: rows of different sizes never share a batch.
+    """
+
+    input: str
+    most: int
+    least: int = 1
+    axis: int = 0
+    pad: float | None = None
+
+    @property
+    def join(self) -> Literal["padded", "alike"]:
+        """What a batch of several sizes costs, as in `SizeCurve`."""
+        return "alike" if self.pad is None else "padded"
+
+    @property
+    def reference(self) -> int:
+        """The size of examples: the geometric mean of the range."""
+        return round(math.sqrt(self.least * self.most))
+
+    @property
+    def measured(self) -> list[int]:
+        """Five sizes over the range, each about so many times the one before."""
+        steps = range(5)
+        return sorted({round(self.least * (self.most / self.least) ** (step / steps[-1])) for step in steps})
+
+    def of(self, tensors: Sequence[_Named]) -> float:
+        """The size of the rows of a request's tensors, at least 1."""
+        for tensor in tensors:
+            if tensor.name == self.input:
+                return float(max(1, tensor.shape[1 + self.axis]))
+        return 1.0
+
+    def padded(self, spec: _Named) -> bool:
+        """Whether rows of this input are filled up."""
+        return self.pad is not None and self.axis < len(spec.shape) and spec.shape[self.axis] < 0
+
+    def check(self, inputs: Sequence[_Named]) -> None:
+        """Raises RowSizeError, which says what to declare instead, when the inputs have no such dimension."""
+        spec = next((spec for spec in inputs if spec.name == self.input), None)
+        if spec is None:
+            names = ", ".join(spec.name for spec in inputs)
+            raise RowSizeError(f"its size is declared by an input '{self.input}'; its inputs are {names}: name one")
+        if not (0 <= self.axis < len(spec.shape) and spec.shape[self.axis] < 0):
+            raise RowSizeError(
+                f"its size is dimension {self.axis} of input '{self.input}', whose rows have shape {list(spec.shape)}: "
+                "choose an axis that is -1 there"
+            )
+        if not 1 <= self.least < self.most:
+            raise RowSizeError(f"its sizes go from {self.least} to {self.most}: make least at least 1, and most larger")
