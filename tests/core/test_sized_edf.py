@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import combinations
 from typing import Literal, get_args
 
 import pytest
@@ -180,3 +181,30 @@ def test_a_batch_never_gets_faster_with_size_nor_slower_with_threads(
     assert model.of_batch([sizes[0]] * batch).latency(batch, threads) == pytest.approx(
         model.at(sizes[0]).latency(batch, threads)
     )
+
+
+@given(
+    sizes=st.lists(st.sampled_from([8.0, 10.0, 20.0, 40.0, 200.0, 400.0]), min_size=1, max_size=6),
+    slack_s=st.floats(0.02, 1.0),
+    join=st.sampled_from(["padded", "alike"]),
+    by_threads=st.sampled_from([(), (1.2, 0.5)]),
+)
+def test_no_batch_with_the_head_is_cheaper_than_the_one_found(
+    sizes: list[float], slack_s: float, join: Join, by_threads: tuple[float, ...]
+) -> None:
+    model = replace(MODELS[join], by_threads=by_threads)
+    line = SizedLine(0, [slack_s] + [100.0] * (len(sizes) - 1), sizes)
+    found = cheapest_match(RowCosts([model], 4.0), line, 0, slack_s, 8, 2, CpuLoad(0.0, 4.0, []), 0)
+    costs = []
+    for others in (each for count in range(len(sizes)) for each in combinations(range(1, len(sizes)), count)):
+        own = [sizes[index] for index in (0, *others)]
+        if join == "alike" and len(set(own)) > 1:
+            continue
+        for threads in (1, 2):
+            work_s = model.of_batch(own).latency(len(own), threads)
+            if work_s <= slack_s:
+                costs.append(threads * work_s / sum(model.at(size).latency(1, 1) for size in own))
+    assert (found is None) == (not costs)
+    if found is not None:
+        worth = sum(model.at(sizes[index]).latency(1, 1) for index in found.members)
+        assert found.threads * found.work_s / worth == pytest.approx(min(costs))

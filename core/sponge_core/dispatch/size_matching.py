@@ -162,17 +162,23 @@ def _cheapest(
     rooms = rooms_of(slack_s, (1.0 + base.error) * slowdown, free, load, crowd)
     best: MatchedBatch | None = None
     best_cost = math.inf
-    for latency, members, least in _candidates(base, line, head, others, most):
+    for latency, members, least in _candidates(costs, line, head, others, most):
         worth = 0.0
         worths: list[float] = []
         for index in members:
             worth += costs.of(line.model, line.sizes[index]).alone_s
             worths.append(worth)
+        if best is not None and _bound(latency, worths, least) > best_cost + TIE:
+            continue
         for threads, room_s in rooms:
             batch = latency.largest_batch(room_s, threads, len(members))
+            before = math.inf
             while batch >= least:
                 work_s = latency.latency(batch, threads)
                 cost = threads * work_s / worths[batch - 1]
+                if cost > before + TIE:
+                    break  # each further member is larger than the next, so fewer of them only cost more from here
+                before = cost
                 same = cost < best_cost + TIE and best is not None and batch > len(best.members)
                 if cost < best_cost - TIE or same:
                     best, best_cost = MatchedBatch(members[:batch], threads, work_s * slowdown), cost
@@ -193,10 +199,23 @@ def rooms_of(slack_s: float, margin: float, free: int, load: CpuLoad, crowd: int
     return rooms
 
 
+def _bound(latency: LatencyModel, worths: list[float], least: int) -> float:
+    """A lower bound of the cost of these members: all but the head count as if they were as large as the largest."""
+    alone_s = latency.latency(1, 1)
+    lowest = math.inf
+    for batch in (max(least, min(2, len(worths))), len(worths)):  # the cost is monotone in between
+        worth = max(worths[batch - 1], worths[0] + (batch - 1) * alone_s)
+        lowest = min(lowest, latency.latency(batch, 1) / worth)
+    # More threads only cost more, unless measurements say otherwise.
+    factors = latency.by_threads
+    return lowest * min(1.0, min(factors) / factors[0]) if factors else lowest
+
+
 def _candidates(
-    base: LatencyModel, line: SizedLine, head: int, others: list[int], most: int
+    costs: RowCosts, line: SizedLine, head: int, others: list[int], most: int
 ) -> list[tuple[LatencyModel, list[int], int]]:
     """Batches to compare: a model, members, and the least number of them; any first part of the members will do."""
+    base = costs.models[line.model]
     sizes, curve = line.sizes, base.sizes
     if curve is not None and curve.join == "alike":
         others = [index for index in others if sizes[index] == sizes[head]]
@@ -214,7 +233,7 @@ def _candidates(
         for index in nearest:
             if sizes[index] <= largest and len(members) < most:
                 members.append(index)
-        found.append((base.at(largest), members, 1))
+        found.append((costs.of(line.model, largest).latency, members, 1))
     return found
 
 
