@@ -97,7 +97,8 @@ def measure(name: str, cores: float, rates: Sequence[float], seconds: float, see
             in_time = {slo_s: [r.outcome == "in_time" for r in records if r.slo_s == slo_s] for slo_s in SLOS_S}
             goodput = sum(map(sum, in_time.values())) / seconds / seeds
             batch = mean(batch["rows"] for batch in batches)
-            rows.append(Row(name, rate, *(mean(in_time[slo_s]) for slo_s in SLOS_S), goodput, mean(near), batch))
+            tight, loose = (mean(in_time[slo_s]) for slo_s in SLOS_S)
+            rows.append(Row(name, rate, tight, loose, goodput, mean(near), batch))
     return rows
 
 
