@@ -46,7 +46,8 @@ class SizeFit:
     Attributes:
         model: with a `SizeCurve`; its gamma and delta are those of the reference size.
         errors: measured / predicted - 1, in the order of the times.
-        unseen: the same for each time, predicted from the times of all other sizes; empty if these are too few.
+        unseen: the same for each time that is not of the reference size, predicted from the times of all other sizes;
+            empty if these are too few.
     """
 
     model: LatencyModel
@@ -72,8 +73,10 @@ def fit_sizes(times: Sequence[SizedTime], reference: float, join: Join) -> SizeF
     model = _fit(times, reference, join)
     unseen: list[float] = []
     if len(sizes) > LEAST_SIZES:
-        by_size = {size: _fit([time for time in times if time.size != size], reference, join) for size in sizes}
-        unseen = [_error(by_size[time.size], time) for time in times]
+        for size in sizes:
+            if size != reference:  # its times tell what larger batches cost
+                others = _fit([time for time in times if time.size != size], reference, join)
+                unseen += [_error(others, time) for time in times if time.size == size]
     errors = tuple(_error(model, time) for time in times)
     allowed = max(0.0, round(float(np.quantile(errors, 0.9)), 4))
     return SizeFit(replace(model, error=allowed), errors, tuple(unseen))
