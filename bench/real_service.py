@@ -17,6 +17,7 @@ from bench.resize_latency import kubectl as call_kubectl
 from sponge_cluster import Cluster
 from sponge_cluster.chart import NAMESPACE as OPERATOR_NAMESPACE
 from sponge_cluster.containers import container_cgroup
+from sponge_core.addresses import authority
 from sponge_core.errors import SpongeError
 from sponge_operator.resources.manifests import SERVICE_LABEL
 from sponge_operator.resources.model import GROUP, KIND, VERSION
@@ -129,7 +130,7 @@ def service(kubectl: Kubectl, name: str, spec: dict[str, Any]) -> Iterator[dict[
 async def infer(session: aiohttp.ClientSession, address: str, slo_ms: int) -> str:
     """Sends one picture of a digit to a pod's address; returns its status, or the name of the error."""
     inputs = [{"name": "input", "shape": [1, 1, 8, 8], "datatype": "FP32", "data": [0.5] * 64}]
-    url, headers = f"http://{address}:8080/v2/models/digits/infer", {"x-sponge-slo-ms": str(slo_ms)}
+    url, headers = f"http://{authority(address, 8080)}/v2/models/digits/infer", {"x-sponge-slo-ms": str(slo_ms)}
     try:
         async with session.post(url, json={"inputs": inputs}, headers=headers) as answer:
             await answer.read()

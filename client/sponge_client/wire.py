@@ -18,6 +18,7 @@ from urllib.parse import urlsplit
 import httptools
 
 from sponge_client.errors import LoadError
+from sponge_core.addresses import authority
 
 __all__ = ["Address", "Connection", "ConnectionPool", "ResponseReader", "precise_loop", "prioritize_process"]
 
@@ -82,8 +83,7 @@ class Address:
 
     @property
     def host_header(self) -> str:
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{host}:{self.port}"
+        return authority(self.host, self.port)
 
 
 class ResponseReader:

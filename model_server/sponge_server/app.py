@@ -14,6 +14,7 @@ from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, TypeVar
 
 import sponge_compiled as compiled
+from sponge_core.addresses import authority
 from sponge_server.collector import give_back_regularly, spare_what_stays
 from sponge_server.control.control_app import Control, control_app
 from sponge_server.engine.cpu_quota import CpuQuota
@@ -156,12 +157,13 @@ class Server:
             self._quota.close()
 
     def _addresses(self, prepared: Sequence[Prepared], http_port: int, grpc_port: int, control_port: int) -> str:
-        host, s = self._settings.host, "" if self._access.certificates is None else "s"
+        s = "" if self._access.certificates is None else "s"
+        rest, rpc, control = (authority(self._settings.host, port) for port in (http_port, grpc_port, control_port))
         names = ", ".join(model.info.name for model in prepared)
         profiles = ", ".join(model.profile_name for model in prepared)
         return (
-            f"sponge: serving {names} at http{s}://{host}:{http_port} and grpc{s}://{host}:{grpc_port} "
-            f"(control at http{s}://{host}:{control_port}), {self._quota.in_force:g} cores, "
+            f"sponge: serving {names} at http{s}://{rest} and grpc{s}://{rpc} "
+            f"(control at http{s}://{control}), {self._quota.in_force:g} cores, "
             f"{len(self._pool.lanes)} lanes, profile {profiles}"
         )
 

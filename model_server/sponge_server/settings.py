@@ -129,7 +129,7 @@ class ServerSettings(BaseSettings):
     )
 
     host: str = setting(
-        "Addresses", "Address of all ports; 0.0.0.0 means every interface.", "127.0.0.1", form="ADDRESS"
+        "Addresses", "Address of all ports; :: means every interface, of IPv6 and IPv4.", "127.0.0.1", form="ADDRESS"
     )
     http_port: Port = setting("Addresses", "Data port (REST); 0 takes a free one.", 8080, form="PORT")
     grpc_port: Port = setting(

@@ -19,6 +19,7 @@ from sponge_operator.metrics import Metrics
 from sponge_operator.reconcile.operator import Operator
 from sponge_operator.settings import LeaseSettings, OperatorSettings
 from sponge_system.logs import set_up
+from sponge_system.network import every_interface
 
 __all__ = ["run"]
 
@@ -79,7 +80,7 @@ class _Process:
         if not port:
             return
         try:
-            server, _ = start_http_server(port, registry=self._metrics.registry)
+            server, _ = start_http_server(port, every_interface(), registry=self._metrics.registry)
         except OSError as error:
             raise SpongeError(f"--metrics-port {port}: {error.strerror}; choose another") from None
         stack.callback(server.shutdown)

@@ -23,6 +23,7 @@ from typing import Any
 from sponge_cluster import DEFAULT_NAME, Cluster, down, status, up
 from sponge_cluster.binaries import cache_folder
 from sponge_cluster.chart import install_operator
+from sponge_core.addresses import authority
 from sponge_core.latency import LatencyModel
 from sponge_core.quantities import cpu_quantity
 from sponge_demo.backend import Backend, DemoError, Endpoint, PodFacts, Say
@@ -201,7 +202,7 @@ class ClusterBackend(Backend):
     def _reach(self, address: str) -> tuple[str, str]:
         """The pod's data and control URLs, as they are reached from this machine."""
         with contextlib.suppress(OSError), socket.create_connection((address, CONTROL_PORT), timeout=REACH_S):
-            return f"http://{address}:{HTTP_PORT}", f"http://{address}:{CONTROL_PORT}"
+            return f"http://{authority(address, HTTP_PORT)}", f"http://{authority(address, CONTROL_PORT)}"
         command = self._command("port-forward", "-n", NAMESPACE, self._pod, f":{HTTP_PORT}", f":{CONTROL_PORT}")
         self._forward = subprocess.Popen(
             command, env=self._environment(), stdout=subprocess.PIPE, text=True, start_new_session=True

@@ -14,12 +14,14 @@ from google.protobuf.descriptor_pool import DescriptorPool
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from sponge_core.addresses import authority
 from sponge_core.errors import SpongeError
 from sponge_server.protocol.grpc_service import SERVICE
 from sponge_server.protocol.http_connection import CLOSE_GRACE_S
 from sponge_server.protocol.http_server import listen
 from sponge_server.protos import inference_pb2
 from sponge_server.security.certificates import Certificates
+from sponge_system.network import EVERY_INTERFACE, every_interface
 
 __all__ = ["GrpcServer"]
 
@@ -132,13 +134,13 @@ class GrpcServer:
         health_pb2_grpc.add_HealthServicer_to_server(self._health, server)
         names = (SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, server, _pool())
-        host = f"[{self._host}]" if ":" in self._host else self._host
+        address = authority(every_interface() if self._host == EVERY_INTERFACE else self._host, port)
         try:
             if self._certificates is None:
-                return server, server.add_insecure_port(f"{host}:{port}")
-            return server, server.add_secure_port(f"{host}:{port}", _credentials(self._certificates))
+                return server, server.add_insecure_port(address)
+            return server, server.add_secure_port(address, _credentials(self._certificates))
         except RuntimeError:
-            raise SpongeError(f"cannot listen on {host}:{port}; choose another port with {OPTION}") from None
+            raise SpongeError(f"cannot listen on {address}; choose another port with {OPTION}") from None
 
     async def start(self) -> None:
         """Accepts calls from now on; health says that the models are not ready."""

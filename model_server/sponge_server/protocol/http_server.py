@@ -17,10 +17,12 @@ import uvicorn
 from prometheus_client import Counter
 from starlette.types import ASGIApp
 
+from sponge_core.addresses import authority
 from sponge_core.errors import SpongeError
 from sponge_server.protocol.http_connection import CLOSE_GRACE_S, HttpConfig, HttpConnection, HttpLimits
 from sponge_server.protocol.tls_listener import TlsListener
 from sponge_system.logs import event
+from sponge_system.network import EVERY_INTERFACE, every_interface
 
 __all__ = ["CLOSE_GRACE_S", "HttpLimits", "HttpServer", "PortTls", "listen", "make_room"]
 
@@ -38,12 +40,16 @@ FILES_PER_LANE = 8
 
 def listen(host: str, port: int, option: str) -> socket.socket:
     """A bound socket; port 0 takes a free one. Raises SpongeError, naming `option`, if the address is not available."""
+    is_any = host == EVERY_INTERFACE
+    host = every_interface() if is_any else host
     try:
         family, kind, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[
             0
         ]
         sock = socket.socket(family, kind)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if is_any and family == socket.AF_INET6:
+            sock.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)  # whatever the system's default
         sock.bind(address)
     except socket.gaierror as error:
         raise SpongeError(f"--host {host}: {error.strerror}") from None
@@ -53,7 +59,7 @@ def listen(host: str, port: int, option: str) -> socket.socket:
                 f"port {port} on {host} is in use: stop the process that uses it, or choose another port with {option}"
             ) from None
         raise SpongeError(
-            f"cannot listen on {host}:{port}: {error.strerror}; choose another port with {option}"
+            f"cannot listen on {authority(host, port)}: {error.strerror}; choose another port with {option}"
         ) from None
     return sock
 

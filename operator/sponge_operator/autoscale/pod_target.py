@@ -8,6 +8,7 @@ import ssl
 from collections.abc import Callable, Mapping
 from typing import Any
 
+from sponge_core.addresses import authority
 from sponge_operator.autoscale import resize
 from sponge_operator.autoscale.ceiling import from_api, may_have
 from sponge_operator.autoscale.memory import memory_to_take_back
@@ -75,7 +76,7 @@ class PodTarget:
         scheme = control_scheme(pod)
         if scheme == "https" and self._trust() is None:
             raise ServerError("the server's certificate is unknown: the Secret of spec.tls has none")
-        return f"{scheme}://[{address}]:{CONTROL_PORT}" if ":" in address else f"{scheme}://{address}:{CONTROL_PORT}"
+        return f"{scheme}://{authority(address, CONTROL_PORT)}"
 
     def starting(self) -> Starting | None:
         """The sizes of the pod while its container is not ready."""

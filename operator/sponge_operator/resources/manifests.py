@@ -321,7 +321,7 @@ def _arguments(service: SpongeService) -> list[str]:
         "--step-cores": "$(SPONGE_STEP_CORES)",
         "--max-batch": str(spec.batch.max),
         "--profile": spec.profile.shipped if _profile_volume(service) is None else f"{PROFILE_DIR}/{PROFILE_KEY}",
-        "--host": "0.0.0.0",
+        "--host": "::",
         "--http-port": str(HTTP_PORT),
         "--grpc-port": str(GRPC_PORT),
         "--control-port": str(CONTROL_PORT),
