@@ -20,6 +20,7 @@ from bench.live_server import LiveServer
 from bench.results import BAD, BLUE, SPONGE, arguments, save
 from sponge_core.control_api import SizeRange
 from sponge_core.errors import SpongeError
+from sponge_operator.autoscale.control_loop import LoopSettings
 from sponge_operator.clients.server import ControlClient
 
 if TYPE_CHECKING:
@@ -30,8 +31,8 @@ PARKED_MILLI = 50
 SIZES = SizeRange(min_milli=PARKED_MILLI, max_milli=2000, step_milli=50)
 MAX_BATCH = 8
 SETTLE_S = 5.0
-POLL_S = 1.0
-"""Duration of one long poll of the operator."""
+POLL_S = LoopSettings().resting_poll_s
+"""Duration of one long poll of the operator, from a server that has had no request for a while."""
 
 PROMISED_PERCENT = 1.0
 

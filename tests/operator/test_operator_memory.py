@@ -275,3 +275,35 @@ def test_a_refused_grow_keeps_the_cap_and_says_why() -> None:
         assert (server.applied.batch_cap, memory_of(server)) == (8, 1024)
 
     run_virtual(scenario)
+
+
+def held(world: World) -> dict[str, float]:
+    samples = next(iter(world.context.metrics.held.collect())).samples
+    return {s.labels["reason"]: s.value for s in samples if s.name.endswith("_total")}
+
+
+def test_memory_resizes_use_the_budget_of_resizes_and_wait_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[bool] = []
+    is_empty = True
+
+    def take(_: float, *, grows: bool) -> bool:
+        asked.append(grows)
+        return not is_empty
+
+    async def scenario(_: VirtualLoop) -> None:
+        nonlocal is_empty
+        server = world()
+        await server.run(1.0)
+        monkeypatch.setattr(server.context.budget, "take", take)
+        server.cap = 2
+        await server.run(SHRINK_AFTER_S + 10.0)
+        assert (memory_of(server), held(server)) == (1024, {"rate": 1.0})
+        is_empty = False
+        await server.run(3.0)
+        assert memory_of(server) == 640
+        server.cap = 8
+        await server.run(3.0)
+        assert (memory_of(server), held(server)) == (1024, {"rate": 1.0})
+        assert asked.count(True) == 1
+
+    run_virtual(scenario)

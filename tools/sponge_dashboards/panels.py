@@ -145,6 +145,17 @@ _CORES = (
         "none",
     ),
     Panel(
+        "Held resizes",
+        "Resizes that nothing refuses: held back by the rate of all pods, a pause or a cooldown. Each counts once.",
+        [
+            Query(
+                f"{increase_of(of_operator('sponge_operator_resize_held_total'), 'service, reason')} or vector(0)",
+                "{{service}} {{reason}}",
+            )
+        ],
+        "none",
+    ),
+    Panel(
         "Throttled",
         "Seconds a second that the kernel withheld the CPU from a pod.",
         [Query(rate_of(of_servers("sponge_cpu_throttled_seconds_total"), "pod"), "{{pod}}")],

@@ -23,6 +23,7 @@ from sponge_operator.autoscale.memory import (
     observe_memory,
     step_memory,
 )
+from sponge_operator.autoscale.resize_budget import ResizeBudget
 from sponge_operator.clients.kube import ApiError, Kube
 from sponge_operator.clients.pods import PodCache
 from sponge_operator.resources.manifests import CONTAINER
@@ -44,7 +45,9 @@ class MemoryKeeper:
 
     Args:
         rule: gives the allowed limits.
+        budget: limits the rate of resizes; one that takes back another is sent in any case.
         on_resize: called after each resize that was sent, with its action, and after each refusal.
+        on_held: called when the budget holds a resize back, once until one is sent.
 
     Attributes:
         due: the limit is not yet the one that is wanted; look again soon.
@@ -56,15 +59,20 @@ class MemoryKeeper:
         pods: PodCache,
         uid: str,
         rule: Callable[[], MemoryRule],
+        budget: ResizeBudget,
         on_resize: Callable[[MemoryAction], None],
+        on_held: Callable[[], None],
     ) -> None:
         self._kube = kube
         self._pods = pods
         self._uid = uid
         self._rule = rule
+        self._budget = budget
         self._on_resize = on_resize
+        self._on_held = on_held
         self._history = MemoryHistory()
         self._changed = False
+        self._is_held = False
         self.due = False
 
     def limit(self) -> MemoryLimit | None:
@@ -102,9 +110,19 @@ class MemoryKeeper:
         else:
             wanted = rule.wanted(snapshot.memory, len(snapshot.lanes), batch_cap)
         self.due = wanted != limit.actual or limit.spec != limit.actual
-        action, self._history = step_memory(limit, wanted, self._history, now)
+        action, history = step_memory(limit, wanted, self._history, now)
+        if action is not None and not self._may_send(action, now):
+            return
+        self._history = history
         if action is not None:
             await self._send(action, now)
+
+    def _may_send(self, action: MemoryAction, now: float) -> bool:
+        may = action.kind == "taken_back" or self._budget.take(now, grows=action.kind == "grow")
+        if not may and not self._is_held:
+            self._on_held()
+        self._is_held = not may
+        return may
 
     async def _send(self, action: MemoryAction, now: float) -> None:
         pod = self._pods.get(self._uid)

@@ -90,7 +90,13 @@ class PodController:
         # What of the pod makes a look worth while: other hands' sizes, its starts, whether it is in service.
         self._seen: tuple[resize.Observed, Starting | None, bool] = self._target.observe(None), None, False
         self._memory = MemoryKeeper(
-            context.kube, context.pods, uid, lambda: memory_rule(self._service().spec), self._memory_resized
+            context.kube,
+            context.pods,
+            uid,
+            lambda: memory_rule(self._service().spec),
+            context.budget,
+            self._memory_resized,
+            lambda: self._count_as_held("rate"),
         )
         self._loop = ControlLoop(
             self._target, context.control, self, context.clock, context.settings.loop, context.budget, self._memory
@@ -239,9 +245,12 @@ class PodController:
         if look.outcome is not None and look.outcome.held:
             held = look.outcome.held
         if held and held != self._held:
-            service = self._service()
-            self._context.metrics.held.labels(service.namespace, service.name, held).inc()
+            self._count_as_held(held)
         self._held = held
+
+    def _count_as_held(self, reason: str) -> None:
+        service = self._service()
+        self._context.metrics.held.labels(service.namespace, service.name, reason).inc()
 
     def _show_allocation(self, allocation: Allocation) -> None:
         """Shows that a shared node is full, but not for every moment."""

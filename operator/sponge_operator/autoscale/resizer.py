@@ -98,7 +98,7 @@ class Resizer:
             case resize.Nothing():
                 return ResizeOutcome(None, history, observed)
             case resize.Patch() if self._budget is not None and not self._budget.take(now, grows=True):
-                return ResizeOutcome(None, history, observed)
+                return ResizeOutcome(None, history, observed, held="rate")
         return await self._act(action, history)
 
     async def _apply(self, goal: ApplyRequest, outcome: ResizeOutcome) -> ResizeOutcome:
