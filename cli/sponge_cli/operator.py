@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import uuid
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import get_args
 import click
 
 from sponge_operator.resources.pod_security import Level as PodSecurityLevel
-from sponge_system.logs import Level
+from sponge_system.logs import Level, set_up
 
 __all__ = ["command"]
 
@@ -22,6 +23,15 @@ Examples:
 
 Every option can be set in the environment: SPONGE_OPERATOR_RUN_SERVER_IMAGE=..., and so on.
 """
+
+
+def _slashed(_context: click.Context, _option: click.Parameter, value: str | None) -> tuple[str, str] | None:
+    if value is None:
+        return None
+    namespace, slash, name = value.partition("/")
+    if not (namespace and slash and name) or "/" in name:
+        raise click.BadParameter(f"{value!r}: write NAMESPACE/NAME, such as sponge-system/sponge-operator")
+    return namespace, name
 
 
 @click.group()
@@ -69,7 +79,7 @@ def command() -> None:
 @click.option(
     "--lease",
     metavar="NAMESPACE/NAME",
-    callback=lambda _context, _option, value: _lease(value),
+    callback=_slashed,
     help="Lease by which several operators agree on the one that acts.  [default: none, so run only one]",
 )
 @click.option(
@@ -130,13 +140,42 @@ def run(
     run_operator(settings)
 
 
-def _lease(value: str | None) -> tuple[str, str] | None:
-    if value is None:
-        return None
-    namespace, slash, name = value.partition("/")
-    if not (namespace and slash and name) or "/" in name:
-        raise click.BadParameter(f"{value!r}: write NAMESPACE/NAME, such as sponge-system/sponge-operator")
-    return namespace, name
+@command.command()
+@click.option("--host", required=True, help="Where the operator answers /healthz, such as its Service.")
+@click.option("--health-port", default=9092, show_default=True, help="Port of /healthz.")
+@click.option(
+    "--namespace", "namespaces", multiple=True, metavar="NAME", help="That the operator serves.  [default: all]"
+)
+def check(host: str, health_port: int, namespaces: tuple[str, ...]) -> None:
+    """Check an installation: the CRD is served, the rights are there, the operator is healthy."""
+    from sponge_operator.check import check as check_operator
+
+    asyncio.run(check_operator((host, health_port), namespaces, click.echo))
+
+
+@command.command()
+@click.option(
+    "--deployment",
+    required=True,
+    metavar="NAMESPACE/NAME",
+    callback=_slashed,
+    help="Deployment that runs the operator.",
+)
+@click.option("--lease", metavar="NAMESPACE/NAME", callback=_slashed, help="Lease of the operators, to delete.")
+def retire(deployment: tuple[str, str], lease: tuple[str, str] | None) -> None:
+    """Stop the operator for good, while it still has its rights, so that its pods are left at cpu.fallback or more.
+
+    Waits at most 45 s, and does not fail: whatever the state of the operator, it can be removed afterwards.
+    """
+    from sponge_operator.clients.kube import Kube
+    from sponge_operator.retire import retire as retire_operator
+
+    async def run() -> bool:
+        async with Kube() as kube:
+            return await retire_operator(kube, deployment, lease)
+
+    set_up("info", "text")
+    click.echo("the operator has stopped" if asyncio.run(run()) else "the operator has not stopped in time")
 
 
 def _own_name() -> str:

@@ -67,8 +67,22 @@ def uninstall(cluster: Cluster) -> None:
     assert done.returncode == 0, done.stderr
 
 
+def left_behind(kubectl: Kubectl) -> list[str]:
+    """What is still there of the operator, beside its namespace, the CRD, and what every namespace has."""
+    own = (
+        "get",
+        "all,configmaps,secrets,serviceaccounts,leases,roles,rolebindings,poddisruptionbudgets,networkpolicies",
+    )
+    in_namespace = kubectl(*own, "-n", NAMESPACE, "-o", "name").split()
+    of_cluster = kubectl("get", "clusterroles,clusterrolebindings", "-o", "name").split()
+    usual = {"configmap/kube-root-ca.crt", "serviceaccount/default"}
+    return [name for name in in_namespace if name not in usual] + [name for name in of_cluster if "/sponge-" in name]
+
+
 @pytest.mark.usefixtures("operator_running", "reinstalled")
-def test_nothing_hangs_without_an_operator(cluster: Cluster, kubectl: Kubectl, namespace: str) -> None:
+def test_nothing_hangs_without_an_operator(cluster: Cluster, kubectl: Kubectl, namespace: str, digits: Service) -> None:
+    quota, before = quota_file(digits.pod()), identity(digits.pod())
+    eventually(lambda: millicores(quota) == 250, 40, "an idle pod has its smallest size")
     services = [Service(kubectl, namespace, name) for name in ("first", "second")]
     for service in services:
         service.apply(**SPEC)
@@ -84,6 +98,9 @@ def test_nothing_hangs_without_an_operator(cluster: Cluster, kubectl: Kubectl, n
     kubectl("patch", "sps", "first", "-n", namespace, "--type=merge", "-p", patch)
     eventually(lambda: not services[0].get()["metadata"].get("finalizers"), 10, "the operator removes it")
     uninstall(cluster)
+    assert millicores(quota) == 1000, "the pod has its fallback size when the operator has gone"
+    assert identity(digits.pod()) == before
+    assert left_behind(kubectl) == []
     kubectl("delete", "sps", "first", "-n", namespace, "--timeout=10s")
     kubectl("delete", "namespace", namespace, "--timeout=40s")
     kubectl("create", "namespace", namespace)  # for the fixture, which deletes it

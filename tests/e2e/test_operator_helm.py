@@ -7,17 +7,18 @@ from typing import Any
 
 import pytest
 import yaml
+from operator_kit import Kubectl
 
 from sponge_cluster import Cluster
 from sponge_cluster.chart import CHART
 
 pytestmark = pytest.mark.e2e
 
-ALWAYS = ("ServiceAccount", "Role", "RoleBinding", "ClusterRole", "Deployment")
+ALWAYS = ("ServiceAccount", "Role", "RoleBinding", "ClusterRole", "Deployment", "Service", "Pod", "Job")
 
 
 def helm(cluster: Cluster, *arguments: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([str(cluster.helm), *arguments], capture_output=True, text=True, timeout=60, check=False)
+    return subprocess.run([str(cluster.helm), *arguments], capture_output=True, text=True, timeout=120, check=False)
 
 
 def rendered(cluster: Cluster, *values: str) -> list[dict[str, Any]]:
@@ -25,6 +26,32 @@ def rendered(cluster: Cluster, *values: str) -> list[dict[str, Any]]:
     done = helm(cluster, "template", "sponge", str(CHART), "-n", "sponge-system", "--kube-version", "1.36.0", *flags)
     assert done.returncode == 0, done.stderr
     return [document for document in yaml.safe_load_all(done.stdout) if document]
+
+
+def documents_of_everything(cluster: Cluster, *values: str) -> list[dict[str, Any]]:
+    """All kinds at once that the API server knows; those of the Prometheus operator are not installed."""
+    everything = ("replicas=2", "networkPolicy.enabled=true", "server.template.spec.priorityClassName=high")
+    return [
+        {**document, "metadata": {**document["metadata"], "namespace": "default"}}
+        for document in rendered(cluster, *everything, *values)
+    ]
+
+
+@pytest.mark.parametrize("values", [(), ("watchNamespaces={default}",)], ids=["all-namespaces", "one-namespace"])
+def test_the_api_server_takes_every_object(cluster: Cluster, kubectl: Kubectl, values: tuple[str, ...]) -> None:
+    """With no unknown or misspelt field in it."""
+    documents = documents_of_everything(cluster, "priorityClassName=system-cluster-critical", *values)
+    kubectl(
+        *("create", "--dry-run=server", "--validate=strict", "-f", "-"),
+        document={"apiVersion": "v1", "kind": "List", "items": documents},
+    )
+
+
+@pytest.mark.torch
+def test_helm_test_passes(cluster: Cluster, operator_running: None) -> None:
+    done = helm(cluster, "--kubeconfig", str(cluster.kubeconfig), "test", "sponge", "-n", "sponge-system", "--logs")
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "the operator is healthy" in done.stdout
 
 
 def test_lint(cluster: Cluster) -> None:
@@ -40,7 +67,7 @@ def test_lint(cluster: Cluster) -> None:
         # A namespaced install has no right outside of its namespaces.
         (
             ["watchNamespaces={a,b}", "jointPlanning=false", "userRoles.enabled=false"],
-            {"ServiceAccount", "Role", "RoleBinding", "Deployment", "ConfigMap"},
+            {*ALWAYS, "ConfigMap"} - {"ClusterRole"},
         ),
         (
             ["replicas=2", "networkPolicy.enabled=true", "metrics.prometheusRule.enabled=true"],
@@ -49,6 +76,10 @@ def test_lint(cluster: Cluster) -> None:
         (
             ["watchNamespaces={a,b}", "metrics.podMonitor.enabled=true"],
             {*ALWAYS, "ConfigMap", "ClusterRoleBinding", "PodMonitor"},
+        ),
+        (
+            ["metrics.serviceMonitor.enabled=true", "uninstall.retire=false"],
+            {*ALWAYS, "ConfigMap", "ClusterRoleBinding", "ServiceMonitor"} - {"Job"},
         ),
     ],
 )
@@ -70,7 +101,13 @@ def test_secrets_of_services_that_name_none(cluster: Cluster) -> None:
 
 @pytest.mark.parametrize(
     ("value", "says"),
-    [("logLevel=loud", "logLevel"), ("metrics.port=80", "metrics"), ("servers.image=x", "servers")],
+    [
+        ("logLevel=loud", "logLevel"),
+        ("metrics.port=80", "metrics"),
+        ("servers.image=x", "servers"),
+        ("server.templateSecurity=none", "templateSecurity"),
+        ("metrics.podMonitor.enabled=true,metrics.serviceMonitor.enabled=true", "everything twice"),
+    ],
 )
 def test_a_value_that_cannot_be_is_refused(cluster: Cluster, value: str, says: str) -> None:
     done = helm(cluster, "template", "sponge", str(CHART), "--kube-version", "1.36.0", "--set", value)

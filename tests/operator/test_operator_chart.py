@@ -96,8 +96,12 @@ def test_every_metric_of_a_server_is_drawn() -> None:
 
 
 def test_the_roles_name_no_wildcard() -> None:
-    rules = (CHART / "templates" / "_helpers.tpl").read_text()
-    assert "*" not in rules.partition('define "sponge.rules"')[2].replace("*/", "")
+    helpers = (CHART / "templates" / "_helpers.tpl").read_text()
+    rules = helpers.partition('define "sponge.rules"')[2].partition("{{- end -}}")[0]
+    assert "verbs" in rules
+    assert "*" not in rules
+    for template in ("rbac.yaml", "user-roles.yaml", "uninstall.yaml"):
+        assert not re.search(r"(verbs|resources|apiGroups): .*\*", (CHART / "templates" / template).read_text())
 
 
 def test_images_run_without_root_and_name_no_package_index() -> None:

@@ -89,8 +89,12 @@ class Preflight:
                 continue
             await asyncio.sleep(CONFIRM_S if self._said is None else RECHECK_S)
 
-    async def check(self) -> None:
-        """Checks once, and says what has changed. Raises ApiError if the API server does not answer."""
+    async def check(self) -> tuple[str, str] | None:
+        """Checks once, logs what has changed, and returns reason and message of what is missing.
+
+        Raises:
+            ApiError: the API server does not answer.
+        """
         found = await self._find()
         if found != self._said:
             if found is not None:
@@ -98,6 +102,7 @@ class Preflight:
             else:
                 event(log, "preflight.passed")
             self._said = found
+        return found
 
     async def _find(self) -> tuple[str, str] | None:
         if "pods/resize" not in await self._kube.core_resources():

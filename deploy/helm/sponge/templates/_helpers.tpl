@@ -64,3 +64,53 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
   resources: [verticalpodautoscalers]
   verbs: [list, watch]
 {{- end -}}
+
+{{- /* Labels of what runs beside the operator for a moment; its Service and policies do not select it. */ -}}
+{{- define "sponge.errandLabels" -}}
+app.kubernetes.io/name: sponge-errand
+app.kubernetes.io/instance: {{ .Release.Name }}
+app.kubernetes.io/managed-by: {{ .Release.Service }}
+{{- end -}}
+
+{{- /* The spec of a pod that runs `sponge operator ARGUMENTS` once, in the operator's image and with its rights. */ -}}
+{{- define "sponge.errand" -}}
+{{- with .root.Values -}}
+serviceAccountName: {{ include "sponge.serviceAccount" $.root }}
+restartPolicy: Never
+securityContext: {{- toYaml .podSecurityContext | nindent 2 }}
+{{- with .imagePullSecrets }}
+imagePullSecrets: {{- toYaml . | nindent 2 }}
+{{- end }}
+containers:
+  - name: operator
+    image: "{{ .image.repository }}:{{ .image.tag | default $.root.Chart.AppVersion }}"
+    imagePullPolicy: {{ .image.pullPolicy }}
+    {{- with .command }}
+    command: {{- toYaml . | nindent 6 }}
+    {{- end }}
+    args: {{- toYaml (prepend $.arguments "operator") | nindent 6 }}
+    {{- with .env }}
+    env: {{- toYaml . | nindent 6 }}
+    {{- end }}
+    resources:
+      requests: {cpu: 10m, memory: 96Mi}
+      limits: {memory: 256Mi}
+    securityContext: {{- toYaml .securityContext | nindent 6 }}
+    volumeMounts:
+      - {name: tmp, mountPath: /tmp}
+      {{- with .volumeMounts }}
+      {{- toYaml . | nindent 6 }}
+      {{- end }}
+volumes:
+  - {name: tmp, emptyDir: {sizeLimit: 16Mi}}
+  {{- with .volumes }}
+  {{- toYaml . | nindent 2 }}
+  {{- end }}
+{{- with .nodeSelector }}
+nodeSelector: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- with .tolerations }}
+tolerations: {{- toYaml . | nindent 2 }}
+{{- end }}
+{{- end -}}
+{{- end -}}
