@@ -1,13 +1,15 @@
 """Compares live resizing with fixed sizes where requests differ in size: the BERT and the texts of `sizes`.
 
-In virtual time. A fixed size counts if it answers 99 % in time; live resizing is Sponge's, with the joint distribution
-of size and remaining SLO in its forecast. Sizes are quarters of a core, up to 4.
+In virtual time, under Poisson arrivals and under the bursts of the public Twitter stream, thinned to the same rates. A
+fixed size counts if it answers 99 % in time; live resizing is Sponge's, with the joint distribution of size and
+remaining SLO in its forecast. Sizes are quarters of a core, up to 4.
 
     python -m bench.experiments.size_resizing
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
@@ -24,6 +26,7 @@ from sponge_simulator.fleet import ClusterModel, simulate
 from sponge_simulator.scaling.interface import ScalingPolicy, Service
 from sponge_simulator.scaling.sponge import Sponge
 from sponge_simulator.scaling.static import Static
+from sponge_workload.files import load_arrivals
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -35,6 +38,7 @@ STEP_CORES, MAX_CORES = 0.25, 4.0
 class Case(NamedTuple):
     """One run; `cores` 0: live resizing."""
 
+    arrivals: str
     cores: float
     rate: float
     seed: int
@@ -53,6 +57,7 @@ class Found(NamedTuple):
 class Row:
     """Live resizing and the smallest fixed size that reaches the target, at one rate."""
 
+    arrivals: str
     rate: float
     attainment: float
     mean_cores: float
@@ -68,7 +73,8 @@ class Row:
 
 def run(case: Case) -> Found:
     """One schedule under one policy."""
-    requests = schedule(case.rate, case.duration_s, case.seed)
+    times = load_arrivals(case.arrivals, case.rate, case.duration_s, case.seed, os.environ)
+    requests = schedule(times, case.seed)
     service = Service(
         BERT,
         max(SLOS_S.values()),
@@ -85,19 +91,23 @@ def run(case: Case) -> Found:
     return Found(result.in_time / result.sent, cores, result.resizes / case.duration_s)
 
 
-def means(workers: ProcessPoolExecutor, cores: float, rate: float, seeds: int, duration_s: float) -> Found:
+def means(workers: ProcessPoolExecutor, cases: Sequence[Case]) -> Found:
     """The means over the seeds."""
-    found = list(workers.map(run, [Case(cores, rate, seed, duration_s) for seed in range(1, seeds + 1)]))
+    found = list(workers.map(run, cases))
     return Found(*(mean(getattr(one, name) for one in found) for name in Found._fields))
 
 
-def compare(rate: float, seeds: int, duration_s: float, workers: ProcessPoolExecutor) -> Row:
-    """Live resizing, then fixed sizes from its mean on."""
-    live = means(workers, 0.0, rate, seeds, duration_s)
-    cores = max(STEP_CORES, live.cores // STEP_CORES * STEP_CORES)
-    while (fixed := means(workers, cores, rate, seeds, duration_s)).attainment < TARGET and cores < MAX_CORES:
+def compare(arrivals: str, rate: float, seeds: int, duration_s: float, workers: ProcessPoolExecutor) -> Row:
+    """Live resizing, then fixed sizes, the smallest first."""
+    cases = [Case(arrivals, 0.0, rate, seed, duration_s) for seed in range(1, seeds + 1)]
+    live = means(workers, cases)
+    cores = STEP_CORES * 2
+    while True:
+        fixed = means(workers, [case._replace(cores=cores) for case in cases])
+        if fixed.attainment >= TARGET or cores >= MAX_CORES:
+            break
         cores += STEP_CORES
-    return Row(rate, live.attainment, live.cores, live.resizes_per_s, cores, fixed.attainment)
+    return Row(arrivals, rate, live.attainment, live.cores, live.resizes_per_s, cores, fixed.attainment)
 
 
 def draw(figure: Figure, rows: Sequence[Row]) -> None:
@@ -106,7 +116,7 @@ def draw(figure: Figure, rows: Sequence[Row]) -> None:
     places = range(len(rows))
     axes.bar([at - 0.2 for at in places], [row.fixed_cores for row in rows], 0.4, color=SOFT, label="fixed, 99 %")
     axes.bar([at + 0.2 for at in places], [row.mean_cores for row in rows], 0.4, color=SPONGE, label="live resizing")
-    axes.set_xticks(list(places), [f"{row.rate:g}/s" for row in rows])
+    axes.set_xticks(list(places), [f"{row.arrivals}\n{row.rate:g}/s" for row in rows])
     axes.set_ylabel("mean cores")
     axes.legend(frameon=False)
 
@@ -120,12 +130,15 @@ def main() -> None:
     options = parser.parse_args()
     seeds, duration_s = (1, 10.0) if options.short else (options.seeds, options.duration_s)
     with ProcessPoolExecutor(options.processes) as workers:
-        rows = [compare(rate, seeds, duration_s, workers) for rate in RATES]
+        rows = [
+            compare(arrivals, rate, seeds, duration_s, workers) for arrivals in ("poisson", "twitter") for rate in RATES
+        ]
     table = Table(title="BERT, texts of 8 to 400 tokens: live resizing against the smallest fixed size for 99 %")
-    for column in ("rate", "in time %", "mean cores", "resizes/s", "fixed cores", "in time %", "ratio"):
+    for column in ("arrivals", "rate", "in time %", "mean cores", "resizes/s", "fixed cores", "in time %", "ratio"):
         table.add_column(column, justify="right")
     for row in rows:
         table.add_row(
+            row.arrivals,
             f"{row.rate:g}",
             f"{100 * row.attainment:.2f}",
             f"{row.mean_cores:.2f}",

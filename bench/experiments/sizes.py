@@ -126,11 +126,11 @@ def capacity_rps() -> float:
     return CORES / mean(costs)
 
 
-def schedule(rate: float, duration_s: float, seed: int) -> list[Request]:
-    """The inputs that all rules share."""
+def schedule(times: Sequence[float], seed: int) -> list[Request]:
+    """The inputs that all rules share, by their times of arrival."""
     draw = random.Random(seed)
     requests = []
-    for number, at in enumerate(poisson_arrivals(rate, duration_s, seed)):
+    for number, at in enumerate(times):
         name = draw.choice(list(SLOS_S))
         requests.append(Request(number, at, at + SLOS_S[name], at, name, size=float(length(draw))))
     return requests
@@ -157,7 +157,7 @@ def run(case: Case) -> Found:
     """One rule on one schedule."""
     rule = RULES[case.rule]
     model = BERT if rule.profiled is None else BERT.at(rule.profiled)
-    requests = schedule(case.rate, case.duration_s, case.seed)
+    requests = schedule(poisson_arrivals(case.rate, case.duration_s, case.seed), case.seed)
     service = Service(model, max(SLOS_S.values()), case.rate, MAX_BATCH, max_cores=float(CORES))
     learn = None if rule.profiled is None else learning(model)
     cluster = ClusterModel(case.duration_s, takes_s=true_s, learn=learn)

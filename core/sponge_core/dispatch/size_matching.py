@@ -134,9 +134,17 @@ def cheapest_match(
         slack_s: seconds until the deadline of `head`, the earliest of the batch.
         most, free, load, crowd: as in `cheapest_batch`.
     """
+    base, own = costs.models[line.model], costs.of(line.model, line.sizes[head]).latency
+    margin = (1.0 + base.error) * base.slowdown(len(load.running))
+    rooms: list[tuple[int, float]] = []
+    for threads, room_s in rooms_of(slack_s, margin, free, load, crowd):
+        if own.latency(1, threads) <= room_s:
+            rooms.append((threads, room_s))
+    if not rooms:
+        return None  # where the head alone is too slow, it is so with others
     others = line.others(head) if most > 1 else []
     while True:
-        best = _cheapest(costs, line, head, others, slack_s, most, free, load, crowd)
+        best = _cheapest(costs, line, head, others, most, rooms, base.slowdown(len(load.running)))
         if best is None or len(best.members) == 1:
             return best
         hurt = _first_hurt(costs, line, best, load)
@@ -151,15 +159,11 @@ def _cheapest(
     line: SizedLine,
     head: int,
     others: list[int],
-    slack_s: float,
     most: int,
-    free: int,
-    load: CpuLoad,
-    crowd: int,
+    rooms: list[tuple[int, float]],
+    slowdown: float,
 ) -> MatchedBatch | None:
-    base = costs.models[line.model]
-    slowdown = base.slowdown(len(load.running))
-    rooms = rooms_of(slack_s, (1.0 + base.error) * slowdown, free, load, crowd)
+    """As `cheapest_match`, with the threads that may start now and the room that each leaves."""
     best: MatchedBatch | None = None
     best_cost = math.inf
     for latency, members, least in _candidates(costs, line, head, others, most):
