@@ -25,6 +25,11 @@ async def test_shorter_rows_are_filled_up_and_answered_as_alone() -> None:
             assert pool.models[0].size == RowSize("x", most=8, pad=0)
             result = await pool.lanes[0].run([item((1.0, 2.0)), item((4.0,)), item((1.0, 1.0, 5.0))], threads=1)
             assert [numbers(outputs) for outputs in result.outputs] == [[3.0, 3.0], [4.0, 3.0], [7.0, 3.0]]
+            # A row that is too long for the model costs the others nothing but a second try.
+            result = await pool.lanes[0].run([item((1.0, 2.0)), item((1.0,) * 9), item((5.0,))], threads=1)
+            assert [numbers(result.outputs[index]) for index in (0, 2)] == [[3.0, 1.0], [5.0, 1.0]]
+            assert isinstance(result.outputs[1], ItemError)
+            assert "no place beyond 8" in str(result.outputs[1])
         finally:
             await pool.close()
 

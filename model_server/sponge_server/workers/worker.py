@@ -28,7 +28,6 @@ from sponge_server.workers.allocator import give_back, held_bytes
 from sponge_server.workers.examples import any_size_of, example_tensor
 from sponge_server.workers.interface import ItemError, RefusedError
 from sponge_server.workers.ipc import SharedMemory, aligned, receive, send
-from sponge_server.workers.row_size import RowSize
 from sponge_server.workers.strings import pack_strings, unpacked
 
 __all__ = ["example_inputs", "serve"]
@@ -142,21 +141,20 @@ def _run_batch(
     """Outputs by group of items that ran together, errors by item, items that the model refused, and the name of a
     non-finite output by item."""
     ready, errors = _prepare(model, items, inputs, fits)
-    if model.size is not None and model.size.pad is not None:
-        _fill_up(ready, model, model.size)
     not_finite: dict[int, str] = {}
     refused: list[int] = []
     groups: list[dict[str, Any]] = []
     end = 0
-    # Rows of different sizes cannot share a tensor; if the model accepts any size, they run one after another.
-    by_shape: dict[tuple[torch.Size, ...], list[_Ready]] = {}
+    # Rows of different sizes cannot share a tensor. If the model accepts any size, they run one after another, unless
+    # it says what fills up the shorter ones.
+    by_shape: dict[tuple[tuple[int, ...], ...], list[_Ready]] = {}
     for item in ready:
-        by_shape.setdefault(tuple(tensor.shape[1:] for tensor in item.inputs), []).append(item)
+        by_shape.setdefault(_joint_shapes(model, item), []).append(item)
     pending = list(by_shape.values())
     while pending:
         group = pending.pop(0)
         try:
-            named = model.run(_joined(group, model.channels_last))
+            named = model.run(_joined(group, model))
         except (Exception, SystemExit) as error:  # noqa: BLE001 - whatever a model raises is the error of its items
             if len(group) > 1:
                 pending += [[item] for item in group]
@@ -208,28 +206,24 @@ def _decoded(model: LoadedModel, images: Sequence[memoryview], fits: Callable[[i
     return torch.stack(rows)
 
 
-def _fill_up(ready: Sequence[_Ready], model: LoadedModel, size: RowSize) -> None:
-    """Pads the rows of several items to the longest, so that they share a batch."""
-    for position, spec in enumerate(model.inputs):
-        if not size.padded(spec) or spec.datatype == "BYTES":
-            continue
-        dimension = 1 + size.axis
-        longest = max((item.inputs[position].shape[dimension] for item in ready), default=0)
-        for item in ready:
-            given = item.inputs[position]
-            if given.shape[dimension] < longest:
-                shape = list(given.shape)
-                shape[dimension] = longest
-                whole = torch.full(shape, size.pad, dtype=given.dtype)
-                whole.narrow(dimension, 0, given.shape[dimension]).copy_(given)
-                item.inputs[position] = whole
+def _joint_shapes(model: LoadedModel, item: _Ready) -> tuple[tuple[int, ...], ...]:
+    """The shapes of an item's rows, by input, with 0 where rows are filled up. Equal ones share a batch."""
+    shapes: list[tuple[int, ...]] = []
+    for spec, tensor in zip(model.inputs, item.inputs, strict=True):
+        shape = list(tensor.shape[1:])
+        if model.size is not None and model.size.padded(spec) and isinstance(tensor, torch.Tensor):
+            shape[model.size.axis] = 0
+        shapes.append(tuple(shape))
+    return tuple(shapes)
 
 
-def _joined(group: list[_Ready], channels_last: bool) -> list[torch.Tensor]:
-    """One tensor per input. Several items are copied together. A single item is used in place; the model may overwrite
-    it, because nobody reads it again."""
+def _joined(group: list[_Ready], model: LoadedModel) -> list[torch.Tensor]:
+    """One tensor per input. Several items are copied together, the shorter ones filled up. A single item is used in
+    place; the model may overwrite it, because nobody reads it again."""
+    channels_last = model.channels_last
     if len(group) == 1:
         return [_laid_out(tensor, channels_last) for tensor in group[0].inputs]
+    pad = 0.0 if model.size is None or model.size.pad is None else model.size.pad
     rows = sum(item.rows for item in group)
     joined = []
     for position, first in enumerate(group[0].inputs):
@@ -237,10 +231,15 @@ def _joined(group: list[_Ready], channels_last: bool) -> list[torch.Tensor]:
             joined.append(np.concatenate([item.inputs[position] for item in group]))
             continue
         layout = torch.channels_last if channels_last and first.ndim == 4 else torch.contiguous_format
-        whole = torch.empty((rows, *first.shape[1:]), dtype=first.dtype, memory_format=layout)
+        longest = [max(sizes) for sizes in zip(*(item.inputs[position].shape[1:] for item in group), strict=True)]
+        whole = torch.empty((rows, *longest), dtype=first.dtype, memory_format=layout)
         start = 0
         for item in group:
-            whole[start : start + item.rows].copy_(item.inputs[position])
+            given, place = item.inputs[position], whole[start : start + item.rows]
+            if given.shape != place.shape:
+                place.fill_(pad)
+                place = place[tuple(slice(size) for size in given.shape)]
+            place.copy_(given)
             start += item.rows
         joined.append(whole)
     return joined
