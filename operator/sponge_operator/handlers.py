@@ -31,6 +31,9 @@ ALWAYS_WATCHED = (
 )
 """Kinds that every cluster has; VerticalPodAutoscalers may be unknown to it."""
 
+WATCHER = "sponge-operator"
+"""For kopf, which otherwise asks for the user's name; in a container the user may have none."""
+
 EXIT_S = 5.0
 """For kopf to end its watches."""
 
@@ -57,6 +60,7 @@ async def watch(
         kopf.operator(
             registry=handlers(operator, kube, pulses, started),
             standalone=True,
+            identity=WATCHER,
             clusterwide=not namespaces,
             namespaces=namespaces,
             stop_flag=stop,

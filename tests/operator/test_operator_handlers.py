@@ -73,6 +73,18 @@ async def watching(kube: Kube, started: Callable[[], None] = lambda: None) -> As
             await task
 
 
+async def test_the_user_needs_no_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def unknown(uid: int) -> None:
+        raise KeyError(f"getpwuid(): uid not found: {uid}")
+
+    for variable in ("LOGNAME", "USER", "LNAME", "USERNAME"):
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.setattr("pwd.getpwuid", unknown)
+    async with api_server(tmp_path) as (server, kube), watching(kube) as seen:
+        server.put("spongeservices", "before")
+        await wait_for(lambda: seen.present["SpongeService"] == {"before"}, "the operator watches")
+
+
 async def test_changes_are_passed_on_and_nothing_is_written(tmp_path: Path) -> None:
     async with api_server(tmp_path) as (server, kube), watching(kube) as seen:
         server.put("spongeservices", "before")
