@@ -16,7 +16,7 @@ PYTEST_OPTIONS ?=
 export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test quick check lint types imports unit e2e e2e-long images coverage bench reproduce docs docs-serve format protos dashboards sync release-check release-notes release setup browser down clean
+.PHONY: help demo test quick check lint types imports unit e2e e2e-long images test-kind coverage bench reproduce docs docs-serve format protos dashboards sync release-check release-notes release setup browser down clean
 
 help: ## List the targets.
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -53,6 +53,9 @@ e2e-long: setup ## The end-to-end scenarios of more than a minute each.
 
 images: setup ## Build the images of operator and server, try them, print their sizes (TORCH_INDEX=URL: other wheels of torch).
 	$(BIN)/python -m sponge_images build $(if $(TORCH_INDEX),--torch-index $(TORCH_INDEX))
+
+test-kind: setup ## The images in a real kind cluster: load, helm install, serve, resize, uninstall.
+	$(BIN)/python -m sponge_images test-kind
 
 coverage: setup ## Tests that need no cluster, with line and branch coverage; out/coverage/index.html.
 	$(BIN)/pytest -m "not e2e" $(IN_PARALLEL) --cov --cov-report=term:skip-covered --cov-report=html --cov-report=xml

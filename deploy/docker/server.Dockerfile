@@ -5,12 +5,15 @@ ARG BASE=python:3.11-slim-bookworm
 FROM ${BASE} AS build
 ARG TORCH_INDEX=
 ENV PIP_NO_CACHE_DIR=1 PIP_DISABLE_PIP_VERSION_CHECK=1
-RUN python -m venv /opt/sponge && python -m venv /opt/sbom
+RUN python -m venv /opt/torch && python -m venv /opt/sponge && python -m venv /opt/sbom
 WORKDIR /src
 COPY constraints.txt ./
-# First the layer that is large and seldom changes. Another index has versions with its own suffix: no constraints then.
-RUN if [ -n "$TORCH_INDEX" ]; then /opt/sponge/bin/pip install --index-url "$TORCH_INDEX" torch torchvision; \
-    else /opt/sponge/bin/pip install --constraint constraints.txt torch torchvision; fi
+# PyTorch is large and seldom changes. It has a folder of its own and with it a layer, so that a new version of Sponge is a
+# small download. Another index has versions with its own suffix: no constraints then.
+RUN if [ -n "$TORCH_INDEX" ]; then /opt/torch/bin/pip install --index-url "$TORCH_INDEX" torch torchvision; \
+    else /opt/torch/bin/pip install --constraint constraints.txt torch torchvision; fi
+RUN packages="import sysconfig; print(sysconfig.get_path('purelib'))" \
+ && /opt/torch/bin/python -c "$packages" > "$(/opt/sponge/bin/python -c "$packages")/torch.pth"
 RUN /opt/sbom/bin/pip install cyclonedx-bom==7.5.0
 # Compilers for the decisions; they stay in this stage.
 RUN apt-get update && apt-get install --yes --no-install-recommends gcc libc6-dev
@@ -29,9 +32,11 @@ RUN /opt/sbom/bin/cyclonedx-py environment /opt/sponge/bin/python --output-repro
 FROM ${BASE}
 # libgomp: threads of torch.
 RUN apt-get update && apt-get install --yes --no-install-recommends libgomp1 && rm -rf /var/lib/apt/lists/*
-# The root file system may be read-only. Downloaded weights go to a folder that may be a volume.
+# The root file system may be read-only. Downloaded weights go to a folder that may be a volume. Any user may run it, and some
+# libraries ask for a name.
 ENV PATH=/opt/sponge/bin:$PATH PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 \
-    XDG_CACHE_HOME=/opt/sponge/cache TORCH_HOME=/tmp/torch HOME=/tmp
+    XDG_CACHE_HOME=/opt/sponge/cache TORCH_HOME=/tmp/torch HOME=/tmp LOGNAME=sponge
+COPY --from=build /opt/torch /opt/torch
 COPY --from=build /opt/sponge /opt/sponge
 USER 65532:65532
 EXPOSE 8080 8081 9090

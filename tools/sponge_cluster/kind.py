@@ -21,7 +21,7 @@ from sponge_cluster.processes import check
 from sponge_cluster.progress import Progress
 from sponge_cluster.state_file import ClusterState, read_state, write_state
 
-__all__ = ["HOST_ROOT", "KindBackend", "create_command", "delete_command", "kind_config", "load_command"]
+__all__ = ["HOST_ROOT", "KindBackend", "clients", "create_command", "delete_command", "kind_config", "load_command"]
 
 HOST_ROOT = "/host"
 """The node has this machine's folders below this one, because it needs its own /usr."""
@@ -73,7 +73,7 @@ class KindBackend:
             raise ClusterError(f"a kind cluster '{name}' exists that this command did not make; choose another --name")
         mounts = host_mounts()
         begun = time.monotonic()
-        state = {"backend": self.name, "mounts": mounts, "clients": _clients(progress)}
+        state = {"backend": self.name, "mounts": mounts, "clients": clients(progress)}
         write_state(run, state)
         try:
             (run / "kind.yaml").write_text(kind_config(mounts))
@@ -140,7 +140,7 @@ def _state(name: str) -> ClusterState:
     return state
 
 
-def _clients(progress: Progress) -> dict[str, str]:
+def clients(progress: Progress) -> dict[str, str]:
     """The user's kubectl and helm if both exist, else built ones."""
     own = {client: shutil.which(client) for client in binaries.CLIENTS}
     found = {client: path for client, path in own.items() if path}

@@ -1,1 +1,1 @@
-"""Builds the images of operator and server. `make images` runs it."""
+"""Builds the images, and tries them on a real kind cluster. `make images` and `make test-kind` run it."""

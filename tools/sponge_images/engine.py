@@ -25,12 +25,12 @@ from sponge_cluster.processes import check, tail
 from sponge_cluster.progress import Progress
 from sponge_system.cache_folder import cache_root
 
-__all__ = ["Docker", "engine"]
+__all__ = ["RUNC", "Docker", "engine"]
 
 _START_S = 60.0
 _CAP_SYS_RESOURCE = 24  # its bit, as in capabilities(7)
 
-_RUNC = """#!/bin/bash
+RUNC = """#!/bin/bash
 # runc without the capability CAP_SYS_RESOURCE, which this machine cannot give.
 before=
 for word in "$@"; do
@@ -76,6 +76,20 @@ class Docker:
         if done.returncode != 0:
             raise ClusterError(f"`docker {' '.join(words[:3])}` failed with exit code {done.returncode}; see above")
 
+    def build(self, tag: str, *words: str) -> None:
+        """Runs `docker build` for the image `tag`, and removes the image that had this tag before."""
+        before = self._id(tag)
+        self.show("build", "--tag", tag, *words)
+        if before and before != self._id(tag):
+            # Several gigabytes that nothing names any more; the engine refuses if a container still uses them.
+            self.says("image", "rm", before)
+
+    def _id(self, tag: str) -> str:
+        try:
+            return self.ask("image", "inspect", "--format", "{{.Id}}", tag).strip()
+        except ClusterError:
+            return ""
+
 
 @contextmanager
 def engine(progress: Progress) -> Iterator[Docker]:
@@ -85,11 +99,17 @@ def engine(progress: Progress) -> Iterator[Docker]:
         ClusterError: none answers, and this machine cannot start one.
     """
     users = Docker(dict(os.environ))
-    if users.says("info"):
+    try:
+        users.ask("info")
+    except ClusterError as error:
+        silent = error
+    else:
         yield users
         return
     if os.geteuid() != 0 or not shutil.which("apt-get"):
-        raise ClusterError("no Docker engine answers `docker info`: start one, or install it (Debian: docker.io)")
+        raise ClusterError(
+            f"no Docker engine answers: {silent}. Install Docker and start it, and give this user access to its socket"
+        )
     if not shutil.which("dockerd"):
         with progress.busy("installing docker.io"):
             check(["apt-get", "update"], timeout_s=300.0)
@@ -129,7 +149,7 @@ def _start(folder: Path) -> subprocess.Popen[bytes]:
     }
     if not _may_raise_limits():
         wrapper = folder / "runc-without-sys-resource"
-        wrapper.write_text(_RUNC)
+        wrapper.write_text(RUNC)
         wrapper.chmod(0o755)
         settings |= {"runtimes": {wrapper.name: {"path": str(wrapper)}}, "default-runtime": wrapper.name}
     (folder / "daemon.json").write_text(json.dumps(settings))
