@@ -27,7 +27,7 @@ PAGES = (
 )
 """Pages whose code blocks are tested."""
 
-RUN = ("README.md", "docs/tutorial.md", "docs/guides/own-model.md", "docs/guides/capacity.md")
+RUN = ("README.md", "docs/tutorial.md", "docs/guides/your-model.md", "docs/guides/capacity.md")
 """Those of which every console block is run, unless its comment says otherwise."""
 
 RUN_IN_CLUSTER = RUN[:2]

@@ -37,7 +37,7 @@ def test_a_source_is_scheme_target_and_options() -> None:
     ("url", "message"),
     [
         ("resnet18", "of an unknown kind; write for example torchvision://resnet18"),
-        ("s3://bucket/m", "of an unknown kind"),
+        ("ftp://host/m", "of an unknown kind"),
         ("torchvision://resnet81", "no classifier 'resnet81'; close: resnet"),
         ("torchvision://resnet18?weight=none", "unknown option 'weight'; torchvision:// takes weights"),
         ("torchvision://resnet18?weights=COCO", "choose one of DEFAULT, none, IMAGENET1K_V1"),

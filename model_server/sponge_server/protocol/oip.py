@@ -241,7 +241,7 @@ def rows_of(request: InferRequest, info: ModelInfo, most: int) -> list[Item]:
             names = ", ".join(spec.name for spec in info.outputs)
             given = ", ".join(name[:LONGEST_NAME] for name in sorted(unknown))
             raise ItemError(f"the model has no output {given}; it has {names}")
-    texts = request.strings if info.takes_texts else ()
+    texts = request.strings if request.strings and info.takes_texts else ()
     images = _images(request.strings, info) if request.strings and not texts else ()
     pixels = [pixels_of(image) for image in images]
     item = Item((*request.tensors, *(_text_tensor(given) for given in texts)), images, sum(pixels))

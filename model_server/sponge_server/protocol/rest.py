@@ -1,4 +1,4 @@
-"""REST adapter: `POST /v2/models/{model}/infer` as a bare ASGI endpoint in front of the web framework.
+"""REST adapter: `POST /v2/models/{model}/infer` and the routes of `openai`, in front of the web framework.
 
 It reads headers and body of an HTTP request and writes the response; the inference service does everything in between.
 """
@@ -23,8 +23,9 @@ from sponge_server.observability.metrics import Metrics
 from sponge_server.protocol.catch_all import BUG, BUG_EVENT, CatchAll
 from sponge_server.protocol.content_coding import Inflater, accepts_gzip, gzipped, is_coded
 from sponge_server.protocol.key_guard import KeyGuard
-from sponge_server.protocol.oip import InferRequest, Strings
+from sponge_server.protocol.oip import InferRequest, OipError, Strings
 from sponge_server.protocol.oip_json import decode, encode
+from sponge_server.protocol.openai import ROUTES, Form, model_of
 from sponge_server.protocol.problems import PROBLEM_TYPE, ProblemError
 from sponge_server.results import Timing
 from sponge_server.security.api_keys import ApiKeys
@@ -79,14 +80,17 @@ class RestEndpoint:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         # The web framework's layers and its matching of routes cost as much as a decision of the engine.
         path = INFER.fullmatch(scope["path"])
-        if path is None:
+        form = ROUTES.get(scope["path"])
+        if path is None and form is None:
             if scope["method"] == "HEAD":
                 scope = {**scope, "method": "GET"}  # the connection leaves out the body
             await self._others(scope, receive, send)
             return
         service = self._service.part
         with (service.account if service is not None else _NO_MEMORY).open() as lease:
-            call = _RestCall(dict(scope["headers"]), path["model"], path["version"], receive, scope, lease)
+            model, version = (None, None) if path is None else (path["model"], path["version"])
+            headers_in = dict(scope["headers"])
+            call = _RestCall(headers_in, model, version, receive, scope, lease, None if form is None else form())
             try:
                 if self._keys is not None:
                     self._keys.holder(call.headers)
@@ -136,6 +140,7 @@ class _RestCall:
     __slots__ = (
         "_body",
         "_complete",
+        "_form",
         "_gzip",
         "_image",
         "_inflater",
@@ -152,15 +157,18 @@ class _RestCall:
     def __init__(
         self,
         headers: dict[bytes, bytes],
-        model: str,
+        model: str | None,
         version: str | None,
         receive: Receive,
         scope: Scope,
         lease: Lease,
+        form: Form | None = None,
     ) -> None:
+        """`form`: of a route whose body names the model, which is None until then."""
         self.headers = headers
         self.lease = lease
-        self.model: str = model
+        self.model = model
+        self._form = form
         self.version = version
         self._receive = receive
         self._scope = scope
@@ -216,6 +224,12 @@ class _RestCall:
 
     def parse(self, body: bytes | bytearray, bounds: Bounds) -> int:  # noqa: ARG002
         self._body = body
+        if self._form is not None:
+            try:
+                self.model = model_of(body)
+            except OipError as error:
+                raise ProblemError(400, "invalid-request", str(error)) from None
+            return len(body)
         if self._image:
             return 0
         return len(body) if self._json_length is None else self._json_length
@@ -224,6 +238,8 @@ class _RestCall:
         if self._image:
             return InferRequest(strings=(Strings("image", (1,), (self._body,)),))
         body, self._body = self._body, b""  # what is needed of it, the request refers to
+        if self._form is not None:
+            return self._form.decode(body, bounds)
         return decode(body, self._json_length, bounds)
 
     def watch(self, on_left: Callable[[], None]) -> Callable[[], object]:
@@ -232,7 +248,10 @@ class _RestCall:
     def encode(
         self, model: str, version: str, request: InferRequest, outputs: Sequence[Tensor], labels: Sequence[str] | None
     ) -> Response:
-        body, json_length = encode(model, version, request, outputs, labels)
+        if self._form is None:
+            body, json_length = encode(model, version, request, outputs, labels)
+        else:
+            body, json_length = self._form.encode(model, outputs), None
         headers = [JSON_TYPE]
         if json_length is not None:
             headers = [BINARY_TYPE, (b"inference-header-content-length", str(json_length).encode())]
@@ -256,7 +275,8 @@ def server_timing(timing: Timing) -> str:
 
 
 def _unavailable(service: Loaded[InferenceService], call: _RestCall) -> ProblemError:
-    service.lifecycle.check_model(call.model, call.version)
+    if call.model is not None:
+        service.lifecycle.check_model(call.model, call.version)
     return service.lifecycle.not_ready()
 
 

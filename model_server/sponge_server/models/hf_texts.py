@@ -1,0 +1,234 @@
+"""Text tasks with a folder of Hugging Face: strings in, and scores, labels, entities or embeddings out.
+
+Tokenizer and post-processing run in the lane. The texts of a batch are padded to the longest of them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from sponge_core.errors import needs_extra
+from sponge_server.models.loaded import LoadedModel
+from sponge_server.workers.interface import ModelError, RefusedError, TensorSpec
+
+if TYPE_CHECKING:
+    from sponge_server.models.hf import Folder
+    from sponge_server.models.source import Source
+
+__all__ = ["load_texts"]
+
+_LONGEST = 8192
+"""Tokens of a text where neither tokenizer nor network has a bound."""
+
+_POOLINGS = ("mean", "cls", "last")
+
+_TEXT = TensorSpec("text", "BYTES", ())
+_QUERY = TensorSpec("query", "BYTES", ())
+
+
+def load_texts(folder: Folder, task: str, source: Source) -> LoadedModel:
+    """Loads a model of texts. Raises ModelError."""
+    tokens = _Tokens(folder, _whole(source, "max_length"))
+    pooling, normal = _pooling(folder, source)
+    network = folder.network(task)
+    tokens.fit(network)
+    if task == "embeddings":
+        return _model(_embeddings(network, tokens, pooling, normal), (_TEXT,))
+    if task == "rerank":
+        if len(folder.labels) not in (0, 1):
+            raise ModelError(f"'{folder.path}' has {len(folder.labels)} classes, a model for rerank has one score")
+        return _model(_rerank(network, tokens), (_QUERY, _TEXT))
+    if task == "token-classification":
+        return _model(_entities(network, tokens, folder.labels), (_TEXT,))
+    return _model(_classes(network, tokens, folder), (_TEXT,), folder.labels or None)
+
+
+def _model(
+    forward: Callable[..., dict[str, Any]], inputs: tuple[TensorSpec, ...], labels: tuple[str, ...] | None = None
+) -> LoadedModel:
+    return LoadedModel(forward, inputs, "transformers", labels=labels)
+
+
+class _Tokens:
+    """The tokenizer of a folder: texts to the inputs of its network."""
+
+    def __init__(self, folder: Folder, max_length: int | None) -> None:
+        try:
+            from tokenizers import Tokenizer
+        except ImportError:
+            raise ModelError(needs_extra("hf://", "tokenizers", "hf")) from None
+        path = folder.path / "tokenizer.json"
+        if not path.is_file():
+            raise ModelError(
+                f"no tokenizer.json in '{folder.path}': make it with "
+                "AutoTokenizer.from_pretrained(folder).save_pretrained(folder)"
+            )
+        try:
+            self.tokenizer = Tokenizer.from_file(str(path))
+        except Exception as error:  # noqa: BLE001 - the tokenizer raises nothing more special
+            raise ModelError(f"'{path}' cannot be read ({error}): copy the folder again") from None
+        told, config = folder.json("tokenizer_config.json", optional=True), folder.config
+        bounds = [told.get("model_max_length"), config.get("max_position_embeddings"), _LONGEST]
+        # Position numbers of RoBERTa and its kin begin after the number of the padding.
+        if config.get("model_type") in ("roberta", "xlm-roberta", "camembert", "mpnet") and bounds[1]:
+            bounds[1] -= 2
+        most = int(min(bound for bound in bounds if bound))
+        if max_length is not None and max_length > most:
+            raise ModelError(f"max_length is {max_length}, '{folder.path}' takes at most {most} tokens")
+        self.tokenizer.enable_truncation(max_length or most)
+        pad = config.get("pad_token_id") or 0
+        self.tokenizer.enable_padding(pad_id=pad, pad_token=self.tokenizer.id_to_token(pad) or "[PAD]")
+        self._with_types = False
+        self._vocabulary = self.tokenizer.get_vocab_size()
+        self._where = path
+
+    def fit(self, network: Any) -> None:
+        """Checks that the network knows every token."""
+        known = network.get_input_embeddings().num_embeddings
+        if self._vocabulary > known:
+            raise ModelError(
+                f"'{self._where}' has {self._vocabulary} tokens, the network knows {known}: they do not belong together"
+            )
+        self._with_types = getattr(network.config, "type_vocab_size", 0) > 1
+
+    def __call__(self, *texts: Any) -> tuple[dict[str, torch.Tensor], list[Any]]:
+        """The network's inputs for texts, or for pairs of them, and the tokenizer's own results."""
+        columns = [[_decoded(text) for text in column] for column in texts]
+        rows: Sequence[Any] = columns[0] if len(columns) == 1 else list(zip(*columns, strict=True))
+        found = self.tokenizer.encode_batch(rows)
+        inputs = {
+            "input_ids": torch.tensor([each.ids for each in found]),
+            "attention_mask": torch.tensor([each.attention_mask for each in found]),
+        }
+        if self._with_types:
+            inputs["token_type_ids"] = torch.tensor([each.type_ids for each in found])
+        return inputs, found
+
+
+def _decoded(text: bytes) -> str:
+    try:
+        return text.decode()
+    except UnicodeDecodeError:
+        raise RefusedError("the text is not UTF-8: encode it so") from None
+
+
+def _counted(inputs: dict[str, torch.Tensor]) -> torch.Tensor:
+    return inputs["attention_mask"].sum(1, dtype=torch.int32)
+
+
+def _embeddings(network: Any, tokens: _Tokens, pooling: str, normal: bool) -> Callable[..., dict[str, Any]]:
+    def forward(texts: Any) -> dict[str, Any]:
+        inputs, _ = tokens(texts)
+        hidden = network(**inputs).last_hidden_state
+        mask = inputs["attention_mask"]
+        if pooling == "mean":
+            wide = mask.unsqueeze(-1).to(hidden.dtype)
+            pooled = (hidden * wide).sum(1) / wide.sum(1).clamp(min=1e-9)
+        elif pooling == "cls":
+            pooled = hidden[:, 0]
+        else:
+            last = (mask * torch.arange(mask.shape[1])).argmax(1)
+            pooled = hidden[torch.arange(len(hidden)), last]
+        pooled = torch.nn.functional.normalize(pooled) if normal else pooled
+        return {"embedding": pooled, "tokens": _counted(inputs)}
+
+    return forward
+
+
+def _rerank(network: Any, tokens: _Tokens) -> Callable[..., dict[str, Any]]:
+    def forward(queries: Any, texts: Any) -> dict[str, Any]:
+        inputs, _ = tokens(queries, texts)
+        return {"score": network(**inputs).logits[:, 0].sigmoid(), "tokens": _counted(inputs)}
+
+    return forward
+
+
+def _classes(network: Any, tokens: _Tokens, folder: Folder) -> Callable[..., dict[str, Any]]:
+    kind, labels = folder.config.get("problem_type"), folder.labels
+
+    def forward(texts: Any) -> dict[str, Any]:
+        inputs, _ = tokens(texts)
+        logits = network(**inputs).logits
+        if kind == "regression" or logits.shape[1] == 1:
+            return {"scores": logits, "tokens": _counted(inputs)}
+        scores = logits.sigmoid() if kind == "multi_label_classification" else logits.softmax(1)
+        best = [labels[i] if i < len(labels) else str(i) for i in scores.argmax(1).tolist()]
+        return {"scores": scores, "label": np.array(best, object), "tokens": _counted(inputs)}
+
+    return forward
+
+
+def _entities(network: Any, tokens: _Tokens, labels: tuple[str, ...]) -> Callable[..., dict[str, Any]]:
+    def forward(texts: Any) -> dict[str, Any]:
+        inputs, found = tokens(texts)
+        scores = network(**inputs).logits.softmax(-1)
+        best, which = (part.tolist() for part in scores.max(-1))
+        answers = [
+            json.dumps(_joined(_decoded(text), each, [labels[i] for i in row], sure), ensure_ascii=False)
+            for text, each, row, sure in zip(texts, found, which, best, strict=True)
+        ]
+        return {"entities": np.array(answers, object), "tokens": _counted(inputs)}
+
+    return forward
+
+
+def _joined(text: str, found: Any, names: Sequence[str], scores: Sequence[float]) -> list[dict[str, Any]]:
+    """Entities of a text: neighbouring tokens of the same kind, without those that are none ("O").
+
+    The first token of a word decides for the whole word. `B-` begins another entity, `I-` goes on with the last one.
+    """
+    entities: list[dict[str, Any]] = []
+    word = None
+    for (start, end), number, name, score in zip(found.offsets, found.word_ids, names, scores, strict=False):
+        if number is None or start == end:
+            continue
+        prefix, _, kind = name.rpartition("-") if name[:2] in ("B-", "I-") else ("", "", name)
+        if number == word:
+            if entities and entities[-1]["end"] == start:
+                entities[-1]["end"] = end
+            continue
+        word = number
+        last = entities[-1] if entities and entities[-1].pop("open", False) else None
+        if name == "O":
+            continue
+        if last is not None and last["entity"] == kind and prefix != "B":
+            last |= {"end": end, "score": min(last["score"], score), "open": True}
+        else:
+            entities.append({"entity": kind, "start": start, "end": end, "score": score, "open": True})
+    for entity in entities:
+        entity.pop("open", None)
+        entity["score"] = round(entity["score"], 6)
+        entity["text"] = text[entity["start"] : entity["end"]]
+    return entities
+
+
+def _pooling(folder: Folder, source: Source) -> tuple[str, bool]:
+    """How embeddings are pooled, and whether they have length 1: as asked for, else as the folder says."""
+    told = folder.json("1_Pooling/config.json", optional=True)
+    own = next((name for name in _POOLINGS if told.get(_POOLING_KEYS[name])), None)
+    if told and own is None and "pooling" not in source.options:
+        raise ModelError(f"'{folder.path}' pools in another way than {', '.join(_POOLINGS)}: choose one with ?pooling=")
+    pooling = source.options.get("pooling") or own or "mean"
+    if pooling not in _POOLINGS:
+        raise ModelError(f"model source '{source.url}': pooling is '{pooling}', expected one of {', '.join(_POOLINGS)}")
+    normal = source.options.get("normalize", "true")
+    if normal not in ("true", "false"):
+        raise ModelError(f"model source '{source.url}': normalize is '{normal}', expected true or false")
+    return pooling, normal == "true"
+
+
+_POOLING_KEYS = {"mean": "pooling_mode_mean_tokens", "cls": "pooling_mode_cls_token", "last": "pooling_mode_lasttoken"}
+
+
+def _whole(source: Source, name: str) -> int | None:
+    text = source.options.get(name)
+    if text is None:
+        return None
+    if not text.isdecimal() or int(text) < 1:
+        raise ModelError(f"model source '{source.url}': {name} is '{text}', expected a whole number of at least 1")
+    return int(text)
