@@ -23,9 +23,10 @@ FILE = re.compile(r"[\w./-]+\.(?:py|yaml|yml|md|toml|txt|svg|json|proto|html)")
 NAME = re.compile(r"[A-Z][a-z]+[A-Z]\w*(?:\.[a-z_]+)?")
 MADE_BY_THE_READER = {
     *("resnet18.yaml", "linear.yaml", "serve.yaml", "detect.yaml", "profile.yaml", "digits.yaml", "linear.pt2.json"),
-    *("report.html", "report.md", "model.pt2.json"),
+    *("report.html", "report.md", "model.pt2.json", "shouting.py", "NAME.pt.json"),
+    *("config.json", "tokenizer.json", "preprocessor_config.json"),
 }
-"""Files of examples, and those that a command writes."""
+"""Files of examples, those that a command writes, and those of a model of Hugging Face."""
 
 KUBERNETES = {
     "HorizontalPodAutoscaler",

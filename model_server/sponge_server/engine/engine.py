@@ -111,10 +111,10 @@ class Engine:
         ids = range(self._next_id, self._next_id + len(rows))
         self._next_id = ids.stop
         future: asyncio.Future[InferenceResult] = asyncio.get_running_loop().create_future()
-        size = model.info.size_of(rows[0])  # rows of one tensor have one shape
-        job = Job(model, due, now, future, ids, [None] * len(rows), len(rows), size=size)
+        sizes = model.info.sizes_of(rows)
+        job = Job(model, due, now, future, ids, [None] * len(rows), len(rows), size=max(sizes))
         self._jobs.add(job)
-        for row_id, item in zip(ids, rows, strict=True):
+        for row_id, item, size in zip(ids, rows, sizes, strict=True):
             self._waiting[row_id] = (job, item)
             self.scheduler.add(Request(row_id, now, due.deadline, due.sent, due.slo_class, model.index, size))
         for notify in self._on.request_arrived:

@@ -31,7 +31,7 @@ class Job:
         queue_s, batch_s, infer_s: see `results.Timing`; the longest of its rows.
         batch: the batch of the row that was dispatched last; None before.
         retried: ids of the rows whose lane was lost once.
-        size: of each of its rows, in the model's unit; 1 if all rows cost the same.
+        size: of its largest row, in the model's unit; 1 if all rows cost the same.
     """
 
     model: ModelHandle

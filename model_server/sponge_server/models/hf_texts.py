@@ -15,6 +15,7 @@ import torch
 from sponge_core.errors import needs_extra
 from sponge_server.models.loaded import LoadedModel
 from sponge_server.workers.interface import ModelError, RefusedError, TensorSpec
+from sponge_server.workers.row_size import RowSize
 
 if TYPE_CHECKING:
     from sponge_server.models.hf import Folder
@@ -24,6 +25,12 @@ __all__ = ["load_texts"]
 
 _LONGEST = 8192
 """Tokens of a text where neither tokenizer nor network has a bound."""
+
+_BYTES_OF_TOKEN = 4
+"""Bytes of a token, about, in English. Batches correct what a token takes, for each octave of sizes apart."""
+
+_LEAST_MEASURED, _MOST_MEASURED = 8, 512
+"""Tokens of the shortest and longest text that are measured at the start."""
 
 _POOLINGS = ("mean", "cls", "last")
 
@@ -38,20 +45,23 @@ def load_texts(folder: Folder, task: str, source: Source) -> LoadedModel:
     network = folder.network(task)
     tokens.fit(network)
     if task == "embeddings":
-        return _model(_embeddings(network, tokens, pooling, normal), (_TEXT,))
+        return _model(_embeddings(network, tokens, pooling, normal), (_TEXT,), tokens)
     if task == "rerank":
         if len(folder.labels) not in (0, 1):
             raise ModelError(f"'{folder.path}' has {len(folder.labels)} classes, a model for rerank has one score")
-        return _model(_rerank(network, tokens), (_QUERY, _TEXT))
+        return _model(_rerank(network, tokens), (_QUERY, _TEXT), tokens)
     if task == "token-classification":
-        return _model(_entities(network, tokens, folder.labels), (_TEXT,))
-    return _model(_classes(network, tokens, folder), (_TEXT,), folder.labels or None)
+        return _model(_entities(network, tokens, folder.labels), (_TEXT,), tokens)
+    return _model(_classes(network, tokens, folder), (_TEXT,), tokens, folder.labels or None)
 
 
 def _model(
-    forward: Callable[..., dict[str, Any]], inputs: tuple[TensorSpec, ...], labels: tuple[str, ...] | None = None
+    forward: Callable[..., dict[str, Any]],
+    inputs: tuple[TensorSpec, ...],
+    tokens: _Tokens,
+    labels: tuple[str, ...] | None = None,
 ) -> LoadedModel:
-    return LoadedModel(forward, inputs, "transformers", labels=labels)
+    return LoadedModel(forward, inputs, "transformers", labels=labels, size=tokens.size())
 
 
 class _Tokens:
@@ -80,7 +90,8 @@ class _Tokens:
         most = int(min(bound for bound in bounds if bound))
         if max_length is not None and max_length > most:
             raise ModelError(f"max_length is {max_length}, '{folder.path}' takes at most {most} tokens")
-        self.tokenizer.enable_truncation(max_length or most)
+        self._most = max_length or most
+        self.tokenizer.enable_truncation(self._most)
         pad = config.get("pad_token_id") or 0
         self.tokenizer.enable_padding(pad_id=pad, pad_token=self.tokenizer.id_to_token(pad) or "[PAD]")
         self._with_types = False
@@ -95,6 +106,12 @@ class _Tokens:
                 f"'{self._where}' has {self._vocabulary} tokens, the network knows {known}: they do not belong together"
             )
         self._with_types = getattr(network.config, "type_vocab_size", 0) > 1
+
+    def size(self) -> RowSize:
+        """What the work of a text grows with: its bytes, as far as its tokens are not cut."""
+        measured = min(self._most, _MOST_MEASURED)
+        least = min(_BYTES_OF_TOKEN * _LEAST_MEASURED, _BYTES_OF_TOKEN * measured - 1)
+        return RowSize("text", _BYTES_OF_TOKEN * measured, least, pad=0, cut=measured == self._most)
 
     def __call__(self, *texts: Any) -> tuple[dict[str, torch.Tensor], list[Any]]:
         """The network's inputs for texts, or for pairs of them, and the tokenizer's own results."""

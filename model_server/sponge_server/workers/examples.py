@@ -14,7 +14,7 @@ __all__ = ["any_size_of", "example_item", "example_tensor"]
 ANY_SIZE = 16
 """Size of a dimension that accepts any size."""
 
-EXAMPLE_TEXT = b"The quick brown fox jumps over the lazy dog, and the dog does not mind at all."
+EXAMPLE_TEXT = b"The quick brown fox jumps over the lazy dog, and the dog does not mind at all. "
 """A string of about the same number of tokens as `ANY_SIZE`."""
 
 _FORMAT = {"FP16": "e", "FP32": "f", "FP64": "d"}
@@ -28,7 +28,7 @@ def example_item(info: ModelInfo, rows: int, size: int | None = None) -> Item:
         size: of the rows, where the model declares one; None: its reference.
     """
     any_size = any_size_of(info.size) if size is None else size
-    return Item(tensors=tuple(example_tensor(spec, rows, any_size) for spec in info.inputs))
+    return Item(tensors=tuple(example_tensor(spec, rows, any_size, info.size) for spec in info.inputs))
 
 
 def any_size_of(size: RowSize | None) -> int:
@@ -36,12 +36,18 @@ def any_size_of(size: RowSize | None) -> int:
     return ANY_SIZE if size is None else size.reference
 
 
-def example_tensor(spec: TensorSpec, rows: int, any_size: int = ANY_SIZE) -> Tensor:
-    """One input of an example item. `any_size` stands for a dimension that accepts any size."""
+def example_tensor(spec: TensorSpec, rows: int, any_size: int = ANY_SIZE, size: RowSize | None = None) -> Tensor:
+    """One input of an example item.
+
+    Args:
+        any_size: stands for a dimension that accepts any size, and of the strings that `size` names for their bytes.
+    """
     shape = (rows, *(any_size if size < 0 else size for size in spec.shape))
     if spec.datatype == "BYTES":
-        return Tensor(spec.name, spec.datatype, shape, pack_strings([EXAMPLE_TEXT] * math.prod(shape)))
-    size = math.prod(shape) * DATATYPE_SIZE[spec.datatype]
+        counts = size is not None and size.input == spec.name
+        text = (EXAMPLE_TEXT * -(-any_size // len(EXAMPLE_TEXT)))[:any_size] if counts else EXAMPLE_TEXT
+        return Tensor(spec.name, spec.datatype, shape, pack_strings([text] * math.prod(shape)))
+    total = math.prod(shape) * DATATYPE_SIZE[spec.datatype]
     letter = _FORMAT.get(spec.datatype)
     pattern = struct.pack(f"<{len(_VALUES)}{letter}", *_VALUES) if letter else b"\0"
-    return Tensor(spec.name, spec.datatype, shape, (pattern * -(-size // len(pattern)))[:size])
+    return Tensor(spec.name, spec.datatype, shape, (pattern * -(-total // len(pattern)))[:total])

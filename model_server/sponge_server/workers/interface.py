@@ -204,6 +204,12 @@ class ModelInfo:
         """The size of an item's rows; 1 if all rows cost the same."""
         return 1.0 if self.size is None else self.size.of(item.tensors)
 
+    def sizes_of(self, rows: Sequence[Item]) -> list[float]:
+        """The size of each row of a request, at least one."""
+        if self.size is None or not self.takes_texts:
+            return [self.size_of(rows[0])] * len(rows)  # rows of one tensor have one shape
+        return [self.size_of(item) for item in rows]
+
     @property
     def least_row_bytes(self) -> int:
         """Bytes of the inputs of one row, as tensors; a dimension of any size counts as 1."""

@@ -16,6 +16,10 @@ from sponge_core.errors import SpongeError
 __all__ = ["RowSize", "RowSizeError"]
 
 
+_PREFIX_BYTES = 4
+"""Length of a string, before each in the protocol's binary form."""
+
+
 class RowSizeError(SpongeError):
     """A model declares a size that its inputs do not have."""
 
@@ -27,12 +31,22 @@ class _Named(Protocol):
     def name(self) -> str: ...
 
     @property
+    def datatype(self) -> str: ...
+
+    @property
     def shape(self) -> tuple[int, ...]: ...
+
+
+class _Filled(_Named, Protocol):
+    """A tensor with its data."""
+
+    @property
+    def data(self) -> bytes | bytearray | memoryview: ...
 
 
 @dataclass(frozen=True, slots=True)
 class RowSize:
-    """The dimension that a row's work grows with.
+    """The dimension that a row's work grows with. Of an input of strings, it is the bytes of the text.
 
     Attributes:
         input: name of an input.
@@ -41,7 +55,9 @@ class RowSize:
         axis: which dimension of a row counts, 0 for the first after the batch. The input's shape has -1 there.
         pad: fills shorter rows up to the longest in their batch, in every input whose shape has -1 at `axis`. Give it
             only if the model's outputs do not depend on it, as with an attention mask, and do not have that dimension.
-            None: rows of different sizes never share a batch.
+            None: rows of different sizes never share a batch. Strings are never filled up: with any value, the model
+            pads its tokens itself.
+        cut: larger rows cost what `most` costs, because the model cuts them.
     """
 
     input: str
@@ -49,6 +65,7 @@ class RowSize:
     least: int = 1
     axis: int = 0
     pad: float | None = None
+    cut: bool = False
 
     @property
     def join(self) -> Literal["padded", "alike"]:
@@ -66,16 +83,19 @@ class RowSize:
         steps = range(5)
         return sorted({round(self.least * (self.most / self.least) ** (step / steps[-1])) for step in steps})
 
-    def of(self, tensors: Sequence[_Named]) -> float:
-        """The size of the rows of a request's tensors, at least 1."""
+    def of(self, tensors: Sequence[_Filled]) -> float:
+        """The size of a row of a request's tensors, at least 1; of several strings, the longest may be larger."""
         for tensor in tensors:
             if tensor.name == self.input:
-                return float(max(1, tensor.shape[1 + self.axis]))
+                texts = tensor.datatype == "BYTES"
+                size = len(tensor.data) / tensor.shape[0] - _PREFIX_BYTES if texts else tensor.shape[1 + self.axis]
+                return float(max(1, min(size, self.most) if self.cut else size))
         return 1.0
 
     def padded(self, spec: _Named) -> bool:
         """Whether rows of this input are filled up."""
-        return self.pad is not None and self.axis < len(spec.shape) and spec.shape[self.axis] < 0
+        texts = spec.datatype == "BYTES"
+        return self.pad is not None and not texts and self.axis < len(spec.shape) and spec.shape[self.axis] < 0
 
     def check(self, inputs: Sequence[_Named]) -> None:
         """Raises RowSizeError, which says what to declare instead, when the inputs have no such dimension."""
@@ -83,7 +103,7 @@ class RowSize:
         if spec is None:
             names = ", ".join(spec.name for spec in inputs)
             raise RowSizeError(f"its size is declared by an input '{self.input}'; its inputs are {names}: name one")
-        if not (0 <= self.axis < len(spec.shape) and spec.shape[self.axis] < 0):
+        if spec.datatype != "BYTES" and not (0 <= self.axis < len(spec.shape) and spec.shape[self.axis] < 0):
             raise RowSizeError(
                 f"its size is dimension {self.axis} of input '{self.input}', whose rows have shape {list(spec.shape)}: "
                 "choose an axis that is -1 there"

@@ -53,7 +53,7 @@ def example_inputs(model: LoadedModel, rows: int) -> list[torch.Tensor]:
     """Example inputs of the right shape."""
     inputs = []
     for spec in model.inputs:
-        made = example_tensor(spec, rows, any_size_of(model.size))
+        made = example_tensor(spec, rows, any_size_of(model.size), model.size)
         if spec.datatype == "BYTES":
             inputs.append(_string_array(made.data, made.shape))
             continue
