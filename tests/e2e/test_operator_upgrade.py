@@ -18,12 +18,12 @@ from operator_kit import Kubectl, Service, eventually, millicores, quota_file
 from PIL import Image
 
 from sponge_cluster import Cluster
-from sponge_cluster.chart import NAMESPACE, RELEASE, install_operator, local_values
+from sponge_cluster.chart import CHART, NAMESPACE, RELEASE, install_operator, local_values
 
 pytestmark = [pytest.mark.e2e, pytest.mark.torch]
 
 PREVIOUS = Path(__file__).parent / "data" / "previous"
-CHART = PREVIOUS / "sponge-0.1.0.tgz"
+PREVIOUS_CHART = PREVIOUS / "sponge-0.1.0.tgz"
 OPERATOR = "sponge-0.1.0-operator.zip"
 WHERE = "/opt/previous"
 FINALIZER = "serving.sponge.dev/restore-size"
@@ -69,7 +69,7 @@ async def test_an_upgrade_while_requests_come(cluster: Cluster, kubectl: Kubectl
     address = kubectl("get", "service", digits.name, "-n", digits.namespace, "-o", "jsonpath={.spec.clusterIP}")
     sending = asyncio.create_task(send_until(stop := asyncio.Event(), f"http://{address}:8080/v2/models/digits/infer"))
     try:
-        await asyncio.to_thread(install_operator, cluster)
+        await asyncio.to_thread(upgrade, cluster, kubectl)
         await asyncio.to_thread(is_driven_by_this_one, digits)
     finally:
         stop.set()
@@ -84,11 +84,19 @@ def install_previous(cluster: Cluster, kubectl: Kubectl) -> None:
     kubectl("apply", "--server-side", "--force-conflicts", "-f", "-", document=crd(cluster))
     values = previous_values(cluster)
     more = ("--create-namespace", "--wait", "--timeout", "120s", "--skip-crds", "--values", "-")
-    helm(cluster, "install", RELEASE, str(CHART), "-n", NAMESPACE, *more, values=values)
+    helm(cluster, "install", RELEASE, str(PREVIOUS_CHART), "-n", NAMESPACE, *more, values=values)
+
+
+def upgrade(cluster: Cluster, kubectl: Kubectl) -> None:
+    """As the guide says, with what its users have set before."""
+    kubectl("apply", "--server-side", "--force-conflicts", "-f", str(CHART / "crds"))
+    values = {"command": local_values(cluster.python_pod())["command"]}
+    more = ("--reset-then-reuse-values", "--wait", "--timeout", "120s", "--values", "-")
+    helm(cluster, "upgrade", RELEASE, str(CHART), "-n", NAMESPACE, *more, values=values)
 
 
 def crd(cluster: Cluster) -> dict[str, Any]:
-    document: dict[str, Any] = yaml.safe_load(helm(cluster, "show", "crds", str(CHART)))
+    document: dict[str, Any] = yaml.safe_load(helm(cluster, "show", "crds", str(PREVIOUS_CHART)))
     return document
 
 
