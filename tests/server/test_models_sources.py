@@ -14,6 +14,7 @@ from sponge_server.models import digits
 from sponge_server.models.exported import sidecar_path
 from sponge_server.models.source import load, parse
 from sponge_server.workers.interface import ModelError, TensorSpec
+from sponge_server.workers.row_size import RowSize
 from sponge_system.cache_folder import models_folder
 
 pytestmark = pytest.mark.torch
@@ -82,6 +83,14 @@ def test_an_exported_program_keeps_its_free_dimensions_and_its_bound(tmp_path: P
     model = load(export(tmp_path / "m.pt2", bound, torch.export.Dim("size", min=1)))
     assert (model.inputs[0].shape, model.max_batch) == ((-1,), 16)
     assert load(export(tmp_path / "n.pt2", torch.export.Dim("batch", min=1))).max_batch is None
+
+
+def test_a_free_dimension_with_a_bound_is_the_size_of_a_row(tmp_path: Path) -> None:
+    batch = torch.export.Dim("batch", min=1)
+    bounded = load(export(tmp_path / "m.pt2", batch, torch.export.Dim("size", min=4, max=512)))
+    assert bounded.size == RowSize(bounded.inputs[0].name, most=512, least=4)
+    assert load(export(tmp_path / "n.pt2", batch, torch.export.Dim("size", min=1))).size is None
+    assert load(export(tmp_path / "o.pt2", batch)).size is None
 
 
 def test_a_fixed_batch_says_how_to_export(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ package, `sponge compile` writes it, with what the package was compiled for.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -22,6 +23,7 @@ from sponge_server.models.loaded import TORCH_DTYPE, LoadedModel
 from sponge_server.models.source import Source
 from sponge_server.models.torchscript import load_script
 from sponge_server.workers.interface import ModelError, TensorSpec
+from sponge_server.workers.row_size import RowSize
 
 __all__ = ["Sidecar", "SidecarCompiled", "SidecarImage", "SidecarInput", "load", "load_file", "sidecar_path"]
 
@@ -138,7 +140,8 @@ def load_file(path: Path, allow_pickle: bool = False) -> LoadedModel:
             "torch.export.save"
         ) from None
     inputs, most = _inputs(path, program, sidecar)
-    return _described(path, sidecar, LoadedModel(forward, inputs, "pytorch_export", max_batch=most))
+    size = _row_size(program, inputs)
+    return _described(path, sidecar, LoadedModel(forward, inputs, "pytorch_export", max_batch=most, size=size))
 
 
 def _callable(program: Any) -> Any:
@@ -209,12 +212,7 @@ def _script_inputs(sidecar: Sidecar) -> tuple[TensorSpec, ...]:
 
 
 def _inputs(path: Path, program: Any, sidecar: Sidecar) -> tuple[tuple[TensorSpec, ...], int | None]:
-    wanted = set(program.graph_signature.user_inputs)
-    values = [
-        (n.name, n.meta["val"])
-        for n in program.graph.nodes
-        if n.op == "placeholder" and n.name in wanted and not isinstance(n.meta["val"], _CONSTANTS)
-    ]
+    values = _values(program)
     given = [each.name if isinstance(each, SidecarInput) else each for each in sidecar.inputs or ()]
     names = given or [name for name, _ in values]
     if len(names) != len(values):
@@ -236,6 +234,32 @@ def _inputs(path: Path, program: Any, sidecar: Sidecar) -> tuple[tuple[TensorSpe
         shape = tuple(int(d) if isinstance(d, int) else -1 for d in value.shape[1:])
         specs.append(TensorSpec(name, _OIP[value.dtype], shape))
     return tuple(specs), most
+
+
+def _values(program: Any) -> list[tuple[str, Any]]:
+    """The program's inputs by name, with the tensors that stand for them."""
+    wanted = set(program.graph_signature.user_inputs)
+    return [
+        (n.name, n.meta["val"])
+        for n in program.graph.nodes
+        if n.op == "placeholder" and n.name in wanted and not isinstance(n.meta["val"], _CONSTANTS)
+    ]
+
+
+def _row_size(program: Any, inputs: Sequence[TensorSpec]) -> RowSize | None:
+    """The size of a row, where the program was exported with one free dimension besides the batch, and its bound."""
+    free = [
+        (spec.name, axis, dimension)
+        for spec, (_, value) in zip(inputs, _values(program), strict=True)
+        for axis, dimension in enumerate(value.shape[1:])
+        if not isinstance(dimension, int)
+    ]
+    if len({dimension.node.expr for _, _, dimension in free}) != 1:
+        return None
+    name, axis, dimension = free[0]
+    most, allowed = _upper(program, dimension), program.range_constraints.get(dimension.node.expr)
+    least = max(1, int(allowed.lower)) if allowed is not None else 1
+    return None if most is None or most <= least else RowSize(name, most, least, axis)
 
 
 def _upper(program: Any, batch: torch.SymInt) -> int | None:
