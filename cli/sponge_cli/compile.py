@@ -40,7 +40,7 @@ def command(source: str, output: Path, max_batch: int, dtype: str, accept_accura
     from rich.console import Console
 
     from sponge_server.models.compiling import compile_model
-    from sponge_server.models.source import with_precision
+    from sponge_server.models.source import with_options
     from sponge_system.logs import set_up
 
     set_up("warning")
@@ -51,7 +51,7 @@ def command(source: str, output: Path, max_batch: int, dtype: str, accept_accura
             console.print(f"{text} ...")
             status.update(text)
 
-        made = compile_model(with_precision(source, dtype, accept_accuracy), output, max_batch, step)
+        made = compile_model(with_options(source, None, dtype, accept_accuracy), output, max_batch, step)
     if as_json:
         click.echo(json.dumps(made.as_dict()))
         return

@@ -39,6 +39,7 @@ SUBCOMMANDS = {
     "operator": _Subcommand("sponge_cli.operator", "Run the Kubernetes operator.", "operator"),
     "profile": _Subcommand("sponge_cli.profile", "Measure how long batches take on how many threads.", "profile"),
     "plan": _Subcommand("sponge_cli.plan", "Ask a planner for cores and batch size.", "simulator"),
+    "tune": _Subcommand("sponge_cli.tune", "Find the cheapest configuration that keeps an SLO.", "simulator"),
     "simulate": _Subcommand("sponge_cli.simulate", "Compare scaling policies in virtual time.", "simulator"),
     "load": _Subcommand("sponge_cli.load", "Send an open-loop load with deadlines.", None),
 }

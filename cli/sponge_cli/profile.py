@@ -21,8 +21,26 @@ Examples:
   sponge profile torchvision://resnet18?weights=none --cores 0.5,1,1.5,2 --batches 1,2,4,8 -o resnet18.yaml
   sponge profile file:///models/m.pt2 --cores 1,2,4 --repeat 50 --percentile 99 -o m.yaml --plot m.svg
   sponge profile digits:// --no-limit --json
+  sponge profile onnx:///models/m.onnx --runtimes all --cores 2 --batches 1,4,8
   sponge profile torchvision://resnet18 --in-cluster --namespace models --cores 0.5,1,2,4 -o resnet18.yaml
 """
+
+
+class _Runtimes(click.ParamType[tuple[str, ...]]):
+    """`all`, or names such as `onnx,openvino`."""
+
+    name = "runtimes"
+
+    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> tuple[str, ...]:
+        from sponge_server.models.source import RUNTIMES
+
+        names = tuple(dict.fromkeys(part.strip() for part in str(value).split(",")))
+        if names == ("all",):
+            return RUNTIMES
+        unknown = [name for name in names if name not in RUNTIMES]
+        if unknown:
+            self.fail(f"unknown runtime '{unknown[0]}'; write all, or some of {', '.join(RUNTIMES)}", param, ctx)
+        return names
 
 
 class _Numbers(click.ParamType[list[float]]):
@@ -82,6 +100,11 @@ class _Numbers(click.ParamType[list[float]]):
     multiple=True,
     help="Draw measured and fitted times (.svg or .png). Repeat for both.",
 )
+@click.option(
+    "--runtimes",
+    type=_Runtimes(),
+    help="Compare runtimes in a table instead: all, or some of torch,onnx,openvino. Also in bf16 if the CPU has it.",
+)
 @click.option("--restart", is_flag=True, help="Measure all cells again after an interruption.")
 @click.option("--no-limit", is_flag=True, help="Measure without a CPU limit, for machines where none can be set.")
 @click.option(
@@ -108,6 +131,7 @@ def command(
     percentile: str,
     form: Form | Literal["auto"],
     plots: tuple[Path, ...],
+    runtimes: tuple[str, ...] | None,
     restart: bool,
     no_limit: bool,
     in_cluster: bool,
@@ -125,8 +149,16 @@ def command(
 
     With --in-cluster the lanes run in a pod that is resized in place from one CPU limit to the next, and deleted at the
     end. The pod loads SOURCE.
+
+    With --runtimes it compares, on this machine and without a CPU limit, and writes no profile.
     """
     from rich.console import Console
+
+    if runtimes is not None:
+        if output is not None or plots or in_cluster:
+            raise click.UsageError("--runtimes only compares: leave -o, --plot and --in-cluster out")
+        _compare(source, runtimes, int(max(cores)), [int(batch) for batch in batches], repeat, as_json)
+        return
 
     from sponge_profiler.grid import grid_cells
     from sponge_profiler.local import MeasurementPlan
@@ -162,3 +194,21 @@ def command(
         console.print(f"written to {output}; use it with --profile {output}", highlight=False, soft_wrap=True)
     if as_json:
         click.echo(json.dumps(profile.model_dump(mode="json")))
+
+
+def _compare(
+    source: str, runtimes: tuple[str, ...], cores: int, batches: list[int], repeat: int, as_json: bool
+) -> None:
+    from rich.console import Console
+
+    from sponge_profiler.comparison import compare_runtimes, comparison_table, variants_of
+
+    found = compare_runtimes(source, variants_of(runtimes), max(1, cores), batches, repeat, Console(stderr=True))
+    if as_json:
+        click.echo(json.dumps([one.as_dict() for one in found]))
+        return
+    console = Console()
+    console.print(comparison_table(found, source, max(1, cores)))
+    for one in found:
+        if one.why_not is not None:
+            console.print(f"{one.runtime} in {one.dtype}: {one.why_not}", highlight=False, soft_wrap=True, markup=False)

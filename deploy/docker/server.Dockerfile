@@ -20,7 +20,7 @@ RUN apt-get update && apt-get install --yes --no-install-recommends gcc libc6-de
 COPY . .
 RUN if [ -n "$TORCH_INDEX" ]; then grep -viE '^(torch|torchvision|nvidia-|cuda-|triton)' constraints.txt > /tmp/constraints.txt; \
     else cp constraints.txt /tmp/constraints.txt; fi \
- && /opt/sponge/bin/pip install --constraint /tmp/constraints.txt ".[fetch,hf,samples,server,sklearn,tracing]"
+ && /opt/sponge/bin/pip install --constraint /tmp/constraints.txt ".[fetch,hf,onnx,openvino,samples,server,sklearn,tracing]"
 RUN /opt/sponge/bin/pip install --constraint /tmp/constraints.txt mypy setuptools \
  && /opt/sponge/bin/python -m sponge_system.compile_modules \
  && /opt/sponge/bin/pip uninstall --yes mypy

@@ -11,7 +11,7 @@ import uvloop
 
 from sponge_core.errors import SpongeError, needs_extra
 from sponge_server.app import Server
-from sponge_server.models.source import with_precision
+from sponge_server.models.source import with_options
 from sponge_server.observability.access_log import AccessLog
 from sponge_server.observability.observers import RequestObserver
 from sponge_server.settings import ServerSettings
@@ -48,7 +48,11 @@ def serve(settings: ServerSettings, announce: Callable[[str], None]) -> None:
 
 async def _serve(settings: ServerSettings, announce: Callable[[str], None], observers: list[RequestObserver]) -> None:
     specs = [
-        ModelSpec(model.name, with_precision(model.source, settings.dtype, settings.accept_accuracy), model.max_batch)
+        ModelSpec(
+            model.name,
+            with_options(model.source, settings.runtime, settings.dtype, settings.accept_accuracy),
+            model.max_batch,
+        )
         for model in settings.models
     ]
     pool = WorkerPool(specs, settings.start_limits)

@@ -93,12 +93,17 @@ class ServerSettings(BaseSettings):
     model: Annotated[dict[ModelName, str], NoDecode, named("NAME=SOURCE")] = setting(
         "Model", "Name in the URLs, and the source of the model.", form="NAME=SOURCE", min_length=1
     )
-    dtype: Literal["fp32", "bf16", "auto"] = setting(
+    runtime: Literal["torch", "onnx", "openvino"] | None = setting(
+        "Model", "Runtime of the models; those of torch are converted at load.", None, shown="the source's own"
+    )
+    dtype: Literal["fp32", "bf16", "int8", "auto"] = setting(
         "Model",
-        "Number format of the computation. bf16 needs a CPU with bf16 and the same answers; auto falls back to fp32.",
+        "Number format of the computation. bf16 needs a CPU with bf16, int8 ONNX; auto is bf16, or else fp32.",
         "fp32",
     )
-    accept_accuracy: bool = setting("Model", "Accept bf16 even if its answers differ by more than allowed.", False)
+    accept_accuracy: bool = setting(
+        "Model", "Accept bf16 or int8 even if the answers differ by more than allowed.", False
+    )
     max_batch: Annotated[dict[str, Annotated[int, Field(ge=1)]], *BY_MODEL] = setting(
         "Model",
         "Largest batch in rows; also the batch cap until the operator sets one.",

@@ -129,7 +129,7 @@ def surroundings(source: str) -> dict[str, str]:
     """Facts of this machine that a batch's time depends on, beside the model's name and the CPU limit."""
     return {
         "the model's file": _digest(source),
-        "the software": ", ".join(f"{name} {_version(name)}" for name in ("torch", "torchvision")),
+        "the software": ", ".join(f"{name} {_version(name)}" for name in _packages(source)),
         "the machine": machine_name(),
     }
 
@@ -243,7 +243,7 @@ def _digest(source: str) -> str:
 
     parsed = parse(source)
     path: Path | None = None
-    if parsed.scheme == "file":
+    if parsed.scheme in ("file", "onnx", "openvino"):
         path = Path(parsed.target)
     elif parsed.scheme == "python":
         try:
@@ -255,6 +255,15 @@ def _digest(source: str) -> str:
         return ""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+
+
+def _packages(source: str) -> tuple[str, ...]:
+    """The packages that run the model."""
+    from sponge_server.models.source import parse
+
+    parsed = parse(source)
+    own = {"onnx": ("onnxruntime",), "openvino": ("openvino",)}
+    return ("torch", "torchvision", *own.get(parsed.options.get("runtime", parsed.scheme), ()))
 
 
 def _version(package: str) -> str:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -60,9 +61,9 @@ class ProfileRequest:
 
 def name_of(source: str) -> str:
     """`resnet18` of `torchvision://resnet18?weights=none`, `m` of `file:///models/m.pt2`, `digits` of `digits://`."""
-    scheme, _, rest = source.partition("://")
+    scheme, _, rest = source.partition(":")
     target = rest.partition("?")[0].strip("/").rpartition("/")[2].rpartition(":")[2]
-    return target.removesuffix(".pt2") or scheme or "model"
+    return re.sub(r"\.(pt2|onnx|xml)$", "", target) or scheme or "model"
 
 
 def profile_model(request: ProfileRequest, messages: Console) -> Profile:

@@ -72,7 +72,10 @@ ROOT = Path(__file__).parents[2]
     [
         ("", ["sponge_client", "sponge_workload", "sponge_system", "sponge_cli.main", "sponge_cli.load"]),
         ("operator", ["sponge_operator", "sponge_cli.operator"]),
-        ("simulator", ["sponge_simulator", "sponge_profiles", "sponge_cli.plan", "sponge_cli.simulate"]),
+        (
+            "simulator",
+            ["sponge_simulator", "sponge_profiles", "sponge_cli.plan", "sponge_cli.simulate", "sponge_cli.tune"],
+        ),
         pytest.param("server", ["sponge_server", "sponge_cli.serve", "sponge_cli.compile"], marks=pytest.mark.torch),
         pytest.param("profile", ["sponge_profiler", "sponge_cli.profile"], marks=pytest.mark.torch),
     ],

@@ -12,7 +12,7 @@ import torch
 from sponge_server.models import precision
 from sponge_server.models.compiling import compile_model
 from sponge_server.models.exported import sidecar_path
-from sponge_server.models.source import load, parse, with_precision
+from sponge_server.models.source import load, parse, with_options
 from sponge_server.workers.examples import example_item
 from sponge_server.workers.interface import ModelError, ModelSpec
 from sponge_server.workers.pool import WorkerPool
@@ -153,9 +153,11 @@ def test_bf16_needs_a_cpu_with_bf16(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_precision_is_an_option_of_every_source_and_takes_precedence_there() -> None:
-    assert with_precision("digits://", "fp32", False) == "digits://"
-    assert with_precision("digits://", "bf16", True) == "digits://?dtype=bf16&accept_accuracy=true"
-    assert with_precision("torchvision://a?weights=none", "auto", False) == "torchvision://a?weights=none&dtype=auto"
-    assert with_precision("digits://?dtype=fp32", "bf16", False) == "digits://?dtype=fp32"
-    with pytest.raises(ModelError, match="dtype must be one of fp32, bf16, auto"):
-        parse("digits://?dtype=int8")
+    assert with_options("digits://", None, "fp32", False) == "digits://"
+    assert with_options("digits://", None, "bf16", True) == "digits://?dtype=bf16&accept_accuracy=true"
+    assert (
+        with_options("torchvision://a?weights=none", None, "auto", False) == "torchvision://a?weights=none&dtype=auto"
+    )
+    assert with_options("digits://?dtype=fp32", None, "bf16", False) == "digits://?dtype=fp32"
+    with pytest.raises(ModelError, match="dtype must be one of fp32, bf16, int8, auto"):
+        parse("digits://?dtype=int4")

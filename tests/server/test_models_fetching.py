@@ -12,7 +12,7 @@ import torch
 from range_server import serving
 from sklearn.linear_model import Ridge
 
-from sponge_server.models.source import load, parse, with_precision
+from sponge_server.models.source import load, parse, with_options
 from sponge_server.workers.interface import ModelError
 
 pytestmark = pytest.mark.torch
@@ -21,8 +21,8 @@ pytestmark = pytest.mark.torch
 def test_options_of_a_remote_source_follow_a_hash() -> None:
     url = "https://host/m.pt2?signature=a%2Fb#sha256=12&task=rerank"
     assert parse(url).options == {"sha256": "12", "task": "rerank"}
-    assert with_precision("https://host/m?x=1", "bf16", False) == "https://host/m?x=1#dtype=bf16"
-    assert with_precision("https://host/m#sha256=1", "bf16", False) == "https://host/m#sha256=1&dtype=bf16"
+    assert with_options("https://host/m?x=1", None, "bf16", False) == "https://host/m?x=1#dtype=bf16"
+    assert with_options("https://host/m#sha256=1", None, "bf16", False) == "https://host/m#sha256=1&dtype=bf16"
 
 
 def test_a_model_is_fetched_by_another_process_and_loaded_as_what_it_is(

@@ -25,7 +25,16 @@ from sponge_server.models.torchscript import load_script
 from sponge_server.workers.interface import ModelError, TensorSpec
 from sponge_server.workers.row_size import RowSize
 
-__all__ = ["Sidecar", "SidecarCompiled", "SidecarImage", "SidecarInput", "load", "load_file", "sidecar_path"]
+__all__ = [
+    "Sidecar",
+    "SidecarCompiled",
+    "SidecarImage",
+    "SidecarInput",
+    "described",
+    "load",
+    "load_file",
+    "sidecar_path",
+]
 
 _UNBOUNDED = 2**31
 
@@ -89,7 +98,7 @@ class SidecarCompiled(BaseModel):
 class Sidecar(BaseModel):
     """What a model file does not contain. `accuracy` is for people; for `finite` see `LoadedModel`.
 
-    `inputs`: their names, or for TorchScript their whole description.
+    `inputs`: their names, or their whole description: TorchScript needs it, and it fixes sizes of ONNX and OpenVINO.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -188,6 +197,29 @@ def _load_package(path: Path, sidecar: Sidecar) -> LoadedModel:
         warning=compiled.warning,
         max_batch=compiled.max_batch,
     )
+
+
+def described(path: Path, model: LoadedModel) -> LoadedModel:
+    """Adds the content of the sidecar of `path` to the model. Raises ModelError when they do not fit."""
+    sidecar = _read_sidecar(sidecar_path(path))
+    told: Sequence[str | SidecarInput | TensorSpec] = sidecar.inputs or model.inputs
+    if len(told) != len(model.inputs):
+        raise ModelError(f"'{sidecar_path(path)}' describes {len(told)} inputs, the model has {len(model.inputs)}")
+    inputs = tuple(_narrowed(path, spec, each) for spec, each in zip(model.inputs, told, strict=True))
+    return _described(path, sidecar, replace(model, inputs=inputs))
+
+
+def _narrowed(path: Path, spec: TensorSpec, told: str | SidecarInput | TensorSpec) -> TensorSpec:
+    """The input with the name of the sidecar, and its sizes where the model takes any."""
+    if isinstance(told, str):
+        return replace(spec, name=told)
+    fits = len(told.shape) == len(spec.shape) and all(a in (-1, b) for a, b in zip(spec.shape, told.shape, strict=True))
+    if told.datatype != spec.datatype or not fits:
+        raise ModelError(
+            f"'{sidecar_path(path)}' describes input {told.name} as {told.datatype} {list(told.shape)}, the model "
+            f"takes {spec.datatype} {list(spec.shape)}"
+        )
+    return TensorSpec(told.name, told.datatype, told.shape)
 
 
 def _described(path: Path, sidecar: Sidecar, model: LoadedModel) -> LoadedModel:

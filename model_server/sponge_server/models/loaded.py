@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from sponge_server.models.images import ImageTransform
+from sponge_server.runtimes.interface import Runtime
 from sponge_server.workers.interface import ItemError, TensorSpec
 from sponge_server.workers.row_size import RowSize
 
@@ -49,7 +50,8 @@ class LoadedModel:
 
     Attributes:
         forward: takes one tensor per input, in the order of `inputs`, and returns a tensor, or a tuple, list or mapping
-            of tensors, each with the batch as its first dimension. Strings are numpy arrays of `bytes` objects.
+            of tensors, each with the batch as its first dimension. Strings are numpy arrays of `bytes` objects. A
+            `Runtime` also sets its own threads.
         output_names: in order; None: the names of the mapping, or output, output_1, ...
         image: converts encoded images to the only input; None if the model accepts no images.
         channels_last: whether 4-dimensional inputs need that memory format.
@@ -71,6 +73,17 @@ class LoadedModel:
     finite: bool = True
     setup: Callable[[], None] | None = None
     size: RowSize | None = None
+
+    def use_threads(self, threads: int) -> int:
+        """Runs the next batches of this process on `threads` threads; returns the number in force."""
+        runtime = self.forward if isinstance(self.forward, Runtime) else None
+        wanted = threads if runtime is None else 1  # beside a runtime, torch copies inputs and outputs only
+        if wanted != torch.get_num_threads():
+            torch.set_num_threads(wanted)
+        if runtime is None:
+            return int(torch.get_num_threads())
+        runtime.use_threads(threads)
+        return threads
 
     def run(self, inputs: list[torch.Tensor]) -> list[tuple[str, torch.Tensor]]:
         """Named outputs of one batch. Raises ItemError when the model returns anything else."""

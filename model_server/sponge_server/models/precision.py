@@ -1,7 +1,7 @@
-"""Runs a model in bfloat16 if the CPU supports it, after checking that its outputs stay the same.
+"""Runs a model in bfloat16 or in int8, after checking that its outputs stay the same.
 
-This is about twice as fast on a CPU with AVX512-BF16 or AMX, and much slower on one without. Inputs and outputs keep
-their types at the API; only weights and activations are rounded.
+bfloat16 is about twice as fast on a CPU with AVX512-BF16 or AMX, and much slower on one without. Inputs and outputs
+keep their types at the API; only weights and activations are rounded.
 """
 
 from __future__ import annotations
@@ -17,8 +17,11 @@ import torch
 
 from sponge_server.models.compiled import Package
 from sponge_server.models.loaded import TORCH_DTYPE, LoadedModel
+from sponge_server.runtimes.examples import Examples
+from sponge_server.runtimes.interface import Runtime
 from sponge_server.workers.forked_call import forked_call
 from sponge_server.workers.interface import ModelError
+from sponge_system.cpu_flags import cpu_flags
 from sponge_system.logs import event
 
 __all__ = ["LARGEST_ERROR", "LEAST_AGREEMENT", "Accuracy", "compare", "example_batch", "in_dtype", "native_bf16"]
@@ -58,38 +61,47 @@ class Accuracy:
 
 def native_bf16(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
     """Whether this CPU multiplies bfloat16 in hardware."""
-    try:
-        lines = cpuinfo.read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return False
-    flags = next((line.split(":", 1)[1].split() for line in lines if line.startswith("flags")), [])
-    return "avx512_bf16" in flags or "amx_bf16" in flags
+    return not cpu_flags(cpuinfo).isdisjoint(("avx512_bf16", "amx_bf16"))
 
 
-def in_dtype(model: LoadedModel, dtype: str, accept_accuracy: bool) -> LoadedModel:
-    """The model in "fp32" (unchanged), "bf16", or "auto": in bf16 if that is fast and accurate, else unchanged.
+def in_dtype(model: LoadedModel, dtype: str, accept_accuracy: bool, examples: Examples | None = None) -> LoadedModel:
+    """The model in "fp32" (unchanged), "bf16", "int8", or "auto": in bf16 if that is fast and accurate, else unchanged.
 
-    Raises ModelError when bf16 was requested and is not available, or when its accuracy is outside of the bounds above
-    and `accept_accuracy` is not set.
+    Args:
+        examples: to compare the answers on; None: made-up rows.
+
+    Raises:
+        ModelError: what was requested is not available, or its accuracy is outside of the bounds above and
+            `accept_accuracy` is not set.
     """
     if dtype == "fp32":
         return model
-    trouble = _unfit(model)
-    if trouble is None:
-        rounded = replace(model, forward=_Bf16Module(copy.deepcopy(model.forward)), platform=f"{model.platform}, bf16")
-        answer = forked_call(lambda: _compared(model, rounded), _CHECK_TIMEOUT_S, "example inputs in bf16")
+    wanted = "bf16" if dtype == "auto" else dtype
+    try:
+        other = _converted(model, wanted, examples)
+    except ModelError as unfit:
+        trouble = str(unfit)
+    else:
+        answer = forked_call(lambda: _compared(model, other, wanted, examples), _CHECK_TIMEOUT_S, f"rows in {wanted}")
         accuracy = Accuracy(**answer)
-        event(log, "model.bf16", relative_error=accuracy.relative_error, top1=accuracy.top1, good=accuracy.good)
+        event(
+            log,
+            "model.compared",
+            dtype=wanted,
+            relative_error=accuracy.relative_error,
+            top1=accuracy.top1,
+            good=accuracy.good,
+        )
         if accuracy.good:
-            return rounded
+            return other
         if accept_accuracy:
-            return replace(rounded, warning=" ".join(filter(None, (model.warning, f"in bf16 {accuracy}"))))
+            return replace(other, warning=" ".join(filter(None, (model.warning, f"in {wanted} {accuracy}"))))
         trouble = (
             f"{accuracy} on example inputs; allowed are {LARGEST_ERROR:.0%} and {LEAST_AGREEMENT:.0%}: "
             "use fp32, or accept it with --accept-accuracy"
         )
-    if dtype == "bf16":
-        raise ModelError(f"bf16: {trouble}")
+    if dtype != "auto":
+        raise ModelError(f"{dtype}: {trouble}")
     event(log, "model.stays_in_fp32", why=trouble)
     return model
 
@@ -122,27 +134,38 @@ def example_batch(model: LoadedModel, rows: int) -> list[torch.Tensor]:
     return made
 
 
-def _compared(model: LoadedModel, rounded: LoadedModel) -> dict[str, Any]:
+def _compared(model: LoadedModel, other: LoadedModel, dtype: str, examples: Examples | None) -> dict[str, Any]:
     torch.set_num_threads(1)
     rows = min(_SAMPLES, model.max_batch or _SAMPLES)
+    inputs = example_batch(model, rows)
+    if examples is not None:
+        inputs = [torch.from_numpy(array[-rows:]) for array in examples.read()]
     try:
-        accuracy = compare(model, rounded, example_batch(model, rows))
+        accuracy = compare(model, other, inputs)
     except Exception as error:  # noqa: BLE001 - a model may raise anything in another type
         raise ModelError(
-            f"bf16: the model fails in it ({str(error).strip().splitlines()[0][:200]}): use fp32"
+            f"{dtype}: the model fails in it ({str(error).strip().splitlines()[0][:200]}): use fp32"
         ) from None
     return asdict(accuracy)
 
 
-def _unfit(model: LoadedModel) -> str | None:
-    """Why the model cannot run in bf16 here; None if it can."""
-    if not native_bf16():
-        return "this CPU does not compute in it (no avx512_bf16 or amx_bf16 in /proc/cpuinfo): use fp32"
-    if not isinstance(model.forward, torch.nn.Module):
-        return f"a model that runs as {model.platform} is not a torch.nn.Module that can be rounded: use fp32" + (
-            ", or compile it with --dtype bf16" if isinstance(model.forward, Package) else ""
+def _converted(model: LoadedModel, dtype: str, examples: Examples | None) -> LoadedModel:
+    """The model in another type, unchecked. Raises ModelError, without naming the type, if it cannot run here."""
+    forward = model.forward
+    if dtype == "bf16" and not native_bf16():
+        raise ModelError("this CPU does not compute in it (no avx512_bf16 or amx_bf16 in /proc/cpuinfo): use fp32")
+    if isinstance(forward, Runtime):
+        made: Any = forward.in_dtype(dtype, examples)
+    elif dtype == "int8":
+        raise ModelError("torch does not compute in it here: add --runtime onnx")
+    elif isinstance(forward, torch.nn.Module):
+        made = _Bf16Module(copy.deepcopy(forward))
+    else:
+        raise ModelError(
+            f"a model that runs as {model.platform} is not a torch.nn.Module that can be rounded: use fp32"
+            + (", or compile it with --dtype bf16" if isinstance(forward, Package) else "")
         )
-    return None
+    return replace(model, forward=made, platform=f"{model.platform}, {dtype}")
 
 
 class _Bf16Module(torch.nn.Module):  # type: ignore[misc]  # torch is untyped here

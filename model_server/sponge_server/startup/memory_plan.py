@@ -170,6 +170,8 @@ async def measure_memory(
     found: MemoryModel | None = None
     for index, info in enumerate(pool.models):
         points: list[tuple[int, int]] = []
+        if info.opened_by_threads:  # what a lane opens for a thread count stays, so it is part of the lane's memory
+            await run.open_all(index)
         for batch in _sizes(info.max_batch):
             known = MemoryModel.of(base_bytes, points, _row_bytes(info)) if len(points) >= 2 else None
             if known is not None and limit is not None and known.need(1, batch) + RESERVE_BYTES > limit:
@@ -210,13 +212,19 @@ class _ExampleRuns:
         pool.keep(lambda _: None)
         return private_bytes(pool.pids[1]) if emptied and await self._fits(model, batch) else None
 
-    async def _fits(self, model: int, batch: int) -> bool:
+    async def open_all(self, model: int) -> None:
+        """Runs a batch of 1 on each thread count, as far as memory allows."""
+        for threads in range(1, self._threads + 1):
+            if not await self._fits(model, 1, threads):
+                return
+
+    async def _fits(self, model: int, batch: int, threads: int | None = None) -> bool:
         """Whether a batch ran, and not out of memory; a killed lane has been replaced on return. Raises ModelError."""
         info, lane = self._pool.models[model], self._pool.lanes[0]
         killed = oom_kills()
         example = [example_item(info, batch, None if info.size is None else info.size.most)]
         try:
-            result = await lane.run(example, self._threads, self._limit_s, model)
+            result = await lane.run(example, threads or self._threads, self._limit_s, model)
         except LaneHung:
             text = f"model {info.name} did not finish an example batch of {batch} within {self._limit_s:g} s"
             raise ModelError(f"{text}: it hangs, or it needs more CPU or a larger --example-s") from None

@@ -113,6 +113,7 @@ def _prepare_torch() -> None:
 
 def _load(name: str, source: str, max_batch: int, example_s: float) -> tuple[Any, ModelInfo]:
     from sponge_server.models.source import load
+    from sponge_server.runtimes.interface import Runtime
 
     model = load(source)
     if model.max_batch is not None and model.max_batch < max_batch:
@@ -140,6 +141,7 @@ def _load(name: str, source: str, max_batch: int, example_s: float) -> tuple[Any
         warning=" ".join(filter(None, (model.warning, not_finite))) or None,
         platform=model.platform,
         size=model.size,
+        opened_by_threads=isinstance(model.forward, Runtime),
     )
     return model, info
 

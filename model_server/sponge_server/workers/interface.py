@@ -186,8 +186,9 @@ class ModelInfo:
         labels: names of the classes, in the order of the last dimension of the first output; None if unknown.
         accepts_images: the first input may be encoded images, which the lane decodes and normalises.
         warning: one line to log at startup; None if there is nothing to warn about.
-        platform: how the model runs, e.g. "pytorch_eager" or "pytorch_export".
+        platform: how the model runs, e.g. "pytorch_eager" or "onnxruntime_onnx".
         size: the dimension that a row's work grows with; None: all rows cost the same.
+        opened_by_threads: a lane opens the model for each thread count, at its first use.
     """
 
     name: str
@@ -199,6 +200,7 @@ class ModelInfo:
     warning: str | None
     platform: str
     size: RowSize | None = None
+    opened_by_threads: bool = False
 
     def size_of(self, item: Item) -> float:
         """The size of an item's rows; 1 if all rows cost the same."""
@@ -276,7 +278,7 @@ class LaneResult:
         batch_s: wall seconds in the lane, from the message read to the outputs written, including decoding.
         cpu_s: CPU seconds of all threads of the lane over the same time: on one thread, what `batch_s` would be
             without throttling or a busy neighbour.
-        threads: threads that torch used, read back from it.
+        threads: threads that the runtime used, read back where it tells.
     """
 
     outputs: tuple[tuple[Tensor, ...] | ItemError, ...]

@@ -1,7 +1,7 @@
 """Worker process of a lane: waits for a batch, runs it on the chosen threads, writes the outputs to shared memory.
 
-It runs in a process forked from the fork server, on its only Python thread. `torch.set_num_threads` applies to the
-calling thread only, so it must be called here, between two batches.
+It runs in a process forked from the fork server, on its only Python thread. The thread count of a model applies to the
+calling thread only, so it must be set here, between two batches.
 """
 
 from __future__ import annotations
@@ -76,14 +76,12 @@ def serve(models: Sequence[LoadedModel], sock: socket.socket, inputs: SharedMemo
     while (received := receive(sock)) is not None:
         request = received[0]
         wall, cpu = time.perf_counter(), time.process_time()
-        if request["threads"] != torch.get_num_threads():
-            torch.set_num_threads(request["threads"])
+        model = models[request["model"]]
+        threads = model.use_threads(request["threads"])
         inputs.fit()
-        answer = _run_batch(
-            models[request["model"]], request["items"], inputs, outputs, partial(_fits, request["keep"], at_start)
-        )
+        answer = _run_batch(model, request["items"], inputs, outputs, partial(_fits, request["keep"], at_start))
         answer |= {
-            "threads": torch.get_num_threads(),
+            "threads": threads,
             "cpu_s": time.process_time() - cpu,
             "batch_s": time.perf_counter() - wall,
         }
