@@ -48,7 +48,10 @@ _RUNTIME, _DTYPE, _ACCEPT, _EXAMPLES_FILE = "runtime", "dtype", "accept_accuracy
 _EVERYWHERE = (_RUNTIME, _DTYPE, _ACCEPT, _EXAMPLES_FILE)
 """Options of every kind of source; they are not passed to the loaders."""
 
-_EXAMPLES = "torchvision://resnet18?weights=none, file:///models/m.pt2, onnx:///models/m.onnx, hf:///models/bert, digits://, python://package.module:factory"
+_EXAMPLES = (
+    "torchvision://resnet18?weights=none, file:///models/m.pt2, onnx:///models/m.onnx, hf:///models/bert, digits://, "
+    "python://package.module:factory"
+)
 
 
 @dataclass(frozen=True, slots=True)
