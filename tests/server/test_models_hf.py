@@ -17,6 +17,7 @@ import torch
 from hf_folders import TEXTS, bert_folder, image_folder
 from PIL import Image
 
+from sponge_server.models.compiling import compile_model
 from sponge_server.models.hf_texts import _joined
 from sponge_server.models.source import load
 from sponge_server.workers.interface import ModelError, RefusedError, TensorSpec
@@ -221,6 +222,14 @@ def test_a_folder_or_name_that_is_not_there_is_told(tmp_path: Path, monkeypatch:
         load("hf:///not/there")
     with pytest.raises(ModelError, match=r"hf://owner/name is neither in the hub's cache .* HF_TOKEN for a private"):
         load("hf://owner/name")
+
+
+def test_a_model_of_strings_is_not_compiled(
+    folders: Callable[[str], Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("CXX", "sh")  # no compiler is needed to say so
+    with pytest.raises(ModelError, match="takes strings, which cannot be compiled: compile the network without"):
+        compile_model(f"hf://{folders('BertModel')}", tmp_path / "m.pt2", 2, lambda _: None)
 
 
 @pytest.mark.parametrize("package", ["transformers", "tokenizers"])

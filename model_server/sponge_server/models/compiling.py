@@ -71,6 +71,8 @@ def compile_model(url: str, output: Path, max_batch: int, step: Callable[[str], 
     model = load(url)
     if model.platform == PLATFORM:
         raise ModelError(f"'{url}' is compiled already")
+    if any(spec.datatype == "BYTES" for spec in model.inputs):
+        raise ModelError(f"'{url}' takes strings, which cannot be compiled: compile the network without its tokenizer")
     if model.max_batch is not None and model.max_batch < max_batch:
         raise ModelError(f"'{url}' accepts at most {model.max_batch} rows: compile it for at most as many")
     step("exporting")
