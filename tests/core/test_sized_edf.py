@@ -14,6 +14,7 @@ from sponge_core.cpu_sharing import CpuLoad, Running, thread_budget
 from sponge_core.dispatch.decision import Decision, DispatchState, Limits
 from sponge_core.dispatch.moldable_edf import decide
 from sponge_core.dispatch.size_matching import RowCosts, SizedLine, cheapest_match
+from sponge_core.dispatch.step import fastest_s
 from sponge_core.edf_queue import EdfQueue, Request
 from sponge_core.latency import LatencyModel, SizeCurve
 
@@ -208,3 +209,17 @@ def test_no_batch_with_the_head_is_cheaper_than_the_one_found(
     if found is not None:
         worth = sum(model.at(sizes[index]).latency(1, 1) for index in found.members)
         assert found.threads * found.work_s / worth == pytest.approx(min(costs))
+
+
+@given(rows=rows_of_any_size, running=running_lists, factors=st.lists(st.floats(0.5, 3.0), max_size=9), join=JOINS)
+def test_whatever_was_learned_by_octave_no_decision_wakes_itself_in_the_past(
+    rows: list[tuple[float, float]], running: list[Running], factors: list[float], join: Join
+) -> None:
+    curve = MODELS[join].sizes
+    assert curve is not None
+    model = replace(MODELS[join], sizes=replace(curve, by_octave=tuple(factors)))
+    made = decide(DispatchState(0.0, queue(*rows), running, 2.0, [model], LIMITS))
+    assert made.wake_at is None or made.wake_at > 0.0
+    for shed in made.sheds:
+        if shed.reason != "sacrificed":
+            assert shed.request.deadline < fastest_s(model.at(shed.request.size), 2.0)

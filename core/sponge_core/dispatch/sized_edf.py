@@ -14,7 +14,7 @@ from sponge_core.cpu_sharing import CpuLoad, Running, thread_budget
 from sponge_core.dispatch.batch_sizing import cheapest_batch
 from sponge_core.dispatch.decision import Limits
 from sponge_core.dispatch.load_shedding import Demand, LoadShedder
-from sponge_core.dispatch.size_matching import Match, RowCosts, SizedLine, cheapest_match
+from sponge_core.dispatch.size_matching import Match, RowCost, RowCosts, SizedLine, cheapest_match
 from sponge_core.dispatch.step import (
     HOLDS_TRIED,
     MOST_AT_ONCE,
@@ -113,9 +113,9 @@ def plan_sized_step(
             holds_tried += 1
         heads[model] = line.next(first + 1)
         if spare is not None or holds_tried == HOLDS_TRIED:
-            # Skip the requests with less slack than the smallest request needs: none of them can start.
-            smallest = costs.of(model, min(line.sizes)).latency
-            least_s = least_slack_s(smallest, free if spare is None else min(free, spare), load)
+            # Skip the requests with less slack than the lightest request needs: none of them can start.
+            lightest = min([costs.of(model, size) for size in set(line.sizes)], key=_alone).latency
+            least_s = least_slack_s(lightest, free if spare is None else min(free, spare), load)
             heads[model] = line.next(max(first + 1, bisect_left(line.deadlines, now + least_s)))
     for line in lines:
         wake_at = min(wake_at, _first_loss(line, costs))
@@ -124,9 +124,7 @@ def plan_sized_step(
 
 def _lost(now: float, line: SizedLine, costs: RowCosts) -> list[int]:
     """The indices of requests that cannot finish even alone on the largest size."""
-    if not line.deadlines:
-        return []
-    slowest_s = costs.of(line.model, max(line.sizes)).fastest_s
+    slowest_s = _slowest_s(line, costs)
     found: list[int] = []
     for index, deadline in enumerate(line.deadlines):
         if deadline >= now + slowest_s:
@@ -136,12 +134,18 @@ def _lost(now: float, line: SizedLine, costs: RowCosts) -> list[int]:
     return found
 
 
+def _slowest_s(line: SizedLine, costs: RowCosts) -> float:
+    """The longest least time of the waiting requests. Corrected by octave, it need not be that of the largest."""
+    return max([costs.of(line.model, size).fastest_s for size in set(line.sizes)], default=0.0)
+
+
+def _alone(cost: RowCost) -> float:
+    return cost.alone_s
+
+
 def _first_loss(line: SizedLine, costs: RowCosts) -> float:
     """When the first of the requests that keep waiting is lost; infinite if none waits."""
-    at = math.inf
-    if not line.deadlines:
-        return at
-    slowest_s = costs.of(line.model, max(line.sizes)).fastest_s
+    at, slowest_s = math.inf, _slowest_s(line, costs)
     for index, deadline in enumerate(line.deadlines):
         if deadline - slowest_s >= at:
             break
