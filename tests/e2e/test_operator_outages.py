@@ -109,7 +109,8 @@ def test_a_kubelet_of_1_35_marks_a_size_as_infeasible_and_what_the_node_has_is_u
     quota, before = quota_file(digits.pod()), identity(digits.pod())
     name = digits.pod()["metadata"]["name"]
 
-    def refused() -> bool:
+    def refusal() -> str:
+        """What the condition says of the refusal; empty until it does."""
         pod = digits.pod()
         asked = parse_cpu_milli(pod["spec"]["containers"][0]["resources"]["limits"]["cpu"])
         if asked > 800:
@@ -122,13 +123,14 @@ def test_a_kubelet_of_1_35_marks_a_size_as_infeasible_and_what_the_node_has_is_u
             }
             status = json.dumps({"status": {"conditions": [pending]}})
             kubectl("patch", "pod", name, "-n", digits.namespace, "--subresource=status", "-p", status)
-        return digits.is_("ResizeBlocked", "True", "Infeasible")
+        blocked = digits.condition("ResizeBlocked")
+        return str(blocked["message"]) if blocked.get("reason") == "Infeasible" else ""
 
     with standing_still(cluster, "kubelet"):
         digits.patch(cpu={"min": "1125m"})
-        eventually(refused, 8, "the condition says why")
-        assert "has room for 0.8 cores of this container" in digits.condition("ResizeBlocked")["message"]
-    eventually(lambda: millicores(quota) == 750, 10, "the largest size that the node has is in force")
+        said = eventually(refusal, 8, "the condition says why")
+        assert "has room for 0.8 cores of this container" in said
+    eventually(lambda: millicores(quota) == 800, 10, "the largest size that the node has is in force")
     assert ("Warning", "ResizeInfeasible") in digits.events()
     assert resizes(kubectl, digits, "infeasible", "Infeasible") >= 1
     # This node is larger than the one that was recorded: after a minute, the size is tried again.
