@@ -82,6 +82,7 @@ def test_a_quota_on_cpu_bounds_the_size_and_is_named(kubectl: Kubectl, at_rest: 
         kubectl("delete", "quota", "team", *where)
         eventually(lambda: millicores(quota) > 625, 12, "without it, the pod grows under the same load")
     assert ("Warning", "ResizeQuotaExceeded") in digits.events()
+    assert resizes(kubectl, digits, "rejected", "QuotaExceeded") >= 1
 
 
 @pytest.mark.long
@@ -112,7 +113,8 @@ def test_beside_a_sidecar_on_a_full_node_the_largest_size_that_fits_is_found(
         eventually(lambda: service.is_("ResizeBlocked", "True", "Deferred"), 5, "and the condition says why")
         message = service.condition("ResizeBlocked")["message"]
         assert f"node {pod['spec']['nodeName']} has room for 0.65 cores of this container now" in message
-        assert resizes(kubectl, service, reason="Deferred") <= 2
+        assert 1 <= resizes(kubectl, service, "deferred", "Deferred") <= 2
+        assert ("Warning", "ResizeDeferred") in service.events()
         kubectl("delete", "pod", "blocker", "-n", namespace, "--timeout=30s")
         eventually(lambda: millicores(quota) > 625, 20, "once the node has room, the pod grows")
     assert identity(service.pod()) == identity(pod)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from operator_kit import Kubectl, Service, eventually, identity, millicores, quota_file
+from operator_kit import Kubectl, Service, eventually, identity, millicores, quota_file, scraped
 
 from sponge_cluster import BUSYBOX_IMAGE
 
@@ -137,6 +137,8 @@ def test_fewer_pods_than_wanted_are_driven(kubectl: Kubectl, operator_running: N
     eventually(lambda: three.get().get("status", {}).get("serving") == "2/3", 120, "two pods serve")
     assert three.is_("Ready", "False", "FailedCreate")
     assert "exceeded quota: two" in three.condition("Ready")["message"]
+    assert ("Warning", "NotReady") in three.events()
+    assert scraped(kubectl).count(f'sponge_operator_server_reachable{{namespace="{namespace}"') == 2
     quotas = [quota_file(pod) for pod in three.pods()]
     for milli in (625, 250, 500):
         three.patch(cpu={"min": f"{milli}m"})
