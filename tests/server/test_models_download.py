@@ -47,6 +47,12 @@ def test_a_file_comes_in_pieces_with_progress_and_its_sidecar(files: Files, tmp_
     assert seen[:4] == [("m.pt2", min(at, 100_000), 100_000) for at in (30_000, 60_000, 90_000, 120_000)]
 
 
+def test_the_weights_of_an_onnx_file_come_with_it(files: Files, tmp_path: Path) -> None:
+    files.content |= {"/models/m.onnx": b"graph", "/models/m.onnx.data": b"weights"}
+    path = fetch(f"{files.url}/models/m.onnx?signature=m.onnx", tmp_path, None, lambda *_: None)
+    assert (path.read_bytes(), path.with_name("m.onnx.data").read_bytes()) == (b"graph", b"weights")
+
+
 def test_an_interrupted_piece_is_asked_for_again(files: Files, tmp_path: Path) -> None:
     files.cut = 2
     assert get(files, tmp_path).read_bytes() == CONTENT

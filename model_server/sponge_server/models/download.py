@@ -35,11 +35,12 @@ PIECE_BYTES = 8 << 20
 TRIES, FIRST_WAIT_S = 5, 0.5
 """An interrupted piece is asked for again, each time after twice the wait."""
 
-COMPANIONS: dict[str, Callable[[str], str]] = {
-    ".xml": lambda name: name.removesuffix(".xml") + ".bin",
-    "": lambda name: name + ".json",
+COMPANIONS: dict[str, Callable[[str], tuple[str, ...]]] = {
+    ".xml": lambda name: (name + ".json", name.removesuffix(".xml") + ".bin"),
+    ".onnx": lambda name: (name + ".json", name + ".data"),
+    "": lambda name: (name + ".json",),
 }
-"""By suffix: the file beside a model that belongs to it, where there is one. For every other suffix, the last."""
+"""By suffix: files beside a model that belong to it, as far as there are any. For every other suffix, the last."""
 
 _NEEDS = {"s3": ("s3fs", "s3"), "gs": ("gcsfs", "gcs")}
 """By scheme: the package and the extra that brings it."""
@@ -146,10 +147,11 @@ def _listed(url: str) -> tuple[Any, list[_Remote], str | None]:
         if not name:
             raise ModelError(f"{_shown(url)} names no file: give the address of the model's file")
         files = [_remote(system, path, name, system.info(path))]
-        beside = COMPANIONS.get(PurePosixPath(name).suffix, COMPANIONS[""])(name)
-        place = path.replace(name, beside, 1) if path.count(name) == 1 else path[: path.rindex(name)] + beside
-        if (told := _info_if_any(system, place)) is not None:
-            files.append(_remote(system, place, beside, told))
+        at = path.partition("?")[0].rindex(name)
+        for beside in COMPANIONS.get(PurePosixPath(name).suffix, COMPANIONS[""])(name):
+            place = path[:at] + beside + path[at + len(name) :]
+            if (told := _info_if_any(system, place)) is not None:
+                files.append(_remote(system, place, beside, told))
         return system, files, None
 
 
