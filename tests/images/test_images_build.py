@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -20,33 +20,32 @@ OWN = "python:3.11-slim-bookworm"
 COMPONENTS = ("kopf", "kubernetes", "fastapi", "torch")
 
 
+@dataclass(frozen=True)
 class Engine(Docker):
     """An engine that has some images, can pull some, and answers questions about those that it built.
 
     Attributes:
+        answers: by the format of the question; "bill" is what an image holds.
         builds: the words of each build.
     """
 
-    def __init__(self, *, here: set[str], pulls: set[str], **answers: str) -> None:
-        super().__init__({})
-        self._here, self._pulls, self._answers = here, pulls, answers
-        self.builds: list[tuple[str, ...]]
-        object.__setattr__(self, "builds", [])
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        object.__setattr__(self, name, value)
+    environment: Mapping[str, str] = field(default_factory=dict)
+    here: set[str] = field(default_factory=set)
+    pulls: set[str] = field(default_factory=set)
+    answers: Mapping[str, str] = field(default_factory=dict)
+    builds: list[tuple[str, ...]] = field(default_factory=list)
 
     def ask(self, *words: str, timeout_s: float = 60.0) -> str:
         match words:
             case ("image", "inspect", "--format", form, _):
-                return self._answers.get(form, "")
-            case ("image", "inspect", name) if name in self._here:
+                return self.answers.get(form, "")
+            case ("image", "inspect", name) if name in self.here:
                 return ""
-            case ("pull", _, name) if name in self._pulls:
-                self._here.add(name)
+            case ("pull", _, name) if name in self.pulls:
+                self.here.add(name)
                 return ""
             case ("run", *_, "/opt/sponge/sbom.cdx.json"):
-                return self._answers["bill"]
+                return self.answers["bill"]
             case ("run", *_):
                 return "fine"
         raise ClusterError(f"no: {words}")
@@ -74,19 +73,34 @@ def out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     ("here", "pulls", "base"),
     [({OWN}, set(), OWN), (set(), {OWN}, OWN), ({STAND_IN}, set(), STAND_IN), ({OWN, STAND_IN}, set(), OWN)],
 )
-def test_the_base_is_the_files_own_if_it_can_be_had(name: str, here: set[str], pulls: set[str], base: str) -> None:
+def test_the_base_is_the_files_own_if_it_can_be_had(
+    monkeypatch: pytest.MonkeyPatch, name: str, here: set[str], pulls: set[str], base: str
+) -> None:
+    monkeypatch.setattr("os.geteuid", lambda: 0)
+    monkeypatch.setattr("shutil.which", lambda name: f"/usr/bin/{name}")
     dockerfile = ROOT / "deploy" / "docker" / f"{name}.Dockerfile"
     assert base_image(Engine(here=set(here), pulls=pulls), dockerfile, SilentProgress()) == base
+
+
+@pytest.mark.parametrize(("user", "debian"), [(1000, True), (0, False)])
+def test_without_a_base_and_without_the_means_to_make_one_the_error_names_the_pull(
+    monkeypatch: pytest.MonkeyPatch, user: int, debian: bool
+) -> None:
+    monkeypatch.setattr("os.geteuid", lambda: user)
+    monkeypatch.setattr("shutil.which", lambda name: f"/usr/bin/{name}" if debian else None)
+    dockerfile = ROOT / "deploy" / "docker" / "operator.Dockerfile"
+    with pytest.raises(ClusterError, match=f"`docker pull {OWN}` fails.*Only root on Debian"):
+        base_image(Engine(), dockerfile, SilentProgress())
 
 
 def test_a_file_without_a_base_is_told(tmp_path: Path) -> None:
     (tmp_path / "Dockerfile").write_text("FROM python:3.11\n")
     with pytest.raises(ClusterError, match="ARG BASE=IMAGE"):
-        base_image(Engine(here=set(), pulls=set()), tmp_path / "Dockerfile", SilentProgress())
+        base_image(Engine(), tmp_path / "Dockerfile", SilentProgress())
 
 
 def test_each_image_is_built_on_its_base_and_says_what_it_holds(out: Path) -> None:
-    docker = Engine(here={OWN}, pulls=set(), **answers())
+    docker = Engine(here={OWN}, answers=answers())
     built = build.build_all(docker, SilentProgress(), "https://example.com/wheels")
     assert [(image.name, image.size) for image in built] == [("operator", 596_000_000), ("server", 596_000_000)]
     assert all(f"BASE={OWN}" in words for words in docker.builds)
@@ -109,4 +123,4 @@ def test_each_image_is_built_on_its_base_and_says_what_it_holds(out: Path) -> No
 )
 def test_an_image_that_is_not_as_it_has_to_be_is_refused(changed: dict[str, str], says: str) -> None:
     with pytest.raises(ClusterError, match=says):
-        build.build_all(Engine(here={OWN}, pulls=set(), **answers(**changed)), SilentProgress(), "https://example.com")
+        build.build_all(Engine(here={OWN}, answers=answers(**changed)), SilentProgress(), "https://example.com")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 import subprocess
@@ -13,7 +14,7 @@ from sponge_cluster.processes import check
 from sponge_cluster.progress import Progress
 from sponge_images.engine import Docker
 
-__all__ = ["STAND_IN", "base_image", "import_tree", "stand_in"]
+__all__ = ["STAND_IN", "base_image", "check_may_make", "import_tree", "stand_in"]
 
 STAND_IN = "sponge.local/python:debian"
 _SUITE = "bookworm"
@@ -27,12 +28,21 @@ def base_image(docker: Docker, dockerfile: Path, progress: Progress) -> str:
     found = re.search(r"^ARG BASE=(\S+)$", dockerfile.read_text(), re.MULTILINE)
     if found is None:
         raise ClusterError(f"{dockerfile} names no base image: it needs a line `ARG BASE=IMAGE`")
-    if docker.says("image", "inspect", found[1]) or docker.says("pull", "--quiet", found[1]):
+    if docker.has(found[1]):
         return found[1]
     if not docker.says("image", "inspect", STAND_IN):
+        check_may_make(found[1])
         progress.say(f"{found[1]} cannot be pulled")
         stand_in(docker, progress)
     return STAND_IN
+
+
+def check_may_make(image: str) -> None:
+    """Raises ClusterError if this machine can make no image in the place of one that cannot be pulled."""
+    if os.geteuid() != 0 or not shutil.which("apt-get"):
+        raise ClusterError(
+            f"`docker pull {image}` fails: see what it says, and mend that. Only root on Debian can make a stand-in"
+        )
 
 
 def stand_in(docker: Docker, progress: Progress) -> None:

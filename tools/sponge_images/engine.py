@@ -28,6 +28,7 @@ from sponge_system.cache_folder import cache_root
 __all__ = ["RUNC", "Docker", "engine"]
 
 _START_S = 60.0
+_PULL_S = 1800.0
 _CAP_SYS_RESOURCE = 24  # its bit, as in capabilities(7)
 
 RUNC = """#!/bin/bash
@@ -62,13 +63,17 @@ class Docker:
         """What `docker WORDS` prints. Raises ClusterError if it fails."""
         return check(["docker", *words], env=self.environment, timeout_s=timeout_s)
 
-    def says(self, *words: str) -> bool:
+    def says(self, *words: str, timeout_s: float = 300.0) -> bool:
         """Whether `docker WORDS` succeeds."""
         try:
-            self.ask(*words, timeout_s=300.0)
+            self.ask(*words, timeout_s=timeout_s)
         except ClusterError:
             return False
         return True
+
+    def has(self, image: str) -> bool:
+        """Whether the image is here, after an attempt to pull it."""
+        return self.says("image", "inspect", image) or self.says("pull", "--quiet", image, timeout_s=_PULL_S)
 
     def show(self, *words: str) -> None:
         """Runs `docker WORDS`, with its output on stderr. Raises ClusterError if it fails."""

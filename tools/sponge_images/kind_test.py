@@ -24,6 +24,7 @@ from sponge_cluster.kind import HOST_ROOT, clients, kind_config
 from sponge_cluster.processes import check
 from sponge_cluster.progress import Progress
 from sponge_images import programs
+from sponge_images.base import check_may_make
 from sponge_images.build import Built
 from sponge_images.engine import Docker
 from sponge_images.node_image import node_image
@@ -112,7 +113,9 @@ class KindTest:
         """Raises ClusterError at the first step that fails; the cluster is deleted in any case."""
         if self._mounts:
             self._progress.say("the server's image holds CUDA: the node mounts this machine's Python in its place")
-        stock = self._docker.says("image", "inspect", STOCK) or self._docker.says("pull", "--quiet", STOCK)
+        stock = self._docker.has(STOCK)
+        if not stock:
+            check_may_make(STOCK)
         node = STOCK if stock else node_image(self._docker, self._progress)
         with tempfile.TemporaryDirectory(prefix="sponge-kind-") as scratch:
             self._folder = Path(scratch)
