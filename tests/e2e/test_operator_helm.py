@@ -22,9 +22,9 @@ def helm(cluster: Cluster, *arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([str(cluster.helm), *arguments], capture_output=True, text=True, timeout=120, check=False)
 
 
-def rendered(cluster: Cluster, *values: str) -> list[dict[str, Any]]:
+def rendered(cluster: Cluster, *values: str, release: str = "sponge") -> list[dict[str, Any]]:
     flags = [flag for value in values for flag in ("--set", value)]
-    done = helm(cluster, "template", "sponge", str(CHART), "-n", "sponge-system", "--kube-version", "1.36.0", *flags)
+    done = helm(cluster, "template", release, str(CHART), "-n", "sponge-system", "--kube-version", "1.36.0", *flags)
     assert done.returncode == 0, done.stderr
     return [document for document in yaml.safe_load_all(done.stdout) if document]
 
@@ -32,7 +32,7 @@ def rendered(cluster: Cluster, *values: str) -> list[dict[str, Any]]:
 def documents_of_everything(cluster: Cluster, *values: str) -> list[dict[str, Any]]:
     """All kinds at once that the API server knows; those of the Prometheus operator are not installed."""
     everything = ("replicas=2", "networkPolicy.enabled=true", "server.template.spec.priorityClassName=high")
-    documents = rendered(cluster, *everything, *values)
+    documents = rendered(cluster, *everything, *values, release="another")
     for document in documents:
         document["metadata"]["namespace"] = "default"
         if document["kind"] == "Pod":  # the ServiceAccount has to exist already
