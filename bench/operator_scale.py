@@ -46,6 +46,8 @@ TIMED = 20
 SETTLE_S, REST_S, CHANGE_S, CHANGES_PER_S = 15.0, 30.0, 20.0, 10.0
 READY_WITHIN_S = 900.0
 RESIZED_WITHIN_S = 10.0
+RESTS_WITHIN_S = 60.0
+GONE_LOOKS = 400
 REQUESTS = re.compile(r"^apiserver_request_total\{.* (\S+)$", re.MULTILINE)
 WHERE = (GROUP, VERSION, NAMESPACE, PLURAL)
 MERGE = "application/merge-patch+json"
@@ -172,6 +174,7 @@ class World:
 
             return tell
 
+        await _rests(pod)
         taken_s = await _resized(pod, needs(BURST_MILLI))
         await _resized(pod, needs(0))
         return taken_s
@@ -182,6 +185,7 @@ class World:
         for number in range(TIMED):
             which = 11 * number % services
             pod = self.pod(which)
+            await _rests(pod)
             found.append(await _resized(pod, partial(self.edit, which, EDIT_MILLI)))
             await _resized(pod, partial(self.edit, which, RESTS_MILLI))
         return found
@@ -211,6 +215,15 @@ async def _resized(pod: HollowPod, cause: Callable[[], Awaitable[None]]) -> floa
     except TimeoutError:
         raise SpongeError(f"{pod.name} was not resized within {RESIZED_WITHIN_S:g} s") from None
     return time.monotonic() - began
+
+
+async def _rests(pod: HollowPod) -> None:
+    """Waits until a pod has its smallest size. Raises SpongeError."""
+    began = time.monotonic()
+    while pod.milli != RESTS_MILLI:
+        if time.monotonic() - began > RESTS_WITHIN_S:
+            raise SpongeError(f"{pod.name} is at {pod.milli}m and not at {RESTS_MILLI}m after {RESTS_WITHIN_S:g} s")
+        await asyncio.sleep(0.02)
 
 
 async def calls_per_s(world: World) -> float:
@@ -261,7 +274,11 @@ async def scene(kubectl: Kubectl, log: Path) -> AsyncIterator[World]:
             yield World(kubectl, api, node, operator)
         finally:
             operator.stop()
-            await asyncio.to_thread(kubectl, "delete", "namespace", NAMESPACE, "--timeout=300s", "--wait=true")
+            await asyncio.to_thread(kubectl, "delete", "namespace", NAMESPACE, "--wait=false")
+            for _ in range(GONE_LOOKS):  # without their node the pods would stay
+                if not node.pods:
+                    break
+                await asyncio.sleep(0.5)
 
 
 async def run(kubectl: Kubectl, services: int, log: Path) -> Outcome:
