@@ -1,7 +1,7 @@
 """Hundreds of services on a real API server: what the operator costs, and whether a burst or an edit waits longer.
 
-The operator runs as a process of its own. The pods of the services are reported by a node without containers, which
-answers for their servers (`bench.hollow_node`); API server, scheduler and controllers are those of the local cluster.
+The operator runs as a process of its own. The pods of the services are reported by nodes without containers, which
+answer for their servers (`bench.hollow_nodes`); API server, scheduler and controllers are those of the local cluster.
 First a few services are made, and bursts of one are timed; then the rest, and the same again. Needs root.
 
     python -m bench.operator_scale                      # 300 services
@@ -28,7 +28,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from bench.hollow_node import SELECTOR, HollowNode, HollowPod
+from bench.hollow_nodes import PODS_EACH, SELECTOR, HollowNodes, HollowPod
 from bench.real_service import Kubectl
 from bench.results import BLUE, SPONGE, Percentiles, arguments, save
 from sponge_cluster import ConsoleProgress, up
@@ -43,7 +43,7 @@ NAMESPACE = "scale"
 FEW = 10
 RESTS_MILLI, BURST_MILLI, EDIT_MILLI = 250, 1000, 500
 TIMED = 20
-SETTLE_S, REST_S, CHANGE_S, CHANGES_PER_S = 15.0, 30.0, 20.0, 10.0
+SETTLE_S, REST_S, CHANGE_S, CHANGES_PER_S = 30.0, 30.0, 20.0, 10.0
 READY_WITHIN_S = 900.0
 RESIZED_WITHIN_S = 10.0
 RESTS_WITHIN_S = 60.0
@@ -127,10 +127,10 @@ def manifest(number: int) -> dict[str, Any]:
 class World:
     """The services, their node and the operator."""
 
-    def __init__(self, kubectl: Kubectl, api: client.ApiClient, node: HollowNode, operator: Operator) -> None:
+    def __init__(self, kubectl: Kubectl, api: client.ApiClient, nodes: HollowNodes, operator: Operator) -> None:
         self._kubectl = kubectl
         self._objects = client.CustomObjectsApi(api)
-        self._node = node
+        self._nodes = nodes
         self.operator = operator
 
     async def make(self, first: int, last: int) -> float:
@@ -142,7 +142,7 @@ class World:
             await asyncio.to_thread(self._kubectl, "apply", "-f", "-", document=document)
         while (ready := await self._ready()) < last:
             self.operator.check()
-            self._node.check()
+            self._nodes.check()
             if time.monotonic() - began > READY_WITHIN_S:
                 raise SpongeError(f"{ready} of {last} services are Ready after {READY_WITHIN_S:g} s")
             await asyncio.sleep(1.0)
@@ -155,7 +155,7 @@ class World:
 
     def pod(self, number: int) -> HollowPod:
         """The pod of a service."""
-        return next(pod for pod in self._node.pods.values() if pod.service == f"s{number:04d}")
+        return next(pod for pod in self._nodes.pods.values() if pod.service == f"s{number:04d}")
 
     async def edit(self, number: int, milli: int) -> None:
         """Sets the smallest size of a service."""
@@ -259,7 +259,7 @@ async def measure(world: World, services: int) -> Outcome:
 
 
 @asynccontextmanager
-async def scene(kubectl: Kubectl, log: Path) -> AsyncIterator[World]:
+async def scene(kubectl: Kubectl, services: int, log: Path) -> AsyncIterator[World]:
     """The namespace, the node and the operator; all are gone at the end."""
     settings = client.Configuration()
     await config.load_kube_config(kubectl.config, client_configuration=settings)
@@ -268,22 +268,22 @@ async def scene(kubectl: Kubectl, log: Path) -> AsyncIterator[World]:
         raise SpongeError("an operator is installed in this cluster; helm uninstall sponge -n sponge-system first")
     kubectl("delete", "namespace", NAMESPACE, "--ignore-not-found", "--timeout=300s")
     kubectl("create", "namespace", NAMESPACE)
-    async with client.ApiClient(settings) as api, HollowNode(api) as node:
+    async with client.ApiClient(settings) as api, HollowNodes(api, -(-services // PODS_EACH)) as nodes:
         operator = Operator(kubectl, log)
         try:
-            yield World(kubectl, api, node, operator)
+            yield World(kubectl, api, nodes, operator)
         finally:
             operator.stop()
             await asyncio.to_thread(kubectl, "delete", "namespace", NAMESPACE, "--wait=false")
             for _ in range(GONE_LOOKS):  # without their node the pods would stay
-                if not node.pods:
+                if not nodes.pods:
                     break
                 await asyncio.sleep(0.5)
 
 
 async def run(kubectl: Kubectl, services: int, log: Path) -> Outcome:
     """Raises SpongeError."""
-    async with scene(kubectl, log) as world:
+    async with scene(kubectl, services, log) as world:
         return await measure(world, services)
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 import re
 from decimal import Decimal, InvalidOperation
+from functools import lru_cache
 
 from sponge_core.errors import SpongeError
 
@@ -51,6 +52,12 @@ def parse_cpu_milli(text: str | int) -> int:
     Raises:
         SpongeError: `text` is no quantity.
     """
+    return _milli(text)
+
+
+@lru_cache(maxsize=4096)
+def _milli(text: str | int) -> int:
+    # The operator reads the same few sizes again and again: of every pod of a node, at every look.
     return int((_parse(text) * 1000).to_integral_value(rounding="ROUND_CEILING"))
 
 

@@ -14,7 +14,7 @@ from typing import Any
 import kopf
 
 from sponge_core.errors import SpongeError
-from sponge_operator.clients.kube import Kube, collection_path
+from sponge_operator.clients.kube import Kube, collection_path, lean
 from sponge_operator.clients.pulse import STREAM_S, Pulses
 from sponge_operator.reconcile.operator import Operator
 from sponge_operator.resources.manifests import SERVICE_LABEL
@@ -39,6 +39,19 @@ EXIT_S = 5.0
 
 PAUSES_S = (0.2, 0.5, 1.0, 2.0, 5.0, 5.0)
 """Between kopf's attempts at one request."""
+
+
+class _NoDiffs(kopf.DiffBaseStorage):  # type: ignore[misc]  # kopf has no types for mypy
+    """For kopf, which otherwise copies each object that it sees, to know later what has changed since."""
+
+    def build(self, *, body: kopf.Body, extra_fields: object = None) -> kopf.BodyEssence:  # noqa: ARG002
+        return kopf.BodyEssence()
+
+    def fetch(self, *, body: kopf.Body) -> kopf.BodyEssence | None:  # noqa: ARG002
+        return None
+
+    def store(self, *, body: kopf.Body, patch: kopf.Patch, essence: kopf.BodyEssence) -> None:
+        pass
 
 
 def watched_paths(namespaces: tuple[str, ...]) -> list[str]:
@@ -99,6 +112,7 @@ def handlers(operator: Operator, kube: Kube, pulses: Pulses, started: Callable[[
         # Neither namespaces nor CustomResourceDefinitions are read: the operator knows what it watches.
         settings.scanning.disabled = True
         settings.posting.enabled = False
+        settings.persistence.diffbase_storage = _NoDiffs()
         settings.process.ultimate_exiting_timeout = None
         # This handler runs before kopf sets its own for signals, which it does in the same turn of the loop.
         asyncio.get_running_loop().call_soon(started)
@@ -110,22 +124,22 @@ def handlers(operator: Operator, kube: Kube, pulses: Pulses, started: Callable[[
 def _watch(registry: kopf.OperatorRegistry, operator: Operator) -> None:
     @kopf.on.event(GROUP, VERSION, PLURAL, registry=registry)
     async def service_seen(event: kopf.RawEvent, **_: Any) -> None:
-        operator.service_seen(event["object"], gone=event["type"] == "DELETED")
+        operator.service_seen(lean(event["object"]), gone=event["type"] == "DELETED")
 
     labels = {SERVICE_LABEL: kopf.PRESENT}
 
     @kopf.on.event("", "v1", "pods", registry=registry)
     async def pod_seen(event: kopf.RawEvent, **_: Any) -> None:
-        operator.pod_seen(event["object"], gone=event["type"] == "DELETED")
+        operator.pod_seen(lean(event["object"]), gone=event["type"] == "DELETED")
 
     @kopf.on.event("apps", "v1", "replicasets", labels=labels, registry=registry)
     async def replica_set_seen(event: kopf.RawEvent, **_: Any) -> None:
-        operator.replica_set_seen(event["object"], gone=event["type"] == "DELETED")
+        operator.replica_set_seen(lean(event["object"]), gone=event["type"] == "DELETED")
 
     def watch_children(group: str, plural: str, kind: str) -> None:
         @kopf.on.event(group, "v1", plural, labels=labels, registry=registry, id=f"{plural}_seen")
         async def child_seen(event: kopf.RawEvent, **_: Any) -> None:
-            operator.child_seen(kind, event["object"], gone=event["type"] == "DELETED")
+            operator.child_seen(kind, lean(event["object"]), gone=event["type"] == "DELETED")
 
     watch_children("apps", "deployments", "Deployment")
     watch_children("", "services", "Service")
@@ -134,7 +148,7 @@ def _watch(registry: kopf.OperatorRegistry, operator: Operator) -> None:
     def watch_scalers(group: str, version: str, plural: str, kind: str) -> None:
         @kopf.on.event(group, version, plural, registry=registry, id=f"{plural}_seen")
         async def scaler_seen(event: kopf.RawEvent, **_: Any) -> None:
-            operator.scaler_seen(kind, event["object"], gone=event["type"] == "DELETED")
+            operator.scaler_seen(kind, lean(event["object"]), gone=event["type"] == "DELETED")
 
     watch_scalers("autoscaling", "v2", "horizontalpodautoscalers", "HorizontalPodAutoscaler")
     watch_scalers("autoscaling.k8s.io", "v1", "verticalpodautoscalers", "VerticalPodAutoscaler")

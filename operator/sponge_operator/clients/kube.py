@@ -21,7 +21,7 @@ from sponge_core.errors import SpongeError
 from sponge_operator.resources.manifests import resize_patch
 from sponge_operator.resources.model import GROUP, PLURAL, VERSION
 
-__all__ = ["FIELD_MANAGER", "ApiError", "Kube", "collection_path"]
+__all__ = ["FIELD_MANAGER", "ApiError", "Kube", "collection_path", "lean"]
 
 FIELD_MANAGER = "sponge-operator"
 REQUEST_TIMEOUT_S = 10.0
@@ -302,7 +302,13 @@ def _parsed(text: bytes) -> dict[str, Any]:
         answer: dict[str, Any] = json.loads(text)
     except ValueError:
         return {"message": text.decode(errors="replace")[:200]}
-    return answer
+    return lean(answer) if "metadata" in answer else answer
+
+
+def lean(found: Mapping[str, Any]) -> dict[str, Any]:
+    """An object without the record of who has set which field: nobody here reads it, and it is as large as the rest."""
+    metadata = {name: value for name, value in found["metadata"].items() if name != "managedFields"}
+    return {**found, "metadata": metadata}
 
 
 def _silent(error: Exception) -> ApiError:

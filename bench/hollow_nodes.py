@@ -1,10 +1,10 @@
-"""A node without containers, for benchmarks of the operator alone: many pods on a small machine.
+"""Nodes without containers, for benchmarks of the operator alone: many pods on a small machine.
 
-The API server, the scheduler and the controllers are real; the node is an object whose pods this module reports as
+The API server, the scheduler and the controllers are real; the nodes are objects whose pods this module reports as
 running, as `kubectl` shows them. It answers each resize at once, and each pod's control port with an idle server's
 state, so that all of the operator's work is real and none of the servers'. The pods' addresses lead to this machine.
 
-    async with HollowNode(kube) as node:   # as root; the pods select the node by `SELECTOR`
+    async with HollowNodes(api, 3) as nodes:   # as root; the pods select a node by `SELECTOR`
         ...
 """
 
@@ -34,14 +34,16 @@ from sponge_core.control_api import (
 )
 from sponge_core.errors import SpongeError
 from sponge_core.quantities import parse_cpu_milli
-from sponge_operator.resources.manifests import CONTAINER, CONTROL_PORT
+from sponge_operator.resources.manifests import CONTAINER, CONTROL_PORT, SERVICE_LABEL
 
-__all__ = ["NODE", "SELECTOR", "HollowNode", "HollowPod"]
+__all__ = ["PODS_EACH", "SELECTOR", "HollowNodes", "HollowPod"]
 
-NODE = "hollow-node"
+PODS_EACH = 100
+"""As many as a node of a cloud has, about."""
+
 SELECTOR = {"sponge.test/hollow": "true"}
 NETWORK = "198.18.0.0/16"
-CAPACITY = {"cpu": "10000", "memory": "100Ti", "pods": "10000", "ephemeral-storage": "100Ti"}
+CAPACITY = {"cpu": "1000", "memory": "100Ti", "pods": str(PODS_EACH), "ephemeral-storage": "100Ti"}
 LEASE_S = 40
 WRITERS = 16
 SIZES_MILLI = tuple(range(250, 1501, 125))
@@ -111,10 +113,11 @@ class HollowPod:
         )
 
 
-class HollowNode:
-    """The node with its pods; an async context manager. Raises SpongeError if its addresses cannot be had."""
+class HollowNodes:
+    """Nodes with their pods; an async context manager. Raises SpongeError if the addresses cannot be had."""
 
-    def __init__(self, api: client.ApiClient) -> None:
+    def __init__(self, api: client.ApiClient, count: int) -> None:
+        self._names = [f"hollow-{number}" for number in range(count)]
         self.pods: dict[str, HollowPod] = {}
         self._core = client.CoreV1Api(api)
         self._leases = client.CoordinationV1Api(api)
@@ -123,15 +126,17 @@ class HollowNode:
         self._tasks: list[asyncio.Task[None]] = []
         self._runner = web.AppRunner(self._control_port(), access_log=None)
 
-    async def __aenter__(self) -> HollowNode:
+    async def __aenter__(self) -> HollowNodes:
         _route("add")
         await self._runner.setup()
         try:
             await web.TCPSite(self._runner, "0.0.0.0", CONTROL_PORT).start()
         except OSError as error:
             raise SpongeError(f"port {CONTROL_PORT} is taken on this machine: {error}") from None
-        await self._register()
-        self._tasks = [asyncio.create_task(self._renew()), asyncio.create_task(self._watch())]
+        for name in self._names:
+            await self._register(name)
+        self._tasks = [asyncio.create_task(self._renew(name)) for name in self._names]
+        self._tasks.append(asyncio.create_task(self._watch()))
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -139,8 +144,9 @@ class HollowNode:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
         await self._runner.cleanup()
-        with contextlib.suppress(client.ApiException):
-            await self._core.delete_node(NODE)
+        for name in self._names:
+            with contextlib.suppress(client.ApiException):
+                await self._core.delete_node(name)
         _route("del")
 
     def check(self) -> None:
@@ -149,28 +155,28 @@ class HollowNode:
             if task.done():
                 task.result()
 
-    async def _register(self) -> None:
-        labels = {**SELECTOR, "kubernetes.io/hostname": NODE}
+    async def _register(self, name: str) -> None:
+        labels = {**SELECTOR, "kubernetes.io/hostname": name}
         with contextlib.suppress(client.ApiException):
-            await self._core.delete_node(NODE)
-        await self._core.create_node({"metadata": {"name": NODE, "labels": labels}})
+            await self._core.delete_node(name)
+        await self._core.create_node({"metadata": {"name": name, "labels": labels}})
         ready = {"type": "Ready", "status": "True", "reason": "Hollow", "lastHeartbeatTime": _now()}
         status = {"capacity": CAPACITY, "allocatable": CAPACITY, "conditions": [ready]}
-        await self._core.patch_node_status(NODE, {"status": status}, _content_type=MERGE)
+        await self._core.patch_node_status(name, {"status": status}, _content_type=MERGE)
 
-    async def _renew(self) -> None:
-        """Keeps the node's lease, without which its pods would be evicted."""
-        where, spec = "kube-node-lease", {"holderIdentity": NODE, "leaseDurationSeconds": LEASE_S}
+    async def _renew(self, name: str) -> None:
+        """Keeps a node's lease, without which its pods would be evicted."""
+        where, spec = "kube-node-lease", {"holderIdentity": name, "leaseDurationSeconds": LEASE_S}
         with contextlib.suppress(client.ApiException):
-            await self._leases.create_namespaced_lease(where, {"metadata": {"name": NODE}, "spec": spec})
+            await self._leases.create_namespaced_lease(where, {"metadata": {"name": name}, "spec": spec})
         while True:
             with contextlib.suppress(client.ApiException):
                 body = {"spec": {**spec, "renewTime": _now()}}
-                await self._leases.patch_namespaced_lease(NODE, where, body, _content_type=MERGE)
+                await self._leases.patch_namespaced_lease(name, where, body, _content_type=MERGE)
             await asyncio.sleep(LEASE_S / 4)
 
     async def _watch(self) -> None:
-        """Follows the pods of the node until cancelled."""
+        """Follows the pods of the nodes until cancelled."""
         async with asyncio.TaskGroup() as writes:
             version = ""
             while True:
@@ -186,7 +192,7 @@ class HollowNode:
                         writes.create_task(self._follow(pod))
 
     async def _events(self, version: str) -> AsyncIterator[dict[str, Any]]:
-        query = {"field_selector": f"spec.nodeName={NODE}", "watch": True, "resource_version": version}
+        query = {"label_selector": SERVICE_LABEL, "watch": True, "resource_version": version}
         answer = await self._core.list_pod_for_all_namespaces_without_preload_content(**query, _request_timeout=3600)
         async for line in answer.content:
             yield json.loads(line)
@@ -199,6 +205,8 @@ class HollowNode:
     async def _follow(self, pod: dict[str, Any]) -> None:
         """Reports what the kubelet would: the pod runs, has its size, or is gone."""
         metadata = pod["metadata"]
+        if pod["spec"].get("nodeName") not in self._names:
+            return
         if metadata.get("deletionTimestamp"):
             with contextlib.suppress(client.ApiException):
                 async with self._writers:
@@ -211,7 +219,7 @@ class HollowNode:
             number = len(self.pods)
             while (address := f"198.18.{number // 250}.{number % 250 + 1}") in self._by_address:
                 number += 1
-            service = metadata["labels"].get("serving.sponge.dev/service", "")
+            service = metadata["labels"][SERVICE_LABEL]
             known = self.pods[metadata["uid"]] = HollowPod(metadata["name"], metadata["namespace"], address, service)
             self._by_address[address] = known
         (container,) = (one for one in pod["spec"]["containers"] if one["name"] == CONTAINER)
