@@ -107,6 +107,8 @@ def _converted(model: LoadedModel, runtime: str, url: str) -> LoadedModel:
 
 
 def _compared(model: LoadedModel, other: LoadedModel, rows: int) -> dict[str, Any]:
+    """Runs in a fork. More threads would be those of a team that the fork has lost, and it would wait for them."""
+    torch.set_num_threads(1)
     return asdict(compare(model, other, example_batch(model, rows)))
 
 
