@@ -17,6 +17,7 @@ from sponge_core.errors import needs_extra
 from sponge_server.runtimes.examples import Examples
 from sponge_server.runtimes.files import digest, fingerprint, kept
 from sponge_server.runtimes.interface import Runtime
+from sponge_server.workers.allocator import give_back
 from sponge_server.workers.forked_call import forked_call
 from sponge_server.workers.interface import ModelError, TensorSpec
 from sponge_system.cpu_flags import cpu_flags
@@ -55,6 +56,7 @@ class OnnxRuntime(Runtime):
         session = self._sessions.get(threads)
         if session is None:
             session = self._sessions[threads] = _session(self._folder / _MODEL, _options(threads, optimise=False))
+            give_back()  # opening copies the weights for a moment
         self._session = session
 
     def __call__(self, *inputs: torch.Tensor) -> dict[str, torch.Tensor]:
