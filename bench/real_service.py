@@ -74,8 +74,9 @@ class QuotaWatch:
         return self._changes[-1][1] if self._changes else 0
 
     async def becomes(self, wanted: Callable[[int], bool], asked_at: float, within_s: float) -> float | None:
-        """Waits for a change to a `wanted` size; returns its time, or None if there is none within `within_s`."""
-        while time.monotonic() - asked_at <= within_s:
+        """Waits for a change to a `wanted` size since `asked_at`; None if there is none `within_s` from now."""
+        until = time.monotonic() + within_s
+        while time.monotonic() <= until:
             for at, milli in reversed(self._changes):
                 if at >= asked_at and wanted(milli):
                     return at
