@@ -19,7 +19,7 @@ import numpy.typing as npt
 from sponge_core.errors import ProfileError
 from sponge_core.latency import LatencyModel
 
-__all__ = ["DEFAULT_PARALLEL_SHARE", "Fit", "Point", "best_within_threads", "fit", "judge"]
+__all__ = ["DEFAULT_PARALLEL_SHARE", "Fit", "Point", "best_within_threads", "coefficients", "fit", "judge"]
 
 DEFAULT_PARALLEL_SHARE = 0.8
 """The parallel share of a batch's time, assumed if only one thread count was measured. The published fits have 0.80
@@ -63,8 +63,6 @@ def fit(points: Sequence[Point], parallel_share: float = DEFAULT_PARALLEL_SHARE)
     Raises:
         ProfileError: no points, or a latency that is not positive.
     """
-    from scipy.optimize import least_squares, nnls  # here: a second of import, which a server's start need not wait for
-
     if not points:
         raise ProfileError("no measured points to fit; measure at least one batch size")
     for point in points:
@@ -73,9 +71,23 @@ def fit(points: Sequence[Point], parallel_share: float = DEFAULT_PARALLEL_SHARE)
     points = best_within_threads(points)
     expand = _identifiable(points, parallel_share)
     measured = np.array([p.latency_s for p in points])
+    gamma, delta, epsilon, eta = coefficients(_design(points), expand, measured)
+    return judge(LatencyModel(gamma, delta, epsilon, eta), points)
+
+
+def coefficients(design: _Array, expand: _Array, measured: _Array) -> list[float]:
+    """The coefficients, none negative, whose predictions have the smallest relative errors; outliers count less.
+
+    Args:
+        design: a row for each measured time, a column for each coefficient.
+        expand: combinations of the coefficients, one a column, that the times can tell apart.
+        measured: the times, in seconds.
+    """
+    from scipy.optimize import least_squares, nnls  # here: a second of import, which a server's start need not wait for
+
     # Each row is divided by its measured value, so that a residual is a relative error.
-    rows = _design(points) @ expand / measured[:, None]
-    start, _ = nnls(rows, np.ones(len(points)))
+    rows = design @ expand / measured[:, None]
+    start, _ = nnls(rows, np.ones(len(rows)))
     solution = least_squares(
         lambda theta: rows @ theta - 1.0,
         np.maximum(start, 1e-12),
@@ -84,8 +96,7 @@ def fit(points: Sequence[Point], parallel_share: float = DEFAULT_PARALLEL_SHARE)
         loss="soft_l1",
         f_scale=_OUTLIER_RELATIVE,
     )
-    gamma, delta, epsilon, eta = (_clean(value, measured) for value in expand @ solution.x)
-    return judge(LatencyModel(gamma, delta, epsilon, eta), points)
+    return [_clean(value, measured) for value in expand @ solution.x]
 
 
 def judge(model: LatencyModel, points: Sequence[Point]) -> Fit:

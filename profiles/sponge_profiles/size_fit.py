@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from sponge_core.errors import ProfileError
 from sponge_core.latency import LatencyModel, SizeCurve
-from sponge_profiles.fitting import DEFAULT_PARALLEL_SHARE
+from sponge_profiles.fitting import DEFAULT_PARALLEL_SHARE, coefficients
 
 __all__ = ["Join", "SizeFit", "SizedTime", "fit_sizes"]
 
@@ -25,8 +25,6 @@ Join = Literal["padded", "ragged", "alike"]
 
 LEAST_SIZES = 3
 """Three sizes tell a line from a curve."""
-
-_OUTLIER_RELATIVE = 0.05  # as in `fitting`
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,25 +85,11 @@ def _error(model: LatencyModel, time: SizedTime) -> float:
 
 
 def _fit(times: Sequence[SizedTime], reference: float, join: Join) -> LatencyModel:
-    from scipy.optimize import least_squares, nnls  # here: a second of import, which a server's start need not wait for
-
     times = _best_within_threads(times)
     measured = np.array([time.latency_s for time in times])
     # Sizes as multiples of the reference, so that all columns have about the same scale.
-    columns = _columns(times, reference)
-    expand = _identifiable(times)
-    rows = columns @ expand / measured[:, None]
-    start, _ = nnls(rows, np.ones(len(times)))
-    solution = least_squares(
-        lambda theta: rows @ theta - 1.0,
-        np.maximum(start, 1e-12),
-        bounds=(0.0, np.inf),
-        x_scale=np.maximum(start, float(measured.min()) * 1e-3),
-        loss="soft_l1",
-        f_scale=_OUTLIER_RELATIVE,
-    )
-    least = float(measured.min()) * 1e-4
-    p0, p1, p2, d0, d1, d2, epsilon, eta = (0.0 if value < least else float(value) for value in expand @ solution.x)
+    design = _columns(times, reference)
+    p0, p1, p2, d0, d1, d2, epsilon, eta = coefficients(design, _identifiable(times), measured)
     gamma, delta = p0 + p1 + p2, d0 + d1 + d2
     curve = SizeCurve(_relative(p0, p1, p2, reference), _relative(d0, d1, d2, reference), join)
     return LatencyModel(gamma, delta, epsilon, eta, sizes=curve)
