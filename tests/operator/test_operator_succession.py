@@ -9,7 +9,7 @@ from operator_cluster import Cluster
 from operator_world import World
 from virtual_time import VirtualLoop, run_virtual
 
-from sponge_operator.clients.kube import Kube
+from sponge_operator.clients.kube import ApiError, Kube
 from sponge_operator.clients.tokens import Tokens
 from sponge_operator.clients.trust import Trust
 from sponge_operator.context import Events
@@ -46,6 +46,17 @@ def test_without_a_deployment_nobody_follows_and_one_that_cannot_be_read_goes_on
     run_virtual(scenario)
 
 
+def test_a_deployment_that_cannot_be_read_at_first_is_read_again() -> None:
+    async def scenario(loop: VirtualLoop) -> None:
+        cluster = Cluster()
+        cluster.put("Deployment", "sponge-operator")["spec"] = {"replicas": 0}
+        cluster.silent.add("Deployment")
+        loop.call_later(2.0, cluster.silent.clear)
+        assert await has_successor(cast(Kube, cluster), DEPLOYMENT) is False
+
+    run_virtual(scenario)
+
+
 @pytest.mark.parametrize(
     ("start", "fallback", "patches"),
     [(50, None, [1000]), (50, "500m", [500]), (250, "250m", []), (1500, None, []), (500, "1500m", [1500])],
@@ -56,7 +67,46 @@ def test_pods_that_are_left_have_at_least_the_fallback_size(
     async def scenario(_: VirtualLoop) -> None:
         world = left(start, {} if fallback is None else {"fallback": fallback})
         await pods_of(world).fall_back()
-        assert world.calls == [("release",), *(("patch", milli) for milli in patches)]
+        assert world.calls == [*(("patch", milli) for milli in patches), ("release",)]
+
+    run_virtual(scenario)
+
+
+@pytest.mark.parametrize("answer", [ApiError(0, {"message": "no answer"}), ApiError(429, {}), ApiError(500, {})])
+def test_a_last_size_that_is_refused_is_asked_for_again(answer: ApiError) -> None:
+    async def scenario(loop: VirtualLoop) -> None:
+        world = left(50, {})
+        world.refusal = answer
+
+        def accept() -> None:
+            world.refusal = None
+
+        loop.call_later(1.0, accept)
+        await pods_of(world).fall_back()
+        assert world.patches()[-1] == 1000
+        assert world.calls[-1] == ("release",)
+
+    run_virtual(scenario)
+
+
+def test_where_the_last_size_is_too_large_the_pod_gets_what_is_possible() -> None:
+    async def scenario(_: VirtualLoop) -> None:
+        world = left(50, {"fallback": "1500m"})
+        world.allocatable = 800
+        await pods_of(world).fall_back()
+        assert world.patches() == [1500, 800]
+
+    run_virtual(scenario)
+
+
+def test_a_pod_that_is_just_being_shrunk_is_left_large_enough() -> None:
+    async def scenario(_: VirtualLoop) -> None:
+        world = left(1500, {})
+        world.alive = False
+        await world.target().set_quota(250)
+        world.calls.clear()
+        await pods_of(world).fall_back()
+        assert world.patches() == [1000]
 
     run_virtual(scenario)
 

@@ -39,6 +39,7 @@ __all__ = [
     "Revert",
     "actual_milli",
     "actuated",
+    "least_milli",
     "observe",
     "record",
     "refuse",
@@ -175,6 +176,17 @@ def actual_milli(observed: Observed) -> int | None:
             return None
         case _:
             return observed.actual_milli
+
+
+def least_milli(observed: Observed) -> int | None:
+    """The smaller of the size in force and the one under way; None where no resize is possible."""
+    match observed:
+        case Idle(milli):
+            return milli
+        case NotResizable():
+            return None
+        case _:
+            return min(observed.actual_milli, observed.spec_milli)
 
 
 # --- the action ------------------------------------------------------------------------------------------------------

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import random
 from collections.abc import Callable
@@ -16,7 +15,7 @@ from sponge_core.control_api import ApplyRequest
 from sponge_core.planning.resize_order import Step, next_step
 from sponge_core.quantities import cores_text
 from sponge_operator.autoscale import resize
-from sponge_operator.autoscale.ceiling import POLICY, Wait
+from sponge_operator.autoscale.ceiling import POLICY, Bound, Wait
 from sponge_operator.autoscale.look import ResizeOutcome
 from sponge_operator.autoscale.resize import Blocked, History
 from sponge_operator.autoscale.resize_budget import ResizeBudget
@@ -27,6 +26,9 @@ from sponge_system.logs import event
 __all__ = ["Resizer", "act", "bring_to", "restore"]
 
 log = logging.getLogger("sponge.operator")
+
+PAUSES_S = (0.1, 0.2, 0.4, 0.8, 1.6, 3.2)
+"""Between the attempts to set a last size: an API server that is busy or restarts is back by then."""
 
 
 class Resizer:
@@ -148,12 +150,25 @@ async def bring_to(target: ResizableTarget, control: ControlClient, goal: ApplyR
 
 
 async def restore(quota: CpuQuota, milli: int) -> None:
-    """Requests the size that a pod started with; does not wait for it."""
-    observed = quota.observe(None)
-    if isinstance(observed, resize.NotResizable) or observed == resize.Idle(milli):
-        return
-    with contextlib.suppress(QuotaRefusedError, TargetGoneError):
-        await quota.set_quota(milli)
+    """Requests a size that nobody will correct later; does not wait until it is in force.
+
+    A refused request is repeated for some seconds, with the nearest possible size where the refusal names one.
+    """
+    for pause_s in PAUSES_S:
+        observed = quota.observe(None)
+        if isinstance(observed, resize.NotResizable) or observed == resize.Idle(milli):
+            return
+        try:
+            await quota.set_quota(milli)
+        except TargetGoneError:
+            return
+        except QuotaRefusedError as refusal:
+            event(log, "resize.left_refused", logging.WARNING, pod=quota.name, cores=cores_text(milli), message=refusal)
+            if isinstance(refusal.why, Bound):
+                milli = refusal.why.limit(resize.actual_milli(observed) or 0, 1)
+        else:
+            return
+        await asyncio.sleep(pause_s)
 
 
 async def _patch(

@@ -229,22 +229,22 @@ class ServicePods:
         await asyncio.gather(*(self._fall_back(pod, spec.cpu.fallback) for pod in self._own))
 
     async def _fall_back(self, pod: Mapping[str, Any], fallback_milli: int | None) -> None:
-        target = await self._let_go(pod)
-        least, has = fallback_milli or startup_of(pod), resize.actual_milli(target.observe(None))
+        # The size first: letting go waits for a server, which may not answer.
+        target = _target(self._context, pod, self._tokens, self._trust)
+        least, has = fallback_milli or startup_of(pod), resize.least_milli(target.observe(None))
         if least is not None and has is not None and has < least:
             event(log, "pod.left", pod=target.name, cores=cores_text(least))
             await restore(target, least)
+        await self._let_go(target)
 
     async def _restore(self, pod: Mapping[str, Any]) -> None:
-        await self._let_go(pod)
+        await self._let_go(_target(self._context, pod, self._tokens, self._trust))
         await restore_startup(self._context, pod)
         await restore_memory(self._context.kube, pod, memory_rule(self._service().spec))
 
-    async def _let_go(self, pod: Mapping[str, Any]) -> PodTarget:
-        target = _target(self._context, pod, self._tokens, self._trust)
+    async def _let_go(self, target: PodTarget) -> None:
         with contextlib.suppress(ServerError):  # it notices by itself after a while
             await let_go(target, self._context.control)
-        return target
 
 
 async def restore_startup(context: Context, pod: Mapping[str, Any]) -> None:

@@ -29,6 +29,9 @@ RETRY_S = 5.0
 EXIT_S = 5.0
 """For a service's loops to end."""
 
+LEAVE_S = 15.0
+"""For its pods' last sizes, before that; the kubelet ends an operator that takes 30 s to stop."""
+
 FORMER_FINALIZER = f"{GROUP}/restore-size"
 """Set by versions up to 0.1.0; nobody would ever remove it."""
 
@@ -94,7 +97,7 @@ class ServiceRunner:
     async def stop(self) -> None:
         """Ends its loops; lets a setting of last sizes that has begun come to its end."""
         if self._leaving.is_set():
-            await asyncio.wait({self._task}, timeout=EXIT_S)
+            await asyncio.wait({self._task}, timeout=LEAVE_S)
         tasks = {self._task} if self._cleaning is None else {self._task, self._cleaning}
         for task in tasks:
             task.cancel()
