@@ -99,7 +99,9 @@ def test_nothing_hangs_without_an_operator(cluster: Cluster, kubectl: Kubectl, n
     eventually(lambda: not services[0].get()["metadata"].get("finalizers"), 10, "the operator removes it")
     uninstall(cluster)
     # The operator asks for it before it ends; the kubelet may be slower than what ends it.
-    eventually(lambda: millicores(quota) == 1000, 20, "the pod has its fallback size when the operator has gone")
+    what = "jsonpath={.spec.containers[*].resources} {.status.conditions}"
+    print(kubectl("get", "pod", digits.pod()["metadata"]["name"], "-n", digits.namespace, "-o", what))  # if it fails
+    eventually(lambda: millicores(quota) == 1000, 60, "the pod has its fallback size when the operator has gone")
     assert identity(digits.pod()) == before
     assert left_behind(kubectl) == []
     kubectl("delete", "sps", "first", "-n", namespace, "--timeout=10s")

@@ -29,12 +29,13 @@ pytestmark = pytest.mark.e2e
 HERE = "e2e-each-right"
 """The namespace, and the release whose roles these are."""
 
-LEASE = f"{HERE}-sponge-operator"
+OWN = f"{HERE}-sponge-operator"
+"""Its Deployment, and its Lease."""
 
 SERVING, AUTOSCALING, LEASES = "serving.sponge.dev", "autoscaling", "coordination.k8s.io"
 
 Right = tuple[str, str, str, str]
-"""Kind of the role, API group, resource, verb."""
+"""Kind of the role ("Retire": that of the Job before an uninstall), API group, resource, verb."""
 
 Call = Callable[[Kube], Awaitable[object]]
 
@@ -124,8 +125,12 @@ CALLS: dict[Right, Call] = {
     ),
     ("Role", "", "events", "create"): lambda kube: kube.create(body("Event", "new")),
     ("Role", LEASES, "leases", "create"): lambda kube: kube.create(body("Lease", "new")),
-    ("Role", LEASES, "leases", "get"): lambda kube: kube.get("Lease", HERE, LEASE),
-    ("Role", LEASES, "leases", "patch"): lambda kube: kube.merge("Lease", HERE, LEASE, {}),
+    ("Role", LEASES, "leases", "get"): lambda kube: kube.get("Lease", HERE, OWN),
+    ("Role", LEASES, "leases", "patch"): lambda kube: kube.merge("Lease", HERE, OWN, {}),
+    ("Retire", "apps", "deployments", "get"): lambda kube: kube.get("Deployment", HERE, OWN),
+    ("Retire", "apps", "deployments", "patch"): lambda kube: kube.merge("Deployment", HERE, OWN, {}),
+    ("Retire", "", "pods", "list"): listed("Pod"),
+    ("Retire", LEASES, "leases", "delete"): lambda kube: kube.delete("Lease", HERE, OWN),
     ("ClusterRole", "", "nodes", "get"): lambda kube: kube.get("Node", "", "none"),
     ("ClusterRole", "", "pods", "list"): lambda kube: kube.pods_on("none"),
 }
@@ -143,12 +148,12 @@ class Rights:
     roles: list[dict[str, Any]] = field(default_factory=list)
 
     def granted(self) -> set[Right]:
-        return {right for role in self.roles for rule in role["rules"] for right in rights_of(role["kind"], rule)}
+        return {right for role in self.roles for rule in role["rules"] for right in rights_of(kind_of(role), rule)}
 
     def grant(self, kind: str, *, without: Right | None = None) -> None:
         """Grants what roles of this kind hold, and nothing that others do."""
         for role in self.roles:
-            each = [part for rule in role["rules"] for part in parts(rule) if role["kind"] == kind]
+            each = [part for rule in role["rules"] for part in parts(rule) if kind_of(role) == kind]
             rules = [part for part in each if rights_of(kind, part) != [without]]
             self.kubectl("apply", "-f", "-", document={**role, "rules": rules})
 
@@ -164,6 +169,10 @@ class Rights:
                 return False
 
         return asyncio.run(answer())
+
+
+def kind_of(role: dict[str, Any]) -> str:
+    return "Retire" if role["metadata"]["name"].endswith("-retire") else str(role["kind"])
 
 
 def rights_of(kind: str, rule: dict[str, Any]) -> list[Right]:
@@ -190,11 +199,12 @@ def rights(cluster: Cluster, kubectl: Kubectl, tmp_path_factory: pytest.TempPath
     kubectl("create", "namespace", HERE)
     # Watching one namespace, nothing is granted for all of them but the reading of nodes and their pods.
     command = [str(cluster.helm), "template", HERE, str(CHART), "-n", HERE, "--kube-version", "1.36.0"]
-    values = ["--set", f"watchNamespaces={{{HERE}}}", "--show-only", "templates/rbac.yaml"]
+    shown = ["--show-only", "templates/rbac.yaml", "--show-only", "templates/uninstall.yaml"]
+    values = ["--set", f"watchNamespaces={{{HERE}}}", *shown]
     done = subprocess.run([*command, *values], capture_output=True, text=True, timeout=60, check=False)
     if done.returncode != 0:
         raise SpongeError(done.stderr)
-    documents = [document for document in yaml.safe_load_all(done.stdout) if document]
+    documents = [each for each in yaml.safe_load_all(done.stdout) if each and each["kind"] != "Job"]
     granted = Rights(kubectl, tmp_path_factory.mktemp("rights") / "kubeconfig")
     granted.roles = [document for document in documents if document["kind"] in ("Role", "ClusterRole")]
     for document in documents:

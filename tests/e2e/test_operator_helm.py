@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import yaml
+from cloudcoil.models.prometheus_operator import v1 as monitoring
 from operator_kit import Kubectl
 
 from sponge_cluster import Cluster
@@ -15,6 +16,7 @@ from sponge_cluster.chart import CHART
 
 pytestmark = pytest.mark.e2e
 
+SECURED = ("server.tls.secretName=cert", "server.apiKeys.secretName=clients")
 ALWAYS = ("ServiceAccount", "Role", "RoleBinding", "ClusterRole", "Deployment", "Service", "Pod", "Job")
 
 
@@ -48,6 +50,22 @@ def test_the_api_server_takes_every_object(cluster: Cluster, kubectl: Kubectl, v
         *("create", "--dry-run=server", "--validate=strict", "-f", "-"),
         document={"apiVersion": "v1", "kind": "List", "items": documents},
     )
+
+
+@pytest.mark.parametrize("monitor", ["podMonitor", "serviceMonitor"])
+def test_the_prometheus_operator_knows_every_field(cluster: Cluster, monitor: str) -> None:
+    """Its types, made from its CRDs, read every object and lose nothing of it."""
+    documents = [
+        document
+        for document in rendered(
+            cluster, f"metrics.{monitor}.enabled=true", "metrics.prometheusRule.enabled=true", *SECURED
+        )
+        if document["apiVersion"] == "monitoring.coreos.com/v1"
+    ]
+    assert len(documents) == 3
+    for document in documents:
+        read = getattr(monitoring, document["kind"]).model_validate(document)
+        assert read.model_dump(by_alias=True, exclude_unset=True, mode="json") == document
 
 
 @pytest.mark.torch
@@ -91,7 +109,7 @@ def test_what_is_rendered(cluster: Cluster, values: list[str], kinds: set[str]) 
 
 
 def test_secrets_of_services_that_name_none(cluster: Cluster) -> None:
-    values = ("server.tls.secretName=cert", "server.apiKeys.secretName=clients", "metrics.podMonitor.enabled=true")
+    values = (*SECURED, "metrics.podMonitor.enabled=true")
     documents = {
         f"{document['kind']} {document['metadata']['name']}": document for document in rendered(cluster, *values)
     }

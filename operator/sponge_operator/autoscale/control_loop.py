@@ -52,13 +52,14 @@ class LoopSettings:
 
     Attributes:
         poll_s: how long a server may hold back its state when there is no news.
-        resting_poll_s: the same for a server that has had no request for a while.
+        resting_poll_s: the same for a server that has had no request for a while; never longer than the server's
+            `fallback_after_s`, within which it should notice that the operator is gone.
         actuate_timeout_s: how long the loop waits for one resize before it looks again.
         apply_timeout_s: how long a server may take until its running batches fit a smaller budget; the quota waits.
     """
 
     poll_s: float = 1.0
-    resting_poll_s: float = 10.0
+    resting_poll_s: float = 30.0
     actuate_timeout_s: float = 2.0
     apply_timeout_s: float = 2.0
 
@@ -232,7 +233,7 @@ class ControlLoop:
         history = seen.history if look.outcome is None else look.outcome.history
         free = history.blocked is None and not (look.recommendation and look.recommendation.reason in HELD)
         rests = settled and free and look.recommendation is not None and idle_for_s >= RESTS_S
-        wait_s = settings.resting_poll_s if rests else settings.poll_s
+        wait_s = min(settings.resting_poll_s, spec.fallback_after_s) if rests else settings.poll_s
         if now < history.quiet_until:
             wait_s = min(wait_s, history.quiet_until - now + DUE_MARGIN_S)
         if look.outcome is not None and look.outcome.held:
