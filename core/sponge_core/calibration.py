@@ -1,10 +1,10 @@
 """Learns from finished batches how much slower or faster a model runs here than its profile says.
 
 There is one factor for all batches and one for each thread count, because a formula can be right for one thread and
-wrong for four. Where rows differ in size there is one for each octave of sizes, too. A factor follows a gain slowly
-(after some twenty batches), a loss quickly (most of it within five), and is bounded. Noise alone does not move it: the
-profile's error already accounts for the variation of the latency, and counting it twice would refuse requests that
-could be answered in time.
+wrong for four. Where rows differ in size there is one for each octave of sizes, on top of these. A factor follows a
+gain slowly (after some twenty batches), a loss quickly (most of it within five), and is bounded. Noise alone does not
+move it: the profile's error already accounts for the variation of the latency, and counting it twice would refuse
+requests that could be answered in time.
 """
 
 from __future__ import annotations
@@ -71,7 +71,7 @@ class Calibration:
 
     @property
     def ratio(self) -> float:
-        """Measured / predicted time over all batches, smoothed."""
+        """Measured / predicted time over all batches, smoothed; without what is particular to octaves of sizes."""
         return self._all.ratio
 
     def factor(self, threads: int) -> float:
@@ -93,9 +93,7 @@ class Calibration:
         sizes = profile.sizes
         if sizes is not None:
             octaves = range(max(self._by_octave, default=-1) + 1)
-            # Relative to all batches, as the factors by threads are.
-            by_octave = tuple(self._own(self._by_octave.get(octave)) / self.ratio for octave in octaves)
-            sizes = replace(sizes, by_octave=by_octave)
+            sizes = replace(sizes, by_octave=tuple(self._of_octave(octave) for octave in octaves))
         return replace(profile.scaled(self.ratio), by_threads=by_threads, sizes=sizes)
 
     def observe(self, predicted_s: float, measured_s: float, threads: int = 1, size: float | None = None) -> float:
@@ -111,13 +109,20 @@ class Calibration:
         self._count += 1
         own = self._by_threads.setdefault(threads, _Estimate(self._all.ratio))
         own.seen_at = self._count
-        own.observe(sample)
+        left = sample
         if size is not None:
-            octave = self._by_octave.setdefault(octave_of(size), _Estimate(self._all.ratio))
-            octave.seen_at = self._count
-            octave.observe(sample)
-        self._all.observe(sample)
+            # Each learns what the other leaves unexplained: large rows run on many threads, and whatever is particular
+            # to them would count twice.
+            octave = octave_of(size)
+            left = sample / self._of_octave(octave)
+            self._by_octave.setdefault(octave, _Estimate()).observe(sample / own.ratio)
+        own.observe(left)
+        self._all.observe(left)
         return sample
+
+    def _of_octave(self, octave: int) -> float:
+        own = self._by_octave.get(octave)
+        return 1.0 if own is None else own.ratio
 
 
 class Drift:

@@ -214,23 +214,23 @@ class Profile(Part):
             raise ProfileError(f"profile '{name}': {_first_error(invalid)}") from None
 
     def with_sizes(self, points: Sequence[SizedPoint], reference: float, join: Join) -> Profile:
-        """The same profile fitted anew, together with points of other sizes.
+        """The same profile fitted anew to the medians of points of several sizes.
+
+        Medians, because the server corrects the level by what batches take on average, and learns the spread.
 
         Args:
-            points: of at least two sizes besides the reference.
+            points: of at least two sizes besides the reference. The profile's own points stand for the reference where
+                these have none of it.
             reference: the size of the rows of the profile's own points.
             join: what a batch of several sizes costs.
 
         Raises:
             ProfileError: the points are impossible, or of too few sizes.
         """
-        own = [SizedTime(p.batch, p.threads, reference, p.latency_s) for p in _points(self.points, self.percentile)]
-        others = [
-            SizedTime(p.batch, p.threads, p.size, ms / 1e3)
-            for p in points
-            if (ms := p.at(self.percentile)) is not None and p.size != reference
-        ]
-        found = fit_sizes([*own, *others], reference, join)
+        times = [SizedTime(p.batch, p.threads, p.size, p.p50_ms / 1e3) for p in points if p.p50_ms is not None]
+        if all(time.size != reference for time in times):
+            times += [SizedTime(p.batch, p.threads, reference, p.latency_s) for p in _points(self.points, 50)]
+        found = fit_sizes(times, reference, join)
         model, unseen = found.model, found.unseen
         curve = model.sizes or SizeCurve((1.0, 0.0, 0.0), (1.0, 0.0, 0.0), join)
         p50, p90, most = (round(float(q), 4) for q in np.quantile(found.errors, (0.5, 0.9, 1.0)))

@@ -13,9 +13,8 @@ import re
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-from typing import Literal, TypedDict
+from typing import Literal, TypedDict, TypeVar
 
 import numpy as np
 
@@ -43,6 +42,9 @@ __all__ = [
 
 _QUICK_ROUNDS = 20
 _WALK_ROUNDS = 10
+_SIZED_ROUNDS = 15
+_SIZED_BATCH = 4
+"""Rows of a batch that tells what more rows cost. Where rows differ in size, few batches are larger."""
 _QUICK_PERCENTILE: Literal[95] = 95
 
 
@@ -73,6 +75,8 @@ class Percentiles(TypedDict):
     n: int
 
 
+Cell = TypeVar("Cell", bound=tuple[int, ...])
+
 Samples = Mapping[tuple[int, int], Sequence[BatchTime]]
 """Measured times by (batch, threads)."""
 
@@ -96,15 +100,28 @@ async def measure_grid(
         budget_s: start no batch after this many seconds.
         progress: called after every batch, (rounds + 1) * len(grid) times if the budget allows.
     """
-    warm: dict[tuple[int, int], list[BatchTime]] = {}
-    counted: dict[tuple[int, int], list[BatchTime]] = {}
+    return await _rounds(lambda cell: run_batch(*cell), grid, grid[:1], rounds, budget_s, progress, clock)
+
+
+async def _rounds(
+    run: Callable[[Cell], Awaitable[BatchTime]],
+    cells: Sequence[Cell],
+    needed: Sequence[Cell],
+    rounds: int,
+    budget_s: float,
+    progress: Callable[[], None],
+    clock: Callable[[], float],
+) -> dict[Cell, list[BatchTime]]:
+    """As `measure_grid`, for cells of any kind. The `needed` ones run once even if the budget is spent."""
+    warm: dict[Cell, list[BatchTime]] = {}
+    counted: dict[Cell, list[BatchTime]] = {}
     start = clock()
     for number in range(rounds + 1):
         into = counted if number else warm
-        for batch, threads in grid:
-            if (batch, threads) != grid[0] and clock() - start >= budget_s:
-                break
-            into.setdefault((batch, threads), []).append(await run_batch(batch, threads))
+        for cell in cells:
+            if clock() - start >= budget_s and (number or cell not in needed):
+                continue
+            into.setdefault(cell, []).append(await run(cell))
             progress()
         if clock() - start >= budget_s:
             break
@@ -116,8 +133,10 @@ async def measure_interference(
 ) -> float:
     """Measures the fraction, >= 0, by which each additional lane slows a lane, with one thread on each.
 
+    A batch alone and one on every lane take turns, so that a noisy moment affects both.
+
     Args:
-        alone: the times of the same batches with no other lane running.
+        alone: what could be measured with no other lane running.
         batches: the batch sizes to run; those without a time in `alone` are skipped.
         lanes: the number of lanes side by side, >= 2; the CPU limit must have a core for each.
     """
@@ -125,12 +144,13 @@ async def measure_interference(
     for batch in batches:
         if (batch, 1) not in alone:
             continue
+        single: list[float] = []
         beside: list[float] = []
         for _ in range(rounds):
+            single.append((await run_batch(batch, 1)).wall_s)
             times = await asyncio.gather(*(run_batch(batch, 1) for _ in range(lanes)))
             beside += [t.wall_s for t in times]
-        single = float(np.median([t.wall_s for t in alone[batch, 1]]))
-        slowdowns.append((float(np.median(beside)) / single - 1.0) / (lanes - 1))
+        slowdowns.append((float(np.median(beside)) / float(np.median(single)) - 1.0) / (lanes - 1))
     return max(0.0, float(np.median(slowdowns))) if slowdowns else 0.0
 
 
@@ -224,45 +244,43 @@ async def measure_sizes(
     reference: int,
     join: Join,
     budget_s: float,
+    throttled: bool = False,
     clock: Callable[[], float] = time.monotonic,
 ) -> Profile:
-    """Measures single rows of other sizes, on one thread and on the most threads of a profile, and fits it anew.
+    """Measures rows of other sizes, on one thread and on the most threads of a profile, and fits it anew.
+
+    Single rows of every size, and batches of the reference and of a smaller size, take turns: a noisy moment then bends
+    neither the curve nor the gain of threads.
 
     Args:
         run_batch: runs one batch, given (batch, threads, size).
         profile: of rows of the reference size.
         join: what a batch of several sizes costs.
-        budget_s: start no batch after this many seconds; each size gets an equal part.
+        budget_s: start no batch after this many seconds, but for one of each size.
+        throttled: the CPU limit is below a core; one thread is then timed by its CPU time, as in `quick_profile`.
 
     Returns:
         The profile with sizes.
     """
-    counts = sorted({1, max(point.threads for point in profile.points)})
-    points = []
-    others = [size for size in sizes if size != reference]
-    for size in others:
-        samples = await measure_grid(
-            partial(_of_size, run_batch, size),
-            [(1, threads) for threads in counts],
-            _WALK_ROUNDS,
-            budget_s / len(others),
-            clock=clock,
+    most = max(point.threads for point in profile.points)
+    batch = min(_SIZED_BATCH, profile.max_batch)
+    singles = sorted({*sizes, reference})
+    several = {reference, singles[len(singles) // 4]} if batch > 1 else set()
+    cells = [(1, size) for size in singles] + [(batch, size) for size in sorted(several)]
+    # Both thread counts of a cell in a row: their ratio is what must be right.
+    grid = [(rows, threads, size) for rows, size in cells for threads in sorted({1, most})]
+    needed = [(1, 1, size) for size in singles]
+    samples = await _rounds(lambda cell: run_batch(*cell), grid, needed, _SIZED_ROUNDS, budget_s, lambda: None, clock)
+    points = [
+        SizedPoint(
+            batch=rows,
+            threads=threads,
+            size=size,
+            **percentiles([time.cpu_s if throttled and threads == 1 else time.wall_s for time in times]),
         )
-        # One thread by its CPU time, more by the wall clock, as in `quick_profile`.
-        points += [
-            SizedPoint(
-                batch=batch,
-                threads=threads,
-                size=size,
-                **percentiles([time.cpu_s if threads == 1 else time.wall_s for time in times]),
-            )
-            for (batch, threads), times in samples.items()
-        ]
+        for (rows, threads, size), times in samples.items()
+    ]
     return await asyncio.to_thread(profile.with_sizes, points, reference, join)
-
-
-async def _of_size(run_batch: RunSized, size: int, batch: int, threads: int) -> BatchTime:
-    return await run_batch(batch, threads, size)
 
 
 def _doubling(threads: Sequence[int], above: float) -> list[int]:

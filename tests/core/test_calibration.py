@@ -108,3 +108,37 @@ def test_sizes_that_the_profile_misjudges_are_corrected_apart() -> None:
     assert corrected.at(256.0).latency(1, 1) == pytest.approx(1.5 * profile.at(256.0).latency(1, 1), rel=0.05)
     assert corrected.at(16.0).latency(1, 1) == pytest.approx(profile.at(16.0).latency(1, 1), rel=0.05)
     assert corrected.at(4000.0).latency(1, 1) >= profile.at(4000.0).latency(1, 1)
+
+
+def test_what_is_particular_to_large_rows_on_many_threads_counts_once() -> None:
+    """Large rows always take two threads and are half as slow again; small ones take one and are as predicted."""
+    profile = LatencyModel(0.001, 0.0, 0.0, 0.001, sizes=SizeCurve((0.0, 1.0, 0.0), (0.0, 0.0, 0.0)))
+    calibration = Calibration()
+    for _ in range(300):
+        for size, threads, slower in ((16.0, 1, 1.0), (256.0, 2, 1.5)):
+            predicted_s = profile.at(size).latency(1, threads)
+            calibration.observe(predicted_s, slower * predicted_s, threads, size)
+    corrected = calibration.calibrated(profile)
+    assert corrected.at(256.0).latency(1, 2) == pytest.approx(1.5 * profile.at(256.0).latency(1, 2), rel=0.05)
+    assert corrected.at(16.0).latency(1, 1) == pytest.approx(profile.at(16.0).latency(1, 1), rel=0.05)
+
+
+@given(
+    st.lists(
+        st.tuples(st.integers(1, 3), st.sampled_from([8.0, 60.0, 400.0]), st.floats(0.6, 1.6)), min_size=1, max_size=8
+    )
+)
+def test_batches_that_always_take_as_long_are_predicted_in_the_end(batches: list[tuple[int, float, float]]) -> None:
+    """Of any sizes on any threads, where each octave and each thread count has a factor of its own."""
+    profile = LatencyModel(0.001, 0.0, 0.0, 0.001, sizes=SizeCurve((0.0, 1.0, 0.0), (0.0, 0.0, 0.0)))
+    by_threads = {threads: factor for threads, _, factor in batches}
+    by_size = {size: factor**0.2 for _, size, factor in batches}
+    calibration = Calibration()
+    for _ in range(400):
+        for threads, size, _ in batches:
+            predicted_s = profile.at(size).latency(1, threads)
+            calibration.observe(predicted_s, predicted_s * by_threads[threads] * by_size[size], threads, size)
+    corrected = calibration.calibrated(profile)
+    for threads, size, _ in batches:
+        real = profile.at(size).latency(1, threads) * by_threads[threads] * by_size[size]
+        assert corrected.at(size).latency(1, threads) == pytest.approx(real, rel=0.1)

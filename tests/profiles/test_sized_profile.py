@@ -36,7 +36,45 @@ async def test_sizes_between_the_measured_ones_are_predicted() -> None:
     assert profile.sizes is not None
     assert profile.sizes.unseen_p80_percent is not None
     assert profile.sizes.unseen_p80_percent < 10
-    assert {point.size for point in profile.sized_points} == {8.0, 21.0, 150.0, 400.0}
+    assert {point.size for point in profile.sized_points} == {8.0, 21.0, 57.0, 150.0, 400.0}
+
+
+async def test_a_machine_that_is_slow_for_a_while_bends_no_curve() -> None:
+    """For a third of the time it is at a third of its speed. The gain of threads and the larger sizes stay right."""
+    ran = 0
+
+    async def at_times_slow(batch: int, threads: int, size: int) -> BatchTime:
+        nonlocal ran
+        ran += 1
+        time = await of_size(batch, threads, size)
+        slow = 3.0 if ran > 210 - 70 else 1.0
+        return BatchTime(slow * time.wall_s, slow * time.cpu_s)
+
+    profile = await quick_profile(of_reference, [1, 2, 4, 8], [1, 2], 2.0, 60.0, model="bert")
+    model = (await measure_sizes(at_times_slow, profile, SIZES, 57, "padded", 60.0)).latency_model()
+    for size in (8.0, 57.0, 256.0, 400.0):
+        for batch, threads in ((1, 1), (1, 2), (4, 1)):
+            real = BERT.at(size).latency(batch, threads)
+            assert model.at(size).latency(batch, threads) == pytest.approx(real, rel=0.1)
+
+
+async def test_every_size_is_measured_once_whatever_the_budget() -> None:
+    profile = await quick_profile(of_reference, [1, 2, 4, 8], [1, 2], 2.0, 60.0, model="bert")
+    found = await measure_sizes(of_size, profile, SIZES, 57, "padded", 0.0)
+    assert {(point.size, point.batch, point.threads) for point in found.sized_points} == {
+        (float(size), 1, 1) for size in SIZES
+    }
+
+
+@pytest.mark.parametrize("throttled", [False, True])
+async def test_one_thread_is_timed_by_the_clock_that_throttling_leaves_alone(throttled: bool) -> None:
+    async def stalls(batch: int, threads: int, size: int) -> BatchTime:
+        seconds = BERT.at(size).latency(batch, threads)
+        return BatchTime(4 * seconds, seconds) if throttled else BatchTime(seconds, seconds / 2)
+
+    profile = await quick_profile(of_reference, [1, 4], [1], 1.0, 60.0, model="bert")
+    model = (await measure_sizes(stalls, profile, SIZES, 57, "padded", 60.0, throttled)).latency_model()
+    assert model.at(256.0).latency(1, 1) == pytest.approx(BERT.at(256.0).latency(1, 1), rel=0.1)
 
 
 async def test_the_file_keeps_the_sizes() -> None:

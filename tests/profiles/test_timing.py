@@ -131,6 +131,18 @@ async def test_interference_needs_the_same_batch_alone() -> None:
     assert await measure_interference(machine.run, alone, [1], 2, 3) == 0.0
 
 
+async def test_a_slow_moment_is_not_taken_for_interference() -> None:
+    """The machine became half as fast after the grid was measured."""
+    machine = Machine(interference=0.2)
+    alone = await measure_grid(machine.run, [(2, 1)], rounds=2)
+
+    async def slower(batch: int, threads: int) -> BatchTime:
+        time = await machine.run(batch, threads)
+        return BatchTime(2 * time.wall_s, 2 * time.cpu_s)
+
+    assert await measure_interference(slower, alone, [2], 2, 3) == pytest.approx(0.2)
+
+
 def test_grid_points_are_percentiles_of_the_clock_that_counts() -> None:
     times = [BatchTime(wall_s=i / 1000, cpu_s=1.0) for i in range(1, 102)]
     (point,) = grid_points({(1, 2): times}, lambda t: t.wall_s)

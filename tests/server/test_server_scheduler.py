@@ -56,6 +56,22 @@ def test_sharing_the_quota_is_not_mistaken_for_a_slow_model() -> None:
     assert state.ratios[0] == pytest.approx(1.0)
 
 
+def test_delays_by_the_server_itself_are_expected_of_the_next_batch() -> None:
+    """Two threads on two cores, of which the server takes a part: each waits a quarter of its time for a CPU."""
+    state = Scheduler([MODEL], 2.0, 8, 2.0, 0.0)
+    state.set_self_usage(0.1, 0.0)
+    alone = MODEL.latency(1, 1)
+    for number in range(0, 80, 2):
+        now = float(number)
+        add(state, number, now)
+        (first,) = state.turn(now, 2).batches
+        add(state, number + 1, now)
+        (second,) = state.turn(now, 1).batches
+        for batch in (first, second):
+            state.finish(batch, now + alone * 1.25, alone)
+    assert state.ratios[0] == pytest.approx(1.25 * 1.9 / 2, rel=0.05)
+
+
 def test_an_abandoned_batch_changes_no_factor_and_frees_its_threads() -> None:
     state = scheduler()
     add(state, 1, 0.0)

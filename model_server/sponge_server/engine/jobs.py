@@ -66,7 +66,7 @@ class Batch:
         started: when it was launched, on the server's monotonic clock, in seconds.
         profile_s: predicted seconds at full speed, by the uncalibrated profile.
         work_clock: the scheduler's clock of full-speed work at the start.
-        shared: whether the running threads ever exceeded the cores while it ran.
+        shared: whether the running threads ever exceeded the quota while it ran.
         lane: id of the lane that runs it; -1 before the engine has chosen one.
     """
 

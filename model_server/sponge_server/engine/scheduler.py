@@ -292,7 +292,8 @@ class Scheduler:
         self._mark_shared()
 
     def _mark_shared(self) -> None:
-        if self._running.threads > self._running.cores:
+        # The server's own use is left out: it delays a batch, as it will delay the next one, and hardly throttles it.
+        if self._running.threads > self._cores:
             for batch in self._batches.values():
                 batch.shared = True
 

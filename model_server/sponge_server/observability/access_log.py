@@ -26,6 +26,7 @@ class AccessLog(RequestObserver):
             "batch.done",
             logging.DEBUG,
             rows=len(batch.requests),
+            size=max(request.size for request in batch.requests),
             threads=batch.threads,
             slack_ms=(batch.requests[0].deadline - batch.started) * 1000,
             predicted_ms=batch.predicted_s * 1000,

@@ -220,18 +220,23 @@ async def _measure(
 
     quota_milli = quota.quota_milli
     machine = float(len(os.sched_getaffinity(0)))
+    # The sizes are the harder part, and their rounds include the reference.
+    first_s = settings.profile_s if info.size is None else settings.profile_s / 2
     sizes = {1, info.max_batch, *(size for size in (2, 4, 8, 16, 32) if size < info.max_batch)}
     profile = await quick_profile(
         run_batch,
         sorted(sizes),
         threads,
         machine if quota_milli is None else min(machine, quota_milli / 1000),
-        settings.profile_s,
+        first_s,
         model=info.name,
         lanes=len(pool.lanes),
         grow=None if quota_milli is None else lambda cores: board.grown(cores, quota),
     )
     if info.size is None:
         return profile
-    reference, join = info.size.reference, info.size.join
-    return await measure_sizes(run_batch, profile, info.size.measured, reference, join, settings.profile_s)
+    size, quota_milli = info.size, quota.quota_milli
+    throttled = quota_milli is not None and quota_milli < 1000
+    return await measure_sizes(
+        run_batch, profile, size.measured, size.reference, size.join, 2 * settings.profile_s - first_s, throttled
+    )
