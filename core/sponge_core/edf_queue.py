@@ -26,6 +26,7 @@ class Request:
         slo_class: the name of its class in an experiment.
         model: index of its model among those of the server.
         size: its work in the model's unit (tokens, pixels), > 0; counts only for a model with a `SizeCurve`.
+        floor: the least accuracy that its answer may have; infinite: only the model itself may answer.
     """
 
     id: int
@@ -35,6 +36,7 @@ class Request:
     slo_class: str = ""
     model: int = 0
     size: float = 1.0
+    floor: float = math.inf
 
 
 RATE_WINDOW_S = 1.0

@@ -108,7 +108,7 @@ class Server:
             certificates=access.certificates,
             interceptors=() if access.keys is None else (KeyInterceptor(access.keys, metrics.problems),),
         )
-        boards = [ProfileBoard(self._clock) for _ in settings.models]
+        boards = [ProfileBoard(self._clock) for _ in settings.loaded]
         control_endpoints = control_app(self._control, metrics, access.control_token, boards[0])
         control = HttpServer(control_endpoints, control_socket, limits, control_tls)
         metrics.connections.labels("http").set_function(lambda: data.connections)

@@ -83,7 +83,17 @@ class Call(Protocol[R_co]):
         ...
 
     def encode(
-        self, model: str, version: str, request: InferRequest, outputs: Sequence[Tensor], labels: Sequence[str] | None
+        self,
+        model: str,
+        version: str,
+        request: InferRequest,
+        outputs: Sequence[Tensor],
+        labels: Sequence[str] | None,
+        answered_by: tuple[str, float] | None,
     ) -> R_co:
-        """The response. Raises OipError when an output is requested that the model does not have."""
+        """The response. Raises OipError when an output is requested that the model does not have.
+
+        Args:
+            answered_by: name and accuracy of the variant; None: the model has none.
+        """
         ...

@@ -12,9 +12,12 @@ The time limit is the most specific of these statements, in this order:
 8. `grpc-timeout`: digits and one of H, M, S, m, u, n; over gRPC, the deadline of the call itself;
 9. the server's default.
 
-It counts from `x-sponge-sent-at` (epoch seconds) if that is plausible, else from the arrival of the headers. So the
-time in the network is part of the client's wait, and a slow upload counts without any trust in clocks. A clock that is
-behind is learnt and set right; `Claims` bounds what a client may state.
+The accuracy floor is that of the SLO class, or else `x-sponge-accuracy-floor`, or `parameters.accuracy_floor` of the
+body; a request may raise the floor of its class and not lower it.
+
+The limit counts from `x-sponge-sent-at` (epoch seconds) if that is plausible, else from the arrival of the headers. So
+the time in the network is part of the client's wait, and a slow upload counts without any trust in clocks. A clock that
+is behind is learnt and set right; `Claims` bounds what a client may state.
 """
 
 from __future__ import annotations
@@ -45,6 +48,7 @@ LONGEST_S = 3600.0
 """Upper bound of any time limit; a request that waits longer only holds memory."""
 
 SENT_AT = b"x-sponge-sent-at"
+ACCURACY_FLOOR = b"x-sponge-accuracy-floor"
 
 GRPC_UNITS = {"H": 3600.0, "M": 60.0, "S": 1.0, "m": 1e-3, "u": 1e-6, "n": 1e-9}
 
@@ -84,11 +88,16 @@ class Claims:
 
 @dataclass(frozen=True, slots=True)
 class SloPolicy:
-    """The default time limit and those of the SLO classes, in seconds, and the bounds of other ones."""
+    """The default time limit and those of the SLO classes, in seconds, and the bounds of other ones.
+
+    Attributes:
+        floors: accuracy floors by class, `DEFAULT_CLASS` included; a class without one wants the model itself.
+    """
 
     default_s: float
     classes: Mapping[str, float] = field(default_factory=dict)
     claims: Claims = Claims()
+    floors: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +110,7 @@ class Due:
         sent_at: whether the client's own send time was used, and why not.
         rank: number of the rule above that set `limit_s`.
         traceparent: the client's place in a trace.
+        floor: least accuracy of the answer; infinite: only the model itself may answer.
     """
 
     sent: float
@@ -109,6 +119,7 @@ class Due:
     sent_at: SentAt
     rank: int
     traceparent: bytes = b""
+    floor: float = math.inf
 
     @property
     def deadline(self) -> float:
@@ -130,6 +141,16 @@ class Due:
             return self
         limit_s = claims.bounded(_checked("parameters.timeout", timeout_us * 1e-6, str(timeout_us)))
         return replace(self, limit_s=limit_s, rank=_RANK_BODY) if self.rank > _RANK_BODY else self
+
+    def with_body_floor(self, floor: object, policy: SloPolicy) -> Due:
+        """The floor once `parameters.accuracy_floor` of the body is known; it counts where no header states one.
+
+        Raises BadHeaderError for an invalid value.
+        """
+        if isinstance(floor, bool) or not isinstance(floor, int | float) or not 0.0 < floor <= 1.0:
+            raise BadHeaderError(f"parameters.accuracy_floor is {floor!r}: give a number above 0 and at most 1")
+        of_class = policy.floors.get(self.slo_class, math.inf)
+        return self if self.floor != of_class else replace(self, floor=_lower_bound(of_class, float(floor)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,7 +223,22 @@ def resolve(arrival: Arrival, policy: SloPolicy) -> Due:
     if rank not in (_RANK_CLASS, _RANK_DEFAULT):
         limit_s = policy.claims.bounded(limit_s)
     sent, sent_at = _sent(arrival, limit_s, policy.claims.oldest_s)
-    return Due(sent, limit_s, slo_class, sent_at, rank, headers.get(b"traceparent", b""))
+    floor = _floor(policy.floors.get(slo_class, math.inf), headers.get(ACCURACY_FLOOR))
+    return Due(sent, limit_s, slo_class, sent_at, rank, headers.get(b"traceparent", b""), floor)
+
+
+def _floor(of_class: float, raw: bytes | None) -> float:
+    """The floor of a request, given that of its class, infinite without one, and its header."""
+    if raw is None:
+        return of_class
+    own = _number(ACCURACY_FLOOR, raw)
+    if not 0.0 < own <= 1.0:
+        raise BadHeaderError(f"{ACCURACY_FLOOR.decode()} is {_text(raw)}: give a number above 0 and at most 1")
+    return _lower_bound(of_class, own)
+
+
+def _lower_bound(of_class: float, own: float) -> float:
+    return own if of_class == math.inf else max(own, of_class)
 
 
 def _sent(arrival: Arrival, limit_s: float, oldest_s: float) -> tuple[float, SentAt]:

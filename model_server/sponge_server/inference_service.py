@@ -38,7 +38,7 @@ from sponge_server.results import (
     Timing,
 )
 from sponge_server.uploads import TRUSTED_AFTER_S, Upload, Uploads
-from sponge_server.workers.interface import Item, ItemError, ModelInfo, Tensor
+from sponge_server.workers.interface import Item, ItemError, ModelInfo
 
 __all__ = ["InferenceService", "refusal"]
 
@@ -143,8 +143,8 @@ class InferenceService:
             if size > model.bounds.message_bytes:
                 raise _too_large(f"{size} bytes", model.bounds.message_bytes)
         request = await self._decode(call, model, due, text_bytes)
-        if request.timeout_us is not None:
-            due = _with_timeout(due, request.timeout_us, model)
+        if request.timeout_us is not None or request.accuracy_floor is not None:
+            due = _with_parameters(due, request, model)
         rows = _rows(request, model)
         if quota is not None:
             quota.take(len(rows) - 1)
@@ -152,7 +152,7 @@ class InferenceService:
         with self._room(model, due):
             call.lease.take(expected)
         result = await self._run(call, model, rows, due)
-        return await self._encode(call, model, request, result.outputs, expected), result.timing
+        return await self._encode(call, model, request, result, expected), result.timing
 
     def _find(self, call: Call[R]) -> ModelHandle:
         name = call.model or ""
@@ -277,16 +277,16 @@ class InferenceService:
             raise
 
     async def _encode(
-        self, call: Call[R], model: ModelHandle, request: InferRequest, outputs: Sequence[Tensor], expected: int
+        self, call: Call[R], model: ModelHandle, request: InferRequest, result: InferenceResult, expected: int
     ) -> R:
         """The response. `expected`: bytes that were taken for it; with dimensions of any size it may need more."""
-        info = model.info
+        info, outputs = model.info, result.outputs
         size = answer_bytes(request, outputs, outputs[0].shape[0]) if outputs else 0
         if size > expected:
             call.lease.force(size - expected)
 
         def encode() -> R:
-            return call.encode(info.name, MODEL_VERSION, request, outputs, info.labels)
+            return call.encode(info.name, MODEL_VERSION, request, outputs, info.labels, result.answered_by)
 
         try:
             return encode() if size <= call.long_answer_bytes else await self._in_thread(encode)
@@ -354,11 +354,17 @@ def _too_large(given: str, most: int) -> ProblemError:
     return ProblemError(413, "too-large", f"the body has {given}, at most {most} are accepted for this model")
 
 
-def _with_timeout(due: Due, timeout_us: object, model: ModelHandle) -> Due:
+def _with_parameters(due: Due, request: InferRequest, model: ModelHandle) -> Due:
+    """What the body's parameters say about the deadline and the accuracy."""
     try:
-        return due.with_body_timeout(timeout_us, model.policy.claims)
+        if request.timeout_us is not None:
+            due = due.with_body_timeout(request.timeout_us, model.policy.claims)
     except BadHeaderError as error:
         raise ProblemError(400, "invalid-timeout", str(error)) from None
+    try:
+        return due if request.accuracy_floor is None else due.with_body_floor(request.accuracy_floor, model.policy)
+    except BadHeaderError as error:
+        raise ProblemError(400, "invalid-request", str(error)) from None
 
 
 def _problem(error: RequestError) -> ProblemError:

@@ -53,7 +53,7 @@ async def _serve(settings: ServerSettings, announce: Callable[[str], None], obse
             with_options(model.source, settings.runtime, settings.dtype, settings.accept_accuracy),
             model.max_batch,
         )
-        for model in settings.models
+        for model in settings.loaded
     ]
     pool = WorkerPool(specs, settings.start_limits)
     await Server(settings, pool, announce, observers=observers).run()

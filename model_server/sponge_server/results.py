@@ -39,10 +39,16 @@ class Timing:
 
 @dataclass(frozen=True, slots=True)
 class InferenceResult:
-    """The model's outputs, all rows of the request together, and its timing."""
+    """The model's outputs, all rows of the request together, and its timing.
+
+    Attributes:
+        answered_by: name and accuracy of the model or variant that answered; of the least accurate one, if rows had
+            several. None: the model has no variants.
+    """
 
     outputs: tuple[Tensor, ...]
     timing: Timing
+    answered_by: tuple[str, float] | None = None
 
 
 class RequestError(SpongeError):

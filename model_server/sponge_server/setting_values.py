@@ -1,4 +1,4 @@
-"""Values of settings as users write them: CPU sizes, bytes, and values by name."""
+"""Values of settings as users write them: CPU sizes, bytes, and values by name; and what declares one setting."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, PlainSerializer
+from pydantic.config import JsonDict
 from pydantic_settings import NoDecode
 
 from sponge_core.errors import SpongeError
@@ -16,6 +17,7 @@ __all__ = [
     "EVERY",
     "FILE",
     "LONGEST_SLO_MS",
+    "Accuracy",
     "Bytes",
     "Cores",
     "Milliseconds",
@@ -25,12 +27,30 @@ __all__ = [
     "Seconds",
     "bytes_or_none",
     "named",
+    "setting",
 ]
 
 LONGEST_SLO_MS = 3_600_000
 
 EVERY = "*"
 """Key of the value for every model without one of its own."""
+
+
+def setting(group: str, text: str, default: Any = ..., *, form: str = "", shown: str = "", **more: Any) -> Any:
+    """One setting, as `--help` and the documentation show it.
+
+    Args:
+        group: heading in `--help` and in the documentation.
+        text: what it does.
+        default: without one, the setting is required.
+        form: how a value looks, if its type does not say it.
+        shown: the default as shown, if it depends on other settings.
+        more: arguments of pydantic's Field.
+    """
+    extra: JsonDict = {"group": group, "form": form, "shown": shown}
+    return Field(
+        **({} if "default_factory" in more else {"default": default}), description=text, json_schema_extra=extra, **more
+    )
 
 
 def _cores(value: object) -> object:
@@ -100,6 +120,7 @@ def _shortly(values: dict[str, Any]) -> object:
     return values[EVERY] if values.keys() == {EVERY} else values
 
 
+Accuracy = Annotated[float, Field(gt=0, le=1)]
 Cores = Annotated[float, BeforeValidator(_cores)]
 Bytes = Annotated[int, BeforeValidator(_bytes), Field(ge=1)]
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]

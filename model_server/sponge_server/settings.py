@@ -10,26 +10,31 @@ work are refused, with the settings to change.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
-from pydantic.config import JsonDict
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from sponge_core.cpu_sharing import thread_budget
 from sponge_core.dispatch.registry import DEFAULT, PolicyName
-from sponge_core.errors import SpongeError
 from sponge_core.quantities import milli_of
 from sponge_core.quota import Quota
 from sponge_server.deadlines import DEFAULT_CLASS, Claims
 from sponge_server.security.files import TlsFiles
+from sponge_server.setting_rules import (
+    ContradictionError,
+    ModelSettings,
+    VariantSettings,
+    check_tls,
+    variants_of,
+)
 from sponge_server.setting_values import (
     BY_MODEL,
     EVERY,
     FILE,
     LONGEST_SLO_MS,
+    Accuracy,
     Bytes,
     Cores,
     Milliseconds,
@@ -39,48 +44,12 @@ from sponge_server.setting_values import (
     Seconds,
     bytes_or_none,
     named,
+    setting,
 )
 from sponge_server.workers.interface import StartLimits
 from sponge_system.logs import Format, Level
 
 __all__ = ["ContradictionError", "ModelSettings", "ServerSettings", "sizes_milli"]
-
-
-class ContradictionError(SpongeError):
-    """Settings that are valid alone but not together. `text` contains `{field}` for each of `values`."""
-
-    def __init__(self, text: str, **values: object) -> None:
-        super().__init__(text.format_map({name: f"{name.replace('_', '-')} {value}" for name, value in values.items()}))
-        self.text = text
-        self.values = values
-
-
-def setting(group: str, text: str, default: Any = ..., *, form: str = "", shown: str = "", **more: Any) -> Any:
-    """One setting, as `--help` and the documentation show it.
-
-    Args:
-        group: heading in `--help` and in the documentation.
-        text: what it does.
-        default: without one, the setting is required.
-        form: how a value looks, if its type does not say it.
-        shown: the default as shown, if it depends on other settings.
-        more: arguments of pydantic's Field.
-    """
-    extra: JsonDict = {"group": group, "form": form, "shown": shown}
-    return Field(
-        **({} if "default_factory" in more else {"default": default}), description=text, json_schema_extra=extra, **more
-    )
-
-
-@dataclass(frozen=True, slots=True)
-class ModelSettings:
-    """Settings of one model: name, source, largest batch in rows, profile, and default SLO in seconds."""
-
-    name: str
-    source: str
-    max_batch: int
-    profile: str
-    slo_s: float
 
 
 class ServerSettings(BaseSettings):
@@ -103,6 +72,20 @@ class ServerSettings(BaseSettings):
     )
     accept_accuracy: bool = setting(
         "Model", "Accept bf16 or int8 even if the answers differ by more than allowed.", False
+    )
+    variant: Annotated[dict[ModelName, str], NoDecode, named("NAME=SOURCE")] = setting(
+        "Model",
+        "Cheaper variant of the one model, and its source; it answers only under overload. See accuracy-floor.",
+        form="NAME=SOURCE",
+        shown="none",
+        default_factory=dict,
+    )
+    accuracy: Annotated[dict[str, Accuracy], NoDecode, named("NAME=NUMBER")] = setting(
+        "Model",
+        "Accuracy of the model and of each variant, above 0 and at most 1; needed where there are variants.",
+        form="NAME=NUMBER",
+        shown="none",
+        default_factory=dict,
     )
     max_batch: Annotated[dict[str, Annotated[int, Field(ge=1)]], *BY_MODEL] = setting(
         "Model",
@@ -182,6 +165,15 @@ class ServerSettings(BaseSettings):
         "Deadlines",
         "Named latency objective, chosen by the header x-sponge-slo-class.",
         form="NAME=MS",
+        shown="none",
+        default_factory=dict,
+    )
+
+    accuracy_floor: Annotated[dict[str, Accuracy], NoDecode, named("CLASS=NUMBER")] = setting(
+        "Deadlines",
+        "Least accuracy of the answers of an SLO class, which variants may then give under overload; default means "
+        "requests of no class. Requests of a class without a floor are answered by the model itself.",
+        form="CLASS=NUMBER",
         shown="none",
         default_factory=dict,
     )
@@ -304,8 +296,9 @@ class ServerSettings(BaseSettings):
 
     @model_validator(mode="after")
     def _fit_together(self) -> ServerSettings:
-        for field in ("max_batch", "profile", "slo_ms"):
-            for name in getattr(self, field).keys() - {EVERY, *self.model}:
+        for field in ("max_batch", "profile", "slo_ms", "accuracy"):
+            variants = self.variant if field in ("profile", "accuracy") else ()
+            for name in getattr(self, field).keys() - {EVERY, *self.model, *variants}:
                 known = " or ".join(map(repr, self.model))
                 raise ContradictionError(f"{{{field}}}: there is no such model, only {known}", **{field: name})
         if self.min_cores > self.max_cores:
@@ -314,22 +307,18 @@ class ServerSettings(BaseSettings):
         if self.min_slo_ms > self.max_slo_ms:
             text = "{min_slo_ms} is above {max_slo_ms}: lower the first or raise the second"
             raise ContradictionError(text, min_slo_ms=f"{self.min_slo_ms:g}", max_slo_ms=f"{self.max_slo_ms:g}")
-        for name in self.queue_share.keys() - {DEFAULT_CLASS, *self.slo_class}:
-            known = ", ".join((DEFAULT_CLASS, *self.slo_class))
-            raise ContradictionError(f"{{queue_share}}: there is no such class, only {known}", queue_share=name)
+        for field in ("queue_share", "accuracy_floor"):
+            for name in getattr(self, field).keys() - {DEFAULT_CLASS, *self.slo_class}:
+                known = ", ".join((DEFAULT_CLASS, *self.slo_class))
+                raise ContradictionError(f"{{{field}}}: there is no such class, only {known}", **{field: name})
+        _ = self.variants
         if (total := sum(self.queue_share.values())) > 1 + 1e-9:
             text = "{queue_share} together: the shares of all classes may be 1 at most"
             raise ContradictionError(text, queue_share=f"{total:g}")
         if self.max_queue_bytes is not None and self.max_body_bytes > self.max_queue_bytes:
             text = "{max_body_bytes} is above {max_queue_bytes}: such a body would never fit; raise the second"
             raise ContradictionError(text, max_body_bytes=self.max_body_bytes, max_queue_bytes=self.max_queue_bytes)
-        pair = (self.tls_cert_file, self.tls_key_file)
-        if None in pair and pair != (None, None):
-            given, missing = ("tls_cert_file", "tls-key-file") if pair[1] is None else ("tls_key_file", "tls-cert-file")
-            raise ContradictionError(f"{{{given}}} without {missing}: give both", **{given: getattr(self, given)})
-        if self.tls_client_ca_file is not None and self.tls_files is None:
-            text = "{tls_client_ca_file} needs TLS: give tls-cert-file and tls-key-file too"
-            raise ContradictionError(text, tls_client_ca_file=self.tls_client_ca_file)
+        check_tls(self.tls_cert_file, self.tls_key_file, self.tls_client_ca_file)
         return self
 
     @property
@@ -352,6 +341,16 @@ class ServerSettings(BaseSettings):
             )
             for name, source in self.model.items()
         )
+
+    @property
+    def variants(self) -> tuple[VariantSettings, ...]:
+        """The cheaper variants of the one model, the most accurate first."""
+        return variants_of(self.models, self.variant, self.accuracy, self.accuracy_floor, self.profile)
+
+    @property
+    def loaded(self) -> tuple[ModelSettings, ...]:
+        """Everything that a lane loads: the models, then the variants."""
+        return (*self.models, *(variant.settings for variant in self.variants))
 
     @property
     def start_limits(self) -> StartLimits:

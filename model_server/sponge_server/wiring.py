@@ -36,6 +36,7 @@ from sponge_server.security.api_keys import ApiKeys
 from sponge_server.settings import ServerSettings
 from sponge_server.startup.memory_plan import account_limit
 from sponge_server.startup.startup import Prepared
+from sponge_server.startup.variants import useful
 from sponge_server.uploads import Uploads
 from sponge_server.workers.interface import LanePool
 
@@ -69,7 +70,7 @@ def build(
     """Builds everything behind the ports.
 
     Args:
-        prepared: the models, in the order of `settings.models`.
+        prepared: the models and variants, in the order of `settings.loaded`.
         observers: told about every request and batch, besides the server's own observers.
         clock: monotonic seconds.
         on_ready: called when readiness changes because the lanes were lost, or are back.
@@ -78,28 +79,35 @@ def build(
     max_batch = max(model.info.max_batch for model in prepared)
     account = Account(account_limit(settings.max_queue_bytes))
     body_bytes = min(settings.max_body_bytes, account.most_arriving)
+    count = len(settings.models)
+    variants = useful(prepared[0].profile, settings.variants, [found.profile for found in prepared[count:]], count)
     models = [
         ModelHandle(
             index,
             found.info,
-            SloPolicy(given.slo_s, settings.slo_classes, settings.claims),
+            SloPolicy(given.slo_s, settings.slo_classes, settings.claims, settings.accuracy_floor),
             bounds_of(found.info, body_bytes, settings.max_json_bytes),
+            variants,
+            settings.accuracy.get(given.name),
         )
-        for index, (given, found) in enumerate(zip(settings.models, prepared, strict=True))
+        for index, (given, found) in enumerate(zip(settings.models, prepared[:count], strict=True))
     ]
     uploads, news, operator = Uploads(), News(), OperatorWatch(clock)
     metrics.held_bytes_limit.set(account.limit)
     metrics.held_bytes.set_function(lambda: account.held)
-    stats = RequestStats(metrics, lifecycle.models)
+    stats = RequestStats(
+        metrics, lifecycle.models, [f"{settings.models[0].name}/{variant.name}" for variant in variants]
+    )
     counter = ModelCounter(len(models), time.time)
     scheduler = Scheduler(
-        [model.profile for model in prepared],
+        [model.profile for model in prepared[:count]],
         quota.in_force,
         max_batch,
         settings.max_cores,
         clock(),
         POLICIES[settings.dispatch].make(),
         QueueRoom(settings.max_queue_rows, settings.queue_share),
+        variants,
     )
     projector = Projector(
         scheduler,

@@ -64,7 +64,8 @@ class TimelinePoint:
 class SimulationResult:
     """The result of a run. Every request is in exactly one of in_time, late and shed.
 
-    `resizes` counts size changes of running replicas, `started` counts replicas that were added.
+    `resizes` counts size changes of running replicas, `started` counts replicas that were added. Variant 0 is the model
+    itself.
     """
 
     sent: int
@@ -79,6 +80,7 @@ class SimulationResult:
     latencies_s: tuple[float, ...]  # of the answered requests, from the client's send time
     in_time_by_class: dict[str, int] = field(default_factory=dict)
     sent_by_class: dict[str, int] = field(default_factory=dict)
+    in_time_by_variant: dict[int, int] = field(default_factory=dict)
     timeline: tuple[TimelinePoint, ...] = ()
 
     @property
@@ -137,6 +139,7 @@ class ServiceRun:
         self._cluster = cluster
         self._room = room or (lambda: cluster.node_cores - self.reserved_cores)
         self._models = [service.model]
+        self._variants = [service.variants] if service.variants else []
         self._queue = EdfQueue()
         self._replicas: list[Replica] = []
         most = self._room()
@@ -158,6 +161,7 @@ class ServiceRun:
         self._in_time = self._late = self._shed = self._resizes = self._started = 0
         self._latencies: list[float] = []
         self._in_time_by_class: dict[str, int] = {}
+        self._in_time_by_variant: dict[int, int] = {}
         self._core_s = self._used_core_s = 0.0
         self._next_plan = scaling.interval_s
         # Sums since the last plan, for the means that a metrics server would report.
@@ -239,6 +243,8 @@ class ServiceRun:
                         self._in_time += 1
                         name = request.slo_class
                         self._in_time_by_class[name] = self._in_time_by_class.get(name, 0) + 1
+                        ran = launch.variant
+                        self._in_time_by_variant[ran] = self._in_time_by_variant.get(ran, 0) + 1
                     else:
                         self._late += 1
         if leaving:
@@ -327,7 +333,7 @@ class ServiceRun:
                 continue
             cores = replica.usable_cores
             decision = self._dispatch.decide(
-                DispatchState(now, self._queue, replica.running(now), cores, self._models, self._limits)
+                DispatchState(now, self._queue, replica.running(now), cores, self._models, self._limits, self._variants)
             )
             for lost in decision.sheds:
                 self._queue.discard(lost.request.id)
@@ -370,5 +376,6 @@ class ServiceRun:
             tuple(self._latencies),
             self._in_time_by_class,
             sent_by_class,
+            self._in_time_by_variant,
             tuple(self._timeline),
         )

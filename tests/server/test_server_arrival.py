@@ -72,6 +72,7 @@ class UnnamedCall:
         request: InferRequest,
         outputs: Sequence[Tensor],
         labels: Sequence[str] | None,
+        answered_by: tuple[str, float] | None,
     ) -> str:
         return model
 

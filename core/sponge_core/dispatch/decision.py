@@ -10,7 +10,7 @@ from sponge_core.cpu_sharing import Running
 from sponge_core.edf_queue import EdfQueue, Request
 from sponge_core.latency import LatencyModel
 
-__all__ = ["Decision", "DispatchState", "Launch", "Limits", "Shed"]
+__all__ = ["Decision", "DispatchState", "Launch", "Limits", "Shed", "Variant"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +28,13 @@ class Limits:
     max_cores: float
 
 
+class Variant(NamedTuple):
+    """A cheaper way to answer a model's requests: its accuracy in (0, 1], and its latency model."""
+
+    accuracy: float
+    latency: LatencyModel
+
+
 class DispatchState(NamedTuple):
     """The state of a server when a policy decides.
 
@@ -38,6 +45,8 @@ class DispatchState(NamedTuple):
         cores: the CPU quota in force, > 0, possibly a fraction.
         models: the latency models, by `Request.model`.
         limits: the bounds of the decision.
+        variants: by model: its cheaper variants, each less accurate and faster than the one before. A policy may ignore
+            them; empty: no model has any.
     """
 
     now: float
@@ -46,15 +55,17 @@ class DispatchState(NamedTuple):
     cores: float
     models: Sequence[LatencyModel]
     limits: Limits
+    variants: Sequence[Sequence[Variant]] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class Launch:
-    """One batch to start now."""
+    """One batch to start now, on the model itself (`variant` 0) or on one of its cheaper variants (1, 2, ...)."""
 
     requests: tuple[Request, ...]  # of one model, earliest deadline first
     threads: int  # the sum over all running batches stays within the thread budget
     work_s: float  # predicted seconds at full speed
+    variant: int = 0
 
 
 @dataclass(frozen=True, slots=True)

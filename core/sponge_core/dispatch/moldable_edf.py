@@ -42,7 +42,7 @@ def decide(state: DispatchState, *, sacrifice: bool = True, match: Match = cheap
         sacrifice: under overload, shed requests for the benefit of others.
         match: finds a batch among requests that differ in size.
     """
-    now, queue, running, cores, models, limits = state
+    now, queue, running, cores, models, limits, _ = state
     if not len(queue):
         return Decision((), (), None)
     for model in models:
@@ -63,7 +63,7 @@ def decide(state: DispatchState, *, sacrifice: bool = True, match: Match = cheap
 
 
 def _decide_sized(state: DispatchState, sacrifice: bool, match: Match) -> Decision:
-    now, queue, running, cores, models, limits = state
+    now, queue, running, cores, models, limits, _ = state
     costs = RowCosts(models, limits.max_cores)
     demand = Demand(queue.slos, queue.rates(now), queue.sizes) if sacrifice else None
     step = plan_sized_step(now, queue.deadlines, queue.sizes, running, cores, costs, limits, demand, match)

@@ -71,7 +71,7 @@ class Engine:
         self._models = models
         self._clock = clock
         self._on = Listeners(observers)
-        self._sound: set[int] = set()  # models that have answered a request
+        self._sound: set[int] = set()  # loaded models that have answered a request
         self._next_id = 0
         self._jobs: set[Job] = set()
         self._waiting: dict[int, Row] = {}
@@ -116,7 +116,9 @@ class Engine:
         self._jobs.add(job)
         for row_id, item, size in zip(ids, rows, sizes, strict=True):
             self._waiting[row_id] = (job, item)
-            self.scheduler.add(Request(row_id, now, due.deadline, due.sent, due.slo_class, model.index, size))
+            self.scheduler.add(
+                Request(row_id, now, due.deadline, due.sent, due.slo_class, model.index, size, due.floor)
+            )
         for notify in self._on.request_arrived:
             notify(job)
         self.poke()
@@ -264,21 +266,22 @@ class Engine:
         pixels = sum(item.pixels for part in parts for _, (_, item) in part)
         timeout_s = max(HANG_AT_LEAST_S, HANG_FACTOR * batch.predicted_s)
         timeout_s += pixels / DECODED_PER_S / min(1.0, self.scheduler.cores)
-        done = 0
+        done, loaded = 0, self._loaded(batch)
         try:
             for part in parts:
-                result = await lane.run([item for _, (_, item) in part], batch.threads, timeout_s, batch.model)
+                result = await lane.run([item for _, (_, item) in part], batch.threads, timeout_s, loaded)
                 done += 1
                 ended = self._clock()
                 if done == len(parts):
                     self._release(batch, result if done == 1 else None)
                 if not all(isinstance(outputs, ItemError) for outputs in result.outputs):
-                    self._sound.add(batch.model)
+                    self._sound.add(loaded)
                 for (request, (job, item)), outputs in zip(part, result.outputs, strict=True):
                     job.queue_s = max(job.queue_s, batch.started - job.arrival)
                     job.batch_s = max(job.batch_s, ended - batch.started - result.batch_s)
                     job.infer_s = max(job.infer_s, result.batch_s)
-                    self._row_done(job, item, request.id - job.ids.start, outputs)
+                    job.variant = max(job.variant, batch.variant)
+                    self._row_done(job, item, request.id - job.ids.start, outputs, loaded in self._sound)
         except LaneError as error:
             self._release(batch)
             self._retry(batch, parts[done], error)
@@ -301,13 +304,17 @@ class Engine:
             for notify_measured in self._on.batch_measured:
                 notify_measured(batch, result, ratio, now)
 
-    def _row_done(self, job: Job, item: Item, index: int, outputs: tuple[Tensor, ...] | ItemError) -> None:
+    def _loaded(self, batch: Batch) -> int:
+        """The place of what runs a batch among what the lanes have loaded."""
+        return self._models[batch.model].variants[batch.variant - 1].index if batch.variant else batch.model
+
+    def _row_done(self, job: Job, item: Item, index: int, outputs: tuple[Tensor, ...] | ItemError, sound: bool) -> None:
         if job not in self._jobs:
             return
         now = self._clock()
         on_time: Outcome = "in_time" if now <= job.due.deadline else "late"
         if isinstance(outputs, ItemError):
-            error = row_error(job, item, index, outputs, job.model.index in self._sound)
+            error = row_error(job, item, index, outputs, sound)
             self._fail(job, error, on_time if isinstance(error, RejectedError) else "error")
             return
         job.rows[index] = outputs
@@ -315,7 +322,7 @@ class Engine:
         if job.missing == 0:
             timing = Timing(job.arrival - job.due.sent, job.queue_s, job.batch_s, job.infer_s)
             try:
-                job.future.set_result(InferenceResult(joined(job.rows), timing))
+                job.future.set_result(InferenceResult(joined(job.rows), timing, job.model.answered_by(job.variant)))
             except RejectedError as error:
                 job.future.set_exception(error)
                 job.future.exception()  # a client that left never looks at it

@@ -32,6 +32,7 @@ class Job:
         batch: the batch of the row that was dispatched last; None before.
         retried: ids of the rows whose lane was lost once.
         size: of its largest row, in the model's unit; 1 if all rows cost the same.
+        variant: the least accurate one that has answered a row; 0 is the model itself.
     """
 
     model: ModelHandle
@@ -47,6 +48,7 @@ class Job:
     batch: Batch | None = None
     retried: set[int] = field(default_factory=set)
     size: float = 1.0
+    variant: int = 0
 
 
 Row = tuple[Job, Item]
@@ -68,6 +70,7 @@ class Batch:
         work_clock: the scheduler's clock of full-speed work at the start.
         shared: whether the running threads ever exceeded the quota while it ran.
         lane: id of the lane that runs it; -1 before the engine has chosen one.
+        variant: of the model, 1 or more; 0 is the model itself.
     """
 
     key: int
@@ -81,6 +84,7 @@ class Batch:
     work_clock: float
     shared: bool = False
     lane: int = -1
+    variant: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,13 +12,14 @@ from collections.abc import Sequence
 
 from sponge_core.calibration import Calibration, Drift
 from sponge_core.cpu_sharing import MIN_CORES, Running, RunningSet, speed_of, thread_budget
-from sponge_core.dispatch.decision import DispatchState, Launch, Limits, Shed
+from sponge_core.dispatch.decision import DispatchState, Launch, Limits, Shed, Variant
 from sponge_core.dispatch.registry import Dispatcher, MoldableEdf
 from sponge_core.dispatch.step import fastest_s
 from sponge_core.edf_queue import EdfQueue, Request
 from sponge_core.latency import LatencyModel
 from sponge_core.queue_room import QueueRoom
 from sponge_server.engine.jobs import Batch, Turn
+from sponge_server.model_handle import ServedVariant
 
 __all__ = ["Scheduler"]
 
@@ -35,6 +36,7 @@ class Scheduler:
         now: float,
         dispatcher: Dispatcher | None = None,
         room: QueueRoom | None = None,
+        variants: Sequence[ServedVariant] = (),
     ) -> None:
         """State without requests.
 
@@ -46,16 +48,19 @@ class Scheduler:
             now: time on the caller's clock, in seconds.
             dispatcher: dispatch policy; moldable EDF by default.
             room: the places of the queue, all free; by default more than anybody fills.
+            variants: of the one model, the most accurate first.
         """
         self._dispatcher = dispatcher or MoldableEdf()
         self._queue = EdfQueue()
         self.room = QueueRoom(sys.maxsize, {}) if room is None else room
         self._running = RunningSet(cores, now)
         self._batches: dict[int, Batch] = {}
-        self._calibrations = [Calibration() for _ in profiles]
-        self._drifts = [Drift() for _ in profiles]
-        self._profiles = tuple(profiles)
+        # The models, then the variants.
+        self._profiles = (*profiles, *(variant.profile for variant in variants))
+        self._calibrations = [Calibration() for _ in self._profiles]
+        self._drifts = [Drift() for _ in self._profiles]
         self._models = list(profiles)
+        self._variants = [Variant(variant.accuracy, variant.profile) for variant in variants]
         self._batch_cap = batch_cap
         self._max_cores = max_cores
         self._driven = True
@@ -124,8 +129,9 @@ class Scheduler:
     def least_s(self) -> float:
         """Least seconds from queueing to the answer of any request, at any size that the server can get."""
         cores = self._net(self._most_cores)
+        cheaper = [variant.latency for variant in self._variants]
         # Of the smallest possible request, where they differ in size.
-        return min(fastest_s(model.at(0.0), cores) for model in self._models)
+        return min(fastest_s(model.at(0.0), cores) for model in (*self._models, *cheaper))
 
     def ahead(self, deadline: float) -> tuple[int, float]:
         """Number of queued rows due before `deadline`, and the least seconds they need on the most cores."""
@@ -133,6 +139,8 @@ class Scheduler:
         for index, (model, line) in enumerate(zip(self._models, self._queue.deadlines, strict=False)):
             earlier = bisect_left(line, deadline)
             rows += earlier
+            if self._variants:
+                model = self._variants[-1].latency  # as if the cheapest answered them all
             if model.sizes is None:
                 ahead_s += earlier * _least_row_s(model, self._batch_cap)
             else:
@@ -193,7 +201,15 @@ class Scheduler:
         limits = Limits(self._batch_cap, lanes, self._net(self._most_cores))
         running = self._running.snapshot(now)
         decision = self._dispatcher.decide(
-            DispatchState(now, self._queue, running, self._running.cores, self._models, limits)
+            DispatchState(
+                now,
+                self._queue,
+                running,
+                self._running.cores,
+                self._models,
+                limits,
+                (self._variants,) if self._variants else (),
+            )
         )
         for shed in decision.sheds:
             self.withdraw(shed.request.id)
@@ -221,11 +237,16 @@ class Scheduler:
         measured_s = self._work_clock - batch.work_clock
         if batch.shared and batch.threads == 1:
             measured_s = cpu_s
-        calibration = self._calibrations[model]
-        size = None if self._profiles[model].sizes is None else max(request.size for request in requests)
+        ran = self._ran(model, batch.variant)
+        calibration = self._calibrations[ran]
+        size = None if self._profiles[ran].sizes is None else max(request.size for request in requests)
         ratio = calibration.observe(batch.profile_s, measured_s, batch.threads, size)
-        self._models[model] = calibration.calibrated(self._profiles[model])
-        self._drifts[model].observe(now, calibration.ratio)
+        calibrated = calibration.calibrated(self._profiles[ran])
+        if batch.variant == 0:
+            self._models[model] = calibrated
+        else:
+            self._variants[batch.variant - 1] = self._variants[batch.variant - 1]._replace(latency=calibrated)
+        self._drifts[ran].observe(now, calibration.ratio)
         return ratio
 
     def abandon(self, batch: Batch, now: float) -> None:
@@ -237,8 +258,9 @@ class Scheduler:
         self._next_key += 1
         requests, threads, work_s = launch.requests, launch.threads, launch.work_s
         model = requests[0].model
-        profile = self._profiles[model]
-        profile_s = work_s / self._calibrations[model].factor(threads)
+        ran = self._ran(model, launch.variant)
+        profile = self._profiles[ran]
+        profile_s = work_s / self._calibrations[ran].factor(threads)
         if profile.sizes is not None:
             own = profile.of_batch([request.size for request in requests])
             profile_s = own.latency(len(requests), threads) * own.slowdown(len(self._running))
@@ -253,10 +275,15 @@ class Scheduler:
             started=now,
             profile_s=profile_s,
             work_clock=self._work_clock,
+            variant=launch.variant,
         )
         self._batches[batch.key] = batch
         self._mark_shared()
         return batch
+
+    def _ran(self, model: int, variant: int) -> int:
+        """The place of what runs a batch among the models and variants."""
+        return model if variant == 0 else len(self._models) + variant - 1
 
     def _end(self, batch: Batch, now: float) -> None:
         self._tick(now)

@@ -90,6 +90,12 @@ class Metrics:
             "Dispatch decisions: launch, shed, expire, sacrifice, or wait with requests in the queue.",
             "reason",
         )
+        self.answers = counter(
+            "sponge_answers_total",
+            "Answered requests by the variant that answered; only for a model with variants.",
+            "model",
+            "variant",
+        )
         self.queue_length = gauge("sponge_queue_length", "Rows in the queue.", "model")
         self.quota = gauge(
             "sponge_cpu_quota_cores", "CPU quota of the server's cgroup; the applied cores if it has none."

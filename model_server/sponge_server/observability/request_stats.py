@@ -54,11 +54,12 @@ class RequestStats(RequestObserver):
         latencies: latencies of answered requests, from the client's send time.
     """
 
-    def __init__(self, metrics: Metrics, models: Sequence[str]) -> None:
-        """`models`: names, by the index of the model."""
+    def __init__(self, metrics: Metrics, models: Sequence[str], variants: Sequence[str] = ()) -> None:
+        """Names, by the index of the model or by the number of the variant of the one model, as MODEL/VARIANT."""
         self.outcomes: dict[Outcome, int] = dict.fromkeys(OUTCOMES, 0)
         self.latencies = LatencyWindow()
         self._models = [_ModelStats(metrics, name) for name in models]
+        self._variants = [_BatchStats(metrics, name) for name in variants]
         self._dispatch = {what: metrics.dispatch.labels(what) for what in ("launch", "wait", *SHED_LABELS.values())}
 
     def turn_taken(self, turn: Turn, waits: bool) -> None:
@@ -76,7 +77,7 @@ class RequestStats(RequestObserver):
             stats.slack.observe(request.deadline - batch.started)
 
     def batch_measured(self, batch: Batch, result: LaneResult, ratio: float, now: float) -> None:  # noqa: ARG002
-        stats = self._models[batch.model]
+        stats = self._models[batch.model] if batch.variant == 0 else self._variants[batch.variant - 1]
         stats.batch_size.observe(len(batch.requests))
         stats.batch_threads.observe(batch.threads)
         stats.batch.observe(result.batch_s)
@@ -90,6 +91,7 @@ class RequestStats(RequestObserver):
         self.outcomes[outcome] += 1
         stats.requests(slo_class, outcome).inc()
         if job.missing == 0:
+            stats.answered(job)
             latency_s = now - job.due.sent
             self.latencies.add(now, latency_s)
             stats.latency(slo_class).observe(latency_s)
@@ -102,16 +104,23 @@ class RequestStats(RequestObserver):
         self._models[model.index].requests(due.slo_class, outcome).inc()
 
 
-class _ModelStats:
+class _BatchStats:
+    """The metrics of what runs batches: a model or a variant."""
+
+    def __init__(self, metrics: Metrics, name: str) -> None:
+        self.batch_size = metrics.batch_size.labels(name)
+        self.batch_threads = metrics.batch_threads.labels(name)
+        self.batch = metrics.batch.labels(name)
+        self.ratio = metrics.prediction_ratio.labels(name)
+
+
+class _ModelStats(_BatchStats):
     """The metrics of one model."""
 
     def __init__(self, metrics: Metrics, model: str) -> None:
+        super().__init__(metrics, model)
         self.queue = metrics.queue.labels(model)
         self.slack = metrics.slack.labels(model)
-        self.batch_size = metrics.batch_size.labels(model)
-        self.batch_threads = metrics.batch_threads.labels(model)
-        self.batch = metrics.batch.labels(model)
-        self.ratio = metrics.prediction_ratio.labels(model)
         self.lane_crashes = metrics.lane_crashes.labels(model)
         self.displaced = metrics.displaced.labels(model)
         self._model = model
@@ -128,6 +137,12 @@ class _ModelStats:
             counter = self._metrics.requests.labels(self._model, slo_class, outcome)
             self._requests[slo_class, outcome] = counter
         return counter
+
+    def answered(self, job: Job) -> None:
+        """Counts an answer by its variant, if there are any."""
+        by = job.model.answered_by(job.variant)
+        if by is not None:
+            self._metrics.answers.labels(self._model, by[0]).inc()
 
     def latency(self, slo_class: str) -> Histogram:
         histogram = self._latency.get(slo_class)

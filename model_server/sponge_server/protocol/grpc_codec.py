@@ -88,12 +88,14 @@ def encode(
     request: InferRequest,
     outputs: Sequence[Tensor],
     labels: Sequence[str] | None = None,
+    answered_by: tuple[str, float] | None = None,
 ) -> pb.ModelInferResponse:
     """The response, in raw form if the request was, or if an output has no other form.
 
     Args:
         outputs: the model's outputs, in its order.
         labels: names of the classes, used where a client asks for a classification.
+        answered_by: name and accuracy of the variant; None: the model has none.
 
     Raises:
         OipError: an output is requested that the model does not have.
@@ -107,6 +109,8 @@ def encode(
             response.raw_output_contents.append(bytes(output.raw))
         else:
             getattr(entry.contents, CONTENTS[output.datatype]).extend(_elements(output))
+    if answered_by is not None:
+        response.parameters["variant"].string_param, response.parameters["accuracy"].double_param = answered_by
     return response
 
 

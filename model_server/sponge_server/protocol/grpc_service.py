@@ -220,9 +220,15 @@ class _GrpcCall:
         return _nothing
 
     def encode(
-        self, model: str, version: str, request: InferRequest, outputs: Sequence[Tensor], labels: Sequence[str] | None
+        self,
+        model: str,
+        version: str,
+        request: InferRequest,
+        outputs: Sequence[Tensor],
+        labels: Sequence[str] | None,
+        answered_by: tuple[str, float] | None,
     ) -> pb.ModelInferResponse:
-        return encode(model, version, request, outputs, labels)
+        return encode(model, version, request, outputs, labels, answered_by)
 
 
 def _nothing() -> None:

@@ -98,6 +98,7 @@ class InferRequest:
     outputs: tuple[OutputRequest, ...] = ()
     binary: bool = False
     timeout_us: object = None
+    accuracy_floor: object = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -227,6 +228,7 @@ def infer_request(
         outputs=asked,
         binary=binary,
         timeout_us=_number(parameters.get("timeout")),
+        accuracy_floor=parameters.get("accuracy_floor"),
     )
 
 

@@ -87,12 +87,14 @@ def encode(
     request: InferRequest,
     outputs: Sequence[Tensor],
     labels: Sequence[str] | None = None,
+    answered_by: tuple[str, float] | None = None,
 ) -> tuple[bytes, int | None]:
     """The response body and, when it carries binary tensors, the length of its JSON part.
 
     Args:
         outputs: the model's outputs, in its order.
         labels: names of the classes, used where a client asks for a classification.
+        answered_by: name and accuracy of the variant; None: the model has none.
 
     Raises:
         OipError: an output is requested that the model does not have.
@@ -113,6 +115,8 @@ def encode(
     document: dict[str, Any] = {"model_name": model, "model_version": version}
     if request.id:
         document["id"] = request.id
+    if answered_by is not None:
+        document["parameters"] = dict(zip(("variant", "accuracy"), answered_by, strict=True))
     document["outputs"] = entries
     head = orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)
     if not blobs:

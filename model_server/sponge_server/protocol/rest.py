@@ -246,15 +246,24 @@ class _RestCall:
         return asyncio.get_running_loop().create_task(self._until_left(on_left)).cancel
 
     def encode(
-        self, model: str, version: str, request: InferRequest, outputs: Sequence[Tensor], labels: Sequence[str] | None
+        self,
+        model: str,
+        version: str,
+        request: InferRequest,
+        outputs: Sequence[Tensor],
+        labels: Sequence[str] | None,
+        answered_by: tuple[str, float] | None,
     ) -> Response:
         if self._form is None:
-            body, json_length = encode(model, version, request, outputs, labels)
+            body, json_length = encode(model, version, request, outputs, labels, answered_by)
         else:
             body, json_length = self._form.encode(model, outputs), None
         headers = [JSON_TYPE]
         if json_length is not None:
             headers = [BINARY_TYPE, (b"inference-header-content-length", str(json_length).encode())]
+        if answered_by is not None:
+            name, accuracy = answered_by
+            headers += [(b"x-sponge-variant", name.encode()), (b"x-sponge-accuracy", f"{accuracy:g}".encode())]
         small = gzipped(body) if self._gzip else None
         if small is not None:
             return small, [*headers, *GZIP]

@@ -27,6 +27,7 @@ from sponge_server.startup.memory_plan import (
     oom_kills,
 )
 from sponge_server.startup.profile_board import ProfileBoard, stored_profile
+from sponge_server.startup.variants import check_variant
 from sponge_server.workers.examples import example_item
 from sponge_server.workers.interface import LaneError, LaneHung, LanePool, ModelError, ModelInfo
 from sponge_system.logs import event
@@ -70,7 +71,7 @@ async def prepare(
     """Loads the models, warms up every lane and takes the profiles.
 
     Args:
-        boards: of each model, in the order of `settings.models`.
+        boards: of each model and variant, in the order of `settings.loaded`.
 
     Raises:
         ModelError: a model cannot be loaded, fails on an example batch, or takes too long for it.
@@ -79,9 +80,9 @@ async def prepare(
         MemoryLimitError: the memory limit is too small for the server with its smallest batch.
     """
     # Checked before anything is loaded, because a misspelt name should not cost a minute.
-    for model in settings.models:
+    for model in settings.loaded:
         parse(model.source)
-    given = [None if model.profile == "auto" else load_profile(model.profile) for model in settings.models]
+    given = [None if model.profile == "auto" else load_profile(model.profile) for model in settings.loaded]
     machine = len(os.sched_getaffinity(0))
     if settings.threads > machine:
         event(log, "cores.more_than_there_are", logging.WARNING, max_cores=settings.max_cores, cpus=machine)
@@ -89,10 +90,12 @@ async def prepare(
     fitted = await _start(settings, pool, metrics)
     took_s = time.monotonic() - began
     infos = [replace(info, max_batch=most) for info, most in zip(pool.models, fitted.batches, strict=True)]
-    for model, info in zip(settings.models, infos, strict=True):
+    for model, info in zip(settings.loaded, infos, strict=True):
         event(log, "model.loaded", model=model.name, source=model.source, lanes=fitted.lanes, took_s=took_s)
         if info.warning is not None:
             event(log, "model.warning", logging.WARNING, model=model.name, text=info.warning)
+    for info in infos[len(settings.models) :]:
+        check_variant(infos[0], info)
     lifecycle.enter("warming")
     return [
         await _prepare(settings, pool, quota, index, info, profile, fitted, board)
@@ -115,6 +118,7 @@ async def _prepare(
     await _warm_up(pool, index, range(1, info.max_batch + 1), threads, settings.warm_up_s)
     origin, noisy = "given", False
     if profile is None:
+        # The store keeps one profile, that of the model itself; variants are measured at each start.
         profile, origin = stored_profile(settings.profile_store, info.name, info.max_batch), "stored"
         if profile is None or (info.size is not None and profile.sizes is None):
             board.measuring()

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from sponge_core.cpu_sharing import Running
+from sponge_core.dispatch.decision import Variant
 from sponge_core.edf_queue import EdfQueue, Request
 from sponge_core.forecast import Arrival
 from sponge_core.latency import LatencyModel
@@ -28,6 +29,7 @@ class Service:
         resize_s: seconds from the request for a size until it is in force.
         idle_cores: the size of a replica after `idle_after_s` without requests; None: it is never parked.
         overhead_cores: cores of a replica that work beside the batches uses (receiving, planning, answering).
+        variants: cheaper variants of the model, each less accurate and faster than the one before.
     """
 
     model: LatencyModel
@@ -43,6 +45,7 @@ class Service:
     idle_cores: float | None = None
     idle_after_s: float = 60.0
     overhead_cores: float = 0.0
+    variants: tuple[Variant, ...] = ()
 
     @property
     def sizes(self) -> tuple[float, ...]:

@@ -21,7 +21,7 @@ class Clockwork(BySlack):
 
     def sheds(self, state: DispatchState) -> list[Shed]:
         """Schedules the waiting requests on the lanes, batch by batch; returns those that no lane reaches in time."""
-        now, queue, running, cores, models, limits = state
+        now, queue, running, cores, models, limits, _ = state
         budget = thread_budget(cores)
         speed = speed_of(cores, budget)
         lanes = [now + batch.left_s / speed for batch in running][:budget]

@@ -34,7 +34,7 @@ class Plain(Dispatcher):
         self._drop = drop
 
     def decide(self, state: DispatchState) -> Decision:
-        now, queue, running, cores, models, limits = state
+        now, queue, running, cores, models, limits, _ = state
         sheds = self.sheds(state)
         gone = {shed.request.id for shed in sheds}
         order = (request for request in self._order(queue) if request.id not in gone)
