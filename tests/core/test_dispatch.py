@@ -21,7 +21,7 @@ MODEL = LatencyModel(gamma=0.08, delta=0.02, epsilon=0.0, eta=0.01)
 SMALL = LatencyModel(gamma=0.02, delta=0.01, epsilon=0.01, eta=0.005, error=0.1, max_batch=3)
 LIMITS = Limits(batch_cap=4, lanes=4, max_cores=4.0)
 ALL = POLICIES | VARIANTS
-BY_ARRIVAL = {"fifo", "triton-like", "clipper", "bentoml-like"}
+BY_ARRIVAL = {"fifo", "triton-like", "clipper", "bentoml-like", "packrat"}
 BY_DEADLINE = set(ALL) - BY_ARRIVAL
 
 running_lists = st.lists(
@@ -88,7 +88,7 @@ def test_who_gives_up_what() -> None:
         policy: tuple(bool(decide(policy, EdfQueue(requests)).sheds) for requests in (hopeless, expired))
         for policy in ALL
     }
-    keeps_all = {"fifo", "clipper", "bentoml-like", "edf-single-lane", "fixed batch, no shedding"}
+    keeps_all = {"fifo", "clipper", "bentoml-like", "packrat", "edf-single-lane", "fixed batch, no shedding"}
     assert {policy for policy, shed in given_up.items() if shed == (False, False)} == keeps_all
     assert {policy for policy, shed in given_up.items() if shed == (False, True)} == {"triton-like"}
 

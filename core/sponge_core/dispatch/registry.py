@@ -14,6 +14,7 @@ from sponge_core.dispatch.policies.clipper import Clipper
 from sponge_core.dispatch.policies.clockwork import Clockwork
 from sponge_core.dispatch.policies.moldable import MoldableEdf
 from sponge_core.dispatch.policies.nexus import Nexus
+from sponge_core.dispatch.policies.packrat import Packrat
 from sponge_core.dispatch.policies.plain import Plain
 from sponge_core.dispatch.policies.single import EdfSingleLane
 from sponge_core.dispatch.policies.symphony import Symphony
@@ -38,6 +39,7 @@ PolicyName = Literal[
     "clipper",
     "bentoml-like",
     "triton-like",
+    "packrat",
     "fifo",
 ]
 
@@ -54,6 +56,7 @@ POLICIES: dict[str, Policy] = {
     "clipper": Policy(Clipper, "first come, first served, batch size by additive increase"),
     "bentoml-like": Policy(BentoMlLike, "first come, first served, drops the oldest by a regression of batch times"),
     "triton-like": Policy(TritonLike, "first come, first served, a short wait for a full batch"),
+    "packrat": Policy(Packrat, "first come, first served, split over the instances and threads that end soonest"),
     "fifo": Policy(Plain, "first come, first served, full batches on one thread each"),
 }
 """The names that `sponge serve --dispatch` accepts."""
