@@ -15,7 +15,7 @@ from sponge_server.models.loaded import LoadedModel
 from sponge_server.workers.interface import TensorSpec
 from sponge_server.workers.row_size import RowSize
 
-__all__ = ["LONGEST", "SHORTEST", "VOCABULARY", "blind", "sized"]
+__all__ = ["blind", "sized"]
 
 SHORTEST, LONGEST = 8, 400
 VOCABULARY = 30_522

@@ -6,6 +6,8 @@ import pytest
 from bench.experiments import size_resizing
 from bench.experiments.sizes import BERT, RULES, Case, capacity_rps, run, schedule
 
+from bench import live_sizes
+
 
 def test_the_model_takes_what_was_measured() -> None:
     measured_ms = {(16, 1): 12.7, (64, 1): 23.9, (256, 1): 81.0, (256, 2): 44.9}
@@ -32,3 +34,22 @@ def test_live_and_fixed_sizes_run(cores: float) -> None:
     assert found.attainment > 0.9
     assert 0.25 <= found.cores <= 4.0
     assert cores == 0.0 or found.cores == cores
+
+
+def test_hindsight_knows_what_noise_permits() -> None:
+    """Exact times are all near a formula that is fitted to them; of times half as long again or not, few are."""
+    exact = [
+        {"took_ms": 1000 * BERT.at(size).latency(rows, 1), "rows": rows, "size": size, "threads": 1}
+        for rows in (1, 2, 3)
+        for size in range(10, 400, 13)
+    ]
+    noisy = [one | {"took_ms": one["took_ms"] * (1.5 if number % 2 else 1.0)} for number, one in enumerate(exact)]
+    assert live_sizes.hindsight_near(exact) > 0.98
+    assert live_sizes.hindsight_near(noisy) < 0.7
+
+
+def test_all_servers_get_the_same_part_of_a_slower_machine() -> None:
+    """Twice as slow: half the requests, with twice the time each."""
+    usual, slow = (live_sizes.schedule(30.0, 200.0, 1, slower) for slower in (1.0, 2.0))
+    assert len(slow.shots) == pytest.approx(len(usual.shots) / 2, rel=0.1)
+    assert {shot.slo_s for shot in slow.shots} == {0.4, 2.0}
