@@ -79,8 +79,8 @@ format: setup ## Format the code.
 # A pool of its own, so that a process may also hold a client's modules of the same protocol.
 protos: setup ## Write the Python modules of the gRPC protocol anew.
 	cd model_server && ../$(BIN)/python -m grpc_tools.protoc --proto_path=. --python_out=. --pyi_out=. \
-		sponge_server/protos/inference.proto
-	sed -i 's/_descriptor_pool\.Default()/_descriptor_pool.DescriptorPool()/' model_server/sponge_server/protos/inference_pb2.py
+		sponge_server/protos/inference.proto sponge_server/protos/model_config.proto
+	sed -i 's/_descriptor_pool\.Default()/_descriptor_pool.DescriptorPool()/' model_server/sponge_server/protos/*_pb2.py
 
 dashboards: setup ## Write the Grafana dashboard anew from its code, and its copy in the chart.
 	$(BIN)/python -m sponge_dashboards

@@ -69,7 +69,7 @@ class Tensor:
 
     @classmethod
     def of_images(cls, name: str, images: Sequence[bytes]) -> Tensor:
-        """Encoded images (JPEG, PNG), one a row."""
+        """Encoded images (JPEG, PNG, WebP), one a row."""
         data = b"".join(len(image).to_bytes(4, "little") + image for image in images)
         return cls(name, "BYTES", (len(images),), data)
 

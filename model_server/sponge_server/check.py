@@ -30,6 +30,7 @@ from sponge_server.workers.interface import (
     NotFiniteError,
     StartLimits,
     Tensor,
+    TensorSpec,
 )
 from sponge_server.workers.pool import WorkerPool
 
@@ -88,8 +89,8 @@ class Report:
             "ok": self.good,
             "findings": [{"level": f.level, "what": f.what, "text": f.text} for f in self.findings],
             "platform": None if info is None else info.platform,
-            "inputs": [] if info is None else [_spec(spec) for spec in info.inputs],
-            "outputs": [] if info is None else [_spec(spec) for spec in info.outputs],
+            "inputs": [] if info is None else [_spec(spec, info) for spec in info.inputs],
+            "outputs": [] if info is None else [_spec(spec, info) for spec in info.outputs],
             "batch_ms": [
                 {"batch": rows, "threads": threads, "ms": round(seconds * 1000, 3)}
                 for (rows, threads), seconds in (self.times_s or {}).items()
@@ -143,8 +144,8 @@ class _Check:
             await pool.start(1)
             info = self._info = pool.models[0]
             self.add("ok", "load", f"loaded in {time.monotonic() - began:.1f} s, runs as {info.platform}")
-            self.add("ok", "inputs", ", ".join(map(_described, info.inputs)) + _images(info))
-            self.add("ok", "outputs", ", ".join(map(_described, info.outputs)))
+            self.add("ok", "inputs", ", ".join(_described(spec, info) for spec in info.inputs) + _images(info))
+            self.add("ok", "outputs", ", ".join(_described(spec, info) for spec in info.outputs))
             if info.warning is not None:
                 self.add("warning", "answers", info.warning)
             self._begin("memory", "running batches of growing size")
@@ -277,12 +278,12 @@ def _plainly(text: str, memory_bytes: int | None) -> str:
     return text.removeprefix(f"model {NAME}: ").replace(f"--max-batch {NAME}=", "--max-batch ")
 
 
-def _described(spec: Any) -> str:
-    return f"{spec.name} {spec.datatype} {[-1, *spec.shape]}"
+def _described(spec: TensorSpec, info: ModelInfo) -> str:
+    return f"{spec.name} {spec.datatype} {info.wire_shape(spec)}" + (" ragged" if spec.ragged else "")
 
 
-def _spec(spec: Any) -> dict[str, Any]:
-    return {"name": spec.name, "datatype": spec.datatype, "shape": [-1, *spec.shape]}
+def _spec(spec: TensorSpec, info: ModelInfo) -> dict[str, Any]:
+    return {"name": spec.name, "datatype": spec.datatype, "shape": info.wire_shape(spec)}
 
 
 def _images(info: ModelInfo) -> str:

@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import TypeVar
 
 from sponge_server.bounds import Bounds, common
@@ -281,7 +282,9 @@ class InferenceService:
     ) -> R:
         """The response. `expected`: bytes that were taken for it; with dimensions of any size it may need more."""
         info, outputs = model.info, result.outputs
-        size = answer_bytes(request, outputs, outputs[0].shape[0]) if outputs else 0
+        if not info.batched:  # to the client, it is no row
+            outputs = tuple(replace(output, shape=output.shape[1:]) for output in outputs)
+        size = answer_bytes(request, outputs, 1)
         if size > expected:
             call.lease.force(size - expected)
 

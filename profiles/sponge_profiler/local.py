@@ -113,6 +113,8 @@ async def loaded(source: str, name: str, max_batch: int, lanes: int, threads: in
             # The error names the option of `sponge serve`.
             why, _, most = str(refused).partition(f": use --max-batch {name}=")
             raise ModelError(f"{why}: leave sizes above {most} out of --batches" if most else why) from None
+        if max_batch > 1 and not pool.models[0].batched:
+            raise ModelError(f"model {name} has no batch, a request is one run: leave sizes above 1 out of --batches")
         # Before any batch: the memory that a lane keeps shows only on a lane that has run none.
         memory, _ = await measure_memory(pool, threads, None, limits.example_s)
         sizes = None

@@ -61,11 +61,13 @@ class ServerProcess:
         token: bool = True,
         cgroup: Path | None = None,
         trust: ssl.SSLContext | None = None,
+        start_s: float = START_TIMEOUT_S,
     ) -> None:
         """`gamma_ms` is the profile's time per row; `profile` replaces the profile; `cgroup` is where it starts.
 
-        `trust` verifies the certificate of a server that has one.
+        `trust` verifies the certificate of a server that has one. `start_s` is how long a start may take.
         """
+        self._start_s = start_s
         self._trust = trust
         self.errors = directory / "stderr"
         if profile is None:
@@ -85,6 +87,8 @@ class ServerProcess:
             self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, env=environment, text=True)
         self.line = self._first_line()
         addresses = re.findall(r"https?://[\d.]+:\d+", self.line)
+        if len(addresses) != 2:
+            self.process.kill()  # nobody would stop it
         assert len(addresses) == 2, f"no ready line but {self.line!r}; stderr: {self.errors.read_text()}"
         self.data, self.control = addresses
         found = re.search(r"grpcs?://(\S+)", self.line)
@@ -94,7 +98,7 @@ class ServerProcess:
     def _first_line(self) -> str:
         assert self.process.stdout is not None
         os.set_blocking(self.process.stdout.fileno(), False)
-        until = time.monotonic() + START_TIMEOUT_S
+        until = time.monotonic() + self._start_s
         while time.monotonic() < until and self.process.poll() is None:
             line = self.process.stdout.readline()
             if line:

@@ -210,7 +210,7 @@ def test_any_bytes_have_a_size_or_none(data: bytes) -> None:
 
 @pytest.mark.parametrize("data", [b"", b"hello", b"GIF89a", b"\xff\xd8", b"\x89PNG\r\n\x1a"])
 def test_what_no_decoder_would_try_is_refused_by_its_first_bytes(data: bytes) -> None:
-    with pytest.raises(ItemError, match="not a JPEG or PNG"):
+    with pytest.raises(ItemError, match="not a JPEG, PNG or WebP"):
         pixels_of(memoryview(data))
 
 

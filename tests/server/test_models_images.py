@@ -74,9 +74,9 @@ JPEG = encoded(picture(300, 300), "JPEG")
 @pytest.mark.parametrize(
     ("data", "message"),
     [
-        (b"", "not a JPEG or PNG"),
-        (b"hello", "not a JPEG or PNG"),
-        (encoded(picture(30, 30), "GIF"), "not a JPEG or PNG"),
+        (b"", "not a JPEG, PNG or WebP"),
+        (b"hello", "not a JPEG, PNG or WebP"),
+        (encoded(picture(30, 30), "GIF"), "not a JPEG, PNG or WebP"),
         (JPEG[: len(JPEG) // 2], "cannot be read: image file is truncated"),
         (encoded(picture(300, 300))[:200], "cannot be read"),
         (encoded(Image.new("1", (9000, 9000))), "more than 50,000,000 pixels"),

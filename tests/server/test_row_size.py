@@ -40,11 +40,20 @@ def test_the_range_is_measured_in_steps_and_examples_are_in_its_middle() -> None
 
 
 def test_only_what_is_declared_is_filled_up() -> None:
-    assert TOKENS.join == "padded"
+    assert TOKENS.join(TEXTS.inputs) == "padded"
     assert [TOKENS.padded(TensorSpec("a", "INT64", shape)) for shape in ((-1,), (3,), ())] == [True, False, False]
     apart = RowSize("ids", most=400)
-    assert apart.join == "alike"
+    assert apart.join(TEXTS.inputs) == "alike"
     assert not apart.padded(TEXTS.inputs[0])
+
+
+@pytest.mark.parametrize(("pad", "join"), [(None, "ragged"), (0, "padded")])
+def test_rows_of_a_ragged_input_share_a_batch_as_they_are(pad: float | None, join: str) -> None:
+    ragged = TensorSpec("ids", "INT64", (-1,), ragged=True)
+    size = RowSize("ids", most=400, pad=pad)
+    assert size.join([ragged, TEXTS.inputs[1]]) == join
+    assert not size.padded(ragged)
+    assert size.join([TEXTS.inputs[0], replace(ragged, name="mask")]) == ("alike" if pad is None else "padded")
 
 
 @pytest.mark.parametrize(

@@ -114,7 +114,12 @@ def joined(rows: Sequence[tuple[Tensor, ...] | None]) -> tuple[Tensor, ...]:
                 " request of its own"
             )
     return tuple(
-        Tensor(tensor.name, tensor.datatype, (len(done), *tensor.shape[1:]), b"".join(row[i].data for row in done))
+        Tensor(
+            tensor.name,
+            tensor.datatype,
+            (sum(row[i].shape[0] for row in done), *tensor.shape[1:]),  # of a ragged output, a row has several entries
+            b"".join(row[i].data for row in done),
+        )
         for i, tensor in enumerate(first)
     )
 

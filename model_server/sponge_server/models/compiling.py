@@ -18,6 +18,7 @@ import torch
 
 from sponge_server.models.compiled import PLATFORM, Package
 from sponge_server.models.exported import Sidecar, SidecarCompiled, SidecarImage, SidecarInput, sidecar_path
+from sponge_server.models.images import ImageTransform
 from sponge_server.models.loaded import LoadedModel
 from sponge_server.models.precision import Accuracy, compare, example_batch
 from sponge_server.models.source import load
@@ -73,6 +74,8 @@ def compile_model(url: str, output: Path, max_batch: int, step: Callable[[str], 
         raise ModelError(f"'{url}' is compiled already")
     if any(spec.datatype == "BYTES" for spec in model.inputs):
         raise ModelError(f"'{url}' takes strings, which cannot be compiled: compile the network without its tokenizer")
+    if not model.batched or any(spec.ragged for spec in model.inputs):
+        raise ModelError(f"'{url}' has no batch in one tensor, which compiling needs: serve it uncompiled")
     if model.max_batch is not None and model.max_batch < max_batch:
         raise ModelError(f"'{url}' accepts at most {model.max_batch} rows: compile it for at most as many")
     step("exporting")
@@ -167,16 +170,7 @@ def _sidecar(model: LoadedModel, report: Compiled) -> Sidecar:
     return Sidecar(
         outputs=tuple(name for name, _ in model.run(rows)),
         labels=model.labels,
-        image=None
-        if image is None
-        else SidecarImage(
-            mode=image.mode,
-            resize=image.resize,
-            crop=image.crop,
-            mean=image.mean,
-            std=image.std,
-            interpolation=image.interpolation,
-        ),
+        image=SidecarImage.model_validate(asdict(image)) if isinstance(image, ImageTransform) else None,
         finite=model.finite,
         compiled=SidecarCompiled(
             inputs=tuple(

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import torch
 import torch.utils._pytree as pytree
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, ValidationError, model_validator
 
 from sponge_server.models.compiled import PLATFORM, Package
 from sponge_server.models.files import kind_of, no_pickles
@@ -45,7 +45,7 @@ _OIP = {dtype: name for name, dtype in TORCH_DTYPE.items()}
 
 
 class SidecarImage(BaseModel):
-    """See `ImageTransform`."""
+    """See `ImageTransform`; `fit` is "crop" or "letterbox"."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
     mode: Literal["RGB", "L"]
@@ -54,6 +54,14 @@ class SidecarImage(BaseModel):
     mean: tuple[float, ...]
     std: tuple[float, ...]
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+    fit: Literal["crop", "letterbox"] = "crop"
+    fill: int = 114
+
+    @model_validator(mode="after")
+    def _one_way_of_resizing(self) -> SidecarImage:
+        if self.fit == "letterbox" and self.resize is not None:
+            raise ValueError("with fit letterbox, the whole image goes into crop: leave resize out")
+        return self
 
 
 class SidecarInput(BaseModel):
@@ -113,8 +121,8 @@ class Sidecar(BaseModel):
 
 def load(source: Source) -> LoadedModel:
     """Loads the file. Raises ModelError when it is missing, is no such program, or has a fixed batch size."""
-    source.only("allow_pickle")
-    return load_file(Path(source.target), source.options.get("allow_pickle") == "true")
+    source.only("allow_pickle", "batch")
+    return load_file(Path(source.target), source.options.get("allow_pickle") == "true", source.flag("batch", True))
 
 
 def sidecar_path(path: Path) -> Path:
@@ -122,18 +130,25 @@ def sidecar_path(path: Path) -> Path:
     return path.with_name(path.name + ".json")
 
 
-def load_file(path: Path, allow_pickle: bool = False) -> LoadedModel:
+def load_file(
+    path: Path, allow_pickle: bool = False, batched: bool = True, inputs: Sequence[TensorSpec] = ()
+) -> LoadedModel:
     """Loads `path` with its sidecar. Raises ModelError.
 
     Args:
         allow_pickle: execute the pickles of a program, which may run any code.
+        batched: the first dimension of everything is the batch; if not, a request is one run.
+        inputs: of TorchScript, which does not say them, if they are known from elsewhere than the sidecar.
     """
     kind = kind_of(path)
     sidecar = _read_sidecar(sidecar_path(path))
     if kind == "package":
+        if not batched:
+            raise ModelError(f"'{path}' was compiled with a batch: leave ?batch=false out")
         return _described(path, sidecar, _load_package(path, sidecar))
     if kind == "torchscript":
-        return _described(path, sidecar, load_script(path, sidecar_path(path), _script_inputs(sidecar)))
+        script = load_script(path, sidecar_path(path), inputs or _script_inputs(sidecar))
+        return _described(path, sidecar, replace(script, batched=batched, max_batch=None if batched else 1))
     try:
         with no_pickles(allow_pickle):
             program = torch.export.load(path)
@@ -148,9 +163,10 @@ def load_file(path: Path, allow_pickle: bool = False) -> LoadedModel:
             f"'{path}' is not a torch.export program of this version of torch ({_line(error)}): save it again with "
             "torch.export.save"
         ) from None
-    inputs, most = _inputs(path, program, sidecar)
-    size = _row_size(program, inputs)
-    return _described(path, sidecar, LoadedModel(forward, inputs, "pytorch_export", max_batch=most, size=size))
+    inputs, most = _inputs(path, program, sidecar, batched)
+    size = _row_size(program, inputs) if batched else None
+    model = LoadedModel(forward, inputs, "pytorch_export", max_batch=most, size=size, batched=batched)
+    return _described(path, sidecar, model)
 
 
 def _callable(program: Any) -> Any:
@@ -226,6 +242,8 @@ def _described(path: Path, sidecar: Sidecar, model: LoadedModel) -> LoadedModel:
     """Adds the content of the sidecar to the model."""
     image = None if sidecar.image is None else ImageTransform(**sidecar.image.model_dump())
     inputs = model.inputs
+    if image is not None and not model.batched:
+        raise ModelError(f"'{sidecar_path(path)}': image needs a batch: leave ?batch=false out")
     if image is not None and (len(inputs) != 1 or len(inputs[0].shape) != 3 or inputs[0].datatype != "FP32"):
         raise ModelError(
             f"'{sidecar_path(path)}': image needs a model with one FP32 input of channels x height x width"
@@ -243,7 +261,8 @@ def _script_inputs(sidecar: Sidecar) -> tuple[TensorSpec, ...]:
     return tuple(TensorSpec(each.name, each.datatype, each.shape) for each in described)
 
 
-def _inputs(path: Path, program: Any, sidecar: Sidecar) -> tuple[tuple[TensorSpec, ...], int | None]:
+def _inputs(path: Path, program: Any, sidecar: Sidecar, batched: bool) -> tuple[tuple[TensorSpec, ...], int | None]:
+    """The inputs, and the most rows of a batch."""
     values = _values(program)
     given = [each.name if isinstance(each, SidecarInput) else each for each in sidecar.inputs or ()]
     names = given or [name for name, _ in values]
@@ -251,21 +270,32 @@ def _inputs(path: Path, program: Any, sidecar: Sidecar) -> tuple[tuple[TensorSpe
         raise ModelError(f"'{sidecar_path(path)}' names {len(names)} inputs, the program has {len(values)}")
     specs, most = [], None
     for name, (_, value) in zip(names, values, strict=True):
-        if not isinstance(value, torch.Tensor) or value.ndim < 1 or value.dtype not in _OIP:
+        if not isinstance(value, torch.Tensor) or value.ndim < batched or value.dtype not in _OIP:
             raise ModelError(
-                f"'{path}': input {name} is not a tensor with a batch dimension of a type that can be sent"
+                f"'{path}': input {name} is not a tensor with a batch dimension of a type that can be sent; if only "
+                "the batch is missing, add ?batch=false to the source"
             )
+        if not batched:
+            specs.append(TensorSpec(name, _OIP[value.dtype], _sizes(value.shape)))
+            continue
         batch = value.shape[0]
         if isinstance(batch, int):
             raise ModelError(
                 f"'{path}' was exported for batches of exactly {batch}: export it with "
-                'dynamic_shapes={"' + name + '": {0: torch.export.Dim("batch", min=1)}}'
+                'dynamic_shapes={"'
+                + name
+                + '": {0: torch.export.Dim("batch", min=1)}}; if that dimension is no batch, '
+                "add ?batch=false to the source"
             )
         upper = _upper(program, batch)
         most = upper if most is None or (upper is not None and upper < most) else most
-        shape = tuple(int(d) if isinstance(d, int) else -1 for d in value.shape[1:])
-        specs.append(TensorSpec(name, _OIP[value.dtype], shape))
-    return tuple(specs), most
+        specs.append(TensorSpec(name, _OIP[value.dtype], _sizes(value.shape[1:])))
+    return tuple(specs), most if batched else 1
+
+
+def _sizes(shape: Sequence[Any]) -> tuple[int, ...]:
+    """With -1 for those that are free."""
+    return tuple(int(size) if isinstance(size, int) else -1 for size in shape)
 
 
 def _values(program: Any) -> list[tuple[str, Any]]:

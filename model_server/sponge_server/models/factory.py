@@ -9,18 +9,17 @@ from __future__ import annotations
 import inspect
 import types
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
-
 from sponge_server.model import Model
+from sponge_server.models.declared import answer, as_arrays, check_declared, check_inputs, name_of
+from sponge_server.models.images import Pixels
 from sponge_server.models.loaded import LoadedModel
 from sponge_server.models.source import Source
 from sponge_server.models.user_code import close_to, imported, named_in, said
-from sponge_server.workers.interface import DATATYPE_SIZE, ItemError, ModelError, TensorSpec
+from sponge_server.workers.interface import ItemError, ModelError
 
 __all__ = ["load"]
 
@@ -44,10 +43,10 @@ def load(source: Source) -> LoadedModel:
     except (Exception, SystemExit) as error:  # noqa: BLE001 - the factory is somebody's own code
         raise ModelError(f"model source '{source.url}': {function}() failed: {said(error)}") from None
     if isinstance(made, Model):
-        _check_inputs(made.inputs, type(made).__name__, source)
+        check_declared(made, f"model source '{source.url}': {type(made).__name__}")
         return _steps_of(made)
     if isinstance(made, LoadedModel):
-        _check_inputs(made.inputs, f"the LoadedModel of {function}()", source)
+        check_inputs(made.inputs, f"model source '{source.url}': the LoadedModel of {function}()")
         return made
     raise ModelError(
         f"model source '{source.url}': {function}() returned {type(made).__name__}, expected a LoadedModel or a "
@@ -92,31 +91,11 @@ def _value(text: str, hint: Any, key: str, source: Source) -> Any:
         raise ModelError(f"model source '{source.url}': {key} is '{text}', expected {wanted}") from None
 
 
-def _check_inputs(inputs: object, what: str, source: Source) -> None:
-    """Raises ModelError, with an example, when they are no description of inputs."""
-    where = f"model source '{source.url}': {what}"
-    example = 'inputs = (Input("x", "FP32", (4,)),)'
-    if not isinstance(inputs, tuple | list) or not inputs:
-        raise ModelError(f"{where} declares no inputs: write for example {example}")
-    for spec in inputs:
-        if not isinstance(spec, TensorSpec):
-            raise ModelError(f"{where} has a {type(spec).__name__} among its inputs: write for example {example}")
-        if spec.datatype not in DATATYPE_SIZE and spec.datatype != "BYTES":
-            known = ", ".join([*DATATYPE_SIZE, "BYTES"])
-            raise ModelError(f"{where}: input {spec.name} has datatype '{spec.datatype}', expected one of {known}")
-        if not all(type(size) is int and (size > 0 or size == -1) for size in spec.shape):
-            raise ModelError(
-                f"{where}: input {spec.name} has shape {spec.shape}: give sizes without the batch, -1 for any size"
-            )
-    if len({spec.name for spec in inputs}) < len(inputs):
-        raise ModelError(f"{where} has two inputs of the same name: name each once")
-
-
 def _steps_of(model: Model) -> LoadedModel:
     names = tuple(spec.name for spec in model.inputs)
 
-    def forward(*tensors: torch.Tensor) -> Any:
-        value: Any = {name: _array(tensor) for name, tensor in zip(names, tensors, strict=True)}
+    def forward(*tensors: Any) -> Any:
+        value: Any = {name: as_arrays(tensor) for name, tensor in zip(names, tensors, strict=True)}
         for step in Model.steps:
             try:
                 value = getattr(model, step)(value)
@@ -124,7 +103,7 @@ def _steps_of(model: Model) -> LoadedModel:
                 raise
             except (Exception, SystemExit) as error:  # noqa: BLE001 - the step is somebody's own code
                 raise ItemError(f"{step}: {said(error)}") from None
-        return _outputs(value)
+        return answer(value, model.outputs, model.batch)
 
     def setup() -> None:
         try:
@@ -136,49 +115,12 @@ def _steps_of(model: Model) -> LoadedModel:
         forward,
         tuple(model.inputs),
         "python",
-        output_names=model.outputs,
+        output_names=None if model.outputs is None else tuple(name_of(each) for each in model.outputs),
         labels=model.labels,
-        max_batch=model.max_batch,
+        max_batch=model.max_batch if model.batch else 1,
         finite=model.finite,
         setup=setup,
         size=model.size,
+        image=None if model.image is None else Pixels(model.image),
+        batched=model.batch,
     )
-
-
-def _array(tensor: torch.Tensor) -> Any:
-    return tensor.numpy() if isinstance(tensor, torch.Tensor) and tensor.dtype != torch.bfloat16 else tensor
-
-
-def _outputs(value: Any) -> Any:
-    """What `LoadedModel.run` takes, from what `postprocess` may return. Raises ItemError."""
-    if isinstance(value, Mapping):
-        return {str(name): _tensor(part, str(name)) for name, part in value.items()}
-    if isinstance(value, tuple):
-        return tuple(_tensor(part, f"output {i}") for i, part in enumerate(value))
-    return _tensor(value, "output")
-
-
-def _tensor(value: Any, name: str) -> torch.Tensor:
-    if isinstance(value, torch.Tensor):
-        return value.detach()
-    try:
-        if not isinstance(value, str | bytes) and (strings := np.asarray(value)).dtype.kind in "USO" and strings.ndim:
-            return _string_array(strings, value)
-        return torch.as_tensor(value)
-    except (TypeError, ValueError, RuntimeError):
-        raise ItemError(
-            f"its {name} is {_kind(value)}: return a torch tensor, a numpy array or nested lists of numbers or strings "
-            "of equal lengths, with the batch as the first dimension"
-        ) from None
-
-
-def _string_array(found: Any, given: Any) -> Any:
-    """Strings as an array of objects, which keeps bytes that end in zeros. Raises TypeError for other objects."""
-    array = np.asarray(given, dtype=object)
-    if array.shape != found.shape or not all(isinstance(each, str | bytes) for each in array.flat):
-        raise TypeError
-    return array
-
-
-def _kind(value: Any) -> str:
-    return "None (a step without return?)" if value is None else f"of type {type(value).__name__}"

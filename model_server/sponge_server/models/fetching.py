@@ -32,9 +32,14 @@ def load(source: Source) -> LoadedModel:
     path = Path(_apart({"fetch": source.url.partition("#")[0], "sha256": source.options.get("sha256")}))
     options = {name: value for name, value in source.options.items() if name != "sha256"}
     if path.is_dir():
-        if not (path / "config.json").is_file():
-            raise ModelError(f"'{source.url}' is a folder without config.json, so none of Hugging Face: name one file")
-        scheme = "hf"
+        from sponge_server.models.repository import looks_like_one
+
+        scheme = "repository" if looks_like_one(path) else "hf"
+        if scheme == "hf" and not (path / "config.json").is_file():
+            raise ModelError(
+                f"'{source.url}' is a folder without config.json, so none of Hugging Face, and no model repository, "
+                "which has folders NAME/1: name one file"
+            )
     else:
         scheme = "sklearn" if path.suffix == ".skops" else "file"
     return load_kind(replace(parse(f"{scheme}://{quote(str(path))}"), url=source.url, options=options))

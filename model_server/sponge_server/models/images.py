@@ -1,4 +1,4 @@
-"""Converts encoded images to model inputs: decode, turn upright, resize, crop, normalise.
+"""Converts encoded images to model inputs: decode, turn upright, resize, crop or letterbox, normalise.
 
 The lane calls this on its inference thread. An image that cannot be read raises, and the lane fails that item alone.
 Whatever an image claims, its cost is bounded: by its pixels before it is decoded, and by the size of the crop after.
@@ -6,8 +6,9 @@ Whatever an image claims, its cost is bounded: by its pixels before it is decode
 
 from __future__ import annotations
 
+import contextlib
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -16,12 +17,12 @@ import numpy.typing as npt
 from PIL import Image
 from PIL.ExifTags import Base as ExifTag
 
-from sponge_server.workers.image_header import check_pixels
+from sponge_server.workers.image_header import WEBP, check_pixels, pixels_of
 from sponge_server.workers.interface import ItemError
 
-__all__ = ["ImageTransform"]
+__all__ = ["ImageTransform", "Pixels"]
 
-Image.MAX_IMAGE_PIXELS = None  # `check_pixels` bounds them
+_FORMATS = ("JPEG", "PNG", "WEBP")
 
 _RESAMPLE = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 
@@ -45,6 +46,12 @@ _PLAIN_BYTES, _MOST_BYTES = 4, 12
 _RESIZED_PIXELS = 4_000_000
 """A larger result of the resize is never made: of a long thin image, it would have gigabytes."""
 
+_KEPT_BYTES = 6
+"""Memory per pixel of an image that is given on as it is: it is there twice for a moment."""
+
+_WEBP_BYTES = 12
+"""The decoder of a WebP holds the canvas three times, once it is opened."""
+
 _PROGRESSIVE_BYTES = 8
 """The decoder of a progressive JPEG holds two bytes for each value of the full size, at any scale."""
 
@@ -60,7 +67,9 @@ class ImageTransform:
     Attributes:
         mode: colour mode, RGB or grey.
         resize: pixels of the short side; None: resize to exactly `crop`.
-        crop: height and width of the centre crop.
+        crop: height and width of the centre crop; of the whole, with `fit` letterbox.
+        fit: "letterbox" shows the whole image, as large as fits into the middle of `crop`, as detectors want it.
+        fill: 0 to 255, what letterboxing puts around the image.
         mean, std: by channel; subtracted and divided after scaling to 0..1.
     """
 
@@ -70,6 +79,8 @@ class ImageTransform:
     mean: tuple[float, ...]
     std: tuple[float, ...]
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+    fit: Literal["crop", "letterbox"] = "crop"
+    fill: int = 114
 
     def apply(self, data: bytes | memoryview, fits: Callable[[int], bool] = _always) -> npt.NDArray[np.float32]:
         """Returns channels x height x width.
@@ -78,40 +89,26 @@ class ImageTransform:
             fits: whether so many bytes of memory may be used for a moment, to decode the image.
 
         Raises:
-            ItemError: the bytes are not a readable JPEG or PNG, or the image is too large.
+            ItemError: the bytes are not a readable JPEG, PNG or WebP, or the image is too large.
         """
-        try:
-            with Image.open(io.BytesIO(data), formats=("JPEG", "PNG")) as image:
-                return self._pixels(image, fits)
-        except ItemError:
-            raise
-        except Image.UnidentifiedImageError:
-            raise ItemError("the image is not a JPEG or PNG") from None
-        except Exception as error:  # noqa: BLE001 - decoders raise anything for broken files, and it is the file's fault
-            raise ItemError(f"the image cannot be read: {error or type(error).__name__}") from None
-
-    def _pixels(self, image: Image.Image, fits: Callable[[int], bool]) -> npt.NDArray[np.float32]:
-        full = image.width * image.height
-        check_pixels(image.width, image.height)
         # A JPEG can be decoded at 1/2, 1/4 or 1/8 of its size; twice the target keeps enough detail for the resize.
-        short = 2 * (self.resize or max(self.crop))
-        image.draft(None, (short, short))
-        need = image.width * image.height * (_PLAIN_BYTES if _is_plain(image) else _MOST_BYTES)
-        if "progressive" in image.info:
-            need += full * _PROGRESSIVE_BYTES
-        if not fits(need):
-            raise ItemError(
-                f"decoding the image needs {need >> 20} MiB, which the memory limit does not leave: send a smaller one"
-            )
-        image.load()
-        upright = _UPRIGHT.get(_orientation(image))
-        pixels = _resizable(image)
-        pixels = self._cropped(pixels if upright is None else pixels.transpose(upright))
-        array = np.asarray(_opaque(pixels).convert(self.mode), dtype=np.float32)
+        with _decoded(data, fits, 2 * (self.resize or max(self.crop))) as pixels:
+            fitted = self._letterboxed(pixels) if self.fit == "letterbox" else self._cropped(pixels)
+            array = np.asarray(_opaque(fitted).convert(self.mode), dtype=np.float32)
         array = array[None] if array.ndim == 2 else array.transpose(2, 0, 1)
         mean, std = (np.asarray(v, dtype=np.float32)[:, None, None] * np.float32(255) for v in (self.mean, self.std))
         normal: npt.NDArray[np.float32] = (array - mean) / std
         return normal
+
+    def _letterboxed(self, pixels: Image.Image) -> Image.Image:
+        """The whole image in the middle of the crop's size."""
+        high, wide = self.crop
+        scale = min(wide / pixels.width, high / pixels.height)
+        size = max(1, round(pixels.width * scale)), max(1, round(pixels.height * scale))
+        shown = _opaque(pixels if size == pixels.size else pixels.resize(size, _RESAMPLE[self.interpolation]))
+        ground = Image.new(shown.mode, (wide, high), (self.fill,) * len(shown.getbands()))
+        ground.paste(shown, ((wide - size[0]) // 2, (high - size[1]) // 2))
+        return ground
 
     def _cropped(self, pixels: Image.Image) -> Image.Image:
         """The centre of the resized image."""
@@ -131,6 +128,63 @@ class ImageTransform:
         across, down = pixels.width / size[0], pixels.height / size[1]
         right, bottom = min((left + wide) * across, pixels.width), min((top + high) * down, pixels.height)
         return pixels.resize((wide, high), resample, (left * across, top * down, right, bottom))
+
+
+@dataclass(frozen=True, slots=True)
+class Pixels:
+    """Decodes an image, turns it upright and leaves it as it is otherwise."""
+
+    mode: Literal["RGB", "L"]
+
+    def apply(self, data: bytes | memoryview, fits: Callable[[int], bool] = _always) -> npt.NDArray[np.uint8]:
+        """Returns height x width, x 3 for RGB. Arguments and errors are those of `ImageTransform.apply`."""
+        with _decoded(data, fits, None) as pixels:
+            return np.array(_opaque(pixels).convert(self.mode))
+
+
+@contextlib.contextmanager
+def _decoded(data: bytes | memoryview, fits: Callable[[int], bool], draft: int | None) -> Iterator[Image.Image]:
+    """The image upright, in a mode whose values can be mixed. Whatever fails inside is the fault of the image.
+
+    Args:
+        draft: the least short side that is needed; None: the full size.
+    """
+    try:
+        full = pixels_of(data)  # before the decoder sees it: that of a WebP takes its memory when it is opened
+        if bytes(data[8:12]) == WEBP:
+            _check_memory(full * (_WEBP_BYTES + _MOST_BYTES), fits)
+        with Image.open(io.BytesIO(data), formats=_FORMATS) as image:
+            yield _upright(image, fits, draft)
+    except ItemError:
+        raise
+    except Image.UnidentifiedImageError:
+        raise ItemError("the image is broken: it begins as a JPEG, PNG or WebP, and cannot be read") from None
+    except Exception as error:  # noqa: BLE001 - decoders raise anything for broken files, and it is the file's fault
+        raise ItemError(f"the image cannot be read: {error or type(error).__name__}") from None
+
+
+def _upright(image: Image.Image, fits: Callable[[int], bool], draft: int | None) -> Image.Image:
+    full = image.width * image.height
+    check_pixels(image.width, image.height)
+    if draft is not None:
+        image.draft(None, (draft, draft))
+    need = image.width * image.height * (_PLAIN_BYTES if _is_plain(image) else _MOST_BYTES)
+    if draft is None:
+        need += full * _KEPT_BYTES
+    if "progressive" in image.info:
+        need += full * _PROGRESSIVE_BYTES
+    _check_memory(need, fits)
+    image.load()
+    turn = _UPRIGHT.get(_orientation(image))
+    pixels = _resizable(image)
+    return pixels if turn is None else pixels.transpose(turn)
+
+
+def _check_memory(need: int, fits: Callable[[int], bool]) -> None:
+    if not fits(need):
+        raise ItemError(
+            f"decoding the image needs {need >> 20} MiB, which the memory limit does not leave: send a smaller one"
+        )
 
 
 def _is_plain(image: Image.Image) -> bool:

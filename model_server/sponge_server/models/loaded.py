@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from sponge_server.models.images import ImageTransform
+from sponge_server.models.images import ImageTransform, Pixels
 from sponge_server.runtimes.interface import Runtime
-from sponge_server.workers.interface import ItemError, TensorSpec
+from sponge_server.workers.interface import ANY_SIZE, ItemError, TensorSpec
 from sponge_server.workers.row_size import RowSize
 
-__all__ = ["TORCH_DTYPE", "LoadedModel", "datatype_of"]
+__all__ = ["LENGTHS", "TORCH_DTYPE", "LoadedModel", "Output", "datatype_of"]
 
 TORCH_DTYPE: dict[str, torch.dtype] = {
     "BOOL": torch.bool,
@@ -39,8 +39,18 @@ TORCH_DTYPE: dict[str, torch.dtype] = {
 _OIP = {dtype: name for name, dtype in TORCH_DTYPE.items()}
 
 
-def datatype_of(output: Any) -> str | None:
+LENGTHS = "_lengths"
+"""Ends the name of the output that a ragged output brings along: how many entries of it each row has."""
+
+Output = Any
+"""One output of a batch: a tensor, or an array of `bytes` objects, with the rows as its first dimension; or, where it
+is ragged, a list with one of them for each row."""
+
+
+def datatype_of(output: Output) -> str | None:
     """The Open Inference Protocol datatype of an output of `LoadedModel.run`; None if it cannot be sent."""
+    if isinstance(output, list):
+        return datatype_of(output[0])
     return _OIP.get(output.dtype) if isinstance(output, torch.Tensor) else "BYTES"
 
 
@@ -50,7 +60,8 @@ class LoadedModel:
 
     Attributes:
         forward: takes one tensor per input, in the order of `inputs`, and returns a tensor, or a tuple, list or mapping
-            of tensors, each with the batch as its first dimension. Strings are numpy arrays of `bytes` objects. A
+            of tensors, each with the batch as its first dimension. A ragged input comes, and a ragged output of a
+            mapping is given, as a list with a tensor for each row. Strings are numpy arrays of `bytes` objects. A
             `Runtime` also sets its own threads.
         output_names: in order; None: the names of the mapping, or output, output_1, ...
         image: converts encoded images to the only input; None if the model accepts no images.
@@ -59,6 +70,10 @@ class LoadedModel:
         finite: whether NaN and Inf in an output are errors of their rows.
         setup: prepares the process of a lane before its first batch. Unlike loading, it may start threads.
         size: the dimension that a row's work grows with; None: all rows cost the same.
+        batched: the first dimension of every tensor is the batch. If not, a request is one run: `forward` takes and
+            returns tensors of exactly the shapes of `inputs` and of the answer.
+        any_size: what examples have in a dimension that accepts any size.
+        expected: outputs that a configuration describes; those of the examples must fit. `expected_by` names it.
     """
 
     forward: Callable[..., Any]
@@ -66,13 +81,17 @@ class LoadedModel:
     platform: str
     output_names: tuple[str, ...] | None = None
     labels: tuple[str, ...] | None = None
-    image: ImageTransform | None = None
+    image: ImageTransform | Pixels | None = None
     channels_last: bool = False
     warning: str | None = None
     max_batch: int | None = None
     finite: bool = True
     setup: Callable[[], None] | None = None
     size: RowSize | None = None
+    batched: bool = True
+    any_size: int = ANY_SIZE
+    expected: tuple[TensorSpec, ...] = ()
+    expected_by: str = ""
 
     def use_threads(self, threads: int) -> int:
         """Runs the next batches of this process on `threads` threads; returns the number in force."""
@@ -85,8 +104,27 @@ class LoadedModel:
         runtime.use_threads(threads)
         return threads
 
-    def run(self, inputs: list[torch.Tensor]) -> list[tuple[str, torch.Tensor]]:
-        """Named outputs of one batch. Raises ItemError when the model returns anything else."""
+    def run(self, inputs: list[Any]) -> list[tuple[str, Output]]:
+        """Named outputs of one batch. Raises ItemError when the model returns anything else.
+
+        Args:
+            inputs: one for each of the model's, in order; without rows, a batch of one row.
+        """
+        if not self.batched:
+            return [
+                (name, _one_row(output))
+                for name, output in self._named([each.reshape(each.shape[1:]) for each in inputs])
+            ]
+        rows = len(inputs[0])
+        named = []
+        for name, output in self._named(inputs):
+            _check_rows(name, output, rows)
+            named.append((name, output))
+            if isinstance(output, list):
+                named.append((name + LENGTHS, torch.tensor([len(part) for part in output])))
+        return named
+
+    def _named(self, inputs: list[Any]) -> list[tuple[str, Output]]:
         with torch.inference_mode():
             given = self.forward(*inputs)
         if isinstance(given, Mapping):
@@ -98,13 +136,33 @@ class LoadedModel:
             names = self.output_names
         if len(names) != len(tensors):
             raise ItemError(f"the model returned {len(tensors)} outputs, its description names {len(names)}")
-        rows = inputs[0].shape[0]
-        for name, tensor in zip(names, tensors, strict=True):
-            known = isinstance(tensor, torch.Tensor) or (isinstance(tensor, np.ndarray) and tensor.dtype == object)
-            if not known or tensor.ndim < 1 or tensor.shape[0] != rows:
-                shape = list(tensor.shape) if known else type(tensor).__name__
-                raise ItemError(
-                    f"the model's {name} is {shape} for {rows} rows: its first dimension must be the batch, which "
-                    "squeeze() without a dimension drops"
-                )
         return list(zip(names, tensors, strict=True))
+
+
+def _check_rows(name: str, output: Output, rows: int) -> None:
+    """Raises ItemError, with the fix, when an output is not by row."""
+    if isinstance(output, list):
+        if len(output) != rows or not all(_is_array(part) and part.ndim for part in output):
+            raise ItemError(
+                f"the model's {name} is a list of {len(output)} for {rows} rows: give one array for each row, an empty "
+                "one where there is nothing"
+            )
+    elif not _is_array(output) or output.ndim < 1 or output.shape[0] != rows:
+        shape = list(output.shape) if _is_array(output) else type(output).__name__
+        raise ItemError(
+            f"the model's {name} is {shape} for {rows} rows: its first dimension must be the batch, which squeeze() "
+            "without a dimension drops. If each row has its own number of entries, give a list with an array for each "
+            f'row, Output("{name}", ..., ragged=True) in a class. If a request is one whole, serve it with ?batch=false'
+            ", or batch = False in a class"
+        )
+
+
+def _one_row(output: Output) -> Output:
+    """An output of a model without rows, as one row. Raises ItemError."""
+    if not _is_array(output):
+        raise ItemError(f"the model gave {type(output).__name__}: without a batch, give tensors or arrays")
+    return output[None]
+
+
+def _is_array(value: Any) -> bool:
+    return isinstance(value, torch.Tensor) or (isinstance(value, np.ndarray) and value.dtype == object)

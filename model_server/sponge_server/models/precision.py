@@ -36,7 +36,6 @@ LEAST_AGREEMENT = 0.95
 
 _SAMPLES = 32
 _SEED = 0
-_ANY_SIZE = 16
 _CHECK_TIMEOUT_S = 120.0
 
 
@@ -126,7 +125,7 @@ def example_batch(model: LoadedModel, rows: int) -> list[torch.Tensor]:
     generator = torch.Generator().manual_seed(_SEED)
     made = []
     for spec in model.inputs:
-        shape = (rows, *(_ANY_SIZE if size < 0 else size for size in spec.shape))
+        shape = (rows, *(model.any_size if size < 0 else size for size in spec.shape))
         dtype = TORCH_DTYPE[spec.datatype]
         noise = torch.rand(shape, generator=generator) if dtype.is_floating_point else torch.zeros(shape)
         layout = torch.channels_last if model.channels_last and noise.ndim == 4 else torch.contiguous_format

@@ -38,6 +38,7 @@ LOADERS = {
     **dict.fromkeys(REMOTE, "sponge_server.models.fetching"),
     "onnx": "sponge_server.runtimes.conversion",
     "openvino": "sponge_server.runtimes.conversion",
+    "repository": "sponge_server.models.repository",
 }
 """By URL scheme: the module with `load(source) -> LoadedModel`."""
 
@@ -71,6 +72,13 @@ class Source:
             raise ModelError(
                 f"model source '{self.url}': unknown option '{unknown[0]}'; {self.scheme}:// takes {allowed}"
             )
+
+    def flag(self, name: str, default: bool = False) -> bool:
+        """The value of an option that is true or false. Raises ModelError for others."""
+        text = self.options.get(name, str(default).lower())
+        if text not in ("true", "false"):
+            raise ModelError(f"model source '{self.url}': {name} must be true or false, not '{text}'")
+        return text == "true"
 
 
 def parse(url: str) -> Source:

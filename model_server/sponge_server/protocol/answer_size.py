@@ -26,13 +26,15 @@ def answer_bytes(request: InferRequest, outputs: Sequence[Tensor | TensorSpec], 
     for output in outputs:
         shape = output.shape[1:] if isinstance(output, Tensor) else output.shape
         row = math.prod(max(1, size) for size in shape)
-        raw = rows * row * element_bytes(output.datatype)
+        # A ragged output that came has its own number of entries.
+        count = math.prod(output.shape[:1]) if isinstance(output, Tensor) else rows
+        raw = count * row * element_bytes(output.datatype)
         if output.datatype == "BYTES" and isinstance(output, Tensor):
             raw = len(output.data)
         total += raw
         for ask in asked.get(output.name, ()) if asked else (OutputRequest(output.name, request.binary),):
             if ask.top:
-                total += rows * min(ask.top, row) * CLASS_BYTES
+                total += count * min(ask.top, row) * CLASS_BYTES
             else:
-                total += raw if ask.binary or output.datatype == "BYTES" else rows * row * NUMBER_BYTES
+                total += raw if ask.binary or output.datatype == "BYTES" else count * row * NUMBER_BYTES
     return total

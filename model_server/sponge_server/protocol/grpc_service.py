@@ -36,7 +36,7 @@ from sponge_server.protocol.oip import EXTENSIONS, MODEL_VERSION, SERVER_NAME, S
 from sponge_server.protocol.problems import ProblemError
 from sponge_server.protocol.rest import server_timing
 from sponge_server.protos import inference_pb2 as pb
-from sponge_server.workers.interface import Tensor, TensorSpec
+from sponge_server.workers.interface import ModelInfo, Tensor, TensorSpec
 
 __all__ = ["SERVICE", "inference_handler", "refuse"]
 
@@ -114,8 +114,8 @@ class _Service:
             name=request.name,
             versions=[MODEL_VERSION],
             platform=info.platform,
-            inputs=[_tensor(spec) for spec in info.inputs],
-            outputs=[_tensor(spec) for spec in info.outputs],
+            inputs=[_tensor(spec, info) for spec in info.inputs],
+            outputs=[_tensor(spec, info) for spec in info.outputs],
         )
 
     def model_config(self, request: pb.ModelConfigRequest) -> Message:
@@ -282,5 +282,6 @@ async def refuse(context: Context, problem: ProblemError) -> NoReturn:
         raise
 
 
-def _tensor(spec: TensorSpec) -> pb.ModelMetadataResponse.TensorMetadata:
-    return pb.ModelMetadataResponse.TensorMetadata(name=spec.name, datatype=spec.datatype, shape=[-1, *spec.shape])
+def _tensor(spec: TensorSpec, info: ModelInfo) -> pb.ModelMetadataResponse.TensorMetadata:
+    shape = info.wire_shape(spec)
+    return pb.ModelMetadataResponse.TensorMetadata(name=spec.name, datatype=spec.datatype, shape=shape)

@@ -17,7 +17,7 @@ from sponge_server.protocol.http_extensions import add_extensions
 from sponge_server.protocol.oip import EXTENSIONS, MODEL_VERSION, SERVER_NAME, SERVER_VERSION
 from sponge_server.protocol.openapi import PROBLEMS, describe, serve_docs
 from sponge_server.protocol.problem_response import EXCEPTION_HANDLERS
-from sponge_server.workers.interface import TensorSpec
+from sponge_server.workers.interface import ModelInfo, TensorSpec
 
 __all__ = ["data_app"]
 
@@ -95,15 +95,15 @@ def data_app(service: Loaded[InferenceService]) -> FastAPI:
     @app.get("/v2/models/{model}", tags=["model"], responses=MODEL_PROBLEMS)
     @app.get("/v2/models/{model}/versions/{version}", tags=["model"], responses=MODEL_PROBLEMS)
     async def model_metadata(model: str, version: str | None = None) -> ModelMetadata:
-        """Inputs and outputs of the model; -1 means any size, and the first dimension is the rows of a request."""
+        """Inputs and outputs of the model; -1 is any size. With a batch, the first dimension is a request's rows."""
         lifecycle.check_model(model, version)
         info = service.get().describe(model)
         return ModelMetadata(
             name=model,
             versions=[MODEL_VERSION],
             platform=info.platform,
-            inputs=[_tensor(spec) for spec in info.inputs],
-            outputs=[_tensor(spec) for spec in info.outputs],
+            inputs=[_tensor(spec, info) for spec in info.inputs],
+            outputs=[_tensor(spec, info) for spec in info.outputs],
         )
 
     @app.get("/v2/models/{model}/ready", tags=["model"], responses=MODEL_PROBLEMS)
@@ -124,5 +124,5 @@ def _check_ready(lifecycle: Lifecycle) -> None:
         raise lifecycle.not_ready()
 
 
-def _tensor(spec: TensorSpec) -> TensorMetadata:
-    return TensorMetadata(name=spec.name, datatype=spec.datatype, shape=[-1, *spec.shape])
+def _tensor(spec: TensorSpec, info: ModelInfo) -> TensorMetadata:
+    return TensorMetadata(name=spec.name, datatype=spec.datatype, shape=info.wire_shape(spec))

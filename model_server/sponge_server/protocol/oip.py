@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 import reprlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from typing import Any
 
@@ -247,6 +247,8 @@ def rows_of(request: InferRequest, info: ModelInfo, most: int) -> list[Item]:
     images = _images(request.strings, info) if request.strings and not texts else ()
     pixels = [pixels_of(image) for image in images]
     item = Item((*request.tensors, *(_text_tensor(given) for given in texts)), images, sum(pixels))
+    if not info.batched:
+        item = replace(item, tensors=tuple(replace(each, shape=(1, *each.shape)) for each in item.tensors))
     if not item.images and not item.tensors:
         raise ItemError("the request has no rows: give at least one image")
     info.check(item)
@@ -257,12 +259,7 @@ def rows_of(request: InferRequest, info: ModelInfo, most: int) -> list[Item]:
     if item.images:
         return [Item(images=(image,), pixels=count) for image, count in zip(images, pixels, strict=True)]
     return [
-        Item(
-            (
-                *(_row(tensor, row) for tensor in request.tensors),
-                *(_text_tensor(_text_row(given, row)) for given in texts),
-            )
-        )
+        Item((*(_row(tensor, row) for tensor in request.tensors), *(_text_row(given, row) for given in texts)))
         for row in range(item.rows)
     ]
 
@@ -360,7 +357,8 @@ def _check_priority(value: object) -> None:
 
 def _classes(tensor: Tensor, top: int, labels: Sequence[str] | None) -> Strings:
     """The `top` largest entries of each row as `value:index[:label]`, largest first; equal ones by index, NaN last."""
-    scores = values_of(tensor).reshape(tensor.shape[0], math.prod(tensor.shape[1:]))
+    rows = math.prod(tensor.shape[:1])  # without dimensions it is one number
+    scores = values_of(tensor).reshape(rows, math.prod(tensor.shape[1:]))
     top = min(top, scores.shape[1])
     # Whole numbers are inverted bit by bit: a minus sign wraps for unsigned ones and for the least signed one.
     whole = scores.dtype.kind in "bui"
@@ -372,7 +370,7 @@ def _classes(tensor: Tensor, top: int, labels: Sequence[str] | None) -> Strings:
         for row, order in zip(scores, best, strict=True)
         for i in order
     ]
-    return Strings(tensor.name, (tensor.shape[0], top), tuple(text.encode() for text in texts))
+    return Strings(tensor.name, (rows, top), tuple(text.encode() for text in texts))
 
 
 def _images(strings: tuple[Strings, ...], info: ModelInfo) -> tuple[bytes | bytearray | memoryview, ...]:
@@ -388,9 +386,9 @@ def _text_tensor(given: Strings) -> Tensor:
     return Tensor(given.name, "BYTES", given.shape, pack_strings(given.values))
 
 
-def _text_row(given: Strings, row: int) -> Strings:
+def _text_row(given: Strings, row: int) -> Tensor:
     size = math.prod(given.shape[1:])
-    return Strings(given.name, (1, *given.shape[1:]), given.values[row * size : (row + 1) * size])
+    return _text_tensor(Strings(given.name, (1, *given.shape[1:]), given.values[row * size : (row + 1) * size]))
 
 
 def _row(tensor: Tensor, row: int) -> Tensor:

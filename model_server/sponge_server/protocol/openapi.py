@@ -125,7 +125,8 @@ _DATATYPES = [*DATATYPE_SIZE, "BYTES"]
 _SHAPE = {
     "type": "array",
     "items": {"type": "integer", "minimum": 0},
-    "description": "The first size is the number of rows.",
+    "description": "The first size is the number of rows, if the model has a batch. Of a ragged output it is the "
+    "number of all entries, and NAME_lengths has those of each row.",
 }
 _BINARY_SIZE = {
     "type": "integer",
@@ -265,6 +266,7 @@ def _infer_operation(versioned: bool) -> dict[str, Any]:
                 "application/octet-stream": {"schema": _BINARY},
                 "image/jpeg": {"schema": _BINARY},
                 "image/png": {"schema": _BINARY},
+                "image/webp": {"schema": _BINARY},
             },
         },
         "responses": {

@@ -37,7 +37,7 @@ log = logging.getLogger(__name__)
 
 INFER = re.compile(r"/v2/models/(?P<model>[^/]+)(?:/versions/(?P<version>[^/]+))?/infer")
 
-IMAGE_TYPES = (b"image/jpeg", b"image/png")
+IMAGE_TYPES = (b"image/jpeg", b"image/png", b"image/webp")
 OIP_TYPES = (b"application/json", b"application/octet-stream")
 LOOSE_TYPES = (b"", b"application/x-www-form-urlencoded", b"text/plain")
 """Types under which the protocol's requests come as well: of clients that set none, and of `curl -d`."""

@@ -38,7 +38,7 @@ _FILE = {"onnx": "model.onnx", "openvino": "model.xml"}
 
 def load(source: Source) -> LoadedModel:
     """The file of a source `onnx:PATH` or `openvino:PATH`, with its sidecar. Raises ModelError."""
-    source.only()
+    source.only("batch")
     path = Path(source.target)
     reads = _READS[source.scheme]
     if path.suffix not in reads:
@@ -50,7 +50,7 @@ def load(source: Source) -> LoadedModel:
         )
     if not path.is_file():
         raise ModelError(f"no model file '{path}'; write {source.scheme}:///absolute/path/model{reads[0]}")
-    return described(path, _as_loaded(_RUNTIMES[source.scheme](path)))
+    return described(path, _as_loaded(_RUNTIMES[source.scheme](path, source.flag("batch", True))))
 
 
 def in_runtime(model: LoadedModel, runtime: str, url: str) -> LoadedModel:
@@ -64,7 +64,7 @@ def in_runtime(model: LoadedModel, runtime: str, url: str) -> LoadedModel:
     if isinstance(given, _RUNTIMES.get(runtime, ())):
         return model
     if isinstance(given, OnnxRuntime | OpenVino) and given.path.suffix in _READS.get(runtime, ()):
-        return replace(model, forward=(other := _RUNTIMES[runtime](given.path)), platform=other.platform)
+        return replace(model, forward=(other := _RUNTIMES[runtime](given.path, given.batched)), platform=other.platform)
     raise ModelError(
         f"'{url}' runs in {given.platform}, not in {runtime}: leave --runtime out, or give the model of torch"
     )
@@ -76,12 +76,15 @@ def _as_loaded(runtime: Runtime) -> LoadedModel:
         inputs=tuple(runtime.inputs),
         platform=runtime.platform,
         max_batch=runtime.max_batch,
+        batched=runtime.batched,
     )
 
 
 def _converted(model: LoadedModel, runtime: str, url: str) -> LoadedModel:
     if isinstance(model.forward, Package):
         raise ModelError(f"'{url}' is compiled for torch: give the model that it was compiled from")
+    if not model.batched:
+        raise ModelError(f"'{url}' has no batch, and only a model with one is converted: leave --runtime out")
     found = forked_call(lambda: _convert(model, runtime), _CONVERT_S, f"the conversion to {runtime}")
     made = _RUNTIMES[runtime](Path(found["path"]))
     if len(made.inputs) != len(model.inputs):

@@ -21,12 +21,14 @@ class Runtime(ABC):
         outputs: their names.
         max_batch: most rows of a batch; None: any number.
         platform: how the model runs, e.g. "onnxruntime_onnx".
+        batched: the first dimension of everything is the batch.
     """
 
     inputs: Sequence[TensorSpec]
     outputs: Sequence[str]
     max_batch: int | None
     platform: str
+    batched: bool
 
     @abstractmethod
     def use_threads(self, threads: int) -> None:

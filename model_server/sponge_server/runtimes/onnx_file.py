@@ -68,14 +68,18 @@ def data_files(path: Path, model: onnx.ModelProto) -> list[Path]:
     return [path.parent / name for name in sorted(names)]
 
 
-def described(path: Path, model: onnx.ModelProto) -> Described:
-    """Inputs and outputs. Raises ModelError when they do not fit the server."""
+def described(path: Path, model: onnx.ModelProto, batched: bool) -> Described:
+    """Inputs and outputs. Raises ModelError when they do not fit the server.
+
+    Args:
+        batched: the first dimension of everything is the batch; if not, shapes are whole.
+    """
     weights = {tensor.name for tensor in model.graph.initializer}
     inputs: list[tuple[str, str, list[int]]] = []
     fixed: set[int] = set()
     for value in model.graph.input:
         if value.name not in weights:
-            spec, batch = _input(path, value)
+            spec, batch = _input(path, value, batched)
             inputs.append((spec.name, spec.datatype, list(spec.shape)))
             fixed |= set() if batch is None else {batch}
     for value in model.graph.output:
@@ -89,16 +93,19 @@ def described(path: Path, model: onnx.ModelProto) -> Described:
     if fixed - {1}:
         raise ModelError(
             f"'{path}' was exported for batches of exactly {max(fixed)}: export it with a dynamic first dimension, "
-            'dynamic_axes={"' + inputs[0][0] + '": {0: "batch"}} or dynamic_shapes with torch.export.Dim("batch")'
+            'dynamic_axes={"'
+            + inputs[0][0]
+            + '": {0: "batch"}} or dynamic_shapes with torch.export.Dim("batch"); if that '
+            "dimension is no batch, add ?batch=false to the source"
         )
     return {
         "inputs": inputs,
         "outputs": [value.name for value in model.graph.output],
-        "max_batch": 1 if fixed else None,
+        "max_batch": 1 if fixed or not batched else None,
     }
 
 
-def _input(path: Path, value: onnx.ValueInfoProto) -> tuple[TensorSpec, int | None]:
+def _input(path: Path, value: onnx.ValueInfoProto, batched: bool) -> tuple[TensorSpec, int | None]:
     """The input, and the number of rows if it is fixed."""
     from onnx import TensorProto
 
@@ -109,10 +116,20 @@ def _input(path: Path, value: onnx.ValueInfoProto) -> tuple[TensorSpec, int | No
             f"'{path}': input {value.name} is {name}, which cannot be sent: convert it to a number before the model"
         )
     sizes = [dim.dim_value if dim.HasField("dim_value") and dim.dim_value > 0 else None for dim in kind.shape.dim]
-    if not sizes:
-        raise ModelError(f"'{path}': input {value.name} has no batch dimension: export it with one, as the first")
-    shape = tuple(-1 if size is None else size for size in sizes[1:])
-    return TensorSpec(value.name, _OIP[name], shape), sizes[0]
+    if batched and not sizes:
+        raise ModelError(
+            f"'{path}': input {value.name} has no batch dimension: export it with one, as the first, or add "
+            "?batch=false to the source, so that a request is one run of the model"
+        )
+    shape = tuple(-1 if size is None else size for size in sizes)
+    return (
+        (TensorSpec(value.name, _OIP[name], shape[1:]), sizes[0])
+        if batched
+        else (
+            TensorSpec(value.name, _OIP[name], shape),
+            None,
+        )
+    )
 
 
 def _tensors(graph: onnx.GraphProto) -> Iterator[onnx.TensorProto]:

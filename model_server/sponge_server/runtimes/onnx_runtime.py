@@ -36,14 +36,16 @@ _QUIET = 4  # of ONNX Runtime's levels: errors are raised anyway
 class OnnxRuntime(Runtime):
     """A prepared ONNX model."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, batched: bool = True) -> None:
         """Reads and optimises the file in another process. Raises ModelError, which names the fix.
 
         Args:
             path: the ONNX file; weights beside it are found by the names in it.
+            batched: the first dimension of everything is the batch.
         """
         self.path = path
-        found = forked_call(lambda: _prepared(path), _PREPARE_S, "preparing the ONNX model")
+        self.batched = batched
+        found = forked_call(lambda: _prepared(path, batched), _PREPARE_S, "preparing the ONNX model")
         self._folder = Path(found["folder"])
         self.inputs = tuple(TensorSpec(name, kind, tuple(shape)) for name, kind, shape in found["inputs"])
         self.outputs = tuple(found["outputs"])
@@ -65,21 +67,21 @@ class OnnxRuntime(Runtime):
         assert self._session is not None
         feeds = {spec.name: tensor.numpy() for spec, tensor in zip(self.inputs, inputs, strict=True)}
         given = self._session.run(self.outputs, feeds)
-        return {name: torch.from_numpy(array) for name, array in zip(self.outputs, given, strict=True)}
+        return {name: torch.as_tensor(array) for name, array in zip(self.outputs, given, strict=True)}
 
     def in_dtype(self, dtype: str, examples: Examples | None) -> OnnxRuntime:
         if dtype == "int8":
-            return OnnxRuntime(quantised_in_fork(self.path, examples))
+            return OnnxRuntime(quantised_in_fork(self.path, examples), self.batched)
         raise ModelError(f"ONNX Runtime does not compute in {dtype} on CPUs: use --runtime openvino, or fp32")
 
 
-def read_in_fork(path: Path) -> dict[str, Any]:
+def read_in_fork(path: Path, batched: bool) -> dict[str, Any]:
     """Inputs and outputs of the file; see `onnx_file.Described`. Raises ModelError."""
 
     def read() -> dict[str, Any]:
         from sponge_server.runtimes import onnx_file
 
-        return onnx_file.described(path, onnx_file.read(path))
+        return onnx_file.described(path, onnx_file.read(path), batched)
 
     return forked_call(read, _PREPARE_S, "reading the ONNX model")
 
@@ -101,7 +103,7 @@ def first_line(error: Exception) -> str:
     return (lines[0] if lines else type(error).__name__)[:300]
 
 
-def _prepared(path: Path) -> dict[str, Any]:
+def _prepared(path: Path, batched: bool) -> dict[str, Any]:
     try:
         import onnxruntime
     except ImportError:
@@ -109,7 +111,7 @@ def _prepared(path: Path) -> dict[str, Any]:
     from sponge_server.runtimes import onnx_file
 
     model = onnx_file.read(path)
-    answer = onnx_file.described(path, model)
+    answer = onnx_file.described(path, model, batched)
     files = fingerprint([path, *onnx_file.data_files(path, model)])
     # The layout of the weights depends on the CPU and the version.
     key = digest("onnx", files, onnxruntime.__version__, sorted(cpu_flags()))

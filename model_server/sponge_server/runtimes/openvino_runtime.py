@@ -43,16 +43,18 @@ _OIP = {
 class OpenVino(Runtime):
     """A model that OpenVINO reads: its own IR (.xml and .bin) or ONNX."""
 
-    def __init__(self, path: Path, precision: str = "f32") -> None:
+    def __init__(self, path: Path, batched: bool = True, precision: str = "f32") -> None:
         """Reads the file in another process. Raises ModelError, which names the fix.
 
         Args:
+            batched: the first dimension of everything is the batch.
             precision: "f32" or "bf16", of the computation; inputs and outputs keep their types.
         """
         self.path = path
+        self.batched = batched
         if path.suffix == ".onnx":
-            read_in_fork(path)  # its messages are better
-        found = forked_call(lambda: _described(path), _READ_S, "reading the model with OpenVINO")
+            read_in_fork(path, batched)  # its messages are better
+        found = forked_call(lambda: _described(path, batched), _READ_S, "reading the model with OpenVINO")
         self.inputs = tuple(TensorSpec(name, kind, tuple(shape)) for name, kind, shape in found["inputs"])
         self.outputs = tuple(found["outputs"])
         self.max_batch = found["max_batch"]
@@ -78,13 +80,13 @@ class OpenVino(Runtime):
 
     def in_dtype(self, dtype: str, examples: Examples | None) -> OpenVino:
         if dtype == "bf16":
-            return OpenVino(self.path, "bf16")
+            return OpenVino(self.path, self.batched, "bf16")
         if self.path.suffix != ".onnx" or examples is None:
             raise ModelError(
                 "OpenVINO computes in int8 what was quantised with example rows: give an .onnx file and "
                 "&examples=/path/rows.npz, or serve a quantised .xml without a dtype"
             )
-        return OpenVino(quantised_in_fork(self.path, examples))
+        return OpenVino(quantised_in_fork(self.path, examples), self.batched)
 
     def _compiled(self, threads: int) -> openvino.InferRequest:
         import openvino
@@ -113,7 +115,7 @@ def _read(path: Path) -> openvino.Model:
         raise ModelError(_why_not(path, str(error))) from None
 
 
-def _described(path: Path) -> dict[str, Any]:
+def _described(path: Path, batched: bool) -> dict[str, Any]:
     model = _read(path)
     inputs, fixed = [], set()
     for port in model.inputs:
@@ -122,22 +124,24 @@ def _described(path: Path) -> dict[str, Any]:
             raise ModelError(
                 f"'{path}': input {_name(port)} is {kind}, which cannot be sent: convert the model's input"
             )
-        if shape.rank.is_dynamic or not len(shape):
+        if shape.rank.is_dynamic or (batched and not len(shape)):
             raise ModelError(
-                f"'{path}': input {_name(port)} has no batch dimension: convert the model with the batch as its first"
+                f"'{path}': input {_name(port)} has no batch dimension: convert the model with the batch as its first, "
+                "or add ?batch=false to the source, so that a request is one run of the model"
             )
         sizes = [-1 if size.is_dynamic else size.get_length() for size in shape]
-        inputs.append([_name(port), _OIP[kind], sizes[1:]])
-        fixed |= {sizes[0]} - {-1}
+        inputs.append([_name(port), _OIP[kind], sizes[batched:]])
+        fixed |= {sizes[0]} - {-1} if batched else set()
     if fixed - {1}:
         raise ModelError(
             f"'{path}' is for batches of exactly {max(fixed)}: convert it with a dynamic first dimension, as in "
-            f"openvino.convert_model(model, input=[-1, {', '.join(map(str, inputs[0][2]))}])"
+            f"openvino.convert_model(model, input=[-1, {', '.join(map(str, inputs[0][2]))}]); if that dimension is no "
+            "batch, add ?batch=false to the source"
         )
     return {
         "inputs": inputs,
         "outputs": [_name(port) for port in model.outputs],
-        "max_batch": 1 if fixed else None,
+        "max_batch": 1 if fixed or not batched else None,
     }
 
 

@@ -50,7 +50,7 @@ def quantised(path: Path, examples: Examples | None) -> Path:
     files = [path, *onnx_file.data_files(path, model), *([] if examples is None else [examples.path])]
     # Without VNNI, sums of products of full 8-bit numbers overflow.
     narrow = not {"avx512_vnni", "avx_vnni", "amx_int8"} & cpu_flags()
-    names = [name for name, _, _ in onnx_file.described(path, model)["inputs"]]
+    names = [name for name, _, _ in onnx_file.described(path, model, batched=False)["inputs"]]
     rows = None if examples is None else dict(zip(names, examples.read(), strict=True))
     key = digest("int8", fingerprint(files), onnxruntime.__version__, narrow)
     return kept(key, lambda folder: _write(path, folder / _MODEL, rows, narrow)) / _MODEL

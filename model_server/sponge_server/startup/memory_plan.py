@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 
 from sponge_core.errors import SpongeError
 from sponge_server.memory_account import account_bytes
-from sponge_server.workers.examples import ANY_SIZE, example_item
+from sponge_server.workers.examples import example_item
 from sponge_server.workers.interface import (
     ItemError,
     Lane,
@@ -259,7 +259,7 @@ def _sizes(most: int) -> list[int]:
 
 def _row_bytes(info: ModelInfo) -> int:
     """Bytes of inputs and outputs of a row, which are in memory that server and lane share."""
-    any_size = ANY_SIZE if info.size is None else info.size.most
+    any_size = info.any_size if info.size is None else info.size.most
     return sum(_spec_bytes(spec, any_size) for spec in (*info.inputs, *info.outputs))
 
 

@@ -239,8 +239,7 @@ async def _measure(
     )
     if info.size is None:
         return profile
-    size, quota_milli = info.size, quota.quota_milli
+    size, quota_milli, join = info.size, quota.quota_milli, info.size.join(info.inputs)
     throttled = quota_milli is not None and quota_milli < 1000
-    return await measure_sizes(
-        run_batch, profile, size.measured, size.reference, size.join, 2 * settings.profile_s - first_s, throttled
-    )
+    left_s = 2 * settings.profile_s - first_s
+    return await measure_sizes(run_batch, profile, size.measured, size.reference, join, left_s, throttled)

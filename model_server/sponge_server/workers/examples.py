@@ -4,15 +4,13 @@ from __future__ import annotations
 
 import math
 import struct
+from typing import Protocol
 
-from sponge_server.workers.interface import DATATYPE_SIZE, Item, ModelInfo, Tensor, TensorSpec
+from sponge_server.workers.interface import ANY_SIZE, DATATYPE_SIZE, Item, ModelInfo, Tensor, TensorSpec
 from sponge_server.workers.row_size import RowSize
 from sponge_server.workers.strings import pack_strings
 
 __all__ = ["any_size_of", "example_item", "example_tensor"]
-
-ANY_SIZE = 16
-"""Size of a dimension that accepts any size."""
 
 EXAMPLE_TEXT = b"The quick brown fox jumps over the lazy dog, and the dog does not mind at all. "
 """A string of about the same number of tokens as `ANY_SIZE`."""
@@ -27,13 +25,23 @@ def example_item(info: ModelInfo, rows: int, size: int | None = None) -> Item:
     Args:
         size: of the rows, where the model declares one; None: its reference.
     """
-    any_size = any_size_of(info.size) if size is None else size
+    any_size = any_size_of(info) if size is None else size
     return Item(tensors=tuple(example_tensor(spec, rows, any_size, info.size) for spec in info.inputs))
 
 
-def any_size_of(size: RowSize | None) -> int:
+class _Sized(Protocol):
+    """A model, as its description or loaded."""
+
+    @property
+    def size(self) -> RowSize | None: ...
+
+    @property
+    def any_size(self) -> int: ...
+
+
+def any_size_of(model: _Sized) -> int:
     """What an example has in a dimension that accepts any size."""
-    return ANY_SIZE if size is None else size.reference
+    return model.any_size if model.size is None else model.size.reference
 
 
 def example_tensor(spec: TensorSpec, rows: int, any_size: int = ANY_SIZE, size: RowSize | None = None) -> Tensor:

@@ -215,7 +215,7 @@ def _spawn(fd: int, output: int, mark: dict[str, str]) -> subprocess.Popen[bytes
 
 def _info(fields: Message) -> ModelInfo:
     def specs(name: str) -> tuple[TensorSpec, ...]:
-        return tuple(TensorSpec(s["name"], s["datatype"], tuple(s["shape"])) for s in fields[name])
+        return tuple(TensorSpec(**s | {"shape": tuple(s["shape"])}) for s in fields[name])
 
     labels, size = fields["labels"], fields["size"]
     return ModelInfo(

@@ -21,7 +21,7 @@ import socket
 import sys
 import threading
 import traceback
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,9 +29,10 @@ from sponge_core.errors import SpongeError
 from sponge_server.models.user_code import said
 from sponge_server.workers.allocator import give_back
 from sponge_server.workers.family import go_on, own_children
-from sponge_server.workers.forked_call import end_process, fork_leader, forked_call, how_it_ended, kill_group
-from sponge_server.workers.interface import ItemError, ModelError, ModelInfo, TensorSpec
+from sponge_server.workers.forked_call import end_process, fork_leader, how_it_ended, kill_group
+from sponge_server.workers.interface import ModelError, ModelInfo
 from sponge_server.workers.ipc import SharedMemory, receive, send
+from sponge_server.workers.probe import probe
 from sponge_server.workers.row_size import RowSizeError
 
 __all__ = ["ENVIRONMENT", "main"]
@@ -116,32 +117,37 @@ def _load(name: str, source: str, max_batch: int, example_s: float) -> tuple[Any
     from sponge_server.runtimes.interface import Runtime
 
     model = load(source)
-    if model.max_batch is not None and model.max_batch < max_batch:
+    if model.batched and model.max_batch is not None and model.max_batch < max_batch:
         raise ModelError(
             f"it was exported for at most {model.max_batch} rows: use --max-batch {name}={model.max_batch}"
         )
     if threads := _own_threads():
         raise ModelError(
             f"loading the model started {len(threads)} threads ({', '.join(sorted(set(threads))[:4])}), which a fork "
-            "would lose: start them in setup(), which runs in each lane, or load the model without threads"
+            "would lose: start them in setup(), which runs in each lane, and import there what starts one at import, "
+            "or load the model without threads"
         )
     if model.size is not None:
         try:
             model.size.check(model.inputs)
         except RowSizeError as error:
             raise ModelError(str(error)) from None
-    outputs, not_finite = _probe(model, max_batch, example_s)
+    max_batch = max_batch if model.batched else 1
+    found = probe(model, max_batch, example_s)
+    model = replace(model, any_size=found.any_size)
     info = ModelInfo(
         name=name,
         inputs=model.inputs,
-        outputs=outputs,
+        outputs=found.outputs,
         max_batch=max_batch,
         labels=model.labels,
         accepts_images=model.image is not None,
-        warning=" ".join(filter(None, (model.warning, not_finite))) or None,
+        warning=" ".join(filter(None, (model.warning, found.warning))) or None,
         platform=model.platform,
         size=model.size,
         opened_by_threads=isinstance(model.forward, Runtime),
+        batched=model.batched,
+        any_size=model.any_size,
     )
     return model, info
 
@@ -157,42 +163,6 @@ def _own_threads() -> list[str]:
             with contextlib.suppress(OSError):  # it has just ended
                 found.append(named.get(int(task.name)) or (task / "comm").read_text().strip())
     return found
-
-
-def _probe(model: Any, max_batch: int, example_s: float) -> tuple[tuple[TensorSpec, ...], str | None]:
-    """Names, types and row shapes of the outputs, from tiny batches in another process; a warning about NaN or Inf."""
-    answer = forked_call(lambda: _run_probe(model, max_batch), example_s, "an example input", "--example-s")
-    outputs = tuple(TensorSpec(o["name"], o["datatype"], tuple(o["shape"])) for o in answer["outputs"])
-    name = answer["not_finite"]
-    if name is None:
-        return outputs, None
-    return outputs, (
-        f"its output '{name}' has NaN or Inf for a made-up input (floats from 0 to 1, all others 0). Requests with "
-        "such answers get an error; if the model means it, set finite to false in its sidecar or LoadedModel."
-    )
-
-
-def _run_probe(model: Any, max_batch: int) -> dict[str, Any]:
-    from sponge_server.models.loaded import datatype_of
-    from sponge_server.workers.worker import example_inputs
-
-    not_finite: str | None = None
-    if model.setup is not None:
-        model.setup()
-    for rows in sorted({1, min(2, max_batch)}):  # one row and two, because the batch dimension must be free
-        try:
-            named = model.run(example_inputs(model, rows))
-            unsendable = [f"{name} ({tensor.dtype})" for name, tensor in named if datatype_of(tensor) is None]
-            if unsendable:
-                raise ItemError(f"output {unsendable[0]} has a type that cannot be sent: convert it")
-        except Exception as error:  # noqa: BLE001 - a model may raise anything
-            text = str(error).strip()[:500] or type(error).__name__
-            raise ModelError(f"the model fails on an example batch of {rows}: {text}") from None
-        if model.finite:
-            numbers = [(name, t) for name, t in named if datatype_of(t) != "BYTES"]
-            not_finite = next((name for name, t in numbers if not bool(t.isfinite().all())), not_finite)
-    outputs = [{"name": name, "datatype": datatype_of(t), "shape": list(t.shape[1:])} for name, t in named]
-    return {"outputs": outputs, "not_finite": not_finite}
 
 
 class _ForkServer:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from sponge_server.workers.interface import ItemError
 
-__all__ = ["LONGEST_SIDE", "MAX_PIXELS", "check_pixels", "image_size", "pixels_of"]
+__all__ = ["LONGEST_SIDE", "MAX_PIXELS", "WEBP", "check_pixels", "image_size", "pixels_of"]
 
 MAX_PIXELS = 50_000_000
 """More than any relevant camera has. An image of a few kilobytes can claim any number."""
@@ -19,6 +19,9 @@ LONGEST_SIDE = 65_535
 MOST_SEGMENTS = 256
 """Segments of a JPEG that are searched for its size; photographs have some ten of them."""
 
+WEBP = b"WEBP"
+"""Bytes 8 to 12 of such a file."""
+
 _PNG = b"\x89PNG\r\n\x1a\n"
 _JPEG = b"\xff\xd8"
 _JPEG_BEGINS = b"\xff\xd8\xff"
@@ -27,12 +30,14 @@ _ALONE = frozenset((0x01, *range(0xD0, 0xD8)))  # markers without a length
 
 
 def image_size(data: bytes | bytearray | memoryview) -> tuple[int, int] | None:
-    """Width and height as the header of a PNG or JPEG states them; None where it states none."""
+    """Width and height as the header of a PNG, JPEG or WebP states them; None where it states none."""
     view = memoryview(data)
     if view[:8] == _PNG:
         if len(view) < 24:
             return None
         return int.from_bytes(view[16:20], "big"), int.from_bytes(view[20:24], "big")
+    if _is_webp(view):
+        return _webp_size(view)
     return _jpeg_size(view) if view[:2] == _JPEG else None
 
 
@@ -44,8 +49,10 @@ def pixels_of(data: bytes | bytearray | memoryview) -> int:
     """
     size = image_size(data)
     if size is None:
+        if _is_webp(memoryview(data)):
+            raise ItemError("the image is a WebP whose header is broken")
         if bytes(data[:8]) != _PNG and bytes(data[:3]) != _JPEG_BEGINS:
-            raise ItemError("the image is not a JPEG or PNG")
+            raise ItemError("the image is not a JPEG, PNG or WebP")
         return MAX_PIXELS
     check_pixels(*size)
     return size[0] * size[1]
@@ -59,6 +66,25 @@ def check_pixels(width: int, height: int) -> None:
         raise ItemError(f"the image has {width:,} x {height:,} pixels: send one of at most {LONGEST_SIDE:,} a side")
     if width * height > MAX_PIXELS:
         raise ItemError(f"the image has more than {MAX_PIXELS:,} pixels ({width:,} x {height:,}): send a smaller one")
+
+
+def _is_webp(view: memoryview) -> bool:
+    return bytes(view[:4]) == b"RIFF" and bytes(view[8:12]) == WEBP
+
+
+def _webp_size(view: memoryview) -> tuple[int, int] | None:
+    """Of its first chunk: VP8X with the canvas, VP8L (lossless), or VP8 (lossy). An animation has one canvas."""
+    if len(view) < 30:
+        return None
+    kind = bytes(view[12:16])
+    if kind == b"VP8X":
+        return 1 + int.from_bytes(view[24:27], "little"), 1 + int.from_bytes(view[27:30], "little")
+    if kind == b"VP8L" and view[20] == 0x2F:
+        bits = int.from_bytes(view[21:25], "little")
+        return 1 + (bits & 0x3FFF), 1 + (bits >> 14 & 0x3FFF)
+    if kind == b"VP8 " and bytes(view[23:26]) == b"\x9d\x01\x2a":
+        return int.from_bytes(view[26:28], "little") & 0x3FFF, int.from_bytes(view[28:30], "little") & 0x3FFF
+    return None
 
 
 def _jpeg_size(view: memoryview) -> tuple[int, int] | None:

@@ -16,8 +16,10 @@ from typing import Protocol
 
 from sponge_core.errors import SpongeError
 from sponge_server.workers.row_size import RowSize
+from sponge_server.workers.tensors import ANY_SIZE, DATATYPE_SIZE, STRING_BYTES, Tensor, TensorSpec, element_bytes
 
 __all__ = [
+    "ANY_SIZE",
     "DATATYPE_SIZE",
     "STRING_BYTES",
     "Allowance",
@@ -40,31 +42,6 @@ __all__ = [
     "TensorSpec",
     "element_bytes",
 ]
-
-DATATYPE_SIZE: dict[str, int] = {
-    "BOOL": 1,
-    "UINT8": 1,
-    "UINT16": 2,
-    "UINT32": 4,
-    "UINT64": 8,
-    "INT8": 1,
-    "INT16": 2,
-    "INT32": 4,
-    "INT64": 8,
-    "FP16": 2,
-    "BF16": 2,
-    "FP32": 4,
-    "FP64": 8,
-}
-"""Bytes of one element, for the Open Inference Protocol datatypes that a lane accepts (little-endian, row-major)."""
-
-STRING_BYTES = 4096
-"""What a string (BYTES) counts as where memory is planned before any has come: half a page of text is shorter."""
-
-
-def element_bytes(datatype: str) -> int:
-    """Bytes of one element, of strings too."""
-    return DATATYPE_SIZE.get(datatype, STRING_BYTES)
 
 
 class LaneError(SpongeError):
@@ -118,33 +95,8 @@ class StartLimits:
 
 
 @dataclass(frozen=True, slots=True)
-class TensorSpec:
-    """One input or output of a model. `shape` omits the batch dimension; -1 means any size.
-
-    The datatype BYTES is for strings.
-    """
-
-    name: str
-    datatype: str
-    shape: tuple[int, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Tensor:
-    """Raw little-endian row-major bytes with a shape; the first dimension of `shape` is the number of rows.
-
-    Strings (BYTES) are as in `workers.strings`.
-    """
-
-    name: str
-    datatype: str
-    shape: tuple[int, ...]
-    data: bytes | bytearray | memoryview
-
-
-@dataclass(frozen=True, slots=True)
 class Item:
-    """Either one tensor per model input, or encoded images (JPEG, PNG), one per row.
+    """Either one tensor per model input, or encoded images (JPEG, PNG, WebP), one per row.
 
     `pixels`: of all images together, as their headers say; 0 for tensors.
     """
@@ -189,6 +141,9 @@ class ModelInfo:
         platform: how the model runs, e.g. "pytorch_eager" or "onnxruntime_onnx".
         size: the dimension that a row's work grows with; None: all rows cost the same.
         opened_by_threads: a lane opens the model for each thread count, at its first use.
+        batched: the first dimension of a request's tensors is its rows. If not, a request is one run of the model, and
+            its tensors have exactly the model's shapes; inside the server they are one row.
+        any_size: what examples have in a dimension that accepts any size.
     """
 
     name: str
@@ -201,6 +156,12 @@ class ModelInfo:
     platform: str
     size: RowSize | None = None
     opened_by_threads: bool = False
+    batched: bool = True
+    any_size: int = ANY_SIZE
+
+    def wire_shape(self, spec: TensorSpec) -> list[int]:
+        """The shape of an input or output as clients see it."""
+        return [-1, *spec.shape] if self.batched else list(spec.shape)
 
     def size_of(self, item: Item) -> float:
         """The size of an item's rows; 1 if all rows cost the same."""
@@ -255,9 +216,8 @@ class ModelInfo:
                 d >= 1 and w in (-1, d) for w, d in zip(spec.shape, row, strict=True)
             )
             if not fits:
-                raise ItemError(
-                    f"input {spec.name} has shape {list(tensor.shape)}, the model takes {[-1, *spec.shape]}"
-                )
+                given_shape = list(tensor.shape if self.batched else row)
+                raise ItemError(f"input {spec.name} has shape {given_shape}, the model takes {self.wire_shape(spec)}")
             if spec.datatype == "BYTES":
                 continue  # their number was checked where they were packed
             wanted = math.prod(tensor.shape) * DATATYPE_SIZE[spec.datatype]
@@ -266,7 +226,7 @@ class ModelInfo:
                 raise ItemError(f"input {spec.name} has {have} bytes, its shape and datatype need {wanted}")
 
     def _wanted(self) -> str:
-        return ", ".join(f"{spec.name} ({spec.datatype} {[-1, *spec.shape]})" for spec in self.inputs)
+        return ", ".join(f"{spec.name} ({spec.datatype} {self.wire_shape(spec)})" for spec in self.inputs)
 
 
 @dataclass(frozen=True, slots=True)

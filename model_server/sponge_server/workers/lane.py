@@ -272,7 +272,10 @@ class WorkerLane:
             for number in group["items"]:
                 index = batch.sent[number]
                 rows = batch.items[index].rows
-                outputs[index] = tuple(self._rows(output, row, rows) for output in group["outputs"])
+                try:
+                    outputs[index] = tuple(self._rows(output, row, rows) for output in group["outputs"])
+                except ItemError as error:
+                    outputs[index] = error
                 row += rows
         for number, message in answer["errors"].items():
             kind = RefusedError if int(number) in answer["refused"] else ItemError
@@ -299,12 +302,19 @@ class WorkerLane:
             self._hang_up()  # it was told to end, and no other batch may find out whether it does
 
     def _rows(self, output: dict[str, Any], first: int, rows: int) -> Tensor:
-        """Copies an item's rows, because the next batch overwrites them."""
-        shape = tuple(output["shape"][1:])
-        if (ends := output.get("ends")) is not None:  # strings: rows of different lengths
+        """Copies an item's rows, because the next batch overwrites them. Raises ItemError if they cannot be joined."""
+        if (shapes := output.get("shapes")) is not None:  # ragged: every row has a shape
+            mine = shapes[first : first + rows]
+            count, shape = sum(each[0] for each in mine), tuple(mine[0][1:])
+            if any(tuple(each[1:]) != shape for each in mine):
+                text = f"the rows of its output {output['name']} differ in more than their number of entries"
+                raise ItemError(f"{text}: send each row in a request of its own")
+        else:
+            count, shape = rows, tuple(output["shape"][1:])
+        if (ends := output.get("ends")) is not None:  # rows of different lengths
             start = output["start"]
             data = bytes(self.outputs.map[start + ends[first] : start + ends[first + rows]])
-            return Tensor(output["name"], output["datatype"], (rows, *shape), data)
+            return Tensor(output["name"], output["datatype"], (count, *shape), data)
         row_size = DATATYPE_SIZE[output["datatype"]]
         for size in shape:
             row_size *= size

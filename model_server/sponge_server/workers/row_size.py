@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from sponge_core.errors import SpongeError
+from sponge_server.workers.tensors import TensorSpec
 
 __all__ = ["RowSize", "RowSizeError"]
 
@@ -55,7 +56,8 @@ class RowSize:
         axis: which dimension of a row counts, 0 for the first after the batch. The input's shape has -1 there.
         pad: fills shorter rows up to the longest in their batch, in every input whose shape has -1 at `axis`. Give it
             only if the model's outputs do not depend on it, as with an attention mask, and do not have that dimension.
-            None: rows of different sizes never share a batch. Strings are never filled up: with any value, the model
+            None: rows of different sizes share a batch only if the input is ragged. Of a ragged one it says that the
+            model itself fills up the rows of its list. Strings are never filled up: with any value, the model
             pads its tokens itself.
         cut: larger rows cost what `most` costs, because the model cuts them.
     """
@@ -67,10 +69,11 @@ class RowSize:
     pad: float | None = None
     cut: bool = False
 
-    @property
-    def join(self) -> Literal["padded", "alike"]:
+    def join(self, inputs: Sequence[TensorSpec]) -> Literal["padded", "ragged", "alike"]:
         """What a batch of several sizes costs, as in `SizeCurve`."""
-        return "alike" if self.pad is None else "padded"
+        if self.pad is not None:
+            return "padded"
+        return "ragged" if any(spec.ragged for spec in inputs if spec.name == self.input) else "alike"
 
     @property
     def reference(self) -> int:
@@ -92,10 +95,10 @@ class RowSize:
                 return float(max(1, min(size, self.most) if self.cut else size))
         return 1.0
 
-    def padded(self, spec: _Named) -> bool:
-        """Whether rows of this input are filled up."""
-        texts = spec.datatype == "BYTES"
-        return self.pad is not None and not texts and self.axis < len(spec.shape) and spec.shape[self.axis] < 0
+    def padded(self, spec: TensorSpec) -> bool:
+        """Whether rows of this input are filled up. Those of a ragged one come as they are."""
+        whole = spec.datatype == "BYTES" or spec.ragged
+        return self.pad is not None and not whole and self.axis < len(spec.shape) and spec.shape[self.axis] < 0
 
     def check(self, inputs: Sequence[_Named]) -> None:
         """Raises RowSizeError, which says what to declare instead, when the inputs have no such dimension."""

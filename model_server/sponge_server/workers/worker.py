@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from sponge_server.models.loaded import TORCH_DTYPE, LoadedModel, datatype_of
+from sponge_server.models.loaded import TORCH_DTYPE, LoadedModel, Output, datatype_of
 from sponge_server.workers.allocator import give_back, held_bytes
 from sponge_server.workers.examples import any_size_of, example_tensor
 from sponge_server.workers.interface import ItemError, RefusedError
@@ -42,23 +42,24 @@ _DECODE_BYTES = 16 << 20
 
 @dataclass(frozen=True, slots=True)
 class _Ready:
-    """An item as tensors, one per input."""
+    """An item as tensors, one per input; of ragged images, a list of them."""
 
     index: int
     rows: int
-    inputs: list[torch.Tensor]
+    inputs: list[Any]
 
 
-def example_inputs(model: LoadedModel, rows: int) -> list[torch.Tensor]:
+def example_inputs(model: LoadedModel, rows: int) -> list[Any]:
     """Example inputs of the right shape."""
     inputs = []
     for spec in model.inputs:
-        made = example_tensor(spec, rows, any_size_of(model.size), model.size)
+        made = example_tensor(spec, rows, any_size_of(model), model.size)
         if spec.datatype == "BYTES":
-            inputs.append(_string_array(made.data, made.shape))
-            continue
-        flat = torch.frombuffer(bytearray(made.data), dtype=TORCH_DTYPE[spec.datatype])
-        inputs.append(_laid_out(flat.reshape(made.shape), model.channels_last))
+            whole = _string_array(made.data, made.shape)
+        else:
+            flat = torch.frombuffer(bytearray(made.data), dtype=TORCH_DTYPE[spec.datatype])
+            whole = _laid_out(flat.reshape(made.shape), model.channels_last)
+        inputs.append(list(whole) if spec.ragged else whole)
     return inputs
 
 
@@ -175,6 +176,7 @@ def _prepare(
     ready: list[_Ready] = []
     errors: dict[int, str] = {}
     for index, item in enumerate(items):
+        tensors: list[Any]
         if "images" in item:
             try:
                 tensors = [_decoded(model, [view[start : start + size] for start, size in item["images"]], fits)]
@@ -188,11 +190,11 @@ def _prepare(
                 else torch.frombuffer(view[start : start + size], dtype=TORCH_DTYPE[spec.datatype]).reshape(shape)
                 for (start, size, shape), spec in zip(item["tensors"], model.inputs, strict=True)
             ]
-        ready.append(_Ready(index, tensors[0].shape[0], tensors))
+        ready.append(_Ready(index, len(tensors[0]), tensors))
     return ready, errors
 
 
-def _decoded(model: LoadedModel, images: Sequence[memoryview], fits: Callable[[int], bool]) -> torch.Tensor:
+def _decoded(model: LoadedModel, images: Sequence[memoryview], fits: Callable[[int], bool]) -> Any:
     if model.image is None:
         raise ItemError("the model takes no encoded images")
     rows = []
@@ -201,6 +203,10 @@ def _decoded(model: LoadedModel, images: Sequence[memoryview], fits: Callable[[i
             rows.append(torch.from_numpy(model.image.apply(data, fits)))
         except ItemError as error:
             raise ItemError(f"image {number} of {len(images)}: {error}" if len(images) > 1 else str(error)) from None
+    if model.inputs[0].ragged:
+        return rows
+    if any(row.shape != rows[0].shape for row in rows):
+        raise ItemError("its images differ in size: send each in a request of its own")
     return torch.stack(rows)
 
 
@@ -208,23 +214,29 @@ def _joint_shapes(model: LoadedModel, item: _Ready) -> tuple[tuple[int, ...], ..
     """The shapes of an item's rows, by input, with 0 where rows are filled up. Equal ones share a batch."""
     shapes: list[tuple[int, ...]] = []
     for spec, tensor in zip(model.inputs, item.inputs, strict=True):
-        shape = list(tensor.shape[1:])
+        shape = [] if spec.ragged else list(tensor.shape[1:])
         if model.size is not None and model.size.padded(spec) and isinstance(tensor, torch.Tensor):
             shape[model.size.axis] = 0
         shapes.append(tuple(shape))
     return tuple(shapes)
 
 
-def _joined(group: list[_Ready], model: LoadedModel) -> list[torch.Tensor]:
-    """One tensor per input. Several items are copied together, the shorter ones filled up. A single item is used in
-    place; the model may overwrite it, because nobody reads it again."""
+def _joined(group: list[_Ready], model: LoadedModel) -> list[Any]:
+    """One tensor per input; of a ragged one, a list of its rows. Several items are copied together, the shorter ones
+    filled up. A single item is used in place; the model may overwrite it, because nobody reads it again."""
     channels_last = model.channels_last
     if len(group) == 1:
-        return [_laid_out(tensor, channels_last) for tensor in group[0].inputs]
+        return [
+            list(tensor) if spec.ragged else _laid_out(tensor, channels_last)
+            for spec, tensor in zip(model.inputs, group[0].inputs, strict=True)
+        ]
     pad = 0.0 if model.size is None or model.size.pad is None else model.size.pad
     rows = sum(item.rows for item in group)
-    joined = []
-    for position, first in enumerate(group[0].inputs):
+    joined: list[Any] = []
+    for position, (spec, first) in enumerate(zip(model.inputs, group[0].inputs, strict=True)):
+        if spec.ragged:
+            joined.append([row for item in group for row in item.inputs[position]])
+            continue
         if isinstance(first, np.ndarray):
             joined.append(np.concatenate([item.inputs[position] for item in group]))
             continue
@@ -257,48 +269,67 @@ def _laid_out(tensor: torch.Tensor, channels_last: bool) -> torch.Tensor:
     return tensor.contiguous(memory_format=layout)
 
 
-def _write(named: list[tuple[str, torch.Tensor]], outputs: SharedMemory, end: int) -> tuple[list[dict[str, Any]], int]:
-    """Writes tensors after offset `end`; returns their description and the new end."""
+def _write(named: list[tuple[str, Output]], outputs: SharedMemory, end: int) -> tuple[list[dict[str, Any]], int]:
+    """Writes outputs after offset `end`; returns their description and the new end."""
     described = []
-    for name, tensor in named:
+    for name, output in named:
         start = aligned(end)
-        if isinstance(tensor, np.ndarray):
-            rows = [pack_strings(_bytes(value) for value in row.flat) for row in tensor.reshape(len(tensor), -1)]
-            ends = [0, *itertools.accumulate(map(len, rows))]
+        entry: dict[str, Any] = {"name": name, "datatype": datatype_of(output), "start": start}
+        if isinstance(output, list):
+            ends = [0]
+            for part in output:
+                ends.append(_put(part, outputs, start + ends[-1])[-1] - start)
+            entry |= {"shapes": [list(part.shape) for part in output], "ends": ends}
             end = start + ends[-1]
-            outputs.grow(end)
-            outputs.map[start:end] = b"".join(rows)
-            entry = {"name": name, "datatype": "BYTES", "shape": list(tensor.shape), "start": start, "ends": ends}
-            described.append(entry)
-            continue
-        size = tensor.numel() * tensor.element_size()
-        end = start + size
-        outputs.grow(end)
-        if size:
-            target = torch.frombuffer(outputs.map, dtype=tensor.dtype, count=tensor.numel(), offset=start)
-            target.reshape(tensor.shape).copy_(tensor)
-        described.append({"name": name, "datatype": datatype_of(tensor), "shape": list(tensor.shape), "start": start})
+        else:
+            absolute = _put(output, outputs, start)
+            entry["shape"] = list(output.shape)
+            if isinstance(output, np.ndarray):
+                entry["ends"] = [each - start for each in absolute]
+            end = absolute[-1]
+        described.append(entry)
     return described, end
+
+
+def _put(part: Any, outputs: SharedMemory, start: int) -> list[int]:
+    """Writes one tensor at `start`. Returns that and where it ends; of strings, where each row ends."""
+    if isinstance(part, np.ndarray):
+        by_row = part.reshape(len(part), -1) if len(part) else ()
+        rows = [pack_strings(_bytes(value) for value in row) for row in by_row]
+        ends = list(itertools.accumulate(map(len, rows), initial=start))
+        outputs.grow(ends[-1])
+        outputs.map[start : ends[-1]] = b"".join(rows)
+        return ends
+    end = start + part.numel() * part.element_size()
+    outputs.grow(end)
+    if end > start:
+        target = torch.frombuffer(outputs.map, dtype=part.dtype, count=part.numel(), offset=start)
+        target.reshape(part.shape).copy_(part)
+    return [start, end]
 
 
 def _bytes(value: Any) -> bytes:
     return value if isinstance(value, bytes) else str(value).encode()
 
 
-def _not_finite(named: list[tuple[str, torch.Tensor]], group: list[_Ready]) -> dict[int, str]:
+def _not_finite(named: list[tuple[str, Output]], group: list[_Ready]) -> dict[int, str]:
     """The items with a NaN or Inf in their rows, and the name of that output."""
     found: dict[int, str] = {}
-    for name, tensor in named:
+    for name, output in named:
         # A sum is not finite if one of its terms is not: one pass without allocation in the normal case. If only the
         # sum overflows, the rows are checked one by one.
-        if isinstance(tensor, np.ndarray) or not tensor.is_floating_point() or math.isfinite(float(tensor.sum())):
+        if all(map(_sums_up, output if isinstance(output, list) else [output])):
             continue
         start = 0
         for item in group:
-            if not bool(tensor[start : start + item.rows].isfinite().all()):
+            if not all(bool(row.isfinite().all()) for row in output[start : start + item.rows]):
                 found[item.index] = name
             start += item.rows
     return found
+
+
+def _sums_up(part: Any) -> bool:
+    return isinstance(part, np.ndarray) or not part.is_floating_point() or math.isfinite(float(part.sum()))
 
 
 def _line(error: BaseException) -> str:
