@@ -71,6 +71,7 @@ def command(source: str, max_batch: int, memory: int | None, load_s: float, exam
             level = click.style(f"{finding.level:<7}", fg=_COLOURS[finding.level])
             click.echo(f"{level} {finding.what:<8} {finding.text}")
         if report.good:
-            click.echo(f"serve it with: sponge serve --model NAME={source} --max-batch {max_batch}")
+            most = max_batch if report.info is None else report.info.max_batch  # 1 without a batch
+            click.echo(f"serve it with: sponge serve --model NAME={source} --max-batch {most}")
     if not report.good:
         raise SystemExit(2)

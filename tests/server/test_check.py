@@ -96,6 +96,13 @@ def test_the_command_says_that_a_model_is_good_and_how_to_serve_it() -> None:
     assert told["memory_bytes"] > 50 << 20
 
 
+def test_a_model_without_a_batch_is_served_one_request_at_a_time() -> None:
+    done = sponge_check("python://shaped_models:Scaled", "--max-batch", "4")
+    assert done.returncode == 0, done.stdout
+    assert "inputs   table FP32 [-1, -1], by INT64 []\n" in done.stdout
+    assert done.stdout.endswith("--model NAME=python://shaped_models:Scaled --max-batch 1\n")
+
+
 def test_the_command_refuses_a_model_that_needs_more_memory_than_it_may_have() -> None:
     done = sponge_check("python://wrong_models:Hungry", "--memory", "1Gi")
     assert done.returncode == 2
