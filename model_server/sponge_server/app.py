@@ -28,14 +28,17 @@ from sponge_server.protocol.grpc_service import inference_handler
 from sponge_server.protocol.http_app import data_app
 from sponge_server.protocol.http_connection import CLOSE_GRACE_S, HttpLimits
 from sponge_server.protocol.http_server import HttpServer, PortTls, listen, make_room
+from sponge_server.protocol.model_control import ModelControl
 from sponge_server.protocol.rest import RestEndpoint
 from sponge_server.protocol.tls_listener import MOST_HANDSHAKES
+from sponge_server.repository import Repository
 from sponge_server.security.access import Access
 from sponge_server.settings import ServerSettings
 from sponge_server.startup.profile_board import ProfileBoard
 from sponge_server.startup.startup import Prepared, prepare
 from sponge_server.wiring import Parts, build
-from sponge_server.workers.interface import LanePool
+from sponge_server.workers.interface import LanePool, ModelSpec
+from sponge_server.workers.versioned_pool import VersionedPool
 from sponge_system.logs import event
 
 __all__ = ["Server"]
@@ -61,6 +64,7 @@ class Server:
         self,
         settings: ServerSettings,
         pool: LanePool,
+        another: Callable[[ModelSpec], LanePool],
         announce: Callable[[str], None],
         observers: Sequence[RequestObserver] = (),
         clock: Callable[[], float] = time.monotonic,
@@ -68,12 +72,15 @@ class Server:
         """A server that has not started; certificates, keys and token are read. Raises SpongeError.
 
         Args:
+            pool: for the models of the settings; it has not started.
+            another: makes the pool for another version of a model.
             announce: called once, when the server is ready, with the line that names its addresses.
             observers: told about every request and batch.
             clock: monotonic seconds.
         """
         self._settings = settings
-        self._pool = pool
+        self._pool = VersionedPool(pool)
+        self._another = another
         self._announce = announce
         self._observers = observers
         self._clock = clock
@@ -83,6 +90,7 @@ class Server:
         self._access = Access(settings, self._metrics)
         self._service: Loaded[InferenceService] = Loaded(self._lifecycle)
         self._control: Loaded[Control] = Loaded(self._lifecycle)
+        self._repository: Loaded[Repository] = Loaded(self._lifecycle)
         self._quota = CpuQuota(settings.cores)
         self._stop = asyncio.Event()
         self._hurry = asyncio.Event()
@@ -97,11 +105,13 @@ class Server:
         data_socket = listen(settings.host, settings.http_port, "--http-port")
         control_socket = listen(settings.host, settings.control_port, "--control-port")
         limits = self._limits()
-        rest = RestEndpoint(self._service, metrics, data_app(self._service), access.keys)
+        token = access.control_token if settings.model_control == "explicit" else None
+        models = ModelControl(self._repository, token)
+        rest = RestEndpoint(self._service, metrics, data_app(self._service, models), access.keys)
         data_tls, control_tls = self._tls()
         data = HttpServer(rest, data_socket, limits, data_tls)
         rpc = GrpcServer(
-            inference_handler(self._service, metrics),
+            inference_handler(self._service, metrics, models),
             settings.host,
             settings.grpc_port,
             max_connections=limits.max_connections,
@@ -128,7 +138,9 @@ class Server:
                 parts = build(
                     settings,
                     prepared,
+                    boards,
                     self._pool,
+                    self._another,
                     self._quota,
                     lifecycle,
                     metrics,
@@ -138,6 +150,7 @@ class Server:
                     access.keys,
                 )
                 self._service.part, self._control.part = parts.service, parts.control
+                self._repository.part = parts.repository
                 looping = loop.create_task(parts.control_loop.run())
                 await rpc.accept_messages(parts.service.message_bytes)
                 spare_what_stays()
@@ -153,6 +166,8 @@ class Server:
                 looping.cancel()
             await asyncio.gather(rpc.stop(min(grace_s, CLOSE_GRACE_S)), data.stop(grace_s))
             await control.stop(min(grace_s, CLOSE_GRACE_S))
+            if self._repository.part is not None:
+                await self._repository.part.close()
             await self._pool.close()
             self._quota.close()
 
@@ -191,6 +206,7 @@ class Server:
         parts.news.publish(news=True)
         data.leave()
         await rpc.set_ready(False)
+        giving_up = asyncio.get_running_loop().create_task(parts.repository.give_up())
         event(log, "drain.begin", requests=engine.jobs, uploads=len(uploads), delay_s=settings.drain_delay_s)
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._hurry.wait(), settings.drain_delay_s)
@@ -201,6 +217,7 @@ class Server:
             await asyncio.sleep(DRAIN_POLL_S)
         event(log, "drain.end", unanswered=engine.jobs, uploads=len(uploads), hurried=self._hurry.is_set())
         engine.fail_all()
+        await giving_up
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._hurry.wait(), LAST_REFUSALS_S)
         return HURRIED_GRACE_S if self._hurry.is_set() else max(CLOSE_GRACE_S, end - self._clock())

@@ -20,6 +20,7 @@ from sponge_server.clients import Clients
 from sponge_server.deadlines import Arrival, BadHeaderError, Due, resolve
 from sponge_server.engine.engine import Engine
 from sponge_server.engine.scheduler import Scheduler
+from sponge_server.era import Era
 from sponge_server.lifecycle import Lifecycle
 from sponge_server.memory_account import Account, NoRoomError
 from sponge_server.model_handle import ModelHandle
@@ -27,7 +28,7 @@ from sponge_server.observability.metrics import Metrics
 from sponge_server.observability.model_counts import ModelCounts
 from sponge_server.protocol.answer_size import answer_bytes
 from sponge_server.protocol.long_json import LONG_TEXT_BYTES
-from sponge_server.protocol.oip import MODEL_VERSION, InferRequest, OipError, rows_of
+from sponge_server.protocol.oip import InferRequest, OipError, rows_of
 from sponge_server.protocol.problems import ProblemError, retry_after
 from sponge_server.results import (
     ExpiredError,
@@ -95,6 +96,7 @@ class InferenceService:
         self._counts = counts
         self._clock = clock
         self._wall_clock = wall_clock
+        self._era = Era()
         # One thread: however many long texts wait, the event loop competes with one.
         self._reader = ThreadPoolExecutor(1, "reader")
 
@@ -103,12 +105,22 @@ class InferenceService:
         self._lifecycle.check_model(name, version)
         return self._models[name].info
 
-    def statistics(self, name: str | None, version: str | None = None) -> list[tuple[str, ModelCounts]]:
+    def statistics(self, name: str | None, version: str | None = None) -> list[tuple[ModelHandle, ModelCounts]]:
         """Counts of one model, or of all. Raises ProblemError 404 when this server does not have it."""
         if name is not None:
             self._lifecycle.check_model(name, version)
         wanted = self._models.values() if name is None else [self._models[name]]
-        return [(model.info.name, self._counts[model.index]) for model in wanted]
+        return [(model, self._counts[model.index]) for model in wanted]
+
+    def take_over(self, name: str, model: ModelHandle | None) -> Era:
+        """Requests from now on get this version of a model; None: they are refused. The calls that came before."""
+        before, self._era = self._era, Era()
+        others = {other: present for other, present in self._models.items() if other != name}
+        self._models = others if model is None else {**others, name: model}
+        if self._models:
+            self.widest = common([present.bounds for present in self._models.values()])
+            self._stand_in = max(self._models.values(), key=lambda present: present.policy.default_s)
+        return before
 
     async def infer(self, call: Call[R]) -> tuple[R, Timing]:
         """Serves one request, from its headers to its response.
@@ -117,6 +129,10 @@ class InferenceService:
             ProblemError: the response is an error.
             ClientLeftError: the client disconnected during the upload.
         """
+        with self._era:
+            return await self._infer(call)
+
+    async def _infer(self, call: Call[R]) -> tuple[R, Timing]:
         arrived, wall = self._clock(), self._wall_clock()
         named = call.model is not None
         model = self._find(call) if named else self._stand_in
@@ -289,7 +305,7 @@ class InferenceService:
             call.lease.force(size - expected)
 
         def encode() -> R:
-            return call.encode(info.name, MODEL_VERSION, request, outputs, info.labels, result.answered_by)
+            return call.encode(info.name, model.version, request, outputs, info.labels, result.answered_by)
 
         try:
             return encode() if size <= call.long_answer_bytes else await self._in_thread(encode)

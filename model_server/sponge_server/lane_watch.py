@@ -27,7 +27,8 @@ class LaneWatch:
         """Call this several times a second. `now`: monotonic seconds."""
         lifecycle = self._lifecycle
         ready, alive = lifecycle.ready, lifecycle.alive
-        lifecycle.see_lanes(now, any(lane.healthy for lane in self._pool.lanes))
+        # Without a model there is no lane to lose.
+        lifecycle.see_lanes(now, any(lane.healthy for lane in self._pool.lanes) or not lifecycle.serves)
         if lifecycle.ready != ready:
             level = logging.INFO if lifecycle.ready else logging.ERROR
             event(log, "lanes.back" if lifecycle.ready else "lanes.lost", level, lanes=len(self._pool.lanes))

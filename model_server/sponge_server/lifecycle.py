@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Generic, Literal, TypeVar
 
-from sponge_server.protocol.oip import MODEL_VERSION
+from sponge_server.model_state import ModelState
 from sponge_server.protocol.problems import ProblemError, retry_after
 
 __all__ = ["Lifecycle", "Loaded", "Phase"]
@@ -34,6 +34,7 @@ class Lifecycle:
 
     Attributes:
         models: names of the models, known before they are loaded.
+        states: their versions, by name.
         phase: set by `enter`.
         ready: requests should be sent here.
         alive: False when the server should be restarted, because its lanes do not come back.
@@ -42,10 +43,14 @@ class Lifecycle:
         restart_s: seconds without any healthy lane after which `alive` ends.
     """
 
-    __slots__ = ("_lost_at", "_lost_for_s", "accepting", "alive", "ending", "models", "phase", "ready", "restart_s")
+    __slots__ = (
+        *("_lost_at", "_lost_for_s", "accepting", "alive", "ending"),
+        *("models", "phase", "ready", "restart_s", "states"),
+    )
 
     def __init__(self, models: Sequence[str] = (), phase: Phase = "loading", restart_s: float = 60.0) -> None:
         self.models = tuple(models)
+        self.states = {name: ModelState() for name in models}
         self.restart_s = restart_s
         self._lost_at: float | None = None
         self._lost_for_s = 0.0
@@ -77,12 +82,26 @@ class Lifecycle:
         return ProblemError(503, slug, f"not ready: {why}", retry_after(0))
 
     def check_model(self, name: str, version: str | None) -> None:
-        """Raises ProblemError 404 when this server does not have that model or version."""
-        if name not in self.models:
+        """Raises ProblemError 404 when this server does not have that model, or does not serve that version of it."""
+        state = self.states.get(name)
+        if state is None:
             known = ", ".join(map(repr, self.models))
             raise ProblemError(404, "unknown-model", f"no model {name!r} here; this server has {known}")
-        if version is not None and version != MODEL_VERSION:
-            raise ProblemError(404, "unknown-version", f"{name!r} has version {MODEL_VERSION!r} only")
+        if state.serving is None:
+            text = f"{name!r} is unloaded: POST /v2/repository/models/{name}/load loads it again"
+            raise ProblemError(404, "unloaded-model", text)
+        if version is not None and version != state.serving:
+            raise ProblemError(404, "unknown-version", f"{name!r} has version {state.serving!r} only")
+
+    def versions(self, name: str) -> list[str]:
+        """The versions of a model that requests may name."""
+        serving = self.states[name].serving
+        return [] if serving is None else [serving]
+
+    @property
+    def serves(self) -> bool:
+        """Whether any model is loaded."""
+        return any(state.serving is not None for state in self.states.values())
 
     def _update(self) -> None:
         phase, served = self.phase, self._lost_for_s < READY_WITHOUT_S

@@ -11,10 +11,10 @@ import uvloop
 
 from sponge_core.errors import SpongeError, needs_extra
 from sponge_server.app import Server
-from sponge_server.models.source import with_options
 from sponge_server.observability.access_log import AccessLog
 from sponge_server.observability.observers import RequestObserver
 from sponge_server.settings import ServerSettings
+from sponge_server.startup.startup import spec_of
 from sponge_server.workers.allocator import keep_little
 from sponge_server.workers.interface import ModelSpec
 from sponge_server.workers.pool import WorkerPool
@@ -47,16 +47,12 @@ def serve(settings: ServerSettings, announce: Callable[[str], None]) -> None:
 
 
 async def _serve(settings: ServerSettings, announce: Callable[[str], None], observers: list[RequestObserver]) -> None:
-    specs = [
-        ModelSpec(
-            model.name,
-            with_options(model.source, settings.runtime, settings.dtype, settings.accept_accuracy),
-            model.max_batch,
-        )
-        for model in settings.loaded
-    ]
-    pool = WorkerPool(specs, settings.start_limits)
-    await Server(settings, pool, announce, observers=observers).run()
+    pool = WorkerPool([spec_of(settings, model) for model in settings.loaded], settings.start_limits)
+
+    def another(spec: ModelSpec) -> WorkerPool:
+        return WorkerPool([spec], settings.start_limits, beside=True)
+
+    await Server(settings, pool, another, announce, observers=observers).run()
 
 
 def _tracing(stack: contextlib.ExitStack) -> RequestObserver:

@@ -45,6 +45,13 @@ class MemoryWatch:
         self._cgroup = (cgroup or own_cgroup("memory")) if measured else None
         self._looked = -math.inf
 
+    def use(self, fitted: Fitted) -> None:
+        """Other models are loaded now: counts on what they need."""
+        self._fitted = replace(fitted, limit_bytes=self._fitted.limit_bytes)
+        self._metrics.set_memory(fitted.model, None)
+        self._follow()
+        self._looked = -math.inf
+
     def look(self, now: float) -> None:
         """Call this several times a second. `now`: monotonic seconds."""
         if self._cgroup is None or now - self._looked < INTERVAL_S:
@@ -58,11 +65,8 @@ class MemoryWatch:
         if limit != self._fitted.limit_bytes:
             event(log, "memory.limit_changed", limit_mib=limit >> 20, used_mib=used >> 20)
             self._fitted = replace(self._fitted, limit_bytes=limit)
-            self._pool.keep(self._fitted.keep_bytes)
             self._metrics.memory_limit.set(limit)
-            lanes, most = len(self._pool.lanes), max(self._fitted.batches)
-            fits = model.fit(limit, lanes, most)
-            self.most_batch = fits[1] if fits is not None and fits[0] == lanes else 1
+            self._follow()
         self.state = MemoryState(
             limit=limit,
             used=used,
@@ -70,3 +74,13 @@ class MemoryWatch:
             lane=model.lane_bytes,
             item=model.item_bytes,
         )
+
+    def _follow(self) -> None:
+        """Lanes keep what the limit has room for, and batches stay within it."""
+        model, limit = self._fitted.model, self._fitted.limit_bytes
+        self.most_batch = max(self._fitted.batches)
+        self._pool.keep(self._fitted.keep_bytes)
+        if model is not None and limit is not None:
+            lanes = len(self._pool.lanes)
+            fits = model.fit(limit, lanes, self.most_batch)
+            self.most_batch = fits[1] if fits is not None and fits[0] == lanes else 1

@@ -1,4 +1,4 @@
-"""Handle of one loaded model, as passed between the protocols and the lanes."""
+"""Handle of one loaded version of a model, as passed between the protocols and the lanes."""
 
 from __future__ import annotations
 
@@ -31,13 +31,15 @@ class ServedVariant:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class ModelHandle:
-    """A model that is loaded and ready to serve.
+    """A version of a model that is loaded and ready to serve.
 
     Attributes:
-        index: place among the server's models; requests, lanes and the scheduler refer to the model by it.
-        info: shapes, datatypes and limits of the model.
+        index: place of the model among the server's models, whatever its version: queue and scheduler know it by this.
+        info: shapes, datatypes and limits of the version.
         policy: deadlines of requests that do not state one, and the named SLO classes.
         bounds: the most that one request may contain.
+        version: as in the URLs.
+        place: index of the version in the pool's `models`: the lanes know it by this.
         variants: cheaper ones, the most accurate first.
         accuracy: of the model itself; None where nobody said.
     """
@@ -46,6 +48,8 @@ class ModelHandle:
     info: ModelInfo
     policy: SloPolicy
     bounds: Bounds
+    version: str
+    place: int
     variants: Sequence[ServedVariant] = ()
     accuracy: float | None = None
 

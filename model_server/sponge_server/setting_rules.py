@@ -1,4 +1,4 @@
-"""Settings that must fit together: those of one model and of its variants, and the files of TLS."""
+"""Settings that must fit together: a model and its variants, the files of TLS, model control; the sizes of a plan."""
 
 from __future__ import annotations
 
@@ -8,7 +8,15 @@ from pathlib import Path
 
 from sponge_core.errors import SpongeError
 
-__all__ = ["ContradictionError", "ModelSettings", "VariantSettings", "check_tls", "variants_of"]
+__all__ = [
+    "ContradictionError",
+    "ModelSettings",
+    "VariantSettings",
+    "check_model_control",
+    "check_tls",
+    "sizes_milli",
+    "variants_of",
+]
 
 
 class ContradictionError(SpongeError):
@@ -99,3 +107,20 @@ def check_tls(cert: Path | None, key: Path | None, client_ca: Path | None) -> No
     if client_ca is not None and cert is None:
         text = "{tls_client_ca_file} needs TLS: give tls-cert-file and tls-key-file too"
         raise ContradictionError(text, tls_client_ca_file=client_ca)
+
+
+def check_model_control(mode: str, token: Path | None, variants: Mapping[str, str]) -> None:
+    """Raises ContradictionError when the mode of model control needs something, or does not go with variants."""
+    if mode == "none":
+        return
+    if token is None:
+        text = "{model_control} needs control-token-file: whoever loads a model runs code, so it takes the token"
+        raise ContradictionError(text, model_control=mode)
+    if variants:
+        text = "{model_control} with variants: they belong to one version of the model; leave one of the two out"
+        raise ContradictionError(text, model_control=mode)
+
+
+def sizes_milli(low: int, high: int, step: int) -> tuple[int, ...]:
+    """Ascending sizes from `low` in steps of `step` >= 1, and always `high`; only `high` when it is below `low`."""
+    return (*range(low, high, step), high)

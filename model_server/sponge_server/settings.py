@@ -26,7 +26,9 @@ from sponge_server.setting_rules import (
     ContradictionError,
     ModelSettings,
     VariantSettings,
+    check_model_control,
     check_tls,
+    sizes_milli,
     variants_of,
 )
 from sponge_server.setting_values import (
@@ -72,6 +74,11 @@ class ServerSettings(BaseSettings):
     )
     accept_accuracy: bool = setting(
         "Model", "Accept bf16 or int8 even if the answers differ by more than allowed.", False
+    )
+    model_control: Literal["none", "explicit"] = setting(
+        "Model",
+        "explicit: holders of the control token may load and unload models, by the protocol's model repository.",
+        "none",
     )
     variant: Annotated[dict[ModelName, str], NoDecode, named("NAME=SOURCE")] = setting(
         "Model",
@@ -319,6 +326,7 @@ class ServerSettings(BaseSettings):
             text = "{max_body_bytes} is above {max_queue_bytes}: such a body would never fit; raise the second"
             raise ContradictionError(text, max_body_bytes=self.max_body_bytes, max_queue_bytes=self.max_queue_bytes)
         check_tls(self.tls_cert_file, self.tls_key_file, self.tls_client_ca_file)
+        check_model_control(self.model_control, self.control_token_file, self.variant)
         return self
 
     @property
@@ -390,8 +398,3 @@ class ServerSettings(BaseSettings):
     def _of(self, field: str, name: str) -> Any:
         values = type(self).model_fields[field].default | getattr(self, field)
         return values.get(name, values[EVERY])
-
-
-def sizes_milli(low: int, high: int, step: int) -> tuple[int, ...]:
-    """Ascending sizes from `low` in steps of `step` >= 1, and always `high`; only `high` when it is below `low`."""
-    return (*range(low, high, step), high)

@@ -27,18 +27,22 @@ from sponge_server.lifecycle import Lifecycle
 from sponge_server.memory_account import Account
 from sponge_server.memory_watch import MemoryWatch
 from sponge_server.model_handle import ModelHandle
+from sponge_server.model_state import FIRST_VERSION
 from sponge_server.observability.gauges import Gauges
 from sponge_server.observability.metrics import Metrics
 from sponge_server.observability.model_counts import ModelCounter
 from sponge_server.observability.observers import RequestObserver
 from sponge_server.observability.request_stats import RequestStats
+from sponge_server.repository import Repository
 from sponge_server.security.api_keys import ApiKeys
 from sponge_server.settings import ServerSettings
 from sponge_server.startup.memory_plan import account_limit
+from sponge_server.startup.profile_board import ProfileBoard
 from sponge_server.startup.startup import Prepared
 from sponge_server.startup.variants import useful
 from sponge_server.uploads import Uploads
-from sponge_server.workers.interface import LanePool
+from sponge_server.workers.interface import LanePool, ModelSpec
+from sponge_server.workers.versioned_pool import VersionedPool
 
 __all__ = ["Parts", "build"]
 
@@ -53,12 +57,15 @@ class Parts:
     control_loop: ControlLoop
     news: News
     uploads: Uploads
+    repository: Repository
 
 
 def build(
     settings: ServerSettings,
     prepared: Sequence[Prepared],
-    pool: LanePool,
+    boards: Sequence[ProfileBoard],
+    pool: VersionedPool,
+    another: Callable[[ModelSpec], LanePool],
     quota: CpuQuota,
     lifecycle: Lifecycle,
     metrics: Metrics,
@@ -70,7 +77,8 @@ def build(
     """Builds everything behind the ports.
 
     Args:
-        prepared: the models and variants, in the order of `settings.loaded`.
+        prepared, boards: of the models and variants, in the order of `settings.loaded`.
+        another: makes the pool for another version of a model.
         observers: told about every request and batch, besides the server's own observers.
         clock: monotonic seconds.
         on_ready: called when readiness changes because the lanes were lost, or are back.
@@ -87,6 +95,8 @@ def build(
             found.info,
             SloPolicy(given.slo_s, settings.slo_classes, settings.claims, settings.accuracy_floor),
             bounds_of(found.info, body_bytes, settings.max_json_bytes),
+            FIRST_VERSION,
+            index,
             variants,
             settings.accuracy.get(given.name),
         )
@@ -169,4 +179,20 @@ def build(
     control_loop = ControlLoop(
         quota, engine, projector, reconfigurer, metrics, watch, memory, clock=clock, cpu_clock=time.process_time
     )
-    return Parts(engine, service, control, control_loop, news, uploads)
+    repository = Repository(
+        settings=settings,
+        handles=models,
+        prepared=prepared,
+        boards=boards,
+        pool=pool,
+        another=another,
+        quota=quota,
+        lifecycle=lifecycle,
+        service=service,
+        engine=engine,
+        memory=memory,
+        projector=projector,
+        reconfigurer=reconfigurer,
+        metrics=metrics,
+    )
+    return Parts(engine, service, control, control_loop, news, uploads, repository)

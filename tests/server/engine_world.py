@@ -18,6 +18,7 @@ from sponge_server.engine.engine import Engine
 from sponge_server.engine.jobs import Job
 from sponge_server.engine.scheduler import Scheduler
 from sponge_server.model_handle import ModelHandle
+from sponge_server.model_state import FIRST_VERSION
 from sponge_server.observability.metrics import Metrics
 from sponge_server.observability.observers import RequestObserver
 from sponge_server.observability.request_stats import RequestStats
@@ -107,7 +108,7 @@ class World:
 
 
 def handles(infos: Sequence[ModelInfo]) -> list[ModelHandle]:
-    return [ModelHandle(index, info, SloPolicy(1.0), WIDE) for index, info in enumerate(infos)]
+    return [ModelHandle(index, info, SloPolicy(1.0), WIDE, FIRST_VERSION, index) for index, info in enumerate(infos)]
 
 
 def item(value: float = 1.0) -> Item:

@@ -12,6 +12,7 @@ from wide_bounds import WIDE
 from sponge_core.latency import LatencyModel, SizeCurve, octave_of
 from sponge_server.deadlines import SloPolicy
 from sponge_server.model_handle import ModelHandle
+from sponge_server.model_state import FIRST_VERSION
 from sponge_server.workers.examples import example_item
 from sponge_server.workers.interface import Item, Tensor, TensorSpec
 from sponge_server.workers.row_size import RowSize, RowSizeError
@@ -76,7 +77,8 @@ def test_dispatch_and_calibration_know_the_sizes() -> None:
 
     async def scenario(loop: VirtualLoop) -> None:
         world = World(loop, lanes=1, cores=1.0, profiles=(model,))
-        world.models[0] = ModelHandle(0, replace(TEXTS, max_batch=16), SloPolicy(1.0), WIDE)
+        world.models[0] = ModelHandle(0, replace(TEXTS, max_batch=16), SloPolicy(1.0), WIDE, FIRST_VERSION, 0)
+        world.engine.take_over(world.models[0], world.scheduler.models[0])
         jobs = [world.submit(slo_s=5.0, items=[text(tokens)]) for tokens in (10, 300, 11)]
         assert [job.size for job in jobs] == [10.0, 300.0, 11.0]
         for job in jobs:

@@ -10,6 +10,7 @@ from typing import Any
 import grpc
 import pytest
 from commanded_model import FAIL
+from engine_world import handles
 from google.protobuf.json_format import MessageToDict
 from server_process import ServerProcess, eventually
 
@@ -127,7 +128,8 @@ def test_an_unknown_model_or_version(server: ServerProcess, what: str) -> None:
 def test_times_are_nanoseconds() -> None:
     counts = ModelCounts(last=2.5, rows=3, batches=1, success=Spans(1, 0.25), infer=Spans(1, 0.125))
     counts.by_size[3] = Spans(1, 0.125)
-    document = statistics_document("m", counts)
+    (model,) = handles([ModelInfo("m", (), (), 1, None, False, None, "test")])
+    document = statistics_document(model, counts)
     assert (document["last_inference"], document["inference_stats"]["success"]) == (
         2500,
         {"count": 1, "ns": 250_000_000},

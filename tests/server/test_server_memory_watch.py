@@ -78,6 +78,21 @@ def test_batches_stay_within_the_limit(limit: int, most: int, cgroup: Path) -> N
     assert memory.most_batch == most
 
 
+def test_what_is_loaded_later_counts_at_once(cgroup: Path) -> None:
+    memory, pool = watch(FITTED, cgroup)
+    memory.look(0.0)
+    memory.use(FITTED.beside(FITTED))
+    assert pool.kept[-1] == FITTED.beside(FITTED).keep_bytes(2)
+    memory.look(INTERVAL_S / 2)
+    assert memory.state is not None
+    assert memory.state.lane == 60 * MIB
+    (cgroup / "memory.max").write_text(f"{600 * MIB}\n")
+    memory.look(INTERVAL_S * 2)
+    assert memory.most_batch < 8
+    memory.use(FITTED)
+    assert memory.most_batch == 8
+
+
 @pytest.mark.parametrize(
     "fitted",
     [Fitted(None, 1024 * MIB, 0, 2, (8,)), Fitted(FITTED.model, None, 0, 2, (8,))],

@@ -22,7 +22,7 @@ from sponge_server.observability.metrics import Metrics
 from sponge_server.protocol.catch_all import CatchAll
 from sponge_server.protocol.problem_response import EXCEPTION_HANDLERS, read_small
 from sponge_server.protocol.problems import ProblemError
-from sponge_server.security.control_token import ControlToken
+from sponge_server.security.control_token import ControlToken, authorise
 from sponge_server.startup.profile_board import ProfileBoard
 
 __all__ = ["Control", "control_app"]
@@ -122,16 +122,8 @@ def control_app(control: Loaded[Control], metrics: Metrics, token: ControlToken 
 
 
 def _authorise(request: Request, token: ControlToken | None) -> None:
-    if token is None:
-        raise ProblemError(403, "control-off", "control is off: start the server with --control-token-file")
-    scheme, _, given = request.headers.get("authorization", "").partition(" ")
-    if scheme.lower() != "bearer" or not token.accepts(given):
-        raise ProblemError(
-            401,
-            "token-required",
-            "send the content of the control token file as 'Authorization: Bearer TOKEN'",
-            [(b"www-authenticate", b"Bearer")],
-        )
+    closed = "control is off: start the server with --control-token-file"
+    authorise(token, request.headers.get("authorization", ""), closed)
 
 
 async def _message(request: Request, kind: type[M]) -> M:

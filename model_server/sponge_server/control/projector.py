@@ -118,6 +118,10 @@ class Projector(RequestObserver):
         """Sets the sizes that a plan may give, in millicores, ascending, not empty."""
         self._sizes = tuple(sizes_milli)
 
+    def set_max_batch(self, max_batch: int) -> None:
+        """Sets the largest batch of any model, in rows."""
+        self._max_batch = max_batch
+
     def request_arrived(self, job: Job) -> None:
         remaining_slo_s = job.due.deadline - job.arrival
         for _ in job.ids:

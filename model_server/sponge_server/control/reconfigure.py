@@ -70,6 +70,13 @@ class Reconfigurer:
         self._scaling: asyncio.Task[None] | None = None
         engine.set_driven(False)
 
+    def set_most(self, max_batch: int, max_lanes: int) -> None:
+        """Sets the largest batch of any model and the most lanes, after other models were loaded."""
+        if self._cap == self._max_batch:  # nobody has set another cap
+            self._cap = max_batch
+        self._max_batch, self._max_lanes = max_batch, max_lanes
+        self._set_cap(min(self._cap, max_batch))
+
     async def apply(self, request: ApplyRequest) -> ApplyAck:
         """Applies a message and returns its acknowledgement.
 

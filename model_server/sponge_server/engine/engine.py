@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections import deque
 from collections.abc import Callable, Sequence
 
 from sponge_core.control_api import Outcome
 from sponge_core.cpu_sharing import thread_budget
 from sponge_core.edf_queue import Request
+from sponge_core.latency import LatencyModel
 from sponge_server.deadlines import Due
 from sponge_server.engine.failures import Part, parts_of, row_error, shed_error, why_not_again
+from sponge_server.engine.fit_waiters import FitWaiters
 from sponge_server.engine.jobs import Batch, Job, Row, joined
 from sponge_server.engine.scheduler import Scheduler
 from sponge_server.model_handle import ModelHandle
@@ -41,6 +42,9 @@ HANG_FACTOR = 20.0
 
 HANG_AT_LEAST_S = 5.0
 """Never treat a batch as hung before this time: a page fault or a shrinking quota can stall a short one for long."""
+
+FORMER_HANG_S = 120.0
+"""The same for a batch of a version that another has replaced: no profile predicts its time any more."""
 
 DECODED_PER_S = 5e6
 """Pixels that a lane decodes in a second on one core, at the very least: the largest image takes a second or two, which
@@ -68,16 +72,16 @@ class Engine:
         self.scheduler = scheduler
         self.last_activity = clock()
         self._pool = pool
-        self._models = models
+        self._models = list(models)
         self._clock = clock
         self._on = Listeners(observers)
-        self._sound: set[int] = set()  # loaded models that have answered a request
+        self._sound: set[int] = set()  # places of what has answered a request
         self._next_id = 0
         self._jobs: set[Job] = set()
         self._waiting: dict[int, Row] = {}
         self._running: dict[int, Batch] = {}
         self._tasks: set[asyncio.Task[None]] = set()
-        self._fits: deque[tuple[int, asyncio.Future[None]]] = deque()
+        self._waiters = FitWaiters()
         self._turn_due = False
         self._timer: asyncio.TimerHandle | None = None
         pool.add_listener(self.poke)
@@ -144,7 +148,7 @@ class Engine:
     def set_cores(self, cores: float) -> None:
         """Sets the CPU quota in force, in cores."""
         self.scheduler.set_cores(cores, self._clock())
-        self._release_fits()
+        self._waiters.release(self.scheduler.threads_running)
         self.poke()
 
     def set_self_usage(self, cores: float) -> None:
@@ -157,6 +161,12 @@ class Engine:
         self.scheduler.set_batch_cap(batch_cap)
         self.poke()
 
+    def take_over(self, model: ModelHandle, profile: LatencyModel) -> None:
+        """Another version of a model serves from now on; requests that came for the former still run on it."""
+        self._models[model.index] = model
+        self.scheduler.set_profile(model.index, profile)
+        self.poke()
+
     def set_max_cores(self, max_cores: float) -> None:
         """Sets the largest size that a plan may give: requests that are hopeless even then are shed at once."""
         self.scheduler.set_max_cores(max_cores)
@@ -167,13 +177,13 @@ class Engine:
         self.scheduler.set_driven(driven)
         self.poke()
 
+    def now(self) -> float:
+        """Monotonic seconds of the clock that batches and deadlines are on."""
+        return self._clock()
+
     async def fits(self, cores: float) -> None:
         """Returns once the threads in use fit the thread budget of `cores`."""
-        budget = thread_budget(cores)
-        if self.scheduler.threads_running > budget:
-            future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
-            self._fits.append((budget, future))
-            await future
+        await self._waiters.wait(thread_budget(cores), self.scheduler.threads_running)
 
     def fail_all(self) -> None:
         """Fails every unanswered request: the server stops."""
@@ -235,11 +245,11 @@ class Engine:
     def _launch(self, batch: Batch, lane: Lane) -> None:
         batch.lane = lane.id
         rows = [(request, self._waiting.pop(request.id)) for request in batch.requests]
-        retried = False
+        current, together = self._models[batch.model], True
         for _, (job, _) in rows:
             job.batch = batch
-            retried = retried or bool(job.retried)
-        parts = parts_of(rows) if retried else [rows]
+            together = together and not job.retried and job.model is current
+        parts = [rows] if together else parts_of(rows)
         self._running[lane.id] = batch
         task = asyncio.get_running_loop().create_task(self._run(batch, parts, lane))
         self._tasks.add(task)
@@ -258,7 +268,7 @@ class Engine:
             for job in {job for part in parts for _, (job, _) in part} & self._jobs:
                 self._fail(job, FailedError(f"the batch could not be run: {error}"), "error")
         finally:
-            self._release_fits()
+            self._waiters.release(self.scheduler.threads_running)
             self.poke()
 
     async def _run_parts(self, batch: Batch, parts: Sequence[Part], lane: Lane) -> None:
@@ -266,22 +276,26 @@ class Engine:
         pixels = sum(item.pixels for part in parts for _, (_, item) in part)
         timeout_s = max(HANG_AT_LEAST_S, HANG_FACTOR * batch.predicted_s)
         timeout_s += pixels / DECODED_PER_S / min(1.0, self.scheduler.cores)
-        done, loaded = 0, self._loaded(batch)
+        done = 0
         try:
             for part in parts:
-                result = await lane.run([item for _, (_, item) in part], batch.threads, timeout_s, loaded)
+                model = part[0][1][0].model
+                current = model is self._models[batch.model]
+                limit_s = timeout_s if current else max(timeout_s, FORMER_HANG_S)
+                place = model.variants[batch.variant - 1].index if batch.variant else model.place
+                result = await lane.run([item for _, (_, item) in part], batch.threads, limit_s, place)
                 done += 1
                 ended = self._clock()
                 if done == len(parts):
-                    self._release(batch, result if done == 1 else None)
+                    self._release(batch, result if done == 1 and model is self._models[batch.model] else None)
                 if not all(isinstance(outputs, ItemError) for outputs in result.outputs):
-                    self._sound.add(loaded)
+                    self._sound.add(place)
                 for (request, (job, item)), outputs in zip(part, result.outputs, strict=True):
                     job.queue_s = max(job.queue_s, batch.started - job.arrival)
                     job.batch_s = max(job.batch_s, ended - batch.started - result.batch_s)
                     job.infer_s = max(job.infer_s, result.batch_s)
                     job.variant = max(job.variant, batch.variant)
-                    self._row_done(job, item, request.id - job.ids.start, outputs, loaded in self._sound)
+                    self._row_done(job, item, request.id - job.ids.start, outputs, place in self._sound)
         except LaneError as error:
             self._release(batch)
             self._retry(batch, parts[done], error)
@@ -303,10 +317,6 @@ class Engine:
         if result is not None and ratio is not None:
             for notify_measured in self._on.batch_measured:
                 notify_measured(batch, result, ratio, now)
-
-    def _loaded(self, batch: Batch) -> int:
-        """The place of what runs a batch among what the lanes have loaded."""
-        return self._models[batch.model].variants[batch.variant - 1].index if batch.variant else batch.model
 
     def _row_done(self, job: Job, item: Item, index: int, outputs: tuple[Tensor, ...] | ItemError, sound: bool) -> None:
         if job not in self._jobs:
@@ -383,13 +393,3 @@ class Engine:
         self._jobs.remove(job)
         for notify in self._on.request_ended:
             notify(job, outcome, now)
-
-    def _release_fits(self) -> None:
-        for _ in range(len(self._fits)):
-            budget, future = self._fits.popleft()
-            if future.done():
-                continue
-            if self.scheduler.threads_running <= budget:
-                future.set_result(None)
-            else:
-                self._fits.append((budget, future))

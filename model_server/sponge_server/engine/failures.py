@@ -20,10 +20,24 @@ Part = Sequence[tuple[Request, Row]]
 
 
 def parts_of(rows: Part) -> list[Part]:
-    """Splits a batch into what runs together: first the rows of new requests, then each retried row alone."""
-    fresh = [entry for entry in rows if entry[0].id not in entry[1][0].retried]
-    retried = [entry for entry in rows if entry[0].id in entry[1][0].retried]
-    return [part for part in (fresh, *([entry] for entry in retried)) if part]
+    """Splits a batch into what runs together: first the rows of new requests, then each retried row alone.
+
+    Rows that came for different versions of their model run apart, those of the former one first, and no part has more
+    rows than its version takes.
+    """
+    by_version: dict[int, list[tuple[Request, Row]]] = {}
+    alone: list[Part] = []
+    for entry in rows:
+        job = entry[1][0]
+        if entry[0].id in job.retried:
+            alone.append([entry])
+        else:
+            by_version.setdefault(job.model.place, []).append(entry)
+    parts: list[Part] = []
+    for _, entries in sorted(by_version.items()):
+        most = entries[0][1][0].model.info.max_batch
+        parts += [entries[start : start + most] for start in range(0, len(entries), most)]
+    return parts + alone
 
 
 def why_not_again(request: Request, job: Job, now: float, fastest_s: float, error: LaneError) -> FailedError | None:

@@ -56,7 +56,7 @@ class Scheduler:
         self._running = RunningSet(cores, now)
         self._batches: dict[int, Batch] = {}
         # The models, then the variants.
-        self._profiles = (*profiles, *(variant.profile for variant in variants))
+        self._profiles = [*profiles, *(variant.profile for variant in variants)]
         self._calibrations = [Calibration() for _ in self._profiles]
         self._drifts = [Drift() for _ in self._profiles]
         self._models = list(profiles)
@@ -171,6 +171,11 @@ class Scheduler:
     def set_batch_cap(self, batch_cap: int) -> None:
         """Sets the largest batch of any model, in rows."""
         self._batch_cap = batch_cap
+
+    def set_profile(self, model: int, profile: LatencyModel) -> None:
+        """Sets the latency model of another version of a model, which nothing has corrected yet."""
+        self._profiles[model] = self._models[model] = profile
+        self._calibrations[model], self._drifts[model] = Calibration(), Drift()
 
     def set_max_cores(self, max_cores: float) -> None:
         """Sets the largest size that a plan may give; admission relies on it while the server is driven."""

@@ -163,6 +163,15 @@ class Metrics:
             "setting",
         )
         self.lane_crashes = counter("sponge_lane_crashes_total", "Batches lost to a lane that died or hung.", "model")
+        self.model_version = gauge(
+            "sponge_model_version", "1 for the version of a model that serves.", "model", "version"
+        )
+        self.loads = counter(
+            "sponge_model_loads_total",
+            "Versions loaded beside the one that serves: live, failed (it could not be loaded) or no-room (memory).",
+            "model",
+            "outcome",
+        )
         self.connections = gauge("sponge_http_connections", "Open connections of a port.", "port")
         self.held_bytes = gauge(
             "sponge_request_bytes", "Memory of the account of requests: bodies, messages and answers."

@@ -8,13 +8,25 @@ from __future__ import annotations
 from typing import Any
 
 from sponge_server.lifecycle import Lifecycle
+from sponge_server.model_handle import ModelHandle
+from sponge_server.model_state import ModelState
 from sponge_server.observability.model_counts import ModelCounts, Spans
-from sponge_server.protocol.oip import MODEL_VERSION, SERVER_NAME
+from sponge_server.protocol.oip import SERVER_NAME
 from sponge_server.workers.interface import ModelInfo, TensorSpec
 
-__all__ = ["config_document", "index_document", "statistics_document"]
+__all__ = ["EXTENSIONS", "config_document", "index_document", "statistics_document"]
 
 Document = dict[str, Any]
+
+EXTENSIONS = (
+    "binary_tensor_data",
+    "classification",
+    "deadlines",
+    "model_configuration",
+    "model_repository",
+    "statistics",
+)
+"""Protocol extensions of this server, as clients name them."""
 
 
 def config_document(info: ModelInfo) -> Document:
@@ -31,12 +43,12 @@ def config_document(info: ModelInfo) -> Document:
     }
 
 
-def statistics_document(name: str, counts: ModelCounts) -> Document:
-    """Counts and times since the start; clients take the difference of two."""
+def statistics_document(model: ModelHandle, counts: ModelCounts) -> Document:
+    """Counts and times since the start, of all versions; clients take the difference of two."""
     copied = Spans(counts.success.count)  # answers leave the lane in shared memory; their encoding is not measured
     return {
-        "name": name,
-        "version": MODEL_VERSION,
+        "name": model.info.name,
+        "version": model.version,
         "last_inference": round(counts.last * 1000),
         "inference_count": counts.rows,
         "execution_count": counts.batches,
@@ -63,14 +75,28 @@ def statistics_document(name: str, counts: ModelCounts) -> Document:
 
 
 def index_document(lifecycle: Lifecycle, only_ready: bool) -> list[Document]:
-    """The models of the server, or those that are ready."""
-    if lifecycle.ready:
-        state, reason = "READY", ""
-    elif only_ready:
-        return []
-    else:
-        state, reason = "UNAVAILABLE", lifecycle.not_ready().detail
-    return [{"name": name, "version": MODEL_VERSION, "state": state, "reason": reason} for name in lifecycle.models]
+    """The versions of all models: those that serve, come or go, and the last one that could not be loaded.
+
+    `only_ready`: those that take requests.
+    """
+    found = [entry for name in lifecycle.models for entry in _versions(name, lifecycle.states[name], lifecycle)]
+    return [entry for entry in found if entry["state"] == "READY" or not only_ready]
+
+
+def _versions(name: str, state: ModelState, lifecycle: Lifecycle) -> list[Document]:
+    entries: list[tuple[str, str, str]] = []
+    if state.serving is not None:
+        ready = lifecycle.ready
+        entries.append((state.serving, *(("READY", "") if ready else ("UNAVAILABLE", lifecycle.not_ready().detail))))
+    if state.ending is not None:
+        entries.append((state.ending, "UNLOADING", "it answers the requests that came for it"))
+    elif state.serving is None:
+        entries.append((state.last, "UNAVAILABLE", "unloaded"))
+    if state.loading is not None:
+        entries.append((state.loading, "LOADING", ""))
+    if state.failed is not None:
+        entries.append((state.failed[0], "UNAVAILABLE", state.failed[1]))
+    return [{"name": name, "version": version, "state": at, "reason": why} for version, at, why in entries]
 
 
 def _tensor(spec: TensorSpec) -> Document:

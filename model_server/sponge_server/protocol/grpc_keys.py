@@ -9,13 +9,16 @@ from typing import Any
 import grpc
 from prometheus_client import Counter
 
-from sponge_server.protocol.grpc_service import SERVICE, refuse
+from sponge_server.protocol.grpc_calls import refuse
+from sponge_server.protocol.grpc_service import SERVICE
 from sponge_server.protocol.problems import ProblemError
 from sponge_server.security.api_keys import ApiKeys
 
 __all__ = ["KeyInterceptor"]
 
-OPEN_CALLS = re.compile(rf"/grpc\.health\.v1\.Health/.*|/{re.escape(SERVICE)}/(ServerLive|ServerReady|ModelReady)")
+OPEN_CALLS = re.compile(
+    rf"/grpc\.health\.v1\.Health/.*|/{re.escape(SERVICE)}/(ServerLive|ServerReady|ModelReady|RepositoryModel(Unl|L)oad)"
+)
 
 CARRIERS = ("authorization", "x-api-key")
 

@@ -13,12 +13,11 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
-from typing import Any, ClassVar, NoReturn, TypeVar
+from typing import Any, ClassVar
 
 import grpc
 from google.protobuf.json_format import ParseDict
-from google.protobuf.message import DecodeError, Message
-from prometheus_client import Counter
+from google.protobuf.message import Message
 
 from sponge_server.bounds import Bounds
 from sponge_server.call import ClientLeftError
@@ -28,58 +27,44 @@ from sponge_server.lifecycle import Loaded
 from sponge_server.memory_account import Lease
 from sponge_server.observability.metrics import Metrics
 from sponge_server.protocol.catch_all import BUG, BUG_EVENT
-from sponge_server.protocol.content_coding import Inflater, inflated, is_compressed
-from sponge_server.protocol.extensions import config_document, index_document, statistics_document
+from sponge_server.protocol.content_coding import Inflater, is_compressed
+from sponge_server.protocol.extensions import EXTENSIONS, config_document, index_document, statistics_document
+from sponge_server.protocol.grpc_calls import Context, parsed, refuse, unary
 from sponge_server.protocol.grpc_codec import decode, encode, typed_bytes
+from sponge_server.protocol.grpc_repository import repository_calls
 from sponge_server.protocol.message_scan import LONG_MESSAGE_BYTES, check_message
-from sponge_server.protocol.oip import EXTENSIONS, MODEL_VERSION, SERVER_NAME, SERVER_VERSION, InferRequest, OipError
+from sponge_server.protocol.model_control import ModelControl
+from sponge_server.protocol.oip import SERVER_NAME, SERVER_VERSION, InferRequest, OipError
 from sponge_server.protocol.problems import ProblemError
 from sponge_server.protocol.rest import server_timing
 from sponge_server.protos import inference_pb2 as pb
 from sponge_server.workers.interface import ModelInfo, Tensor, TensorSpec
 
-__all__ = ["SERVICE", "inference_handler", "refuse"]
+__all__ = ["SERVICE", "inference_handler"]
 
 log = logging.getLogger(__name__)
 
 SERVICE = "inference.GRPCInferenceService"
 
-CODES = {
-    400: grpc.StatusCode.INVALID_ARGUMENT,
-    401: grpc.StatusCode.UNAUTHENTICATED,
-    404: grpc.StatusCode.NOT_FOUND,
-    413: grpc.StatusCode.RESOURCE_EXHAUSTED,
-    422: grpc.StatusCode.INVALID_ARGUMENT,
-    429: grpc.StatusCode.RESOURCE_EXHAUSTED,
-    499: grpc.StatusCode.CANCELLED,
-    500: grpc.StatusCode.INTERNAL,
-    503: grpc.StatusCode.UNAVAILABLE,
-    504: grpc.StatusCode.DEADLINE_EXCEEDED,
-}
-"""The gRPC status for each HTTP status of a problem; a missing one is a bug and maps to INTERNAL."""
 
-MOST_QUESTION = 64 << 10
-"""Bytes of a message other than a request for inference, once it is decompressed."""
-
-Context = grpc.aio.ServicerContext[bytes, Message]
-M = TypeVar("M", bound=Message)
-
-
-def inference_handler(service: Loaded[InferenceService], metrics: Metrics) -> grpc.GenericRpcHandler:
-    """All calls of the service, for a gRPC server."""
+def inference_handler(
+    service: Loaded[InferenceService], metrics: Metrics, control: ModelControl | None = None
+) -> grpc.GenericRpcHandler:
+    """All calls of the service, for a gRPC server. `control`: for loading and unloading models; None: that is off."""
     calls = _Service(service, metrics)
     errors = metrics.internal_errors
     return grpc.method_handlers_generic_handler(
         SERVICE,
         {
-            "ServerLive": _unary(errors, pb.ServerLiveRequest, calls.server_live),
-            "ServerReady": _unary(errors, pb.ServerReadyRequest, calls.server_ready),
-            "ServerMetadata": _unary(errors, pb.ServerMetadataRequest, calls.server_metadata),
-            "ModelReady": _unary(errors, pb.ModelReadyRequest, calls.model_ready),
-            "ModelMetadata": _unary(errors, pb.ModelMetadataRequest, calls.model_metadata),
-            "ModelConfig": _unary(errors, pb.ModelConfigRequest, calls.model_config),
-            "ModelStatistics": _unary(errors, pb.ModelStatisticsRequest, calls.model_statistics),
-            "RepositoryIndex": _unary(errors, pb.RepositoryIndexRequest, calls.repository_index),
+            "ServerLive": unary(errors, pb.ServerLiveRequest, calls.server_live),
+            "ServerReady": unary(errors, pb.ServerReadyRequest, calls.server_ready),
+            "ServerMetadata": unary(errors, pb.ServerMetadataRequest, calls.server_metadata),
+            "ModelReady": unary(errors, pb.ModelReadyRequest, calls.model_ready),
+            "ModelMetadata": unary(errors, pb.ModelMetadataRequest, calls.model_metadata),
+            "ModelConfig": unary(errors, pb.ModelConfigRequest, calls.model_config),
+            "ModelStatistics": unary(errors, pb.ModelStatisticsRequest, calls.model_statistics),
+            "RepositoryIndex": unary(errors, pb.RepositoryIndexRequest, calls.repository_index),
+            **repository_calls(control or ModelControl(Loaded(service.lifecycle), None), errors),
             "ModelInfer": grpc.stream_unary_rpc_method_handler(
                 calls.model_infer, response_serializer=pb.ModelInferResponse.SerializeToString
             ),
@@ -104,6 +89,9 @@ class _Service:
         return pb.ServerMetadataResponse(name=SERVER_NAME, version=SERVER_VERSION, extensions=EXTENSIONS)
 
     def model_ready(self, request: pb.ModelReadyRequest) -> pb.ModelReadyResponse:
+        state = self._lifecycle.states.get(request.name)
+        if state is not None and state.serving is None:
+            return pb.ModelReadyResponse(ready=False)
         self._lifecycle.check_model(request.name, request.version or None)
         return pb.ModelReadyResponse(ready=self._lifecycle.ready)
 
@@ -112,7 +100,7 @@ class _Service:
         info = self._service.get().describe(request.name)
         return pb.ModelMetadataResponse(
             name=request.name,
-            versions=[MODEL_VERSION],
+            versions=self._lifecycle.versions(request.name),
             platform=info.platform,
             inputs=[_tensor(spec, info) for spec in info.inputs],
             outputs=[_tensor(spec, info) for spec in info.outputs],
@@ -127,7 +115,7 @@ class _Service:
         if request.name:
             self._lifecycle.check_model(request.name, request.version or None)
         found = self._service.get().statistics(request.name or None, request.version or None)
-        documents = [statistics_document(name, counts) for name, counts in found]
+        documents = [statistics_document(model, counts) for model, counts in found]
         return ParseDict({"model_stats": documents}, pb.ModelStatisticsResponse())
 
     def repository_index(self, request: pb.RepositoryIndexRequest) -> Message:
@@ -208,7 +196,7 @@ class _GrpcCall:
                 check_message(raw, bounds)
             except OipError as error:
                 raise ProblemError(400, "invalid-request", str(error)) from None
-        self._message = _parsed(pb.ModelInferRequest, raw)
+        self._message = parsed(pb.ModelInferRequest, raw)
         self.model, self.version = self._message.model_name, self._message.model_version or None
         return typed_bytes(self._message)
 
@@ -240,46 +228,6 @@ def _once(raw: bytes) -> Callable[[], Awaitable[tuple[bytes, bool]]]:
         return raw, False
 
     return pull
-
-
-def _unary(errors: Counter, kind: type[M], answer: Callable[[M], Message]) -> grpc.RpcMethodHandler[bytes, Message]:
-    async def handle(raw: bytes, context: Context) -> Message:
-        try:
-            return answer(_parsed(kind, inflated(raw, MOST_QUESTION)))
-        except ProblemError as problem:
-            await refuse(context, problem)
-        except Exception:
-            log.exception(BUG_EVENT)
-            errors.labels("grpc").inc()
-            await refuse(context, BUG)
-
-    handler: Callable[[bytes, Context], Awaitable[Message]] = handle
-    return grpc.unary_unary_rpc_method_handler(handler, response_serializer=kind.SerializeToString)
-
-
-def _parsed(kind: type[M], raw: bytes) -> M:
-    try:
-        return kind.FromString(raw)
-    except DecodeError as error:
-        raise ProblemError(400, "invalid-request", f"not a {kind.DESCRIPTOR.name}: {error}") from None
-
-
-async def refuse(context: Context, problem: ProblemError) -> NoReturn:
-    """Ends the call with a problem's status; one that is worth a retry says when, as gRPC's retry policies read it."""
-    problem.forget()
-    trailing = [("sponge-problem", problem.slug)]
-    trailing += [
-        ("grpc-retry-pushback-ms", str(int(value) * 1000)) for name, value in problem.headers if name == b"retry-after"
-    ]
-    code = CODES.get(problem.status, grpc.StatusCode.INTERNAL)
-    if problem.slug == "no-room":
-        code = grpc.StatusCode.RESOURCE_EXHAUSTED
-    try:
-        await context.abort(code, problem.detail, tuple(trailing))
-    except grpc.aio.AbortError as aborted:
-        # The library keeps it with the call, which its frames hold in turn: a cycle for each refusal.
-        asyncio.get_running_loop().call_soon(aborted.with_traceback, None)
-        raise
 
 
 def _tensor(spec: TensorSpec, info: ModelInfo) -> pb.ModelMetadataResponse.TensorMetadata:

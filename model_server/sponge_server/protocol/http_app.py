@@ -13,8 +13,11 @@ from pydantic import BaseModel
 
 from sponge_server.inference_service import InferenceService
 from sponge_server.lifecycle import Lifecycle, Loaded
+from sponge_server.protocol.extensions import EXTENSIONS
 from sponge_server.protocol.http_extensions import add_extensions
-from sponge_server.protocol.oip import EXTENSIONS, MODEL_VERSION, SERVER_NAME, SERVER_VERSION
+from sponge_server.protocol.http_repository import add_repository
+from sponge_server.protocol.model_control import ModelControl
+from sponge_server.protocol.oip import SERVER_NAME, SERVER_VERSION
 from sponge_server.protocol.openapi import PROBLEMS, describe, serve_docs
 from sponge_server.protocol.problem_response import EXCEPTION_HANDLERS
 from sponge_server.workers.interface import ModelInfo, TensorSpec
@@ -60,8 +63,12 @@ class ModelMetadata(BaseModel):
     outputs: list[TensorMetadata]
 
 
-def data_app(service: Loaded[InferenceService]) -> FastAPI:
-    """Every route of the data port with its description, except inference itself."""
+def data_app(service: Loaded[InferenceService], control: ModelControl | None = None) -> FastAPI:
+    """Every route of the data port with its description, except inference itself.
+
+    Args:
+        control: for loading and unloading models; None: that is off.
+    """
     lifecycle = service.lifecycle
     app = FastAPI(
         title="Sponge model server",
@@ -91,6 +98,7 @@ def data_app(service: Loaded[InferenceService]) -> FastAPI:
         return Ready(ready=True)
 
     add_extensions(app, service)
+    add_repository(app, lifecycle, control or ModelControl(Loaded(lifecycle), None))
 
     @app.get("/v2/models/{model}", tags=["model"], responses=MODEL_PROBLEMS)
     @app.get("/v2/models/{model}/versions/{version}", tags=["model"], responses=MODEL_PROBLEMS)
@@ -100,7 +108,7 @@ def data_app(service: Loaded[InferenceService]) -> FastAPI:
         info = service.get().describe(model)
         return ModelMetadata(
             name=model,
-            versions=[MODEL_VERSION],
+            versions=lifecycle.versions(model),
             platform=info.platform,
             inputs=[_tensor(spec, info) for spec in info.inputs],
             outputs=[_tensor(spec, info) for spec in info.outputs],

@@ -1,6 +1,7 @@
 """API keys at the REST port: what is open to everybody, and the refusal of all else without a key.
 
-Open are only the questions whether server and model live and are ready, as kubelets and load balancers have no key.
+Open are only the questions whether server and model live and are ready, as kubelets and load balancers have no key, and
+what requires the control token.
 """
 
 from __future__ import annotations
@@ -15,7 +16,10 @@ from sponge_server.security.api_keys import ApiKeys
 
 __all__ = ["KeyGuard"]
 
-OPEN_PATHS = re.compile(r"/v2/health/(live|ready)|/v2/models/[^/]+(/versions/[^/]+)?/ready")
+OPEN_PATHS = re.compile(
+    r"/v2/health/(live|ready)|/v2/models/[^/]+(/versions/[^/]+)?/ready|/v2/repository/models/[^/]+/(load|unload)"
+)
+"""The last ones require the control token instead."""
 
 
 class KeyGuard:

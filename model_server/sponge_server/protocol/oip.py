@@ -22,8 +22,6 @@ from sponge_server.workers.interface import DATATYPE_SIZE, Item, ItemError, Mode
 from sponge_server.workers.strings import pack_strings
 
 __all__ = [
-    "EXTENSIONS",
-    "MODEL_VERSION",
     "SERVER_NAME",
     "SERVER_VERSION",
     "InferRequest",
@@ -50,13 +48,6 @@ __all__ = [
 
 SERVER_NAME = "sponge"
 SERVER_VERSION = version("sponge-serving")
-
-EXTENSIONS = ("binary_tensor_data", "classification", "deadlines", "model_configuration", "statistics")
-"""Protocol extensions of this server, as clients name them."""
-
-MODEL_VERSION = "1"
-"""The protocol requires a version; a server runs one version of each model."""
-
 
 LONGEST_NAME = 120
 """Characters of a client's text that errors quote."""

@@ -18,7 +18,7 @@ from sponge_server.deadlines import LONGEST_S
 from sponge_server.protocol.problems import PROBLEM_TYPE
 from sponge_server.workers.interface import DATATYPE_SIZE
 
-__all__ = ["PROBLEMS", "describe", "serve_docs"]
+__all__ = ["CONTROL_PROBLEMS", "PROBLEMS", "describe", "serve_docs"]
 
 ASSETS = "/docs/assets"
 
@@ -52,7 +52,8 @@ def describe(app: FastAPI, *infer_paths: str) -> None:
             for path in document["paths"].values():
                 for operation in path.values():
                     # The framework adds a validation error for path parameters, but any text is valid.
-                    operation["responses"].pop("422", None)
+                    if operation["responses"].get("422", {}).get("description") == "Validation Error":
+                        del operation["responses"]["422"]
             components = document.setdefault("components", {}).setdefault("schemas", {})
             for name in ("HTTPValidationError", "ValidationError"):
                 components.pop(name, None)
@@ -95,7 +96,19 @@ PROBLEMS: dict[int | str, dict[str, Any]] = {
     ),
     504: _problem("The deadline can no longer be met."),
 }
-"""Every error response, by status."""
+"""Every error response of inference and metadata, by status."""
+
+CONTROL_PROBLEMS: dict[int | str, dict[str, Any]] = {
+    400: _problem("The parameters of the request are invalid."),
+    401: _problem("The request does not carry the control token."),
+    403: _problem("Model control is off."),
+    404: _problem("No such model."),
+    409: _problem("Another version is being loaded."),
+    413: PROBLEMS[413],
+    422: _problem("The version cannot be loaded, or does not fit into the memory; the former one serves on."),
+    503: _problem("The server is not ready."),
+}
+"""Every error response of loading and unloading, by status."""
 
 
 def _milliseconds(longest_s: float) -> Schema:

@@ -8,9 +8,10 @@ from collections.abc import Callable
 from pathlib import Path
 
 from sponge_core.errors import SpongeError
+from sponge_server.protocol.problems import ProblemError
 from sponge_server.security.files import read_file
 
-__all__ = ["ControlToken"]
+__all__ = ["ControlToken", "authorise"]
 
 OPTION = "control-token-file"
 
@@ -44,3 +45,17 @@ class ControlToken:
             return True
         is_former = hmac.compare_digest(candidate, self._former)
         return is_former and bool(self._former) and self._clock() < self._former_until
+
+
+def authorise(token: ControlToken | None, authorization: str, closed: str) -> None:
+    """Checks the header `Authorization` of a request. Raises ProblemError 401, or 403 with `closed` without a token."""
+    if token is None:
+        raise ProblemError(403, "control-off", closed)
+    scheme, _, given = authorization.partition(" ")
+    if scheme.lower() != "bearer" or not token.accepts(given):
+        raise ProblemError(
+            401,
+            "token-required",
+            "send the content of the control token file as 'Authorization: Bearer TOKEN'",
+            [(b"www-authenticate", b"Bearer")],
+        )

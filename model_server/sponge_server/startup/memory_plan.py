@@ -58,6 +58,7 @@ class Fitted:
         started_bytes: memory of a lane before its first batch.
         lanes: the requested lanes, or the fewer that fit.
         batches: the largest batch of every model of the pool.
+        server_bytes: what of the memory is the server's own process, which every pool shares.
     """
 
     model: MemoryModel | None
@@ -65,6 +66,24 @@ class Fitted:
     started_bytes: int
     lanes: int
     batches: tuple[int, ...]
+    server_bytes: int = 0
+
+    def beside(self, other: Fitted) -> Fitted:
+        """What both need at once, in processes of their own."""
+        if self.model is None or other.model is None:
+            return replace(self, model=None)
+        model = MemoryModel(
+            self.model.base_bytes + max(0, other.model.base_bytes - other.server_bytes),
+            self.model.lane_bytes + other.model.lane_bytes,
+            self.model.item_bytes + other.model.item_bytes,
+        )
+        batches = (*self.batches, *other.batches)
+        return replace(self, model=model, started_bytes=self.started_bytes + other.started_bytes, batches=batches)
+
+    @property
+    def need_bytes(self) -> int:
+        """What the lanes need with the largest batch, server and reserve included; 0 where it was not measured."""
+        return 0 if self.model is None else self.model.need(self.lanes, max(self.batches)) + RESERVE_BYTES
 
     @property
     def most_lanes(self) -> int:
@@ -102,7 +121,9 @@ def oom_kills() -> int:
     return 0 if cgroup is None else read_oom_kills(cgroup)
 
 
-async def fit_memory(pool: LanePool, lanes: int, threads: int, request_bytes: int, example_s: float) -> Fitted:
+async def fit_memory(
+    pool: LanePool, lanes: int, threads: int, request_bytes: int, example_s: float, taken_bytes: int = 0
+) -> Fitted:
     """Measures on the pool's only lane how many lanes and how large batches fit.
 
     Args:
@@ -110,19 +131,24 @@ async def fit_memory(pool: LanePool, lanes: int, threads: int, request_bytes: in
         request_bytes: the account of requests; what exceeds the reserve counts as memory of the server.
         threads: threads of the example batches.
         example_s: longest time for one of them, in seconds.
+        taken_bytes: what another pool needs of the memory limit.
 
     Raises:
         MemoryLimitError: not even one lane with a batch of 1 fits.
         ModelError: an example batch failed for another reason than memory, or took too long.
     """
     limit = memory_limit()
+    if limit is not None:
+        limit -= taken_bytes
     wanted = [info.max_batch for info in pool.models]
     started = private_bytes(pool.pids[1]) if len(pool.pids) > 1 else None
     model, reached = await measure_memory(pool, threads, limit, example_s)
     if model is None or started is None:
         event(log, "memory.unknown", logging.WARNING, limit_mib=_mib(limit))
         return Fitted(None, limit, 0, lanes, tuple(wanted))
-    model = replace(model, base_bytes=model.base_bytes + max(0, request_bytes - RESERVE_BYTES))
+    requests = max(0, request_bytes - RESERVE_BYTES)
+    model = replace(model, base_bytes=model.base_bytes + requests)
+    server = (anonymous_bytes(os.getpid()) or 0) + requests
     fits = (lanes, max(wanted)) if limit is None else model.fit(limit, lanes, max(wanted))
     if fits is None:
         assert limit is not None
@@ -150,7 +176,7 @@ async def fit_memory(pool: LanePool, lanes: int, threads: int, request_bytes: in
             max_batch=max(batches),
             enough_mib=_mib(model.need(lanes, max(wanted)) + RESERVE_BYTES),
         )
-    return Fitted(model, limit, started, fits[0], batches)
+    return Fitted(model, limit, started, fits[0], batches, server)
 
 
 async def measure_memory(

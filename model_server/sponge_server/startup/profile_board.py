@@ -46,6 +46,10 @@ class ProfileBoard:
         self._read_at = self._clock()
         return self._report
 
+    def take_over(self, other: ProfileBoard) -> None:
+        """Shows what another board says: another version of the model serves."""
+        self._report = other._report
+
     def measuring(self) -> None:
         self._report = self._report.model_copy(update={"origin": "measuring"})
 

@@ -15,9 +15,9 @@ from sponge_profiles.profile import Profile, load_profile
 from sponge_profiles.timing import BatchTime, measure_sizes, quick_profile
 from sponge_server.engine.cpu_quota import CpuQuota
 from sponge_server.lifecycle import Lifecycle
-from sponge_server.models.source import parse
+from sponge_server.models.source import parse, with_options
 from sponge_server.observability.metrics import Metrics
-from sponge_server.settings import ServerSettings
+from sponge_server.settings import ModelSettings, ServerSettings
 from sponge_server.startup.memory_plan import (
     Fitted,
     MemoryLimitError,
@@ -29,10 +29,10 @@ from sponge_server.startup.memory_plan import (
 from sponge_server.startup.profile_board import ProfileBoard, stored_profile
 from sponge_server.startup.variants import check_variant
 from sponge_server.workers.examples import example_item
-from sponge_server.workers.interface import LaneError, LaneHung, LanePool, ModelError, ModelInfo
+from sponge_server.workers.interface import LaneError, LaneHung, LanePool, ModelError, ModelInfo, ModelSpec
 from sponge_system.logs import event
 
-__all__ = ["Prepared", "prepare"]
+__all__ = ["Prepared", "prepare", "spec_of", "warmed_up"]
 
 log = logging.getLogger(__name__)
 
@@ -58,6 +58,12 @@ class Prepared:
     profile_name: str
     max_lanes: int
     fitted: Fitted
+
+
+def spec_of(settings: ServerSettings, model: ModelSettings) -> ModelSpec:
+    """What the lanes load. Raises ModelError when the source is of no known kind."""
+    source = with_options(model.source, settings.runtime, settings.dtype, settings.accept_accuracy)
+    return ModelSpec(model.name, source, model.max_batch)
 
 
 async def prepare(
@@ -98,12 +104,12 @@ async def prepare(
         check_variant(infos[0], info)
     lifecycle.enter("warming")
     return [
-        await _prepare(settings, pool, quota, index, info, profile, fitted, board)
+        await warmed_up(settings, pool, quota, index, info, profile, fitted, board)
         for index, (info, profile, board) in enumerate(zip(infos, given, boards, strict=True))
     ]
 
 
-async def _prepare(
+async def warmed_up(
     settings: ServerSettings,
     pool: LanePool,
     quota: CpuQuota,
@@ -113,7 +119,14 @@ async def _prepare(
     fitted: Fitted,
     board: ProfileBoard,
 ) -> Prepared:
-    """Warms up one model, and measures it if it has no profile, given or of an earlier start."""
+    """Warms up one model of a pool, and measures it if it has no profile, given or of an earlier start.
+
+    Args:
+        index: of the model in the pool.
+        profile: as given; None: there is none.
+
+    Raises ModelError, LaneError, ProfileError.
+    """
     threads = range(1, settings.threads + 1)
     await _warm_up(pool, index, range(1, info.max_batch + 1), threads, settings.warm_up_s)
     origin, noisy = "given", False

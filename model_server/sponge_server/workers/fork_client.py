@@ -56,16 +56,17 @@ class ForkServerClient:
 
     @classmethod
     async def start(
-        cls, specs: Sequence[ModelSpec], limits: StartLimits
+        cls, specs: Sequence[ModelSpec], limits: StartLimits, beside: bool = False
     ) -> tuple[ForkServerClient, tuple[ModelInfo, ...]]:
-        """Returns when all models are loaded. Raises ModelError, LaneError."""
+        """Returns when all models are loaded; `beside`: see `WorkerPool`. Raises ModelError, LaneError."""
         try:
             client = cls._spawned()
         except OSError as error:
             raise LaneError(f"the process that loads the models cannot be started: {error.strerror}") from None
         try:
             await client._connect()
-            client._send({"load": [asdict(spec) for spec in specs], "example_s": limits.example_s})
+            models = [asdict(spec) for spec in specs]
+            client._send({"load": models, "example_s": limits.example_s, "beside": beside})
             return client, tuple([await client._loaded(spec, limits.load_s) for spec in specs])
         except BaseException:
             await client.close()

@@ -58,6 +58,12 @@ NICENESS = 10
 this and `sponge_system.os_scheduling`, and 1 ms with both. Inside one cgroup, the lanes lose only the CPU that the
 server needs."""
 
+BESIDE_NICENESS = 19
+"""Of a pool that starts beside one that serves, and of its lanes later: a process cannot become less nice again."""
+
+BESIDE_OOM_SCORE = 500
+"""Should the estimate of its memory be wrong, the kernel ends such a pool rather than the one that serves."""
+
 WHILE_LOADING = (100_000, 50, 100)
 """Thresholds of the garbage collector. Imports and models make two million objects that stay; at the usual thresholds
 they are looked through again and again, a fifth of the CPU time of a start."""
@@ -76,6 +82,10 @@ def main(fd: int) -> None:
     first = receive(control)
     if first is None:
         return
+    if first[0]["beside"]:
+        os.nice(BESIDE_NICENESS)
+        with contextlib.suppress(OSError):
+            Path("/proc/self/oom_score_adj").write_text(str(BESIDE_OOM_SCORE), encoding="ascii")
     models: list[Any] = []
     usual = gc.get_threshold()
     gc.set_threshold(*WHILE_LOADING)
@@ -94,7 +104,8 @@ def main(fd: int) -> None:
         send(control, {"loaded": asdict(info)})
         models.append(model)
     # Only now: until then there is no lane, and a server that refuses everything meanwhile is to be short.
-    os.nice(NICENESS)
+    if not first[0]["beside"]:
+        os.nice(NICENESS)
     gc.set_threshold(*usual)
     gc.collect(0)  # what the newest objects have left behind; a full collection takes 0.4 s
     give_back()  # free pages would be shared with the lanes and copied when one of them writes

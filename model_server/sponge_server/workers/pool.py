@@ -43,10 +43,18 @@ _START_FACTOR, _LEAST_START_S = 20.0, 5.0
 class WorkerPool:
     """Implements `interface.LanePool`."""
 
-    def __init__(self, specs: Sequence[ModelSpec], limits: StartLimits = StartLimits()) -> None:
-        """Starts nothing yet. `specs`: at least one model."""
+    def __init__(
+        self, specs: Sequence[ModelSpec], limits: StartLimits = StartLimits(), *, beside: bool = False
+    ) -> None:
+        """Starts nothing yet.
+
+        Args:
+            specs: at least one model.
+            beside: other lanes serve while this pool starts: it leaves them the CPU, and memory that runs out.
+        """
         self._specs = tuple(specs)
         self._limits = limits
+        self._beside = beside
         self._models: tuple[ModelInfo, ...] = ()
         self._fork_server: ForkServerClient | None = None
         self._fork_server_changed = asyncio.Condition()
@@ -78,7 +86,7 @@ class WorkerPool:
 
     async def start(self, lanes: int) -> None:
         """See `interface.LanePool.start`."""
-        fork_server, self._models = await ForkServerClient.start(self._specs, self._limits)
+        fork_server, self._models = await ForkServerClient.start(self._specs, self._limits, self._beside)
         self._fork_server = fork_server
         self._watching = asyncio.create_task(self._watch_fork_server(fork_server), name="fork-server")
         await self.scale(lanes)
@@ -181,7 +189,7 @@ class WorkerPool:
             await asyncio.sleep(backoff_s(attempt))
             attempt += 1
             try:
-                fork_server, _ = await ForkServerClient.start(self._specs, self._limits)
+                fork_server, _ = await ForkServerClient.start(self._specs, self._limits, self._beside)
             except Exception as error:  # noqa: BLE001 - whatever it is, without this process there is no lane ever again
                 event(_log, "fork_server.not_started", logging.ERROR, attempt=attempt, error=_said(error))
             else:

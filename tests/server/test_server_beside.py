@@ -1,0 +1,44 @@
+"""Memory of two versions beside each other, and the check before a load."""
+
+from __future__ import annotations
+
+import pytest
+
+from sponge_server.startup import beside
+from sponge_server.startup.beside import check_room
+from sponge_server.startup.memory_plan import Fitted, MemoryLimitError
+from sponge_system.process_memory import RESERVE_BYTES, MemoryModel
+
+MIB = 1 << 20
+FITTED = Fitted(MemoryModel(300 * MIB, 30 * MIB, 5 * MIB), 1 << 30, 20 * MIB, 2, (8,), server_bytes=100 * MIB)
+
+
+def test_two_versions_share_the_server_and_nothing_else() -> None:
+    both = FITTED.beside(FITTED)
+    assert both.model == MemoryModel(500 * MIB, 60 * MIB, 10 * MIB)
+    assert (both.started_bytes, both.batches, both.server_bytes) == (40 * MIB, (8, 8), 100 * MIB)
+    assert FITTED.need_bytes == (300 + 2 * (30 + 40)) * MIB + RESERVE_BYTES
+    assert both.need_bytes == (500 + 2 * (60 + 80)) * MIB + RESERVE_BYTES
+
+
+def test_nothing_is_known_beside_what_was_not_measured() -> None:
+    unknown = Fitted(None, None, 0, 2, (8,))
+    assert FITTED.beside(unknown).model is None
+    assert unknown.beside(FITTED).need_bytes == 0
+
+
+@pytest.mark.parametrize(("limit", "fits"), [(None, True), (844, True), (843, False)])
+def test_the_room_for_another_version(limit: int | None, fits: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(beside, "memory_limit", lambda: None if limit is None else limit * MIB)
+    if fits:
+        check_room(FITTED, FITTED)
+        return
+    with pytest.raises(MemoryLimitError) as refused:
+        check_room(FITTED, FITTED)
+    for number in (504, 844, 843):  # what is loaded needs, both need, and the limit
+        assert f"{number}" in str(refused.value)
+
+
+def test_where_memory_is_not_known_nothing_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(beside, "memory_limit", lambda: MIB)
+    check_room(FITTED, Fitted(None, MIB, 0, 2, (8,)))
