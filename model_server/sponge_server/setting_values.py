@@ -120,7 +120,7 @@ def _shortly(values: dict[str, Any]) -> object:
     return values[EVERY] if values.keys() == {EVERY} else values
 
 
-Accuracy = Annotated[float, Field(gt=0, le=1)]
+Accuracy = Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)]
 Cores = Annotated[float, BeforeValidator(_cores)]
 Bytes = Annotated[int, BeforeValidator(_bytes), Field(ge=1)]
 Seconds = Annotated[float, Field(ge=0, allow_inf_nan=False)]

@@ -166,6 +166,11 @@ def test_variants_do_not_lose_a_request_that_the_model_alone_saves(
     assert lost <= {shed.request.id for shed in alone.sheds}
 
 
+def test_however_much_waits_the_cheapest_variants_answer() -> None:
+    decision = VariantRule().decide(state(*[(0.5, ANY)] * 3000))
+    assert launched(decision) == [([*range(8)], 2)]
+
+
 @pytest.mark.parametrize("level", [0, 1, 2])
 def test_every_waiting_request_is_in_one_line(level: int) -> None:
     floors = (GOLD, 0.7, 0.65, 0.6, ANY)

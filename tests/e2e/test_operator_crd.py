@@ -68,6 +68,10 @@ def test_refused(kubectl: Kubectl, case: dict[str, Any]) -> None:
         {"cpu": {"min": "1", "max": "2", "step": "1", "startup": "500m"}},
         {"cpu": {"min": "1", "max": "2", "step": "1", "idle": "50m", "idleAfter": "90s"}},
         {"slo": {"latency": "1.5s", "target": 99.95, "classes": [{"name": "gold", "latency": "150ms"}]}},
+        {
+            "model": {"accuracy": 1, "variants": [{"name": "small", "source": "digits://", "accuracy": 0.9}]},
+            "slo": {"accuracyFloor": 0.8, "classes": [{"name": "bulk", "latency": "2s", "accuracyFloor": 0.5}]},
+        },
         {"replicas": {"min": 3, "max": 3}},
         {"profile": {"configMap": {"name": "p"}}},
         {"profile": {"inline": {"gamma": 0.1}}},

@@ -90,6 +90,24 @@ def test_another_model_replaces_the_pods() -> None:
     assert deployment_of(other)["spec"]["template"] != deployment_of(service_with())["spec"]["template"]
 
 
+def test_variants_and_floors_become_options_of_the_server() -> None:
+    model = {"name": "net", "source": "digits://", "accuracy": 0.9}
+    small = {"name": "small", "source": "digits://?x=1,2", "accuracy": 0.8}
+    slo = {"latency": "1s", "classes": [{"name": "bulk", "latency": "2s", "accuracyFloor": 0.75}]}
+    arguments = server_arguments(service_with(model=model | {"variants": [small]}, slo=slo | {"accuracyFloor": 0.85}))
+    values = [arguments[at + 1] for at, word in enumerate(arguments) if word in ("--variant", "--accuracy")]
+    assert values == ["small=digits://?x=1,2", "net=0.9", "small=0.8"]
+    floors = [arguments[at + 1] for at, word in enumerate(arguments) if word == "--accuracy-floor"]
+    assert floors == ["default=0.85", "bulk=0.75"]
+    without = server_arguments(service_with(model=model, slo=slo))
+    assert not {"--variant", "--accuracy", "--accuracy-floor"} & set(without)
+
+
+def server_arguments(service: SpongeService) -> list[str]:
+    found: list[str] = deployment_of(service)["spec"]["template"]["spec"]["containers"][0]["args"]
+    return found
+
+
 def test_another_inline_profile_replaces_the_pods() -> None:
     first, second = (service_with(profile={"from": "auto", "inline": {"gamma": gamma}}) for gamma in (1, 2))
     assert deployment_of(first)["spec"]["template"] != deployment_of(second)["spec"]["template"]

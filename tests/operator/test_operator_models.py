@@ -58,6 +58,22 @@ def test_names_of_the_manifest() -> None:
     assert spec.slo.classes[0].latency == 0.15
 
 
+def test_accuracies_of_a_model_and_its_variants() -> None:
+    spec = parse_service(
+        body(
+            model={
+                "name": "net",
+                "source": "file:///m/net.pt2",
+                "accuracy": 0.76,
+                "variants": [{"name": "small", "source": "file:///m/small.pt2", "accuracy": 0.69}],
+            },
+            slo={"latency": "1s", "accuracyFloor": 0.6, "classes": [{"name": "gold", "latency": "1s"}]},
+        )
+    ).spec
+    assert (spec.model.accuracy, spec.model.variants[0].accuracy) == (0.76, 0.69)
+    assert (spec.slo.accuracy_floor, spec.slo.classes[0].accuracy_floor) == (0.6, None)
+
+
 def test_secrets_of_the_operator_stand_in_where_a_spec_names_none() -> None:
     plain, own = parse_service(body()), parse_service(body(tls={"secretName": "own"}))
     assert plain.with_defaults(None, None) is plain

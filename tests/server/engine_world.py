@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 import struct
 from collections.abc import Coroutine, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,7 +18,7 @@ from sponge_server.deadlines import Due, SloPolicy
 from sponge_server.engine.engine import Engine
 from sponge_server.engine.jobs import Job
 from sponge_server.engine.scheduler import Scheduler
-from sponge_server.model_handle import ModelHandle
+from sponge_server.model_handle import ModelHandle, ServedVariant
 from sponge_server.model_state import FIRST_VERSION
 from sponge_server.observability.metrics import Metrics
 from sponge_server.observability.observers import RequestObserver
@@ -54,16 +55,27 @@ class World:
         max_rows: int = 1000,
         shares: Mapping[str, float] | None = None,
         profiles: Sequence[LatencyModel] = (MODEL,),
+        variants: Sequence[ServedVariant] = (),
     ) -> None:
+        """`variants`: of the only model, whose accuracy is 0.76; their indices follow it."""
         self.loop = loop
-        self.pool = FakePool(lanes, *profiles)
+        self.pool = FakePool(lanes, *profiles, *(variant.profile for variant in variants))
         self.scheduler = Scheduler(
-            profiles, cores, batch_cap, max_cores or cores, loop.time(), room=QueueRoom(max_rows, shares or {})
+            profiles,
+            cores,
+            batch_cap,
+            max_cores or cores,
+            loop.time(),
+            room=QueueRoom(max_rows, shares or {}),
+            variants=variants,
         )
         self.metrics = Metrics()
         self.watcher = Watcher()
-        self.stats = RequestStats(self.metrics, [info.name for info in self.pool.models])
-        self.models = handles(self.pool.models)
+        infos = self.pool.models[: len(profiles)]
+        self.stats = RequestStats(
+            self.metrics, [info.name for info in infos], [f"{infos[0].name}/{variant.name}" for variant in variants]
+        )
+        self.models = handles(infos, variants)
         self.engine = Engine(
             self.pool,
             self.scheduler,
@@ -80,8 +92,9 @@ class World:
         items: list[Item] | None = None,
         model: int = 0,
         slo_class: str = "default",
+        floor: float = math.inf,
     ) -> Job:
-        due = Due(self.loop.time() - sent_ago_s, slo_s, slo_class, "absent", 9)
+        due = Due(self.loop.time() - sent_ago_s, slo_s, slo_class, "absent", 9, floor=floor)
         return self.engine.submit(self.models[model], items or [item(float(n)) for n in range(rows)], due)
 
     async def outcome(self, job: Job) -> Any:
@@ -107,8 +120,11 @@ class World:
         return {outcome: count for outcome, count in self.stats.outcomes.items() if count}
 
 
-def handles(infos: Sequence[ModelInfo]) -> list[ModelHandle]:
-    return [ModelHandle(index, info, SloPolicy(1.0), WIDE, FIRST_VERSION, index) for index, info in enumerate(infos)]
+def handles(infos: Sequence[ModelInfo], variants: Sequence[ServedVariant] = ()) -> list[ModelHandle]:
+    return [
+        ModelHandle(index, info, SloPolicy(1.0), WIDE, FIRST_VERSION, index, variants, 0.76)
+        for index, info in enumerate(infos)
+    ]
 
 
 def item(value: float = 1.0) -> Item:

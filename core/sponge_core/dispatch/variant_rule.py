@@ -33,6 +33,11 @@ LOOK_S: Final = 0.02
 """Between two decisions while cores are awaited."""
 
 
+MANY: Final = 64
+"""Misses are not counted beyond this. If even the cheapest variants have so many, they answer: what is left is only how
+many requests are lost."""
+
+
 class VariantRule:
     """Moldable EDF with cheaper variants. It remembers since when cores have been too few."""
 
@@ -50,13 +55,13 @@ class VariantRule:
         done = sum(len(launch.requests) for launch in decision.launches) + len(decision.sheds)
         if done == len(state.queue) or not _may_start(state):
             return decision
-        fewest = full.misses(state.cores, 0.0)
+        fewest = full.misses(state.cores, 0.0, MANY)
         if fewest == 0:
             self._short_since = None
             return decision
         cores = self._expected(state)
         if cores > state.cores:
-            fewest = full.misses(cores, RESIZE_S)
+            fewest = full.misses(cores, RESIZE_S, MANY)
         highest, found = levels(state), 0
         for level in range(1, highest + 1):
             if fewest == 0:
@@ -64,6 +69,10 @@ class VariantRule:
             misses = lines_at(state, level).misses(cores, RESIZE_S, fewest)
             if misses < fewest:
                 found, fewest = level, misses
+        if fewest == MANY:
+            found = highest
+        if found == 0 and cores <= state.cores:
+            return decision
         if found == 0:
             # Waiting for cores: look again before it is too late for a variant, too.
             look_at = state.now + LOOK_S

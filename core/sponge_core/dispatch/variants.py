@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Final, NamedTuple
 
 from sponge_core.dispatch.decision import Decision, DispatchState, Launch, Shed
 from sponge_core.dispatch.load_shedding import Demand
@@ -22,6 +22,11 @@ from sponge_core.latency import LatencyModel
 from sponge_core.planning.projection import ProjectionInput, Replayer
 
 __all__ = ["Lines", "flexible", "levels", "lines_at"]
+
+
+LOOK: Final = 512
+"""So many waiting requests of a model are looked at, or more if more can start. Later deadlines delay none of them, so
+whether these are in time does not depend on the rest."""
 
 
 class _Rung(NamedTuple):
@@ -134,7 +139,7 @@ def flexible(state: DispatchState) -> bool:
     for model, (variants, waiting) in enumerate(zip(state.variants, state.queue.deadlines, strict=False)):
         if not variants:
             continue
-        for request in state.queue.waiting(model, 0, len(waiting)):
+        for request in state.queue.waiting(model, 0, min(len(waiting), LOOK)):
             if request.floor <= variants[0].accuracy:
                 return True
     return False
@@ -144,7 +149,8 @@ def lines_at(state: DispatchState, level: int) -> Lines:
     """Each waiting request in the line of the cheapest of the first `level` variants that its floor allows.
 
     At level 0 that is the model itself. A request that its variant could not answer in time even alone on the largest
-    size goes further down, as far as its floor allows; if no variant can, it is lost where it is.
+    size goes further down, as far as its floor allows; if no variant can, it is lost where it is. In a long queue, only
+    the earliest deadlines of each model have a line now.
     """
     models: list[LatencyModel] = list(state.models)
     of = [(model, 0) for model in range(len(models))]
@@ -156,10 +162,11 @@ def lines_at(state: DispatchState, level: int) -> Lines:
             models.append(variant.latency)
             of.append((model, number))
     costs = RowCosts(models, state.limits.max_cores)
+    most = max(LOOK, state.limits.batch_cap * state.limits.lanes)
     requests: list[list[Request]] = [[] for _ in models]
     for model, waiting in enumerate(state.queue.deadlines):
         rungs = ladders[model] if model < len(ladders) else []
-        for request in state.queue.waiting(model, 0, len(waiting)):
+        for request in state.queue.waiting(model, 0, min(len(waiting), most)):
             requests[_line_of(request, rungs, level, costs, state.now)].append(request)
     return Lines(state, requests, of, costs)
 

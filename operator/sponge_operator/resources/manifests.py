@@ -330,8 +330,22 @@ def _arguments(service: SpongeService) -> list[str]:
         "--drain-delay-s": "3",
     }
     classes = [("--slo-class", f"{slo.name}={slo.latency * 1000:g}") for slo in spec.slo.classes]
-    options = [word for pair in (*arguments.items(), *classes) for word in pair]
+    options = [word for pair in (*arguments.items(), *classes, *_variants(spec)) for word in pair]
     return ["serve", *options, *(word for secret in mounted_secrets(spec) for word in secret.arguments)]
+
+
+def _variants(spec: ServiceSpec) -> list[tuple[str, str]]:
+    """The options of variants and accuracies; empty without variants."""
+    model, slo = spec.model, spec.slo
+    if not model.variants:
+        return []
+    accuracies = {model.name: model.accuracy, **{variant.name: variant.accuracy for variant in model.variants}}
+    floors = {"default": slo.accuracy_floor, **{each.name: each.accuracy_floor for each in slo.classes}}
+    return [
+        *(("--variant", f"{variant.name}={variant.source}") for variant in model.variants),
+        *(("--accuracy", f"{name}={value}") for name, value in accuracies.items() if value is not None),
+        *(("--accuracy-floor", f"{name}={value}") for name, value in floors.items() if value is not None),
+    ]
 
 
 def _profile_volume(service: SpongeService) -> dict[str, Any] | None:

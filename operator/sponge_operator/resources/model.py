@@ -59,18 +59,28 @@ class _Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="ignore")
 
 
+class Variant(_Part):
+    name: str
+    source: str
+    accuracy: float
+
+
 class Model(_Part):
     name: str
     source: str
+    accuracy: float | None = None
+    variants: tuple[Variant, ...] = ()
 
 
 class SloClass(_Part):
     name: str
     latency: Seconds
+    accuracy_floor: float | None = Field(default=None, validation_alias=AliasChoices("accuracyFloor"))
 
 
 class Slo(_Part):
     latency: Seconds
+    accuracy_floor: float | None = Field(default=None, validation_alias=AliasChoices("accuracyFloor"))
     classes: tuple[SloClass, ...] = ()
     target: float = Field(default=99.0, description="percent")
     weight: int = Field(default=1, description="cost of a missed request, relative to other services")
