@@ -24,7 +24,7 @@ def test_in_overload_every_size_misses_and_the_largest_is_offered() -> None:
     assert all(p.misses > 0 for p in found.points)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(states())
 def test_the_frontier_holds_the_size_with_the_fewest_misses_that_it_tried(here: ProjectionInput) -> None:
     found = project_frontier(here, SIZES, [MODEL], LIMITS)
@@ -38,7 +38,7 @@ def test_the_frontier_holds_the_size_with_the_fewest_misses_that_it_tried(here: 
     assert project(here, chosen.cores_milli / 1000, [MODEL], Limits(chosen.batch_cap, 4, 4.0)).misses == fewest
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(states())
 def test_uncounted_misses_are_still_misses(here: ProjectionInput) -> None:
     counted = project_frontier(here, SIZES, [MODEL], LIMITS)

@@ -105,7 +105,7 @@ def value(claims: list[Claim], points: tuple[FrontierPoint, ...]) -> tuple[float
     )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(claims_drawn, st.integers(1, 16))
 def test_it_equals_brute_force(claims: list[Claim], cores: int) -> None:
     fitting = [
@@ -122,7 +122,7 @@ def test_it_equals_brute_force(claims: list[Claim], cores: int) -> None:
     assert (misses, used, changes) == (pytest.approx(best[0]), *best[1:])
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(claims_drawn, st.integers(1, 16))
 def test_the_greedy_rule_never_exceeds_the_node_nor_beats_the_program(claims: list[Claim], cores: int) -> None:
     hasty, patient = plan(claims, cores, limit_s=0.0), plan(claims, cores)

@@ -20,7 +20,7 @@ def search(model: LatencyModel, rate: float, budget_ms: float, cores: int, batch
     return None
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(
     st.builds(
         LatencyModel,

@@ -63,7 +63,7 @@ def test_models_share_the_cores_of_a_projection() -> None:
     assert [project(coming, cores, twice, LIMITS).misses for cores in (1.0, 2.0)] == [1, 0]
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(states(), st.sampled_from([0.0, 0.2]), st.booleans())
 def test_a_size_that_is_ruled_out_without_a_replay_misses_something(
     here: ProjectionInput, error: float, serial: bool
@@ -88,7 +88,7 @@ def found_least(at: ProjectionInput, candidates: list[int], model: LatencyModel)
     return Replayer(at, [model], LIMITS.max_cores).first_candidate(candidates, LIMITS.batch_cap)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.lists(st.floats(0.3, 2.0), min_size=1, max_size=10), st.integers(1, 3))
 def test_serial_work_is_monotone_in_cores(queued: list[float], cores: int) -> None:
     """Where threads within a batch gain nothing, more cores can only run more batches side by side."""

@@ -6,7 +6,7 @@ import math
 from dataclasses import replace
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from sponge_core.cpu_sharing import Running, thread_budget
@@ -122,7 +122,6 @@ batches_that_run = st.lists(
 ).map(tuple)
 
 
-@settings(deadline=None)
 @given(
     requests=requests_of_any_kind,
     running=batches_that_run,
@@ -155,7 +154,6 @@ def test_a_decision_keeps_its_promises(
             assert launch.variant == 0 or late
 
 
-@settings(deadline=None)
 @given(requests=requests_of_any_kind, running=batches_that_run, cores=st.sampled_from([1.0, 2.0, 4.0]))
 def test_variants_do_not_lose_a_request_that_the_model_alone_saves(
     requests: list[tuple[float, float]], running: tuple[Running, ...], cores: float

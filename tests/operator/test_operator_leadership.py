@@ -258,7 +258,7 @@ def test_an_outage_of_the_api_server_ends_the_leadership_and_nothing_else() -> N
     run_virtual(scenario)
 
 
-@settings(deadline=None, max_examples=25)
+@settings(max_examples=25)
 @given(events=st.lists(st.tuples(st.sampled_from("abc"), st.booleans(), st.floats(0.1, 15)), max_size=12))
 def test_never_do_two_act(events: list[tuple[str, bool, float]]) -> None:
     async def scenario(loop: VirtualLoop) -> None:

@@ -218,7 +218,7 @@ tenants_drawn = st.lists(
 )
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(tenants_drawn, st.integers(0, 2000), st.randoms(use_true_random=False))
 def test_a_node_is_never_overfull_and_every_pod_reaches_its_plan(
     drawn: list[tuple[int, int, int]], spare: int, order: object

@@ -63,7 +63,7 @@ models = st.builds(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(
     model=models,
     rate=st.floats(0.01, 80),

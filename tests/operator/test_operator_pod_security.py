@@ -7,7 +7,7 @@ from typing import Any, cast
 
 import pytest
 import yaml
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from operator_cluster import Cluster
 from test_operator_models import body
@@ -73,7 +73,6 @@ ANYTHING = st.recursive(
 )
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.dictionaries(st.sampled_from(["spec", "metadata"]), ANYTHING))
 def test_whatever_stands_in_a_template_can_be_checked(template: dict[str, Any]) -> None:
     strict, loose = ({one.field for one in violations(template, level)} for level in ("restricted", "baseline"))

@@ -53,7 +53,7 @@ def test_a_cell_that_was_not_measured_lies_between_its_neighbours() -> None:
     assert with_table(FORMULA, given_points).latency(2, 2) == pytest.approx(2 * FORMULA.latency(2, 2))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(noise)
 def test_whatever_was_measured_the_table_is_physical(factors: list[float]) -> None:
     table = with_table(FORMULA, points(factors))
@@ -65,7 +65,7 @@ def test_whatever_was_measured_the_table_is_physical(factors: list[float]) -> No
             assert plain.latency(b, k) <= table.latency(b, k) + 1e-12, "the formula is a lower bound"
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(noise, st.floats(0, 0.6), st.integers(1, 12))
 def test_the_largest_batch_is_the_inverse_of_latency(factors: list[float], room: float, limit: int) -> None:
     table = with_table(FORMULA, points(factors))
@@ -74,7 +74,7 @@ def test_the_largest_batch_is_the_inverse_of_latency(factors: list[float], room:
         assert table.largest_batch(room, k, limit) == max(fits, default=0)
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(noise, st.floats(0.01, 1.0), st.integers(1, 12), st.integers(1, 6), st.floats(0.5, 2.0))
 def test_the_dispatch_rule_finds_on_a_table_what_looking_at_every_thread_count_finds(
     factors: list[float], slack: float, most: int, free: int, ratio: float

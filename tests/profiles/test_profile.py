@@ -196,7 +196,7 @@ def test_a_file_that_is_no_yaml(tmp_path: Path, data: bytes, message: str) -> No
 coefficients = st.floats(0.5, 200.0)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(coefficients, coefficients, coefficients, coefficients)
 def test_the_fit_recovers_an_exact_model(gamma: float, delta: float, epsilon: float, eta: float) -> None:
     true = LatencyModel(gamma / 1e3, delta / 1e3, epsilon / 1e3, eta / 1e3)
@@ -206,7 +206,7 @@ def test_the_fit_recovers_an_exact_model(gamma: float, delta: float, epsilon: fl
     assert result.mape_percent < 0.1
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(st.lists(st.floats(0.5, 2.0), min_size=len(GRID), max_size=len(GRID)))
 def test_whatever_was_measured_the_fit_is_physical(noise: list[float]) -> None:
     model = fit([Point(b, k, n * (0.02 * b / k + 0.003)) for (b, k), n in zip(GRID, noise, strict=True)]).model

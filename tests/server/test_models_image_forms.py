@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -217,7 +217,6 @@ def test_what_no_decoder_would_try_is_refused_by_its_first_bytes(data: bytes) ->
 SEEDS = [FORMS["grey of 16 bits"], FORMS["palette, all opaque"], FORMS["progressive JPEG"], FORMS["CMYK"]]
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.sampled_from(SEEDS), st.lists(st.tuples(st.integers(0, 500), st.integers(0, 255)), max_size=8), st.data())
 def test_a_damaged_file_is_refused_or_answered(
     seed: bytes, changes: list[tuple[int, int]], data: st.DataObject

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
@@ -128,7 +128,6 @@ def test_the_memory_of_the_decoder_is_asked_for_before_it_opens() -> None:
     assert asked[0] >= 12 * 2_000_000
 
 
-@settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(
     st.sampled_from([data for data, _ in FORMS.values()]),
     st.lists(st.tuples(st.integers(0, 500), st.integers(0, 255)), max_size=8),

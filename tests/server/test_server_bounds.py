@@ -8,7 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from wide_bounds import WIDE
 
@@ -98,7 +98,6 @@ def test_shapes_are_bounded_before_they_are_multiplied(
         read(shape, BOUNDS)
 
 
-@settings(deadline=None)
 @given(st.lists(st.integers(1, HUGE) | st.integers(1, 9), max_size=12))
 def test_any_shape_is_refused_without_data(shape: list[int]) -> None:
     with pytest.raises(OipError, match=r"more than 65536 elements|holds \d{1,5} elements|has \d+ sizes"):
@@ -185,7 +184,6 @@ def test_a_message_is_counted_before_it_is_unpacked(raw: bytes, message: str) ->
         check_message(raw, BOUNDS)
 
 
-@settings(deadline=None)
 @given(st.binary(max_size=200))
 def test_any_bytes_are_counted_or_refused(raw: bytes) -> None:
     try:

@@ -59,7 +59,7 @@ def cut(stream: bytes, places: list[int]) -> list[bytes]:
     return [stream[start:end] for start, end in itertools.pairwise(edges)]
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(
     body=st.binary(max_size=200) | st.integers(0, 3 * STEP_OUT).map(bytes),
     coder=st.sampled_from(sorted(CODERS)),
@@ -72,7 +72,7 @@ def test_the_plain_body_comes_back_wherever_the_pieces_end(body: bytes, coder: s
     assert largest <= STEP_OUT
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(body=st.binary(max_size=300), coder=st.sampled_from(sorted(CODERS)), data=st.data())
 def test_a_body_that_is_cut_off_is_refused(body: bytes, coder: str, data: st.DataObject) -> None:
     stream = CODERS[coder](body)

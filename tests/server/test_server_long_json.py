@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import orjson
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 from wide_bounds import WIDE
@@ -19,7 +19,6 @@ from sponge_server.protocol.long_json import LONG_TEXT_BYTES, STEP_BYTES, read_l
 from sponge_server.protocol.oip import OipError, TensorHead
 from sponge_server.protocol.oip_json import decode
 
-relaxed = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 """A busy machine is no failure."""
 
 spaces = st.text(" \t\r\n", max_size=3)
@@ -45,7 +44,6 @@ arrays = st.sampled_from(sorted(NUMPY_TYPES)).flatmap(
 )
 
 
-@relaxed
 @given(arrays, st.sampled_from([None, 1, "\t"]), st.booleans())
 def test_numbers_arrive_as_in_a_short_text(
     case: tuple[str, np.ndarray[Any, Any]], indent: int | str | None, flat: bool
@@ -56,7 +54,6 @@ def test_numbers_arrive_as_in_a_short_text(
     assert bytes(tensor.data) == array.tobytes()
 
 
-@relaxed
 @given(st.text("[]01, ", max_size=24))
 def test_what_is_no_list_of_numbers_is_refused_and_nothing_else(inner: str) -> None:
     """Against the library: a text is taken if it is JSON and its rows have one length, wherever it is cut."""

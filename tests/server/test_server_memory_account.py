@@ -94,7 +94,7 @@ async def test_who_gives_up_its_turn_leaves_it_to_the_next() -> None:
     assert (first.done(), second.cancelled(), third.done()) == (True, True, True)
 
 
-@settings(deadline=None, max_examples=50)
+@settings(max_examples=50)
 @given(st.lists(st.tuples(st.sampled_from(["message", "body", "gives up"]), st.integers(1, 75)), max_size=30))
 def test_whatever_comes_and_goes_the_account_is_even(steps: list[tuple[str, int]]) -> None:
     async def play() -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import orjson
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as npst
 from wide_bounds import WIDE
@@ -26,7 +26,6 @@ def read(content: bytes, header_length: int | None) -> InferRequest:
     return decode(content, header_length, WIDE)
 
 
-relaxed = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
 """A busy machine is no failure."""
 
 
@@ -47,7 +46,6 @@ arrays = st.sampled_from(sorted(NUMPY_TYPES)).flatmap(
 )
 
 
-@relaxed
 @given(arrays)
 def test_a_json_tensor_arrives_bit_for_bit(case: tuple[str, np.ndarray[Any, Any]]) -> None:
     datatype, array = case
@@ -57,7 +55,6 @@ def test_a_json_tensor_arrives_bit_for_bit(case: tuple[str, np.ndarray[Any, Any]
     assert bytes(tensor.data) == array.tobytes()
 
 
-@relaxed
 @given(arrays, arrays)
 def test_binary_tensors_arrive_bit_for_bit_in_the_order_of_the_inputs(
     first: tuple[str, np.ndarray[Any, Any]], second: tuple[str, np.ndarray[Any, Any]]
@@ -77,7 +74,6 @@ def test_binary_tensors_arrive_bit_for_bit_in_the_order_of_the_inputs(
     assert [bytes(tensor.data) for tensor in request.tensors] == [first[1].tobytes(), second[1].tobytes()]
 
 
-@relaxed
 @given(arrays, st.booleans())
 def test_an_output_comes_back_bit_for_bit(case: tuple[str, np.ndarray[Any, Any]], binary: bool) -> None:
     datatype, array = case
@@ -95,13 +91,11 @@ def test_an_output_comes_back_bit_for_bit(case: tuple[str, np.ndarray[Any, Any]]
         np.testing.assert_array_equal(again, array)
 
 
-@relaxed
 @given(st.lists(st.binary(max_size=50)))
 def test_strings_survive_packing(values: list[bytes]) -> None:
     assert [bytes(value) for value in unpack_strings(memoryview(pack_strings(values)), "x", len(values))] == values
 
 
-@relaxed
 @given(st.binary(max_size=60), st.one_of(st.none(), st.integers(min_value=0, max_value=70)))
 def test_any_body_is_decoded_or_refused(data: bytes, header_length: int | None) -> None:
     with contextlib.suppress(OipError):
@@ -115,7 +109,6 @@ json_values = st.recursive(
 )
 
 
-@relaxed
 @given(
     st.dictionaries(
         st.sampled_from(["name", "datatype", "shape", "data", "parameters"]),

@@ -91,7 +91,7 @@ requests = st.builds(
 )
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(sent=st.lists(requests, min_size=1, max_size=5), data=st.data())
 def test_every_request_is_answered_with_its_body_wherever_the_segments_end(
     sent: list[Sent], data: st.DataObject

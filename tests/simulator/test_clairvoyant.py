@@ -89,7 +89,7 @@ drawn = st.lists(
 ).map(lambda rows: [request(i, at / 20, slo_s) for i, (at, slo_s) in enumerate(sorted(rows))])
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(drawn, st.integers(0, 2))
 def test_no_schedule_that_meets_all_is_billed_less(requests: list[Request], min_cores: int) -> None:
     least = bound(requests, float(min_cores), max_batch=MAX_BATCH)

@@ -49,7 +49,7 @@ def test_what_is_given_up_gains_more_than_it_loses(profile: str, load: float) ->
 
 
 @pytest.mark.parametrize("policy", ALL)
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=15)
 @given(
     rows=st.lists(st.tuples(st.floats(0, 2), st.sampled_from([0.1, 0.3, 1.0])), max_size=40), cores=st.integers(1, 3)
 )
@@ -78,7 +78,7 @@ def clairvoyant(requests: Sequence[Request], cap: int) -> int:
 
 
 @pytest.mark.parametrize("policy", ALL)
-@settings(max_examples=25, deadline=None)
+@settings(max_examples=25)
 @given(rows=st.lists(st.tuples(st.floats(0, 0.4), st.sampled_from([0.08, 0.15, 0.3])), min_size=1, max_size=5))
 def test_no_schedule_beats_a_clairvoyant_one(policy: str, rows: list[tuple[float, float]]) -> None:
     sent = [Request(i, at, at + slo, at) for i, (at, slo) in enumerate(sorted(rows))]

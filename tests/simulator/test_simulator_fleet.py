@@ -121,7 +121,7 @@ NAMES = [*POLICIES, "static-2"]
 
 
 @pytest.mark.parametrize("name", NAMES)
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(arrivals=st.lists(st.floats(0, 8), max_size=60), slo_s=st.floats(0.02, 1.0))
 def test_every_request_has_one_outcome_under_every_policy(name: str, arrivals: list[float], slo_s: float) -> None:
     sent = requests(*arrivals, slo_s=slo_s)

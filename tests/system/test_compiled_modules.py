@@ -70,7 +70,7 @@ def interpreted() -> Iterator[Callable[[dict[str, Any]], str]]:
 
 
 @pytest.mark.skipif(compiled.kind() == "interpreted", reason="no compiled core here: make setup, with a C compiler")
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(state=STATES)
 def test_both_decide_the_same(state: dict[str, Any], interpreted: Callable[[dict[str, Any]], str]) -> None:
     assert every_decision.decided(state) == interpreted(state)
