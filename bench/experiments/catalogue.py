@@ -19,8 +19,17 @@ OURS = ("sponge", JOINTLY, "hybrid", "sponge-deployed")
 """The policies that the others are measured against, the first of them that takes part in an experiment above all."""
 
 BASELINES = tuple(name for name in POLICIES if name not in OURS)
-EVERY_POLICY = (*BASELINES, "static-4", "static-8", "static-16", CLAIRVOYANT)
-ON_A_NODE = (JOINTLY, "sponge", *BASELINES, "static-2", CLAIRVOYANT)
+THROTTLE_TARGETS = ("captain-0", "captain-0.02", "captain-0.3")
+"""Beside Captain's default target: read the best of them in each experiment."""
+
+EVERY_POLICY = (
+    *BASELINES,
+    *THROTTLE_TARGETS,
+    *("static-4", "static-8", "static-16"),
+    *("static-4@packrat", "static-8@packrat"),
+    CLAIRVOYANT,
+)
+ON_A_NODE = (JOINTLY, "sponge", *BASELINES, "static-2", "static-2@packrat", CLAIRVOYANT)
 SWEPT = ("sponge", "sponge-paper", "fa2", "barista", "themis", CLAIRVOYANT)
 SAME_DISPATCH = (
     "vpa-fast",

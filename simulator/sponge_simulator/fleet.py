@@ -20,6 +20,7 @@ from sponge_core.forecast import Arrival
 from sponge_core.latency import LatencyModel
 from sponge_simulator.replica import Replica
 from sponge_simulator.scaling.interface import Observation, ScalingPolicy, Service, Size
+from sponge_simulator.throttling import CpuStat
 
 __all__ = ["ClusterModel", "ServiceRun", "SimulationResult", "TimelinePoint", "simulate"]
 
@@ -150,7 +151,7 @@ class ServiceRun:
         if start.cores * start.replicas > most:
             cores = min(start.cores, found.cores)
             start = replace(start, cores=cores, replicas=min(start.replicas, max(1, int(most / cores))))
-        self._replicas = [self._replica(start.cores, 0.0) for _ in range(start.replicas)]
+        self._replicas = [self._replica(start.cores, 0.0, start.threads) for _ in range(start.replicas)]
         self._size = start
         self._until_request = start.until_request
         self._limits = self._limits_at(start)
@@ -167,6 +168,7 @@ class ServiceRun:
         # Sums since the last plan, for the means that a metrics server would report.
         self._planned_at = 0.0
         self._used_since = self._in_flight_since = 0.0
+        self._counted = CpuStat(0.0, 0)
         self._timeline = [TimelinePoint(0.0, start.cores * start.replicas, start.replicas)]
 
     @property
@@ -263,6 +265,7 @@ class ServiceRun:
     def _plan(self) -> None:
         now, serving = self._now, [replica for replica in self._replicas if not replica.retiring]
         since = now - self._planned_at
+        throttled = self._count(now)
         seen = Observation(
             now,
             self._queue,
@@ -273,18 +276,30 @@ class ServiceRun:
             self._in_flight_since / since if since else 0.0,
             self._uploads(),
             self._models[0],
+            throttled,
         )
         self._planned_at, self._used_since, self._in_flight_since = now, 0.0, 0.0
         wanted = self._scaling.plan(seen)
         self._until_request = wanted.until_request
-        self._scale(max(0 if wanted.until_request else 1, wanted.replicas), wanted.cores, serving)
+        self._scale(max(0 if wanted.until_request else 1, wanted.replicas), wanted, serving)
         for replica in serving:
             if replica.resize(self._granted(replica, wanted.cores), now, self._cluster.resize_s()):
                 self._resizes += 1
         # The policy sees a new size only once it is in force.
         in_force = serving[0].cores if serving else wanted.cores
-        self._size = Size(in_force, wanted.batch_cap, sum(not replica.retiring for replica in self._replicas))
+        replicas = sum(not replica.retiring for replica in self._replicas)
+        self._size = Size(in_force, wanted.batch_cap, replicas, threads=wanted.threads)
         self._limits = self._limits_at(self._size)
+
+    def _count(self, now: float) -> int:
+        """Periods that were throttled since the last plan. Where the kernel counts CPU time, that is the use, too."""
+        stats = [stat for replica in self._replicas if (stat := replica.cpu_stat(now)) is not None]
+        if not stats:
+            return 0
+        before = self._counted
+        self._counted = CpuStat(sum(stat.used_s for stat in stats), sum(stat.throttled_periods for stat in stats))
+        self._used_since = max(0.0, self._counted.used_s - before.used_s)
+        return max(0, self._counted.throttled_periods - before.throttled_periods)
 
     def _limits_at(self, size: Size) -> Limits:
         most = self._service.max_cores
@@ -304,8 +319,8 @@ class ServiceRun:
                 found.append(Arrival(at, request.deadline, request.model, request.size))
         return tuple(sorted(found, key=lambda upload: upload.at))
 
-    def _replica(self, cores: float, ready_at: float) -> Replica:
-        return Replica(cores, ready_at, self._service.overhead_cores, self._cluster.by_periods)
+    def _replica(self, cores: float, ready_at: float, threads: int | None) -> Replica:
+        return Replica(cores, ready_at, self._service.overhead_cores, self._cluster.by_periods, threads)
 
     def _granted(self, replica: Replica, wanted: float) -> float:
         """The wanted size, or the largest size below it for which the node has room."""
@@ -314,9 +329,9 @@ class ServiceRun:
             return wanted
         return max((size for size in self._service.sizes if replica.cores < size <= most), default=replica.cores)
 
-    def _scale(self, replicas: int, cores: float, serving: list[Replica]) -> None:
-        while len(serving) < replicas and cores <= self._room():
-            added = self._replica(cores, self._now + self._service.cold_start_s)
+    def _scale(self, replicas: int, wanted: Size, serving: list[Replica]) -> None:
+        while len(serving) < replicas and wanted.cores <= self._room():
+            added = self._replica(wanted.cores, self._now + self._service.cold_start_s, wanted.threads)
             self._replicas.append(added)
             serving.append(added)
             self._started += 1

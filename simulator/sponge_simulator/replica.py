@@ -13,7 +13,7 @@ import math
 from sponge_core.cpu_sharing import MIN_CORES, Running, RunningSet, thread_budget
 from sponge_core.dispatch.decision import Launch
 from sponge_core.planning.resize_order import Step, next_step
-from sponge_simulator.throttling import ThrottledSet
+from sponge_simulator.throttling import CpuStat, ThrottledSet
 
 __all__ = ["Replica"]
 
@@ -26,6 +26,7 @@ class Replica:
         ready_at: the time from which it serves, in seconds.
         overhead: cores of the quota that work beside the batches uses.
         by_periods: enforce the quota in periods of 100 ms; else evenly.
+        threads: of its server, whatever its quota is, which is then enforced in periods; None: as many as fit.
 
     Attributes:
         retiring: it starts no more batches, and is removed when it is idle.
@@ -34,7 +35,14 @@ class Replica:
         requests: the number of requests in its batches.
     """
 
-    def __init__(self, cores: float, ready_at: float, overhead: float = 0.0, by_periods: bool = False) -> None:
+    def __init__(
+        self,
+        cores: float,
+        ready_at: float,
+        overhead: float = 0.0,
+        by_periods: bool = False,
+        threads: int | None = None,
+    ) -> None:
         self.ready_at = ready_at
         self.retiring = False
         self.cores = cores
@@ -43,6 +51,8 @@ class Replica:
         self._wanted = cores
         self._awaits_batches = False  # the smaller budget is in force once the running batches fit it
         self._overhead = overhead
+        self._own_threads = threads
+        by_periods = by_periods or threads is not None
         self._predicted = RunningSet(self._net(cores))
         self._truth = ThrottledSet(cores, overhead) if by_periods else RunningSet(self._net(cores))
         self._batches: dict[int, tuple[Launch, float]] = {}
@@ -51,7 +61,12 @@ class Replica:
 
     @property
     def usable_cores(self) -> float:
-        """The cores that new batches may use: at most the size in force, and at most the size to come."""
+        """The cores that new batches may use: at most the size in force, and at most the size to come.
+
+        A server with threads of its own does not look at its quota.
+        """
+        if self._own_threads is not None:
+            return float(self._own_threads)
         return self._net(min(self.cores, self._wanted))
 
     @property
@@ -82,6 +97,10 @@ class Replica:
         """The last moment up to `now` at which receiving and planning could run; the kernel throttles them as well."""
         return self._truth.ran_until(now) if isinstance(self._truth, ThrottledSet) else now
 
+    def cpu_stat(self, now: float) -> CpuStat | None:
+        """The kernel's counters; None where the quota is enforced evenly."""
+        return self._truth.stat(now) if isinstance(self._truth, ThrottledSet) else None
+
     def resize(self, cores: float, now: float, resize_s: float) -> bool:
         """Requests a size; returns whether that began a resize. A quota change under way is not interrupted."""
         if self.in_force_at < math.inf or cores == self._wanted:
@@ -90,7 +109,8 @@ class Replica:
         if cores == self.cores:
             self._awaits_batches = False
             return False
-        self._awaits_batches = next_step(self.cores, cores, acknowledged=False) is Step.BUDGET
+        smaller = next_step(self.cores, cores, acknowledged=False) is Step.BUDGET
+        self._awaits_batches = smaller and self._own_threads is None
         if not self._awaits_batches:
             self.in_force_at = now + resize_s
         return True

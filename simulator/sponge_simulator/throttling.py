@@ -8,12 +8,20 @@ before the quota is used up. `ThrottledSet` replaces a `RunningSet`, whose quota
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 from sponge_core.cpu_sharing import CFS_PERIOD_S
 
-__all__ = ["ThrottledSet"]
+__all__ = ["CpuStat", "ThrottledSet"]
 
 _ALMOST = 1e-9
+
+
+class CpuStat(NamedTuple):
+    """The kernel's counters since the start, as in `cpu.stat`: CPU seconds, and periods that were throttled."""
+
+    used_s: float
+    throttled_periods: int
 
 
 class ThrottledSet:
@@ -32,6 +40,9 @@ class ThrottledSet:
         self._period = _period_of(now)
         self._used_s = 0.0  # CPU seconds of this period's quota
         self._ran_until = now
+        self._total_s = 0.0
+        self._throttled_periods = 0
+        self._throttled_in = -1  # the last period that was counted
         self._left_s: dict[int, float] = {}
         self._threads_of: dict[int, int] = {}
         self._threads = 0
@@ -81,13 +92,23 @@ class ThrottledSet:
         self._advance(now)
         return self._ran_until
 
+    def stat(self, now: float) -> CpuStat:
+        """The counters at `now`."""
+        self._advance(now)
+        return CpuStat(self._total_s, self._throttled_periods)
+
     def _advance(self, now: float) -> None:
         while now > self._now:
             end = min(now, (self._period + 1) * CFS_PERIOD_S)
             runs_s = self._runs_s(self._now, end, self._used_s)
             if runs_s > 0:
                 self._ran_until = self._now + runs_s
-            self._used_s += runs_s * (self._threads + self._overhead)
+            used_s = runs_s * (self._threads + self._overhead)
+            self._used_s += used_s
+            self._total_s += used_s
+            if self._threads and runs_s < end - self._now - _ALMOST and self._period > self._throttled_in:
+                self._throttled_in = self._period
+                self._throttled_periods += 1
             for key, left_s in self._left_s.items():
                 self._left_s[key] = max(0.0, left_s - runs_s)
             self._now = end

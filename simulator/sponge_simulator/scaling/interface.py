@@ -59,12 +59,16 @@ class Size:
     """The size of a service, wanted or in force: `replicas` replicas of `cores` cores, with batches up to the cap.
 
     With `until_request` the policy is asked again as soon as the next request arrives. Only then may `replicas` be 0.
+
+    A server runs as many threads as its cores hold, unless `threads` gives it a number of its own. The kernel then
+    throttles it in periods of 100 ms.
     """
 
     cores: float
     batch_cap: int
     replicas: int = 1
     until_request: bool = False
+    threads: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,6 +85,8 @@ class Observation:
         in_flight: mean number of waiting and running requests since the last plan.
         uploads: requests whose headers have arrived and whose body has not, ascending in arrival.
         model: the latency model as the servers have corrected it; None if they do not.
+        throttled_periods: periods since the last plan in which the quota was used up while threads wanted more, of all
+            replicas together; 0 where quotas are enforced evenly.
     """
 
     now: float
@@ -92,6 +98,7 @@ class Observation:
     in_flight: float
     uploads: tuple[Arrival, ...] = ()
     model: LatencyModel | None = None
+    throttled_periods: int = 0
 
 
 class ScalingPolicy(Protocol):

@@ -1,7 +1,7 @@
 """The scaling policies by name. To add one, write a file in this folder and add a line here.
 
-A name may include a size (`static-8`) and, after an @, a dispatch policy other than the scaling policy's own
-(`vpa@moldable-edf`), so that the effects of sizing and batching can be separated.
+A name may include a size (`static-8`) or a throttle target (`captain-0.1`) and, after an @, a dispatch policy other
+than the scaling policy's own (`vpa@moldable-edf`), so that the effects of sizing and batching can be separated.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from sponge_simulator.scaling.aladdin import Aladdin
 from sponge_simulator.scaling.asyfunc import AsyFunc
 from sponge_simulator.scaling.autopilot import Autopilot
 from sponge_simulator.scaling.barista import Barista
+from sponge_simulator.scaling.captain import Captain
 from sponge_simulator.scaling.fa2 import Fa2
 from sponge_simulator.scaling.harmonybatch import HarmonyBatch
 from sponge_simulator.scaling.has import Has
@@ -56,9 +57,11 @@ POLICIES: dict[str, Callable[[Service], ScalingPolicy]] = {
     "barista": Barista,
     "throttllem": ThrottLLeM,
     "asyfunc": AsyFunc,
+    "captain": Captain,
 }
-"""There is also `static-C` for any number C of cores."""
+"""There are also `static-C` for any number C of cores, and `captain-T` for any throttle target T from 0 to 1."""
 
+_CAPTAIN = re.compile(r"captain-(\d+(?:\.\d+)?)")
 _STATIC = re.compile(r"static-(\d+(?:\.\d+)?)")
 
 
@@ -91,6 +94,14 @@ def _scaling(name: str, service: Service) -> ScalingPolicy:
         if not 0 < cores <= 1024:
             raise UnknownPolicyError(f"policy '{name}': give it more than 0 and at most 1024 cores")
         return Static(service, cores)
+    captain = _CAPTAIN.fullmatch(name)
+    if captain:
+        target = float(captain[1])
+        if target > 1:
+            raise UnknownPolicyError(f"policy '{name}': give it a throttle target from 0 to 1")
+        return Captain(service, target)
     if name not in POLICIES:
-        raise UnknownPolicyError(f"no policy '{name}'; there are {', '.join(POLICIES)} and static-C, as in static-8")
+        raise UnknownPolicyError(
+            f"no policy '{name}'; there are {', '.join(POLICIES)}, static-C as in static-8, captain-T as in captain-0.1"
+        )
     return POLICIES[name](service)
