@@ -169,20 +169,20 @@ def test_errors_reach_the_client_with_their_reason(client: Client, case: str) ->
 
 @pytest.mark.parametrize("how", ["timeout", "header"])
 def test_a_request_that_can_no_longer_be_in_time_is_refused_with_the_reason(client: Client, how: str) -> None:
-    """Behind a batch of 1.5 s; neither client waits for its end."""
+    """Behind a batch of 2.5 s; neither client waits for its end."""
+    assert client.infer(mixed()).error == ""  # a client's first call is slow
     with ThreadPoolExecutor(1) as pool:
         server = client.server
-        blocker = pool.submit(send_slow, server, 1500)
+        blocker = pool.submit(send_slow, server, 2500)
         until = time.monotonic() + 10
         while not server.ask("/control/v1/state").json["threads_running"]:
             assert time.monotonic() < until
             time.sleep(0.01)
-        began = time.monotonic()
         limit: dict[str, Any] = (
             {"timeout_us": 500_000} if how == "timeout" else {"headers": {"x-request-timeout-seconds": "0.5"}}
         )
         reply: Reply = client.infer(mixed(**limit))
-        assert time.monotonic() - began < 1.2
+        assert not blocker.done()
         assert (reply.error, "can no longer be met" in reply.words) == ("expired", True), reply
         assert blocker.result() == 200
 

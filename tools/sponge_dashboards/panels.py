@@ -206,6 +206,30 @@ _BATCHES = (
         "none",
     ),
     Panel(
+        "Variants",
+        "Answers a second by the variant that gave them, of models with variants.",
+        [
+            Query(
+                f"{rate_of(of_servers('sponge_answers_total'), 'model, variant')} or vector(0)", "{{model}} {{variant}}"
+            )
+        ],
+        "reqps",
+    ),
+    Panel(
+        "Versions",
+        "Pods by the version that serves, and versions that were loaded beside it.",
+        [
+            Query(
+                f"count by (model, version) ({of_servers('sponge_model_version')}) or vector(0)",
+                "{{model}} {{version}}",
+            ),
+            Query(
+                f"{increase_of(of_servers('sponge_model_loads_total'), 'outcome')} or vector(0)", "loaded: {{outcome}}"
+            ),
+        ],
+        "none",
+    ),
+    Panel(
         "Profile has drifted",
         "1 while batches take much more or less time than the profile says.",
         [_servers("sponge_profile_drifted", "{{pod}}", "max", "pod")],

@@ -134,7 +134,6 @@ def example_batch(model: LoadedModel, rows: int) -> list[torch.Tensor]:
 
 
 def _compared(model: LoadedModel, other: LoadedModel, dtype: str, examples: Examples | None) -> dict[str, Any]:
-    torch.set_num_threads(1)
     rows = min(_SAMPLES, model.max_batch or _SAMPLES)
     inputs = example_batch(model, rows)
     if examples is not None:

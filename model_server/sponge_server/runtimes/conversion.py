@@ -110,14 +110,11 @@ def _converted(model: LoadedModel, runtime: str, url: str) -> LoadedModel:
 
 
 def _compared(model: LoadedModel, other: LoadedModel, rows: int) -> dict[str, Any]:
-    """Runs in a fork. More threads would be those of a team that the fork has lost, and it would wait for them."""
-    torch.set_num_threads(1)
     return asdict(compare(model, other, example_batch(model, rows)))
 
 
 def _convert(model: LoadedModel, runtime: str) -> dict[str, Any]:
     """Runs in a fork: the path of the converted file, and the model's own names of its outputs."""
-    torch.set_num_threads(1)
     outputs = [name for name, _ in model.run(example_batch(model, 1))]
     program = export(model, model.max_batch or _MOST_ROWS)
     key = digest(runtime, torch.__version__, _program_digest(program))

@@ -113,6 +113,9 @@ def _wait(ours: socket.socket, pid: int, timeout_s: float) -> tuple[bool, int | 
 
 
 def _answer(function: Callable[[], Message], sock: socket.socket) -> None:
+    # A fork has none of the threads that torch had before; a parallel loop would wait for them for ever.
+    if (torch := sys.modules.get("torch")) is not None:
+        torch.set_num_threads(1)
     try:
         send(sock, function())
     except SpongeError as error:
