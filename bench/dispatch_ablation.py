@@ -21,7 +21,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from bench.results import INK, SPONGE, arguments, save
+from bench.results import INK, arguments, compared, save
 from sponge_core.cpu_sharing import CpuLoad
 from sponge_core.dispatch.batch_sizing import cheapest_batch
 from sponge_core.dispatch.registry import DEFAULT, POLICIES
@@ -138,16 +138,11 @@ def draw_on(figure: Figure, rows: Sequence[Row], cores: int) -> None:
     for axes, names, title in ((left, [*POLICIES], "policies"), (right, [DEFAULT, *VARIANTS], "without a part")):
         for number, name in enumerate(names):
             line = [row for row in rows if row.policy == name and row.cores == cores]
-            ours = name == DEFAULT
             axes.plot(
                 [row.load for row in line],
                 [100 * row.of_possible for row in line],
                 label=name,
-                marker="o",
-                markersize=3,
-                color=SPONGE if ours else COLOURS[number % len(COLOURS)],
-                linewidth=2.4 if ours else 1.2,
-                zorder=3 if ours else 2,
+                **compared(COLOURS[number % len(COLOURS)], ours=name == DEFAULT),
             )
         axes.set_title(title)
         axes.set_xlabel("load / capacity")

@@ -17,7 +17,7 @@ import numpy as np
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["BAD", "BLUE", "FOLDER", "INK", "SOFT", "SPONGE", "Percentiles", "arguments", "picture", "save"]
+__all__ = ["BAD", "BLUE", "FOLDER", "INK", "SOFT", "SPONGE", "Percentiles", "arguments", "compared", "picture", "save"]
 
 FOLDER = Path("out/bench")
 INK, SOFT, SPONGE, BLUE, BAD = "#1d2733", "#9aa5b1", "#0b7a75", "#3b6fb6", "#c8372d"
@@ -44,6 +44,17 @@ def arguments(text: str | None, **defaults: Any) -> argparse.ArgumentParser:
     parser.add_argument("--out", type=Path, default=FOLDER, metavar="DIR", help=f"default {FOLDER}")
     parser.set_defaults(**defaults)
     return parser
+
+
+def compared(colour: str, *, ours: bool) -> dict[str, Any]:
+    """How a plot draws one of several rules: ours in front, broader and in Sponge's colour."""
+    return {
+        "marker": "o",
+        "markersize": 3,
+        "color": SPONGE if ours else colour,
+        "linewidth": 2.4 if ours else 1.2,
+        "zorder": 3 if ours else 2,
+    }
 
 
 def save(folder: Path, name: str, document: Mapping[str, Any], draw: Callable[[Figure], None]) -> None:

@@ -25,7 +25,7 @@ from rich.progress import track
 from rich.table import Table
 
 from bench.experiments.size_rules import by_bucket, by_slack, one_by_one
-from bench.results import SPONGE, arguments, save
+from bench.results import arguments, compared, save
 from sponge_core.calibration import Calibration
 from sponge_core.dispatch.decision import Decision, DispatchState, Launch
 from sponge_core.dispatch.interface import Dispatcher
@@ -187,16 +187,11 @@ def draw_on(figure: Figure, rows: Sequence[Found]) -> None:
     axes = figure.subplots()
     for number, name in enumerate(dict.fromkeys(row.rule for row in rows)):
         line = sorted((row for row in rows if row.rule == name), key=lambda row: row.rate)
-        ours = name == "search"
         axes.plot(
             [row.rate for row in line],
             [100 * row.tight for row in line],
             label=name,
-            marker="o",
-            markersize=3,
-            color=SPONGE if ours else COLOURS[number % len(COLOURS)],
-            linewidth=2.4 if ours else 1.2,
-            zorder=3 if ours else 2,
+            **compared(COLOURS[number % len(COLOURS)], ours=name == "search"),
         )
     axes.set_xlabel("requests per second")
     axes.set_ylabel("200 ms class in time, %")

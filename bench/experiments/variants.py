@@ -26,7 +26,7 @@ from rich.progress import track
 from rich.table import Table
 
 from bench.experiments.variant_rules import ByLevel, by_backlog, by_head, by_rate, by_slack, cheapest
-from bench.results import SPONGE, arguments, save
+from bench.results import arguments, compared, save
 from sponge_core.dispatch.decision import Variant
 from sponge_core.dispatch.interface import Dispatcher
 from sponge_core.dispatch.policies.moldable import MoldableEdf
@@ -209,16 +209,11 @@ def draw_on(figure: Figure, rows: Sequence[Found]) -> None:
     ):
         for number, rule in enumerate(dict.fromkeys(row.rule for row in rows)):
             line = [row for row in rows if row.rule == rule and row.place == "fixed"]
-            ours = rule == "replay"
             axes.plot(
                 [row.load for row in line],
                 [100 * getattr(row, name) for row in line],
                 label=rule,
-                marker="o",
-                markersize=3,
-                color=SPONGE if ours else COLOURS[number % len(COLOURS)],
-                linewidth=2.4 if ours else 1.2,
-                zorder=3 if ours else 2,
+                **compared(COLOURS[number % len(COLOURS)], ours=rule == "replay"),
             )
         axes.set_xlabel("load over the capacity of the full model")
         axes.set_ylabel(label)

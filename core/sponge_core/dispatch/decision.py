@@ -10,7 +10,7 @@ from sponge_core.cpu_sharing import Running
 from sponge_core.edf_queue import EdfQueue, Request
 from sponge_core.latency import LatencyModel
 
-__all__ = ["Decision", "DispatchState", "Launch", "Limits", "Shed", "Variant"]
+__all__ = ["Decision", "DispatchState", "Launch", "Limits", "Shed", "Variant", "shed_lost"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,6 +79,11 @@ class Shed:
 
     request: Request
     reason: Literal["hopeless", "expired", "sacrificed"]
+
+
+def shed_lost(request: Request, fastest_s: float) -> Shed:
+    """The refusal of a request that can no longer be met. `fastest_s`: what it takes alone, at the largest size."""
+    return Shed(request, "hopeless" if request.deadline - request.arrival < fastest_s else "expired")
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 
 from sponge_core.cpu_sharing import CpuLoad, Running, thread_budget
 from sponge_core.dispatch.batch_sizing import cheapest_batch
-from sponge_core.dispatch.decision import Decision, DispatchState, Launch, Limits, Shed
+from sponge_core.dispatch.decision import Decision, DispatchState, Launch, Limits, Shed, shed_lost
 from sponge_core.dispatch.load_shedding import Demand, LoadShedder
 from sponge_core.dispatch.size_matching import Match, RowCosts, cheapest_match
 from sponge_core.dispatch.sized_edf import plan_sized_step
@@ -56,7 +56,7 @@ def decide(state: DispatchState, *, sacrifice: bool = True, match: Match = cheap
         for launch in step.launches
     ]
     lost = [request for model, count in enumerate(step.lost) for request in queue.waiting(model, 0, count)]
-    sheds = [Shed(r, "hopeless" if r.deadline - r.arrival < fastest[r.model] else "expired") for r in lost]
+    sheds = [shed_lost(request, fastest[request.model]) for request in lost]
     sheds += [Shed(queue.waiting(model, index, 1)[0], "sacrificed") for model, index in step.sacrificed]
     sheds.sort(key=lambda shed: (shed.request.deadline, shed.request.id))
     return Decision(tuple(launches), tuple(sheds), step.wake_at)
@@ -76,8 +76,7 @@ def _decide_sized(state: DispatchState, sacrifice: bool, match: Match) -> Decisi
     sheds = [Shed(queue.waiting(model, index, 1)[0], "sacrificed") for model, index in step.sacrificed]
     for model, index in step.lost_singly:
         request = queue.waiting(model, index, 1)[0]
-        hopeless = request.deadline - request.arrival < costs.of(model, request.size).fastest_s
-        sheds.append(Shed(request, "hopeless" if hopeless else "expired"))
+        sheds.append(shed_lost(request, costs.of(model, request.size).fastest_s))
     sheds.sort(key=lambda shed: (shed.request.deadline, shed.request.id))
     return Decision(tuple(launches), tuple(sheds), step.wake_at)
 

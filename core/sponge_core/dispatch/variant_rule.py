@@ -62,22 +62,21 @@ class VariantRule:
         cores = self._expected(state)
         if cores > state.cores:
             fewest = full.misses(cores, RESIZE_S, MANY)
-        highest, found = levels(state), 0
+        highest, found, chosen = levels(state), 0, full
         for level in range(1, highest + 1):
             if fewest == 0:
                 break
-            misses = lines_at(state, level).misses(cores, RESIZE_S, fewest)
-            if misses < fewest:
-                found, fewest = level, misses
-        if fewest == MANY:
-            found = highest
+            lines = lines_at(state, level)
+            misses = lines.misses(cores, RESIZE_S, fewest)
+            if misses < fewest or (fewest == MANY and level == highest):
+                found, fewest, chosen = level, misses, lines
         if found == 0 and cores <= state.cores:
             return decision
         if found == 0:
             # Waiting for cores: look again before it is too late for a variant, too.
             look_at = state.now + LOOK_S
             return replace(decision, wake_at=look_at if decision.wake_at is None else min(look_at, decision.wake_at))
-        return lines_at(state, found).plan(sacrifice=fewest > 0 and found == highest)
+        return chosen.plan(sacrifice=fewest > 0 and found == highest)
 
     def _expected(self, state: DispatchState) -> float:
         """The cores that will be there soon, now that those in force are too few."""

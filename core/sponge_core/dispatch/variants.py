@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from typing import Final, NamedTuple
 
-from sponge_core.dispatch.decision import Decision, DispatchState, Launch, Shed
+from sponge_core.dispatch.decision import Decision, DispatchState, Launch, Shed, shed_lost
 from sponge_core.dispatch.load_shedding import Demand
 from sponge_core.dispatch.moldable_edf import plan_step
 from sponge_core.dispatch.size_matching import RowCosts, cheapest_match
@@ -123,8 +123,7 @@ class Lines:
         lost = [(number, index) for number, count in enumerate(step.lost) for index in range(count)]
         for number, index in lost + step.lost_singly:
             request = self._requests[number][index]
-            hopeless = request.deadline - request.arrival < self._costs.of(number, request.size).fastest_s
-            sheds.append(Shed(request, "hopeless" if hopeless else "expired"))
+            sheds.append(shed_lost(request, self._costs.of(number, request.size).fastest_s))
         sheds.sort(key=lambda shed: (shed.request.deadline, shed.request.id))
         return Decision(tuple(launches), tuple(sheds), step.wake_at)
 

@@ -180,13 +180,9 @@ def actual_milli(observed: Observed) -> int | None:
 
 def least_milli(observed: Observed) -> int | None:
     """The smaller of the size in force and the one under way; None where no resize is possible."""
-    match observed:
-        case Idle(milli):
-            return milli
-        case NotResizable():
-            return None
-        case _:
-            return min(observed.actual_milli, observed.spec_milli)
+    if isinstance(observed, Idle | NotResizable):
+        return actual_milli(observed)
+    return min(observed.actual_milli, observed.spec_milli)
 
 
 # --- the action ------------------------------------------------------------------------------------------------------

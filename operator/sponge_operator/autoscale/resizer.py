@@ -154,7 +154,8 @@ async def restore(quota: CpuQuota, milli: int) -> None:
 
     A refused request is repeated for some seconds, with the nearest possible size where the refusal names one.
     """
-    for pause_s in PAUSES_S:
+    for pause_s in (0.0, *PAUSES_S):
+        await asyncio.sleep(pause_s)
         observed = quota.observe(None)
         if isinstance(observed, resize.NotResizable) or observed == resize.Idle(milli):
             return
@@ -168,7 +169,6 @@ async def restore(quota: CpuQuota, milli: int) -> None:
                 milli = refusal.why.limit(resize.actual_milli(observed) or 0, 1)
         else:
             return
-        await asyncio.sleep(pause_s)
 
 
 async def _patch(

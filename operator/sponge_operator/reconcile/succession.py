@@ -13,7 +13,6 @@ __all__ = ["has_successor"]
 
 log = logging.getLogger("sponge.operator")
 
-
 PATIENCE_S = 5.0
 """Whether pods are left large enough depends on the answer, so one refusal is not enough."""
 
