@@ -1,0 +1,69 @@
+"""The message of a pod to the fronts before it: what waits, what runs, and how fast it is.
+
+A front replays the pod's own dispatch rule on it, so it holds what that rule needs and nothing else. Times are seconds;
+those of the pod's clock are given as what is left of them, because clocks of machines differ.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Final
+
+from pydantic import BaseModel, Field
+
+from sponge_core.control_api import LatencyCoefficients
+from sponge_core.latency import LatencyModel
+
+__all__ = ["MOST_LISTED", "PodLoad", "RunningBatch"]
+
+MOST_LISTED: Final = 128
+"""The number of waiting requests that are listed; of those beyond, only the number is given."""
+
+
+class RunningBatch(BaseModel, extra="forbid", frozen=True):
+    """A batch that runs: its threads, its work left in seconds at full speed, and the earliest deadline in it."""
+
+    threads: int = Field(ge=1)
+    left_s: float = Field(ge=0)
+    slack_s: float = Field(description="seconds until the earliest deadline in it; negative when late")
+
+
+class PodLoad(BaseModel, extra="forbid", frozen=True):
+    """The load of one pod at one moment."""
+
+    now_s: float = Field(description="the pod's monotonic clock; grows from report to report, and is new after a start")
+    accepting: bool = Field(description="ready, and not draining")
+    cores_milli: int = Field(ge=1, description="CPU limit in force")
+    most_milli: int = Field(ge=1, description="the largest size that a plan may give; admission relies on it")
+    batch_cap: int = Field(ge=1)
+    lanes: int = Field(ge=1, description="the most batches that run at once")
+    slack_s: list[float] = Field(
+        default=[], max_length=MOST_LISTED, description="of the waiting requests, seconds until each is due; ascending"
+    )
+    more: int = Field(default=0, ge=0, description="waiting requests beyond those listed, all due later")
+    running: list[RunningBatch] = Field(default=[])
+    uploads: int = Field(default=0, ge=0, description="requests whose header has arrived and whose body has not")
+    latency: LatencyCoefficients | None = Field(
+        default=None,
+        description="batch times as corrected by recent batches, of rows as large as those that wait or came last; "
+        "None if unknown or with several models",
+    )
+    error: float = Field(default=0.0, ge=0, description="relative error of `latency` that the pod allows for")
+    interference: float = Field(default=0.0, ge=0, description="fraction by which each further lane slows a lane")
+    slo_s: dict[str, float] = Field(
+        default={}, description="SLO by class; that of requests without a class under the empty name"
+    )
+    received: dict[str, int] = Field(
+        default={}, description="by front: the highest number among the requests that it has sent and that arrived"
+    )
+
+    @property
+    def waiting(self) -> int:
+        """Number of waiting requests."""
+        return len(self.slack_s) + self.more
+
+    def model(self) -> LatencyModel | None:
+        """The latency model that the pod decides with; None if it has not told one."""
+        if self.latency is None:
+            return None
+        return replace(self.latency.model(), error=self.error, interference=self.interference)
