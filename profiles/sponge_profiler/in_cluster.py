@@ -34,6 +34,7 @@ from sponge_operator.resources.manifests import CONTAINER
 from sponge_operator.resources.merge import strategic_merge
 from sponge_profiler.cluster_access import find_access
 from sponge_profiler.local import MeasurementPlan, OpenCheckpoint, measure_plan, record_provenance
+from sponge_profiler.row_sizes import DeclaredSizes
 from sponge_profiles.timing import BatchTime
 
 if TYPE_CHECKING:
@@ -97,7 +98,9 @@ async def measure_in_cluster(
             checkpoint = open_checkpoint(plan.about(about | {"the node": pod.node}, "a pod's"))
             limit = f"under the CPU limit of a pod on node {pod.node}, resized in place"
             record_provenance(checkpoint, about, limit, pod.about["platform"], pod.about["memory"])
-            await measure_plan(plan, checkpoint, pod.run_batch, pod.set_cores, console)
+            declared = pod.about["sizes"]
+            sizes = None if declared is None else DeclaredSizes.model_validate(declared)
+            await measure_plan(plan, checkpoint, pod.run_batch, sizes, pod.set_cores, console)
 
 
 def pod_manifest(plan: PodPlan, name: str, arguments: list[str], milli: int) -> dict[str, Any]:
@@ -203,9 +206,10 @@ class ProfilePod:
     ) -> None:
         await asyncio.shield(self._leave())
 
-    async def run_batch(self, batch: int, threads: int) -> BatchTime:
+    async def run_batch(self, batch: int, threads: int, size: int | None = None) -> BatchTime:
         """Runs one batch on a free lane of the pod. Raises PodError."""
-        answer = await self._ask({"batch": batch, "threads": threads}, BATCH_S)
+        sized = {} if size is None else {"size": size}
+        answer = await self._ask({"batch": batch, "threads": threads, **sized}, BATCH_S)
         return BatchTime(answer["wall_s"], answer["cpu_s"])
 
     async def set_cores(self, cores: float) -> None:

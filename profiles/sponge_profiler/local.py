@@ -19,7 +19,7 @@ from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
@@ -27,18 +27,21 @@ from sponge_core.errors import SpongeError
 from sponge_profiler.checkpoint import Checkpoint
 from sponge_profiler.grid import GridCell
 from sponge_profiler.grid_run import rounds_left, run_grid
-from sponge_profiles.timing import BatchTime, RunBatch, machine_name
+from sponge_profiler.row_sizes import DeclaredSizes, measure_row_sizes, sized_batches_left, sizes_left
+from sponge_profiles.timing import BatchTime, machine_name
 from sponge_system.cgroup import Cgroup, CgroupError, controller_root
 
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from sponge_server.workers.interface import ModelInfo
     from sponge_server.workers.pool import WorkerPool
 
 __all__ = [
     "LoadedModel",
     "MeasurementPlan",
     "OpenCheckpoint",
+    "RunOn",
     "loaded",
     "measure",
     "measure_plan",
@@ -48,6 +51,13 @@ __all__ = [
 ]
 
 _GROUP = "sponge-profile-"
+
+
+class RunOn(Protocol):
+    """A `RunBatch` and a `RunSized` in one."""
+
+    def __call__(self, batch: int, threads: int, size: int | None = None, /) -> Awaitable[BatchTime]: ...
+
 
 OpenCheckpoint = Callable[[Mapping[str, str]], Checkpoint]
 """Opens the checkpoint of a measurement, given the facts that it depends on."""
@@ -89,12 +99,13 @@ class MeasurementPlan:
 
 @dataclass(frozen=True, slots=True)
 class LoadedModel:
-    """A model on lanes that are ready; `memory` has the fields of a profile's `MemoryUse`."""
+    """A model on lanes that are ready; `memory` has the fields of a profile's `MemoryUse`; `sizes`: of its rows."""
 
     pool: WorkerPool
     platform: str
     warning: str | None
     memory: dict[str, float] | None
+    sizes: DeclaredSizes | None
 
 
 @asynccontextmanager
@@ -117,14 +128,21 @@ async def loaded(source: str, name: str, max_batch: int, lanes: int, threads: in
             raise ModelError(f"model {name} has no batch, a request is one run: leave sizes above 1 out of --batches")
         # Before any batch: the memory that a lane keeps shows only on a lane that has run none.
         memory, _ = await measure_memory(pool, threads, None, limits.example_s)
-        sizes = None
+        mib = None
         if memory is not None:
             parts = {"base_mib": memory.base_bytes, "lane_mib": memory.lane_bytes, "item_mib": memory.item_bytes}
-            sizes = {name: round(size / (1 << 20), 2) for name, size in parts.items()}
+            mib = {name: round(size / (1 << 20), 2) for name, size in parts.items()}
         info = pool.models[0]
-        yield LoadedModel(pool, info.platform, info.warning, sizes)
+        yield LoadedModel(pool, info.platform, info.warning, mib, _sizes_of(info))
     finally:
         await pool.close()
+
+
+def _sizes_of(info: ModelInfo) -> DeclaredSizes | None:
+    if info.size is None:
+        return None
+    sizes, join = tuple(info.size.measured), info.size.join(info.inputs)
+    return DeclaredSizes(sizes=sizes, reference=info.size.reference, join=join)
 
 
 def surroundings(source: str) -> dict[str, str]:
@@ -161,7 +179,7 @@ async def measure(plan: MeasurementPlan, limited: bool, open_checkpoint: OpenChe
     """
     about = surroundings(plan.source)
     checkpoint = open_checkpoint(plan.about(about, "real" if limited else "none"))
-    if not rounds_left(plan.cells, plan.repeat, checkpoint):
+    if not rounds_left(plan.cells, plan.repeat, checkpoint) and not sizes_left(plan.cells, checkpoint):
         return
     task = asyncio.current_task()
     assert task is not None
@@ -184,25 +202,29 @@ async def measure(plan: MeasurementPlan, limited: bool, open_checkpoint: OpenChe
             if group is not None:
                 group.set_quota_milli(round(cores * 1000))
 
-        await measure_plan(plan, checkpoint, partial(run_on, model.pool), set_cores, console)
+        await measure_plan(plan, checkpoint, partial(run_on, model.pool), model.sizes, set_cores, console)
 
 
 async def measure_plan(
     plan: MeasurementPlan,
     checkpoint: Checkpoint,
-    run_batch: RunBatch,
+    run_batch: RunOn,
+    sizes: DeclaredSizes | None,
     set_cores: Callable[[float], Awaitable[None]],
     console: Console,
 ) -> None:
-    """Measures the plan's cells with a progress bar."""
+    """Measures the plan's cells, then rows of the sizes that the model declares, with a progress bar."""
     columns = (TextColumn("{task.description:<32}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    left = rounds_left(plan.cells, plan.repeat, checkpoint)
     with Progress(*columns, console=console, transient=True) as bar:
-        task = bar.add_task("measuring", total=rounds_left(plan.cells, plan.repeat, checkpoint))
+        task = bar.add_task("measuring", total=left + sized_batches_left(plan.cells, sizes, checkpoint))
 
-        def ran(cell: GridCell) -> None:
-            bar.update(task, advance=1, description=str(cell))
+        def ran(what: object) -> None:
+            bar.update(task, advance=1, description=str(what))
 
         await run_grid(run_batch, set_cores, plan.cells, plan.repeat, checkpoint, ran)
+        of_sizes = partial(ran, "rows of several sizes")
+        await measure_row_sizes(run_batch, set_cores, plan.cells, sizes, checkpoint, of_sizes)
 
 
 def _limited(pool: WorkerPool, cores: float) -> Cgroup:
@@ -227,12 +249,12 @@ def _sweep() -> None:
             Cgroup(path).remove()
 
 
-async def run_on(pool: WorkerPool, batch: int, threads: int) -> BatchTime:
-    """Runs one batch on a free lane."""
+async def run_on(pool: WorkerPool, batch: int, threads: int, size: int | None = None) -> BatchTime:
+    """Runs one batch on a free lane. `size`: of its rows, where the model declares one; None: its reference."""
     from sponge_server.workers.examples import example_item
 
     lane = next(lane for lane in pool.lanes if not lane.busy)
-    result = await lane.run([example_item(pool.models[0], 1)] * batch, threads)
+    result = await lane.run([example_item(pool.models[0], 1, size)] * batch, threads)
     for outputs in result.outputs:
         if isinstance(outputs, SpongeError):
             raise outputs

@@ -25,6 +25,8 @@ def print_report(profile: Profile, console: Console) -> None:
         console.print(_quotas(profile))
     if profile.lanes:
         console.print(_lanes(profile))
+    if profile.sized_points:
+        console.print(_sizes(profile))
     for line in _sentences(profile):
         console.print(line, highlight=False, soft_wrap=True)
 
@@ -32,10 +34,11 @@ def print_report(profile: Profile, console: Console) -> None:
 def _points(profile: Profile) -> Table:
     model = profile.latency_model()
     table = _table(f"{profile.name} on {profile.machine}")
-    for head in ("batch", "threads", *_MEASURED, f"{profile.form} of p{profile.percentile}", "off by"):
+    percentile = profile.fitted_percentile
+    for head in ("batch", "threads", *_MEASURED, f"{profile.form} of p{percentile}", "off by"):
         table.add_column(head, justify="right")
     for point in profile.points:
-        measured = point.at(profile.percentile) or 0.0
+        measured = point.at(percentile) or 0.0
         fitted = model.latency(point.batch, point.threads) * 1e3
         off = "no gain" if _wasted(point, profile) else f"{(measured / fitted - 1) * 100:+.0f} %"
         table.add_row(str(point.batch), str(point.threads), *_shown(point), f"{fitted:.2f}", off)
@@ -64,16 +67,39 @@ def _lanes(profile: Profile) -> Table:
     return table
 
 
+def _sizes(profile: Profile) -> Table:
+    model, percentile = profile.latency_model(), profile.fitted_percentile
+    table = _table("rows of one size each")
+    for head in ("size", "batch", "threads", *_MEASURED, f"formula of p{percentile}", "off by"):
+        table.add_column(head, justify="right")
+    for point in sorted(profile.sized_points, key=lambda point: (point.batch, point.threads, point.size)):
+        fitted = model.at(point.size).latency(point.batch, point.threads) * 1e3
+        off = f"{((point.at(percentile) or 0.0) / fitted - 1) * 100:+.0f} %"
+        shape = (f"{point.size:g}", str(point.batch), str(point.threads))
+        table.add_row(*shape, *_shown(point), f"{fitted:.2f}", off)
+    return table
+
+
 def _sentences(profile: Profile) -> list[str]:
     c = profile.coefficients_ms
     above = max(0.0, profile.error.p90) * 100
     lines = [
-        f"l(b,k) = {c.gamma:g}*b/k + {c.delta:g}*b + {c.epsilon:g}/k + {c.eta:g} ms;  R2 {profile.r2:g}, mean error "
-        f"{profile.mape_percent:g} %",
+        f"l(b,k) = {c.gamma:g}*b/k + {c.delta:g}*b + {c.epsilon:g}/k + {c.eta:g} ms;  "
+        + ("" if profile.r2 is None else f"R2 {profile.r2:g}, ")
+        + f"mean error {profile.mape_percent:g} %",
         f"90 % of the cells are within {above:.0f} % above the {profile.form}"
         + (" made from the other cells; " if profile.form == "table" else "; ")
         + f"each additional lane slows the others by {profile.interference * 100:.0f} %",
     ]
+    if profile.sizes is not None:
+        of = profile.sizes
+        lines.append(f"gamma and delta are of rows of size {of.reference:g}; at size s they are this many times that:")
+        for name, (p0, p1, p2) in (("gamma", of.parallel), ("delta", of.serial)):
+            lines.append(f"  {name}: {p0:.4g} + {p1:.4g}*s + {p2:.4g}*s^2")
+        if of.unseen_p80_percent is not None:
+            lines.append(
+                f"80 % of the times of a size are within {of.unseen_p80_percent:g} % of a fit without that size"
+            )
     if profile.validation is not None:
         formula, table = profile.validation.formula, profile.validation.table
         lines.append(

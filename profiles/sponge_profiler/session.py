@@ -21,6 +21,7 @@ from sponge_profiler.checkpoint import Checkpoint
 from sponge_profiler.grid import contradicting, profile_of, waiting_share
 from sponge_profiler.local import MeasurementPlan, measure
 from sponge_profiler.plots import check_path, save_plot
+from sponge_profiler.row_sizes import with_measured_sizes
 from sponge_profiles.profile import MemoryUse, Profile
 from sponge_profiles.validation import Form
 
@@ -164,7 +165,7 @@ def _fit(request: ProfileRequest, checkpoint: Checkpoint, messages: Console) -> 
             "stop other programs and measure again",
         )
     memory = checkpoint.notes.get("memory")
-    return profile_of(
+    profile = profile_of(
         measured,
         name=plan.name,
         model=plan.source,
@@ -174,6 +175,10 @@ def _fit(request: ProfileRequest, checkpoint: Checkpoint, messages: Console) -> 
         form=request.form,
         memory=None if memory is None else MemoryUse(**memory),
     )
+    sized = with_measured_sizes(profile, checkpoint)
+    if sized.form != profile.form:
+        _say(messages, f"note: the {profile.form} has no sizes of rows, so this profile uses the {sized.form}")
+    return sized
 
 
 def _say(console: Console, text: str) -> None:

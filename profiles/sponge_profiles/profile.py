@@ -241,6 +241,10 @@ class Profile(Part):
                 name: round(getattr(model, name) * 1e3, 4) for name in ("gamma", "delta", "epsilon", "eta")
             },
             "error": {"p50": p50, "p90": p90, "max": most},
+            # Those of the formula for one size do not describe this one.
+            "r2": None,
+            "mape_percent": round(float(np.mean(np.abs(found.errors))) * 100, 2),
+            "validation": None,
             "sizes": {
                 "reference": reference,
                 "join": join,
@@ -254,6 +258,11 @@ class Profile(Part):
             return Profile.model_validate(self.model_dump() | changes)
         except ValidationError as invalid:
             raise ProfileError(f"profile '{self.name}': {_first_error(invalid)}") from None
+
+    @property
+    def fitted_percentile(self) -> Literal[50, 95, 99]:
+        """The percentile of the times that the coefficients predict: with sizes, the median."""
+        return self.percentile if self.sizes is None else 50
 
     def latency_model(self) -> LatencyModel:
         """The core's model, in seconds; its error is the 90 % quantile, at least 0."""

@@ -30,6 +30,7 @@ __all__ = [
     "RunBatch",
     "RunSized",
     "Samples",
+    "SizedCell",
     "cpu_type",
     "grid_points",
     "machine_name",
@@ -38,6 +39,9 @@ __all__ = [
     "measure_sizes",
     "percentiles",
     "quick_profile",
+    "sized_grid",
+    "sized_points",
+    "sized_rounds",
 ]
 
 _QUICK_ROUNDS = 20
@@ -61,6 +65,9 @@ RunBatch = Callable[[int, int], Awaitable[BatchTime]]
 
 RunSized = Callable[[int, int, int], Awaitable[BatchTime]]
 """The same for rows of one size, given (batch, threads, size)."""
+
+SizedCell = tuple[int, int, int]
+"""A batch of rows of one size: (batch, threads, size)."""
 
 Grow = Callable[[int], Awaitable[bool]]
 """Asks for a CPU limit of so many cores; returns whether it is in force."""
@@ -249,29 +256,59 @@ async def measure_sizes(
 ) -> Profile:
     """Measures rows of other sizes, on one thread and on the most threads of a profile, and fits it anew.
 
-    Single rows of every size, and batches of the reference and of a smaller size, take turns: a noisy moment then bends
-    neither the curve nor the gain of threads.
-
     Args:
         run_batch: runs one batch, given (batch, threads, size).
         profile: of rows of the reference size.
         join: what a batch of several sizes costs.
         budget_s: start no batch after this many seconds, but for one of each size.
-        throttled: the CPU limit is below a core; one thread is then timed by its CPU time, as in `quick_profile`.
+        throttled: as for `sized_points`.
 
     Returns:
         The profile with sizes.
     """
     most = max(point.threads for point in profile.points)
-    batch = min(_SIZED_BATCH, profile.max_batch)
+    grid = sized_grid(sizes, reference, most, profile.max_batch)
+    points = await sized_points(run_batch, grid, budget_s, throttled, clock=clock)
+    return await asyncio.to_thread(profile.with_sizes, points, reference, join)
+
+
+def sized_grid(sizes: Sequence[int], reference: int, threads: int, max_batch: int) -> list[SizedCell]:
+    """What tells how time grows with size: single rows of every size, and batches of the reference and a smaller size.
+
+    Args:
+        threads: the most; each cell runs on one thread as well.
+    """
+    batch = min(_SIZED_BATCH, max_batch)
     singles = sorted({*sizes, reference})
     several = {reference, singles[len(singles) // 4]} if batch > 1 else set()
     cells = [(1, size) for size in singles] + [(batch, size) for size in sorted(several)]
     # Both thread counts of a cell in a row: their ratio is what must be right.
-    grid = [(rows, threads, size) for rows, size in cells for threads in sorted({1, most})]
-    needed = [(1, 1, size) for size in singles]
-    samples = await _rounds(lambda cell: run_batch(*cell), grid, needed, _SIZED_ROUNDS, budget_s, lambda: None, clock)
-    points = [
+    return [(rows, count, size) for rows, size in cells for count in sorted({1, threads})]
+
+
+def sized_rounds(grid: Sequence[SizedCell]) -> int:
+    """The number of times that `sized_points` calls `progress`, if its budget allows."""
+    return (_SIZED_ROUNDS + 1) * len(grid)
+
+
+async def sized_points(
+    run_batch: RunSized,
+    grid: Sequence[SizedCell],
+    budget_s: float = float("inf"),
+    throttled: bool = False,
+    progress: Callable[[], None] = lambda: None,
+    clock: Callable[[], float] = time.monotonic,
+) -> list[SizedPoint]:
+    """Measures a grid of `sized_grid`. Its cells take turns: a noisy moment then bends neither the curve nor the gain.
+
+    Args:
+        budget_s: start no batch after this many seconds, but for one single row of each size.
+        throttled: the CPU limit is below a core; one thread is then timed by its CPU time, as in `quick_profile`.
+        progress: called after every batch.
+    """
+    needed = [cell for cell in grid if cell[:2] == (1, 1)]
+    samples = await _rounds(lambda cell: run_batch(*cell), grid, needed, _SIZED_ROUNDS, budget_s, progress, clock)
+    return [
         SizedPoint(
             batch=rows,
             threads=threads,
@@ -280,7 +317,6 @@ async def measure_sizes(
         )
         for (rows, threads, size), times in samples.items()
     ]
-    return await asyncio.to_thread(profile.with_sizes, points, reference, join)
 
 
 def _doubling(threads: Sequence[int], above: float) -> list[int]:

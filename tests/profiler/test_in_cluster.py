@@ -171,6 +171,7 @@ def test_the_worker_answers_each_line_and_ends_with_its_input() -> None:
     answers = {answer["id"]: answer for answer in map(json.loads, done.stdout.splitlines())}
     assert set(answers) == {1, 2, 3, 4}
     assert "CPUs" in answers[1]["about"]["surroundings"]["the machine"]
+    assert answers[1]["about"]["sizes"] is None
     assert 0 < answers[2]["cpu_s"] < 10
     assert answers[3]["quota_milli"] is None or answers[3]["quota_milli"] > 0
     assert "99" in answers[4]["error"]

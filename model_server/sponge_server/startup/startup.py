@@ -32,7 +32,7 @@ from sponge_server.workers.examples import example_item
 from sponge_server.workers.interface import LaneError, LaneHung, LanePool, ModelError, ModelInfo, ModelSpec
 from sponge_system.logs import event
 
-__all__ = ["Prepared", "prepare", "spec_of", "warmed_up"]
+__all__ = ["Prepared", "of_declared_sizes", "prepare", "spec_of", "warmed_up"]
 
 log = logging.getLogger(__name__)
 
@@ -142,7 +142,7 @@ async def warmed_up(
             measured, error=min(measured.error, MOST_ERROR), interference=min(measured.interference, MOST_INTERFERENCE)
         )
     else:
-        model = profile.latency_model()
+        model = of_declared_sizes(profile, info)
     board.known(profile, origin=origin, noisy=noisy)
     event(
         log,
@@ -166,6 +166,20 @@ async def warmed_up(
         min(settings.max_lanes, fitted.most_lanes),
         fitted,
     )
+
+
+def of_declared_sizes(profile: Profile, info: ModelInfo) -> LatencyModel:
+    """The latency model of a given profile, with sizes only where the model declares one, joined as it says."""
+    model = profile.latency_model()
+    if info.size is not None and model.sizes is not None:
+        return replace(model, sizes=replace(model.sizes, join=info.size.join(info.inputs)))
+    if info.size is not None:
+        text = "the profile has no sizes of rows, so all requests count as equal: measure it anew with `sponge profile`"
+        event(log, "profile.without_sizes", logging.WARNING, model=info.name, profile=profile.name, text=text)
+    elif model.sizes is not None:
+        text = "the model declares no size of its rows, so all requests count as rows of the profile's reference"
+        event(log, "profile.sizes_unused", logging.WARNING, model=info.name, profile=profile.name, text=text)
+    return replace(model, sizes=None)
 
 
 async def _start(settings: ServerSettings, pool: LanePool, metrics: Metrics) -> Fitted:
