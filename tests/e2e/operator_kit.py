@@ -186,7 +186,7 @@ def identity(pod: dict[str, Any]) -> tuple[str, str, int]:
     return pod["metadata"]["uid"], status["containerID"], status["restartCount"]
 
 
-def send(pod: dict[str, Any], model: str, rate: float, seconds: float, slo_ms: int) -> dict[int, int]:
+def send(pod: dict[str, Any], model: str, rate: float, seconds: float, slo_ms: float) -> dict[int, int]:
     """Sends noise as JPEG, evenly, straight to the pod; returns how often which HTTP status came."""
     noise = np.random.default_rng(1).integers(0, 255, (224, 224, 3), dtype=np.uint8)
     buffer = io.BytesIO()

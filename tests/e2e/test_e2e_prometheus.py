@@ -80,7 +80,7 @@ def test_every_query_returns_data(kubectl: Kubectl, digits: Service, secure: Ser
         pod = digits.pod()
         eventually(lambda: len(prometheus.query("up == 1")) >= 3, 20, "operator and servers are scraped")
         # More than 250m carries, so that it grows and shrinks; some are hopeless, and one names no model.
-        statuses = send(pod, "digits", rate=200, seconds=6, slo_ms=300) | send(pod, "digits", 50, 1, slo_ms=1)
+        statuses = send(pod, "digits", rate=200, seconds=6, slo_ms=300) | send(pod, "digits", 50, 1, slo_ms=0.01)
         assert statuses.get(200), statuses
         send(pod, "nothing", rate=20, seconds=1, slo_ms=300)
 
