@@ -137,6 +137,12 @@ class StateSnapshot(_Message):
     )
     uploads_in_flight: int = Field(ge=0)
     arrival_rate_rps: float = Field(ge=0)
+    load_cores: float | None = Field(
+        default=None,
+        ge=0,
+        description="cores that the arrivals take at the most efficient size and batch, with what the server uses "
+        "beside the batches; None from servers of earlier versions",
+    )
     remaining_slo_s: list[float] = Field(
         description="quantiles of the recent remaining SLO on arrival at 1, 10, 25, 50, 75 and 99 %"
     )

@@ -152,6 +152,7 @@ def test_a_steady_load_gets_a_frontier_with_a_size_that_misses_nothing(tmp_path:
         assert min(sizes.values()) == 0
         assert sizes.get(500, 1) > 0  # twenty requests a second are one core's worth
         assert place.publisher.snapshot().arrival_rate_rps == pytest.approx(20, rel=0.2)
+        assert place.publisher.snapshot().load_cores == pytest.approx(1.0, rel=0.3)
         assert place.publisher.snapshot().remaining_slo_s == [pytest.approx(1.0)] * 6
 
     site(scenario, tmp_path, 2.0)

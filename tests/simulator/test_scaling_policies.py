@@ -18,7 +18,6 @@ from sponge_simulator.scaling.harmonybatch import Application, grouped
 from sponge_simulator.scaling.has import KalmanRate
 from sponge_simulator.scaling.interface import Observation, ScalingPolicy, Service, Size
 from sponge_simulator.scaling.registry import POLICIES, UnknownPolicyError, make_policy
-from sponge_simulator.scaling.steady_state import configurations, fill_s
 from sponge_simulator.scaling.vpa import DecayingHistogram
 
 # The paper's YOLOv5s: 137 ms for one item on one core.
@@ -349,17 +348,3 @@ def test_the_worst_network_is_that_since_the_last_reading() -> None:
     worst.arrived(1.0, Request(0, 1.0, 2.0, 0.7))
     assert worst.read() == pytest.approx(0.3)
     assert worst.read() == 0.0
-
-
-def test_filling_takes_longer_for_larger_batches_and_lower_rates() -> None:
-    assert fill_s(1, 10.0) == 0.0
-    assert fill_s(2, 10.0) == pytest.approx(0.4605, rel=0.001)  # -ln(0.01)/10
-    assert fill_s(5, 10.0) == pytest.approx(1.0045, rel=0.02)  # Gamma(4, 10), 99 %
-    assert fill_s(5, 20.0) == pytest.approx(fill_s(5, 10.0) / 2)
-    assert fill_s(2, 0.0) == math.inf
-
-
-def test_configurations_all_answer_in_time() -> None:
-    found = list(configurations(MODEL, [1.0, 2.0, 4.0], 8, 50.0, 0.6))
-    assert found
-    assert all(option.latency_s + fill_s(option.batch, 50.0) <= 0.6 for option in found)

@@ -17,6 +17,7 @@ from sponge_core.control_api import FrontierPoint
 from sponge_core.forecast import Arrival, Forecaster
 from sponge_core.planning.frontier import project_frontier
 from sponge_core.planning.projection import ProjectionInput, project
+from sponge_core.planning.steady_state import load_cores
 from sponge_server.control.news import News
 from sponge_server.engine.jobs import Job
 from sponge_server.engine.scheduler import Scheduler
@@ -56,6 +57,9 @@ WATCHED_S = 5.0
 
 HORIZON_S = 1.0
 """Arrivals are forecast this far ahead; the queue is then simulated until it is empty."""
+
+LOAD_S = 1.0
+"""How long the load in cores is taken to be the same; the number of pods follows it, which is not that quick."""
 
 QUANTILES = (0.01, 0.10, 0.25, 0.50, 0.75, 0.99)
 
@@ -112,6 +116,7 @@ class Projector(RequestObserver):
         self._woken = False
         self._early: asyncio.TimerHandle | None = None
         self._readers = 0
+        self._load_cores, self._load_at = 0.0, -math.inf
         self._left = -math.inf
 
     def set_sizes(self, sizes_milli: Sequence[int]) -> None:
@@ -159,6 +164,16 @@ class Projector(RequestObserver):
     def rate(self, now: float) -> float:
         """Arrivals per second, in rows."""
         return self._forecaster.rate(now)
+
+    def load_cores(self, now: float) -> float:
+        """Cores that the arrivals take at the most efficient size and batch, with what the server itself uses."""
+        if now - self._load_at >= LOAD_S:
+            scheduler, rate = self._scheduler, self._forecaster.rate(now)
+            cores = [milli / 1000 for milli in self._sizes]
+            arrivals = self._forecaster.forecast(now, HORIZON_S)
+            batches = load_cores(arrivals, rate, scheduler.models, cores, self._max_batch)
+            self._load_cores, self._load_at = (batches + scheduler.self_usage if rate else 0.0), now
+        return self._load_cores
 
     def remaining_slo_s(self, now: float) -> list[float]:
         """Recent remaining SLO on arrival at `QUANTILES`; empty when nothing arrived."""

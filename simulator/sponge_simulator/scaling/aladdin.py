@@ -9,9 +9,10 @@ and one second of arrivals at the recent rate. A replica that is not needed is r
 from __future__ import annotations
 
 from sponge_core.edf_queue import Request
+from sponge_core.planning.steady_state import Configuration, configurations
 from sponge_simulator.scaling.arrival_history import ArrivalCounts
 from sponge_simulator.scaling.interface import Observation, Service, Size
-from sponge_simulator.scaling.steady_state import Configuration, configurations, with_margin
+from sponge_simulator.scaling.steady_state import with_margin
 
 __all__ = ["Aladdin"]
 
@@ -33,7 +34,7 @@ class Aladdin:
         self._remaining_s = service.slo_s
         self._needed_at: list[tuple[float, int]] = []
         options = configurations(
-            service.model, service.sizes, service.max_batch, float("inf"), LEFT_SHARE * service.slo_s
+            service.model, service.sizes, service.batches, float("inf"), LEFT_SHARE * service.slo_s
         )
         fallback = Configuration(service.sizes[-1], 1, service.model.latency(1, max(1, int(service.sizes[-1]))))
         self._best = max(options, key=lambda option: option.per_core, default=fallback)

@@ -9,9 +9,10 @@ removed when the burst is over.
 from __future__ import annotations
 
 from sponge_core.edf_queue import Request
+from sponge_core.planning.steady_state import configurations
 from sponge_simulator.scaling.arrival_history import ArrivalCounts, WorstNetwork
 from sponge_simulator.scaling.interface import Observation, Service, Size
-from sponge_simulator.scaling.steady_state import configurations, with_margin
+from sponge_simulator.scaling.steady_state import with_margin
 
 __all__ = ["AsyFunc"]
 
@@ -46,7 +47,7 @@ class AsyFunc:
         """The fewest cores that serve the rate in time; the largest size if none does."""
         rate = max(rate, 1.0)
         service = self._service
-        options = configurations(service.model, service.sizes, service.max_batch, rate, left_s)
+        options = configurations(service.model, service.sizes, service.batches, rate, left_s)
         enough = [option for option in options if option.throughput >= rate]
         best = min(enough, key=lambda option: (option.cores, option.latency_s), default=None)
         if best is None:

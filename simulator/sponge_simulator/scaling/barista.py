@@ -12,9 +12,9 @@ import math
 import numpy as np
 
 from sponge_core.edf_queue import Request
+from sponge_core.planning.steady_state import configurations
 from sponge_simulator.scaling.arrival_history import ArrivalCounts, WorstNetwork
 from sponge_simulator.scaling.interface import Observation, Service, Size
-from sponge_simulator.scaling.steady_state import configurations
 
 __all__ = ["Barista"]
 
@@ -42,7 +42,7 @@ class Barista:
         service, now = self._service, state.now
         rate = self._forecast(now)
         left_s = service.slo_s - self._network.read()
-        options = configurations(service.model, service.sizes, service.max_batch, rate, left_s)
+        options = configurations(service.model, service.sizes, service.batches, rate, left_s)
         # Order by the cost of whole replicas, then by the size of one.
         best = min(
             options,

@@ -10,9 +10,10 @@ from __future__ import annotations
 import math
 
 from sponge_core.edf_queue import Request
+from sponge_core.planning.steady_state import Configuration
 from sponge_simulator.scaling.arrival_history import ArrivalCounts, WorstNetwork
 from sponge_simulator.scaling.interface import Observation, Service, Size
-from sponge_simulator.scaling.steady_state import Configuration, most_throughput
+from sponge_simulator.scaling.steady_state import most_throughput
 
 __all__ = ["Has", "KalmanRate"]
 

@@ -12,9 +12,9 @@ from __future__ import annotations
 import math
 
 from sponge_core.edf_queue import Request
+from sponge_core.planning.steady_state import configurations
 from sponge_simulator.scaling.arrival_history import ArrivalCounts
 from sponge_simulator.scaling.interface import Observation, Service, Size
-from sponge_simulator.scaling.steady_state import configurations
 
 __all__ = ["InferLine"]
 
@@ -36,7 +36,7 @@ class InferLine:
         self._service = service
         self._counts = ArrivalCounts(WINDOW_S)
         left_s = (1 - NETWORK_SHARE) * service.slo_s
-        options = configurations(service.model, service.sizes, service.max_batch, service.rate, left_s)
+        options = configurations(service.model, service.sizes, service.batches, service.rate, left_s)
         self._planned = max(options, key=lambda option: option.per_core, default=None)
 
     def arrived(self, now: float, request: Request) -> None:  # noqa: ARG002 - the protocol's

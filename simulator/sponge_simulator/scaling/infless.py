@@ -12,9 +12,9 @@ from __future__ import annotations
 import math
 
 from sponge_core.edf_queue import Request
+from sponge_core.planning.steady_state import Configuration
 from sponge_simulator.scaling.arrival_history import ArrivalCounts, WorstNetwork
 from sponge_simulator.scaling.interface import Observation, Service, Size
-from sponge_simulator.scaling.steady_state import Configuration
 
 __all__ = ["InfLess"]
 

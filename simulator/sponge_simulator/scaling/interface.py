@@ -53,6 +53,11 @@ class Service:
         steps = round((self.max_cores - self.min_cores) / self.step_cores)
         return tuple(self.min_cores + self.step_cores * step for step in range(steps + 1))
 
+    @property
+    def batches(self) -> range:
+        """All batch sizes, ascending."""
+        return range(1, self.max_batch + 1)
+
 
 @dataclass(frozen=True, slots=True)
 class Size:
