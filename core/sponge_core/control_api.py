@@ -1,4 +1,5 @@
-"""The messages between a server and its control loop: the state of the server, the size to apply, and letting go.
+"""The messages between a server and its operator: the state of the server, the size to apply, letting go, and the
+source of a model.
 
 Where somebody applies sizes, the server runs with the smaller of the applied size and its quota. Where nobody does, it
 runs with its quota: before the first apply, after a release, and when the operator has been silent for too long.
@@ -21,12 +22,15 @@ __all__ = [
     "FrontierPoint",
     "LaneState",
     "LatencyCoefficients",
+    "LoadFailure",
     "MemoryState",
     "Outcome",
     "ProfileReport",
     "ReleaseAck",
     "ReleaseRequest",
     "SizeRange",
+    "SourceReport",
+    "SourceRequest",
     "StateSnapshot",
 ]
 
@@ -178,6 +182,32 @@ class ProfileReport(_Message):
         default=None, description="while measuring: the CPU limit at which the server would measure next"
     )
     profile: str | None = Field(default=None, description="the file's text, once it is measured or was kept")
+    source: str | None = Field(default=None, description="source of the model that it is of; None: an earlier server")
+
+
+class LoadFailure(_Message):
+    """A source that could not be loaded beside the one that serves."""
+
+    source: str
+    no_room: bool = Field(description="it does not fit into the memory limit beside what is loaded")
+    message: str
+
+
+class SourceRequest(_Message):
+    """`POST /control/v1/models/MODEL/source`: the source to serve; answered before it is loaded."""
+
+    source: str = Field(min_length=1)
+
+
+class SourceReport(_Message):
+    """`GET /control/v1/models/MODEL/source`: what is loaded of a model, and what comes and goes."""
+
+    serving: str | None = Field(description="the source that answers requests; None while the model is unloaded")
+    loading: str | None = Field(default=None, description="the source that is being loaded beside it")
+    ending: bool = Field(default=False, description="a former version still holds memory")
+    failed: LoadFailure | None = Field(
+        default=None, description="the source that could not be loaded last; None once another one serves"
+    )
 
 
 class SizeRange(_Message):

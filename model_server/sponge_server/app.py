@@ -28,7 +28,7 @@ from sponge_server.protocol.grpc_service import inference_handler
 from sponge_server.protocol.http_app import data_app
 from sponge_server.protocol.http_connection import CLOSE_GRACE_S, HttpLimits
 from sponge_server.protocol.http_server import HttpServer, PortTls, listen, make_room
-from sponge_server.protocol.model_control import ModelControl
+from sponge_server.protocol.model_control import controls
 from sponge_server.protocol.rest import RestEndpoint
 from sponge_server.protocol.tls_listener import MOST_HANDSHAKES
 from sponge_server.repository import Repository
@@ -105,8 +105,7 @@ class Server:
         data_socket = listen(settings.host, settings.http_port, "--http-port")
         control_socket = listen(settings.host, settings.control_port, "--control-port")
         limits = self._limits()
-        token = access.control_token if settings.model_control == "explicit" else None
-        models = ModelControl(self._repository, token)
+        models, sources = controls(settings, self._repository, access.control_token)
         rest = RestEndpoint(self._service, metrics, data_app(self._service, models), access.keys)
         data_tls, control_tls = self._tls()
         data = HttpServer(rest, data_socket, limits, data_tls)
@@ -118,8 +117,8 @@ class Server:
             certificates=access.certificates,
             interceptors=() if access.keys is None else (KeyInterceptor(access.keys, metrics.problems),),
         )
-        boards = [ProfileBoard(self._clock) for _ in settings.loaded]
-        control_endpoints = control_app(self._control, metrics, access.control_token, boards[0])
+        boards = [ProfileBoard(self._clock, model.source) for model in settings.loaded]
+        control_endpoints = control_app(self._control, metrics, access.control_token, boards[0], sources)
         control = HttpServer(control_endpoints, control_socket, limits, control_tls)
         metrics.connections.labels("http").set_function(lambda: data.connections)
         metrics.connections.labels("control").set_function(lambda: control.connections)

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 from functools import reduce
 from typing import Any
 
+from sponge_core.control_api import LoadFailure, SourceReport
 from sponge_core.errors import SpongeError
 from sponge_server.bounds import bounds_of
 from sponge_server.control.projector import Projector
@@ -27,7 +28,7 @@ from sponge_server.inference_service import InferenceService
 from sponge_server.lifecycle import Lifecycle
 from sponge_server.memory_watch import MemoryWatch
 from sponge_server.model_handle import ModelHandle
-from sponge_server.model_state import ModelState
+from sponge_server.model_state import Failure, ModelState
 from sponge_server.observability.metrics import Metrics
 from sponge_server.protocol.problems import ProblemError
 from sponge_server.settings import ModelSettings, ServerSettings
@@ -120,6 +121,38 @@ class Repository:
         Raises ProblemError: 404 for an unknown model, 409 while another one is loaded, 422 when it cannot be loaded or
         does not fit into the memory; the former version serves on.
         """
+        changing = self._begin(name, change)
+        try:
+            return await asyncio.shield(changing)
+        except asyncio.CancelledError:
+            if changing.cancelled():  # by `close`, not by the caller
+                raise self._lifecycle.not_ready() from None
+            raise
+
+    def serve(self, name: str, source: str) -> SourceReport:
+        """Has a source loaded, unless it serves or is being loaded; does not wait for it.
+
+        Raises ProblemError as `load` does, except 422: what cannot be loaded is in the report.
+        """
+        found = self.report(name)
+        if source != (found.loading or found.serving):
+            self._begin(name, Change(source))
+        return self.report(name)
+
+    def report(self, name: str) -> SourceReport:
+        """What is loaded of a model, and what comes and goes. Raises ProblemError 404."""
+        state = self._known(name)
+        failed = state.failed if state.loading is None else None
+        return SourceReport(
+            serving=None if state.serving is None else self._models[name].settings.source,
+            loading=state.coming,
+            ending=state.ending is not None,
+            failed=None
+            if failed is None
+            else LoadFailure(source=failed.source, no_room=failed.no_room, message=failed.why),
+        )
+
+    def _begin(self, name: str, change: Change) -> asyncio.Task[str]:
         state = self._state(name)
         if self._lifecycle.phase != "ready":
             raise self._lifecycle.not_ready()
@@ -128,16 +161,10 @@ class Repository:
             **{field: value for field in ("source", "max_batch") if (value := getattr(change, field)) is not None},
         )
         state.newest += 1
-        state.loading = str(state.newest)
-        changing = asyncio.get_running_loop().create_task(self._load(wanted, state, state.loading))
-        self._changing = changing
+        state.loading, state.coming = str(state.newest), wanted.source
+        self._changing = asyncio.get_running_loop().create_task(self._load(wanted, state, state.loading))
         self._changing.add_done_callback(_seen)
-        try:
-            return await asyncio.shield(changing)
-        except asyncio.CancelledError:
-            if changing.cancelled():  # by `close`, not by the caller
-                raise self._lifecycle.not_ready() from None
-            raise
+        return self._changing
 
     def unload(self, name: str) -> None:
         """Takes a model out of service; requests under way are still answered. Raises ProblemError 404, 409."""
@@ -158,12 +185,17 @@ class Repository:
         await self.give_up()
         await _cancelled(self._ending)
 
-    def _state(self, name: str) -> ModelState:
+    def _known(self, name: str) -> ModelState:
         state = self._lifecycle.states.get(name)
         if state is None:
             known = ", ".join(map(repr, self._lifecycle.models))
             text = f"no model {name!r} here; this server was started with {known}, and can load versions of these"
             raise ProblemError(404, "unknown-model", text)
+        return state
+
+    def _state(self, name: str) -> ModelState:
+        """The state of a model that may change now. Raises ProblemError 404, 409."""
+        state = self._known(name)
         for busy, other in self._lifecycle.states.items():
             if other.loading is not None:
                 text = f"version {other.loading} of {busy!r} is being loaded: wait until it serves or has failed"
@@ -173,19 +205,19 @@ class Repository:
     async def _load(self, wanted: ModelSettings, state: ModelState, version: str) -> str:
         name, began = wanted.name, time.monotonic()
         event(log, "model.load_begun", model=name, version=version, source=wanted.source, serving=state.serving)
-        board = ProfileBoard()
+        board = ProfileBoard(source=wanted.source)
         try:
             found, place = await self._prepared(wanted, board)
         except (SpongeError, OSError) as error:
             no_room = isinstance(error, MemoryLimitError)
             self._metrics.loads.labels(name, "no-room" if no_room else "failed").inc()
-            state.failed = (version, str(error))
+            state.failed = Failure(version, wanted.source, no_room, str(error))
             event(log, "model.load_failed", logging.ERROR, model=name, version=version, error=error)
             still = "the model stays unloaded" if state.serving is None else f"version {state.serving} serves on"
             slug = "no-room-for-version" if no_room else "load-failed"
             raise ProblemError(422, slug, f"version {version} of {name!r} was not loaded: {error}; {still}") from None
         finally:
-            state.loading = None
+            state.loading = state.coming = None
             self._memory.use(self._present())
         self._take_over(wanted, state, version, found, place, board)
         event(log, "model.live", model=name, version=version, took_s=time.monotonic() - began)

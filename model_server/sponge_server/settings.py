@@ -75,9 +75,10 @@ class ServerSettings(BaseSettings):
     accept_accuracy: bool = setting(
         "Model", "Accept bf16 or int8 even if the answers differ by more than allowed.", False
     )
-    model_control: Literal["none", "explicit"] = setting(
+    model_control: Literal["none", "control", "explicit"] = setting(
         "Model",
-        "explicit: holders of the control token may load and unload models, by the protocol's model repository.",
+        "control: holders of the control token may change a model's source, at the control port. explicit: they may "
+        "also load and unload models, by the protocol's model repository.",
         "none",
     )
     variant: Annotated[dict[ModelName, str], NoDecode, named("NAME=SOURCE")] = setting(

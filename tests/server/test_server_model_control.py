@@ -11,19 +11,23 @@ import orjson
 import pytest
 from starlette.testclient import TestClient
 
+from sponge_core.control_api import SourceReport
+from sponge_server.control.control_app import control_app
 from sponge_server.lifecycle import Lifecycle, Loaded
+from sponge_server.model_state import Failure
 from sponge_server.observability.metrics import Metrics
 from sponge_server.protocol.extensions import index_document
 from sponge_server.protocol.grpc_keys import OPEN_CALLS
 from sponge_server.protocol.grpc_service import SERVICE, inference_handler
 from sponge_server.protocol.http_app import data_app
 from sponge_server.protocol.key_guard import OPEN_PATHS
-from sponge_server.protocol.model_control import ModelControl, change_of
+from sponge_server.protocol.model_control import ModelControl, change_of, controls
 from sponge_server.protocol.problems import ProblemError
 from sponge_server.protos import inference_pb2 as pb
 from sponge_server.repository import Change
 from sponge_server.security.control_token import ControlToken
 from sponge_server.settings import ContradictionError, ServerSettings
+from sponge_server.startup.profile_board import ProfileBoard
 
 
 class Recorder:
@@ -38,6 +42,9 @@ class Recorder:
 
     def unload(self, name: str) -> None:
         self.asked.append(name)
+
+    def report(self, name: str) -> SourceReport:
+        return SourceReport(serving=f"{name}.pt2")
 
 
 def control(tmp_path: Path, *, token: bool = True, loaded: bool = True) -> tuple[ModelControl, Recorder]:
@@ -86,6 +93,21 @@ def test_model_control_needs_a_token() -> None:
     ServerSettings(**given)
     with pytest.raises(ContradictionError, match="with variants"):
         ServerSettings(**given, variant={"small": "digits://"}, accuracy={"m": 0.9, "small": 0.8})
+
+
+@pytest.mark.parametrize(("mode", "data", "port"), [("none", 403, 403), ("control", 403, 200), ("explicit", 401, 200)])
+def test_the_mode_opens_ports(mode: Any, data: int, port: int, tmp_path: Path) -> None:
+    """`control` opens the control port alone, as a service of the operator needs it."""
+    (tmp_path / "token").write_text("secret")
+    given: Any = {"model": {"m": "digits://"}, "model_control": mode, "control_token_file": tmp_path / "token"}
+    token = ControlToken(tmp_path / "token")
+    token.load()
+    repository: Loaded[Any] = Loaded(Lifecycle(["m"], "ready"), Recorder())
+    on_data, on_control = controls(ServerSettings(**given), repository, token)
+    assert client(on_data).post("/v2/repository/models/m/load").status_code == data
+    app = control_app(Loaded(Lifecycle(["m"], "ready")), Metrics(), token, ProfileBoard(), on_control)
+    asked = TestClient(app).get("/control/v1/models/m/source", headers={"authorization": "Bearer secret"})
+    assert asked.status_code == port
 
 
 def test_an_api_key_is_not_asked_for_where_the_token_is() -> None:
@@ -177,7 +199,12 @@ def test_a_body_that_is_none_of_the_protocol(body: str, tmp_path: Path) -> None:
 def test_the_index_shows_every_version() -> None:
     lifecycle = Lifecycle(["m", "n"], "ready")
     state = lifecycle.states["m"]
-    state.serving, state.ending, state.loading, state.failed = "3", "1", "4", ("2", "torn weights")
+    state.serving, state.ending, state.loading, state.failed = (
+        "3",
+        "1",
+        "4",
+        Failure("2", "m.pt2", False, "torn weights"),
+    )
     lifecycle.states["n"].serving = None
     assert [tuple(entry.values()) for entry in index_document(lifecycle, only_ready=False)] == [
         ("m", "3", "READY", ""),

@@ -205,6 +205,41 @@ def test_one_load_at_a_time(server: ServerProcess, gate: Path) -> None:
     assert answer(ask(server)) == (number, 1.0)
 
 
+def source_of(server: ServerProcess, wanted: str | None = None) -> Any:
+    """What the control port says of the model's source, or answers to a request for another one."""
+    return server.ask("/control/v1/models/m/source", None if wanted is None else {"source": wanted}).json
+
+
+def test_the_control_port_changes_the_source_without_waiting(server: ServerProcess, gate: Path) -> None:
+    former, wanted = SOURCE.format(1), SOURCE.format(1) + "&waits=true"
+    number = newest(server) + 1
+    load(server, former)
+    for _ in range(2):  # the second request finds it under way
+        asked = source_of(server, wanted)
+        assert (asked["serving"], asked["loading"], asked["failed"]) == (former, wanted, None)
+    assert source_of(server, SOURCE.format(2))["type"] == "urn:sponge:problem:load-in-progress"
+    assert answer(ask(server)) == (str(number), 1.0)
+    gate.touch()
+    eventually(lambda: source_of(server)["serving"] == wanted)
+    gate.unlink()
+    assert source_of(server, wanted)["loading"] is None, "it serves already"
+    assert answer(ask(server)) == (str(number + 1), 1.0)
+    assert server.ask("/control/v1/profile").json["source"] == wanted
+    eventually(lambda: source_of(server) == {"serving": wanted, "loading": None, "ending": False, "failed": None})
+
+
+def test_the_control_port_tells_why_a_source_was_not_loaded(server: ServerProcess) -> None:
+    former, wanted = source_of(server)["serving"], SOURCE.format(2) + "&fails=true"
+    source_of(server, wanted)
+    eventually(lambda: source_of(server)["failed"] is not None)
+    found = source_of(server)
+    assert (found["serving"], found["failed"]["source"], found["failed"]["no_room"]) == (former, wanted, False)
+    assert "these weights are torn" in found["failed"]["message"]
+    assert server.ask("/control/v1/models/n/source").status == 404
+    assert server.ask("/control/v1/models/m/source", {"source": ""}).status == 422
+    assert server.ask("/control/v1/models/m/source", token="other").status == 401
+
+
 def test_an_unloaded_model_is_gone_until_it_is_loaded_again(server: ServerProcess) -> None:
     served, number = serving(server), newest(server)
     replies: list[Reply] = []

@@ -1,4 +1,4 @@
-"""Web application of the control port: metrics and health for everyone, state, profile and apply with the token."""
+"""Web application of the control port: metrics and health for everyone; state, sizes and sources with the token."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
-from sponge_core.control_api import ApplyRequest, ReleaseRequest
+from sponge_core.control_api import ApplyRequest, ReleaseRequest, SourceRequest
 from sponge_server.control.operator_watch import OperatorWatch
 from sponge_server.control.reconfigure import Reconfigurer, StaleVersionError
 from sponge_server.control.state_publisher import StatePublisher
@@ -20,6 +20,7 @@ from sponge_server.lifecycle import Loaded
 from sponge_server.observability.gauges import Gauges
 from sponge_server.observability.metrics import Metrics
 from sponge_server.protocol.catch_all import CatchAll
+from sponge_server.protocol.model_control import ModelControl
 from sponge_server.protocol.problem_response import EXCEPTION_HANDLERS, read_small
 from sponge_server.protocol.problems import ProblemError
 from sponge_server.security.control_token import ControlToken, authorise
@@ -28,7 +29,7 @@ from sponge_server.startup.profile_board import ProfileBoard
 __all__ = ["Control", "control_app"]
 
 N = TypeVar("N", int, float)
-M = TypeVar("M", ApplyRequest, ReleaseRequest)
+M = TypeVar("M", ApplyRequest, ReleaseRequest, SourceRequest)
 
 LONGEST_WAIT_S = 30.0
 LARGEST_MESSAGE = 64 << 10
@@ -44,12 +45,15 @@ class Control:
     operator: OperatorWatch
 
 
-def control_app(control: Loaded[Control], metrics: Metrics, token: ControlToken | None, board: ProfileBoard) -> ASGIApp:
+def control_app(
+    control: Loaded[Control], metrics: Metrics, token: ControlToken | None, board: ProfileBoard, models: ModelControl
+) -> ASGIApp:
     """The ASGI application of the control port.
 
     Args:
         token: of state, apply and profile; None keeps them closed.
         board: the latency profile of the first model.
+        models: guards the sources.
     """
     lifecycle = control.lifecycle
 
@@ -106,6 +110,15 @@ def control_app(control: Loaded[Control], metrics: Metrics, token: ControlToken 
             raise ProblemError(409, "stale-version", str(stale)) from None
         return Response(ack.model_dump_json(), media_type="application/json")
 
+    async def source(request: Request) -> Response:
+        repository = models.enter(request.headers.get("authorization", ""))
+        name = request.path_params["model"]
+        if request.method == "POST":
+            report = repository.serve(name, (await _message(request, SourceRequest)).source)
+        else:
+            report = repository.report(name)
+        return Response(report.model_dump_json(), media_type="application/json")
+
     app = Starlette(
         routes=[
             Route("/metrics", render_metrics),
@@ -115,6 +128,7 @@ def control_app(control: Loaded[Control], metrics: Metrics, token: ControlToken 
             Route("/control/v1/profile", profile),
             Route("/control/v1/apply", apply, methods=["POST"]),
             Route("/control/v1/release", release, methods=["POST"]),
+            Route("/control/v1/models/{model}/source", source, methods=["GET", "POST"]),
         ],
         exception_handlers=EXCEPTION_HANDLERS,
     )

@@ -95,7 +95,7 @@ def _versions(name: str, state: ModelState, lifecycle: Lifecycle) -> list[Docume
     if state.loading is not None:
         entries.append((state.loading, "LOADING", ""))
     if state.failed is not None:
-        entries.append((state.failed[0], "UNAVAILABLE", state.failed[1]))
+        entries.append((state.failed.version, "UNAVAILABLE", state.failed.why))
     return [{"name": name, "version": version, "state": at, "reason": why} for version, at, why in entries]
 
 

@@ -14,8 +14,9 @@ from sponge_server.protocol.oip import shown
 from sponge_server.protocol.problems import ProblemError
 from sponge_server.repository import Change, Repository
 from sponge_server.security.control_token import ControlToken, authorise
+from sponge_server.settings import ServerSettings
 
-__all__ = ["ModelControl", "change_of"]
+__all__ = ["ModelControl", "change_of", "controls"]
 
 CLOSED = "model control is off: start the server with --model-control explicit and --control-token-file"
 
@@ -35,6 +36,15 @@ class ModelControl:
         """
         authorise(self._token, authorization, CLOSED)
         return self._repository.get()
+
+
+def controls(
+    settings: ServerSettings, repository: Loaded[Repository], token: ControlToken | None
+) -> tuple[ModelControl, ModelControl]:
+    """Model control on the data ports, and on the control port."""
+    mode = settings.model_control
+    on_data, on_control = token if mode == "explicit" else None, token if mode != "none" else None
+    return ModelControl(repository, on_data), ModelControl(repository, on_control)
 
 
 def change_of(name: str, parameters: Mapping[str, object]) -> Change:

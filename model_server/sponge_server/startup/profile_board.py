@@ -34,10 +34,10 @@ POLL_S = 0.02
 
 
 class ProfileBoard:
-    """The report, as it is now. `clock`: monotonic seconds."""
+    """The report, as it is now. `clock`: monotonic seconds; `source`: of the model."""
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
-        self._report = ProfileReport(origin="unknown", cpu_type=cpu_type())
+    def __init__(self, clock: Callable[[], float] = time.monotonic, source: str | None = None) -> None:
+        self._report = ProfileReport(origin="unknown", cpu_type=cpu_type(), source=source)
         self._clock = clock
         self._read_at = -math.inf
 
