@@ -13,11 +13,18 @@ import yaml
 from click.testing import CliRunner
 
 import sponge_cluster
-from sponge_cluster import ClusterError, Status, connect, down, python_pod, status
+from sponge_cluster import ClusterError, SilentProgress, Status, Workers, connect, down, python_pod, status
 from sponge_cluster.api import node_is_ready
 from sponge_cluster.command import command
 from sponge_cluster.host_python import host_mounts, outermost
-from sponge_cluster.kind import create_command, delete_command, kind_config, load_command
+from sponge_cluster.kind import (
+    KindBackend,
+    create_command,
+    delete_command,
+    kind_config,
+    load_command,
+    node_names,
+)
 from sponge_cluster.manager import choose
 from sponge_cluster.state_file import read_processes, read_state, write_state
 
@@ -51,13 +58,32 @@ def test_kind_that_cannot_work_is_refused(docker: bool, kind: bool, lack: str) -
 
 
 def test_the_kind_node_has_the_host_beside_its_own_folders() -> None:
-    document = yaml.safe_load(kind_config(["/usr", "/opt/python"]))
+    document = yaml.safe_load(kind_config(["/usr", "/opt/python"], Workers(), machine_cores=4))
     assert document["apiVersion"] == "kind.x-k8s.io/v1alpha4"
     (node,) = document["nodes"]
     assert node["extraMounts"] == [
         {"hostPath": "/usr", "containerPath": "/host/usr", "readOnly": True},
         {"hostPath": "/opt/python", "containerPath": "/host/opt/python", "readOnly": True},
     ]
+
+
+def test_several_kind_nodes_stand_beside_a_control_plane_without_pods() -> None:
+    workers = Workers(3, 1.5)
+    document = yaml.safe_load(kind_config(["/usr"], workers, machine_cores=4))
+    control_plane, *others = document["nodes"]
+    assert control_plane == {"role": "control-plane"}
+    assert [node["labels"]["topology.kubernetes.io/zone"] for node in others] == ["zone-a", "zone-b", "zone-a"]
+    assert {node["role"] for node in others} == {"worker"}
+    assert all(node["extraMounts"] for node in others)
+    (patch,) = map(yaml.safe_load, document["kubeadmConfigPatches"])
+    assert patch == {"kind": "KubeletConfiguration", "systemReserved": {"cpu": "2500m"}}
+    assert node_names("dev", workers) == ("dev-worker", "dev-worker2", "dev-worker3")
+    assert node_names("dev", Workers()) == ("dev-control-plane",)
+
+
+def test_what_docker_can_do_to_a_kind_node_is_left_to_it() -> None:
+    with pytest.raises(ClusterError, match="use `docker kill dev-worker2`"):
+        KindBackend().change_node("dev", "dev-worker2", "stop", SilentProgress())
 
 
 def test_kind_never_writes_to_the_users_own_kubeconfig() -> None:
@@ -158,17 +184,29 @@ def test_status_answers_programs_and_exit_codes() -> None:
     assert json.loads(result.stdout)["state"] == "stopped"
 
 
+def test_impossible_nodes_are_refused_before_anything_is_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.geteuid", lambda: 0)
+    result = CliRunner().invoke(command, ["up", "--name", "nobody", "--backend", "native", "--workers", "99"])
+    assert isinstance(result.exception, ClusterError)
+    assert "99 nodes are not possible: use --workers 1 to 8" in str(result.exception)
+
+
+def test_a_node_of_no_cluster_cannot_fail() -> None:
+    result = CliRunner().invoke(command, ["node", "stop", "nobody-node", "--name", "nobody"])
+    assert isinstance(result.exception, ClusterError)
+
+
 def test_down_with_nothing_to_stop_is_fine() -> None:
     result = CliRunner().invoke(command, ["down", "--name", "nobody"])
     assert (result.exit_code, result.stdout) == (0, "cluster 'nobody' is not running\n")
 
 
-@pytest.mark.parametrize("subcommand", ["up", "down", "status", "kubeconfig"])
-def test_help_has_an_example_and_bad_names_are_refused(subcommand: str) -> None:
-    shown = CliRunner().invoke(command, [subcommand, "--help"])
+@pytest.mark.parametrize("words", ["up", "down", "status", "kubeconfig", "node stop x"])
+def test_help_has_an_example_and_bad_names_are_refused(words: str) -> None:
+    shown = CliRunner().invoke(command, [words.split()[0], "--help"])
     assert shown.exit_code == 0
     assert "Example:" in shown.stdout
-    refused = CliRunner().invoke(command, [subcommand, "--name", "Bad Name"])
+    refused = CliRunner().invoke(command, [*words.split(), "--name", "Bad Name"])
     assert isinstance(refused.exception, ClusterError)
 
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from sponge_cluster import cgroups
-from sponge_cluster.cleanup import mounts_below, remove_run_folder, shim_sockets
+from sponge_cluster.cleanup import mounts_below, remove_folder, shim_sockets
 from sponge_cluster.errors import ClusterError
-from sponge_cluster.network import removal_script
+from sponge_cluster.network import removal_script, rules_of
 from sponge_cluster.processes import ProcessId
 
 SAVED = """\
@@ -46,6 +46,17 @@ def test_without_such_chains_nothing_is_run() -> None:
     assert removal_script("nat", SAVED.replace("KUBE-", "OTHER-")) == ""
 
 
+def test_only_the_rules_of_this_cluster_go() -> None:
+    listed = """\
+-P FORWARD ACCEPT
+-A FORWARD -o br-dev -m comment --comment "sponge br-dev" -j ACCEPT
+-A FORWARD -i br-dev2 -m comment --comment "sponge br-dev2" -j ACCEPT
+-A FORWARD -i br-dev -j DOCKER
+"""
+    (rule,) = rules_of("br-dev", listed)
+    assert rule == ["FORWARD", "-o", "br-dev", "-m", "comment", "--comment", "sponge br-dev", "-j", "ACCEPT"]
+
+
 MOUNTINFO = r"""
 24 1 254:0 / / rw shared:1 - ext4 /dev/vda rw
 30 24 0:30 / /state/dev/kubelet/pods/1/volumes/secret rw - tmpfs tmpfs rw
@@ -67,7 +78,7 @@ def test_nothing_is_deleted_through_a_mount(monkeypatch: pytest.MonkeyPatch, tmp
     monkeypatch.setattr("sponge_cluster.cleanup._present_mounts", lambda folder: [folder / "pods"])
     (tmp_path / "pods").mkdir()
     with pytest.raises(ClusterError, match="still mounted; unmount it"):
-        remove_run_folder(tmp_path)
+        remove_folder(tmp_path)
     assert (tmp_path / "pods").exists()
 
 
@@ -99,8 +110,10 @@ def test_version_1_has_a_hierarchy_a_controller(tmp_path: Path) -> None:
 
 def test_version_1_copies_the_cpus_that_a_new_group_lacks(tmp_path: Path) -> None:
     root = _version_1(tmp_path)
-    cgroups.create("sponge-dev", root)
-    assert (root / "cpuset" / "sponge-dev" / "cpuset.cpus").read_text() == "0-1\n"
+    cgroups.create("sponge-dev", {"node": 2.0, "node2": 2.0}, root)
+    for group in ("sponge-dev", "sponge-dev/node", "sponge-dev/node2"):
+        assert (root / "cpuset" / group / "cpuset.cpus").read_text() == "0-1\n"
+    assert cgroups.node_groups("sponge-dev", root) == ["node", "node2"]
     assert (root / "memory" / "sponge-dev").is_dir()
     assert (root / "pids" / "sponge-dev" / "daemons").is_dir()
     assert not (root / "memory" / "sponge-dev" / "daemons").exists()
@@ -109,16 +122,22 @@ def test_version_1_copies_the_cpus_that_a_new_group_lacks(tmp_path: Path) -> Non
 def test_version_1_weighs_the_cluster_as_its_cores_and_its_daemons_as_one(tmp_path: Path) -> None:
     root = _version_1(tmp_path)
     cluster = root / "cpu" / "sponge-dev"
-    for group in (root / "cpu", cluster, cluster / "daemons"):  # the kernel makes these files with their folders
+    for group in (
+        root / "cpu",
+        cluster,
+        cluster / "node",
+        cluster / "daemons",
+    ):  # the kernel makes these files with their folders
         group.mkdir(exist_ok=True)
         (group / "cpu.shares").write_text("1024\n")
-    cgroups.create("sponge-dev", root)
+    cgroups.create("sponge-dev", {"node": 1.5}, root)
+    assert int((cluster / "node" / "cpu.shares").read_text()) == 1536
     assert int((cluster / "cpu.shares").read_text()) == 1024 * ((os.cpu_count() or 1) + 1)
     assert int((cluster / "daemons" / "cpu.shares").read_text()) == 1024
     assert (root / "cpu" / "cpu.shares").read_text() == "1024\n"
-    cgroups.join_daemons("sponge-dev", ProcessId(4321, 1), root)
+    cgroups.join_daemons("sponge-dev", "node", ProcessId(4321, 1), root)
     for controller in ("cpu", "pids"):
-        assert (root / controller / "sponge-dev" / "daemons" / "cgroup.procs").read_text() == "4321"
+        assert (root / controller / "sponge-dev" / "daemons" / "node" / "cgroup.procs").read_text() == "4321"
 
 
 def test_version_2_weighs_the_cluster_as_its_cores_and_its_daemons_as_one(tmp_path: Path) -> None:
@@ -127,7 +146,7 @@ def test_version_2_weighs_the_cluster_as_its_cores_and_its_daemons_as_one(tmp_pa
     for group in (cluster, cluster / "daemons"):
         group.mkdir()
         (group / "cpu.weight").write_text("100\n")
-    cgroups.create("sponge-dev", tmp_path)
+    cgroups.create("sponge-dev", {}, tmp_path)
     assert int((cluster / "cpu.weight").read_text()) == min(10_000, 100 * ((os.cpu_count() or 1) + 1))
     assert int((cluster / "daemons" / "cpu.weight").read_text()) == 100
 
@@ -135,15 +154,20 @@ def test_version_2_weighs_the_cluster_as_its_cores_and_its_daemons_as_one(tmp_pa
 def test_version_2_delegates_controllers(tmp_path: Path) -> None:
     (tmp_path / "cgroup.controllers").write_text("cpuset cpu io memory pids\n")
     (tmp_path / "cgroup.subtree_control").touch()
-    cgroups.create("sponge-dev", tmp_path)
-    assert (tmp_path / "sponge-dev" / "daemons").is_dir()
+    group = tmp_path / "sponge-dev"
+    group.mkdir()
+    (group / "cgroup.controllers").write_text("cpu pids\n")  # the kernel makes it with the folder
+    cgroups.create("sponge-dev", {"node": 2.0}, tmp_path)
+    assert (group / "daemons").is_dir()
+    assert (group / "node").is_dir()
+    assert (group / "cgroup.subtree_control").read_text() == "+pids"
     assert (tmp_path / "cgroup.subtree_control").read_text() == "+pids"  # the last of one write each
 
 
 def test_a_missing_controller_is_named(tmp_path: Path) -> None:
     (tmp_path / "cgroup.controllers").write_text("cpu io memory pids\n")
     with pytest.raises(ClusterError, match="no cgroup controller cpuset"):
-        cgroups.create("sponge-dev", tmp_path)
+        cgroups.create("sponge-dev", {"node": 2.0}, tmp_path)
 
 
 def test_groups_go_deepest_first(tmp_path: Path) -> None:

@@ -12,14 +12,19 @@ from cryptography.x509.oid import NameOID
 
 from sponge_cluster.layout import Layout
 from sponge_cluster.pki import identities, write_pki
+from sponge_cluster.workers import Workers
 
 
 @pytest.fixture(scope="module")
 def layout(tmp_path_factory: pytest.TempPathFactory) -> Layout:
     run = tmp_path_factory.mktemp("run")
-    made = Layout("dev", run, "10.245.0.0/24", "10.97.0.0/24", 7443, 1, 2, 3, 4)
+    made = _two(run)
     write_pki(made)
     return made
+
+
+def _two(run: Path = Path("/state/dev")) -> Layout:
+    return Layout("dev", run, "10.245.0.0/20", "10.97.0.0/24", 7443, 1, 2, 3, 4, Workers(2))
 
 
 def _load(layout: Layout, stem: str) -> x509.Certificate:
@@ -44,6 +49,7 @@ def test_each_is_signed_by_its_authority_and_by_no_other(layout: Layout) -> None
     [
         ("admin", "sponge-admin", ["system:masters"]),
         ("kubelet", "system:node:dev-node", ["system:nodes"]),
+        ("kubelet2", "system:node:dev-node2", ["system:nodes"]),
         ("scheduler", "system:kube-scheduler", []),
         ("proxy", "system:kube-proxy", []),
     ],
@@ -59,6 +65,12 @@ def test_the_api_server_may_be_reached_by_every_address_it_has(layout: Layout) -
     addresses = names.get_values_for_type(x509.IPAddress)
     assert "kubernetes.default.svc" in names.get_values_for_type(x509.DNSName)
     assert {ipaddress.ip_address(a) for a in ("127.0.0.1", "10.245.0.1", "10.97.0.1")} == set(addresses)
+
+
+def test_a_kubelet_serves_on_its_own_address() -> None:
+    serves = {identity.file: identity.serves for identity in identities(_two())}
+    assert serves["kubelet-server"] == ("dev-node", "10.245.0.1")
+    assert serves["kubelet-server2"] == ("dev-node2", "10.245.1.1")
 
 
 def test_a_client_certificate_serves_nothing(layout: Layout) -> None:

@@ -23,6 +23,7 @@ pytestmark = pytest.mark.e2e
 
 Kubectl = Callable[..., str]
 CGROUPS = Path("/sys/fs/cgroup")
+OWN_MACHINE = Path(__file__).parents[1] / "shared" / "own_machine.sh"
 
 
 def _pod(name: str, container: dict[str, Any], **spec: Any) -> dict[str, Any]:
@@ -129,24 +130,20 @@ def test_this_python_runs_in_a_locked_down_pod_and_reaches_the_api(
     assert logs.strip() == "sum 3 uid 65532 api 200"
 
 
-# A cluster of its own beside any that runs: in network and mount namespaces of its own, where their addresses, rules
-# and folders do not meet. Prints a line for each thing that is left.
+# A cluster of two nodes beside any that runs, on a machine of its own. Prints a line for each thing that is left.
 LIFE = """
 set -e
-mount --make-rprivate /
-ip link set lo up
-for folder in /var/lib/kubelet /var/lib/cni /var/log/containers; do mkdir -p $folder; mount -t tmpfs none $folder; done
 sponge() { "$PYTHON" -m sponge_cli.main cluster "$@" --name e2e-life --json; }
-sponge up --backend native > up1.json
+sponge up --backend native --workers 2 > up1.json
 KUBECONFIG=$("$PYTHON" -m sponge_cli.main cluster kubeconfig --name e2e-life) "$KUBECTL" apply -f pod.json
 KUBECONFIG=$("$PYTHON" -m sponge_cli.main cluster kubeconfig --name e2e-life) \
     "$KUBECTL" wait --for=condition=Ready pod/victim --timeout=60s
-for name in kubelet containerd etcd; do
+for name in kubelet2 containerd2 kubelet containerd etcd; do
     kill -9 $("$PYTHON" -c "import json, sys
 print(*[p['pid'] for p in json.load(open('up1.json'))['processes'] if p['name'] == sys.argv[1]])" $name)
 done
 sponge status > broken.json || true
-sponge up --backend native > up2.json
+sponge up --backend native --workers 2 > up2.json
 sponge down
 echo LEFT:
 ls -d /sys/fs/cgroup/sponge-e2e-life /sys/fs/cgroup/*/sponge-e2e-life "$XDG_STATE_HOME/sponge/cluster/e2e-life" \
@@ -174,7 +171,7 @@ def _live(tmp_path: Path) -> None:
         "KUBECTL": str(ensure(["kubectl"], ConsoleProgress())["kubectl"]),
     }
     done = subprocess.run(
-        ["unshare", "--mount", "--net", "sh", "-c", LIFE],
+        [str(OWN_MACHINE), "sh", "-c", LIFE],
         cwd=tmp_path,
         env=environment,
         capture_output=True,
@@ -187,7 +184,9 @@ def _live(tmp_path: Path) -> None:
     broken = json.loads((tmp_path / "broken.json").read_text())
     assert (first["state"], broken["state"], second["state"]) == ("running", "degraded", "running")
     assert (first["ready"], broken["ready"], second["ready"]) == (True, False, True)
-    assert [p["name"] for p in broken["processes"] if not p["running"]] == ["etcd", "containerd", "kubelet"]
+    dead = [p["name"] for p in broken["processes"] if not p["running"]]
+    assert dead == ["etcd", "containerd", "containerd2", "kubelet", "kubelet2"]
+    assert [node["name"] for node in second["nodes"]] == ["e2e-life-node", "e2e-life-node2"]
     assert done.stdout.partition("LEFT:")[2].strip() == ""
     for process in first["processes"] + second["processes"]:
         state = Path(f"/proc/{process['pid']}/stat")

@@ -11,12 +11,13 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sponge_cluster.cluster import Cluster, Process, Status
+    from sponge_cluster.cluster import Cluster, NodeAction, NodeStatus, Process, Status
     from sponge_cluster.errors import ClusterError
     from sponge_cluster.host_python import PythonPod, host_mounts, python_pod
     from sponge_cluster.images import BUSYBOX_IMAGE, PYTHON_IMAGE
-    from sponge_cluster.manager import DEFAULT_NAME, connect, down, status, up
+    from sponge_cluster.manager import DEFAULT_NAME, change_node, connect, down, status, up
     from sponge_cluster.progress import ConsoleProgress, Progress, SilentProgress
+    from sponge_cluster.workers import Workers
 
 __all__ = [
     "BUSYBOX_IMAGE",
@@ -25,11 +26,15 @@ __all__ = [
     "Cluster",
     "ClusterError",
     "ConsoleProgress",
+    "NodeAction",
+    "NodeStatus",
     "Process",
     "Progress",
     "PythonPod",
     "SilentProgress",
     "Status",
+    "Workers",
+    "change_node",
     "connect",
     "down",
     "host_mounts",
@@ -38,7 +43,7 @@ __all__ = [
     "up",
 ]
 
-_MODULES = ("cluster", "errors", "host_python", "images", "manager", "progress")
+_MODULES = ("cluster", "errors", "host_python", "images", "manager", "progress", "workers")
 
 
 def __getattr__(name: str) -> Any:

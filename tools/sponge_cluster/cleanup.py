@@ -15,7 +15,7 @@ from pathlib import Path
 from sponge_cluster.errors import ClusterError
 from sponge_cluster.processes import check, identify
 
-__all__ = ["foreign_daemon", "mounts_below", "remove_outside", "remove_run_folder", "shim_sockets", "unmount_below"]
+__all__ = ["foreign_daemon", "mounts_below", "remove_folder", "remove_outside", "shim_sockets", "unmount_below"]
 
 _CNI_CACHE = Path("/var/lib/cni/results")
 _CONTAINER_LOGS = Path("/var/log/containers")
@@ -58,9 +58,9 @@ def unmount_below(folder: Path) -> None:
             check(["umount", "--lazy", str(point)])
 
 
-def shim_sockets(run: Path) -> list[Path]:
-    """The sockets of the container shims, which are outside the run folder; each shim's own folder names its socket."""
-    tasks = run / "containerd" / "state" / "io.containerd.runtime.v2.task"
+def shim_sockets(node: Path) -> list[Path]:
+    """The sockets of a node's container shims, which are outside its folder; each shim's folder names its socket."""
+    tasks = node / "containerd" / "state" / "io.containerd.runtime.v2.task"
     return [Path(file.read_text().strip().removeprefix("unix://")) for file in tasks.glob("*/*/address")]
 
 
@@ -83,13 +83,13 @@ def remove_outside(run: Path, network: str, sockets: Iterable[Path]) -> None:
             folder.rmdir()
 
 
-def remove_run_folder(run: Path) -> None:
-    """Deletes the run folder.
+def remove_folder(folder: Path) -> None:
+    """Deletes a folder of the cluster.
 
     Raises:
         ClusterError: something is still mounted in it. Deleting would then reach into what is mounted: a pod's
         hostPath, say.
     """
-    if still := _present_mounts(run):
+    if still := _present_mounts(folder):
         raise ClusterError(f"{still[0]} is still mounted; unmount it and run `sponge cluster down` again")
-    shutil.rmtree(run, ignore_errors=False)
+    shutil.rmtree(folder, ignore_errors=False)

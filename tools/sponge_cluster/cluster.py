@@ -8,10 +8,14 @@ from typing import Any, Literal, Protocol
 
 from sponge_cluster.host_python import PythonPod, python_pod
 from sponge_cluster.progress import Progress
+from sponge_cluster.workers import Workers
 
-__all__ = ["Backend", "BackendName", "Cluster", "Process", "Status"]
+__all__ = ["Backend", "BackendName", "Cluster", "NodeAction", "NodeStatus", "Process", "Status"]
 
 BackendName = Literal["native", "kind"]
+
+NodeAction = Literal["stop", "start", "pause", "resume", "cut", "heal"]
+"""What can happen to a node: it dies or starts again, its kubelet hangs or goes on, its network is lost or back."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,10 +27,17 @@ class Cluster:
     kubeconfig: Path
     kubectl: Path
     helm: Path
-    node: str
+    nodes: tuple[str, ...]
+    """The names of the nodes that run pods."""
+    workers: Workers
     host_mounts: tuple[str, ...]
     """Folders of this machine that pods may mount; on the node each one is at `host_root` + its path."""
     host_root: str = ""
+
+    @property
+    def node(self) -> str:
+        """The first node, or the only one."""
+        return self.nodes[0]
 
     def python_pod(self) -> PythonPod:
         """The pod parts that run `sponge` from this very environment."""
@@ -43,6 +54,16 @@ class Process:
 
 
 @dataclass(frozen=True, slots=True)
+class NodeStatus:
+    """One node that runs pods."""
+
+    name: str
+    zone: str
+    address: str
+    ready: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Status:
     """The status of a cluster. `state`: running, degraded (some daemons are dead) or stopped."""
 
@@ -53,6 +74,7 @@ class Status:
     kubeconfig: str | None = None
     server: str | None = None
     node: str | None = None
+    nodes: tuple[NodeStatus, ...] = ()
     versions: dict[str, str] | None = None
     processes: tuple[Process, ...] = ()
 
@@ -66,8 +88,8 @@ class Backend(Protocol):
 
     name: BackendName
 
-    def up(self, name: str, progress: Progress) -> Cluster:
-        """Starts a new cluster. A failure or an interrupt leaves nothing behind.
+    def up(self, name: str, workers: Workers, progress: Progress) -> Cluster:
+        """Starts a new cluster with these nodes. A failure or an interrupt leaves nothing behind.
 
         Raises:
             ClusterError: it cannot be started; the message says what to do.
@@ -81,3 +103,10 @@ class Backend(Protocol):
 
     def status(self, name: str) -> Status:
         """Returns the status; changes nothing."""
+
+    def change_node(self, name: str, node: str, action: NodeAction, progress: Progress) -> None:
+        """Lets something happen to a node.
+
+        Raises:
+            ClusterError: there is no such node, or this cannot happen to it.
+        """

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import click
+
+if TYPE_CHECKING:
+    from sponge_cluster import NodeAction
 
 __all__ = ["command"]
 
@@ -18,8 +21,8 @@ def command() -> None:
     """Start and stop a local Kubernetes for demos and tests.
 
     If a Docker engine answers and kind is installed, the cluster is a kind cluster. Otherwise it is native: a real
-    one-node Kubernetes as plain processes of this machine. That needs root and, the first time, Go and some minutes to
-    build Kubernetes. `up` prints which backend it chose, and why.
+    Kubernetes as plain processes of this machine. That needs root and, the first time, Go and some minutes to build
+    Kubernetes. `up` prints which backend it chose, and why. One node runs the pods, or more with --workers.
 
     \b
     Example:
@@ -40,19 +43,39 @@ def command() -> None:
     show_default=True,
     help="auto: kind if a Docker engine answers and kind is installed, else native.",
 )
-def up(name: str, as_json: bool, backend: Literal["auto", "native", "kind"]) -> None:
+@click.option(
+    "--workers",
+    type=int,
+    help="How many nodes run pods, 1 to 8, in two zones in turn. By default those that run already, else one.",
+)
+@click.option(
+    "--worker-cpu",
+    type=float,
+    metavar="CORES",
+    help="What each node offers to pods; the rest is reserved. By default all cores of the machine, on each node.",
+)
+def up(
+    name: str,
+    as_json: bool,
+    backend: Literal["auto", "native", "kind"],
+    workers: int | None,
+    worker_cpu: float | None,
+) -> None:
     """Start the cluster, unless it is running already.
 
-    Prints the path of its kubeconfig. Removes the rest of a crashed cluster first.
+    Prints the path of its kubeconfig. Removes the rest of a crashed cluster first. With several nodes, a node that is
+    lost counts as such after 10 s, and its pods are replaced 20 s later (native; kind keeps Kubernetes' defaults).
 
     \b
     Example:
       sponge cluster up --backend native
+      sponge cluster up --workers 2 --worker-cpu 1
     """
-    from sponge_cluster import ConsoleProgress, status
+    from sponge_cluster import ConsoleProgress, Workers, status
     from sponge_cluster import up as start
 
-    cluster = start(name, backend, ConsoleProgress())
+    asked = None if workers is None and worker_cpu is None else Workers(1 if workers is None else workers, worker_cpu)
+    cluster = start(name, backend, ConsoleProgress(), asked)
     if as_json:
         click.echo(json.dumps(status(name).to_json(), indent=2))
     else:
@@ -100,17 +123,42 @@ def status(name: str, as_json: bool) -> None:
         facts = {
             "backend": found.backend,
             "versions": versions,
-            "node": found.node,
             "server": found.server,
             "kubeconfig": found.kubeconfig,
         }
         for label, value in facts.items():
             if value:
                 click.echo(f"  {label:<11}{value}")
+        for node in found.nodes:
+            click.echo(f"  node       {node.name}, {node.zone}, {node.address}{'' if node.ready else '  (not ready)'}")
         for process in found.processes:
             click.echo(f"  {process.name:<24}pid {process.pid}{'' if process.running else '  (dead)'}")
     if not found.ready:
         click.get_current_context().exit(1)
+
+
+@command.command("node")
+@_name
+@click.argument("action", type=click.Choice(["stop", "start", "pause", "resume", "cut", "heal"]))
+@click.argument("node")
+def change(name: str, action: NodeAction, node: str) -> None:
+    """Let a node of the native cluster fail, or recover.
+
+    \b
+    stop     it dies with its pods, and is off the network
+    start    it starts again, after stop
+    pause    its kubelet hangs; its pods go on
+    resume   its kubelet goes on, after pause
+    cut      every packet from and to it is lost; not possible for the first node
+    heal     it is on the network again, after cut
+
+    \b
+    Example:
+      sponge cluster node stop sponge-node2
+    """
+    from sponge_cluster import ConsoleProgress, change_node
+
+    change_node(node, action, name, ConsoleProgress())
 
 
 @command.command()

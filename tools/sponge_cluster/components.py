@@ -6,27 +6,57 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-from sponge_cluster.layout import Layout
+from sponge_cluster.layout import Layout, Node
+from sponge_cluster.workers import ZONE_LABEL
 
-__all__ = ["Component", "components"]
+__all__ = ["CONTROL_PLANE", "Component", "components"]
 
+CONTROL_PLANE = "control-plane"
+"""The group of the daemons that belong to no node."""
 
 _Flags = Mapping[str, str | int | Path]
 
 
 @dataclass(frozen=True, slots=True)
 class Component:
-    """One daemon: its command line and its name, which its log and its entry in the state file share."""
+    """One daemon.
+
+    Attributes:
+        name: its log and its entry in the state file share it.
+        argv: its command line.
+        group: that of its node, or `CONTROL_PLANE`.
+    """
 
     name: str
     argv: tuple[str, ...]
+    group: str
 
 
 def components(layout: Layout, programs: Mapping[str, Path]) -> dict[str, Component]:
     """Every daemon by name; `programs` maps the program names to their files."""
-    flags: dict[str, _Flags] = {
+    made = [_component(program, programs, flags, CONTROL_PLANE) for program, flags in _control_plane(layout).items()]
+    for node in layout.nodes:
+        inside = () if node.namespace is None else ("nsenter", f"--net={node.namespace}")
+        for program, flags in _node(layout, node).items():
+            made.append(_component(program, programs, flags, node.group, node.own(program), inside))
+    return {component.name: component for component in made}
+
+
+def _component(
+    program: str,
+    programs: Mapping[str, Path],
+    flags: _Flags,
+    group: str,
+    name: str | None = None,
+    inside: tuple[str, ...] = (),
+) -> Component:
+    argv = (*inside, str(programs[program]), *(f"--{flag}={value}" for flag, value in flags.items()))
+    return Component(name or program, argv, group)
+
+
+def _control_plane(layout: Layout) -> dict[str, _Flags]:
+    return {
         "etcd": _etcd(layout),
-        "containerd": {"config": layout.config / "containerd.toml"},
         "kube-apiserver": _apiserver(layout),
         "kube-controller-manager": _controller_manager(layout),
         "kube-scheduler": {
@@ -36,19 +66,23 @@ def components(layout: Layout, programs: Mapping[str, Path]) -> dict[str, Compon
             "kube-api-qps": 300,
             "kube-api-burst": 600,
         },
-        "kubelet": {
-            "config": layout.config / "kubelet.yaml",
-            "kubeconfig": layout.config / "kubelet.kubeconfig",
-            "root-dir": layout.run / "kubelet",
-            "cert-dir": layout.pki / "kubelet",
-            "hostname-override": layout.node,
-            "node-ip": layout.gateway,
-        },
-        "kube-proxy": {"config": layout.config / "kube-proxy.yaml"},
     }
+
+
+def _node(layout: Layout, node: Node) -> dict[str, _Flags]:
+    kubelet = node.own("kubelet")
     return {
-        name: Component(name, (str(programs[name]), *(f"--{flag}={value}" for flag, value in values.items())))
-        for name, values in flags.items()
+        "containerd": {"config": layout.config / f"{node.own('containerd')}.toml"},
+        "kubelet": {
+            "config": layout.config / f"{kubelet}.yaml",
+            "kubeconfig": layout.config / f"{kubelet}.kubeconfig",
+            "root-dir": node.folder / "kubelet",
+            "cert-dir": layout.pki / kubelet,
+            "hostname-override": node.name,
+            "node-ip": node.address,
+            "node-labels": f"{ZONE_LABEL}={node.zone}",
+        },
+        "kube-proxy": {"config": layout.config / f"{node.own('kube-proxy')}.yaml"},
     }
 
 
@@ -71,6 +105,8 @@ def _etcd(layout: Layout) -> _Flags:
 
 def _apiserver(layout: Layout) -> _Flags:
     pki = layout.pki
+    # Pods of a node that is lost are replaced after 20 s; the default is five minutes.
+    quick: _Flags = {f"default-{state}-toleration-seconds": 20 for state in ("not-ready", "unreachable")}
     return {
         "etcd-servers": f"http://127.0.0.1:{layout.etcd_port}",
         # On the bridge only: pods and this machine can reach it, the network outside cannot.
@@ -99,10 +135,12 @@ def _apiserver(layout: Layout) -> _Flags:
         "proxy-client-cert-file": pki / "front-proxy.crt",
         "proxy-client-key-file": pki / "front-proxy.key",
         "profiling": "false",
+        **(quick if layout.workers.count > 1 else {}),
     }
 
 
 def _controller_manager(layout: Layout) -> _Flags:
+    quick: _Flags = {"node-monitor-period": "1s", "node-monitor-grace-period": "10s"}
     return {
         "kubeconfig": layout.config / "controller-manager.kubeconfig",
         "leader-elect": "false",
@@ -113,4 +151,5 @@ def _controller_manager(layout: Layout) -> _Flags:
         # The defaults (20 and 30) double the time until the `default` service account exists.
         "kube-api-qps": 300,
         "kube-api-burst": 600,
+        **(quick if layout.workers.count > 1 else {}),
     }

@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from sponge_cluster.layout import Layout
+from sponge_cluster.layout import Layout, Node
 
 __all__ = ["cni_conflist", "containerd_config", "kube_proxy_config", "kubeconfig", "kubelet_config"]
 
@@ -40,9 +40,9 @@ def kubeconfig(layout: Layout, client: str, *, embed: bool = False) -> str:
     )
 
 
-def containerd_config(layout: Layout, *, pause_image: str, cni_bin: str) -> str:
+def containerd_config(layout: Layout, node: Node, *, pause_image: str, cni_bin: str) -> str:
     """containerd's config.toml (version 2, which containerd 1.6 to 2.x read)."""
-    state = layout.run / "containerd"
+    state = node.folder / "containerd"
     cri: dict[str, Any] = {
         "sandbox_image": pause_image,
         # Without CAP_SYS_RESOURCE a process cannot lower its OOM score, and no container would start.
@@ -50,6 +50,7 @@ def containerd_config(layout: Layout, *, pause_image: str, cni_bin: str) -> str:
         # The default is below /var/run/netns, which other programs use too.
         "netns_mounts_under_state_dir": True,
     }
+    cni = {"bin_dir": cni_bin, "conf_dir": str(layout.config / node.own("cni"))}
     # The default is below /run/containerd, which any other containerd uses too.
     runc = {"SystemdCgroup": False, "Root": str(state / "runc")}
     tables: list[tuple[str, dict[str, Any]]] = [
@@ -66,19 +67,22 @@ def containerd_config(layout: Layout, *, pause_image: str, cni_bin: str) -> str:
                 ],
             },
         ),
-        ("grpc", {"address": str(layout.containerd_socket)}),
+        ("grpc", {"address": str(node.containerd_socket)}),
         ('plugins."io.containerd.internal.v1.opt"', {"path": str(state / "opt")}),
         ('plugins."io.containerd.grpc.v1.cri"', cri),
         ('plugins."io.containerd.grpc.v1.cri".containerd', {"snapshotter": "overlayfs"}),
         ('plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc', {"runtime_type": "io.containerd.runc.v2"}),
         ('plugins."io.containerd.grpc.v1.cri".containerd.runtimes.runc.options', runc),
-        ('plugins."io.containerd.grpc.v1.cri".cni', {"bin_dir": cni_bin, "conf_dir": str(layout.config / "cni")}),
+        (
+            'plugins."io.containerd.grpc.v1.cri".cni',
+            cni,
+        ),
     ]
     return "\n".join(_toml_table(name, values) for name, values in tables)
 
 
-def cni_conflist(layout: Layout) -> str:
-    """The pod network: one bridge, addresses from the pod range, nothing masqueraded."""
+def cni_conflist(layout: Layout, node: Node) -> str:
+    """The pod network: one bridge, addresses from the node's range, nothing masqueraded."""
     bridge = {
         "type": "bridge",
         "bridge": layout.bridge,
@@ -87,21 +91,26 @@ def cni_conflist(layout: Layout) -> str:
         "hairpinMode": True,  # a pod may reach itself through its Service
         "ipam": {
             "type": "host-local",
-            "dataDir": str(layout.run / "cni"),
-            "ranges": [[{"subnet": layout.pod_cidr}]],
+            "dataDir": str(node.folder / "cni"),
+            "ranges": [[{"subnet": node.pod_cidr}]],
             "routes": [{"dst": "0.0.0.0/0"}],
         },
     }
     return json.dumps({"cniVersion": "0.4.0", "name": layout.network, "plugins": [bridge]}, indent=2)
 
 
-def kubelet_config(layout: Layout) -> str:
-    """KubeletConfiguration."""
+def kubelet_config(layout: Layout, node: Node, machine_cores: int) -> str:
+    """KubeletConfiguration of a node, on a machine of so many cores."""
+    quick = {
+        # With the flags in `components`: a dead node is NotReady after 10 s, rather than 50.
+        "nodeStatusUpdateFrequency": "2s",
+        "nodeLeaseDurationSeconds": 8,
+    }
     return _yaml(
         {
             "apiVersion": "kubelet.config.k8s.io/v1beta1",
             "kind": "KubeletConfiguration",
-            "address": layout.gateway,
+            "address": node.address,
             "healthzPort": 0,
             "authentication": {
                 "anonymous": {"enabled": False},
@@ -109,17 +118,17 @@ def kubelet_config(layout: Layout) -> str:
                 "x509": {"clientCAFile": str(layout.pki / "ca.crt")},
             },
             "authorization": {"mode": "Webhook"},
-            "tlsCertFile": str(layout.pki / "kubelet-server.crt"),
-            "tlsPrivateKeyFile": str(layout.pki / "kubelet-server.key"),
-            "containerRuntimeEndpoint": f"unix://{layout.containerd_socket}",
+            "tlsCertFile": str(layout.pki / f"{node.own('kubelet-server')}.crt"),
+            "tlsPrivateKeyFile": str(layout.pki / f"{node.own('kubelet-server')}.key"),
+            "containerRuntimeEndpoint": f"unix://{node.containerd_socket}",
             "cgroupDriver": "cgroupfs",
-            "cgroupRoot": f"/{layout.cgroup}",
+            "cgroupRoot": f"/{node.cgroup}",
             "failCgroupV1": False,
             "failSwapOn": False,
             "oomScoreAdj": 0,
             "resolvConf": str(layout.config / "resolv.conf"),
-            "podLogsDir": str(layout.run / "pod-logs"),
-            "volumePluginDir": str(layout.run / "volume-plugins"),
+            "podLogsDir": str(node.folder / "pod-logs"),
+            "volumePluginDir": str(node.folder / "volume-plugins"),
             # kube-proxy makes the chains that it needs. Those of the kubelet would only need a cleanup.
             "makeIPTablesUtilChains": False,
             # A changed Secret or ConfigMap reaches its pods within seconds; by default it takes a minute or more.
@@ -127,25 +136,27 @@ def kubelet_config(layout: Layout) -> str:
             # This node must not free the machine's disk: a deleted image cannot be pulled again.
             "imageGCHighThresholdPercent": 100,
             "evictionHard": {"memory.available": "100Mi", "nodefs.available": "1%", "imagefs.available": "1%"},
+            "systemReserved": layout.workers.system_reserved(machine_cores),
         }
+        | (quick if layout.workers.count > 1 else {})
     )
 
 
-def kube_proxy_config(layout: Layout) -> str:
-    """KubeProxyConfiguration."""
+def kube_proxy_config(layout: Layout, node: Node) -> str:
+    """KubeProxyConfiguration of a node."""
     return _yaml(
         {
             "apiVersion": "kubeproxy.config.k8s.io/v1alpha1",
             "kind": "KubeProxyConfiguration",
             "mode": "iptables",
             "clientConnection": {"kubeconfig": str(layout.config / "proxy.kubeconfig")},
-            "hostnameOverride": layout.node,
+            "hostnameOverride": node.name,
             "clusterCIDR": layout.pod_cidr,
             "oomScoreAdj": 0,
-            "healthzBindAddress": f"{layout.gateway}:{layout.proxy_health_port}",
+            "healthzBindAddress": f"{node.address}:{layout.proxy_health_port}",
             "metricsBindAddress": f"127.0.0.1:{layout.proxy_metrics_port}",
             # NodePorts on the bridge only: not on the machine's network, and no route_localnet switched on for them.
-            "nodePortAddresses": [layout.pod_cidr],
+            "nodePortAddresses": [node.pod_cidr],
             "iptables": {"localhostNodePorts": False, "minSyncPeriod": "100ms"},
             # Zero leaves the machine's connection tracking limits alone.
             "conntrack": {"maxPerCore": 0, "min": 0, "tcpEstablishedTimeout": "0s", "tcpCloseWaitTimeout": "0s"},

@@ -7,12 +7,13 @@ import shutil
 import time
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import yaml
 
 from sponge_cluster import binaries, images
 from sponge_cluster.api import node_is_ready
-from sponge_cluster.cluster import BackendName, Cluster, Status
+from sponge_cluster.cluster import BackendName, Cluster, NodeAction, NodeStatus, Status
 from sponge_cluster.errors import ClusterError
 from sponge_cluster.host_python import host_mounts
 from sponge_cluster.layout import folder
@@ -20,8 +21,18 @@ from sponge_cluster.packages import static_busybox
 from sponge_cluster.processes import check
 from sponge_cluster.progress import Progress
 from sponge_cluster.state_file import ClusterState, read_state, write_state
+from sponge_cluster.workers import ZONE_LABEL, Workers, zone
 
-__all__ = ["HOST_ROOT", "KindBackend", "clients", "create_command", "delete_command", "kind_config", "load_command"]
+__all__ = [
+    "HOST_ROOT",
+    "KindBackend",
+    "clients",
+    "create_command",
+    "delete_command",
+    "kind_config",
+    "load_command",
+    "node_names",
+]
 
 HOST_ROOT = "/host"
 """The node has this machine's folders below this one, because it needs its own /usr."""
@@ -29,15 +40,38 @@ HOST_ROOT = "/host"
 _WAIT_S = 180
 
 
-def kind_config(mounts: Iterable[str]) -> str:
-    """kind's cluster configuration: one node, with the host's folders below HOST_ROOT."""
+def kind_config(mounts: Iterable[str], workers: Workers, machine_cores: int) -> str:
+    """kind's cluster configuration; each node that runs pods has the host's folders below HOST_ROOT.
+
+    Args:
+        machine_cores: cores of the machine of the Docker engine, which every node reports.
+    """
     extra = [{"hostPath": path, "containerPath": HOST_ROOT + path, "readOnly": True} for path in mounts]
-    document = {
+    document: dict[str, Any] = {
         "kind": "Cluster",
         "apiVersion": "kind.x-k8s.io/v1alpha4",
-        "nodes": [{"role": "control-plane", "extraMounts": extra}],
+        "nodes": [
+            {"role": role, "labels": {ZONE_LABEL: zone(number)}, "extraMounts": extra}
+            for number, role in enumerate(_roles(workers), start=1)
+        ],
     }
+    if workers.count > 1:
+        document["nodes"].insert(0, {"role": "control-plane"})
+    if reserved := workers.system_reserved(machine_cores):
+        patch = {"kind": "KubeletConfiguration", "systemReserved": reserved}
+        document["kubeadmConfigPatches"] = [yaml.safe_dump(patch, sort_keys=False)]
     return yaml.safe_dump(document, sort_keys=False)
+
+
+def _roles(workers: Workers) -> list[str]:
+    """The roles of the nodes that run pods. The control plane does so only where it is alone."""
+    return ["control-plane"] if workers.count == 1 else ["worker"] * workers.count
+
+
+def node_names(name: str, workers: Workers) -> tuple[str, ...]:
+    """The names that kind gives to the nodes that run pods: the second and later ones of a role have a number."""
+    roles = enumerate(_roles(workers), start=1)
+    return tuple(f"{name}-{role}{'' if number == 1 else number}" for number, role in roles)
 
 
 def create_command(name: str, run: Path) -> list[str]:
@@ -49,7 +83,7 @@ def create_command(name: str, run: Path) -> list[str]:
 
 
 def load_command(name: str, archive: Path) -> list[str]:
-    """Puts an image archive on the node."""
+    """Puts an image archive on every node."""
     return ["kind", "load", "image-archive", str(archive), "--name", name]
 
 
@@ -63,7 +97,7 @@ class KindBackend:
 
     name: BackendName = "kind"
 
-    def up(self, name: str, progress: Progress) -> Cluster:
+    def up(self, name: str, workers: Workers, progress: Progress) -> Cluster:
         """Creates the cluster. Deletes a broken one of that name first, if this command made it."""
         run = folder(name)
         if read_state(run) is not None:
@@ -71,12 +105,19 @@ class KindBackend:
             self.down(name, progress)
         elif name in check(["kind", "get", "clusters"]).split():
             raise ClusterError(f"a kind cluster '{name}' exists that this command did not make; choose another --name")
+        machine_cores = int(check(["docker", "info", "--format", "{{.NCPU}}"]))
+        workers.check(machine_cores)
         mounts = host_mounts()
         begun = time.monotonic()
-        state = {"backend": self.name, "mounts": mounts, "clients": clients(progress)}
+        state = {
+            "backend": self.name,
+            "mounts": mounts,
+            "clients": clients(progress),
+            "workers": workers.to_json(),
+        }
         write_state(run, state)
         try:
-            (run / "kind.yaml").write_text(kind_config(mounts))
+            (run / "kind.yaml").write_text(kind_config(mounts, workers, machine_cores))
             with progress.busy("creating the cluster with kind"):
                 check(create_command(name, run), timeout_s=_WAIT_S * 3.0)
             archive = run / "images.tar"
@@ -93,13 +134,15 @@ class KindBackend:
         """Returns the created cluster."""
         run = folder(name)
         state = _state(name)
+        workers = Workers(**state["workers"])
         return Cluster(
             name=name,
             backend=self.name,
             kubeconfig=run / "kubeconfig",
             kubectl=Path(state["clients"]["kubectl"]),
             helm=Path(state["clients"]["helm"]),
-            node=f"{name}-control-plane",
+            nodes=node_names(name, workers),
+            workers=workers,
             host_mounts=tuple(state["mounts"]),
             host_root=HOST_ROOT,
         )
@@ -114,23 +157,33 @@ class KindBackend:
         progress.say("deleted the cluster with kind")
 
     def status(self, name: str) -> Status:
-        """Asks the API server for the node."""
+        """Asks the API server for the nodes."""
         run = folder(name)
         cluster = self.connect(name)
         kubectl = [str(cluster.kubectl), "--kubeconfig", str(run / "kubeconfig"), "--request-timeout=3s"]
         try:
-            node = json.loads(check([*kubectl, "get", "node", cluster.node, "-o", "json"]))
+            found = json.loads(check([*kubectl, "get", "nodes", "-o", "json"]))["items"]
         except ClusterError:
             return Status(name, "stopped", ready=False, backend=self.name)
+        found = [node for node in found if node["metadata"]["name"] in cluster.nodes]
+        nodes = tuple(_node_status(node) for node in found)
         return Status(
             name,
             "running",
-            ready=node_is_ready(node),
+            ready=len(nodes) == len(cluster.nodes) and all(node.ready for node in nodes),
             backend=self.name,
             kubeconfig=str(cluster.kubeconfig),
             server=check([*kubectl, "config", "view", "-o", "jsonpath={.clusters[0].cluster.server}"]),
             node=cluster.node,
-            versions={"kubernetes": node["status"]["nodeInfo"]["kubeletVersion"]},
+            nodes=nodes,
+            versions={"kubernetes": found[0]["status"]["nodeInfo"]["kubeletVersion"]} if found else None,
+        )
+
+    def change_node(self, name: str, node: str, action: NodeAction, progress: Progress) -> None:  # noqa: ARG002
+        """Raises ClusterError: a node is a container, and the Docker engine can do these things to it."""
+        raise ClusterError(
+            f"node {node} of cluster '{name}' is a container: use `docker kill {node}`, `docker start {node}` or "
+            f"`docker network disconnect kind {node}` rather than `sponge cluster node {action}`"
         )
 
 
@@ -138,6 +191,13 @@ def _state(name: str) -> ClusterState:
     if (state := read_state(folder(name))) is None:
         raise ClusterError(f"no cluster '{name}' runs; start it with `sponge cluster up --name {name}`")
     return state
+
+
+def _node_status(node: dict[str, Any]) -> NodeStatus:
+    metadata = node["metadata"]
+    addresses = {address["type"]: address["address"] for address in node["status"]["addresses"]}
+    zone_of = metadata["labels"].get(ZONE_LABEL, "")
+    return NodeStatus(metadata["name"], zone_of, addresses.get("InternalIP", ""), node_is_ready(node))
 
 
 def clients(progress: Progress) -> dict[str, str]:

@@ -1,4 +1,4 @@
-"""`up`, `down`, `status` and `connect`, for both backends."""
+"""`up`, `down`, `status`, `connect` and `change_node`, for both backends."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Literal
 
-from sponge_cluster.cluster import Backend, BackendName, Cluster, Status
+from sponge_cluster.cluster import Backend, BackendName, Cluster, NodeAction, Status
 from sponge_cluster.errors import ClusterError
 from sponge_cluster.kind import KindBackend
 from sponge_cluster.layout import clusters_folder, folder
@@ -18,8 +18,9 @@ from sponge_cluster.locks import locked
 from sponge_cluster.native import NativeBackend
 from sponge_cluster.progress import Progress, SilentProgress
 from sponge_cluster.state_file import read_state
+from sponge_cluster.workers import Workers
 
-__all__ = ["DEFAULT_NAME", "choose", "connect", "down", "status", "up"]
+__all__ = ["DEFAULT_NAME", "change_node", "choose", "connect", "down", "status", "up"]
 
 DEFAULT_NAME = "sponge"
 
@@ -63,11 +64,15 @@ def up(
     name: str = DEFAULT_NAME,
     backend: Literal["auto", "native", "kind"] = "auto",
     progress: Progress = SilentProgress(),
+    workers: Workers | None = None,
 ) -> Cluster:
     """Returns the running cluster of that name, or starts one.
 
+    Args:
+        workers: its nodes; None: those that run already, else one.
+
     Raises:
-        ClusterError: the cluster cannot start, or runs on another backend than the requested one.
+        ClusterError: the cluster cannot start, or runs on another backend or with other nodes than requested.
     """
     folder(name)  # refuses an invalid name first
     with _lock(name, progress):
@@ -75,14 +80,17 @@ def up(
         if made_by is not None and _works(_BACKENDS[made_by](), name):
             if backend not in ("auto", made_by):
                 raise ClusterError(f"cluster '{name}' runs on {made_by}; run `sponge cluster down` first")
+            running = _BACKENDS[made_by]().connect(name)
+            if workers not in (None, running.workers):
+                raise ClusterError(f"cluster '{name}' runs with {running.workers}; run `sponge cluster down` first")
             progress.say(f"cluster '{name}' is running already ({made_by})")
-            return _BACKENDS[made_by]().connect(name)
+            return running
         chosen, why = choose(backend, docker=_docker_answers(), kind=shutil.which("kind") is not None)
         if made_by not in (None, chosen):
             # Only the backend that made a broken cluster can remove it.
             _backend_of(name).down(name, progress)
         progress.say(f"starting cluster '{name}' on backend {chosen}: {why}")
-        return _BACKENDS[chosen]().up(name, progress)
+        return _BACKENDS[chosen]().up(name, workers or Workers(), progress)
 
 
 def _works(backend: Backend, name: str) -> bool:
@@ -121,6 +129,21 @@ def connect(name: str = DEFAULT_NAME) -> Cluster:
         ClusterError: no such cluster runs.
     """
     return _backend_of(name).connect(name)
+
+
+def change_node(node: str, action: NodeAction, name: str = DEFAULT_NAME, progress: Progress = SilentProgress()) -> None:
+    """Lets something happen to a node of a running cluster.
+
+    Args:
+        node: its name.
+        action: stop: it dies with all its processes, and is off the network; start: it starts again.
+            pause, resume: its kubelet hangs and goes on. cut, heal: it is off the network and back.
+
+    Raises:
+        ClusterError: no such node runs, or its backend cannot do this.
+    """
+    with _lock(name, progress):
+        _backend_of(name).change_node(name, node, action, progress)
 
 
 def _made_by(name: str) -> BackendName | None:

@@ -1,8 +1,8 @@
-"""The native backend: a real one-node Kubernetes as plain processes of this machine; no Docker, no registry.
+"""The native backend: a real Kubernetes as plain processes of this machine; no Docker, no registry.
 
-Starts the parts in order and removes everything at the end, also after a crash: the state file identifies the
-processes, and the cluster's own cgroup finds those that it lacks. `config` has the contents of files, `components` the
-command lines.
+`start` starts the parts in order. Here everything is removed at the end, also after a crash: the state file identifies
+the processes, and the cluster's own cgroup finds those that it lacks. `config` has the contents of files, `components`
+the command lines, `node_changes` what can happen to a node.
 """
 
 from __future__ import annotations
@@ -10,24 +10,24 @@ from __future__ import annotations
 import os
 import shutil
 import time
-from collections.abc import Sequence
 from pathlib import Path
+from string import digits
 
-from sponge_cluster import binaries, cgroups, cleanup, config, images, network, packages
+from sponge_cluster import binaries, cgroups, cleanup, network, packages
 from sponge_cluster.api import Api
-from sponge_cluster.cluster import BackendName, Cluster, Process, Status
-from sponge_cluster.components import components
+from sponge_cluster.cluster import BackendName, Cluster, NodeAction, NodeStatus, Process, Status
+from sponge_cluster.daemons import find_daemons
 from sponge_cluster.errors import ClusterError
 from sponge_cluster.host_python import host_mounts
 from sponge_cluster.layout import Layout, bridge_name, clusters_folder, folder, group_name, new_layout
-from sponge_cluster.processes import ProcessId, alive, check, spawn, stop, tail, wait_until
+from sponge_cluster.node_changes import change_node
+from sponge_cluster.processes import alive, stop
 from sponge_cluster.progress import Progress
-from sponge_cluster.state_file import read_processes, read_state, write_processes, write_state
+from sponge_cluster.start import start
+from sponge_cluster.state_file import ClusterState, read_processes, read_state, write_state
+from sponge_cluster.workers import Workers
 
 __all__ = ["NativeBackend"]
-
-_START_S = 90.0
-"""Limit of each wait of the start. A wait takes seconds on an idle machine, tens of seconds on a busy one."""
 
 
 class NativeBackend:
@@ -35,12 +35,13 @@ class NativeBackend:
 
     name: BackendName = "native"
 
-    def up(self, name: str, progress: Progress) -> Cluster:
+    def up(self, name: str, workers: Workers, progress: Progress) -> Cluster:
         """Starts the cluster; cleans up first after one that crashed."""
         if os.geteuid() != 0:
             raise ClusterError(
                 "the native cluster needs root (cgroups, mounts, a bridge): use sudo, or install Docker and kind"
             )
+        workers.check(os.cpu_count() or 1)
         packages.install_missing(progress)
         programs = binaries.ensure(list(binaries.PROGRAMS), progress)
         system = packages.find_programs()
@@ -50,7 +51,8 @@ class NativeBackend:
         _refuse_strangers(name)
 
         begun = time.monotonic()
-        layout = new_layout(name, network.routes())
+        layout = new_layout(name, network.routes(), workers)
+        daemons = find_daemons(layout, system, progress)
         state = {
             "backend": self.name,
             "layout": layout.to_json(),
@@ -60,7 +62,7 @@ class NativeBackend:
         }
         write_state(layout.run, state)
         try:
-            _Start(layout, programs, system, progress).run()
+            start(layout, daemons, system, progress)
         except BaseException as error:
             kept = _keep_logs(layout) if isinstance(error, ClusterError) else None
             progress.say("stopping, and removing everything")
@@ -73,20 +75,23 @@ class NativeBackend:
 
     def connect(self, name: str) -> Cluster:
         """Returns the running cluster."""
-        run = folder(name)
-        state = read_state(run)
-        if state is None:
-            raise ClusterError(f"no cluster '{name}' runs; start it with `sponge cluster up --name {name}`")
-        layout = Layout.from_json(state["layout"])
+        layout, state = self._layout(name)
         return Cluster(
             name=name,
             backend=self.name,
             kubeconfig=layout.kubeconfig,
             kubectl=Path(state["clients"]["kubectl"]),
             helm=Path(state["clients"]["helm"]),
-            node=layout.node,
+            nodes=tuple(node.name for node in layout.nodes),
+            workers=layout.workers,
             host_mounts=host_mounts(),
         )
+
+    def _layout(self, name: str) -> tuple[Layout, ClusterState]:
+        state = read_state(folder(name))
+        if state is None:
+            raise ClusterError(f"no cluster '{name}' runs; start it with `sponge cluster up --name {name}`")
+        return Layout.from_json(state["layout"]), state
 
     def down(self, name: str, progress: Progress) -> None:
         """Stops and removes everything that still exists."""
@@ -97,28 +102,29 @@ class NativeBackend:
             raise ClusterError("stopping the native cluster needs root: use sudo")
         processes = read_processes(run)
 
-        def end(names: Sequence[str], grace_s: float) -> None:
-            stop([processes[n] for n in names if n in processes], grace_s)
+        def end(*programs: str, grace_s: float) -> None:
+            # The daemons of a further node have its number at the end of their names.
+            stop([process for n, process in processes.items() if n.rstrip(digits) in programs], grace_s)
 
         # First the processes that would start others again, then the pods, then the services of the pods.
-        end(["kube-scheduler", "kube-controller-manager", "kubelet", "kube-proxy"], grace_s=3.0)
-        _end_members(group, "kubepods", grace_s=3.0)
-        end(["kube-apiserver"], grace_s=2.0)
-        end(["etcd", "containerd"], grace_s=3.0)
-        sockets = cleanup.shim_sockets(run)
-        _end_members(group, "", grace_s=0.0)
+        end("kube-scheduler", "kube-controller-manager", "kubelet", "kube-proxy", grace_s=3.0)
+        cgroups.end_members(group, cgroups.node_groups(group), grace_s=3.0)
+        end("kube-apiserver", grace_s=2.0)
+        end("etcd", "containerd", grace_s=3.0)
+        sockets = [socket for node in run.glob("node*") for socket in cleanup.shim_sockets(node)]
+        cgroups.end_members(group, [""], grace_s=0.0)
         progress.say("all processes have ended")
 
         cleanup.unmount_below(run)
         cgroups.remove(group)
-        network.remove_bridge(bridge_name(name))
+        network.remove_interfaces(name)
         if cleanup.foreign_daemon("kube-proxy", "net", ()) is None:
             network.remove_chains()
         if (state := read_state(run)) is not None:
             network.write_sysctls(state["sysctls"])
         cleanup.remove_outside(run, group, sockets)
         if run.exists():
-            cleanup.remove_run_folder(run)
+            cleanup.remove_folder(run)
         progress.say("removed network, cgroups, mounts and files")
 
     def status(self, name: str) -> Status:
@@ -130,17 +136,27 @@ class NativeBackend:
             return Status(name, "stopped", ready=False)
         layout = Layout.from_json(state["layout"])
         whole = len(listed) == state.get("daemons") and all(p.running for p in listed)
+        api = Api(layout.server, layout.pki)
+        nodes = tuple(NodeStatus(n.name, n.zone, n.address, api.node_ready(n.name)) for n in layout.nodes)
         return Status(
             name,
             "running" if whole else "degraded",
-            ready=whole and Api(layout.server, layout.pki).node_ready(layout.node),
+            ready=whole and all(node.ready for node in nodes),
             backend=self.name,
             kubeconfig=str(layout.kubeconfig),
             server=layout.server,
-            node=layout.node,
+            node=nodes[0].name,
+            nodes=nodes,
             versions=state["versions"],
             processes=listed,
         )
+
+    def change_node(self, name: str, node: str, action: NodeAction, progress: Progress) -> None:
+        """Lets something happen to a node; `node_changes` says what."""
+        if os.geteuid() != 0:
+            raise ClusterError("a node of the native cluster belongs to root: use sudo")
+        layout, _ = self._layout(name)
+        change_node(layout, layout.node(node), action, progress)
 
 
 def _left_over(name: str) -> bool:
@@ -162,110 +178,9 @@ def _refuse_strangers(name: str) -> None:
         raise ClusterError(f"a network interface {bridge_name(name)} exists already; choose another --name")
 
 
-def _end_members(group: str, below: str, grace_s: float) -> None:
-    """Stops every process in a cgroup. Repeats while new ones appear: a process may fork before its signal comes."""
-    while found := cgroups.members(group, below):
-        stop(found, grace_s)
-        grace_s = 0.0
-
-
 def _keep_logs(layout: Layout) -> Path:
     kept = clusters_folder() / f"{layout.name}-failed-logs"
     shutil.rmtree(kept, ignore_errors=True)
     if layout.logs.exists():
         shutil.copytree(layout.logs, kept)
     return kept
-
-
-class _Start:
-    """One start, from an empty run folder to a Ready node."""
-
-    def __init__(
-        self, layout: Layout, programs: dict[str, Path], system: packages.SystemPrograms, progress: Progress
-    ) -> None:
-        self._layout, self._system, self._progress = layout, system, progress
-        self._components = components(layout, programs | {"containerd": system.containerd})
-        self._processes: dict[str, ProcessId] = {}
-
-    def run(self) -> None:
-        layout = self._layout
-        self._write_files()
-        network.write_sysctls(network.SYSCTLS)
-        network.create_bridge(layout)
-        cgroups.create(layout.cgroup)
-        self._progress.say(f"created certificates, bridge {layout.bridge} ({layout.pod_cidr}), cgroup {layout.cgroup}")
-
-        for name in ("etcd", "containerd", "kube-apiserver"):
-            self._spawn(name)
-        self._import_images()
-        api = Api(layout.server, layout.pki)
-        wait_until(api.ready, "the API server's start", timeout_s=_START_S, guard=self._check_daemons)
-        self._progress.say("API server is ready")
-
-        for name in ("kube-controller-manager", "kube-scheduler", "kubelet", "kube-proxy"):
-            self._spawn(name)
-        state = read_state(layout.run) or {}
-        write_state(layout.run, state | {"daemons": len(self._processes)})
-        waits = (
-            (lambda: api.node_ready(layout.node), "the node's getting Ready"),
-            (api.has_default_account, "its use"),
-        )
-        for condition, what in waits:
-            wait_until(condition, what, timeout_s=_START_S, guard=self._check_daemons)
-
-    def _write_files(self) -> None:
-        # Only a start makes certificates, so only a start needs the package for them.
-        try:
-            from sponge_cluster.pki import write_pki
-        except ImportError as error:
-            raise ClusterError(f"{error.name} is not installed; run: pip install ./tools") from error
-
-        layout = self._layout
-        for made in (layout.config / "cni", layout.logs, layout.run / "volume-plugins", layout.run / "pod-logs"):
-            made.mkdir(parents=True)
-        write_pki(layout)
-        files = {
-            "containerd.toml": config.containerd_config(
-                layout, pause_image=images.PAUSE_IMAGE, cni_bin=str(self._system.cni_bin)
-            ),
-            "cni/10-pods.conflist": config.cni_conflist(layout),
-            "kubelet.yaml": config.kubelet_config(layout),
-            "kube-proxy.yaml": config.kube_proxy_config(layout),
-            # Pods have no name server: environment variables hold the addresses of Services.
-            "resolv.conf": "options timeout:1 attempts:1\n",
-        }
-        for client in ("controller-manager", "scheduler", "kubelet", "proxy"):
-            files[f"{client}.kubeconfig"] = config.kubeconfig(layout, client)
-        for file, text in files.items():
-            (layout.config / file).write_text(text)
-        layout.kubeconfig.touch(mode=0o600)
-        layout.kubeconfig.write_text(config.kubeconfig(layout, "admin", embed=True))
-
-    def _import_images(self) -> None:
-        layout, system = self._layout, self._system
-        archive = layout.run / "images.tar"
-        applets = check([str(system.busybox), "--list"]).split()
-        made = images.busybox_image(system.busybox, applets), images.python_image(host_mounts())
-        images.write_archive(archive, made)
-        ctr = [str(system.ctr), "--address", str(layout.containerd_socket), "--namespace", "k8s.io"]
-        wait_until(layout.containerd_socket.exists, "containerd's start", timeout_s=_START_S, guard=self._check_daemons)
-        check([*ctr, "images", "import", str(archive)])
-        archive.unlink()
-        self._progress.say(f"images imported: {images.BUSYBOX_IMAGE}, {images.PYTHON_IMAGE}")
-
-    def _spawn(self, name: str) -> None:
-        layout = self._layout
-        process = spawn(
-            self._components[name].argv,
-            log=layout.logs / f"{name}.log",
-            env=packages.daemon_environment(),
-            cwd=layout.run,
-        )
-        self._processes[name] = process
-        write_processes(layout.run, self._processes)
-        cgroups.join_daemons(layout.cgroup, process)
-
-    def _check_daemons(self) -> None:
-        for name, process in self._processes.items():
-            if not alive(process):
-                raise ClusterError(f"{name} ended: {tail(self._layout.logs / f'{name}.log')}")

@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
-from sponge_cluster.layout import Layout
+from sponge_cluster.layout import Layout, Node
 
 __all__ = ["Identity", "identities", "write_pki"]
 
@@ -40,16 +40,22 @@ def identities(layout: Layout) -> list[Identity]:
     addresses = ("127.0.0.1", layout.gateway, layout.api_service)
     return [
         Identity("apiserver", "kube-apiserver", serves=names + addresses),
-        Identity("kubelet-server", layout.node, serves=(layout.node, layout.gateway)),
         Identity("admin", "sponge-admin", "system:masters"),
         Identity("apiserver-kubelet", "kube-apiserver-kubelet-client", "system:masters"),
         Identity("controller-manager", "system:kube-controller-manager"),
         Identity("scheduler", "system:kube-scheduler"),
-        Identity("kubelet", f"system:node:{layout.node}", "system:nodes"),
         Identity("proxy", "system:kube-proxy"),
         # A second authority: a certificate of the first one must not pass for the API server's aggregator.
         Identity("front-proxy", "front-proxy-client", authority="front-proxy-ca"),
+        *(identity for node in layout.nodes for identity in _of_node(node)),
     ]
+
+
+def _of_node(node: Node) -> tuple[Identity, Identity]:
+    return (
+        Identity(node.own("kubelet"), f"system:node:{node.name}", "system:nodes"),
+        Identity(node.own("kubelet-server"), node.name, serves=(node.name, node.address)),
+    )
 
 
 def write_pki(layout: Layout) -> None:

@@ -19,7 +19,18 @@ from pathlib import Path
 
 from sponge_cluster.errors import ClusterError
 
-__all__ = ["ProcessId", "alive", "check", "identify", "parse_stat", "spawn", "stop", "tail", "wait_until"]
+__all__ = [
+    "ProcessId",
+    "alive",
+    "check",
+    "identify",
+    "parse_stat",
+    "send_signal",
+    "spawn",
+    "stop",
+    "tail",
+    "wait_until",
+]
 
 _KILL_WAIT_S = 10.0  # a killed process ends as soon as the kernel releases it
 
@@ -77,6 +88,17 @@ def spawn(argv: Sequence[str], *, log: Path, env: Mapping[str, str], cwd: Path) 
     # The daemon outlives this process. Without this, Popen warns that its child still runs.
     child.returncode = 0
     return process
+
+
+def send_signal(process: ProcessId, signum: signal.Signals) -> None:
+    """Sends a signal to this very process, if it still runs."""
+    with contextlib.suppress(ProcessLookupError):
+        fd = os.pidfd_open(process.pid)
+        try:
+            if alive(process):
+                signal.pidfd_send_signal(fd, signum)
+        finally:
+            os.close(fd)
 
 
 def stop(processes: Iterable[ProcessId], grace_s: float) -> None:

@@ -16,7 +16,7 @@ from typing import Any
 
 import yaml
 
-from sponge_cluster import images
+from sponge_cluster import Workers, images
 from sponge_cluster.chart import CHART, HOST_USER, NAMESPACE, RELEASE
 from sponge_cluster.errors import ClusterError
 from sponge_cluster.host_python import host_mounts, python_pod
@@ -68,7 +68,7 @@ class Tools:
 
 def cluster_config(mounts: Iterable[str], node: str, *, stock: bool) -> dict[str, Any]:
     """kind's configuration; a node image of our own needs settings that kind's does not."""
-    config: dict[str, Any] = yaml.safe_load(kind_config(mounts))
+    config: dict[str, Any] = yaml.safe_load(kind_config(mounts, Workers(), machine_cores=1))
     config["nodes"][0]["image"] = node
     if not stock:
         kubelet = {
