@@ -30,13 +30,17 @@ def one_node(
     opsets: Sequence[onnx.OperatorSetIdProto] = (),
     shape: Sequence[str | int] = ("batch", WIDTH),
     kind: int = TensorProto.FLOAT,
+    reads: str = "x",
+    ir: int = 10,
+    declares: bool = True,
 ) -> Path:
-    """A model of one operator, from x to y."""
-    node = helper.make_node(operator, ["x"], ["y"], domain=domain)
+    """A model of one operator, from x to y. `declares`: the version of the operator's domain."""
+    node = helper.make_node(operator, [reads], ["y"], domain=domain)
     values = [helper.make_tensor_value_info(name, kind, list(shape)) for name in ("x", "y")]
     graph = helper.make_graph([node], "g", values[:1], values[1:])
-    model = helper.make_model(graph, opset_imports=[*(opsets or (opset(),)), *([opset(1, domain)] if domain else [])])
-    model.ir_version = 10
+    own = [opset(1, domain)] if domain and declares else []
+    model = helper.make_model(graph, opset_imports=[*(opsets or (opset(),)), *own])
+    model.ir_version = ir
     path.write_bytes(model.SerializeToString())
     return path
 

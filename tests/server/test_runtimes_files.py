@@ -57,6 +57,15 @@ BAD_ONNX: list[tuple[Callable[[Path], object], str]] = [
     (lambda p: onnx_models.one_node(p, opsets=[onnx_models.opset(99)]), r"opset 99, .*export it with opset_version=\d"),
     (lambda p: onnx_models.one_node(p, "Foo", domain="com.acme"), r"the operator com\.acme:Foo, which ONNX Runtime"),
     (lambda p: onnx_models.one_node(p, "Foo"), r"the operator Foo, which ONNX Runtime does not have"),
+    (
+        lambda p: onnx_models.one_node(p, "Foo", domain="com.acme", declares=False),
+        r"the operator Foo, which ONNX Runtime does not have",
+    ),
+    (
+        lambda p: onnx_models.one_node(p, ir=99),
+        r"m\.onnx': Unsupported .* IR version: 99, .*install a newer onnxruntime",
+    ),
+    (lambda p: onnx_models.one_node(p, reads="z"), r"Node input 'z' is not .*onnx\.checker\.check_model"),
     (without_weights, r"keeps its weights in 'w\.bin', which is missing: put it into the folder"),
     (
         lambda p: onnx_models.one_node(p, shape=(8, 4)),

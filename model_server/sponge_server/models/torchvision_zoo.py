@@ -59,7 +59,7 @@ def _weights(name: str, wanted: str, choices: Any) -> Any:
     try:
         return choices[wanted]
     except KeyError:
-        names = ", ".join(["DEFAULT", "none", *choices.__members__])
+        names = ", ".join(dict.fromkeys(["DEFAULT", "none", *choices.__members__]))
         raise ModelError(f"'{name}' has no weights '{wanted}'; choose one of {names}") from None
 
 

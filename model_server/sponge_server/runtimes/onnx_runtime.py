@@ -98,8 +98,9 @@ def quantised_in_fork(path: Path, examples: Examples | None) -> Path:
 
 
 def first_line(error: Exception) -> str:
-    """An error of a runtime without its addresses and repetitions."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    """An error of a runtime without its addresses, its places in C++ code and repetitions."""
+    text = re.sub(r"/\S+\.(?:cc|h):\d+ .*\)(?: const)? ", "", str(error))
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
     return (lines[0] if lines else type(error).__name__)[:300]
 
 
@@ -138,14 +139,19 @@ def _session(path: Path, options: onnxruntime.SessionOptions) -> onnxruntime.Inf
     try:
         return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # noqa: BLE001 - its errors have no common class
-        text = first_line(error).partition(" failed:")[2] or first_line(error)
-        operator = re.search(r"(\S+)\(-?\d+\) is not a registered|No Op registered for (\S+)", text)
+        text = (first_line(error).partition(" failed:")[2] or first_line(error)).strip()
+        operator = re.search(
+            r"(\S+)\(-?\d+\) is not a registered|No Op registered for (\S+)|(\w+), \S+ -1\).*No opset import", text
+        )
         if operator:
+            name = operator[operator.lastindex or 0]
             raise ModelError(
-                f"'{path}' uses the operator {operator[1] or operator[2]}, which ONNX Runtime does not have: export "
-                "the model without it"
+                f"'{path}' uses the operator {name}, which ONNX Runtime does not have: export the model without it"
             ) from None
-        raise ModelError(f"ONNX Runtime cannot load '{path}': {text}") from None
+        mend = "the package onnx tells more (onnx.checker.check_model); then export the model again"
+        if "IR version" in text:
+            mend = "export the model with an earlier version of onnx, or install a newer onnxruntime"
+        raise ModelError(f"ONNX Runtime cannot load '{path}': {text}: {mend}") from None
 
 
 def _options(threads: int, optimise: bool) -> onnxruntime.SessionOptions:

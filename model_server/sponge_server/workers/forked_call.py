@@ -52,7 +52,7 @@ def forked_call(function: Callable[[], Message], timeout_s: float, doing: str, s
         if status is None:
             _, status = os.waitpid(pid, 0)
     if answer is None:
-        raise ModelError(f"the model kills its process on {doing} ({how_it_ended(status)})")
+        raise ModelError(f"the model kills its process on {doing} ({how_it_ended(status)}): {_mend(status)}")
     if "failed" in answer[0]:
         raise ModelError(str(answer[0]["failed"]))
     return answer[0]
@@ -91,6 +91,16 @@ def how_it_ended(status: int) -> str:
     if code == -signal.SIGKILL:
         return "killed by SIGKILL: out of memory, hung, or by hand"
     return f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+
+
+def _mend(status: int) -> str:
+    """What to look for after such an end."""
+    code = os.waitstatus_to_exitcode(status)
+    if code == -signal.SIGKILL:
+        return "give it more memory, or a smaller input"
+    if code < 0:
+        return "native code of a library crashes; run the model alone with python -X faulthandler to see where"
+    return "it, or a library that it calls, ends the process (sys.exit, os._exit); raise an exception instead"
 
 
 def _wait(ours: socket.socket, pid: int, timeout_s: float) -> tuple[bool, int | None]:
