@@ -8,8 +8,8 @@ from functools import partial
 
 from sponge_core.bounded_table import BoundedTable
 from sponge_core.client_clock import ClientClock
+from sponge_core.deadlines import SENT_AT
 from sponge_core.quota import Quota, TokenBucket
-from sponge_server.deadlines import SENT_AT
 from sponge_server.protocol.problems import ProblemError, retry_after
 from sponge_server.security.api_keys import ApiKeys
 

@@ -14,10 +14,10 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from typing import TypeVar
 
+from sponge_core.deadlines import Arrival, BadHeaderError, Due, resolve
 from sponge_server.bounds import Bounds, common
 from sponge_server.call import Call, ClientLeftError
 from sponge_server.clients import Clients
-from sponge_server.deadlines import Arrival, BadHeaderError, Due, resolve
 from sponge_server.engine.engine import Engine
 from sponge_server.engine.scheduler import Scheduler
 from sponge_server.era import Era

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from sponge_core.deadlines import SloPolicy
 from sponge_core.latency import LatencyModel
 from sponge_server.bounds import Bounds
-from sponge_server.deadlines import SloPolicy
 from sponge_server.workers.interface import ModelInfo
 
 __all__ = ["ModelHandle", "ServedVariant"]

@@ -16,11 +16,11 @@ from functools import reduce
 from typing import Any
 
 from sponge_core.control_api import LoadFailure, SourceReport
+from sponge_core.deadlines import SloPolicy
 from sponge_core.errors import SpongeError
 from sponge_server.bounds import bounds_of
 from sponge_server.control.projector import Projector
 from sponge_server.control.reconfigure import Reconfigurer
-from sponge_server.deadlines import SloPolicy
 from sponge_server.engine.cpu_quota import CpuQuota
 from sponge_server.engine.engine import Engine
 from sponge_server.era import Era

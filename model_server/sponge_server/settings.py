@@ -17,10 +17,10 @@ from pydantic import BeforeValidator, Field, model_validator
 from pydantic_settings import BaseSettings, NoDecode, PydanticBaseSettingsSource, SettingsConfigDict
 
 from sponge_core.cpu_sharing import thread_budget
+from sponge_core.deadlines import DEFAULT_CLASS, Claims
 from sponge_core.dispatch.registry import DEFAULT, PolicyName
 from sponge_core.quantities import milli_of
 from sponge_core.quota import Quota
-from sponge_server.deadlines import DEFAULT_CLASS, Claims
 from sponge_server.security.files import TlsFiles
 from sponge_server.setting_rules import (
     ContradictionError,

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from sponge_core.deadlines import SloPolicy
 from sponge_core.dispatch.registry import POLICIES
 from sponge_core.queue_room import QueueRoom
 from sponge_server.bounds import bounds_of
@@ -17,7 +18,6 @@ from sponge_server.control.operator_watch import OperatorWatch
 from sponge_server.control.projector import Projector
 from sponge_server.control.reconfigure import Reconfigurer
 from sponge_server.control.state_publisher import StatePublisher
-from sponge_server.deadlines import SloPolicy
 from sponge_server.engine.cpu_quota import CpuQuota
 from sponge_server.engine.engine import Engine
 from sponge_server.engine.scheduler import Scheduler

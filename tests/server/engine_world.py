@@ -12,9 +12,9 @@ from typing import Any
 from virtual_time import FakePool, VirtualLoop
 from wide_bounds import WIDE
 
+from sponge_core.deadlines import Due, SloPolicy
 from sponge_core.latency import LatencyModel
 from sponge_core.queue_room import QueueRoom
-from sponge_server.deadlines import Due, SloPolicy
 from sponge_server.engine.engine import Engine
 from sponge_server.engine.jobs import Job
 from sponge_server.engine.scheduler import Scheduler

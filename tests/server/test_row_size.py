@@ -9,8 +9,8 @@ from engine_world import World, item
 from virtual_time import INFO, VirtualLoop, run_virtual
 from wide_bounds import WIDE
 
+from sponge_core.deadlines import SloPolicy
 from sponge_core.latency import LatencyModel, SizeCurve, octave_of
-from sponge_server.deadlines import SloPolicy
 from sponge_server.model_handle import ModelHandle
 from sponge_server.model_state import FIRST_VERSION
 from sponge_server.workers.examples import example_item

@@ -11,9 +11,9 @@ from engine_world import MODEL, World, item
 from virtual_time import VirtualLoop, run_virtual
 
 from sponge_core.client_clock import ENOUGH
+from sponge_core.deadlines import SloPolicy
 from sponge_server.bounds import Bounds
 from sponge_server.clients import Clients, Peer
-from sponge_server.deadlines import SloPolicy
 from sponge_server.inference_service import InferenceService
 from sponge_server.lifecycle import Lifecycle
 from sponge_server.memory_account import Account, Lease

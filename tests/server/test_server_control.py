@@ -12,13 +12,13 @@ from engine_world import MODEL, handles, item
 from virtual_time import FakePool, VirtualLoop, run_virtual
 
 from sponge_core.control_api import ApplyRequest, ReleaseRequest
+from sponge_core.deadlines import Due
 from sponge_server.control.control_loop import ControlLoop
 from sponge_server.control.news import News
 from sponge_server.control.operator_watch import OperatorWatch
 from sponge_server.control.projector import EARLY_AT_ONCE, Projector
 from sponge_server.control.reconfigure import Reconfigurer
 from sponge_server.control.state_publisher import StatePublisher
-from sponge_server.deadlines import Due
 from sponge_server.engine.cpu_quota import CpuQuota
 from sponge_server.engine.engine import Engine
 from sponge_server.engine.jobs import Job

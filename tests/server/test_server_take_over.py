@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from virtual_time import FakePool, VirtualLoop, run_virtual
 
+from sponge_core.deadlines import Due
 from sponge_core.edf_queue import Request
-from sponge_server.deadlines import Due
 from sponge_server.engine.engine import FORMER_HANG_S
 from sponge_server.engine.failures import parts_of
 from sponge_server.engine.jobs import Job

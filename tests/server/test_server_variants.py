@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from server_process import PROFILE, ServerProcess
 from virtual_time import INFO, VirtualLoop, run_virtual
 
-from sponge_server.deadlines import Arrival, BadHeaderError, Due, SloPolicy, resolve
+from sponge_core.deadlines import Arrival, BadHeaderError, Due, SloPolicy, resolve
 from sponge_server.model_handle import ServedVariant
 from sponge_server.settings import ContradictionError, ServerSettings
 from sponge_server.startup.variants import check_variant, useful

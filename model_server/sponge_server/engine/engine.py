@@ -12,9 +12,9 @@ from collections.abc import Callable, Sequence
 
 from sponge_core.control_api import Outcome
 from sponge_core.cpu_sharing import thread_budget
+from sponge_core.deadlines import Due
 from sponge_core.edf_queue import Request
 from sponge_core.latency import LatencyModel
-from sponge_server.deadlines import Due
 from sponge_server.engine.failures import Part, parts_of, row_error, shed_error, why_not_again
 from sponge_server.engine.fit_waiters import FitWaiters
 from sponge_server.engine.jobs import Batch, Job, Row, joined

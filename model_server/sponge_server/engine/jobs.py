@@ -6,9 +6,9 @@ import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from sponge_core.deadlines import Due
 from sponge_core.dispatch.decision import Shed
 from sponge_core.edf_queue import Request
-from sponge_server.deadlines import Due
 from sponge_server.model_handle import ModelHandle
 from sponge_server.results import InferenceResult, RejectedError
 from sponge_server.workers.interface import Item, Tensor

@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 from sponge_core.control_api import Outcome
-from sponge_server.deadlines import Due
+from sponge_core.deadlines import Due
 from sponge_server.engine.jobs import Batch, Job
 from sponge_server.model_handle import ModelHandle
 from sponge_server.observability.observers import RequestObserver

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 from typing import Concatenate, ParamSpec
 
 from sponge_core.control_api import Outcome
-from sponge_server.deadlines import Due
+from sponge_core.deadlines import Due
 from sponge_server.engine.jobs import Batch, Job, Turn
 from sponge_server.model_handle import ModelHandle
 from sponge_server.workers.interface import LaneResult

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from prometheus_client import Counter, Histogram
 
 from sponge_core.control_api import OUTCOMES, Outcome
-from sponge_server.deadlines import DEFAULT_CLASS, Due
+from sponge_core.deadlines import DEFAULT_CLASS, Due
 from sponge_server.engine.jobs import Batch, Job, Turn
 from sponge_server.model_handle import ModelHandle
 from sponge_server.observability.metrics import Metrics

@@ -18,7 +18,7 @@ from opentelemetry.trace import Link, Span, SpanContext, SpanKind, Status, Statu
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
 from sponge_core.control_api import Outcome
-from sponge_server.deadlines import Due
+from sponge_core.deadlines import Due
 from sponge_server.engine.jobs import Batch, Job
 from sponge_server.model_handle import ModelHandle
 from sponge_server.observability.observers import RequestObserver

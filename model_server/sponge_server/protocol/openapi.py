@@ -14,7 +14,7 @@ from fastapi.openapi.docs import get_swagger_ui_html
 from starlette.responses import HTMLResponse
 from starlette.staticfiles import StaticFiles
 
-from sponge_server.deadlines import LONGEST_S
+from sponge_core.deadlines import LONGEST_S
 from sponge_server.protocol.problems import PROBLEM_TYPE
 from sponge_server.workers.interface import DATATYPE_SIZE
 

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import pytest
 
 from sponge_core.client_clock import ENOUGH, ClientClock
-from sponge_server.deadlines import Arrival, BadHeaderError, Claims, Due, SloPolicy, resolve
+from sponge_core.deadlines import Arrival, BadHeaderError, Claims, Due, SloPolicy, resolve
 
 POLICY = SloPolicy(1.0, {"gold": 0.3, "bronze": 5.0})
 ARRIVED, WALL = 100.0, 1_700_000_000.0
