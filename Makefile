@@ -3,7 +3,7 @@
 PYTHON ?= python3
 BACKEND ?= auto
 UV_VERSION := $(shell sed -n 's/^uv==//p' constraints.txt)
-PACKAGES := core profiles model_server operator simulator client cli tools
+PACKAGES := core profiles model_server operator simulator client front cli tools
 BIN := .venv/bin
 
 # The tests of a file run one after the other in one process, as they share its servers; files side by side. Tests wait
@@ -77,10 +77,12 @@ format: setup ## Format the code.
 	$(BIN)/ruff format .
 
 # A pool of its own, so that a process may also hold a client's modules of the same protocol.
-protos: setup ## Write the Python modules of the gRPC protocol anew.
+protos: setup ## Write the Python modules of the gRPC protocols anew.
 	cd model_server && ../$(BIN)/python -m grpc_tools.protoc --proto_path=. --python_out=. --pyi_out=. \
 		sponge_server/protos/inference.proto sponge_server/protos/model_config.proto
-	sed -i 's/_descriptor_pool\.Default()/_descriptor_pool.DescriptorPool()/' model_server/sponge_server/protos/*_pb2.py
+	cd front && ../$(BIN)/python -m grpc_tools.protoc --proto_path=. --python_out=. --pyi_out=. sponge_front/protos/ext_proc.proto
+	sed -i 's/_descriptor_pool\.Default()/_descriptor_pool.DescriptorPool()/' \
+		model_server/sponge_server/protos/*_pb2.py front/sponge_front/protos/*_pb2.py
 
 dashboards: setup ## Write the Grafana dashboard anew from its code, and its copy in the chart.
 	$(BIN)/python -m sponge_dashboards

@@ -37,6 +37,7 @@ SUBCOMMANDS = {
     "check": _Subcommand("sponge_cli.check", "Load and run a model, and say what is missing.", "server"),
     "compile": _Subcommand("sponge_cli.compile", "Compile a model ahead of time, for faster serving.", "server"),
     "operator": _Subcommand("sponge_cli.operator", "Run the Kubernetes operator.", "operator"),
+    "front": _Subcommand("sponge_cli.front", "Choose the pod of each request, for a proxy before a service.", "front"),
     "profile": _Subcommand("sponge_cli.profile", "Measure how long batches take on how many threads.", "profile"),
     "plan": _Subcommand("sponge_cli.plan", "Ask a planner for cores and batch size.", "simulator"),
     "tune": _Subcommand("sponge_cli.tune", "Find the cheapest configuration that keeps an SLO.", "simulator"),

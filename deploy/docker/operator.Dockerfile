@@ -1,4 +1,4 @@
-# The operator. `make images` builds it; by hand: docker build -f deploy/docker/operator.Dockerfile -t sponge-operator:VERSION .
+# The operator, and the picker of a front. `make images` builds it; by hand: docker build -f deploy/docker/operator.Dockerfile -t sponge-operator:VERSION .
 ARG BASE=python:3.11-slim-bookworm
 
 FROM ${BASE} AS build
@@ -7,8 +7,8 @@ RUN python -m venv /opt/sponge && python -m venv /opt/sbom
 RUN /opt/sbom/bin/pip install cyclonedx-bom==7.5.0
 WORKDIR /src
 COPY . .
-# Only the operator's extra: no torch, no web server.
-RUN /opt/sponge/bin/pip install --constraint constraints.txt ".[operator]"
+# Only these extras: no torch, no web server. The picker of a front is small enough to be here too.
+RUN /opt/sponge/bin/pip install --constraint constraints.txt ".[front,operator]"
 # What the image holds, in the form of CycloneDX.
 RUN /opt/sbom/bin/cyclonedx-py environment /opt/sponge/bin/python --output-reproducible --output-file /opt/sponge/sbom.cdx.json
 

@@ -203,6 +203,7 @@ class Server:
         engine, uploads = parts.engine, parts.uploads
         lifecycle.enter("leaving")
         parts.news.publish(news=True)
+        parts.load.changed()
         data.leave()
         await rpc.set_ready(False)
         giving_up = asyncio.get_running_loop().create_task(parts.repository.give_up())
@@ -210,6 +211,7 @@ class Server:
         with contextlib.suppress(TimeoutError):
             await asyncio.wait_for(self._hurry.wait(), settings.drain_delay_s)
         lifecycle.enter("draining")
+        parts.load.changed()
         end = self._clock() + settings.drain_s
         # Polled, because it happens once and depends on two counts.
         while (engine.jobs or uploads) and self._clock() < end and not self._hurry.is_set():  # noqa: ASYNC110

@@ -21,6 +21,7 @@ from sponge_server.clients import Clients
 from sponge_server.engine.engine import Engine
 from sponge_server.engine.scheduler import Scheduler
 from sponge_server.era import Era
+from sponge_server.fronts import FrontNumbers
 from sponge_server.lifecycle import Lifecycle
 from sponge_server.memory_account import Account, NoRoomError
 from sponge_server.model_handle import ModelHandle
@@ -29,7 +30,7 @@ from sponge_server.observability.model_counts import ModelCounts
 from sponge_server.protocol.answer_size import answer_bytes
 from sponge_server.protocol.long_json import LONG_TEXT_BYTES
 from sponge_server.protocol.oip import InferRequest, OipError, rows_of
-from sponge_server.protocol.problems import ProblemError, retry_after
+from sponge_server.protocol.problems import ELSEWHERE, ProblemError, retry_after
 from sponge_server.results import (
     ExpiredError,
     FailedError,
@@ -76,11 +77,19 @@ class InferenceService:
         account: Account,
         metrics: Metrics,
         counts: Sequence[ModelCounts],
+        fronts: FrontNumbers,
         *,
         clock: Callable[[], float],
         wall_clock: Callable[[], float],
     ) -> None:
-        """`counts`: by index of the model. `clock` gives monotonic seconds, `wall_clock` epoch seconds."""
+        """A service of loaded models.
+
+        Args:
+            counts: by index of the model.
+            fronts: hears of every request.
+            clock: monotonic seconds.
+            wall_clock: epoch seconds.
+        """
         self.account = account
         self.widest = common([model.bounds for model in models])
         self.message_bytes = min(self.widest.message_bytes, account.most_arriving)
@@ -94,6 +103,7 @@ class InferenceService:
         self._uploads = uploads
         self._metrics = metrics
         self._counts = counts
+        self._fronts = fronts
         self._clock = clock
         self._wall_clock = wall_clock
         self._era = Era()
@@ -134,6 +144,7 @@ class InferenceService:
 
     async def _infer(self, call: Call[R]) -> tuple[R, Timing]:
         arrived, wall = self._clock(), self._wall_clock()
+        self._fronts.arrived(call.headers)
         named = call.model is not None
         model = self._find(call) if named else self._stand_in
         if not self._lifecycle.accepting:
@@ -323,7 +334,8 @@ class InferenceService:
         except NoRoomError:
             self._engine.count_refused(model, due, "shed")
             text = "the memory for requests and answers is full: slow down, then try again"
-            raise ProblemError(503, "no-room", text, retry_after(self._engine.scheduler.backlog_s())) from None
+            headers = (*retry_after(self._engine.scheduler.backlog_s()), ELSEWHERE)
+            raise ProblemError(503, "no-room", text, headers) from None
 
     async def _run(self, call: Call[R], model: ModelHandle, rows: Sequence[Item], due: Due) -> InferenceResult:
         """Submits the request and waits for its result."""
@@ -389,7 +401,8 @@ def _with_parameters(due: Due, request: InferRequest, model: ModelHandle) -> Due
 def _problem(error: RequestError) -> ProblemError:
     match error:
         case ShedError():
-            return ProblemError(503, "shed", str(error), retry_after(error.retry_s))
+            elsewhere = (ELSEWHERE,) if error.elsewhere else ()
+            return ProblemError(503, "shed", str(error), (*retry_after(error.retry_s), *elsewhere))
         case ExpiredError():
             return ProblemError(504, "expired", str(error))
         case RejectedError():

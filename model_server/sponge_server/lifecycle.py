@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Generic, Literal, TypeVar
 
 from sponge_server.model_state import ModelState
-from sponge_server.protocol.problems import ProblemError, retry_after
+from sponge_server.protocol.problems import ELSEWHERE, ProblemError, retry_after
 
 __all__ = ["Lifecycle", "Loaded", "Phase"]
 
@@ -79,7 +79,7 @@ class Lifecycle:
         """The answer while requests are not accepted: 503, with the reason."""
         slug = "draining" if self.ending else "not-ready"
         why = LANES_LOST if self.reason == "lanes-lost" else EXPLAINED[self.phase]
-        return ProblemError(503, slug, f"not ready: {why}", retry_after(0))
+        return ProblemError(503, slug, f"not ready: {why}", (*retry_after(0), ELSEWHERE))
 
     def check_model(self, name: str, version: str | None) -> None:
         """Raises ProblemError 404 when this server does not have that model, or does not serve that version of it."""

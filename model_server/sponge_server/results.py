@@ -56,20 +56,26 @@ class RequestError(SpongeError):
 
 
 class ShedError(RequestError):
-    """Refused at admission: the deadline cannot be met, or the queue is full. `retry_s`: when to try again, seconds."""
+    """Refused at admission: the deadline cannot be met, or the queue is full.
 
-    def __init__(self, text: str, retry_s: float = 0.0) -> None:
+    Attributes:
+        retry_s: when to try again, in seconds.
+        elsewhere: the load of this server is the reason, so another one may answer in time.
+    """
+
+    def __init__(self, text: str, retry_s: float = 0.0, *, elsewhere: bool = True) -> None:
         super().__init__(text)
         self.retry_s = retry_s
+        self.elsewhere = elsewhere
 
     @classmethod
     def hopeless(cls, limit_s: float, left_s: float, retry_s: float) -> ShedError:
         """Only `left_s` of the client's time limit of `limit_s` was left when the request arrived."""
         if left_s <= 0:
-            return cls("the deadline had passed when the request arrived", retry_s)
+            return cls("the deadline had passed when the request arrived", retry_s, elsewhere=False)
         left_ms, limit_ms = left_s * 1000, limit_s * 1000
         text = f"{left_ms:.0f} ms of the {limit_ms:.0f} ms were left on arrival, too few even at the largest size"
-        return cls(text, retry_s)
+        return cls(text, retry_s, elsewhere=False)
 
     @classmethod
     def behind(cls, limit_s: float, left_s: float, least_s: float, rows: int, ahead_s: float) -> ShedError:

@@ -13,6 +13,7 @@ from sponge_server.bounds import bounds_of
 from sponge_server.clients import Clients
 from sponge_server.control.control_app import Control
 from sponge_server.control.control_loop import ControlLoop
+from sponge_server.control.load_feed import LoadFeed
 from sponge_server.control.news import News
 from sponge_server.control.operator_watch import OperatorWatch
 from sponge_server.control.projector import Projector
@@ -21,6 +22,7 @@ from sponge_server.control.state_publisher import StatePublisher
 from sponge_server.engine.cpu_quota import CpuQuota
 from sponge_server.engine.engine import Engine
 from sponge_server.engine.scheduler import Scheduler
+from sponge_server.fronts import FrontNumbers
 from sponge_server.inference_service import InferenceService
 from sponge_server.lane_watch import LaneWatch
 from sponge_server.lifecycle import Lifecycle
@@ -58,6 +60,7 @@ class Parts:
     news: News
     uploads: Uploads
     repository: Repository
+    load: LoadFeed
 
 
 def build(
@@ -130,8 +133,19 @@ def build(
         resize_s=settings.resize_s,
         clock=clock,
     )
-    engine = Engine(pool, scheduler, models, [stats, counter, projector, *observers], clock=clock)
+    fronts = FrontNumbers()
+    load = LoadFeed(
+        scheduler=scheduler,
+        models=models,
+        uploads=uploads,
+        pool=pool,
+        lifecycle=lifecycle,
+        fronts=fronts,
+        clock=clock,
+    )
+    engine = Engine(pool, scheduler, models, [stats, counter, projector, load, *observers], clock=clock)
     quota.add_listener(engine.set_cores)
+    quota.add_listener(lambda _: load.changed())
     clients = Clients(settings.client_header, settings.quota, keys)
     service = InferenceService(
         models,
@@ -142,6 +156,7 @@ def build(
         account,
         metrics,
         counter.models,
+        fronts,
         clock=clock,
         wall_clock=time.time,
     )
@@ -173,7 +188,7 @@ def build(
         clock=clock,
     )
     gauges = Gauges(metrics, scheduler, pool, lifecycle.models, quota, uploads)
-    control = Control(publisher, reconfigurer, gauges, operator)
+    control = Control(publisher, reconfigurer, gauges, operator, load)
     metrics.without_operator.set_function(lambda: operator.gone_s)
     watch = LaneWatch(pool, lifecycle, on_ready)
     control_loop = ControlLoop(
@@ -195,4 +210,4 @@ def build(
         reconfigurer=reconfigurer,
         metrics=metrics,
     )
-    return Parts(engine, service, control, control_loop, news, uploads, repository)
+    return Parts(engine, service, control, control_loop, news, uploads, repository, load)

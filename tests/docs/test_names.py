@@ -16,7 +16,7 @@ FOREIGN = {"docs/research/peers.md"}
 """Pages that name the classes of other projects."""
 
 TOP = (
-    *("bench", "cli", "client", "core", "crds", "deploy", "docs", "model_server", "operator", "profiles"),
+    *("bench", "cli", "client", "core", "crds", "deploy", "docs", "front", "model_server", "operator", "profiles"),
     *("simulator", "tests", "tools"),
 )
 FILE = re.compile(r"[\w./-]+\.(?:py|yaml|yml|md|toml|txt|svg|json|proto|html)")
@@ -24,6 +24,7 @@ NAME = re.compile(r"[A-Z][a-z]+[A-Z]\w*(?:\.[a-z_]+)?")
 MADE_BY_THE_READER = {
     *("resnet18.yaml", "linear.yaml", "serve.yaml", "detect.yaml", "profile.yaml", "digits.yaml", "linear.pt2.json"),
     *("report.html", "report.md", "model.pt2.json", "shouting.py", "NAME.pt.json"),
+    "envoy.json",
     *("config.json", "tokenizer.json", "preprocessor_config.json"),
 }
 """Files of examples, those that a command writes, and those of a model of Hugging Face."""
@@ -31,6 +32,7 @@ MADE_BY_THE_READER = {
 KUBERNETES = {
     "HorizontalPodAutoscaler",
     "VerticalPodAutoscaler",
+    "InferencePool",
     "LimitRange",
     "ResourceQuota",
     "InPlacePodVerticalScaling",

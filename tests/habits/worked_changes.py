@@ -17,7 +17,7 @@ from pathlib import Path
 
 __all__ = ["Block", "ChangeError", "Command", "apply", "commands", "copy_tree", "matches", "run", "sections"]
 
-FOLDERS = ("core", "profiles", "model_server", "operator", "simulator", "client", "cli", "tools")
+FOLDERS = ("core", "profiles", "model_server", "operator", "simulator", "client", "front", "cli", "tools")
 COPIED = (*FOLDERS, "bench", "tests", "docs", "deploy", "crds", "pyproject.toml", "README.md", "CONTRIBUTING.md")
 CHAPTER = "## Three worked changes"
 LEFT_OUT = shutil.ignore_patterns("__pycache__", "figures", "*.svg", "*.png", "*.gz")

@@ -14,6 +14,7 @@ from sponge_core.client_clock import ENOUGH
 from sponge_core.deadlines import SloPolicy
 from sponge_server.bounds import Bounds
 from sponge_server.clients import Clients, Peer
+from sponge_server.fronts import FrontNumbers
 from sponge_server.inference_service import InferenceService
 from sponge_server.lifecycle import Lifecycle
 from sponge_server.memory_account import Account, Lease
@@ -97,6 +98,7 @@ class Served:
             self._account,
             world.metrics,
             [ModelCounts() for _ in LIMITS_S],
+            FrontNumbers(),
             clock=loop.time,
             wall_clock=lambda: WALL + loop.time(),
         )

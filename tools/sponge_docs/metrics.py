@@ -1,4 +1,4 @@
-"""The reference page of the Prometheus metrics, from the registries of the server and of the operator."""
+"""The reference page of the Prometheus metrics, from the registries of server, operator and front."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 from prometheus_client import CollectorRegistry
 
 from sponge_docs.markdown import code, front, table
+from sponge_front.metrics import FrontMetrics
 from sponge_operator.metrics import RESIZE_OUTCOMES
 from sponge_operator.metrics import Metrics as OperatorMetrics
 from sponge_server.observability.metrics import Metrics as ServerMetrics
@@ -26,7 +27,7 @@ def metrics_page() -> str:
             "Metrics",
             "Every Prometheus metric, in base units: seconds, bytes and cores. `deploy/grafana/sponge.json` is a "
             "dashboard of them, and `deploy/prometheus/alerts.yaml` has alerts.",
-            "the metrics' definitions in the server and in the operator",
+            "the metrics' definitions in server, operator and front",
         ),
         "## Model server",
         "`/metrics` on the control port (9090), without a token.",
@@ -36,6 +37,10 @@ def metrics_page() -> str:
         "`/metrics` on the operator's port 9091. `pod`, `service` and `namespace` name the pod that a series is about.",
         table(heads, metrics_of(operator)),
         f"The outcome of a resize (`outcome`) is {', '.join(code(outcome) for outcome in RESIZE_OUTCOMES)}.",
+        "## Front",
+        "`/metrics` on the picker's port 9093. Envoy tells its own on port 9092, as `/stats/prometheus`.",
+        table(heads, [*metrics_of(FrontMetrics().registry), process]),
+        "A request ends (`ending`) `answered`, `refused`, `failed` or `cancelled`.",
     ]
     return "\n\n".join(parts) + "\n"
 

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
+from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import TypeVar
 
 from pydantic import ValidationError
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 from starlette.types import ASGIApp
 
 from sponge_core.control_api import ApplyRequest, ReleaseRequest, SourceRequest
+from sponge_server.control.load_feed import LoadFeed
 from sponge_server.control.operator_watch import OperatorWatch
 from sponge_server.control.reconfigure import Reconfigurer, StaleVersionError
 from sponge_server.control.state_publisher import StatePublisher
@@ -43,6 +46,7 @@ class Control:
     reconfigurer: Reconfigurer
     gauges: Gauges
     operator: OperatorWatch
+    load: LoadFeed
 
 
 def control_app(
@@ -51,7 +55,7 @@ def control_app(
     """The ASGI application of the control port.
 
     Args:
-        token: of state, apply and profile; None keeps them closed.
+        token: of state, load, apply and profile; None keeps them closed.
         board: the latency profile of the first model.
         models: guards the sources.
     """
@@ -85,6 +89,19 @@ def control_app(
         else:
             snapshot = await publisher.read_at_quota(quota_milli, wait_s)
         return Response(snapshot.model_dump_json(), media_type="application/json")
+
+    async def load(request: Request) -> Response:
+        _authorise(request, token)
+        lines = control.get().load.lines()
+        first = await anext(lines)
+
+        async def document() -> AsyncIterator[bytes]:
+            async with contextlib.aclosing(lines):
+                yield first
+                async for line in lines:
+                    yield line
+
+        return StreamingResponse(document(), media_type="application/x-ndjson")
 
     async def profile(request: Request) -> Response:
         _authorise(request, token)
@@ -125,6 +142,7 @@ def control_app(
             Route("/healthz", healthz),
             Route("/readyz", readyz),
             Route("/control/v1/state", state),
+            Route("/control/v1/load", load),
             Route("/control/v1/profile", profile),
             Route("/control/v1/apply", apply, methods=["POST"]),
             Route("/control/v1/release", release, methods=["POST"]),

@@ -85,6 +85,16 @@ class Scheduler:
         return self._cores
 
     @property
+    def batch_cores(self) -> float:
+        """What the quota in force leaves for batches, in cores."""
+        return self._running.cores
+
+    @property
+    def most_batch_cores(self) -> float:
+        """What the largest size that admission relies on leaves for batches, in cores."""
+        return self._net(self._most_cores)
+
+    @property
     def self_usage(self) -> float:
         """Cores of the quota that the server itself uses beside the batches."""
         return self._self_usage
@@ -128,7 +138,7 @@ class Scheduler:
 
     def least_s(self) -> float:
         """Least seconds from queueing to the answer of any request, at any size that the server can get."""
-        cores = self._net(self._most_cores)
+        cores = self.most_batch_cores
         cheaper = [variant.latency for variant in self._variants]
         # Of the smallest possible request, where they differ in size.
         return min(fastest_s(model.at(0.0), cores) for model in (*self._models, *cheaper))
@@ -146,7 +156,7 @@ class Scheduler:
             else:
                 sizes = self._queue.sizes[index][:earlier]
                 ahead_s += sum(_least_row_s(model.at(size), self._batch_cap) for size in sizes)
-        return rows, ahead_s / self._net(self._most_cores)
+        return rows, ahead_s / self.most_batch_cores
 
     def backlog_s(self) -> float:
         """Estimated seconds that the queue keeps the cores busy, in the largest batches on one thread each."""
@@ -203,7 +213,7 @@ class Scheduler:
         lanes = idle_lanes + len(self._running)
         if lanes == 0:
             return self._without_lanes(now)
-        limits = Limits(self._batch_cap, lanes, self._net(self._most_cores))
+        limits = Limits(self._batch_cap, lanes, self.most_batch_cores)
         running = self._running.snapshot(now)
         decision = self._dispatcher.decide(
             DispatchState(

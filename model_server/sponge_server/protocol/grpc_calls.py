@@ -13,7 +13,7 @@ from prometheus_client import Counter
 
 from sponge_server.protocol.catch_all import BUG, BUG_EVENT
 from sponge_server.protocol.content_coding import inflated
-from sponge_server.protocol.problems import ProblemError
+from sponge_server.protocol.problems import ELSEWHERE, ProblemError
 
 __all__ = ["Context", "Metadata", "parsed", "refuse", "unary", "unary_with_metadata"]
 
@@ -89,6 +89,8 @@ async def refuse(context: Context, problem: ProblemError) -> NoReturn:
     trailing += [
         ("grpc-retry-pushback-ms", str(int(value) * 1000)) for name, value in problem.headers if name == b"retry-after"
     ]
+    if ELSEWHERE in problem.headers:
+        trailing.append((ELSEWHERE[0].decode(), ELSEWHERE[1].decode()))
     code = CODES.get(problem.status, grpc.StatusCode.INTERNAL)
     if problem.slug == "no-room":
         code = grpc.StatusCode.RESOURCE_EXHAUSTED

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 
 import orjson
 
-__all__ = ["PROBLEM_TYPE", "ProblemError", "retry_after"]
+__all__ = ["ELSEWHERE", "PROBLEM_TYPE", "ProblemError", "retry_after"]
 
 PROBLEM_TYPE = "application/problem+json"
 
@@ -19,6 +19,9 @@ LONGEST_DETAIL = 600
 
 LONGEST_RETRY_S = 60
 """A backlog of minutes is a guess, because the service may have grown by then."""
+
+ELSEWHERE = (b"x-sponge-elsewhere", b"1")
+"""The header of a refusal whose reason is this server, its load or its state: another one may answer in time."""
 
 TITLES = {
     400: "Bad request",

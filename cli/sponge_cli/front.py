@@ -1,0 +1,150 @@
+"""`sponge front`: options to settings, then the picker, or the configuration of its proxy."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import get_args
+
+import click
+
+from sponge_core.routing.registry import DEFAULT, RULES, RuleName
+from sponge_system.logs import Level
+
+__all__ = ["command"]
+
+EXAMPLE = """
+\b
+Examples:
+  sponge front envoy-config --directory /run/front --write
+  sponge front run --directory /run/front --service resnet18 --token-file /var/run/sponge/token
+  envoy --config-path /run/front/envoy.json
+
+Every option can be set in the environment: SPONGE_FRONT_RUN_SERVICE=..., and so on.
+"""
+
+DIRECTORY = click.option(
+    "--directory",
+    type=click.Path(path_type=Path, file_okay=False),
+    default="/run/sponge-front",
+    show_default=True,
+    help="Shared by picker and proxy: a socket, and files with the pods' addresses.",
+)
+
+
+@click.group(epilog=EXAMPLE)
+def command() -> None:
+    """Choose the pod of each request, for a proxy before a service."""
+
+
+@command.command(epilog=EXAMPLE)
+@DIRECTORY
+@click.option("--service", default="", metavar="NAME", help="Service whose pods are followed through the API server.")
+@click.option("--namespace", default="", metavar="NAME", help="Of that Service.  [default: the picker's own]")
+@click.option(
+    "--pod",
+    "pods",
+    multiple=True,
+    metavar="HOST,HTTP_PORT,GRPC_PORT,CONTROL_PORT",
+    help="A pod, where there is no Service to follow; repeat for more.",
+)
+@click.option(
+    "--rule",
+    type=click.Choice(get_args(RuleName)),
+    default=DEFAULT,
+    show_default=True,
+    help="; ".join(f"{name}: {rule.summary}" for name, rule in RULES.items()) + ".",
+)
+@click.option(
+    "--token-file",
+    type=click.Path(path_type=Path),
+    help="File with the token of the servers' control ports. Without it, no load is known.",
+)
+@click.option("--status-port", default=9093, show_default=True, help="For /healthz and /metrics; 0 for none.")
+@click.option(
+    "--picker-address",
+    default="",
+    metavar="ADDRESS",
+    help="Where other gateways ask, such as [::]:9002.  [default: only the proxy beside it, by its socket]",
+)
+@click.option(
+    "--log-level",
+    type=click.Choice(get_args(Level)),
+    default="info",
+    show_default=True,
+    help="Lowest level of events logged to stderr.",
+)
+def run(
+    directory: Path,
+    service: str,
+    namespace: str,
+    pods: tuple[str, ...],
+    rule: RuleName,
+    token_file: Path | None,
+    status_port: int,
+    picker_address: str,
+    log_level: Level,
+) -> None:
+    """Run the picker until a signal comes."""
+    from sponge_front.main import run as run_front
+    from sponge_front.pods import parse_pod
+    from sponge_front.settings import FrontSettings
+
+    if bool(service) == bool(pods):
+        raise click.UsageError("give either --service, to follow its pods, or --pod for each pod")
+    run_front(
+        FrontSettings(
+            directory=directory,
+            service=service,
+            namespace=namespace,
+            pods=tuple(map(parse_pod, pods)),
+            rule=rule,
+            token_file=token_file,
+            status_port=status_port,
+            picker_address=picker_address,
+            log_level=log_level,
+        )
+    )
+
+
+@command.command("envoy-config", epilog=EXAMPLE)
+@DIRECTORY
+@click.option("--write", is_flag=True, help="Write it to envoy.json in the directory, with files of no pods yet.")
+@click.option("--host", default="::", show_default=True, help="To listen on; :: is every interface.")
+@click.option("--http-port", default=8080, show_default=True, help="For REST.")
+@click.option("--grpc-port", default=8081, show_default=True, help="For gRPC.")
+@click.option("--status-port", default=9092, show_default=True, help="For /ready and /stats/prometheus.")
+@click.option(
+    "--pick-timeout-ms",
+    type=click.FloatRange(min=1.0),
+    default=20.0,
+    show_default=True,
+    help="A request waits so long for the picker; then it goes to the next pod in turn.",
+)
+def envoy_config(
+    directory: Path,
+    write: bool,
+    host: str,
+    http_port: int,
+    grpc_port: int,
+    status_port: int,
+    pick_timeout_ms: float,
+) -> None:
+    """Print the configuration of Envoy before a service."""
+    from sponge_front.envoy_config import bootstrap
+    from sponge_front.files import prepare
+    from sponge_front.settings import EnvoySettings
+    from sponge_system.network import EVERY_INTERFACE, every_interface
+
+    settings = EnvoySettings(
+        directory=directory.absolute(),
+        http_port=http_port,
+        grpc_port=grpc_port,
+        status_port=status_port,
+        pick_timeout_s=pick_timeout_ms / 1000,
+        host=every_interface() if host == EVERY_INTERFACE else host,
+    )
+    if write:
+        click.echo(prepare(settings))
+    else:
+        click.echo(json.dumps(bootstrap(settings), indent=1))

@@ -1,0 +1,101 @@
+"""One front: the picker, its pods, and what it tells of itself. `run` is its whole life."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import random
+import secrets
+import signal
+import time
+from collections.abc import Sequence
+
+import aiohttp
+
+from sponge_core.routing.registry import RULES
+from sponge_front.endpoint_slices import EndpointSlices, in_cluster
+from sponge_front.envoy_config import picker_socket
+from sponge_front.ext_proc import PickerServer
+from sponge_front.files import write_endpoints
+from sponge_front.load_reader import SILENCE_S, LoadReader, read_token
+from sponge_front.metrics import FrontMetrics
+from sponge_front.picker import Picker
+from sponge_front.pods import Pod
+from sponge_front.settings import FrontSettings
+from sponge_front.status import StatusServer
+from sponge_system.logs import event
+
+__all__ = ["Front"]
+
+log = logging.getLogger(__name__)
+
+
+class Front:
+    """A front that has not started."""
+
+    def __init__(self, settings: FrontSettings) -> None:
+        self._settings = settings
+        self._metrics = FrontMetrics()
+        # New with each start: the pods know how far they have received the requests of each front.
+        name = secrets.token_hex(8)
+        rule = RULES[settings.rule].make(random.random)
+        self._picker = Picker(name, rule, clock=time.monotonic, wall_clock=time.time)
+        self._metrics.pods.set_function(lambda: len(self._picker.pods))
+        self._metrics.reporting.set_function(lambda: self._picker.reporting(SILENCE_S))
+        self._readers: dict[Pod, asyncio.Task[None]] = {}
+        self._reader: LoadReader | None = None
+        self._stop = asyncio.Event()
+
+    async def run(self) -> None:
+        """Serves until SIGTERM or SIGINT. Raises SpongeError when it cannot start."""
+        settings, loop = self._settings, asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stop.set)
+        socket = picker_socket(settings.directory)
+        socket.unlink(missing_ok=True)
+        addresses = [f"unix:{socket}", *([settings.picker_address] if settings.picker_address else [])]
+        # No limit: each pod's report is a connection of its own.
+        async with contextlib.AsyncExitStack() as stack:
+            session = await stack.enter_async_context(
+                aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0), trust_env=False)
+            )
+            if settings.token_file is not None:
+                read_token(settings.token_file)  # a mistake shows at once
+                self._reader = LoadReader(session, settings.token_file, self._picker.reported)
+            following = loop.create_task(self._follow(session))
+            try:
+                await stack.enter_async_context(PickerServer(self._picker, self._metrics, addresses))
+                await stack.enter_async_context(StatusServer(settings.status_port, self._metrics))
+                event(log, "front.ready", rule=settings.rule, service=settings.service, socket=str(socket))
+                stopping = loop.create_task(self._stop.wait())
+                await asyncio.wait((stopping, following), return_when=asyncio.FIRST_COMPLETED)
+                if following.done():
+                    following.result()
+                stopping.cancel()
+            finally:
+                tasks = [following, *self._readers.values()]
+                for task in tasks:
+                    task.cancel()
+                await asyncio.wait(tasks)
+
+    async def _follow(self, session: aiohttp.ClientSession) -> None:
+        settings = self._settings
+        if not settings.service:
+            self._keep(settings.pods)
+            await self._stop.wait()
+            return
+        access = in_cluster()
+        namespace = settings.namespace or access.namespace
+        await EndpointSlices(session, access, namespace, settings.service, self._keep).follow()
+
+    def _keep(self, pods: Sequence[Pod]) -> None:
+        self._picker.keep(pods)
+        write_endpoints(self._settings.directory, pods)
+        event(log, "pods.known", pods=len(pods))
+        for gone in self._readers.keys() - set(pods):
+            self._readers.pop(gone).cancel()
+        if self._reader is not None:
+            for pod in pods:
+                if pod not in self._readers:
+                    self._readers[pod] = asyncio.get_running_loop().create_task(self._reader.follow(pod))

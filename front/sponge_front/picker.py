@@ -1,0 +1,127 @@
+"""Chooses the pod of a request from its headers, and learns how each request ended.
+
+Headers become a deadline by the same function as in the server, and the rule of the core chooses. Times are seconds on
+the clock that is passed in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+
+from sponge_core.deadlines import Arrival, BadHeaderError, SloPolicy, resolve
+from sponge_core.edf_queue import Request
+from sponge_core.routing.interface import RoutingRule
+from sponge_core.routing.pod_load import PodLoad
+from sponge_core.routing.pod_table import Choice, Ending, PodTable
+from sponge_front.pods import Pod
+
+__all__ = ["Pick", "Picker", "ending_of"]
+
+UNKNOWN_SLO = SloPolicy(1.0)
+"""Before any pod has told its SLO."""
+
+GRPC = b"application/grpc"
+INFERENCE = "/ModelInfer"
+REPOSITORY = "/v2/repository/"
+
+REFUSED = (b"429", b"503", b"504")
+GRPC_REFUSED, GRPC_FAILED = (b"4", b"8", b"14"), (b"2", b"13")
+"""Deadline exceeded, resource exhausted and unavailable; unknown and internal."""
+
+
+@dataclass(frozen=True, slots=True)
+class Pick:
+    """Where a request goes.
+
+    Attributes:
+        choice: names the request among those of its pod.
+        address: host and port of the pod.
+        sender: tells the pod which request of which front this is.
+    """
+
+    choice: Choice
+    address: str
+    sender: str
+
+
+class Picker:
+    """The pods of one service as one front sees them.
+
+    Attributes:
+        pods: the present ones, by name.
+    """
+
+    def __init__(
+        self, front: str, rule: RoutingRule, *, clock: Callable[[], float], wall_clock: Callable[[], float]
+    ) -> None:
+        """`front`: a name that no other front has. `clock` gives monotonic seconds, `wall_clock` epoch seconds."""
+        self.pods: Mapping[str, Pod] = {}
+        self._front = front
+        self._table = PodTable(front, rule)
+        self._clock = clock
+        self._wall_clock = wall_clock
+        self._policy = UNKNOWN_SLO
+        self._requests = 0
+
+    def keep(self, pods: Iterable[Pod]) -> None:
+        """Sets which pods there are."""
+        self.pods = {pod.name: pod for pod in pods}
+        self._table.keep(self.pods)
+
+    def reported(self, name: str, load: PodLoad) -> None:
+        """Takes in the load of a pod."""
+        self._table.reported(name, load, self._clock())
+        slos = load.slo_s
+        if "" in slos:
+            self._policy = SloPolicy(slos[""], {name: slo_s for name, slo_s in slos.items() if name})
+
+    def pick(self, headers: Mapping[bytes, bytes]) -> Pick | None:
+        """The pod of a request with these headers, in lower case; None: any pod will do, or there is none."""
+        if not _is_inference(headers):
+            return None
+        choice = self._table.choose(self._clock(), self._request(headers))
+        if choice is None:
+            return None
+        pod = self.pods[choice.pod]
+        address = pod.grpc if headers.get(b"content-type", b"").startswith(GRPC) else pod.http
+        return Pick(choice, address, f"{self._front} {choice.number}")
+
+    def ended(self, pick: Pick, ending: Ending) -> None:
+        """The request has its answer, or will not have one."""
+        self._table.ended(pick.choice, ending, self._clock())
+
+    def reporting(self, within_s: float) -> int:
+        """Number of pods that have reported in the last `within_s` seconds."""
+        since = self._clock() - within_s
+        return sum(1 for pod in self._table.views() if pod.load is not None and pod.received_at >= since)
+
+    def _request(self, headers: Mapping[bytes, bytes]) -> Request:
+        now = self._clock()
+        self._requests += 1
+        try:
+            due = resolve(Arrival.of(headers, now, self._wall_clock()), self._policy)
+        except BadHeaderError:  # the pod says what is wrong with it
+            return Request(self._requests, now, now + self._policy.default_s, now)
+        return Request(self._requests, now, due.deadline, due.sent, due.slo_class, floor=due.floor)
+
+
+def ending_of(headers: Mapping[bytes, bytes], by_the_pod: bool) -> Ending:
+    """How a request ended, from the headers of its response.
+
+    Args:
+        by_the_pod: the chosen pod has answered, rather than another one, or the proxy itself.
+    """
+    status, grpc_status = headers.get(b":status", b""), headers.get(b"grpc-status", b"0")
+    if b"x-sponge-elsewhere" in headers or status in REFUSED or grpc_status in GRPC_REFUSED:
+        return "refused" if by_the_pod else "failed"
+    if not by_the_pod:
+        return "refused"  # it was handed on, and the other pod has answered
+    return "failed" if status.startswith(b"5") or grpc_status in GRPC_FAILED else "answered"
+
+
+def _is_inference(headers: Mapping[bytes, bytes]) -> bool:
+    path = headers.get(b":path", b"").decode("latin-1").partition("?")[0]
+    if headers.get(b":method") != b"POST" or path.startswith(REPOSITORY):
+        return False
+    return path.endswith(INFERENCE) if headers.get(b"content-type", b"").startswith(GRPC) else True

@@ -1,0 +1,59 @@
+"""All settings of a front; the command resolves them once and passes them down."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from sponge_core.routing.registry import DEFAULT, RuleName
+from sponge_front.pods import Pod
+from sponge_system.logs import Level
+
+__all__ = ["EnvoySettings", "FrontSettings"]
+
+
+@dataclass(frozen=True, slots=True)
+class EnvoySettings:
+    """What the proxy is set up with.
+
+    Attributes:
+        directory: shared with the picker: its socket, and the files with the pods' addresses.
+        http_port, grpc_port: for clients.
+        status_port: for probes and Prometheus.
+        pick_timeout_s: a request waits so long for the picker; then it goes to the next pod in turn.
+        host: to listen on.
+    """
+
+    directory: Path
+    http_port: int = 8080
+    grpc_port: int = 8081
+    status_port: int = 9092
+    pick_timeout_s: float = 0.02
+    host: str = "::"
+
+
+@dataclass(frozen=True, slots=True)
+class FrontSettings:
+    """What the picker is set up with.
+
+    Attributes:
+        directory: shared with the proxy.
+        service: name of the Service whose pods are followed; empty: `pods` are all there are.
+        namespace: of that Service; empty: the one that the picker runs in.
+        pods: a fixed list, for a front outside of Kubernetes.
+        rule: chooses the pods.
+        token_file: holds the token of the servers' control ports; None: no load is read, and pods take turns.
+        status_port: for probes and Prometheus; 0 for none.
+        picker_address: where other gateways ask for a pod, as `[::]:9002`; empty: only the socket in `directory`.
+        log_level: of the log on stderr.
+    """
+
+    directory: Path
+    service: str = ""
+    namespace: str = ""
+    pods: tuple[Pod, ...] = ()
+    rule: RuleName = DEFAULT
+    token_file: Path | None = None
+    status_port: int = 9093
+    picker_address: str = ""
+    log_level: Level = "info"
