@@ -16,8 +16,7 @@ from typing import Any
 import pytest
 
 import sponge_cluster
-from sponge_cluster import BUSYBOX_IMAGE, Cluster, ConsoleProgress
-from sponge_cluster.binaries import ensure
+from sponge_cluster import BUSYBOX_IMAGE, Cluster, ConsoleProgress, binaries
 
 pytestmark = pytest.mark.e2e
 
@@ -168,7 +167,7 @@ def _live(tmp_path: Path) -> None:
     environment = os.environ | {
         "XDG_STATE_HOME": str(tmp_path),
         "PYTHON": sys.executable,
-        "KUBECTL": str(ensure(["kubectl"], ConsoleProgress())["kubectl"]),
+        "KUBECTL": str(binaries.MODULE.ensure(["kubectl"], ConsoleProgress())["kubectl"]),
     }
     done = subprocess.run(
         [str(OWN_MACHINE), "sh", "-c", LIFE],

@@ -206,7 +206,7 @@ def clients(progress: Progress) -> dict[str, str]:
     found = {client: path for client, path in own.items() if path}
     if len(found) == len(own):
         return found
-    return {client: str(path) for client, path in binaries.ensure(binaries.CLIENTS, progress).items()}
+    return {client: str(path) for client, path in binaries.MODULE.ensure(binaries.CLIENTS, progress).items()}
 
 
 def _images(mounts: Iterable[str]) -> list[images.Image]:

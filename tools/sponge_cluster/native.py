@@ -43,7 +43,7 @@ class NativeBackend:
             )
         workers.check(os.cpu_count() or 1)
         packages.install_missing(progress)
-        programs = binaries.ensure(list(binaries.PROGRAMS), progress)
+        programs = binaries.MODULE.ensure(list(binaries.MODULE.programs), progress)
         system = packages.find_programs()
         if _left_over(name):
             progress.say("cleaning up after a cluster that crashed")

@@ -20,8 +20,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from sponge_cluster import DEFAULT_NAME, Cluster, down, status, up
-from sponge_cluster.binaries import cache_folder
+from sponge_cluster import DEFAULT_NAME, Cluster, binaries, down, status, up
 from sponge_cluster.chart import install_operator
 from sponge_core.addresses import authority
 from sponge_core.latency import LatencyModel
@@ -101,7 +100,7 @@ class ClusterBackend(Backend):
 
     @property
     def opening(self) -> tuple[Phase, ...]:
-        built = (cache_folder() / "kubelet").exists() or shutil.which("docker") is not None
+        built = (binaries.MODULE.cache_folder / "kubelet").exists() or shutil.which("docker") is not None
         return CLUSTER if built else Phase(CLUSTER.name, BUILD_S), OPERATOR
 
     def open(self, say: Say, enter: Say) -> None:

@@ -32,6 +32,7 @@ __all__ = [
     "TYPICAL",
     "CalibratedBatches",
     "Frictions",
+    "HeldSize",
     "SeenUploads",
     "VirtualRun",
     "service_of",
@@ -173,7 +174,7 @@ def virtual_run(
     else:
         scaling = SpongeDeployed(service, scenario.look_back_s)
         if start_milli is not None:
-            scaling = _Held(scaling, Size(start_milli / 1000, scenario.max_batch))
+            scaling = HeldSize(scaling, Size(start_milli / 1000, scenario.max_batch), LEAD_S + HELD_S)
     dispatcher = POLICIES[SpongeDeployed.dispatch].make()
     draw = random.Random(scenario.seed)
     batches = _NoisyBatches(model, frictions, scenario.seed)
@@ -199,12 +200,13 @@ def to_the_ms(line: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
     return [(round(at, 3), value) for at, value in line]
 
 
-class _Held:
-    """A scaling policy that keeps a size until the run has begun."""
+class HeldSize:
+    """A scaling policy whose plans count from `until_s` on; before, the size is held."""
 
-    def __init__(self, policy: ScalingPolicy, size: Size) -> None:
+    def __init__(self, policy: ScalingPolicy, size: Size, until_s: float) -> None:
         self._policy = policy
         self._size = size
+        self._until_s = until_s
         self.interval_s = policy.interval_s
         self.dispatch = policy.dispatch
 
@@ -213,7 +215,7 @@ class _Held:
 
     def plan(self, seen: Observation) -> Size:
         planned = self._policy.plan(seen)
-        return planned if seen.now >= LEAD_S + HELD_S else self._size
+        return planned if seen.now >= self._until_s else self._size
 
 
 class CalibratedBatches:

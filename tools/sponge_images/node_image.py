@@ -39,7 +39,7 @@ def node_image(docker: Docker, progress: Progress) -> str:
     install_missing(progress)
     if not docker.says("image", "inspect", STAND_IN):
         stand_in(docker, progress)
-    kubernetes = binaries.ensure(tuple(binaries.PROGRAMS), progress)
+    kubernetes = binaries.MODULE.ensure(tuple(binaries.MODULE.programs), progress)
     kubeadm = programs.kubeadm(progress)
     names = check([str(kubeadm), "config", "images", "list", "--kubernetes-version", version]).split()
     with tempfile.TemporaryDirectory(prefix="sponge-node-") as scratch:

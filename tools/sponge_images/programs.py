@@ -9,6 +9,7 @@ from pathlib import Path
 
 from sponge_cluster import binaries
 from sponge_cluster.errors import ClusterError
+from sponge_cluster.go_module import module_versions
 from sponge_cluster.locks import locked
 from sponge_cluster.processes import check
 from sponge_cluster.progress import Progress
@@ -33,14 +34,14 @@ def coredns(version: str, progress: Progress) -> Path:
 
 def kubeadm(progress: Progress) -> Path:
     """kubeadm of the same version as the local cluster's programs, from the same pinned module."""
-    target = binaries.cache_folder() / "kubeadm"
-    with locked(binaries.cache_folder() / ".kubeadm.lock", lambda: progress.say("waiting for another build")):
+    target = binaries.MODULE.cache_folder / "kubeadm"
+    with locked(binaries.MODULE.cache_folder / ".kubeadm.lock", lambda: progress.say("waiting for another build")):
         if not target.exists():
             with tempfile.TemporaryDirectory(prefix="sponge-kubeadm-") as scratch, progress.busy("building kubeadm"):
                 module = Path(scratch) / "module"
-                shutil.copytree(binaries.MODULE, module)
+                shutil.copytree(binaries.MODULE.folder, module)
                 # It needs a few modules that the other programs do not.
-                flags = binaries.link_flags(binaries.module_versions((module / "go.mod").read_text()))
+                flags = binaries.link_flags(module_versions((module / "go.mod").read_text()))
                 built = Path(scratch) / "kubeadm"
                 _go(
                     *("build", "-mod=mod", "-trimpath", "-ldflags", flags),
