@@ -33,8 +33,8 @@ class ClusterModel:
         duration_s: cores are billed from 0 to this time; the remaining queue is then served without billing.
         resize_s: draws the duration of the next resize, in seconds.
         service_ratio: draws true / predicted time of the next batch.
-        node_cores: the cores that all replicas share. A replica beyond them does not start; a size beyond them is
-            granted as far as there is room.
+        node_cores: the cores that all replicas share. A replica beyond them starts at the service's `replica_cores`, or
+            not at all; a size beyond them is granted as far as there is room.
         takes_s: returns the true time of a batch at full speed, in place of `service_ratio`.
         learn: called with each ended batch and its true time; returns the latency model to predict with from then on.
         by_periods: enforce a quota as the kernel does, in periods of 100 ms; else evenly.
@@ -330,8 +330,12 @@ class ServiceRun:
         return max((size for size in self._service.sizes if replica.cores < size <= most), default=replica.cores)
 
     def _scale(self, replicas: int, wanted: Size, serving: list[Replica]) -> None:
-        while len(serving) < replicas and wanted.cores <= self._room():
-            added = self._replica(wanted.cores, self._now + self._service.cold_start_s, wanted.threads)
+        while len(serving) < replicas:
+            # Where another one of the present size has no room, it starts at the size that replicas are meant to have.
+            cores = wanted.cores if wanted.cores <= self._room() else self._service.replica_cores
+            if cores > min(wanted.cores, self._room()):
+                break
+            added = self._replica(cores, self._now + self._service.cold_start_s, wanted.threads)
             self._replicas.append(added)
             serving.append(added)
             self._started += 1

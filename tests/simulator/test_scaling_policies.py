@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -112,6 +113,21 @@ def test_kpa_panics_when_six_seconds_ask_for_twice_what_is_there() -> None:
     panic = kpa.plan(seen(62.0, Size(1.0, 8, 1), in_flight=60.0)).replicas
     assert panic >= 2
     assert kpa.plan(seen(64.0, Size(1.0, 8, panic), in_flight=0.0)).replicas == panic  # nothing is taken away meanwhile
+
+
+@pytest.mark.parametrize("name", ["hpa", "kpa"])
+def test_replicas_have_the_size_that_the_service_names(name: str) -> None:
+    halves = policy(name, replace(SERVICE, replica_cores=0.5))
+    whole, half = policy(name).plan(seen(0.0, Size(1.0, 8))), halves.plan(seen(0.0, Size(0.5, 8)))
+    assert (whole.cores, half.cores) == (1.0, 0.5)
+    assert whole.replicas < half.replicas <= 2 * whole.replicas
+    assert halves.plan(seen(15.0, half, used=0.35 * half.replicas, in_flight=5.0)).cores == 0.5
+
+
+def test_hpa_counts_use_against_the_size_of_a_replica() -> None:
+    halves = policy("hpa", replace(SERVICE, replica_cores=0.5))
+    assert halves.plan(seen(15.0, Size(0.5, 8, 2), used=0.7)).replicas == 2
+    assert halves.plan(seen(30.0, Size(0.5, 8, 2), used=1.0)).replicas == 3
 
 
 def test_kpa_goes_to_zero_where_a_service_may_be_parked_and_back_with_the_first_request() -> None:

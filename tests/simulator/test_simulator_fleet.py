@@ -100,9 +100,12 @@ def test_a_service_without_a_replica_answers_after_a_cold_start() -> None:
     assert result.latencies_s == (pytest.approx(SERVICE.cold_start_s + MODEL.latency(1, 1)),)
 
 
-def test_a_node_has_only_so_much() -> None:
-    result = run([], Scripted(Size(2.0, 8, 1), Size(2.0, 8, 4)), node_cores=5.0)
-    assert (result.started, result.timeline[-1].cores) == (1, 4.0)
+@pytest.mark.parametrize(("replica_cores", "started", "cores"), [(1.0, 2, 5.0), (2.0, 1, 4.0)])
+def test_a_node_has_only_so_much(replica_cores: float, started: int, cores: float) -> None:
+    service = replace(SERVICE, replica_cores=replica_cores)
+    policy = Scripted(Size(2.0, 8, 1), Size(2.0, 8, 4))
+    result = simulate([], service, policy, make_policy("static-2", service).dispatch, ClusterModel(8.0, node_cores=5.0))
+    assert (result.started, result.timeline[-1].cores) == (started, cores)
 
 
 def test_what_a_metrics_server_would_report() -> None:

@@ -21,7 +21,7 @@ STABILISATION_S = 300.0
 
 
 class Hpa:
-    """Replicas of one core."""
+    """Replicas of one size."""
 
     interval_s = 15.0
     dispatch = "fifo"
@@ -37,7 +37,7 @@ class Hpa:
         if state.now == 0:
             return provisioned(self._service, TARGET)
         ready = max(1, state.ready)
-        ratio = state.used_cores / (ready * TARGET)
+        ratio = state.used_cores / (ready * self._service.replica_cores * TARGET)
         desired = ready if abs(ratio - 1) <= TOLERANCE else math.ceil(ready * ratio)
         desired = min(max(desired, 1), self._service.max_replicas)
         self._desires.append((state.now, desired))
@@ -45,4 +45,4 @@ class Hpa:
             self._desires.popleft()
         if desired < state.size.replicas:
             desired = min(state.size.replicas, max(count for _, count in self._desires))
-        return Size(1.0, self._service.max_batch, desired)
+        return Size(self._service.replica_cores, self._service.max_batch, desired)

@@ -30,6 +30,7 @@ class Service:
         idle_cores: the size of a replica after `idle_after_s` without requests; None: it is never parked.
         overhead_cores: cores of a replica that work beside the batches uses (receiving, planning, answering).
         variants: cheaper variants of the model, each less accurate and faster than the one before.
+        replica_cores: the size of a replica of systems that scale by replicas of one size.
     """
 
     model: LatencyModel
@@ -46,6 +47,7 @@ class Service:
     idle_after_s: float = 60.0
     overhead_cores: float = 0.0
     variants: tuple[Variant, ...] = ()
+    replica_cores: float = 1.0
 
     @property
     def sizes(self) -> tuple[float, ...]:

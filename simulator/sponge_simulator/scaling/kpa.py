@@ -1,4 +1,4 @@
-"""Knative's Pod Autoscaler on concurrency, with replicas of one core.
+"""Knative's Pod Autoscaler on concurrency, with replicas of one size.
 
 Source: the Knative Serving documentation. The mean number of requests in flight over a stable window of 60 s is
 compared with 70 % of what a replica may hold. A panic window of 6 s takes over when it asks for twice the present
@@ -25,7 +25,7 @@ TO_ZERO_S = STABLE_S + 30.0
 
 
 class Kpa:
-    """Replicas of one core that may each hold one full batch."""
+    """Replicas of one size that may each hold one full batch."""
 
     interval_s = 2.0
     dispatch = "fifo"
@@ -47,7 +47,7 @@ class Kpa:
         if state.in_flight > 0 or state.queue:
             self._busy_at = now
         if self._service.idle_cores is not None and now - self._busy_at >= TO_ZERO_S:
-            return Size(1.0, self._service.max_batch, 0, until_request=True)
+            return Size(self._service.replica_cores, self._service.max_batch, 0, until_request=True)
         self._seen.append((now, state.in_flight))
         while self._seen[0][0] <= now - STABLE_S:
             self._seen.popleft()
@@ -60,7 +60,8 @@ class Kpa:
             wanted = max(self._panic_replicas, state.size.replicas)
         else:
             self._panic_replicas, wanted = 0, stable
-        return Size(1.0, self._service.max_batch, min(max(wanted, 1), self._service.max_replicas))
+        replicas = min(max(wanted, 1), self._service.max_replicas)
+        return Size(self._service.replica_cores, self._service.max_batch, replicas)
 
     def _wanted(self, in_flight: Iterable[float]) -> int:
         held = list(in_flight)

@@ -17,9 +17,13 @@ def most_throughput(service: Service, cores: float, rate: float, left_s: float) 
 
 
 def provisioned(service: Service, utilisation: float) -> Size:
-    """The start of a horizontally scaled service: one-core replicas for its mean rate at this utilisation."""
-    replicas = math.ceil(service.rate / (service.model.throughput(service.max_batch, 1) * utilisation))
-    return Size(1.0, service.max_batch, min(service.max_replicas, max(1, replicas)))
+    """The start of a horizontally scaled service: replicas for its mean rate at this utilisation.
+
+    A replica counts as its cores times one thread's throughput, so this is for replicas of at most one core.
+    """
+    each = service.model.throughput(service.max_batch, 1) * service.replica_cores
+    replicas = math.ceil(service.rate / (each * utilisation))
+    return Size(service.replica_cores, service.max_batch, min(service.max_replicas, max(1, replicas)))
 
 
 def with_margin(rate: float, sigmas: float = 1.0) -> float:

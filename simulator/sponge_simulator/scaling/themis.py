@@ -3,7 +3,7 @@
 Source: "A Tale of Two Scales" (arXiv 2407.14843), single stage. It plans every half second for the highest rate of the
 last 5 s. When that exceeds the capacity of the replicas, their cores grow in place and never shrink; if the largest
 size is not enough, replicas are added for the rest. After the rate has been served for 10 s, the service returns to the
-cheapest number of one-core replicas, plus one spare. The classifier of coming surges is replaced by the rate itself,
+cheapest number of small replicas, plus one spare. The classifier of coming surges is replaced by the rate itself,
 with a margin.
 """
 
@@ -70,11 +70,12 @@ class Themis:
         return Size(largest.cores, largest.batch, min(service.max_replicas, ready + more))
 
     def _sideways(self, state: Observation, rate: float, left_s: float) -> Size | None:
-        """The cheapest number of one-core replicas: first the missing ones start, then the size shrinks."""
-        best = most_throughput(self._service, 1.0, rate, left_s)
+        """The cheapest number of small replicas: first the missing ones start, then the size shrinks."""
+        small = self._service.replica_cores
+        best = most_throughput(self._service, small, rate, left_s)
         if best is None:
             return None
         replicas = min(self._service.max_replicas, math.ceil(rate / best.throughput) + SPARE)
         if state.ready < replicas:
             return Size(state.size.cores, best.batch, replicas)
-        return Size(1.0, best.batch, replicas)
+        return Size(small, best.batch, replicas)
