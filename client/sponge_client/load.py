@@ -120,6 +120,8 @@ class LoadRun:
         timeout_s: as in LoadSpec.
         on_record: called with each request's record as soon as its outcome is known.
         tls, api_key: as in LoadSpec.
+        reuse: use a connection for several requests, one after the other. Without it each request has its own, so that
+            a Kubernetes Service deals out every single one.
 
     Raises:
         LoadError: the URL is invalid.
@@ -137,6 +139,7 @@ class LoadRun:
         *,
         tls: ssl.SSLContext | None = None,
         api_key: str | None = None,
+        reuse: bool = True,
     ) -> None:
         address = Address(url, tls)
         self._pool = ConnectionPool(address)
@@ -147,6 +150,7 @@ class LoadRun:
         self._bandwidth = bandwidth
         self._timeout_s = timeout_s
         self._on_record = on_record
+        self._reuse = reuse
         self._stop = asyncio.Event()
         self._tasks: set[asyncio.Task[None]] = set()
         self._zero = 0.0  # loop time of the start
@@ -243,7 +247,7 @@ class LoadRun:
             outcome = "error"
         finally:
             if connection is not None:
-                reusable = sent_whole and response is not None and response.keep_alive
+                reusable = self._reuse and sent_whole and response is not None and response.keep_alive
                 self._pool.give_back(connection, reusable)
         self._record(shot, outcome, lag_s, loop.time() - due, response)
 

@@ -106,6 +106,15 @@ async def test_records_are_handed_out_as_they_come() -> None:
     assert seen == load.records
 
 
+@pytest.mark.parametrize(("reuse", "connections"), [(True, 1), (False, 3)])
+async def test_each_request_may_have_a_connection_of_its_own(reuse: bool, connections: int) -> None:
+    async with OipServer() as server:
+        load = LoadRun(server.url, "tiny", schedule(0.0, 0.4, 0.8, slo_s=5.0), [BODY], reuse=reuse)
+        await load.run()
+        assert server.connections == connections
+    assert load.counts == {"in_time": 3}
+
+
 async def test_stopping_sends_no_more_and_waits_for_what_was_sent() -> None:
     async with OipServer(lambda _: Reply(delay_s=0.2)) as server:
         load = LoadRun(server.url, "tiny", schedule(0.0, 0.05, 5.0, slo_s=1.0), [BODY], timeout_s=1.0)

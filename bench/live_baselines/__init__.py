@@ -1,0 +1,1 @@
+"""The real autoscalers beside Sponge: one cluster, one server, one schedule of requests for all of them."""

@@ -1,0 +1,86 @@
+"""The manifests of the server that every system scales: those of the operator, without the operator. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from bench.fidelity import VERBOSE
+from bench.live_baselines.schedules import Target
+from sponge_core.quantities import cpu_quantity
+from sponge_operator.resources.manifests import (
+    SERVICE_LABEL,
+    build_config_map,
+    build_deployment,
+    build_secret,
+    build_service,
+)
+from sponge_operator.resources.model import GROUP, KIND, VERSION, SpongeService, parse_service
+
+__all__ = ["NAME", "NAMESPACE", "plain_server", "sponge_service"]
+
+NAMESPACE = "sponge-baselines"
+NAME = "target"
+LABEL = "bench/server"
+"""In place of the operator's label: it must not take these pods for its own."""
+
+Manifest = dict[str, Any]
+
+
+def sponge_service(target: Target, least_milli: int | None = None, most_milli: int | None = None) -> Manifest:
+    """The SpongeService.
+
+    Args:
+        least_milli, most_milli: its sizes; None: the target's.
+    """
+    return {
+        "apiVersion": f"{GROUP}/{VERSION}",
+        "kind": KIND,
+        "metadata": {"name": NAME, "namespace": NAMESPACE},
+        "spec": {
+            "model": {"name": target.model, "source": target.source},
+            "slo": {"latency": f"{target.slo_s * 1000:g}ms", "target": target.target * 100},
+            "cpu": {
+                "min": cpu_quantity(least_milli or target.least_milli),
+                "max": cpu_quantity(most_milli or target.most_milli),
+                "step": cpu_quantity(target.step_milli),
+            },
+            "batch": {"max": target.max_batch},
+            "profile": {"from": target.profile},
+            "template": VERBOSE,
+        },
+    }
+
+
+def plain_server(
+    target: Target, milli: int, replicas: int, server: Mapping[str, Any], *, resized: bool
+) -> list[Manifest]:
+    """A Deployment with the operator's pods, what they mount, and a Service.
+
+    Args:
+        milli: of each new pod.
+        server: image and pod template of this cluster, as in the chart's value `server`.
+        resized: the pods change their size in place, so their servers plan with the target's sizes, not with one.
+    """
+    manifest = sponge_service(target) if resized else sponge_service(target, milli, milli)
+    manifest["metadata"] |= {"uid": "none", "generation": 1}
+    service: SpongeService = parse_service(manifest)
+    deployment = build_deployment(service, milli, server["image"], server["template"])
+    deployment["spec"]["replicas"] = replicas
+    objects = [
+        build_config_map(service, milli),
+        build_secret(service, "0" * 32),
+        build_service(service),
+        deployment,
+    ]
+    for each in objects:
+        del each["metadata"]["ownerReferences"]
+    return [_relabelled(each) for each in objects]
+
+
+def _relabelled(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {LABEL if key == SERVICE_LABEL else key: _relabelled(each) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_relabelled(each) for each in value]
+    return value
