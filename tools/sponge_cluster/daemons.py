@@ -63,5 +63,5 @@ class Daemons:
 
 def find_daemons(layout: Layout, system: SystemPrograms, progress: Progress) -> Daemons:
     """The daemons of a cluster, with the programs of this machine; builds those that are missing."""
-    programs: dict[str, Path] = binaries.ensure(list(binaries.PROGRAMS), progress)
+    programs: dict[str, Path] = binaries.MODULE.ensure(list(binaries.MODULE.programs), progress)
     return Daemons(layout, components(layout, programs | {"containerd": system.containerd}))
