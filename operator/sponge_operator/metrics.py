@@ -107,6 +107,30 @@ class Metrics:
             (*_POD, "reason"),
             registry=registry,
         )
+        self.replicas = Gauge(
+            "sponge_operator_replicas",
+            "Pods of a service by state: wanted, present (not on their way out), and serving.",
+            (*_SERVICE, "state"),
+            registry=registry,
+        )
+        self.scalings = Counter(
+            "sponge_operator_scalings",
+            "Changes of the number of pods between replicas.min and replicas.max, by direction (out, in) and reason.",
+            (*_SERVICE, "direction", "reason"),
+            registry=registry,
+        )
+        self.cold_start = Gauge(
+            "sponge_operator_cold_start_seconds",
+            "From the creation of a pod until it serves, as measured; only where the number of pods follows the load.",
+            _SERVICE,
+            registry=registry,
+        )
+        self.full_nodes = Gauge(
+            "sponge_operator_full_nodes",
+            "Nodes on which a pod of the service cannot have the size that it should have, for lack of room.",
+            _SERVICE,
+            registry=registry,
+        )
         self._blocked: dict[tuple[str, str, str], str] = {}
 
     def set_blocked(self, namespace: str, service: str, pod: str, reason: str | None) -> None:
@@ -121,7 +145,8 @@ class Metrics:
 
     def forget_service(self, namespace: str, service: str) -> None:
         """Removes the series of a service that is gone."""
-        for metric in (self.slo_target, self.resizes, self.held, self.saved):
+        own = (self.slo_target, self.resizes, self.held, self.saved, self.replicas, self.scalings)
+        for metric in (*own, self.cold_start, self.full_nodes):
             metric.remove_by_labels({"namespace": namespace, "service": service})
 
     def forget_pod(self, namespace: str, service: str, pod: str) -> None:

@@ -76,13 +76,16 @@ def test_a_pod_goes_when_the_others_have_room_for_twice_a_cold_start() -> None:
 
 
 def test_a_pod_is_asked_for_before_the_load_needs_it_where_the_load_rises() -> None:
-    assert Service().run(60, 1.0, ahead_cores=2.5) == ["ahead"]
+    service = Service()
+    assert service.run(5, 1.0, ahead_cores=1.9) == []
+    assert service.run(1, 1.0, ahead_cores=1.0) == []
+    assert service.run(6, 1.0, ahead_cores=1.9) == ["ahead"]
     assert Service(asked=2).run(60, 1.0, ahead_cores=1.6) == [], "nor is one spared that will be needed"
 
 
 def test_what_a_full_node_lacks_starts_a_pod_elsewhere() -> None:
     service = Service()
-    assert service.until_change(1.2, short_cores=(1.0,)) == "node-full"
+    assert service.until_change(1.2, short_cores=(1.0,)) == "ceiling"
     assert service.asked == 2
     # The other pod can serve the whole load, so the one on the full node goes.
     assert service.until_change(1.2, short_cores=(1.0, 0.0)) == "spare"
@@ -91,7 +94,7 @@ def test_what_a_full_node_lacks_starts_a_pod_elsewhere() -> None:
 
 def test_a_pod_that_is_lost_counts_with_nothing() -> None:
     service = Service(asked=2)
-    assert service.until_change(2.5, short_cores=(0.0, 2.0)) == "node-full"
+    assert service.until_change(2.5, short_cores=(0.0, 2.0)) == "ceiling"
     assert service.asked == 3
     assert service.until_change(2.5, short_cores=(0.0, 2.0, 0.0)) == "spare", "the lost one"
 
@@ -175,6 +178,10 @@ def test_a_trend_is_what_is_sure_of_a_rise() -> None:
         noisy.observe(float(second), 3.0 + (second % 2))
     assert steady.rise_in(10.0) == noisy.rise_in(10.0) == 0.0
     assert rising.rise_in(10.0) == pytest.approx(1.0)
+    step = Trend()
+    for second in range(60):
+        step.observe(float(second), 1.0 if second < 45 else 3.0)
+    assert step.rise_in(10.0) == 0.0, "it is over"
     for second in range(40, 80):
         rising.observe(float(second), 5.0 - 0.1 * (second - 40))
     assert rising.rise_in(10.0) == 0.0

@@ -73,6 +73,7 @@ def test_refused(kubectl: Kubectl, case: dict[str, Any]) -> None:
             "slo": {"accuracyFloor": 0.8, "classes": [{"name": "bulk", "latency": "2s", "accuracyFloor": 0.5}]},
         },
         {"replicas": {"min": 3, "max": 3}},
+        {"replicas": {"max": 5}},
         {"profile": {"configMap": {"name": "p"}}},
         {"profile": {"inline": {"gamma": 0.1}}},
         {"planner": {"policy": "paper"}},

@@ -74,5 +74,11 @@ class Cluster:
             return self.touch(kind, name)
         return copy.deepcopy(present)
 
+    async def merge(self, kind: str, namespace: str, name: str, patch: Mapping[str, Any]) -> dict[str, Any]:
+        self.calls.append(("merge", (kind, name, copy.deepcopy(dict(patch)))))
+        if kind in self.refusals:
+            raise self.refusals[kind]
+        return {}
+
     async def write_status(self, namespace: str, name: str, status: Mapping[str, Any]) -> None:
         self.calls.append(("status", copy.deepcopy(dict(status))))

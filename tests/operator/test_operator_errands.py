@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+from collections.abc import Mapping
 from typing import Any, cast
 
 import pytest
@@ -78,12 +79,13 @@ class Leaving(Cluster):
         is_gone = asyncio.get_running_loop().time() >= self.wanted_none_at + self.after_s
         return others if is_gone else [*others, own]
 
-    async def merge(self, kind: str, namespace: str, name: str, patch: dict[str, Any]) -> None:
+    async def merge(self, kind: str, namespace: str, name: str, patch: Mapping[str, Any]) -> dict[str, Any]:
         if kind in self.refused:
             raise ApiError(403, {"message": "forbidden"})
         assert (kind, patch) == ("Deployment", {"spec": {"replicas": 0}})
         self.objects[kind, name]["spec"]["replicas"] = 0
         self.wanted_none_at = asyncio.get_running_loop().time()
+        return {}
 
     async def delete(self, kind: str, namespace: str, name: str) -> None:
         if kind in self.refused:

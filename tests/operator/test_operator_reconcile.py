@@ -29,13 +29,14 @@ from sponge_operator.settings import OperatorSettings
 
 
 class Servers:
-    """Stands for `ControlClient`: every server is ready and content."""
+    """Stands for `ControlClient`: every server is ready and content, and its load takes `load_cores`."""
 
     def __init__(self) -> None:
         self.tokens: set[str] = set()
         self.urls: set[str] = set()
         self.version = self.applied = 0
         self.held = False  # somebody applies sizes
+        self.load_cores: float | None = None
 
     async def state(self, base_url: str, token: str, since: int = 0, wait_s: float = 0.0, tls: Any = None) -> Any:
         self.tokens.add(token)
@@ -44,7 +45,9 @@ class Servers:
         self.version += 1
         content = FrontierPoint(cores_milli=250, batch_cap=8, misses=0)
         sizes = {"cores_milli": 250, "cpu_quota_milli": 250, "applied_milli": 250 if self.held else None}
-        return snapshot(version=self.version, applied_version=self.applied, **sizes, frontier=[content])
+        return snapshot(
+            version=self.version, applied_version=self.applied, **sizes, load_cores=self.load_cores, frontier=[content]
+        )
 
     async def apply(self, base_url: str, token: str, request: ApplyRequest, timeout_s: float, tls: Any = None) -> None:
         self.tokens.add(token)
@@ -132,6 +135,7 @@ def pod(number: int, owner: str | None = "rs", **status: Any) -> dict[str, Any]:
             "uid": f"p{number}",
             "generation": 1,
             "resourceVersion": str(10 + number),
+            "creationTimestamp": f"2026-01-01T00:00:{number:02}Z",
             "labels": {"serving.sponge.dev/service": "digits"},
             "ownerReferences": owners,
         },

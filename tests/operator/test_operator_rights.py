@@ -18,6 +18,7 @@ SERVING = "serving.sponge.dev"
 
 OWN: set[Right] = {
     ("", "pods", "get"),  # a pod that does not answer is looked up
+    ("", "pods", "patch"),  # the pod that goes first is marked
     ("", "pods/resize", "patch"),
     ("", "events", "create"),
     (SERVING, "spongeservices", "get"),  # before pods without a service are restored

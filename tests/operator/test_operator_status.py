@@ -146,6 +146,8 @@ def test_two_pods_at_work() -> None:
         "ResizeBlocked": ("False", "NothingBlocked"),
         "SLOAttained": ("True", "Attained"),
         "Conflict": ("False", "NoConflict"),
+        "Scaling": ("False", "Fixed"),
+        "NodeFull": ("False", "Room"),
     }
 
 

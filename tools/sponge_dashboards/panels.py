@@ -270,6 +270,43 @@ _BATCHES = (
     ),
 )
 
+_PODS = (
+    Panel(
+        "Pods",
+        "Pods of a service that are wanted, present, and serving.",
+        [
+            Query(
+                f"sum by (service, state) ({of_operator('sponge_operator_replicas')})",
+                "{{service}} {{state}}",
+            )
+        ],
+        "none",
+    ),
+    Panel(
+        "Changes of the number of pods",
+        "More (out) or fewer (in), by reason.",
+        [
+            Query(
+                increase_of(of_operator("sponge_operator_scalings_total"), "service, direction, reason"),
+                "{{service}} {{direction}}: {{reason}}",
+            )
+        ],
+        "none",
+    ),
+    Panel(
+        "Cold start",
+        "From the creation of a pod until it serves; the price of another pod.",
+        [Query(f"max by (service) ({of_operator('sponge_operator_cold_start_seconds')})", "{{service}}")],
+        "s",
+    ),
+    Panel(
+        "Full nodes",
+        "Nodes on which a pod of the service cannot have the size that it should have.",
+        [Query(f"max by (service) ({of_operator('sponge_operator_full_nodes')})", "{{service}}")],
+        "none",
+    ),
+)
+
 _TROUBLE = (
     Panel(
         "Refused, by reason",
@@ -362,6 +399,7 @@ _OPERATOR = (
 ROWS = {
     "Deadlines": _DEADLINES,
     "Cores": _CORES,
+    "Pods": _PODS,
     "Queue, batches and lanes": _BATCHES,
     "Trouble": _TROUBLE,
     "Operator": _OPERATOR,

@@ -103,6 +103,39 @@ CONDITIONS: Mapping[str, tuple[str, Mapping[tuple[str, str], str]]] = {
             ("False", "NoConflict"): "There is none.",
         },
     ),
+    "Scaling": (
+        "The number of pods follows the load, between `replicas.min` and `replicas.max`.",
+        {
+            ("True", "Settled"): "Every pod that is requested serves.",
+            ("True", "Starting"): "A pod is requested that does not serve yet; Ready says why, if it takes long.",
+            (
+                "True",
+                "PodsLost",
+            ): "A pod that served does not any more. Others are requested where the load needs them.",
+            ("True", "AtMax"): "The load needs more pods than `replicas.max`. Raise it, or `cpu.max`.",
+            ("False", "Fixed"): "`replicas.min` and `replicas.max` are equal.",
+            ("False", "Recommend"): "`mode` is Recommend; the message has the number. Pods stay as they are.",
+            ("False", "NotDriven"): "`mode` is Off, or the service is paused. Pods stay as they are.",
+            ("False", "Conflict"): "Another autoscaler changes the same Deployment.",
+            (
+                "False",
+                "StaleState",
+            ): "A server in service does not answer the operator, or no pod serves. The number is "
+            "kept until the load is known.",
+        },
+    ),
+    "NodeFull": (
+        "A node has no room for the size that a pod should have.",
+        {
+            (
+                "True",
+                "NodeFull",
+            ): "The message names nodes and pods. With `replicas.max` above the present number, a pod "
+            "on another node follows where the load needs it; while no node has room, it is Pending, for which the "
+            "Cluster Autoscaler or Karpenter adds one.",
+            ("False", "Room"): "There is no such node.",
+        },
+    ),
 }
 """What each condition type says, and the meaning of each of its (status, reason) pairs."""
 
@@ -177,6 +210,10 @@ EVENTS: Mapping[str, tuple[str, str]] = {
     "InternalError": ("Warning", "The operator met an error that no rule foresaw."),
     "Conflict": ("Warning", "Another autoscaler changes the same Deployment."),
     "NodeShared": ("Warning", "A pod lacks cores because its node is shared."),
+    "ScaledOut": ("Normal", "More pods are requested; the message says why."),
+    "ScaledIn": ("Normal", "One pod less is requested. It answers what it has before it ends."),
+    "ReplicasAtMax": ("Warning", "The load needs more pods than `replicas.max`."),
+    "NodeFull": ("Warning", "The condition NodeFull became True."),
     "StartupSize": (
         "Normal",
         "A container started again at a small size. It has its startup size until it is ready.",

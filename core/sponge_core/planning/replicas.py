@@ -5,7 +5,8 @@ and their number follows the steady need: what a core can serve, because the pre
 serves. While the need exceeds the largest sizes, the work left undone adds up (and decreases again otherwise). A pod is
 requested once that sum equals the cost of a start, which is a cold start on the smallest size. So a short surge starts
 no pod, and a larger excess starts one sooner. This is the break-even rule of the ski rental problem, which pays at most
-twice the cost of knowing the end of the surge. A pod is removed when the others would have room to spare for twice the
+twice the cost of knowing the end of the surge. A load that rises steadily is known to need the pod, so it is requested
+a cold start before the largest sizes are full. A pod is removed when the others would have room to spare for twice the
 time of a cold start.
 
 The largest size of a pod is what its node can give: a pod on a full node counts with less, and one that is lost with
@@ -21,7 +22,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
-__all__ = ["ReplicaDecider", "ReplicaDecision", "ReplicaLimits", "ReplicaState", "Trend"]
+__all__ = ["RISING_S", "ReplicaDecider", "ReplicaDecision", "ReplicaLimits", "ReplicaState", "Trend"]
 
 FULL: Final = 0.9
 """The largest sizes count as full from this fraction of them on."""
@@ -37,16 +38,22 @@ bursts, that load counts as full, but not less than this fraction."""
 REMEMBERED_S: Final = 1800.0
 """For so long."""
 
+RISING_S: Final = 5.0
+"""A load must be forecast to fill the largest sizes for so long before a pod is requested ahead."""
+
 SAMPLE_S: Final = 1.0
 """Between two loads that a trend is fitted to."""
 
 SURE: Final = 2.0
 """Standard errors by which the slope of a trend must exceed zero; it counts less them."""
 
-ReplicaReason = Literal["hold", "range", "load", "ahead", "missed", "node-full", "at-max", "spare"]
+FEWEST_SEEN: Final = 5
+"""Loads that a trend is fitted to, at least."""
+
+ReplicaReason = Literal["hold", "range", "load", "ahead", "missed", "ceiling", "at-max", "spare"]
 """Why so many: nothing to change; the present number is out of range; the load fills the largest sizes, or will before
-a pod would serve; requests are missed at the largest sizes; nodes are full; the load needs more than the most pods; one
-pod can be spared."""
+a pod would serve; requests are missed at the largest sizes; pods cannot have those; the load needs more than the most
+pods; one pod can be spared."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,7 +81,8 @@ class ReplicaState:
         asked: the pods requested, including those that do not serve yet.
         load_cores: what the arrivals of the last second take.
         steady_cores: what the recent mean rate takes.
-        ahead_cores: what the load will take when a pod requested now would serve, if it goes on as it does.
+        ahead_cores: what the load will take when a pod that is requested within `RISING_S` would serve, if it goes on
+            rising as it does for sure; 0 if nothing is known of that.
         missed_cores: the part of the load that is expected to miss its deadlines although pods have their largest
             sizes.
         short_cores: for each pod that serves, or did, how much its node lacks of `max_cores`; all of it for a lost pod.
@@ -107,6 +115,7 @@ class ReplicaDecider:
         self._full = FULL
         self._full_until = math.inf
         self._is_limited = False
+        self._rising_since: float | None = None
 
     def decide(self, now: float, elapsed_s: float, state: ReplicaState, limits: ReplicaLimits) -> ReplicaDecision:
         """The number of pods for now.
@@ -122,14 +131,15 @@ class ReplicaDecider:
             self._full, self._full_until = FULL, math.inf
         short = sum(state.short_cores)
         has_cores = state.asked * limits.max_cores - short
-        needs = max(state.load_cores, state.ahead_cores)
-        excess = needs - self._full * has_cores
+        full_cores = self._full * has_cores
+        excess = state.load_cores - full_cores
         if state.missed_cores > 0:
             excess = max(excess, state.missed_cores)
         self._undone_core_s = max(0.0, self._undone_core_s + excess * elapsed_s)
-        self._is_limited = self._is_limited and excess > 0
-        if self._undone_core_s > limits.cold_start_s * limits.min_cores:
-            self._undone_core_s, self._too_many_since = 0.0, None
+        is_rising = self._is_rising(now, state.ahead_cores > full_cores)
+        self._is_limited = self._is_limited and (excess > 0 or is_rising)
+        if is_rising or self._undone_core_s > limits.cold_start_s * limits.min_cores:
+            self._undone_core_s, self._too_many_since, self._rising_since = 0.0, None, None
             return self._one_more(now, state, limits, has_cores, short)
         if self._is_limited:
             return ReplicaDecision(state.asked, "at-max")
@@ -141,6 +151,13 @@ class ReplicaDecider:
             return ReplicaDecision(state.asked, "hold")
         self._too_many_since = None
         return ReplicaDecision(state.asked - 1, "spare")
+
+    def _is_rising(self, now: float, will_be_full: bool) -> bool:
+        if not will_be_full:
+            self._rising_since = None
+            return False
+        self._rising_since = now if self._rising_since is None else self._rising_since
+        return now - self._rising_since >= RISING_S
 
     def _one_more(
         self, now: float, state: ReplicaState, limits: ReplicaLimits, has_cores: float, short: float
@@ -159,7 +176,7 @@ class ReplicaDecider:
     def _why(self, state: ReplicaState, limits: ReplicaLimits, has_cores: float) -> ReplicaReason:
         if state.load_cores > self._full * has_cores:
             is_enough_without = state.load_cores <= self._full * state.asked * limits.max_cores
-            return "node-full" if is_enough_without else "load"
+            return "ceiling" if is_enough_without else "load"
         return "missed" if state.missed_cores > 0 else "ahead"
 
     def _can_spare_one(self, state: ReplicaState, limits: ReplicaLimits, short: float) -> bool:
@@ -175,7 +192,8 @@ class ReplicaDecider:
 class Trend:
     """Follows a load along a straight line through its last `window_s` seconds.
 
-    Only a rise that is clearly more than chance counts, and only as much of it as is sure.
+    Only a rise that is clearly more than chance counts, and only as much of it as is sure. It must show in the last
+    third of the window too, or a step in the load would pass for a rise long after it.
     """
 
     def __init__(self, window_s: float = 30.0) -> None:
@@ -192,13 +210,19 @@ class Trend:
 
     def rise_in(self, ahead_s: float) -> float:
         """By how much the load rises in `ahead_s` seconds if it goes on as it does; 0 if it does not rise for sure."""
-        count = len(self._seen)
-        if count < 5:
-            return 0.0
-        mean_at = sum([at for at, _ in self._seen]) / count
-        mean = sum([value for _, value in self._seen]) / count
-        spread = sum([(at - mean_at) ** 2 for at, _ in self._seen])
-        slope = sum([(at - mean_at) * (value - mean) for at, value in self._seen]) / spread
-        beside = sum([(value - mean - slope * (at - mean_at)) ** 2 for at, value in self._seen])
-        sure = slope - SURE * math.sqrt(beside / (count - 2) / spread)
-        return max(0.0, sure) * ahead_s
+        since = self._seen[-1][0] - self._window_s / 3 if self._seen else 0.0
+        late = [(at, value) for at, value in self._seen if at >= since]
+        return max(0.0, min(_sure_slope(self._seen), _sure_slope(late))) * ahead_s
+
+
+def _sure_slope(seen: Sequence[tuple[float, float]]) -> float:
+    """The slope of the line through the values, less its error; 0 for a few."""
+    count = len(seen)
+    if count < FEWEST_SEEN:
+        return 0.0
+    mean_at = sum([at for at, _ in seen]) / count
+    mean = sum([value for _, value in seen]) / count
+    spread = sum([(at - mean_at) ** 2 for at, _ in seen])
+    slope = sum([(at - mean_at) * (value - mean) for at, value in seen]) / spread
+    beside = sum([(value - mean - slope * (at - mean_at)) ** 2 for at, value in seen])
+    return slope - SURE * math.sqrt(beside / (count - 2) / spread)

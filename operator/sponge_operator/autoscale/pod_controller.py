@@ -288,6 +288,7 @@ class PodController:
         self.state = replace(
             self.state,
             actuated_milli=resize.actual_milli(quota),
+            most_milli=_most_milli(look),
             in_flight=isinstance(quota, resize.InFlight),
             in_service=is_in_service(self._context.pods.get(self._uid) or {}),
             blocked=blocked or self._shared,
@@ -357,6 +358,14 @@ class PodController:
     def _labels(self) -> tuple[str, str, str]:
         service = self._service()
         return service.namespace, service.name, self.state.name
+
+
+def _most_milli(look: Look) -> int | None:
+    """The largest size that the pod can have now: by a refusal, or by the joint plan of its node; None: any."""
+    seen, allocation = look.observation, look.allocation
+    if allocation is not None and allocation.refused:
+        return allocation.recommendation.cores_milli
+    return None if seen is None or seen.ceiling_milli is None else seen.sizes.max_milli
 
 
 def _reason(look: Look, outcome: ResizeOutcome) -> str:

@@ -16,7 +16,7 @@ from sponge_operator.autoscale.target import Starting
 from sponge_operator.resources.manifests import CONTAINER, STARTUP_ANNOTATION
 from sponge_operator.resources.obstacles import Obstacle
 
-__all__ = ["LastDecision", "PodState", "is_in_service", "starting", "startup_of"]
+__all__ = ["LastDecision", "PodState", "is_in_service", "node_of", "starting", "startup_of"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +41,8 @@ class PodState:
         seen_at: monotonic seconds of the newest snapshot.
         recommendation: the newest one, after the node's allocation.
         actuated_milli: the CPU in force.
+        most_milli: the largest size that it can have now; None: nothing is known to keep it from `cpu.max`.
+        node: the name of its node; empty while it has none.
         in_service: the pod's condition Ready, so that the Service sends requests to it.
         starting: its sizes while its container is not ready.
         obstacle: what Kubernetes says keeps the pod from being Ready.
@@ -54,6 +56,8 @@ class PodState:
     snapshot: StateSnapshot | None = None
     recommendation: Recommendation | None = None
     actuated_milli: int | None = None
+    most_milli: int | None = None
+    node: str = ""
     in_flight: bool = False
     in_service: bool = False
     obstacle: Obstacle | None = None
@@ -78,6 +82,11 @@ def is_in_service(pod: Mapping[str, Any]) -> bool:
     """Whether a pod, as the API server sends it, is Ready, so that the Service sends requests to it."""
     conditions = (pod.get("status") or {}).get("conditions") or ()
     return any(condition["type"] == "Ready" and condition["status"] == "True" for condition in conditions)
+
+
+def node_of(pod: Mapping[str, Any]) -> str:
+    """The name of the node that has taken a pod; empty if none has."""
+    return str(pod["spec"].get("nodeName") or "")
 
 
 def startup_of(pod: Mapping[str, Any]) -> int | None:

@@ -15,8 +15,9 @@ from sponge_operator.autoscale import resize
 from sponge_operator.autoscale.letting_go import let_go
 from sponge_operator.autoscale.memory_keeper import memory_rule, restore_memory
 from sponge_operator.autoscale.pod_controller import PodController
-from sponge_operator.autoscale.pod_state import PodState, is_in_service, starting, startup_of
+from sponge_operator.autoscale.pod_state import PodState, is_in_service, node_of, starting, startup_of
 from sponge_operator.autoscale.pod_target import PodTarget
+from sponge_operator.autoscale.replica_scaler import PodView, view_of
 from sponge_operator.autoscale.resizer import restore
 from sponge_operator.clients.kube import ApiError
 from sponge_operator.clients.server import ServerError
@@ -158,14 +159,26 @@ class ServicePods:
         for pod in self._own:
             if pod["metadata"].get("deletionTimestamp"):
                 continue
-            driven = self._driven.get(pod["metadata"]["uid"])
-            known = PodState(pod["metadata"]["name"]) if driven is None else driven.controller.state
             newest = self._context.pods.get(pod["metadata"]["uid"]) or pod
-            told = replace(known, in_service=is_in_service(newest), starting=starting(newest))
-            states.append(replace(told, obstacle=obstacle_of_pod(newest)))
+            states.append(replace(self._state(newest), obstacle=obstacle_of_pod(newest)))
         self._measure()
         self._shown = {uid: _substance(driven.controller.state) for uid, driven in self._driven.items()}
         return states
+
+    def views(self) -> list[PodView]:
+        """The service's pods that are not on their way out, as the number of pods is decided by."""
+        views = []
+        for pod in self._own:
+            newest = self._context.pods.get(pod["metadata"]["uid"]) or pod
+            if newest["metadata"].get("deletionTimestamp"):
+                continue
+            views.append(view_of(newest, self._state(newest)))
+        return views
+
+    def _state(self, pod: Mapping[str, Any]) -> PodState:
+        driven = self._driven.get(pod["metadata"]["uid"])
+        known = PodState(pod["metadata"]["name"]) if driven is None else driven.controller.state
+        return replace(known, in_service=is_in_service(pod), starting=starting(pod), node=node_of(pod))
 
     def _measure(self) -> None:
         metrics, service = self._context.metrics, self._service()

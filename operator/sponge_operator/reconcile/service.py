@@ -19,10 +19,13 @@ from sponge_operator.clients.trust import Trust
 from sponge_operator.context import Context, Events
 from sponge_operator.reconcile.attainment import Attainment
 from sponge_operator.reconcile.pods import ServicePods
+from sponge_operator.reconcile.scaling import ServiceScaling
 from sponge_operator.reconcile.status_writer import StatusWriter
 from sponge_operator.reconcile.workload import Workload
+from sponge_operator.resources.conditions import ready_pods
 from sponge_operator.resources.model import SpongeService, parse_service
 from sponge_operator.resources.obstacles import Obstacle
+from sponge_operator.resources.status import cold_start_of
 from sponge_operator.resources.status_input import StatusInput
 from sponge_system.logs import event
 
@@ -64,6 +67,7 @@ class ServiceReconciler:
         self._woken = asyncio.Event()
         self._workload = Workload(context.kube, service, context.settings, self._tokens, self._trust)
         self._pods = ServicePods(context, events, self._driven_by, self._tokens, self._trust, self._woken.set)
+        self._scaling = ServiceScaling(context, events, cold_start_of(body.get("status") or {}))
         self._status = StatusWriter(context, events, service.namespace, service.name)
         self._attainment = Attainment()
         self._counted: set[str] = set()
@@ -90,8 +94,15 @@ class ServiceReconciler:
 
     def tick(self, now: float) -> None:
         """Call every second or so: wakes the service if something is due that no event tells."""
-        if now >= self._due_at or self._pods.has_news():
+        if now >= self._due_at or self._pods.has_news() or self._look_at_number():
             self._woken.set()
+
+    def _look_at_number(self) -> bool:
+        """Looks whether the number of pods should be another; returns whether something is due."""
+        service = self._driven_by()
+        if service.spec.replicas.is_fixed and self._scaling.seen is None:
+            return False
+        return self._scaling.look(service, self._workload.deployment, self._pods.views())
 
     async def run(self, stopped: Callable[[], Awaitable[bool]]) -> bool:
         """Runs until `stopped` returns; returns its result."""
@@ -120,7 +131,13 @@ class ServiceReconciler:
 
     async def _pass(self) -> None:
         self._fault = None
-        for step in (self._keep_children, self._follow_access, self._follow_pods, self._write_status):
+        for step in (
+            self._follow_number,
+            self._keep_children,
+            self._follow_access,
+            self._follow_pods,
+            self._write_status,
+        ):
             try:
                 await step()
             except Exception as error:  # noqa: BLE001 - whatever it is, the other steps go on
@@ -170,6 +187,11 @@ class ServiceReconciler:
         return self._service.model_copy(update={"pause": "true"}) if held else self._service
 
     # --- the steps of a pass -----------------------------------------------------------------------------------------
+
+    async def _follow_number(self) -> None:
+        number = await self._scaling.carry_out(self._service, self._pods.views())
+        if number is not None:
+            self._workload.scale(number)
 
     async def _keep_children(self) -> None:
         # A service that is being deleted is not applied, which would take back children that are being orphaned.
@@ -234,7 +256,7 @@ class ServiceReconciler:
         self._counted = names
         target = context.metrics.slo_target.labels(self._service.namespace, self._service.name)
         target.set(self._service.spec.slo.target / 100)
-        return StatusInput(
+        found = StatusInput(
             service=self._service,
             pods=states,
             deployment=workload.deployment,
@@ -246,4 +268,17 @@ class ServiceReconciler:
             conflict=context.rivals.of(self.key),
             unable=context.unable(),
             now=context.wall(),
+            scaling=self._scaling.seen,
+            last_scaling=self._scaling.last,
         )
+        self._measure_pods(found)
+        return found
+
+    def _measure_pods(self, found: StatusInput) -> None:
+        metrics, labels = self._context.metrics, (self._service.namespace, self._service.name)
+        counts = {"wanted": found.wanted, "present": len(found.pods), "serving": ready_pods(found)}
+        for state, count in counts.items():
+            metrics.replicas.labels(*labels, state).set(count)
+        metrics.full_nodes.labels(*labels).set(len(found.full_nodes))
+        if found.scaling is not None:
+            metrics.cold_start.labels(*labels).set(found.scaling.cold_start_s)

@@ -88,6 +88,10 @@ class StatusWriter:
             elif kind == "Ready":
                 severity: EventType = "Normal" if now[1] in STEPS else "Warning"
                 self._events.emit(severity, "NotReady", f"{now[1]}: {condition['message']}", about=str(now[1]))
+            if kind == "Scaling" and now[1] == "AtMax":
+                self._events.emit("Warning", "ReplicasAtMax", condition["message"])
+            if kind == "NodeFull" and now[0] == "True":
+                self._events.emit("Warning", "NodeFull", condition["message"])
             if kind == "SLOAttained" and now[0] == "False":
                 self._events.emit("Warning", "SLOMissed", condition["message"])
 

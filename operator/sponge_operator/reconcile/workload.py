@@ -70,6 +70,7 @@ class Workload:
         self._references_at = float("-inf")
         self._is_over = False
         self._is_changed = False
+        self._wanted: int | None = None
         self._was_held = False
         self.missing_profile: str | None = None
         self.missing_secret: str | None = None
@@ -88,6 +89,10 @@ class Workload:
     def is_current(self) -> bool:
         """Whether every child was applied as the newest spec has it."""
         return all(child.is_current for child in self._children.values())
+
+    def scale(self, replicas: int) -> None:
+        """Another number of pods is wanted; the next `keep` applies it, within the range of the spec."""
+        self._wanted, self._is_changed = replicas, True
 
     def due_at(self) -> float:
         """When `keep` should run next, on its clock, unless the service or a child changes."""
@@ -136,10 +141,8 @@ class Workload:
 
         def build_pods(present: Mapping[str, Any] | None) -> Mapping[str, Any]:
             startup = startup_milli(service.spec, present)
-            made = self._pods_of(service, startup)
+            made = self._pods_of(service, startup, self._number(service, present, held))
             self._check_template(service, startup, made)
-            if held and present is not None:
-                made["spec"]["replicas"] = present["spec"]["replicas"]
             return made
 
         def build_range(_: Mapping[str, Any] | None) -> Mapping[str, Any]:
@@ -153,14 +156,25 @@ class Workload:
         # Pods of ours must not mount what is not ours.
         if all(child.obstacle is None or child.present is not None for child in (secret, config_map)):
             await deployment.keep(service, build_pods, now)
+            if deployment.obstacle is None:
+                self._wanted = None
         await self._children["Service"].keep(service, lambda _: build_service(service), now)
         self._is_over = any(
             child.obstacle is not None and child.obstacle.reason == "NamespaceTerminating"
             for child in self._children.values()
         )
 
-    def _pods_of(self, service: SpongeService, startup: int) -> dict[str, Any]:
-        return build_deployment(service, startup, self._settings.server_image, self._settings.server_template)
+    def _number(self, service: SpongeService, present: Mapping[str, Any] | None, held: bool) -> int:
+        """The number of pods: the one that is wanted, else the present one, within the range."""
+        has = None if present is None else present["spec"].get("replicas", 1)
+        if held and has is not None:
+            return int(has)
+        wanted = has if self._wanted is None else self._wanted
+        return service.spec.replicas.within(0 if wanted is None else wanted)
+
+    def _pods_of(self, service: SpongeService, startup: int, replicas: int | None = None) -> dict[str, Any]:
+        image, template = self._settings.server_image, self._settings.server_template
+        return build_deployment(service, startup, image, template, replicas)
 
     def _check_template(self, service: SpongeService, startup: int, made: Mapping[str, Any]) -> None:
         """Raises RefusedError if the service's template asks for more than the operator may hand out."""

@@ -39,6 +39,8 @@ def build_conditions(known: StatusInput, before: Sequence[Mapping[str, Any]]) ->
         "ResizeBlocked": _resize_blocked(known),
         "SLOAttained": _slo_attained(known),
         "Conflict": _conflict(known),
+        "Scaling": _scaling(known),
+        "NodeFull": _node_full(known),
     }
     present = {condition["type"]: condition for condition in before}
     conditions = []
@@ -75,12 +77,14 @@ def rfc3339(epoch_s: float) -> str:
 
 
 def _ready(known: StatusInput) -> Verdict:
-    wanted, ready = known.service.spec.replicas.max, ready_pods(known)
+    wanted, ready = known.wanted, ready_pods(known)
+    # Pods that were added for the load are not needed to be ready.
+    enough = min(wanted, known.service.spec.replicas.min)
     if known.trouble is not None and not known.is_current:
         serving = f"; {ready} pods of an earlier generation accept requests" if ready else ""
         return "False", known.trouble.reason, f"{known.trouble.message}{serving}"
-    rolled_out = known.deployment is not None and is_rolled_out(known.deployment, wanted)
-    if ready >= wanted and rolled_out:
+    rolled_out = known.deployment is not None and is_rolled_out(known.deployment, enough)
+    if ready >= enough and rolled_out:
         return "True", "PodsReady", f"{ready} of {wanted} pods accept requests"
     if known.missing_secret is not None:
         return "False", "SecretMissing", known.missing_secret
@@ -217,3 +221,36 @@ def _conflict(known: StatusInput) -> Verdict:
     if known.conflict is not None:
         return "True", "OtherAutoscaler", known.conflict
     return "False", "NoConflict", "no other autoscaler scales these pods"
+
+
+def _scaling(known: StatusInput) -> Verdict:
+    service, seen, pods = known.service, known.scaling, f"{ready_pods(known)} of {known.wanted} pods accept requests"
+    if service.spec.replicas.is_fixed:
+        return "False", "Fixed", f"replicas.min and replicas.max are {known.wanted}"
+    if known.conflict is not None:
+        return "False", "Conflict", "the number of pods is left to the other autoscaler"
+    if service.spec.mode == "Off" or service.paused or seen is None:
+        return "False", "NotDriven", "the number of pods stays, because nothing is decided; see Planning"
+    if seen.stale or seen.load_cores is None:
+        silent = ", ".join(seen.stale) or "every pod"
+        return "False", "StaleState", f"the number of pods stays while the load is not known; no state of {silent}"
+    load = f"the load takes {seen.load_cores:.3g} cores, and the pods may have {seen.has_cores:.3g}; {pods}"
+    if service.spec.mode == "Recommend":
+        return "False", "Recommend", f"{seen.wanted} pods are recommended; {load}"
+    if seen.reason == "at-max":
+        return "True", "AtMax", f"the load needs more than replicas.max; {load}"
+    if seen.lost:
+        return "True", "PodsLost", f"{seen.lost} pods that served do not any more; {load}"
+    if seen.starting:
+        return "True", "Starting", load
+    return "True", "Settled", load
+
+
+def _node_full(known: StatusInput) -> Verdict:
+    full = known.full_nodes
+    if not full:
+        return "False", "Room", "no pod lacks cores for want of room on its node"
+    told = "; ".join(f"{node or 'no node'}: {state.name} lacks cores" for node, state in sorted(full.items()))
+    replicas = known.service.spec.replicas
+    relief = "raise replicas.max" if known.wanted >= replicas.max else "another pod follows where the load needs it"
+    return "True", "NodeFull", f"{told}; {relief}"

@@ -155,7 +155,11 @@ def build_service(service: SpongeService) -> dict[str, Any]:
 
 
 def build_deployment(
-    service: SpongeService, startup: int, image: str, server_template: Mapping[str, Any]
+    service: SpongeService,
+    startup: int,
+    image: str,
+    server_template: Mapping[str, Any],
+    replicas: int | None = None,
 ) -> dict[str, Any]:
     """The Deployment of a service.
 
@@ -163,16 +167,18 @@ def build_deployment(
         startup: millicores of a new pod, for request and limit.
         image: of the server's container, unless a template names another one.
         server_template: the operator's partial pod template; the service's own is merged over it.
+        replicas: the number of pods; None: the fewest.
     """
     template = strategic_merge(_pod_template(service, image), server_template)
     template = strategic_merge(template, service.spec.template)
+    template["spec"].setdefault("topologySpreadConstraints", _spread(service))
     # No template may remove what the operator depends on.
     used = next(str(c["image"]) for c in template["spec"]["containers"] if c["name"] == CONTAINER)
     template = strategic_merge(template, _essentials(service, startup, used))
     return {
         **header(service, "apps/v1", "Deployment", service.name),
         "spec": {
-            "replicas": service.spec.replicas.max,
+            "replicas": service.spec.replicas.min if replicas is None else replicas,
             "revisionHistoryLimit": 2,
             "selector": {"matchLabels": {SERVICE_LABEL: service.name}},
             # A new pod becomes ready before the old one stops; it starts small, so it needs little CPU beside it.
@@ -203,6 +209,17 @@ def header(service: SpongeService, api_version: str, kind: str, name: str) -> di
             ],
         },
     }
+
+
+def _spread(service: SpongeService) -> list[dict[str, Any]]:
+    """Pods of one template on as many nodes and zones as there are, without waiting for one."""
+    soft = {
+        "maxSkew": 1,
+        "whenUnsatisfiable": "ScheduleAnyway",
+        "labelSelector": {"matchLabels": {SERVICE_LABEL: service.name}},
+        "matchLabelKeys": ["pod-template-hash"],  # pods of the former template do not count during a rollout
+    }
+    return [{"topologyKey": key, **soft} for key in ("kubernetes.io/hostname", "topology.kubernetes.io/zone")]
 
 
 def _essentials(service: SpongeService, startup: int, image: str) -> dict[str, Any]:

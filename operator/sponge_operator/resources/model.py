@@ -25,6 +25,7 @@ __all__ = [
     "Memory",
     "Mode",
     "Profile",
+    "Replicas",
     "ServiceSpec",
     "SpongeService",
     "parse_service",
@@ -133,7 +134,18 @@ class Batch(_Part):
 
 
 class Replicas(_Part):
+    """The range of the number of pods."""
+
+    min: int = 1
     max: int = 1
+
+    @property
+    def is_fixed(self) -> bool:
+        return self.min == self.max
+
+    def within(self, number: int) -> int:
+        """The number in the range that is nearest to this one."""
+        return max(self.min, min(self.max, number))
 
 
 class ConfigMapKey(_Part):

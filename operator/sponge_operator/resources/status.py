@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sponge_core.quantities import cores_text
+from sponge_core.errors import SpongeError
+from sponge_core.quantities import cores_text, parse_time_s
 from sponge_operator.autoscale.decision_log import Entry
 from sponge_operator.autoscale.pod_state import PodState
 from sponge_operator.resources.conditions import build_conditions, percent_text, ready_pods, rfc3339
 from sponge_operator.resources.status_input import StatusInput
 
-__all__ = ["broken_status", "build_status", "substance"]
+__all__ = ["broken_status", "build_status", "cold_start_of", "substance"]
 
 DECISIONS_KEPT = 5
 FRONTIER_KEPT = 16
@@ -35,7 +36,8 @@ def build_status(known: StatusInput, before: Mapping[str, Any]) -> dict[str, Any
         "desiredCores": cores_text(sum(desired)) if desired else None,
         "batch": max((snapshot.batch_cap for snapshot in snapshots), default=None),
         "replicas": ready_pods(known),
-        "serving": f"{ready_pods(known)}/{service.spec.replicas.max}",
+        "serving": f"{ready_pods(known)}/{known.wanted}",
+        "scaling": _scaling(known, before.get("scaling") or {}),
         "attainment": percent_text(known.attainment),
         "p99": f"{max(latencies) * 1000:.0f}ms" if latencies else None,
         "pods": [_pod(state) for state in pods],
@@ -78,6 +80,33 @@ def _reason(state: PodState) -> str:
     if not state.reachable:
         return "NoState" if state.obstacle is None else state.obstacle.reason
     return state.recommendation.reason if state.recommendation is not None else "Loading"
+
+
+def _scaling(known: StatusInput, before: Mapping[str, Any]) -> dict[str, Any] | None:
+    """The number of pods; None where it is fixed."""
+    seen, last = known.scaling, known.last_scaling
+    if known.service.spec.replicas.is_fixed:
+        return None
+    change = before.get("lastChange")
+    if last is not None:
+        change = {"time": rfc3339(last.time), "from": last.before, "to": last.after, "reason": last.reason}
+    told = {
+        "wanted": known.wanted if seen is None else seen.wanted,
+        "present": len(known.pods),
+        "serving": ready_pods(known),
+        "load": None if seen is None or seen.load_cores is None else f"{seen.load_cores:.3g}",
+        "coldStart": before.get("coldStart") if seen is None else f"{seen.cold_start_s:.3g}s",
+        "lastChange": change,
+    }
+    return {name: value for name, value in told.items() if value is not None}
+
+
+def cold_start_of(status: Mapping[str, Any]) -> float | None:
+    """The cold start in seconds that a status tells; None if it tells none."""
+    try:
+        return parse_time_s(status["scaling"]["coldStart"])
+    except (KeyError, TypeError, SpongeError):
+        return None
 
 
 def _last_decision(pods: Sequence[PodState]) -> dict[str, Any] | None:

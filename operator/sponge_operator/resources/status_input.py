@@ -7,10 +7,24 @@ from dataclasses import dataclass
 from typing import Any
 
 from sponge_operator.autoscale.pod_state import PodState
+from sponge_operator.autoscale.replica_scaler import Scaling
 from sponge_operator.resources.model import SpongeService
 from sponge_operator.resources.obstacles import Obstacle
 
-__all__ = ["StatusInput"]
+__all__ = ["FULL_NODE", "LastScaling", "StatusInput"]
+
+FULL_NODE = ("Deferred", "Infeasible", "NodeCapacity", "NodeShared")
+"""Reasons of a blocked resize that another node would not have."""
+
+
+@dataclass(frozen=True, slots=True)
+class LastScaling:
+    """A change of the number of pods; `time` is epoch seconds."""
+
+    time: float
+    before: int
+    after: int
+    reason: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +40,8 @@ class StatusInput:
         missing_profile: message about a profile reference to something that does not exist.
         missing_secret: likewise about a Secret that the pods mount.
         conflict: message about another autoscaler of the same pods.
+        scaling: the newest look at the number of pods; None where it does not follow the load now.
+        last_scaling: the newest change of that number; None since the operator started.
         now: epoch seconds.
         unable: reason and message if the cluster lets the operator change no size, else None.
     """
@@ -41,3 +57,20 @@ class StatusInput:
     conflict: str | None
     now: float
     unable: tuple[str, str] | None = None
+    scaling: Scaling | None = None
+    last_scaling: LastScaling | None = None
+
+    @property
+    def wanted(self) -> int:
+        """The number of pods that are requested."""
+        replicas = self.service.spec.replicas
+        if replicas.is_fixed or self.deployment is None:
+            return replicas.min
+        return int(self.deployment["spec"].get("replicas", 1))
+
+    @property
+    def full_nodes(self) -> Mapping[str, PodState]:
+        """A pod for each node on which pods cannot have their size for lack of room, by the node's name."""
+        return {
+            state.node: state for state in self.pods if state.blocked is not None and state.blocked.reason in FULL_NODE
+        }
