@@ -19,10 +19,13 @@ from PIL import Image
 
 from sponge_server.models.compiling import compile_model
 from sponge_server.models.hf_texts import _joined
+from sponge_server.models.precision import native_bf16
 from sponge_server.models.source import load
 from sponge_server.workers.interface import ModelError, RefusedError, TensorSpec
 
 pytestmark = pytest.mark.torch
+
+BF16 = pytest.mark.skipif(not native_bf16(), reason="the CPU does not multiply bfloat16")
 
 GIVEN = np.array([text.encode() for text in TEXTS], object)
 
@@ -144,6 +147,47 @@ def test_images_are_classified_by_their_own_preprocessing(tmp_path: Path) -> Non
     assert torch.allclose(made, expected, atol=1e-5)
     network = transformers.ViTForImageClassification.from_pretrained(folder).eval()
     assert torch.allclose(dict(model.run([made[None]]))["logits"], network(expected[None]).logits, atol=1e-5)
+
+
+CONVERTED = [
+    ("BertModel", "runtime=onnx", "onnxruntime_onnx", 1e-4),
+    ("BertModel", "runtime=onnx&dtype=int8", "onnxruntime_onnx, int8", 0.05),
+    ("BertForSequenceClassification", "runtime=openvino", "openvino", 1e-4),
+    ("BertRank", "runtime=onnx", "onnxruntime_onnx", 1e-4),
+    ("BertForTokenClassification", "runtime=openvino", "openvino", 1e-4),
+    pytest.param("BertModel", "dtype=bf16", "transformers, bf16", 0.05, marks=BF16),
+    pytest.param("BertRank", "runtime=openvino&dtype=bf16", "openvino, bf16", 0.05, marks=BF16),
+]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("kind", "options", "platform", "within"), CONVERTED)
+def test_only_the_network_runs_elsewhere_and_texts_come_and_answers_go_as_before(
+    folders: Callable[[str], Path],
+    kind: str,
+    options: str,
+    platform: str,
+    within: float,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    given = [np.array([b"lazy dog"] * len(TEXTS), object)] * (kind == "BertRank") + [GIVEN]
+    here, there = load(f"hf://{folders(kind)}"), load(f"hf://{folders(kind)}?{options}")
+    assert (there.inputs, there.labels, there.size) == (here.inputs, here.labels, here.size)
+    assert there.platform == platform
+    for threads in (1, 2):
+        assert there.use_threads(threads) == threads
+        for (name, right), (other, found) in zip(here.run(given), there.run(given), strict=True):
+            assert name == other
+            if isinstance(right, torch.Tensor) and right.is_floating_point():
+                assert float((found - right).norm() / right.norm()) < within
+            elif name == "entities":
+                places = [[(e["entity"], e["start"], e["end"]) for e in json.loads(each)] for each in right]
+                assert places == [[(e["entity"], e["start"], e["end"]) for e in json.loads(each)] for each in found]
+            else:
+                assert list(found) == list(right)
+    here.use_threads(1)
 
 
 def test_a_text_that_is_none_is_refused(folders: Callable[[str], Path]) -> None:

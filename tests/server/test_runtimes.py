@@ -162,3 +162,21 @@ def test_a_model_that_cannot_be_traced_says_what_to_do(monkeypatch: pytest.Monke
     for runtime in ("onnx", "openvino"):
         with pytest.raises(ModelError, match=r"torch\.export cannot trace the model"):
             load(f"python://lane_models:moody?runtime={runtime}")
+
+
+SHOUTING = """
+from sponge_server.model import Input, Model
+
+
+class Shouting(Model):
+    inputs = (Input("text", "BYTES", ()),)
+
+    def predict(self, inputs):
+        return {"loud": [text.upper() for text in inputs["text"]]}
+"""
+
+
+def test_a_class_that_takes_strings_is_not_converted(tmp_path: Path) -> None:
+    (tmp_path / "shouting.py").write_text(SHOUTING)
+    with pytest.raises(ModelError, match=r"takes strings or lists, .*leave --runtime out, or let your class open the"):
+        load(f"python://{tmp_path}/shouting.py:Shouting?runtime=onnx")

@@ -6,6 +6,8 @@ import pytest
 import torch
 
 from sponge_server.workers.forked_call import forked_call
+from sponge_server.workers.interface import ModelError
+from sponge_server.workers.ipc import Message
 
 pytestmark = pytest.mark.torch
 
@@ -19,3 +21,12 @@ def test_a_fork_computes_though_its_parent_had_a_team_of_threads() -> None:
         assert forked_call(lambda: {"sum": float(numbers.exp().sum())}, 20.0, "numbers")["sum"] > 0
     finally:
         torch.set_num_threads(before)
+
+
+def test_what_a_library_raises_in_a_fork_is_told(capfd: pytest.CaptureFixture[str]) -> None:
+    def fails() -> Message:
+        raise KeyError("no such layer")
+
+    with pytest.raises(ModelError, match=r"^KeyError: 'no such layer'; the lines of Python are in the log$"):
+        forked_call(fails, 20.0, "numbers")
+    assert "in fails" in capfd.readouterr().err

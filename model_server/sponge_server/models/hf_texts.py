@@ -6,14 +6,15 @@ Tokenizer and post-processing run in the lane. The texts of a batch are padded t
 from __future__ import annotations
 
 import json
+import random
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
 
 from sponge_core.errors import needs_extra
-from sponge_server.models.loaded import LoadedModel
+from sponge_server.models.loaded import LoadedModel, Staged
 from sponge_server.workers.interface import ModelError, RefusedError, TensorSpec
 from sponge_server.workers.row_size import RowSize
 
@@ -32,6 +33,9 @@ _BYTES_OF_TOKEN = 4
 _LEAST_MEASURED, _MOST_MEASURED = 8, 512
 """Tokens of the shortest and longest text that are measured at the start."""
 
+_LONGEST_EXAMPLE = 128
+"""Tokens of the longest made-up text."""
+
 _POOLINGS = ("mean", "cls", "last")
 
 _TEXT = TensorSpec("text", "BYTES", ())
@@ -45,23 +49,76 @@ def load_texts(folder: Folder, task: str, source: Source) -> LoadedModel:
     network = folder.network(task)
     tokens.fit(network)
     if task == "embeddings":
-        return _model(_embeddings(network, tokens, pooling, normal), (_TEXT,), tokens)
+        return _model(network, "last_hidden_state", _embeddings(pooling, normal), (_TEXT,), tokens)
     if task == "rerank":
         if len(folder.labels) not in (0, 1):
             raise ModelError(f"'{folder.path}' has {len(folder.labels)} classes, a model for rerank has one score")
-        return _model(_rerank(network, tokens), (_QUERY, _TEXT), tokens)
+        return _model(network, "logits", _rerank, (_QUERY, _TEXT), tokens)
     if task == "token-classification":
-        return _model(_entities(network, tokens, folder.labels), (_TEXT,), tokens)
-    return _model(_classes(network, tokens, folder), (_TEXT,), tokens, folder.labels or None)
+        return _model(network, "logits", _entities(folder.labels), (_TEXT,), tokens)
+    return _model(network, "logits", _classes(folder), (_TEXT,), tokens, folder.labels or None)
 
 
 def _model(
-    forward: Callable[..., dict[str, Any]],
+    network: Any,
+    output: str,
+    finish: Finish,
     inputs: tuple[TensorSpec, ...],
     tokens: _Tokens,
     labels: tuple[str, ...] | None = None,
 ) -> LoadedModel:
-    return LoadedModel(forward, inputs, "transformers", labels=labels, size=tokens.size())
+    of_tensors = LoadedModel(
+        _Network(network, tokens.names, output),
+        tuple(TensorSpec(name, "INT64", (-1,)) for name in tokens.names),
+        "transformers",
+        examples=lambda rows: tokens.examples(rows, len(inputs)),
+    )
+    stages = _Texts(of_tensors, tokens, finish)
+    return LoadedModel(stages, inputs, "transformers", labels=labels, size=tokens.size())
+
+
+class _Network(torch.nn.Module):  # type: ignore[misc]  # torch is untyped here
+    """The network alone: its inputs by place, and one output."""
+
+    def __init__(self, network: Any, names: Sequence[str], output: str) -> None:
+        super().__init__()
+        self.network = network
+        self._names = tuple(names)
+        self._output = output
+
+    def forward(self, *inputs: torch.Tensor) -> dict[str, torch.Tensor]:
+        given = dict(zip(self._names, inputs, strict=True))
+        output = self.network(**given)[self._output]
+        if output.ndim == 3:  # one for each token: what a network says of the padding is arbitrary, and may be NaN
+            output = output.masked_fill((given["attention_mask"] == 0).unsqueeze(-1), 0.0)
+        return {self._output: output}
+
+
+class Encoded(NamedTuple):
+    """The texts of a batch, the network's inputs for them, and the tokenizer's own results."""
+
+    texts: tuple[Any, ...]
+    inputs: dict[str, torch.Tensor]
+    found: list[Any]
+
+
+Finish = Callable[[torch.Tensor, Encoded], dict[str, Any]]
+"""Makes the answers of the network's output."""
+
+
+class _Texts(Staged):
+    def __init__(self, network: LoadedModel, tokens: _Tokens, finish: Finish) -> None:
+        self.network = network
+        self._tokens = tokens
+        self._finish = finish
+
+    def __call__(self, *texts: Any) -> dict[str, Any]:
+        encoded = self._tokens(*texts)
+        (output,) = self.network.forward(*encoded.inputs.values()).values()
+        return {**self._finish(output, encoded), "tokens": encoded.inputs["attention_mask"].sum(1, dtype=torch.int32)}
+
+    def around(self, network: LoadedModel) -> _Texts:
+        return _Texts(network, self._tokens, self._finish)
 
 
 class _Tokens:
@@ -113,18 +170,30 @@ class _Tokens:
         least = min(_BYTES_OF_TOKEN * _LEAST_MEASURED, _BYTES_OF_TOKEN * measured - 1)
         return RowSize("text", _BYTES_OF_TOKEN * measured, least, pad=0, cut=measured == self._most)
 
-    def __call__(self, *texts: Any) -> tuple[dict[str, torch.Tensor], list[Any]]:
-        """The network's inputs for texts, or for pairs of them, and the tokenizer's own results."""
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The network's inputs, in order."""
+        return ("input_ids", "attention_mask", *(("token_type_ids",) if self._with_types else ()))
+
+    def __call__(self, *texts: Any) -> Encoded:
+        """The network's inputs for texts, or for pairs of them."""
         columns = [[_decoded(text) for text in column] for column in texts]
         rows: Sequence[Any] = columns[0] if len(columns) == 1 else list(zip(*columns, strict=True))
         found = self.tokenizer.encode_batch(rows)
-        inputs = {
-            "input_ids": torch.tensor([each.ids for each in found]),
-            "attention_mask": torch.tensor([each.attention_mask for each in found]),
-        }
-        if self._with_types:
-            inputs["token_type_ids"] = torch.tensor([each.type_ids for each in found])
-        return inputs, found
+        parts = ([each.ids for each in found], [each.attention_mask for each in found], [e.type_ids for e in found])
+        tensors = {name: torch.tensor(part) for name, part in zip(self.names, parts, strict=False)}
+        return Encoded(texts, tensors, found)
+
+    def examples(self, rows: int, columns: int) -> list[torch.Tensor]:
+        """The network's inputs for made-up texts of several lengths, or pairs of them; the same in each call."""
+        draw = random.Random(0)
+        longest = max(2, min(self._most, _LONGEST_EXAMPLE) // (2 * columns))
+
+        def words() -> bytes:
+            ids = [draw.randrange(self._vocabulary) for _ in range(draw.randint(2, longest))]
+            return str(self.tokenizer.decode(ids, skip_special_tokens=False)).encode()
+
+        return list(self(*([words() for _ in range(rows)] for _ in range(columns))).inputs.values())
 
 
 def _decoded(text: bytes) -> str:
@@ -134,15 +203,9 @@ def _decoded(text: bytes) -> str:
         raise RefusedError("the text is not UTF-8: encode it so") from None
 
 
-def _counted(inputs: dict[str, torch.Tensor]) -> torch.Tensor:
-    return inputs["attention_mask"].sum(1, dtype=torch.int32)
-
-
-def _embeddings(network: Any, tokens: _Tokens, pooling: str, normal: bool) -> Callable[..., dict[str, Any]]:
-    def forward(texts: Any) -> dict[str, Any]:
-        inputs, _ = tokens(texts)
-        hidden = network(**inputs).last_hidden_state
-        mask = inputs["attention_mask"]
+def _embeddings(pooling: str, normal: bool) -> Finish:
+    def finish(hidden: torch.Tensor, encoded: Encoded) -> dict[str, Any]:
+        mask = encoded.inputs["attention_mask"]
         if pooling == "mean":
             wide = mask.unsqueeze(-1).to(hidden.dtype)
             pooled = (hidden * wide).sum(1) / wide.sum(1).clamp(min=1e-9)
@@ -151,47 +214,38 @@ def _embeddings(network: Any, tokens: _Tokens, pooling: str, normal: bool) -> Ca
         else:
             last = (mask * torch.arange(mask.shape[1])).argmax(1)
             pooled = hidden[torch.arange(len(hidden)), last]
-        pooled = torch.nn.functional.normalize(pooled) if normal else pooled
-        return {"embedding": pooled, "tokens": _counted(inputs)}
+        return {"embedding": torch.nn.functional.normalize(pooled) if normal else pooled}
 
-    return forward
-
-
-def _rerank(network: Any, tokens: _Tokens) -> Callable[..., dict[str, Any]]:
-    def forward(queries: Any, texts: Any) -> dict[str, Any]:
-        inputs, _ = tokens(queries, texts)
-        return {"score": network(**inputs).logits[:, 0].sigmoid(), "tokens": _counted(inputs)}
-
-    return forward
+    return finish
 
 
-def _classes(network: Any, tokens: _Tokens, folder: Folder) -> Callable[..., dict[str, Any]]:
+def _rerank(logits: torch.Tensor, encoded: Encoded) -> dict[str, Any]:  # noqa: ARG001 - as every `Finish`
+    return {"score": logits[:, 0].sigmoid()}
+
+
+def _classes(folder: Folder) -> Finish:
     kind, labels = folder.config.get("problem_type"), folder.labels
 
-    def forward(texts: Any) -> dict[str, Any]:
-        inputs, _ = tokens(texts)
-        logits = network(**inputs).logits
+    def finish(logits: torch.Tensor, encoded: Encoded) -> dict[str, Any]:  # noqa: ARG001 - as every `Finish`
         if kind == "regression" or logits.shape[1] == 1:
-            return {"scores": logits, "tokens": _counted(inputs)}
+            return {"scores": logits}
         scores = logits.sigmoid() if kind == "multi_label_classification" else logits.softmax(1)
         best = [labels[i] if i < len(labels) else str(i) for i in scores.argmax(1).tolist()]
-        return {"scores": scores, "label": np.array(best, object), "tokens": _counted(inputs)}
+        return {"scores": scores, "label": np.array(best, object)}
 
-    return forward
+    return finish
 
 
-def _entities(network: Any, tokens: _Tokens, labels: tuple[str, ...]) -> Callable[..., dict[str, Any]]:
-    def forward(texts: Any) -> dict[str, Any]:
-        inputs, found = tokens(texts)
-        scores = network(**inputs).logits.softmax(-1)
-        best, which = (part.tolist() for part in scores.max(-1))
+def _entities(labels: tuple[str, ...]) -> Finish:
+    def finish(logits: torch.Tensor, encoded: Encoded) -> dict[str, Any]:
+        best, which = (part.tolist() for part in logits.softmax(-1).max(-1))
         answers = [
             json.dumps(_joined(_decoded(text), each, [labels[i] for i in row], sure), ensure_ascii=False)
-            for text, each, row, sure in zip(texts, found, which, best, strict=True)
+            for text, each, row, sure in zip(encoded.texts[0], encoded.found, which, best, strict=True)
         ]
-        return {"entities": np.array(answers, object), "tokens": _counted(inputs)}
+        return {"entities": np.array(answers, object)}
 
-    return forward
+    return finish
 
 
 def _joined(text: str, found: Any, names: Sequence[str], scores: Sequence[float]) -> list[dict[str, Any]]:

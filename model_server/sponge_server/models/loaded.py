@@ -5,8 +5,9 @@ This module imports torch; only the fork server and the lanes import it.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ from sponge_server.runtimes.interface import Runtime
 from sponge_server.workers.interface import ANY_SIZE, ItemError, TensorSpec
 from sponge_server.workers.row_size import RowSize
 
-__all__ = ["LENGTHS", "TORCH_DTYPE", "LoadedModel", "Output", "datatype_of"]
+__all__ = ["LENGTHS", "TORCH_DTYPE", "LoadedModel", "Output", "Staged", "datatype_of", "with_network"]
 
 TORCH_DTYPE: dict[str, torch.dtype] = {
     "BOOL": torch.bool,
@@ -62,7 +63,7 @@ class LoadedModel:
         forward: takes one tensor per input, in the order of `inputs`, and returns a tensor, or a tuple, list or mapping
             of tensors, each with the batch as its first dimension. A ragged input comes, and a ragged output of a
             mapping is given, as a list with a tensor for each row. Strings are numpy arrays of `bytes` objects. A
-            `Runtime` also sets its own threads.
+            `Runtime` also sets its own threads. `Staged` has a network between other stages.
         output_names: in order; None: the names of the mapping, or output, output_1, ...
         image: converts encoded images to the only input; None if the model accepts no images.
         channels_last: whether 4-dimensional inputs need that memory format.
@@ -74,6 +75,7 @@ class LoadedModel:
             returns tensors of exactly the shapes of `inputs` and of the answer.
         any_size: what examples have in a dimension that accepts any size.
         expected: outputs that a configuration describes; those of the examples must fit. `expected_by` names it.
+        examples: makes so many rows of each input, to trace the model and to compare answers; None: noise does.
     """
 
     forward: Callable[..., Any]
@@ -92,10 +94,17 @@ class LoadedModel:
     any_size: int = ANY_SIZE
     expected: tuple[TensorSpec, ...] = ()
     expected_by: str = ""
+    examples: Callable[[int], list[torch.Tensor]] | None = None
+
+    @property
+    def runtime(self) -> Runtime | None:
+        """What runs the network, where it is not torch."""
+        forward = self.forward.network.forward if isinstance(self.forward, Staged) else self.forward
+        return forward if isinstance(forward, Runtime) else None
 
     def use_threads(self, threads: int) -> int:
         """Runs the next batches of this process on `threads` threads; returns the number in force."""
-        runtime = self.forward if isinstance(self.forward, Runtime) else None
+        runtime = self.runtime
         wanted = threads if runtime is None else 1  # beside a runtime, torch copies inputs and outputs only
         if wanted != torch.get_num_threads():
             torch.set_num_threads(wanted)
@@ -137,6 +146,32 @@ class LoadedModel:
         if len(names) != len(tensors):
             raise ItemError(f"the model returned {len(tensors)} outputs, its description names {len(names)}")
         return list(zip(names, tensors, strict=True))
+
+
+class Staged(ABC):
+    """A network between other stages: what makes its inputs, as a tokenizer, and what is made of its outputs.
+
+    Attributes:
+        network: tensors to tensors. Only it is converted to another runtime or number format.
+    """
+
+    network: LoadedModel
+
+    @abstractmethod
+    def __call__(self, *inputs: Any) -> Mapping[str, Output]:
+        """The outputs of one batch, as `LoadedModel.forward`."""
+
+    @abstractmethod
+    def around(self, network: LoadedModel) -> Staged:
+        """The same stages around another form of the network."""
+
+
+def with_network(model: LoadedModel, change: Callable[[LoadedModel], LoadedModel]) -> LoadedModel:
+    """Changes the network of a model: what is between its stages, or, where it has none, the model itself."""
+    if not isinstance(model.forward, Staged):
+        return change(model)
+    network = change(model.forward.network)
+    return replace(model, forward=model.forward.around(network), platform=network.platform, warning=network.warning)
 
 
 def _check_rows(name: str, output: Output, rows: int) -> None:

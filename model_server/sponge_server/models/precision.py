@@ -121,7 +121,12 @@ def compare(reference: LoadedModel, other: LoadedModel, inputs: list[torch.Tenso
 
 
 def example_batch(model: LoadedModel, rows: int) -> list[torch.Tensor]:
-    """Noise of the right shapes, equal in every call, different in every row; zeros (valid indices) for integers."""
+    """Rows as the model makes them, else noise of the right shapes: zeros (valid indices) for integers.
+
+    It is equal in every call and different in every row.
+    """
+    if model.examples is not None:
+        return model.examples(rows)
     generator = torch.Generator().manual_seed(_SEED)
     made = []
     for spec in model.inputs:

@@ -118,15 +118,20 @@ def load(url: str) -> LoadedModel:
     own = {name: value for name, value in source.options.items() if name not in _EVERYWHERE}
     loaded = load_kind(replace(source, options=own))
     if _RUNTIME in source.options:
+        from sponge_server.models.loaded import with_network
         from sponge_server.runtimes.conversion import in_runtime
 
-        loaded = in_runtime(loaded, source.options[_RUNTIME], url)
+        loaded = with_network(loaded, lambda network: in_runtime(network, source.options[_RUNTIME], url))
     dtype = source.options.get(_DTYPE, DTYPES[0])
     if dtype == DTYPES[0]:
         return loaded
+    from sponge_server.models.loaded import with_network
     from sponge_server.models.precision import in_dtype
     from sponge_server.runtimes.examples import Examples
 
-    file = source.options.get(_EXAMPLES_FILE)
-    examples = None if file is None else Examples(Path(file), loaded.inputs)
-    return in_dtype(loaded, dtype, source.options.get(_ACCEPT) == "true", examples)
+    def converted(network: LoadedModel) -> LoadedModel:
+        file = source.options.get(_EXAMPLES_FILE)
+        examples = None if file is None else Examples(Path(file), network.inputs)
+        return in_dtype(network, dtype, source.options.get(_ACCEPT) == "true", examples)
+
+    return with_network(loaded, converted)

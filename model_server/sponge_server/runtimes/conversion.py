@@ -6,6 +6,7 @@ A conversion is kept by the digest of the traced program and its weights, so tha
 from __future__ import annotations
 
 import hashlib
+import re
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -85,6 +86,11 @@ def _converted(model: LoadedModel, runtime: str, url: str) -> LoadedModel:
         raise ModelError(f"'{url}' is compiled for torch: give the model that it was compiled from")
     if not model.batched:
         raise ModelError(f"'{url}' has no batch, and only a model with one is converted: leave --runtime out")
+    if any(spec.datatype == "BYTES" or spec.ragged for spec in model.inputs):
+        raise ModelError(
+            f"'{url}' takes strings or lists, and only a network from tensors to tensors is converted: leave --runtime "
+            "out, or let your class open the runtime"
+        )
     found = forked_call(lambda: _convert(model, runtime), _CONVERT_S, f"the conversion to {runtime}")
     made = _RUNTIMES[runtime](Path(found["path"]))
     if len(made.inputs) != len(model.inputs):
@@ -157,6 +163,12 @@ def _to_openvino(program: torch.export.ExportedProgram, path: Path) -> None:
         openvino.save_model(openvino.convert_model(program), str(path), compress_to_fp16=False)
     except Exception as error:  # noqa: BLE001 - so does the converter
         raise ModelError(
-            f"OpenVINO cannot convert the model ({first_line(error)}): convert it yourself and serve the file as "
-            "openvino:///path/model.xml, or serve it in torch"
+            f"OpenVINO cannot convert the model ({_failed_operations(error)}): convert it yourself and serve the file "
+            "as openvino:///path/model.xml, or serve it in onnx or torch"
         ) from None
+
+
+def _failed_operations(error: Exception) -> str:
+    """The summary at the end of OpenVINO's report, which begins with a place in its own code."""
+    found = re.search(r"Conversion is failed for: (.+)", str(error))
+    return f"it fails for {found[1]}" if found else first_line(error)

@@ -125,7 +125,6 @@ def _prepare_torch() -> None:
 
 def _load(name: str, source: str, max_batch: int, example_s: float) -> tuple[Any, ModelInfo]:
     from sponge_server.models.source import load
-    from sponge_server.runtimes.interface import Runtime
 
     model = load(source)
     if model.batched and model.max_batch is not None and model.max_batch < max_batch:
@@ -156,7 +155,7 @@ def _load(name: str, source: str, max_batch: int, example_s: float) -> tuple[Any
         warning=" ".join(filter(None, (model.warning, found.warning))) or None,
         platform=model.platform,
         size=model.size,
-        opened_by_threads=isinstance(model.forward, Runtime),
+        opened_by_threads=model.runtime is not None,
         batched=model.batched,
         any_size=model.any_size,
     )

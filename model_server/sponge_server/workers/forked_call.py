@@ -130,3 +130,7 @@ def _answer(function: Callable[[], Message], sock: socket.socket) -> None:
         send(sock, function())
     except SpongeError as error:
         send(sock, {"failed": str(error)})
+    except Exception as error:  # noqa: BLE001 - a library may raise anything, and the process that waits shall hear of it
+        traceback.print_exc()
+        text = (str(error).strip().splitlines() or [""])[0]
+        send(sock, {"failed": f"{type(error).__name__}: {text}; the lines of Python are in the log"})
