@@ -59,6 +59,7 @@ class HollowPod:
         milli: the size that it is said to have.
         wants_milli: below this size its server reports missed deadlines; 0 at rest.
         resized: set at each resize, for whoever waits for one.
+        resizes: how many there were, the first size included.
     """
 
     name: str
@@ -69,6 +70,7 @@ class HollowPod:
     wants_milli: int = 0
     version: int = 1
     applied: int = 0
+    resizes: int = 0
     resized: asyncio.Event = field(default_factory=asyncio.Event)
     news: asyncio.Event = field(default_factory=asyncio.Event)
 
@@ -226,6 +228,7 @@ class HollowNodes:
         milli = parse_cpu_milli(container["resources"]["limits"]["cpu"])
         if milli != known.milli:
             known.milli = milli
+            known.resizes += 1
             known.resized.set()
             known.tell()
             async with self._writers:

@@ -31,7 +31,7 @@ from rich.table import Table
 from bench.hollow_nodes import PODS_EACH, SELECTOR, HollowNodes, HollowPod
 from bench.real_service import Kubectl
 from bench.results import BLUE, SPONGE, Percentiles, arguments, save
-from sponge_cluster import ConsoleProgress, up
+from sponge_cluster import ConsoleProgress, status, up
 from sponge_cluster.chart import CHART
 from sponge_core.errors import SpongeError
 from sponge_operator.resources.model import GROUP, KIND, PLURAL, VERSION
@@ -44,6 +44,9 @@ FEW = 10
 RESTS_MILLI, BURST_MILLI, EDIT_MILLI = 250, 1000, 500
 TIMED = 20
 SETTLE_S, REST_S, CHANGE_S, CHANGES_PER_S = 30.0, 30.0, 20.0, 10.0
+BUSY, NEEDS_PER_S = 50, 10.0
+"""Services whose need rises and falls, and how often one does: half of the budget of resizes, or they would wait."""
+
 READY_WITHIN_S = 900.0
 RESIZED_WITHIN_S = 10.0
 RESTS_WITHIN_S = 60.0
@@ -51,6 +54,7 @@ GONE_LOOKS = 400
 REQUESTS = re.compile(r"^apiserver_request_total\{.* (\S+)$", re.MULTILINE)
 WHERE = (GROUP, VERSION, NAMESPACE, PLURAL)
 MERGE = "application/merge-patch+json"
+CONTROL_PLANE = ("kube-apiserver", "etcd")
 TICKS = os.sysconf("SC_CLK_TCK")
 
 
@@ -63,6 +67,9 @@ class Outcome:
         burst_few: from an urgent state of a server until its node sees the resize, with few services.
         burst_many: the same with all.
         edit: from the edit of a service until its node sees the resize.
+        resizes_per_s: that were seen while the need of some services rose and fell.
+        resize_cores, resize_calls: meanwhile.
+        rest_control_cores, resize_control_cores: of API server and etcd, at rest and meanwhile, whoever asks them.
     """
 
     services: int = 0
@@ -73,6 +80,11 @@ class Outcome:
     calls_alone: float = 0.0
     change_cores: float = 0.0
     change_mib: float = 0.0
+    resizes_per_s: float = 0.0
+    resize_cores: float = 0.0
+    resize_calls: float = 0.0
+    rest_control_cores: float = 0.0
+    resize_control_cores: float = 0.0
     burst_few: list[float] = field(default_factory=list)
     burst_many: list[float] = field(default_factory=list)
     edit: list[float] = field(default_factory=list)
@@ -91,8 +103,7 @@ class Operator:
         )
 
     def cpu_s(self) -> float:
-        fields = Path(f"/proc/{self._process.pid}/stat").read_text().rpartition(")")[2].split()
-        return (int(fields[11]) + int(fields[12])) / TICKS
+        return cpu_s(self._process.pid)
 
     def mib(self) -> float:
         status = Path(f"/proc/{self._process.pid}/status").read_text()
@@ -106,6 +117,17 @@ class Operator:
     def stop(self) -> None:
         self._process.terminate()
         self._process.wait(30)
+
+
+def cpu_s(pid: int) -> float:
+    """CPU seconds of a process so far."""
+    fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    return (int(fields[11]) + int(fields[12])) / TICKS
+
+
+def control_plane_cpu_s() -> float:
+    """CPU seconds of API server and etcd so far, where they are processes of this machine; else 0."""
+    return sum(cpu_s(process.pid) for process in status().processes if process.name in CONTROL_PLANE)
 
 
 def manifest(number: int) -> dict[str, Any]:
@@ -199,6 +221,20 @@ class World:
             due += 1 / CHANGES_PER_S
             await asyncio.sleep(max(0.0, due - time.monotonic()))
 
+    async def needs(self, services: int) -> int:
+        """Lets the need of some services rise and fall for a while, evenly; returns how many resizes that made."""
+        busy = min(BUSY, services)
+        pods = [self.pod(number) for number in range(busy)]
+        before = sum(pod.resizes for pod in pods)
+        due = time.monotonic()
+        for number in track(range(round(REST_S * NEEDS_PER_S)), "needs", console=Console(stderr=True)):
+            pod = pods[number % busy]
+            pod.wants_milli = 0 if number // busy % 2 else BURST_MILLI
+            pod.tell()
+            due += 1 / NEEDS_PER_S
+            await asyncio.sleep(max(0.0, due - time.monotonic()))
+        return sum(pod.resizes for pod in pods) - before
+
     def calls(self) -> float:
         """Calls to the API server by everybody, up to now."""
         return sum(map(float, REQUESTS.findall(self._kubectl("get", "--raw", "/metrics"))))
@@ -242,16 +278,24 @@ async def measure(world: World, services: int) -> Outcome:
     found.burst_few = await world.bursts(FEW)
     found.ready_s = await world.make(FEW, services)
     await asyncio.sleep(SETTLE_S)
-    cpu_s, began = operator.cpu_s(), time.monotonic()
+    used_s, control_s, began = operator.cpu_s(), control_plane_cpu_s(), time.monotonic()
     found.rest_calls = await calls_per_s(world)
-    found.rest_cores = (operator.cpu_s() - cpu_s) / (time.monotonic() - began)
+    took_s = time.monotonic() - began
+    found.rest_cores = (operator.cpu_s() - used_s) / took_s
+    found.rest_control_cores = (control_plane_cpu_s() - control_s) / took_s
     found.rest_mib = operator.mib()
     found.burst_many = await world.bursts(services)
     found.edit = await world.edits(services)
-    cpu_s, began = operator.cpu_s(), time.monotonic()
+    used_s, began = operator.cpu_s(), time.monotonic()
     await world.change(services)
-    found.change_cores = (operator.cpu_s() - cpu_s) / (time.monotonic() - began)
+    found.change_cores = (operator.cpu_s() - used_s) / (time.monotonic() - began)
     found.change_mib = operator.mib()
+    await asyncio.sleep(SETTLE_S)
+    used_s, control_s, began = operator.cpu_s(), control_plane_cpu_s(), time.monotonic()
+    found.resize_calls, resizes = await asyncio.gather(calls_per_s(world), world.needs(services))
+    took_s = time.monotonic() - began
+    found.resize_cores, found.resizes_per_s = (operator.cpu_s() - used_s) / took_s, resizes / took_s
+    found.resize_control_cores = (control_plane_cpu_s() - control_s) / took_s
     operator.stop()
     await asyncio.sleep(2.0)
     found.calls_alone = await calls_per_s(world)
@@ -315,7 +359,10 @@ def main() -> None:
         f"{services} services, Ready after {found.ready_s:.0f} s\n"
         f"at rest: {found.rest_cores:.3f} core, {found.rest_mib:.0f} MiB, "
         f"{found.rest_calls - found.calls_alone:.1f} calls/s ({found.calls_alone:.1f} of others)\n"
-        f"{CHANGES_PER_S:g} edits/s: {found.change_cores:.3f} core, {found.change_mib:.0f} MiB"
+        f"{CHANGES_PER_S:g} edits/s: {found.change_cores:.3f} core, {found.change_mib:.0f} MiB\n"
+        f"{found.resizes_per_s:.1f} resizes/s: {found.resize_cores:.3f} core, "
+        f"{found.resize_calls - found.calls_alone:.1f} calls/s, "
+        f"API server and etcd {found.resize_control_cores:.3f} core ({found.rest_control_cores:.3f} at rest)"
     )
     table = Table(title="ms until the node sees the resize")
     for column in ("", "p50", "p90", "p99", "max"):
