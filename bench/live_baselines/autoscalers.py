@@ -11,7 +11,17 @@ from sponge_core.quantities import cpu_quantity
 from sponge_operator.resources.manifests import CONTAINER
 from sponge_simulator.scaling.hpa import TARGET as HPA_TARGET
 
-__all__ = ["VPA_DEFAULT", "VPA_TUNED", "VpaSettings", "horizontal", "vertical"]
+__all__ = [
+    "DEFAULT_CONFIDENCE_S",
+    "TUNED_HALF_LIFE_S",
+    "TUNED_INTERVAL_S",
+    "TUNED_MIN_CHANGE",
+    "VPA_DEFAULT",
+    "VPA_TUNED",
+    "VpaSettings",
+    "horizontal",
+    "vertical",
+]
 
 SCALED = {"apiVersion": "apps/v1", "kind": "Deployment", "name": NAME}
 
@@ -30,7 +40,8 @@ ONE_REPLICA = ("--min-replicas=1", "--use-admission-controller-status=false")
 VPA_DEFAULT = VpaSettings(updater=ONE_REPLICA)
 """Half-life of 24 h, both loops once a minute."""
 
-TUNED_HALF_LIFE_S, TUNED_INTERVAL_S = 60.0, 10.0
+DEFAULT_CONFIDENCE_S = 86_400.0
+TUNED_HALF_LIFE_S, TUNED_INTERVAL_S, TUNED_MIN_CHANGE = 60.0, 10.0, 0.05
 
 VPA_TUNED = VpaSettings(
     recommender=(
@@ -44,7 +55,7 @@ VPA_TUNED = VpaSettings(
         f"--updater-interval={TUNED_INTERVAL_S:g}s",
         "--in-recommendation-bounds-eviction-lifetime-threshold=0s",
         # A saturated pod of 500m is recommended 548m, which is less than the default of 10 % away.
-        "--pod-update-threshold=0.05",
+        f"--pod-update-threshold={TUNED_MIN_CHANGE:g}",
     ),
 )
 """As fast as metrics that come every 15 s let it be."""

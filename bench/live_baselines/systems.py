@@ -7,8 +7,10 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from bench.live_baselines.autoscalers import (
+    DEFAULT_CONFIDENCE_S,
     TUNED_HALF_LIFE_S,
     TUNED_INTERVAL_S,
+    TUNED_MIN_CHANGE,
     VPA_DEFAULT,
     VPA_TUNED,
     VpaSettings,
@@ -76,7 +78,7 @@ SYSTEMS: Mapping[str, System] = {
     ),
     "vpa": System(
         "1.8.1, InPlaceOrRecreate, defaults: half-life of 24 h, loops of 60 s",
-        Vpa,
+        lambda service: Vpa(_finely(service), confidence_s=DEFAULT_CONFIDENCE_S),
         start="one",
         resized=True,
         needs_metrics=True,
@@ -85,7 +87,7 @@ SYSTEMS: Mapping[str, System] = {
     ),
     "vpa-tuned": System(
         f"the same, half-life of {TUNED_HALF_LIFE_S:g} s, loops of {TUNED_INTERVAL_S:g} s, narrow bounds",
-        lambda service: Vpa(service, TUNED_HALF_LIFE_S, TUNED_INTERVAL_S),
+        lambda service: Vpa(_finely(service), TUNED_HALF_LIFE_S, TUNED_INTERVAL_S, TUNED_INTERVAL_S, TUNED_MIN_CHANGE),
         start="one",
         resized=True,
         needs_metrics=True,
@@ -111,6 +113,11 @@ SYSTEMS: Mapping[str, System] = {
         is_sponge=True,
     ),
 }
+
+
+def _finely(service: Service) -> Service:
+    """With sizes of whole millicores."""
+    return replace(service, step_cores=0.001)
 
 
 def fixed(milli: int) -> System:

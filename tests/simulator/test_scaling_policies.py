@@ -19,7 +19,7 @@ from sponge_simulator.scaling.harmonybatch import Application, grouped
 from sponge_simulator.scaling.has import KalmanRate
 from sponge_simulator.scaling.interface import Observation, ScalingPolicy, Service, Size
 from sponge_simulator.scaling.registry import POLICIES, UnknownPolicyError, make_policy
-from sponge_simulator.scaling.vpa import DecayingHistogram
+from sponge_simulator.scaling.vpa import DecayingHistogram, Vpa
 
 # The paper's YOLOv5s: 137 ms for one item on one core.
 MODEL = LatencyModel(gamma=0.1404352, delta=0.0252388, epsilon=-0.0508415, eta=0.0221359)
@@ -84,6 +84,19 @@ def test_vpa_follows_the_ninetieth_percentile_with_a_margin() -> None:
         size = vpa.plan(seen(float(second), size, used=4.0))
     assert size.cores == 5.0  # 4.0 * 1.15 = 4.6, in the bucket that ends a little above, in whole cores
     assert vpa.plan(seen(61.0, size, used=4.0)) == size
+
+
+def test_vpa_leaves_a_size_alone_while_it_is_unsure_and_small_changes_too() -> None:
+    def last(vpa: Vpa, minutes: int) -> float:
+        for minute in range(1, minutes + 1):
+            size = vpa.plan(seen(60.0 * minute, Size(8.0, 8), used=2.0))
+        return size.cores
+
+    assert last(Vpa(SERVICE), 2) == 3.0
+    assert last(Vpa(SERVICE, confidence_s=86_400.0), 30) == 8.0
+    assert last(Vpa(SERVICE, confidence_s=86_400.0), 60 * 24 + 1) == 3.0
+    assert last(Vpa(SERVICE, confidence_s=86_400.0, min_change=0.5), 2) == 3.0
+    assert last(Vpa(SERVICE, confidence_s=86_400.0, min_change=0.8), 2) == 8.0
 
 
 def test_a_decaying_histogram_forgets() -> None:
