@@ -16,7 +16,7 @@ PYTEST_OPTIONS ?=
 export PYTHONDONTWRITEBYTECODE :=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test quick check lint types imports unit e2e e2e-long images test-kind coverage bench reproduce docs docs-serve format protos dashboards sync release-check release-notes release setup browser down clean
+.PHONY: help demo test quick check lint types imports unit e2e e2e-nodes e2e-long images test-kind coverage bench reproduce docs docs-serve format protos dashboards sync release-check release-notes release setup browser down clean
 
 help: ## List the targets.
 	@awk 'BEGIN {FS = ":.*## "} /^[a-z0-9-]+:.*## / {printf "  make %-13s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -46,10 +46,14 @@ unit: setup ## Tests that need no cluster.
 	$(BIN)/pytest -m "not e2e" $(IN_PARALLEL) $(PYTEST_OPTIONS)
 
 e2e: setup ## Tests on a real local Kubernetes.
-	$(BIN)/pytest tests/e2e -m "not long" $(PYTEST_OPTIONS)
+	$(BIN)/pytest tests/e2e --ignore=tests/e2e/nodes -m "not long" $(PYTEST_OPTIONS)
+
+e2e-nodes: setup ## Tests on a real local Kubernetes of two nodes, beside any other local cluster; needs root.
+	tests/shared/own_machine.sh $(BIN)/pytest tests/e2e/nodes -m "not long" $(PYTEST_OPTIONS)
 
 e2e-long: setup ## The end-to-end scenarios of more than a minute each.
-	$(BIN)/pytest tests/e2e -m long $(PYTEST_OPTIONS)
+	$(BIN)/pytest tests/e2e --ignore=tests/e2e/nodes -m long $(PYTEST_OPTIONS)
+	tests/shared/own_machine.sh $(BIN)/pytest tests/e2e/nodes -m long $(PYTEST_OPTIONS)
 
 images: setup ## Build the images of operator and server, try them, print their sizes (TORCH_INDEX=URL: other wheels of torch).
 	$(BIN)/python -m sponge_images build $(if $(TORCH_INDEX),--torch-index $(TORCH_INDEX))

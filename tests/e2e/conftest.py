@@ -15,17 +15,24 @@ import pytest
 from operator_kit import Kubectl, Service
 
 import sponge_cluster
-from sponge_cluster import Cluster, ConsoleProgress
+from sponge_cluster import DEFAULT_NAME, Cluster, ConsoleProgress
 from sponge_cluster.chart import install_operator
 
 
 @pytest.fixture(scope="session")
-def cluster() -> Iterator[Cluster]:
-    """A Ready cluster under the default name."""
-    ran_before = sponge_cluster.status().state != "stopped"
-    yield sponge_cluster.up(progress=ConsoleProgress())
+def wanted_cluster() -> dict[str, Any]:
+    """The arguments of `sponge_cluster.up`: which cluster the tests of this folder share."""
+    return {"name": DEFAULT_NAME}
+
+
+@pytest.fixture(scope="session")
+def cluster(wanted_cluster: dict[str, Any]) -> Iterator[Cluster]:
+    """A Ready cluster."""
+    name = wanted_cluster["name"]
+    ran_before = sponge_cluster.status(name).state != "stopped"
+    yield sponge_cluster.up(**wanted_cluster, progress=ConsoleProgress())
     if not ran_before and not os.environ.get("SPONGE_KEEP_CLUSTER"):
-        sponge_cluster.down(progress=ConsoleProgress())
+        sponge_cluster.down(name, progress=ConsoleProgress())
 
 
 @pytest.fixture(scope="session")

@@ -26,7 +26,7 @@ def test_the_counts_of_all_parts_are_one_line(out: Path) -> None:
         Part("e2e", tests=True, seconds=500.0),
     ]
     *lines, last = summary(parts, 803.5).splitlines()
-    assert lines == ["lint         3.0 s  passed", "unit       300.0 s  passed", "e2e        500.0 s  FAILED"]
+    assert lines == ["lint          3.0 s  passed", "unit        300.0 s  passed", "e2e         500.0 s  FAILED"]
     assert last.strip("= ") == "2 failed, 1957 passed, 6 skipped, 1 error in 803.50s (0:13:23)"
 
 

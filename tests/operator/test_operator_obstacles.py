@@ -17,6 +17,11 @@ def waiting(reason: str, message: str = "", **more: Any) -> dict[str, Any]:
     return container({"waiting": {"reason": reason, "message": message}}, **more)
 
 
+def ready_containers(reason: str, message: str) -> dict[str, Any]:
+    ready = {"type": "Ready", "status": "False"} | ({"reason": reason, "message": message} if reason else {})
+    return {"phase": "Running", "conditions": [{"type": "ContainersReady", "status": "True"}, ready]}
+
+
 def condition(kind: str, status: str, reason: str = "", message: str = "") -> dict[str, Any]:
     return {"conditions": [{"type": kind, "status": status, "reason": reason, "message": message}]}
 
@@ -49,6 +54,8 @@ FAILED = {"terminated": {"reason": "Error", "exitCode": 3, "message": "no such m
         (container({"running": {}}, started=False), None, None, ""),
         (container({"running": {}}, started=True), "ProbeFailing", False, "readiness probe"),
         (container({"running": {}}, name="proxy", started=True), "ProbeFailing", True, "'proxy'"),
+        (ready_containers("", ""), "NodeNotReady", True, "node n1 does not report"),
+        (ready_containers("ReadinessGatesNotReady", "gate x"), "ReadinessGatesNotReady", True, "gate x"),
         ({"phase": "Failed", "reason": "Evicted", "message": "low on memory"}, "Evicted", True, "low on memory"),
         (
             {
@@ -62,7 +69,7 @@ FAILED = {"terminated": {"reason": "Error", "exitCode": 3, "message": "no such m
     ],
 )
 def test_a_pod(status: dict[str, Any], reason: str | None, severe: bool | None, text: str) -> None:
-    obstacle = obstacle_of_pod({"metadata": {}, "status": status})
+    obstacle = obstacle_of_pod({"metadata": {}, "spec": {"nodeName": "n1"}, "status": status})
     if obstacle is None:
         assert reason is None
     else:

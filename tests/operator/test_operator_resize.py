@@ -66,8 +66,21 @@ def test_a_stuck_resize_is_sent_again_with_another_size(spec: int, actual: int, 
     history = resize.History(patched_at=0.0, resends=resends)
     action = resize.step(resize.InFlight(spec, actual), target, history, resize.MAX_STUCK_S)
     assert isinstance(action, resize.Patch)
-    assert action.again
+    assert action.resends == resends + 1
     assert action.milli != spec
+
+
+def test_a_kubelet_that_comes_back_is_asked_at_once_and_then_less_and_less_often() -> None:
+    history, now, sent = resize.History(), 0.0, []
+    away, back = resize.InFlight(1000, 500), resize.InFlight(1000, 500, overlooked=True)
+    for observed, until in ((away, 20.0), (back, 60.0)):
+        while now < until:
+            action = resize.step(observed, 1000, history, now)
+            if isinstance(action, resize.Patch):
+                history = resize.record(history, action, now)
+                sent.append(now)
+            now += 1.0
+    assert sent == [0.0, 4.0, 12.0, 20.0, 24.0, 32.0, 48.0]
 
 
 @given(state=STATES.filter(moves), target=TARGETS, now=st.floats(0, 1000))

@@ -160,6 +160,9 @@ WAITS: Mapping[str, str] = {
     "Loading": "A server loads its model.",
     "Draining": "A server answers what it has, and takes no new requests.",
     "RollingOut": "Not all pods have the newest template yet.",
+    "NodeNotReady": "The node of a pod no longer reports: it is lost, or its kubelet is. The pod may go on, and is "
+    "driven while it answers; Kubernetes replaces it some minutes later.",
+    "ReadinessGatesNotReady": "A readiness gate of the pod is not met; the message is the kubelet's.",
     "ProbeFailing": "A container runs, but its readiness probe fails.",
     "PodEnded": "A pod has ended, and Kubernetes gives no reason.",
     "Unschedulable": "No node takes a pod; the message is the scheduler's.",

@@ -7,6 +7,8 @@ The rules come from observations on Kubernetes 1.36:
 - A resize is complete when the actual size (status.containerStatuses[].resources) equals the spec's. The conditions
   alone are wrong after a kubelet restart.
 - A stuck resize is sent again with a different size, because the same size would be no change.
+- A kubelet that was restarted has seen the new size and yet applies it only half a minute later, unless it is sent
+  again. So the wait for that begins anew once the kubelet has seen it, however long it was away.
 - No second resize is sent before the first one is observed.
 - A Deferred resize reserves its CPU on the node and blocks later resizes, so it is always taken back.
 - A size that was refused is not asked for again for a while; `ceiling` says what else the pod may have.
@@ -72,10 +74,15 @@ class Idle:
 
 @dataclass(frozen=True, slots=True)
 class InFlight:
-    """The spec asks for another size than the container has."""
+    """The spec asks for another size than the container has.
+
+    Attributes:
+        overlooked: the kubelet has seen this spec, and reports no resize.
+    """
 
     spec_milli: int
     actual_milli: int
+    overlooked: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,9 +168,9 @@ def observe(pod: Mapping[str, Any], container: str, quota_milli: int | None = No
     failed = progress is not None and progress.get("reason") == "Error"
     if progress is not None and failed and progress.get("observedGeneration", generation) >= generation:
         return Failed(wanted, actual, progress.get("message") or "", node)
-    observed_generation = status.get("observedGeneration", generation)
-    if progress is not None or observed_generation < generation or actual != wanted:
-        return InFlight(wanted, actual)
+    unseen = status.get("observedGeneration", generation) < generation
+    if progress is not None or unseen or actual != wanted:
+        return InFlight(wanted, actual, overlooked=progress is None and not unseen)
     return Idle(wanted)
 
 
@@ -197,10 +204,16 @@ class Nothing:
 
 @dataclass(frozen=True, slots=True)
 class Patch:
-    """Request this size; `again` when an earlier request seems to be stuck."""
+    """Request this size.
+
+    Attributes:
+        resends: how often a request that seems to be stuck has been repeated, with this one.
+        overlooked: the kubelet has overlooked the one before.
+    """
 
     milli: int
-    again: bool = False
+    resends: int = 0
+    overlooked: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -257,6 +270,7 @@ class History:
     Attributes:
         patched_at: when a quota was last requested.
         resends: how often a stuck request was repeated.
+        overlooked: whether the kubelet had overlooked the one before the newest.
         ceiling: sizes above it were refused; kept after it has ceased to hold, until a larger size is in force.
         floor: likewise for smaller sizes.
         quiet_until: no request is sent before this time.
@@ -270,6 +284,7 @@ class History:
 
     patched_at: float | None = None
     resends: int = 0
+    overlooked: bool = False
     ceiling: Held | None = None
     floor: Held | None = None
     quiet_until: float = 0.0
@@ -306,12 +321,15 @@ def step(observed: Observed, target_milli: int, history: History, now: float) ->
             return Nothing("Refused")
         case Idle():
             return Nothing("Refused") if _is_refused(target_milli, history, now) else Patch(target_milli)
-        case InFlight(spec_milli):
-            patience = min(MAX_STUCK_S, STUCK_S * 2**history.resends)
+        case InFlight(spec_milli, _, overlooked):
+            # A kubelet that has been away is back if it overlooks the size now and had not seen it before.
+            resends = history.resends if overlooked == history.overlooked else 0
+            patience = min(MAX_STUCK_S, STUCK_S * 2**resends)
             if history.patched_at is not None and now - history.patched_at < patience:
                 return Nothing("InFlight")
             # The kubelet ignores an unchanged size; one millicore less makes it look again.
-            return Patch(target_milli if target_milli != spec_milli else target_milli - 1, again=True)
+            milli = target_milli if target_milli != spec_milli else target_milli - 1
+            return Patch(milli, resends + 1, overlooked)
         case Deferred(spec, actual, message, node):
             return Revert(actual, "deferred", may_have(Refusal(spec, actual, message, "Deferred", node=node)))
         case Infeasible(spec, actual, message, node):
@@ -333,8 +351,8 @@ def _is_refused(milli: int, history: History, now: float) -> bool:
 def record(history: History, action: Action, now: float) -> History:
     """The history after an action was sent."""
     match action:
-        case Patch(again=again):
-            return replace(history, patched_at=now, resends=history.resends + 1 if again else 0)
+        case Patch(_, resends, overlooked):
+            return replace(history, patched_at=now, resends=resends, overlooked=overlooked)
         case Revert(why=why):
             return refuse(replace(history, patched_at=now, resends=0), why, now)
         case _:

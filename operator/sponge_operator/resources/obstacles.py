@@ -42,8 +42,20 @@ def obstacle_of_pod(pod: Mapping[str, Any]) -> Obstacle | None:
     scheduled = conditions.get("PodScheduled") or {}
     if scheduled.get("status") == "False":
         return Obstacle(scheduled.get("reason") or "Unschedulable", scheduled.get("message") or "no node takes it")
+    if (conditions.get("ContainersReady") or {}).get("status") == "True":
+        return _of_ready_containers(pod, conditions.get("Ready") or {})
     found = list(_of_containers(status))
     return next((obstacle for obstacle in found if obstacle.severe), found[0] if found else None)
+
+
+def _of_ready_containers(pod: Mapping[str, Any], ready: Mapping[str, Any]) -> Obstacle | None:
+    """Why a pod whose containers are all ready is not: a readiness gate, or a node that no longer reports."""
+    if not ready:
+        return None
+    if ready.get("reason"):
+        return Obstacle(ready["reason"], ready.get("message") or "the pod is not ready")
+    node = pod["spec"].get("nodeName") or "of the pod"
+    return Obstacle("NodeNotReady", f"node {node} does not report, so the Service sends the pod nothing")
 
 
 def _of_containers(status: Mapping[str, Any]) -> Iterator[Obstacle]:
