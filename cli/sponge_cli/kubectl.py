@@ -1,4 +1,4 @@
-"""`kubectl sponge`: looks at SpongeServices and pauses them.
+"""`kubectl sponge`: looks at SpongeServices, pauses and wakes them.
 
 kubectl finds the command `kubectl-sponge` in the PATH. It asks the API server by kubectl itself, so contexts, logins
 and proxies are those that work for kubectl.
@@ -11,6 +11,7 @@ import json
 import subprocess
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from typing import Any, Concatenate, ParamSpec
 
 import click
@@ -18,6 +19,7 @@ import click
 __all__ = ["main"]
 
 ANNOTATION = "serving.sponge.dev/paused"
+WAKE = "serving.sponge.dev/wake"
 RESOURCE = "spongeservices.serving.sponge.dev"
 
 P = ParamSpec("P")
@@ -122,6 +124,8 @@ def recommend(cluster: _Cluster, name: str) -> None:
     _pods(told, ("POD", "HAS", "SHOULD HAVE", "BATCH", "REASON"))
     planning: Mapping[str, Any] = next((c for c in told.get("conditions") or () if c["type"] == "Planning"), {})
     click.echo(f"{mode}: {planning.get('message', 'the operator has said nothing yet')}")
+    if (number := told.get("scaling")) is not None:
+        click.echo(f"pods: {number['serving']} serve, {number['wanted']} should")
 
 
 @cli.command()
@@ -138,6 +142,14 @@ def pause(cluster: _Cluster, name: str, what: str | None) -> None:
 def resume(cluster: _Cluster, name: str) -> None:
     """Let the operator size a service again."""
     click.echo(cluster.kubectl("annotate", RESOURCE, name, f"{ANNOTATION}-"), nl=False)
+
+
+@cli.command()
+@_command
+def wake(cluster: _Cluster, name: str) -> None:
+    """Ask for a pod of a service that has none for want of requests."""
+    now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+    click.echo(cluster.kubectl("annotate", RESOURCE, name, f"{WAKE}={now}", "--overwrite"), nl=False)
 
 
 def _pods(told: Mapping[str, Any], header: Sequence[str]) -> None:

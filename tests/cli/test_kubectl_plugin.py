@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -83,6 +84,9 @@ def test_recommend(run: Any) -> None:
     _, text, _ = run("recommend", "digits")
     assert "digits-1  0.5  0.75" in text
     assert "Auto: sizes follow the deadlines" in text
+    assert "pods:" not in text, "their number is fixed"
+    followed = {**SERVICE, "status": {"scaling": {"wanted": 3, "present": 2, "serving": 1}}}
+    assert "pods: 1 serve, 3 should" in run("recommend", "digits", answer=followed)[1]
     code, text, _ = run("recommend", "digits", answer={**SERVICE, "spec": {"mode": "Off"}})
     assert code == 1
     assert "set spec.mode to Recommend or Auto" in text
@@ -94,6 +98,12 @@ def test_pause_and_resume(run: Any) -> None:
     for direction in ("grow", "shrink"):
         assert run("pause", "digits", f"--{direction}", answer="annotated\n")[2] == f"{target}={direction} --overwrite"
     assert run("resume", "digits", answer="annotated\n")[1:] == ("annotated\n", f"{target}-")
+
+
+def test_wake(run: Any) -> None:
+    called = run("wake", "digits", answer="annotated\n")[2]
+    target = r"annotate spongeservices\.serving\.sponge\.dev digits serving\.sponge\.dev/wake"
+    assert re.fullmatch(rf"{target}=\d{{4}}-\d\d-\d\dT\d\d:\d\d:\d\dZ --overwrite", called)
 
 
 @pytest.mark.parametrize(

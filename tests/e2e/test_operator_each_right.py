@@ -120,6 +120,7 @@ CALLS: dict[Right, Call] = {
     ("Role", SERVING, "spongeservices", "patch"): lambda kube: kube.merge("SpongeService", HERE, "none", {}),
     ("Role", SERVING, "spongeservices/status", "patch"): lambda kube: kube.write_status(HERE, "none", {}),
     ("Role", "", "pods", "get"): get("Pod"),
+    ("Role", "", "pods", "patch"): lambda kube: kube.merge("Pod", HERE, "none", {}),
     ("Role", "", "pods/resize", "patch"): lambda kube: kube.resize(
         {"metadata": {"name": "none", "namespace": HERE, "uid": "none"}}, "server", 250
     ),

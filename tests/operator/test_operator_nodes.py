@@ -72,6 +72,25 @@ def test_services_that_do_not_fit_share_without_a_refused_resize() -> None:
     run_virtual(scenario)
 
 
+def test_what_the_joint_plan_gives_is_the_most_that_a_pod_counts_with() -> None:
+    async def scenario(_: VirtualLoop) -> None:
+        node = NodeWorld(2000, others=250)
+        a, b = World(name="a", node=node), World(name="b", node=node, slo={"latency": "300ms", "weight": 10})
+        await node.run(3.0)
+        a.change(1500)
+        b.change(1500)
+        await node.run(3.0)
+        states = [world.controller.state for world in (a, b) if world.controller is not None]
+        assert [state.most_milli for state in states] == [250, None]
+        a.change(250, urgent=False)
+        b.change(250, urgent=False)
+        await node.run(8.0)
+        states = [world.controller.state for world in (a, b) if world.controller is not None]
+        assert [state.most_milli for state in states] == [None, None]
+
+    run_virtual(scenario)
+
+
 def test_the_service_with_more_weight_grows_after_the_other_has_shrunk() -> None:
     async def scenario(loop: VirtualLoop) -> None:
         node = NodeWorld(2000, others=250)

@@ -37,6 +37,7 @@ class Servers:
         self.version = self.applied = 0
         self.held = False  # somebody applies sizes
         self.load_cores: float | None = None
+        self.idle_for_s = 0.0
 
     async def state(self, base_url: str, token: str, since: int = 0, wait_s: float = 0.0, tls: Any = None) -> Any:
         self.tokens.add(token)
@@ -45,9 +46,8 @@ class Servers:
         self.version += 1
         content = FrontierPoint(cores_milli=250, batch_cap=8, misses=0)
         sizes = {"cores_milli": 250, "cpu_quota_milli": 250, "applied_milli": 250 if self.held else None}
-        return snapshot(
-            version=self.version, applied_version=self.applied, **sizes, load_cores=self.load_cores, frontier=[content]
-        )
+        load = {"load_cores": self.load_cores, "idle_for_s": self.idle_for_s}
+        return snapshot(version=self.version, applied_version=self.applied, **sizes, **load, frontier=[content])
 
     async def apply(self, base_url: str, token: str, request: ApplyRequest, timeout_s: float, tls: Any = None) -> None:
         self.tokens.add(token)

@@ -12,15 +12,15 @@ from test_operator_status import pod_state, snapshot
 from sponge_core.control_api import FrontierPoint
 from sponge_operator.autoscale.pod_state import PodState
 from sponge_operator.autoscale.replica_scaler import ColdStart, PodView, ReplicaScaler, Scaling, view_of
-from sponge_operator.resources.model import ServiceSpec, parse_service
+from sponge_operator.resources.model import SpongeService, parse_service
 
 CPU = {"min": "500m", "max": "2", "step": "500m"}
 SPEC = {"cpu": CPU, "replicas": {"min": 1, "max": 4}}
 EPOCH = 1_767_225_600.0
 
 
-def spec(**changes: Any) -> ServiceSpec:
-    return parse_service(body(**{**SPEC, **changes})).spec
+def service(**changes: Any) -> SpongeService:
+    return parse_service(body(**{**SPEC, **changes}))
 
 
 def view(number: int, load: float | None = 0.5, **changes: Any) -> PodView:
@@ -37,18 +37,17 @@ def not_serving(number: int, *, age_s: float = 0.0, is_pending: bool = False, se
 
 
 class Looks:
-    """Looks of one scaler, a second apart; the number that it wants is requested at once."""
+    """Looks of one scaler, a second apart, at a number of pods that stays."""
 
     def __init__(self, **changes: Any) -> None:
-        self.scaler, self.spec, self.now, self.asked = ReplicaScaler(10.0), spec(**changes), 0.0, 1
+        self.scaler, self.service, self.now, self.asked = ReplicaScaler(10.0), service(**changes), 0.0, 1
+        self.spec = self.service.spec
 
-    def go(self, seconds: int, *pods: PodView, follow: bool = False) -> Scaling:
+    def go(self, seconds: int, *pods: PodView) -> Scaling:
+        """The look that wants another number, or the last one."""
         for _ in range(seconds):
             self.now += 1.0
-            seen = self.scaler.look(self.now, EPOCH + self.now, self.spec, self.asked, pods)
-            if seen.wanted != self.asked and follow:
-                self.asked = seen.wanted
-                return seen
+            seen = self.scaler.look(self.now, EPOCH + self.now, self.service, self.asked, pods)
             if seen.wanted != self.asked:
                 return seen
         return seen
@@ -131,6 +130,36 @@ def test_a_rise_starts_a_pod_before_it_is_needed() -> None:
             break
     assert (seen.wanted, seen.reason) == (2, "ahead")
     assert load < 1.8
+
+
+def idle(number: int, seconds: float) -> PodView:
+    return view(number, 0.0, snapshot={"idle_for_s": seconds})
+
+
+def test_all_pods_go_when_none_has_had_a_request_for_long_and_one_comes_when_somebody_waits() -> None:
+    looks = Looks(replicas={"min": 0, "max": 4, "removeAfter": "60s"})
+    assert looks.go(1, idle(1, 59)).wanted == 1
+    seen = looks.go(1, idle(1, 60))
+    assert (seen.wanted, seen.reason) == (0, "idle")
+    looks.asked = 2
+    assert looks.go(1, idle(1, 60), idle(2, 1)).wanted == 2
+    looks.asked = 0
+    assert looks.go(1).wanted == 0
+    looks.service = looks.service.model_copy(update={"woken": "2026-01-01T00:00:00Z"})
+    seen = looks.go(1)
+    assert (seen.wanted, seen.reason) == (1, "woken")
+    looks.asked = 1
+    assert looks.go(1, idle(1, 100)).wanted == 1, "who has asked for it may not have sent anything yet"
+    looks.now += 60.0
+    assert looks.go(1, idle(1, 100)).wanted == 0
+    looks.asked = 0
+    assert looks.go(1).wanted == 0
+    looks.service = looks.service.model_copy(update={"woken": "soon"})
+    assert looks.go(1).wanted == 1, "a time that is not understood counts"
+
+
+def test_pods_stay_where_none_may_be_no_number() -> None:
+    assert Looks().go(300, idle(1, 1e6)).wanted == 1
 
 
 def test_the_pod_that_goes_is_on_a_full_node_or_beside_another_or_the_newest() -> None:

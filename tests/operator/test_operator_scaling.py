@@ -155,6 +155,27 @@ def test_metrics_count_pods_and_changes() -> None:
     assert world.context.metrics.registry.get_sample_value("sponge_operator_replicas", own) is None, "it is gone"
 
 
+def test_a_service_without_requests_has_no_pod_until_somebody_waits_for_one() -> None:
+    async def act(world: World) -> None:
+        assert replicas(world) == 1, "a new service has one"
+        world.servers.load_cores, world.servers.idle_for_s = 0.0, 40.0
+        world.roll_out(1)
+        await asyncio.sleep(3.0)
+        assert replicas(world) == 0
+        world.pods.remove(world.pods.get("p0") or {})
+        world.roll_out(0)
+        await asyncio.sleep(3.0)
+        assert world.condition("Ready") == ("True", "ScaledToZero")
+        assert world.condition("Scaling") == ("True", "Zero")
+        world.body["metadata"]["annotations"] = {"serving.sponge.dev/wake": "2001-09-09T01:46:40Z"}  # now
+        world.reconciler.service_seen()
+        await asyncio.sleep(0.3)
+        assert replicas(world) == 1, "it does not wait for the next look"
+
+    world = scenario(act, replicas={"min": 0, "max": 2, "removeAfter": "30s"})
+    assert marked(world) == []
+
+
 def scaling(**changes: Any) -> Scaling:
     values: dict[str, Any] = {
         "asked": 1,

@@ -50,10 +50,10 @@ SURE: Final = 2.0
 FEWEST_SEEN: Final = 5
 """Loads that a trend is fitted to, at least."""
 
-ReplicaReason = Literal["hold", "range", "load", "ahead", "missed", "ceiling", "at-max", "spare"]
+ReplicaReason = Literal["hold", "range", "load", "ahead", "missed", "ceiling", "at-max", "spare", "idle"]
 """Why so many: nothing to change; the present number is out of range; the load fills the largest sizes, or will before
 a pod would serve; requests are missed at the largest sizes; pods cannot have those; the load needs more than the most
-pods; one pod can be spared."""
+pods; one pod can be spared; there has been no request for long."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +64,7 @@ class ReplicaLimits:
         least, most: the range of their number.
         min_cores, max_cores: the smallest and largest size of one.
         cold_start_s: seconds from the request for a pod until it serves.
+        remove_after_s: after so many seconds without a request all pods go, if `least` is 0; None: they stay.
     """
 
     least: int
@@ -71,6 +72,7 @@ class ReplicaLimits:
     min_cores: float
     max_cores: float
     cold_start_s: float
+    remove_after_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,6 +89,7 @@ class ReplicaState:
             sizes.
         short_cores: for each pod that serves, or did, how much its node lacks of `max_cores`; all of it for a lost pod.
         starting: pods that have been requested and have not served yet.
+        idle_s: seconds since the last request.
     """
 
     asked: int
@@ -96,6 +99,7 @@ class ReplicaState:
     missed_cores: float = 0.0
     short_cores: Sequence[float] = ()
     starting: int = 0
+    idle_s: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,6 +131,12 @@ class ReplicaDecider:
         if not limits.least <= state.asked <= limits.most:
             self._undone_core_s, self._too_many_since = 0.0, None
             return ReplicaDecision(min(limits.most, max(limits.least, state.asked)), "range")
+        if (
+            limits.remove_after_s is not None
+            and limits.least == 0 < state.asked
+            and state.idle_s >= limits.remove_after_s
+        ):
+            return ReplicaDecision(0, "idle")
         if now >= self._full_until:
             self._full, self._full_until = FULL, math.inf
         short = sum(state.short_cores)
@@ -187,6 +197,11 @@ class ReplicaDecider:
         left_cores = (state.asked - 1) * limits.max_cores - left_short
         to_spare = TO_SPARE * (self._full / FULL)
         return max(state.steady_cores, state.ahead_cores) <= to_spare * left_cores
+
+
+def _is_unused(state: ReplicaState, limits: ReplicaLimits) -> bool:
+    keep_s = limits.remove_after_s
+    return limits.least == 0 < state.asked and keep_s is not None and state.idle_s >= keep_s
 
 
 class Trend:

@@ -15,7 +15,7 @@ from typing import Any
 
 from sponge_core.planning.replicas import RISING_S, ReplicaDecider, ReplicaLimits, ReplicaState, Trend
 from sponge_operator.autoscale.pod_state import PodState
-from sponge_operator.resources.model import ServiceSpec
+from sponge_operator.resources.model import ServiceSpec, SpongeService
 
 __all__ = ["ColdStart", "PodView", "ReplicaScaler", "Scaling", "view_of"]
 
@@ -145,7 +145,7 @@ class ReplicaScaler:
         self._looked_at: float | None = None
         self._most: dict[str, tuple[int, float]] = {}  # by uid: the largest possible size, and when it was last known
 
-    def look(self, now: float, wall: float, spec: ServiceSpec, asked: int, pods: Sequence[PodView]) -> Scaling:
+    def look(self, now: float, wall: float, service: SpongeService, asked: int, pods: Sequence[PodView]) -> Scaling:
         """The pods now, and the number that they should be.
 
         Args:
@@ -154,6 +154,7 @@ class ReplicaScaler:
             asked: the number that counts as requested.
             pods: those that are not on their way out.
         """
+        spec = service.spec
         self._remember(now, pods)
         cold_start_s = self._cold_start.seconds
         serving = [pod for pod in pods if pod.state.in_service]
@@ -162,11 +163,19 @@ class ReplicaScaler:
         seen = Scaling(asked, asked, "hold", len(serving), starting, len(lost), cold_start_s)
         elapsed_s = 0.0 if self._looked_at is None else min(LONGEST_STEP_S, now - self._looked_at)
         self._looked_at = now
+        least = spec.replicas.at_first if service.is_awake(wall) else spec.replicas.min
+        if asked < least:
+            return replace(seen, wanted=least, reason="woken")
         stale = tuple(pod.state.name for pod in serving if _load_of(pod.state) is None)
         if stale or not serving:
             return replace(seen, stale=stale)
         limits = ReplicaLimits(
-            spec.replicas.min, spec.replicas.max, spec.cpu.min / 1000, spec.cpu.max / 1000, cold_start_s
+            least,
+            spec.replicas.max,
+            spec.cpu.min / 1000,
+            spec.cpu.max / 1000,
+            cold_start_s,
+            spec.replicas.remove_after,
         )
         short = [*(self.short_cores(pod, spec) for pod in serving), *(limits.max_cores for _ in lost)]
         load = sum(_load_of(pod.state) or 0.0 for pod in serving)
@@ -174,9 +183,9 @@ class ReplicaScaler:
         rise = self._trend.rise_in(cold_start_s + RISING_S)
         ahead = load + rise if rise else 0.0
         missed = sum(_missed_cores(pod.state, spec) for pod in serving)
-        decision = self._decider.decide(
-            now, elapsed_s, ReplicaState(asked, load, load, ahead, missed, short, starting), limits
-        )
+        idle_s = min(pod.state.snapshot.idle_for_s for pod in serving if pod.state.snapshot is not None)
+        state = ReplicaState(asked, load, load, ahead, missed, short, starting, idle_s)
+        decision = self._decider.decide(now, elapsed_s, state, limits)
         has_cores = max(0.0, asked * limits.max_cores - sum(short))
         return replace(seen, wanted=decision.replicas, reason=decision.reason, load_cores=load, has_cores=has_cores)
 

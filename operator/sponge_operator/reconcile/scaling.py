@@ -31,6 +31,8 @@ BECAUSE: Mapping[str, str] = {
     "ahead": "the load rises; it is {load:.3g} cores now, {asked} may have {has:.3g}, and a start takes {cold:.3g} s",
     "missed": "requests miss at the largest sizes; the load takes {load:.3g} cores, and {asked} may have {has:.3g}",
     "ceiling": "nodes or policies leave {asked} only {has:.3g} cores, and the load takes {load:.3g}",
+    "idle": "there has been no request for long",
+    "woken": "somebody waits for one",
     "spare": "the load takes {load:.3g} cores, and one of {asked} can be spared",
 }
 
@@ -60,7 +62,7 @@ class ServiceScaling:
             return before is not None
         asked, only_tells = int(deployment["spec"].get("replicas", 1)), service.spec.mode == "Recommend"
         counts = asked if self._recommended is None or not only_tells else self._recommended
-        seen = self._scaler.look(self._context.clock(), self._context.wall(), service.spec, counts, pods)
+        seen = self._scaler.look(self._context.clock(), self._context.wall(), service, counts, pods)
         self.seen = seen
         if only_tells:
             self._recommended = seen.wanted
@@ -81,7 +83,7 @@ class ServiceScaling:
         due, self._due = self._due, None
         if due is None:
             return None
-        if due.wanted < due.asked and (going := self._scaler.leaving(pods, service.spec)) is not None:
+        if 0 < due.wanted < due.asked and (going := self._scaler.leaving(pods, service.spec)) is not None:
             await self._mark(service, going)
         self._tell(service, due)
         return due.wanted

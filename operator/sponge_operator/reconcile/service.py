@@ -86,6 +86,7 @@ class ServiceReconciler:
         """Call when the service has changed; its status alone is written by nobody else."""
         if self._source() != self._parsed_from:
             self.wake()
+            self._look_at_number()  # somebody may wait for the first pod
 
     def child_seen(self, kind: str, child: Mapping[str, Any] | None) -> None:
         """Call when a child has changed; a change by others is undone at once. None: it is gone."""

@@ -170,7 +170,7 @@ class Workload:
         if held and has is not None:
             return int(has)
         wanted = has if self._wanted is None else self._wanted
-        return service.spec.replicas.within(0 if wanted is None else wanted)
+        return service.spec.replicas.within(service.spec.replicas.at_first if wanted is None else wanted)
 
     def _pods_of(self, service: SpongeService, startup: int, replicas: int | None = None) -> dict[str, Any]:
         image, template = self._settings.server_image, self._settings.server_template

@@ -13,7 +13,7 @@ from typing import Any, Literal
 
 from sponge_core.quantities import cores_text
 from sponge_operator.autoscale.pod_state import PodState
-from sponge_operator.resources.model import PAUSE_ANNOTATION
+from sponge_operator.resources.model import PAUSE_ANNOTATION, WAKE_ANNOTATION
 from sponge_operator.resources.obstacles import Obstacle, failure_of, is_rolled_out, rollout_of
 from sponge_operator.resources.status_input import StatusInput
 
@@ -79,11 +79,13 @@ def rfc3339(epoch_s: float) -> str:
 def _ready(known: StatusInput) -> Verdict:
     wanted, ready = known.wanted, ready_pods(known)
     # Pods that were added for the load are not needed to be ready.
-    enough = min(wanted, known.service.spec.replicas.min)
+    enough = min(wanted, known.service.spec.replicas.at_first)
     if known.trouble is not None and not known.is_current:
         serving = f"; {ready} pods of an earlier generation accept requests" if ready else ""
         return "False", known.trouble.reason, f"{known.trouble.message}{serving}"
     rolled_out = known.deployment is not None and is_rolled_out(known.deployment, enough)
+    if wanted == 0 and rolled_out:
+        return "True", "ScaledToZero", f"no pod runs; the annotation {WAKE_ANNOTATION} with the time asks for one"
     if ready >= enough and rolled_out:
         return "True", "PodsReady", f"{ready} of {wanted} pods accept requests"
     if known.missing_secret is not None:
@@ -231,6 +233,10 @@ def _scaling(known: StatusInput) -> Verdict:
         return "False", "Conflict", "the number of pods is left to the other autoscaler"
     if service.spec.mode == "Off" or service.paused or seen is None:
         return "False", "NotDriven", "the number of pods stays, because nothing is decided; see Planning"
+    if known.wanted == 0:
+        return "True", "Zero", f"no request came for {service.spec.replicas.remove_after or 0:g} s"
+    if seen.reason == "woken":
+        return "True", "Starting", f"somebody waits for a pod; {pods}"
     if seen.stale or seen.load_cores is None:
         silent = ", ".join(seen.stale) or "every pod"
         return "False", "StaleState", f"the number of pods stays while the load is not known; no state of {silent}"

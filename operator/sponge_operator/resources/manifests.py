@@ -167,7 +167,7 @@ def build_deployment(
         startup: millicores of a new pod, for request and limit.
         image: of the server's container, unless a template names another one.
         server_template: the operator's partial pod template; the service's own is merged over it.
-        replicas: the number of pods; None: the fewest.
+        replicas: the number of pods; None: those of a new service.
     """
     template = strategic_merge(_pod_template(service, image), server_template)
     template = strategic_merge(template, service.spec.template)
@@ -178,7 +178,7 @@ def build_deployment(
     return {
         **header(service, "apps/v1", "Deployment", service.name),
         "spec": {
-            "replicas": service.spec.replicas.min if replicas is None else replicas,
+            "replicas": service.spec.replicas.at_first if replicas is None else replicas,
             "revisionHistoryLimit": 2,
             "selector": {"matchLabels": {SERVICE_LABEL: service.name}},
             # A new pod becomes ready before the old one stops; it starts small, so it needs little CPU beside it.

@@ -7,6 +7,7 @@ the operator.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from datetime import datetime
 from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
@@ -21,6 +22,7 @@ __all__ = [
     "PAUSE_ANNOTATION",
     "PLURAL",
     "VERSION",
+    "WAKE_ANNOTATION",
     "CpuRange",
     "Memory",
     "Mode",
@@ -36,6 +38,8 @@ VERSION = "v1alpha1"
 PLURAL = "spongeservices"
 KIND = "SpongeService"
 PAUSE_ANNOTATION = f"{GROUP}/paused"
+WAKE_ANNOTATION = f"{GROUP}/wake"
+"""Somebody waits for a pod of a service that has none; its value is the time in RFC 3339."""
 
 Mode = Literal["Auto", "Recommend", "Off"]
 T = TypeVar("T")
@@ -134,10 +138,16 @@ class Batch(_Part):
 
 
 class Replicas(_Part):
-    """The range of the number of pods."""
+    """The range of the number of pods; with `min` 0, all of them go after `remove_after` without a request."""
 
     min: int = 1
     max: int = 1
+    remove_after: Seconds | None = Field(default=None, validation_alias=AliasChoices("removeAfter"))
+
+    @property
+    def at_first(self) -> int:
+        """The number of pods of a new service."""
+        return max(1, self.min)
 
     @property
     def is_fixed(self) -> bool:
@@ -205,6 +215,7 @@ class SpongeService(_Part):
 
     Attributes:
         pause: value of the annotation that pauses it; empty if there is none.
+        woken: value of the annotation that asks for a pod; empty if there is none.
     """
 
     name: str
@@ -213,6 +224,7 @@ class SpongeService(_Part):
     generation: int
     pause: str
     spec: ServiceSpec
+    woken: str = ""
 
     @property
     def paused(self) -> bool:
@@ -227,6 +239,20 @@ class SpongeService(_Part):
                 return direction
             case _:
                 return None
+
+    def is_awake(self, now: float) -> bool:
+        """Whether a pod was asked for less than `replicas.removeAfter` ago. A time that is not understood counts.
+
+        Args:
+            now: epoch seconds.
+        """
+        keep_s = self.spec.replicas.remove_after
+        if not self.woken or keep_s is None:
+            return False
+        try:
+            return now - datetime.fromisoformat(self.woken).timestamp() < keep_s
+        except ValueError:
+            return True
 
     @property
     def key(self) -> str:
@@ -270,4 +296,5 @@ def parse_service(body: Mapping[str, Any]) -> SpongeService:
         generation=metadata.get("generation", 0),
         pause=annotations.get(PAUSE_ANNOTATION) or "",
         spec=spec,
+        woken=annotations.get(WAKE_ANNOTATION) or "",
     )

@@ -65,7 +65,7 @@ class StatusInput:
         """The number of pods that are requested."""
         replicas = self.service.spec.replicas
         if replicas.is_fixed or self.deployment is None:
-            return replicas.min
+            return replicas.at_first
         return int(self.deployment["spec"].get("replicas", 1))
 
     @property
