@@ -24,6 +24,9 @@ NAME = "target"
 LABEL = "bench/server"
 """In place of the operator's label: it must not take these pods for its own."""
 
+SOURCE_KEY = "benchmark"
+"""Of the model's source, which never changes."""
+
 Manifest = dict[str, Any]
 
 
@@ -65,10 +68,10 @@ def plain_server(
     manifest = sponge_service(target) if resized else sponge_service(target, milli, milli)
     manifest["metadata"] |= {"uid": "none", "generation": 1}
     service: SpongeService = parse_service(manifest)
-    deployment = build_deployment(service, milli, server["image"], server["template"])
+    deployment = build_deployment(service, milli, server["image"], server["template"], SOURCE_KEY)
     deployment["spec"]["replicas"] = replicas
     objects = [
-        build_config_map(service, milli),
+        build_config_map(service, milli, {SOURCE_KEY: service.spec.model.source}),
         build_secret(service, "0" * 32),
         build_service(service),
         deployment,

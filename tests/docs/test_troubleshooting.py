@@ -27,6 +27,7 @@ def reasons(condition: str) -> set[str]:
 
 def test_every_reason_is_there_and_every_named_one_exists() -> None:
     assert named("Ready is False") == reasons("Ready") | set(WAITS) | set(TROUBLES) | OF_KUBERNETES
+    assert named("SourceLive is False") == reasons("SourceLive")
     assert named("Planning is False") == reasons("Planning")
     assert named("ResizeBlocked is True") == set(BLOCKED)
     assert named("ProfileReady is False") == reasons("ProfileReady")

@@ -31,7 +31,7 @@ def pod_of(case: dict[str, Any], number: int, namespace: str) -> dict[str, Any]:
         "cpu": {"min": "1", "max": "1"},
         "template": case["template"],
     }
-    deployment = build_deployment(parse_service({"metadata": metadata, "spec": spec}), 1000, "sponge-server:1", {})
+    deployment = build_deployment(parse_service({"metadata": metadata, "spec": spec}), 1000, "sponge-server:1", {}, "k")
     template = deployment["spec"]["template"]
     identity = {"name": f"case-{number}", "namespace": namespace}
     return {"apiVersion": "v1", "kind": "Pod", **template, "metadata": {**template["metadata"], **identity}}

@@ -9,10 +9,18 @@ import ssl
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from sponge_core.control_api import ApplyAck, ApplyRequest, ProfileReport, ReleaseRequest, StateSnapshot
+from sponge_core.control_api import (
+    ApplyAck,
+    ApplyRequest,
+    LoadFailure,
+    ProfileReport,
+    ReleaseRequest,
+    SourceReport,
+    StateSnapshot,
+)
 from sponge_core.quantities import cpu_quantity
 from sponge_operator.clients.kube import ApiError
-from sponge_operator.clients.server import ServerError, StaleVersionError, Token
+from sponge_operator.clients.server import ServerError, StaleVersionError, Token, UnknownCallError
 
 if TYPE_CHECKING:
     from operator_world import World
@@ -58,6 +66,55 @@ class ApiServerDouble:
         return copy.deepcopy(world.pod)
 
 
+class SourcesDouble:
+    """The sources of a server.
+
+    Attributes:
+        takes_s: how long a load takes.
+        failures: by source, why it cannot be loaded.
+        closed: it takes no other source.
+        asked: the sources that were asked for, each with the time.
+    """
+
+    def __init__(self, serving: str = "digits://") -> None:
+        self.serving: str | None = serving
+        self.loading: str | None = None
+        self.failed: LoadFailure | None = None
+        self.takes_s = 5.0
+        self.failures: dict[str, LoadFailure] = {}
+        self.closed = False
+        self.asked: list[tuple[str, float]] = []
+        self.until = 0.0
+
+    def refuse(self, source: str, message: str, *, no_room: bool = False) -> None:
+        self.failures[source] = LoadFailure(source=source, no_room=no_room, message=message)
+
+    def ask(self, wanted: str | None) -> SourceReport:
+        now = asyncio.get_running_loop().time()
+        if self.closed:
+            raise UnknownCallError("HTTP 404: Not Found")
+        self._settle(now)
+        if wanted is not None and wanted != (self.loading or self.serving):
+            if self.loading is not None:
+                raise StaleVersionError("HTTP 409: a version is being loaded")
+            self.asked.append((wanted, now))
+            self.loading, self.until = wanted, now + self.takes_s
+        failed = self.failed if self.loading is None else None
+        return SourceReport(serving=self.serving, loading=self.loading, failed=failed)
+
+    def start_again(self, source: str) -> None:
+        """The container starts with this source."""
+        self.serving, self.loading, self.failed = source, None, None
+
+    def _settle(self, now: float) -> None:
+        if self.loading is None or now < self.until:
+            return
+        self.failed = self.failures.get(self.loading)
+        if self.failed is None:
+            self.serving = self.loading
+        self.loading = None
+
+
 class ControlPortDouble:
     """Answers as the server of the world does."""
 
@@ -83,6 +140,13 @@ class ControlPortDouble:
         if not self._world.reachable:
             raise ServerError("connection refused")
         return self._world.profile
+
+    async def source(
+        self, base_url: str, token: Token, model: str, wanted: str | None, tls: ssl.SSLContext | None = None
+    ) -> SourceReport:
+        if not self._world.reachable:
+            raise ServerError("connection refused")
+        return self._world.sources.ask(wanted)
 
     async def state_at_quota(
         self, base_url: str, token: Token, milli: int, wait_s: float, tls: ssl.SSLContext | None = None

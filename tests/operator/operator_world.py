@@ -10,7 +10,7 @@ import copy
 from collections.abc import Callable
 from typing import Any, cast
 
-from operator_doubles import ApiServerDouble, ControlPortDouble
+from operator_doubles import ApiServerDouble, ControlPortDouble, SourcesDouble
 from operator_pods import container_of, pod_of
 from prometheus_client import CollectorRegistry
 
@@ -127,6 +127,7 @@ class World:
         idle_since: when the last request ended; None while there are some.
         memory: what the server reports of its memory.
         profile: what the server reports of its profile.
+        sources: what the server has loaded.
         starting: the server answers that it is not ready.
     """
 
@@ -148,6 +149,7 @@ class World:
         self.idle_since: float | None = None
         self.memory: MemoryState | None = None
         self.profile = ProfileReport(origin="given", cpu_type="x86-64")
+        self.sources = SourcesDouble()
         self.starting = False
         self.version = 0
         self.applied: ApplyRequest | None = None
@@ -318,7 +320,8 @@ class World:
         await asyncio.sleep(STATUS_S)
         status = self.pod["status"]
         status["observedGeneration"] = pod["metadata"]["generation"]
-        status["conditions"] = conditions
+        others = [one for one in status["conditions"] if not one["type"].startswith("PodResize")]
+        status["conditions"] = others + conditions
         for kind in ("limits", "requests"):
             status["containerStatuses"][0]["resources"][kind]["cpu"] = cpu_quantity(self.quota)
             if wanted == self.quota:

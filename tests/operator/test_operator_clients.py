@@ -10,9 +10,9 @@ from aiohttp import web
 from aiohttp.test_utils import TestServer
 from test_operator_status import snapshot
 
-from sponge_core.control_api import ApplyAck, ApplyRequest
+from sponge_core.control_api import ApplyAck, ApplyRequest, SourceReport, SourceRequest
 from sponge_operator.clients.pods import PodCache
-from sponge_operator.clients.server import ControlClient, ServerError, StaleVersionError
+from sponge_operator.clients.server import ControlClient, ServerError, StaleVersionError, UnknownCallError
 
 ACK = ApplyAck(version=3, cores_milli=500, thread_budget=1, batch_cap=8, now_s=1.0, waited_s=0.0)
 
@@ -36,6 +36,7 @@ async def port() -> AsyncIterator[Port]:
     app = web.Application()
     app.router.add_get("/control/v1/state", port.handle)
     app.router.add_post("/control/v1/apply", port.handle)
+    app.router.add_route("*", "/control/v1/models/digits/source", port.handle)
     async with TestServer(app) as server:
         port.base_url = str(server.make_url("/")).rstrip("/")
         yield port
@@ -47,6 +48,24 @@ async def test_state(port: Port) -> None:
         state = await client.state(port.base_url, "secret", since=6, wait_s=0.5)
     assert state.version == 7
     assert port.seen == [("Bearer secret", {"since": "6", "wait_s": "0.5"}, "")]
+
+
+@pytest.mark.parametrize("wanted", [None, "file:///m.pt2"])
+async def test_source(port: Port, wanted: str | None) -> None:
+    report = SourceReport(serving="digits://", loading=wanted)
+    port.answer = web.Response(text=report.model_dump_json())
+    async with ControlClient() as client:
+        assert await client.source(port.base_url, "secret", "digits", wanted) == report
+    (_, _, body) = port.seen[0]
+    assert body == ("" if wanted is None else SourceRequest(source=wanted).model_dump_json())
+
+
+@pytest.mark.parametrize("status", [403, 404])
+async def test_a_server_that_takes_no_source(port: Port, status: int) -> None:
+    port.answer = web.json_response({"detail": "no"}, status=status)
+    async with ControlClient() as client:
+        with pytest.raises(UnknownCallError):
+            await client.source(port.base_url, "secret", "digits", None)
 
 
 async def test_apply(port: Port) -> None:

@@ -18,6 +18,7 @@ from sponge_operator.resources.manifests import (
     token_of,
 )
 from sponge_operator.resources.model import SpongeService, parse_service
+from sponge_operator.resources.source_entries import sources_of
 
 CASES = sorted((Path(__file__).parent / "data" / "manifests").iterdir())
 PLAIN = Path(__file__).parent / "data" / "manifests" / "plain" / "service.yaml"
@@ -30,7 +31,7 @@ def service_with(**spec: Any) -> SpongeService:
 
 
 def deployment_of(service: SpongeService, startup: int = 1000) -> dict[str, Any]:
-    return build_deployment(service, startup, "sponge-server:1", {})
+    return build_deployment(service, startup, "sponge-server:1", {}, "k")
 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
@@ -40,9 +41,9 @@ def test_case(case: Path) -> None:
     template = yaml.safe_load(template_file.read_text()) if template_file.exists() else {}
     before = copy.deepcopy(template)
     built = [
-        build_config_map(service, startup_milli(service.spec, None)),
+        build_config_map(service, startup_milli(service.spec, None), {"k": service.spec.model.source}),
         build_secret(service, "s3cret"),
-        build_deployment(service, startup_milli(service.spec, None), "sponge-server:1", template),
+        build_deployment(service, startup_milli(service.spec, None), "sponge-server:1", template, "k"),
         build_service(service),
     ]
     assert built == list(yaml.safe_load_all((case / "expected.yaml").read_text()))
@@ -59,7 +60,7 @@ def test_a_new_range_does_not_replace_the_pods() -> None:
     running = deployment_of(low, startup_milli(low.spec, None))
     startup = startup_milli(high.spec, running)
     assert deployment_of(high, startup)["spec"]["template"] == running["spec"]["template"]
-    assert build_config_map(high, startup)["data"] == {
+    assert build_config_map(high, startup, {})["data"] == {
         "startup-cores": "2",
         "min-cores": "2",
         "max-cores": "8",
@@ -85,9 +86,15 @@ def test_a_startup_size_above_the_range_is_not_kept() -> None:
     assert startup_milli(service_with(cpu={"min": "250m", "max": "500m", "step": "250m"}).spec, running) == 500
 
 
-def test_another_model_replaces_the_pods() -> None:
+def test_another_entry_replaces_the_pods_and_another_source_does_not() -> None:
     other = service_with(model={"name": "digits", "source": "file:///models/digits.pt2"})
-    assert deployment_of(other)["spec"]["template"] != deployment_of(service_with())["spec"]["template"]
+    plain = deployment_of(service_with())
+    assert deployment_of(other)["spec"]["template"] == plain["spec"]["template"]
+    rolled = build_deployment(other, 1000, "sponge-server:1", {}, "l")
+    assert rolled["spec"]["template"] != plain["spec"]["template"]
+    assert rolled["metadata"]["annotations"] != plain["metadata"]["annotations"]
+    config_map = build_config_map(other, 1000, {"k": "digits://", "l": "file:///models/digits.pt2"})
+    assert sources_of(config_map) == {"k": "digits://", "l": "file:///models/digits.pt2"}
 
 
 def test_variants_and_floors_become_options_of_the_server() -> None:
@@ -118,7 +125,7 @@ def test_no_template_removes_what_the_operator_depends_on() -> None:
         "metadata": {"labels": {"serving.sponge.dev/service": "other"}},
         "spec": {"containers": [{"name": "server", "resources": {"limits": {"cpu": "9"}}, "resizePolicy": []}]},
     }
-    template = build_deployment(service_with(), 1000, "image", hostile)["spec"]["template"]
+    template = build_deployment(service_with(), 1000, "image", hostile, "k")["spec"]["template"]
     container = template["spec"]["containers"][0]
     assert template["metadata"]["labels"]["serving.sponge.dev/service"] == "digits"
     assert container["resources"]["limits"] == container["resources"]["requests"]

@@ -32,7 +32,7 @@ def service(template: dict[str, Any], generation: int = 1) -> SpongeService:
 
 
 def pods(template: dict[str, Any], trusted: dict[str, Any] | None = None) -> dict[str, Any]:
-    made: dict[str, Any] = build_deployment(service(template), 1000, "sponge-server:1", trusted or {})
+    made: dict[str, Any] = build_deployment(service(template), 1000, "sponge-server:1", trusted or {}, "k")
     return cast(dict[str, Any], made["spec"]["template"])
 
 

@@ -13,9 +13,11 @@ from sponge_operator.autoscale.profile_keeper import CHECK_S, DRIFT_CHECK_S, RET
 from sponge_operator.clients.kube import ApiError
 from sponge_operator.resources.profile_store import (
     DIGEST_ANNOTATION,
+    SOURCE_HASH_VARIABLE,
     STORE_DIR,
     STORE_VARIABLE,
     prefix_of,
+    source_hash,
     store_prefix,
     with_profile,
     without_profile,
@@ -56,7 +58,13 @@ def test_one_profile_less() -> None:
 
 
 def test_the_prefix_follows_model_and_image() -> None:
-    assert len({store_prefix(*pair) for pair in (("m", "i"), ("m", "j"), ("n", "i"), ("mi", ""))}) == 4
+    def prefix(source: str, image: str) -> str | None:
+        variable = {"name": STORE_VARIABLE, "value": f"{STORE_DIR}/{store_prefix(image)}"}
+        return prefix_of({"spec": {"containers": [{"name": "server", "env": [variable]}]}}, "server", source)
+
+    assert len({prefix(*pair) for pair in (("m", "i"), ("m", "j"), ("n", "i"), ("mi", ""))}) == 4
+    started = store_prefix("i").replace(f"$({SOURCE_HASH_VARIABLE})", source_hash("m"))
+    assert prefix("m", "i") == started, "the container finds it by the variable in its environment"
 
 
 # --- in virtual time -----------------------------------------------------------------------------------------------
@@ -106,13 +114,36 @@ def started(report: ProfileReport, **spec: Any) -> tuple[World, KeptMaps]:
 def test_what_was_measured_is_kept_once() -> None:
     async def scenario(_: VirtualLoop) -> None:
         world, maps = started(measured())
-        assert prefix_of(world.pod, "server") == PREFIX
+        assert prefix_of(world.pod, "server", "digits://") == PREFIX, "a pod of an earlier operator"
         await world.run(5 * CHECK_S)
         assert maps.present is not None
         assert maps.present["data"] == {"abc-amd.yaml": "text"}
         assert maps.present["metadata"]["annotations"] == {DIGEST_ANNOTATION: "sha256:1"}
         assert maps.present["metadata"]["ownerReferences"][0]["kind"] == "SpongeService"
         assert maps.writes == 1
+
+    run_virtual(scenario)
+
+
+def test_the_profile_of_another_source_is_kept_when_that_serves() -> None:
+    new = "file:///models/new.pt2"
+
+    async def scenario(_: VirtualLoop) -> None:
+        world, maps = started(measured(source="digits://"))
+        value = f"{STORE_DIR}/{store_prefix('i')}"
+        world.pod["spec"]["containers"][0]["env"] = [{"name": STORE_VARIABLE, "value": value}]
+        world.touch()
+        await world.run(5 * CHECK_S)
+        assert maps.present is not None
+        (former,) = maps.present["data"]
+        assert former == f"{prefix_of(world.pod, 'server', 'digits://')}-amd.yaml"
+        assert world.controller is not None
+        world.controller.want_source(new)
+        world.profile = measured(source=new, profile="another text")
+        await world.run(DRIFT_CHECK_S + 30.0)
+        name = f"{prefix_of(world.pod, 'server', new)}-amd.yaml"
+        assert maps.present["data"] == {name: "another text"}
+        assert name != former
 
     run_virtual(scenario)
 

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+from collections import defaultdict
 from collections.abc import Awaitable, Callable
 from typing import Any, cast
 
 import pytest
 from operator_cluster import Cluster
+from operator_doubles import SourcesDouble
 from operator_world import KeptLog
 from prometheus_client import CollectorRegistry
 from test_operator_models import body
 from test_operator_status import snapshot
 from virtual_time import VirtualLoop, run_virtual
 
-from sponge_core.control_api import ApplyRequest, FrontierPoint, ReleaseRequest
+from sponge_core.control_api import ApplyRequest, FrontierPoint, ReleaseRequest, SourceReport
 from sponge_operator.autoscale.resize_budget import ResizeBudget
 from sponge_operator.clients.kube import ApiError, Kube
 from sponge_operator.clients.pods import PodCache
@@ -38,6 +40,7 @@ class Servers:
         self.held = False  # somebody applies sizes
         self.load_cores: float | None = None
         self.idle_for_s = 0.0
+        self.sources: dict[str, SourcesDouble] = defaultdict(SourcesDouble)  # by URL
 
     async def state(self, base_url: str, token: str, since: int = 0, wait_s: float = 0.0, tls: Any = None) -> Any:
         self.tokens.add(token)
@@ -48,6 +51,9 @@ class Servers:
         sizes = {"cores_milli": 250, "cpu_quota_milli": 250, "applied_milli": 250 if self.held else None}
         load = {"load_cores": self.load_cores, "idle_for_s": self.idle_for_s}
         return snapshot(version=self.version, applied_version=self.applied, **sizes, **load, frontier=[content])
+
+    async def source(self, base_url: str, token: str, model: str, wanted: str | None, tls: Any = None) -> SourceReport:
+        return self.sources[base_url].ask(wanted)
 
     async def apply(self, base_url: str, token: str, request: ApplyRequest, timeout_s: float, tls: Any = None) -> None:
         self.tokens.add(token)
@@ -108,17 +114,21 @@ class World:
             self.reconciler.tick(self.loop.time())
             assert not self.task.done()
 
-    def roll_out(self, pods: int, **condition: str) -> None:
-        """The Deployment controller and the kubelet do their work for so many pods."""
+    def roll_out(self, pods: int, first: int = 0, **condition: str) -> None:
+        """The Deployment controller and the kubelet do their work for so many pods, of which `first` is the first."""
         metadata = self.cluster.objects["Deployment", "digits"]["metadata"]
-        counts = {"replicas": pods, "updatedReplicas": pods, "observedGeneration": metadata["generation"]}
+        counts = dict.fromkeys(("replicas", "updatedReplicas", "readyReplicas"), pods)
+        counts["observedGeneration"] = metadata["generation"]
         status = {**counts, "conditions": [condition] if condition else []}
         deployment = self.cluster.report("Deployment", "digits", status)
         self.reconciler.child_seen("Deployment", deployment)
         owner = {"kind": "Deployment", "uid": metadata["uid"], "controller": True}
         self.context.replica_sets.seen({"metadata": {"uid": "rs", "ownerReferences": [owner]}}, gone=False)
-        for number in range(pods):
-            self.pods.update(pod(number))
+        (container,) = deployment["spec"]["template"]["spec"]["containers"]
+        for number in range(first, first + pods):
+            made = pod(number)
+            made["spec"]["containers"][0]["env"] = container["env"]
+            self.pods.update(made)
 
     def condition(self, kind: str) -> tuple[str, str]:
         status = next(status for call, status in reversed(self.cluster.calls) if call == "status")

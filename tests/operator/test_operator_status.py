@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 from test_operator_models import body
 
-from sponge_core.control_api import FrontierPoint, StateSnapshot
+from sponge_core.control_api import FrontierPoint, SourceReport, StateSnapshot
 from sponge_core.planning.decider import Recommendation
 from sponge_operator.autoscale.pod_state import LastDecision, PodState
 from sponge_operator.autoscale.resize import Blocked
@@ -106,6 +106,35 @@ def verdicts(made: dict[str, Any]) -> dict[str, tuple[str, str]]:
     return {condition["type"]: (condition["status"], condition["reason"]) for condition in made["conditions"]}
 
 
+@pytest.mark.parametrize(
+    ("pods", "changes", "expected"),
+    [
+        ([pod_state()], {}, ("True", "Live", "every pod that accepts requests serves digits://")),
+        ([pod_state()], {"deployment": deployment(1, 0)}, ("False", "RollingOut", "pods are replaced")),
+        ([pod_state(in_service=False)], {}, ("Unknown", "NoPods", "no pod accepts requests")),
+        (
+            [pod_state()],
+            {"source_change": Obstacle("LoadFailed", "digits-1: torn weights")},
+            ("False", "LoadFailed", "digits-1: torn weights"),
+        ),
+    ],
+    ids=["live", "rolling", "no pod", "failed"],
+)
+def test_source_live(pods: list[PodState], changes: dict[str, Any], expected: tuple[str, str, str]) -> None:
+    made = status(*pods, **changes)
+    found = next(condition for condition in made["conditions"] if condition["type"] == "SourceLive")
+    assert (found["status"], found["reason"]) == expected[:2]
+    assert found["message"].startswith(expected[2])
+    if "source_change" in changes:
+        assert verdicts(made)["Ready"] == expected[:2], "the newest generation does not serve"
+        assert verdicts(made)["Available"] == ("True", "PodsServe")
+
+
+def test_the_source_of_each_pod_is_shown() -> None:
+    made = status(pod_state(source=SourceReport(serving="digits://")), pod_state("digits-2"))
+    assert [pod.get("source") for pod in made["pods"]] == ["digits://", None]
+
+
 def test_two_pods_at_work() -> None:
     last = LastDecision(NOW - 60, 250, 1000, 4, "grow", applied=True)
     second = pod_state(
@@ -140,6 +169,7 @@ def test_two_pods_at_work() -> None:
         "Ready": ("True", "PodsReady"),
         "Available": ("True", "PodsServe"),
         "Synced": ("True", "Applied"),
+        "SourceLive": ("True", "Live"),
         "ProfileReady": ("True", "ProfileKnown"),
         "Planning": ("True", "Auto"),
         "Resizing": ("True", "InFlight"),

@@ -32,6 +32,22 @@ CONDITIONS: Mapping[str, tuple[str, Mapping[tuple[str, str], str]]] = {
         "The operator has carried out the spec.",
         {("True", "Applied"): "Deployment, Service, Secret and ConfigMap are as the spec has them."},
     ),
+    "SourceLive": (
+        "The pods serve `model.source`. While it changes in place, the former source answers.",
+        {
+            ("True", "Live"): "Every pod that accepts requests serves it.",
+            ("False", "SourceLoading"): "A pod loads it beside the former one; the message says how many pods have it.",
+            (
+                "False",
+                "LoadFailed",
+            ): "It cannot be loaded; the message is the server's. The former source serves on. The load is tried again "
+            "after 30 s, and later every 5 minutes; another `model.source` is loaded at once.",
+            ("False", "SourceUnknown"): "A server has not said yet which source it serves. After half a minute the "
+            "pods are replaced.",
+            ("False", "RollingOut"): "Pods are replaced until every one serves it; the event `SourceRolls` says why.",
+            ("Unknown", "NoPods"): "No pod accepts requests.",
+        },
+    ),
     "ProfileReady": (
         "The servers know how long their batches take, so they can project their load.",
         {
@@ -165,6 +181,9 @@ WAITS: Mapping[str, str] = {
     "NodeNotReady": "The node of a pod no longer reports: it is lost, or its kubelet is. The pod may go on, and is "
     "driven while it answers; Kubernetes replaces it some minutes later.",
     "ReadinessGatesNotReady": "A readiness gate of the pod is not met; the message is the kubelet's.",
+    "SourceLoading": "A pod loads a changed `model.source` beside the former one, which answers.",
+    "SourceUnknown": "A changed `model.source` waits for a server that has not said which source it serves.",
+    "LoadFailed": "A changed `model.source` cannot be loaded; see the condition SourceLive. The former one answers.",
     "ProbeFailing": "A container runs, but its readiness probe fails.",
     "PodEnded": "A pod has ended, and Kubernetes gives no reason.",
     "Unschedulable": "No node takes a pod; the message is the scheduler's.",
@@ -223,6 +242,10 @@ EVENTS: Mapping[str, tuple[str, str]] = {
         "Normal",
         "A container started again at a small size. It has its startup size until it is ready.",
     ),
+    "SourceLoading": ("Normal", "A pod loads a changed `model.source` beside the former one."),
+    "SourceLive": ("Normal", "Every pod serves the changed `model.source`, and none was replaced."),
+    "SourceRolls": ("Normal", "The pods are replaced for a changed `model.source`; the message says why."),
+    "LoadFailed": ("Warning", "A changed `model.source` cannot be loaded; the former one serves on."),
     "MemoryResizeBlocked": (
         "Warning",
         "A new memory limit was refused, or taken back because the kubelet did not carry it out.",

@@ -51,23 +51,27 @@ class MemoryRule:
     Attributes:
         most_batch: the largest batch cap.
         in_place: the limit is changed at all.
+        versions: of the model that the server has room for; 2 while a new one is loaded beside the one that serves.
     """
 
     base: int
     per_item: int
     most_batch: int
     in_place: bool = True
+    versions: int = 1
 
     @property
     def most(self) -> int:
-        """The limit that a pod starts with."""
-        return self.at(self.most_batch)
+        """The limit that a pod starts with; for two versions, as much as the two pods of a rollout have."""
+        return self.versions * self.at(self.most_batch)
 
     def at(self, batch_cap: int) -> int:
         return self.base + self.per_item * batch_cap
 
     def wanted(self, state: MemoryState, lanes: int, batch_cap: int) -> int:
         """The limit for a batch cap: never below what is in use with a margin, nor below what the server needs."""
+        if self.versions > 1:
+            return self.most
         used = state.used + state.used // MARGIN
         least = -(-max(used, state.needs(lanes, batch_cap)) // GRAIN) * GRAIN
         return min(self.most, max(self.at(batch_cap), least))

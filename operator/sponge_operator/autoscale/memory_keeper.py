@@ -35,9 +35,10 @@ __all__ = ["MemoryKeeper", "memory_rule", "restore_memory"]
 log = logging.getLogger("sponge.operator")
 
 
-def memory_rule(spec: ServiceSpec) -> MemoryRule:
+def memory_rule(spec: ServiceSpec, versions: int = 1) -> MemoryRule:
     """The limits that a service allows."""
-    return MemoryRule(spec.memory.base, spec.memory.per_batch_item, spec.batch.max, spec.memory.in_place)
+    memory = spec.memory
+    return MemoryRule(memory.base, memory.per_batch_item, spec.batch.max, memory.in_place, versions)
 
 
 class MemoryKeeper:

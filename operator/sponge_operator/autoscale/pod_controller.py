@@ -18,10 +18,11 @@ from sponge_operator.autoscale.look import Allocation, Look, Observation, Resize
 from sponge_operator.autoscale.memory import MemoryAction
 from sponge_operator.autoscale.memory_keeper import MemoryKeeper, memory_rule
 from sponge_operator.autoscale.pace import HELD, Pace
-from sponge_operator.autoscale.pod_state import LastDecision, PodState, is_in_service, starting
+from sponge_operator.autoscale.pod_state import LastDecision, PodState, is_in_service, starting, startup_of
 from sponge_operator.autoscale.pod_target import PodTarget
 from sponge_operator.autoscale.profile_keeper import ProfileKeeper
-from sponge_operator.autoscale.recommender import SizingSpec
+from sponge_operator.autoscale.recommender import SizingSpec, sizes_within
+from sponge_operator.autoscale.source_keeper import SourceKeeper
 from sponge_operator.autoscale.target import Starting
 from sponge_operator.context import Context, Events
 from sponge_operator.metrics import RESIZE_OUTCOMES
@@ -87,13 +88,24 @@ class PodController:
             tokens=tokens,
             trust=trust,
         )
+        self._source = SourceKeeper(
+            context.control,
+            context.pods,
+            self._target,
+            uid,
+            context.clock,
+            model=lambda: self._service().spec.model.name,
+            is_ready=lambda: self.state.ready,
+            has_room=self._has_room_for_two,
+            on_change=self._source_changed,
+        )
         # What of the pod makes a look worth while: other hands' sizes, its starts, whether it is in service.
         self._seen: tuple[resize.Observed, Starting | None, bool] = self._target.observe(None), None, False
         self._memory = MemoryKeeper(
             context.kube,
             context.pods,
             uid,
-            lambda: memory_rule(self._service().spec),
+            lambda: memory_rule(self._service().spec, versions=2 if self._source.holds_two else 1),
             context.budget,
             self._memory_resized,
             lambda: self._count_as_held("rate"),
@@ -108,16 +120,21 @@ class PodController:
 
     async def run(self) -> None:
         """Never returns."""
-        keeping = asyncio.create_task(self._profile.run(), name=f"profile of {self.state.name}")
+        keeping = [
+            asyncio.create_task(self._profile.run(), name=f"profile of {self.state.name}"),
+            asyncio.create_task(self._source.run(), name=f"source of {self.state.name}"),
+        ]
         try:
             await self._loop.run()
         finally:
-            keeping.cancel()
+            for task in keeping:
+                task.cancel()
             self._nodes.leave(self._uid)
 
     def pod_changed(self) -> None:
         """The pod has changed in the cache."""
         self._target.pod_changed()
+        self._source.pod_changed()
         self._nodes.pod_changed(self._uid)
         pod, size = self._context.pods.get(self._uid) or {}, self._target.observe(None)
         # A size on its way is no news: the loop that has sent it waits for it.
@@ -130,6 +147,10 @@ class PodController:
         """The service was edited: look at the server at once."""
         self._loop.wake()
 
+    def want_source(self, source: str | None) -> None:
+        """The source that the server should load beside the one that it serves; None: none."""
+        self._source.want(source)
+
     async def let_go(self) -> None:
         """Nobody applies sizes to the server from now on; call it after `run`. Raises ServerError."""
         await let_go(self._target, self._context.control)
@@ -138,10 +159,13 @@ class PodController:
 
     def spec(self) -> SizingSpec:
         service = self._service()
-        cpu = service.spec.cpu
+        cpu, sizes, idle_milli = service.spec.cpu, service.spec.cpu.sizes, service.spec.cpu.idle
+        if self._source.holds_two:  # it loads a model as a starting server does, and serves beside
+            startup = startup_of(self._context.pods.get(self._uid) or {"metadata": {}})
+            sizes, idle_milli = sizes_within(sizes, startup, None), None
         return SizingSpec(
-            cpu.sizes,
-            cpu.idle,
+            sizes,
+            idle_milli,
             cpu.idle_after,
             service.spec.planner.look_back,
             float(service.spec.slo.weight),
@@ -198,6 +222,18 @@ class PodController:
         self._context.metrics.memory_resizes.labels(action.kind).inc()
         if action.message:
             self._events.emit("Warning", "MemoryResizeBlocked", f"{self.state.name}: {action.message}", self.state.name)
+
+    def _has_room_for_two(self) -> bool:
+        spec, limit = self.spec(), self._memory.limit()
+        rule = memory_rule(self._service().spec, versions=2)
+        return not (rule.in_place and spec.acts) or limit is None or limit.actual >= rule.most
+
+    # --- the source --------------------------------------------------------------------------------------------------
+
+    def _source_changed(self) -> None:
+        self.state = replace(self.state, source=self._source.report, fixed_source=self._source.fixed)
+        self._loop.wake()  # its size and memory follow
+        self._on_news()
 
     # --- what is derived from a look ---------------------------------------------------------------------------------
 

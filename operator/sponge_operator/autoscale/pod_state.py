@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from sponge_core.control_api import StateSnapshot
+from sponge_core.control_api import SourceReport, StateSnapshot
 from sponge_core.errors import SpongeError
 from sponge_core.planning.decider import Recommendation
 from sponge_core.quantities import parse_cpu_milli
@@ -47,6 +47,9 @@ class PodState:
         starting: its sizes while its container is not ready.
         obstacle: what Kubernetes says keeps the pod from being Ready.
         recent: the newest decisions with their inputs, oldest first.
+        source_key: of the source that its container starts with; None for a pod of an earlier operator.
+        source: what the server last said of the model's sources.
+        fixed_source: why it cannot load another source while it runs; empty if it can, as far as is known.
     """
 
     name: str
@@ -65,6 +68,9 @@ class PodState:
     last: LastDecision | None = None
     starting: Starting | None = None
     recent: tuple[Entry, ...] = ()
+    source_key: str | None = None
+    source: SourceReport | None = None
+    fixed_source: str = ""
 
     @property
     def ready(self) -> bool:

@@ -58,14 +58,16 @@ class ProfileKeeper:
         self._state = state
 
     async def run(self) -> None:
-        """Keeps the profile once the server is ready; drops it if it turns out to be wrong."""
-        report = await self._report()
-        if report is None or report.profile is None:
-            return
-        await self._until_written(report, keep=True)
-        while not self._drifted():  # noqa: ASYNC110 - a snapshot says so, and nobody waits for it
-            await asyncio.sleep(DRIFT_CHECK_S)
-        await self._until_written(report, keep=False)
+        """Keeps the profile once the server is ready, and again when it serves another source; drops a wrong one."""
+        while (report := await self._report()) is not None:
+            is_kept = report.profile is not None
+            if is_kept:
+                await self._until_written(report, keep=True)
+            while not self._is_former(report):
+                if is_kept and self._drifted():
+                    await self._until_written(report, keep=False)
+                    is_kept = False
+                await asyncio.sleep(DRIFT_CHECK_S)
 
     async def _report(self) -> ProfileReport | None:
         """What the server says about its profile, once it is ready; None if that will never be of use."""
@@ -86,6 +88,11 @@ class ProfileKeeper:
         snapshot = self._state().snapshot
         return snapshot is not None and snapshot.profile_drifted
 
+    def _is_former(self, report: ProfileReport) -> bool:
+        """Whether the server serves another source by now than the one that was reported on."""
+        found = self._state().source
+        return found is not None and report.source is not None and found.serving not in (None, report.source)
+
     async def _until_written(self, report: ProfileReport, *, keep: bool) -> None:
         while True:
             try:
@@ -98,7 +105,8 @@ class ProfileKeeper:
 
     async def _write(self, report: ProfileReport, *, keep: bool) -> None:
         pod, service = self._pods.get(self._uid), self._service()
-        prefix = None if pod is None else prefix_of(pod, CONTAINER)
+        source = report.source or service.spec.model.source
+        prefix = None if pod is None else prefix_of(pod, CONTAINER, source)
         if pod is None or prefix is None or report.profile is None:
             return
         digest, name = _digest(pod), store_name(service)

@@ -1,4 +1,4 @@
-"""Client of the control port of model servers: reads the state by long poll, sets the size, and lets go."""
+"""Client of the control port of model servers: reads the state by long poll, sets size and source, and lets go."""
 
 from __future__ import annotations
 
@@ -6,11 +6,20 @@ import json
 import ssl
 from collections.abc import Callable
 from types import TracebackType
+from urllib.parse import quote
 
 import aiohttp
 from pydantic import ValidationError
 
-from sponge_core.control_api import ApplyAck, ApplyRequest, ProfileReport, ReleaseRequest, StateSnapshot
+from sponge_core.control_api import (
+    ApplyAck,
+    ApplyRequest,
+    ProfileReport,
+    ReleaseRequest,
+    SourceReport,
+    SourceRequest,
+    StateSnapshot,
+)
 
 __all__ = ["ControlClient", "ServerError", "StaleVersionError", "Token", "UnknownCallError"]
 
@@ -32,14 +41,19 @@ class StaleVersionError(ServerError):
 
 
 class UnknownCallError(ServerError):
-    """The server is of a version that does not know the call."""
+    """The server is of a version that does not know the call, or does not allow it."""
 
 
 class _RefusedTokenError(ServerError):
     """The server has another token."""
 
 
-REFUSALS: dict[int, type[ServerError]] = {401: _RefusedTokenError, 404: UnknownCallError, 409: StaleVersionError}
+REFUSALS: dict[int, type[ServerError]] = {
+    401: _RefusedTokenError,
+    403: UnknownCallError,
+    404: UnknownCallError,
+    409: StaleVersionError,
+}
 
 
 class ControlClient:
@@ -98,6 +112,21 @@ class ControlClient:
         text = await self._request("GET", f"{base_url}/control/v1/profile", token, tls, timeout_s=2.0)
         try:
             return ProfileReport.model_validate_json(text)
+        except ValidationError as error:
+            raise ServerError(f"{base_url} reports another version: {error.errors()[0]['loc']}") from None
+
+    async def source(
+        self, base_url: str, token: Token, model: str, wanted: str | None, tls: ssl.SSLContext | None = None
+    ) -> SourceReport:
+        """What a server has loaded of a model, after the request for a source if one is wanted. Raises ServerError.
+
+        A source that is to be loaded is not waited for. `tls` as for `state`.
+        """
+        url = f"{base_url}/control/v1/models/{quote(model, safe='')}/source"
+        method, body = ("GET", None) if wanted is None else ("POST", SourceRequest(source=wanted).model_dump_json())
+        text = await self._request(method, url, token, tls, body=body, timeout_s=2.0)
+        try:
+            return SourceReport.model_validate_json(text)
         except ValidationError as error:
             raise ServerError(f"{base_url} reports another version: {error.errors()[0]['loc']}") from None
 

@@ -24,8 +24,10 @@ from sponge_operator.clients.server import ServerError
 from sponge_operator.clients.tokens import Tokens
 from sponge_operator.clients.trust import Trust
 from sponge_operator.context import Context, Events
+from sponge_operator.resources.manifests import CONTAINER
 from sponge_operator.resources.model import SpongeService
 from sponge_operator.resources.obstacles import obstacle_of_pod
+from sponge_operator.resources.source_entries import source_key_of
 from sponge_system.logs import event
 
 __all__ = ["ServicePods", "restore_startup"]
@@ -153,6 +155,12 @@ class ServicePods:
             # A server that is not reached notices by itself after a while.
             await asyncio.gather(*(controller.let_go() for controller in alive), return_exceptions=True)
 
+    def want_source(self, name: str | None, source: str) -> None:
+        """This pod should load the source beside its own; None: no pod should."""
+        for driven in self._driven.values():
+            controller = driven.controller
+            controller.want_source(source if controller.state.name == name else None)
+
     def states(self) -> list[PodState]:
         """The states of the service's pods that are not on their way out, by name."""
         states = []
@@ -178,7 +186,8 @@ class ServicePods:
     def _state(self, pod: Mapping[str, Any]) -> PodState:
         driven = self._driven.get(pod["metadata"]["uid"])
         known = PodState(pod["metadata"]["name"]) if driven is None else driven.controller.state
-        return replace(known, in_service=is_in_service(pod), starting=starting(pod), node=node_of(pod))
+        key = source_key_of(pod, CONTAINER)
+        return replace(known, in_service=is_in_service(pod), starting=starting(pod), node=node_of(pod), source_key=key)
 
     def _measure(self) -> None:
         metrics, service = self._context.metrics, self._service()

@@ -25,6 +25,7 @@ from sponge_operator.reconcile.workload import Workload
 from sponge_operator.resources.conditions import ready_pods
 from sponge_operator.resources.model import SpongeService, parse_service
 from sponge_operator.resources.obstacles import Obstacle
+from sponge_operator.resources.source_plan import SourcePlan
 from sponge_operator.resources.status import cold_start_of
 from sponge_operator.resources.status_input import StatusInput
 from sponge_system.logs import event
@@ -201,8 +202,11 @@ class ServiceReconciler:
         conflict = self._context.rivals.of(self.key)
         if conflict is not None:
             self._events.emit("Warning", "Conflict", conflict, about=conflict)
-        before = self._workload.obstacle
-        await self._workload.keep(self._service, self._context.clock(), held=conflict is not None)
+        before, plan = self._workload.obstacle, self._workload.plan
+        await self._pods.follow(self._workload.deployment)  # the source goes by what is known of them
+        now, states = self._context.clock(), self._pods.states()
+        await self._workload.keep(self._service, now, states, held=conflict is not None)
+        self._announce_source(plan, self._workload.plan)
         obstacle = self._workload.obstacle
         if obstacle is not None and obstacle != before:
             self._announce(obstacle)
@@ -220,6 +224,22 @@ class ServiceReconciler:
             self._context.metrics.faults.labels("keep_child").inc()
             self._events.emit("Warning", "InternalError", message, about="keep_child")
 
+    def _announce_source(self, before: SourcePlan | None, plan: SourcePlan | None) -> None:
+        """Tells the steps of a change of the model's source."""
+        if plan is None or plan == before:
+            return
+        source = self._service.spec.model.source
+        if plan.rolls:
+            event(log, "source.rolls", service=self.key, source=source, why=plan.rolls)
+            message = f"pods are replaced until every one serves {source}: {plan.rolls}"
+            self._events.emit("Normal", "SourceRolls", message, about=source)
+        elif plan.change is not None and plan.change.reason == "LoadFailed":
+            self._events.emit("Warning", "LoadFailed", plan.change.message, about=source)
+        elif plan.load is not None and plan.change is not None:
+            self._events.emit("Normal", "SourceLoading", plan.change.message, about=f"{plan.load} {source}")
+        elif before is not None and before.load is not None and plan.change is None:
+            self._events.emit("Normal", "SourceLive", f"every pod serves {source}; none was replaced", about=source)
+
     async def _follow_access(self) -> None:
         """Reads token and certificate again while a server is not reached: it may have others, or wait for them."""
         now = self._context.clock()
@@ -235,6 +255,8 @@ class ServiceReconciler:
 
     async def _follow_pods(self) -> None:
         await self._pods.follow(self._workload.deployment)
+        if (plan := self._workload.plan) is not None:
+            self._pods.want_source(plan.load, self._service.spec.model.source)
         await self._pods.forget_lost()
 
     async def _write_status(self) -> None:
@@ -271,6 +293,7 @@ class ServiceReconciler:
             now=context.wall(),
             scaling=self._scaling.seen,
             last_scaling=self._scaling.last,
+            source_change=None if workload.plan is None else workload.plan.change,
         )
         self._measure_pods(found)
         return found

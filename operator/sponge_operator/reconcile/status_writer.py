@@ -19,8 +19,11 @@ log = logging.getLogger("sponge.operator")
 AGAIN_S = 5.0
 """After a status that the API server did not take."""
 
-STEPS = ("Loading", "NoState", "NoPods", "RollingOut", "ContainerCreating", "PodInitializing", "ProbeFailing")
-"""Reasons of Ready that every start passes through."""
+STEPS = (
+    *("Loading", "NoState", "NoPods", "RollingOut", "ContainerCreating", "PodInitializing", "ProbeFailing"),
+    *("SourceLoading", "SourceUnknown"),
+)
+"""Reasons of Ready that every start, or every change of the source, passes through."""
 
 
 class StatusWriter:

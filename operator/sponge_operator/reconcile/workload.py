@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import re
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from sponge_operator.autoscale.pod_state import PodState
 from sponge_operator.clients.kube import ApiError, Kube
 from sponge_operator.clients.tokens import Tokens
 from sponge_operator.clients.trust import Trust
@@ -20,18 +21,24 @@ from sponge_operator.resources.manifests import (
     config_map_name,
     secret_name,
     startup_milli,
+    template_hash,
     token_of,
 )
 from sponge_operator.resources.model import SpongeService
 from sponge_operator.resources.mounted_secrets import mounted_secrets
 from sponge_operator.resources.obstacles import Obstacle
 from sponge_operator.resources.pod_security import added_violations
+from sponge_operator.resources.source_entries import sources_of
+from sponge_operator.resources.source_plan import SourcePlan, plan_source, rollout_now
 from sponge_operator.settings import OperatorSettings
 
 __all__ = ["Workload"]
 
 MISSING_S = 10.0
 """Between two looks for a Secret or ConfigMap of the user that does not exist yet."""
+
+SILENT_S = 30.0
+"""How long a change of the source waits for a server that does not answer, before the pods are replaced."""
 
 TOKEN = re.compile(r"[!-~]{1,4096}")
 """What a header can carry."""
@@ -49,6 +56,7 @@ class Workload:
         tokens: those of the servers' control ports.
         missing_profile: message about a profile reference to something that does not exist; None if there is none.
         missing_secret: likewise about a Secret with a certificate or API keys.
+        plan: how the model's source reaches the pods, as of the last `keep`; None before.
     """
 
     def __init__(
@@ -74,6 +82,8 @@ class Workload:
         self._was_held = False
         self.missing_profile: str | None = None
         self.missing_secret: str | None = None
+        self.plan: SourcePlan | None = None
+        self._silent_since: float | None = None
 
     @property
     def deployment(self) -> Mapping[str, Any] | None:
@@ -101,7 +111,8 @@ class Workload:
         if self._is_changed:
             return float("-inf")
         retries = [child.retry_at for child in self._children.values() if child.obstacle is not None]
-        return min(self._resync_at, self._references_at, *retries)
+        silent = [] if self._silent_since is None else [self._silent_since + SILENT_S]
+        return min(self._resync_at, self._references_at, *retries, *silent)
 
     def seen(self, kind: str, found: Mapping[str, Any] | None) -> bool:
         """Takes over what a watch reports of a child; None: it is gone. Returns whether something is due."""
@@ -109,14 +120,18 @@ class Workload:
         self._is_changed = self._is_changed or changed
         return changed
 
-    async def keep(self, service: SpongeService, now: float, *, held: bool = False) -> None:
+    async def keep(
+        self, service: SpongeService, now: float, pods: Sequence[PodState] = (), *, held: bool = False
+    ) -> None:
         """Does what is due.
 
         Args:
+            pods: the service's pods that are not on their way out.
             held: another autoscaler sets the number of pods; it is left as it is.
         """
         is_edited = service.generation != self._generation
-        if self._is_over or not (is_edited or self._is_changed or held != self._was_held or now >= self.due_at()):
+        is_due = is_edited or self._is_changed or held != self._was_held or now >= self.due_at()
+        if self._is_over or not (is_due or self._planned(service, now, pods) != self.plan):
             return
         self._generation, self._is_changed, self._was_held = service.generation, False, held
         if is_edited:
@@ -126,11 +141,11 @@ class Workload:
             self._resync_at = now + self._settings.resync_s * (0.5 + secrets.randbelow(1000) / 1000)
             for child in self._children.values():
                 child.doubt()
-        await self._keep_children(service, now, held)
+        await self._keep_children(service, now, pods, held)
         if is_edited or now >= self._references_at:
             await self._check_references(service, now)
 
-    async def _keep_children(self, service: SpongeService, now: float, held: bool) -> None:
+    async def _keep_children(self, service: SpongeService, now: float, pods: Sequence[PodState], held: bool) -> None:
         secret, config_map, deployment = (self._children[kind] for kind in ("Secret", "ConfigMap", "Deployment"))
 
         def build_token(present: Mapping[str, Any] | None) -> Mapping[str, Any]:
@@ -140,24 +155,29 @@ class Workload:
             return build_secret(service, token)
 
         def build_pods(present: Mapping[str, Any] | None) -> Mapping[str, Any]:
-            startup = startup_milli(service.spec, present)
-            made = self._pods_of(service, startup, self._number(service, present, held))
-            self._check_template(service, startup, made)
+            startup, key = startup_milli(service.spec, present), self._planned(service, now, pods).key
+            made = self._pods_of(service, startup, key, self._number(service, present, held))
+            self._check_template(service, startup, key, made)
             return made
 
         def build_range(_: Mapping[str, Any] | None) -> Mapping[str, Any]:
-            return build_config_map(service, startup_milli(service.spec, deployment.present))
+            sources = self._planned(service, now, pods).sources
+            return build_config_map(service, startup_milli(service.spec, deployment.present), sources)
 
-        if deployment.present is None and deployment.obstacle is None:
-            with contextlib.suppress(ApiError):
-                await deployment.look(service)  # its size at startup is kept, and its pods are driven in any case
+        for known in (deployment, config_map):
+            if known.present is None and known.obstacle is None:
+                with contextlib.suppress(ApiError):
+                    await known.look(service)  # size and source at startup are kept; pods are driven in any case
         await secret.keep(service, build_token, now)
         await config_map.keep(service, build_range, now)
-        # Pods of ours must not mount what is not ours.
-        if all(child.obstacle is None or child.present is not None for child in (secret, config_map)):
+        self.plan = self._planned(service, now, pods)
+        # Pods of ours must not mount what is not ours, nor name a source that is not there.
+        is_whole = all(child.obstacle is None or child.present is not None for child in (secret, config_map))
+        if is_whole and self.plan.key in sources_of(config_map.present):
             await deployment.keep(service, build_pods, now)
             if deployment.obstacle is None:
                 self._wanted = None
+        self._silent_since = self._silent_from(self.plan, now)
         await self._children["Service"].keep(service, lambda _: build_service(service), now)
         self._is_over = any(
             child.obstacle is not None and child.obstacle.reason == "NamespaceTerminating"
@@ -172,14 +192,33 @@ class Workload:
         wanted = has if self._wanted is None else self._wanted
         return service.spec.replicas.within(service.spec.replicas.at_first if wanted is None else wanted)
 
-    def _pods_of(self, service: SpongeService, startup: int, replicas: int | None = None) -> dict[str, Any]:
-        image, template = self._settings.server_image, self._settings.server_template
-        return build_deployment(service, startup, image, template, replicas)
+    def _planned(self, service: SpongeService, now: float, pods: Sequence[PodState]) -> SourcePlan:
+        deployment = self._children["Deployment"].present
 
-    def _check_template(self, service: SpongeService, startup: int, made: Mapping[str, Any]) -> None:
+        def template(key: str) -> str:
+            made = self._pods_of(service, startup_milli(service.spec, deployment), key)
+            return template_hash(made["spec"]["template"])
+
+        is_patient = self._silent_since is None or now < self._silent_since + SILENT_S
+        rollout = rollout_now(deployment, self._children["ConfigMap"].present)
+        return plan_source(service, rollout, pods, template, patient=is_patient)
+
+    def _silent_from(self, plan: SourcePlan, now: float) -> float | None:
+        """Since when a change has waited for a server that does not answer."""
+        if plan.change is None or plan.change.reason != "SourceUnknown":
+            return None
+        return now if self._silent_since is None else self._silent_since
+
+    def _pods_of(
+        self, service: SpongeService, startup: int, source_key: str, replicas: int | None = None
+    ) -> dict[str, Any]:
+        image, template = self._settings.server_image, self._settings.server_template
+        return build_deployment(service, startup, image, template, source_key, replicas)
+
+    def _check_template(self, service: SpongeService, startup: int, source_key: str, made: Mapping[str, Any]) -> None:
         """Raises RefusedError if the service's template asks for more than the operator may hand out."""
         level = self._settings.template_security
-        trusted = self._pods_of(service.without_template(), startup)
+        trusted = self._pods_of(service.without_template(), startup, source_key)
         found = added_violations(made["spec"]["template"], trusted["spec"]["template"], level)
         if found:
             listed = "; ".join(str(one) for one in found)

@@ -33,6 +33,7 @@ def build_conditions(known: StatusInput, before: Sequence[Mapping[str, Any]]) ->
         "Ready": _ready(known),
         "Available": _available(known),
         "Synced": _synced(known),
+        "SourceLive": _source_live(known),
         "ProfileReady": _profile_ready(known),
         "Planning": _planning(known),
         "Resizing": _resizing(known),
@@ -86,6 +87,8 @@ def _ready(known: StatusInput) -> Verdict:
     rolled_out = known.deployment is not None and is_rolled_out(known.deployment, enough)
     if wanted == 0 and rolled_out:
         return "True", "ScaledToZero", f"no pod runs; the annotation {WAKE_ANNOTATION} with the time asks for one"
+    if ready >= enough and rolled_out and known.source_change is not None:
+        return "False", known.source_change.reason, known.source_change.message
     if ready >= enough and rolled_out:
         return "True", "PodsReady", f"{ready} of {wanted} pods accept requests"
     if known.missing_secret is not None:
@@ -135,6 +138,17 @@ def _synced(known: StatusInput) -> Verdict:
     if known.trouble is not None:
         return "False", known.trouble.reason, known.trouble.message
     return "True", "Applied", "Deployment, Service, Secret and ConfigMap are as the spec has them"
+
+
+def _source_live(known: StatusInput) -> Verdict:
+    source = known.service.spec.model.source
+    if known.source_change is not None:
+        return "False", known.source_change.reason, known.source_change.message
+    if not ready_pods(known):
+        return "Unknown", "NoPods", "no pod accepts requests"
+    if known.deployment is None or not is_rolled_out(known.deployment, 0):
+        return "False", "RollingOut", f"pods are replaced until every one serves {source}"
+    return "True", "Live", f"every pod that accepts requests serves {source}"
 
 
 def _profile_ready(known: StatusInput) -> Verdict:

@@ -1,7 +1,7 @@
 """Manifests of the objects that a SpongeService owns, for server-side apply. Pure.
 
 A changed pod template replaces the pods, so it holds nothing that changes often. It never holds the size in force. The
-range of sizes reaches new pods through a ConfigMap and running pods through their control port.
+range of sizes and the model's source reach new pods through a ConfigMap, and running pods through their control port.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from sponge_operator.resources.merge import strategic_merge
 from sponge_operator.resources.model import GROUP, KIND, VERSION, ServiceSpec, SpongeService
 from sponge_operator.resources.mounted_secrets import mounted_secrets
 from sponge_operator.resources.profile_store import STORE_DIR, STORE_VARIABLE, store_name, store_prefix
+from sponge_operator.resources.source_entries import SOURCE_VARIABLE, source_data, source_variables
 
 __all__ = [
     "CONTAINER",
@@ -26,7 +27,9 @@ __all__ = [
     "HTTP_PORT",
     "MANAGED_BY",
     "SERVICE_LABEL",
+    "SOURCE_KEY_ANNOTATION",
     "STARTUP_ANNOTATION",
+    "TEMPLATE_ANNOTATION",
     "build_config_map",
     "build_deployment",
     "build_secret",
@@ -38,6 +41,7 @@ __all__ = [
     "resize_patch",
     "secret_name",
     "startup_milli",
+    "template_hash",
     "token_of",
 ]
 
@@ -51,6 +55,14 @@ STARTUP_ANNOTATION = f"{GROUP}/startup-cpu"
 PROFILE_ANNOTATION = f"{GROUP}/profile-hash"
 SCHEME_ANNOTATION = f"{GROUP}/control-scheme"
 """On pods whose control port speaks https; pods from before TLS was set up go on with http until they are replaced."""
+
+SOURCE_KEY_ANNOTATION = f"{GROUP}/source-key"
+"""On the Deployment: the key of the source in the ConfigMap that its pods start with."""
+
+TEMPLATE_ANNOTATION = f"{GROUP}/template-hash"
+"""On the Deployment: stands for the pod template as the operator has made it; the source itself is not in it."""
+
+MODEL_CONTROL = "SPONGE_SERVE_MODEL_CONTROL"
 
 DEFAULT_STARTUP_MILLI = 1000
 """Loading a model takes tens of seconds on less than a core, and almost every node has a whole one."""
@@ -108,14 +120,19 @@ def startup_milli(spec: ServiceSpec, deployment: Mapping[str, Any] | None) -> in
     return max(spec.cpu.min, min(spec.cpu.max, DEFAULT_STARTUP_MILLI))
 
 
-def build_config_map(service: SpongeService, startup: int) -> dict[str, Any]:
-    """The range of sizes for new pods, and the profile if the SpongeService contains it."""
+def build_config_map(service: SpongeService, startup: int, sources: Mapping[str, str]) -> dict[str, Any]:
+    """The range of sizes and the sources for new pods, and the profile if the SpongeService contains it.
+
+    Args:
+        sources: by the key that a pod template names.
+    """
     cpu, profile = service.spec.cpu, service.spec.profile
     data = {
         "startup-cores": cores_text(max(cpu.min, min(cpu.max, startup))),
         "min-cores": cores_text(cpu.min),
         "max-cores": cores_text(cpu.max),
         "step-cores": cores_text(cpu.step),
+        **source_data(sources),
     }
     if profile.inline is not None:
         # JSON is valid YAML, and its text does not depend on the style of a library.
@@ -159,6 +176,7 @@ def build_deployment(
     startup: int,
     image: str,
     server_template: Mapping[str, Any],
+    source_key: str,
     replicas: int | None = None,
 ) -> dict[str, Any]:
     """The Deployment of a service.
@@ -167,16 +185,19 @@ def build_deployment(
         startup: millicores of a new pod, for request and limit.
         image: of the server's container, unless a template names another one.
         server_template: the operator's partial pod template; the service's own is merged over it.
+        source_key: of the source in the ConfigMap; another one replaces the pods.
         replicas: the number of pods; None: those of a new service.
     """
-    template = strategic_merge(_pod_template(service, image), server_template)
+    template = strategic_merge(_pod_template(service, image, source_key), server_template)
     template = strategic_merge(template, service.spec.template)
     template["spec"].setdefault("topologySpreadConstraints", _spread(service))
     # No template may remove what the operator depends on.
     used = next(str(c["image"]) for c in template["spec"]["containers"] if c["name"] == CONTAINER)
     template = strategic_merge(template, _essentials(service, startup, used))
+    made = header(service, "apps/v1", "Deployment", service.name)
+    made["metadata"]["annotations"] = {SOURCE_KEY_ANNOTATION: source_key, TEMPLATE_ANNOTATION: template_hash(template)}
     return {
-        **header(service, "apps/v1", "Deployment", service.name),
+        **made,
         "spec": {
             "replicas": service.spec.replicas.at_first if replicas is None else replicas,
             "revisionHistoryLimit": 2,
@@ -186,6 +207,11 @@ def build_deployment(
             "template": template,
         },
     }
+
+
+def template_hash(template: Mapping[str, Any]) -> str:
+    """Stands for a pod template."""
+    return hashlib.sha256(json.dumps(template, sort_keys=True).encode()).hexdigest()[:16]
 
 
 def header(service: SpongeService, api_version: str, kind: str, name: str) -> dict[str, Any]:
@@ -224,7 +250,7 @@ def _spread(service: SpongeService) -> list[dict[str, Any]]:
 
 def _essentials(service: SpongeService, startup: int, image: str) -> dict[str, Any]:
     spec = service.spec
-    prefix = f"{STORE_DIR}/{store_prefix(spec.model.source, image)}"
+    prefix = f"{STORE_DIR}/{store_prefix(image)}"
     store = {"env": [{"name": STORE_VARIABLE, "value": prefix}]} if spec.profile.is_measured else {}
     size = {
         "cpu": cpu_quantity(startup),
@@ -252,7 +278,7 @@ def _essentials(service: SpongeService, startup: int, image: str) -> dict[str, A
     }
 
 
-def _pod_template(service: SpongeService, image: str) -> dict[str, Any]:
+def _pod_template(service: SpongeService, image: str, source_key: str) -> dict[str, Any]:
     volumes: list[dict[str, Any]] = [
         {"name": "control-token", "secret": {"secretName": secret_name(service), "defaultMode": 0o444}},
         # Lanes pass tensors in shared memory, and the default /dev/shm has only 64 MiB.
@@ -302,10 +328,13 @@ def _pod_template(service: SpongeService, image: str) -> dict[str, Any]:
                     "command": ["sponge"],
                     "args": _arguments(service),
                     "env": [
-                        _range_variable(service, "SPONGE_STARTUP_CORES", "startup-cores"),
-                        _range_variable(service, "SPONGE_MIN_CORES", "min-cores"),
-                        _range_variable(service, "SPONGE_MAX_CORES", "max-cores"),
-                        _range_variable(service, "SPONGE_STEP_CORES", "step-cores"),
+                        _variable(service, "SPONGE_STARTUP_CORES", "startup-cores"),
+                        _variable(service, "SPONGE_MIN_CORES", "min-cores"),
+                        _variable(service, "SPONGE_MAX_CORES", "max-cores"),
+                        _variable(service, "SPONGE_STEP_CORES", "step-cores"),
+                        *(_variable(service, *pair) for pair in source_variables(source_key)),
+                        # Not as an argument: a server of an earlier version would refuse it.
+                        *([] if service.spec.model.variants else [{"name": MODEL_CONTROL, "value": "control"}]),
                     ],
                     "ports": [
                         {"name": "http", "containerPort": HTTP_PORT, "protocol": "TCP"},
@@ -330,7 +359,7 @@ def _pod_template(service: SpongeService, image: str) -> dict[str, Any]:
 def _arguments(service: SpongeService) -> list[str]:
     spec = service.spec
     arguments = {
-        "--model": f"{spec.model.name}={spec.model.source}",
+        "--model": f"{spec.model.name}=$({SOURCE_VARIABLE})",
         "--slo-ms": f"{spec.slo.latency * 1000:g}",
         "--cores": "$(SPONGE_STARTUP_CORES)",
         "--min-cores": "$(SPONGE_MIN_CORES)",
@@ -374,7 +403,7 @@ def _profile_volume(service: SpongeService) -> dict[str, Any] | None:
     return None
 
 
-def _range_variable(service: SpongeService, name: str, key: str) -> dict[str, Any]:
+def _variable(service: SpongeService, name: str, key: str) -> dict[str, Any]:
     return {"name": name, "valueFrom": {"configMapKeyRef": {"name": config_map_name(service), "key": key}}}
 
 

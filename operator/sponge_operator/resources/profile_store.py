@@ -1,14 +1,14 @@
 """The ConfigMap with the latency profiles that the pods of a service have measured. Pure.
 
 A pod mounts it and takes the profile that fits its model, image and type of CPU, so it need not measure. The key of a
-profile is PREFIX-CPUTYPE.yaml; the prefix stands for the model's source and the image as the Deployment names it.
-Behind that name the image may change, so the digest that was measured is kept beside it.
+profile is PREFIX-CPUTYPE.yaml; the prefix stands for the model's source and the image as the Deployment names it. The
+source may change while the pod runs; its part of the prefix reaches a container by a variable, when it starts.
+Behind the image's name the image may change, so the digest that was measured is kept beside it.
 """
 
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping
 from pathlib import PurePosixPath
 from typing import Any
@@ -17,10 +17,12 @@ from sponge_operator.resources.model import GROUP, SpongeService
 
 __all__ = [
     "DIGEST_ANNOTATION",
+    "SOURCE_HASH_VARIABLE",
     "STORE_DIR",
     "STORE_VARIABLE",
     "digest_of",
     "prefix_of",
+    "source_hash",
     "store_name",
     "store_prefix",
     "with_profile",
@@ -29,6 +31,7 @@ __all__ = [
 
 STORE_DIR = "/etc/sponge/profile-store"
 STORE_VARIABLE = "SPONGE_SERVE_PROFILE_STORE"
+SOURCE_HASH_VARIABLE = "SPONGE_SOURCE_HASH"
 DIGEST_ANNOTATION = f"{GROUP}/image-digest"
 
 
@@ -36,16 +39,21 @@ def store_name(service: SpongeService) -> str:
     return f"{service.name}-sponge-profiles"
 
 
-def store_prefix(source: str, image: str) -> str:
-    """Stands for a model in an image."""
-    return hashlib.sha256(json.dumps([source, image]).encode()).hexdigest()[:12]
+def source_hash(source: str) -> str:
+    """Stands for a source, in the names of files."""
+    return hashlib.sha256(source.encode()).hexdigest()[:12]
 
 
-def prefix_of(pod: Mapping[str, Any], container: str) -> str | None:
-    """The prefix that a pod looks for; None if it has a profile from elsewhere."""
+def store_prefix(image: str) -> str:
+    """Stands for a model in an image; a container puts the hash of its source in."""
+    return f"$({SOURCE_HASH_VARIABLE})-{hashlib.sha256(image.encode()).hexdigest()[:12]}"
+
+
+def prefix_of(pod: Mapping[str, Any], container: str, source: str) -> str | None:
+    """The prefix of a pod's profiles while it serves a source; None if it has a profile from elsewhere."""
     spec: Mapping[str, Any] = next((c for c in pod["spec"]["containers"] if c["name"] == container), {})
     value = next((v.get("value") for v in spec.get("env") or () if v["name"] == STORE_VARIABLE), None)
-    return PurePosixPath(value).name if value else None
+    return PurePosixPath(value).name.replace(f"$({SOURCE_HASH_VARIABLE})", source_hash(source)) if value else None
 
 
 def with_profile(

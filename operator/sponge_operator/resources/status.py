@@ -71,6 +71,8 @@ def _pod(state: PodState) -> dict[str, Any]:
         pod["actuatedCores"] = cores_text(state.actuated_milli)
     if state.snapshot is not None:
         pod["batch"] = state.snapshot.batch_cap
+    if state.source is not None and state.source.serving is not None:
+        pod["source"] = state.source.serving
     return pod
 
 

@@ -44,6 +44,7 @@ class StatusInput:
         last_scaling: the newest change of that number; None since the operator started.
         now: epoch seconds.
         unable: reason and message if the cluster lets the operator change no size, else None.
+        source_change: how far a change of the model's source in place has come, or what keeps it; None without one.
     """
 
     service: SpongeService
@@ -59,6 +60,7 @@ class StatusInput:
     unable: tuple[str, str] | None = None
     scaling: Scaling | None = None
     last_scaling: LastScaling | None = None
+    source_change: Obstacle | None = None
 
     @property
     def wanted(self) -> int:
