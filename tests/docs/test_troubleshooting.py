@@ -11,7 +11,7 @@ from sponge_docs.reasons import BLOCKED, CONDITIONS, DECISIONS, TROUBLES, WAITS
 
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "guides" / "troubleshooting.md").read_text()
-OF_KUBERNETES = {"ErrImagePull", "CrashLoopBackOff"}
+OF_KUBERNETES = {"ErrImagePull", "CrashLoopBackOff", "ReadinessGatesNotReady"}
 
 
 def named(section: str) -> set[str]:

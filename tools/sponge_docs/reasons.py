@@ -180,7 +180,6 @@ WAITS: Mapping[str, str] = {
     "RollingOut": "Not all pods have the newest template yet.",
     "NodeNotReady": "The node of a pod no longer reports: it is lost, or its kubelet is. The pod may go on, and is "
     "driven while it answers; Kubernetes replaces it some minutes later.",
-    "ReadinessGatesNotReady": "A readiness gate of the pod is not met; the message is the kubelet's.",
     "SourceLoading": "A pod loads a changed `model.source` beside the former one, which answers.",
     "SourceUnknown": "A changed `model.source` waits for a server that has not said which source it serves.",
     "LoadFailed": "A changed `model.source` cannot be loaded; see the condition SourceLive. The former one answers.",
