@@ -121,6 +121,11 @@ def test_misses_at_the_largest_size_count_where_they_break_the_target(share: flo
     assert Looks().go(120, missing(share)).reason == reason
 
 
+def test_requests_that_are_refused_for_the_load_count_as_missed() -> None:
+    refusing = view(1, 0.8, snapshot={"arrival_rate_rps": 15.0, "refused_rps": 5.0})
+    assert Looks().go(120, refusing).reason == "missed"
+
+
 def test_a_rise_starts_a_pod_before_it_is_needed() -> None:
     looks = Looks()
     for second in range(60):
