@@ -34,6 +34,14 @@ def marked(world: World) -> list[str]:
     return [name for kind, name, _ in merges if kind == "Pod"]
 
 
+def test_the_number_is_looked_at_also_while_the_status_has_news_all_the_time() -> None:
+    async def act(world: World) -> None:
+        world.servers.load_cores, world.servers.answers = 2.5, True
+        world.roll_out(1)
+
+    assert replicas(scenario(act, replicas=RANGE)) == 2
+
+
 def test_the_number_follows_the_load_and_the_pod_that_goes_is_marked() -> None:
     async def act(world: World) -> None:
         world.servers.load_cores = 2.5  # of each pod; one may have 1.5 cores
