@@ -142,7 +142,7 @@ def idle(number: int, seconds: float) -> PodView:
 
 
 def test_all_pods_go_when_none_has_had_a_request_for_long_and_one_comes_when_somebody_waits() -> None:
-    looks = Looks(replicas={"min": 0, "max": 4, "removeAfter": "60s"})
+    looks = Looks(replicas={"min": 0, "max": 4}, idle={"removeAfter": "1m"})
     assert looks.go(1, idle(1, 59)).wanted == 1
     seen = looks.go(1, idle(1, 60))
     assert (seen.wanted, seen.reason) == (0, "idle")

@@ -180,7 +180,7 @@ def test_a_service_without_requests_has_no_pod_until_somebody_waits_for_one() ->
         await asyncio.sleep(0.3)
         assert replicas(world) == 1, "it does not wait for the next look"
 
-    world = scenario(act, replicas={"min": 0, "max": 2, "removeAfter": "30s"})
+    world = scenario(act, replicas={"min": 0, "max": 2}, idle={"removeAfter": "30s"})
     assert marked(world) == []
 
 

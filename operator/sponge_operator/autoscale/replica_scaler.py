@@ -175,7 +175,7 @@ class ReplicaScaler:
             spec.cpu.min / 1000,
             spec.cpu.max / 1000,
             cold_start_s,
-            spec.replicas.remove_after,
+            spec.idle.remove_after,
         )
         short = [*(self.short_cores(pod, spec) for pod in serving), *(limits.max_cores for _ in lost)]
         load = sum(_load_of(pod.state) or 0.0 for pod in serving)
