@@ -9,9 +9,11 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
-from sponge_workload.files import TRACES_VARIABLE
+__all__ = ["TRACES_VARIABLE", "traces_folder"]
 
-__all__ = ["traces_folder"]
+TRACES_VARIABLE = "SPONGE_TRACES"
+"""As `sponge_workload.files` has it. Not imported from there, because peers' servers import modules of this package in
+environments without the project."""
 
 _CHECKOUT = Path(__file__).resolve().parents[1]
 

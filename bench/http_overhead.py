@@ -26,6 +26,7 @@ from urllib.parse import urlsplit
 
 from bench.live_server import LiveServer
 from bench.serving.measure import bare
+from bench.serving.workloads import RESNET18, Served
 from sponge_client.oip import HEADER_LENGTH, Tensor, encode
 
 __all__ = ["Overhead", "Saturation", "main"]
@@ -141,7 +142,7 @@ def measure_saturation() -> Saturation:
         for thread in threads:
             thread.join()
     rows, batches = (now - then for now, then in zip(after, before, strict=True))
-    bare_rps = float(bare(1, 1, 1, [BATCH], BARE_S)[0]["images_per_s"])
+    bare_rps = float(bare(Served(RESNET18), 1, 1, 1, [BATCH], BARE_S)[0]["rows_per_s"])
     return Saturation(rows / took_s, rows / batches, bare_rps, rows / took_s / bare_rps)
 
 

@@ -24,7 +24,8 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from bench.experiments.sizes import BERT, LONGEST, SHORTEST
+from bench.bert_sizes import LONGEST, SHORTEST
+from bench.experiments.sizes import BERT
 from bench.live_server import LiveServer
 from bench.results import BLUE, SOFT, SPONGE, arguments, save
 from sponge_client.load import LoadRun

@@ -24,6 +24,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from bench.bert_sizes import LONGEST, SHORTEST
 from bench.experiments.size_rules import by_bucket, by_slack, one_by_one
 from bench.results import arguments, compared, save
 from sponge_core.calibration import Calibration
@@ -47,7 +48,6 @@ MAX_BATCH: Final = 8
 SLOS_S: Final = {"200 ms": 0.2, "1000 ms": 1.0}
 RATES: Final = (20.0, 30.0, 45.0)
 LOADS: Final = (0.9, 1.3)
-SHORTEST, LONGEST = 8, 400
 PROFILED: Final = 16
 """The size that a size-blind profile is measured at: the server's default for a dynamic dimension."""
 

@@ -12,12 +12,14 @@ from typing import Any
 
 import click
 
-from bench.serving.campaign import LOADS, Plan
+from bench.serving.campaign import Plan
 from bench.serving.ledger import Ledger
+from bench.serving.live_cores import CORES_MIX
 from bench.serving.measure import Timing
 from bench.serving.schedule import MIXES
 from bench.serving.steps import Budget, OutOfTimeError, Steps
 from bench.serving.systems import SYSTEMS
+from bench.serving.workloads import RESNET18, RUNTIMES, WORKLOADS, Served
 from sponge_core.errors import SpongeError
 
 OUT = Path("out/bench/serving")
@@ -28,6 +30,9 @@ EPILOG = """
 \b
 A whole campaign, in pieces of at most four minutes (`all` does every step that is left):
   while python -m bench.serving all --campaign monday --budget-s 230; [ $? = 75 ]; do :; done
+\b
+Texts of many lengths, in ONNX Runtime everywhere:
+  python -m bench.serving all --campaign texts --workload bert --runtime onnx
 """
 
 
@@ -61,12 +66,18 @@ def _campaign_options(command: Callable[..., None]) -> Callable[..., None]:
         show_default=True,
         help="Name of the campaign. Runs with the same name belong together.",
     )
-    @click.option("--cores", default=1.5, show_default=True, help="CPU limit of every system, helpers included.")
-    @click.option("--systems", type=_List(str, tuple(SYSTEMS)), default=tuple(SYSTEMS), help="Some of all.")
-    @click.option("--mixes", type=_List(str, tuple(MIXES)), default=tuple(MIXES), help="classes, 4g or both.")
+    @click.option("--workload", type=click.Choice([*WORKLOADS]), default=RESNET18.name, show_default=True)
     @click.option(
-        "--loads", type=_List(float), default=LOADS, help="Shares of the capacity.  [default: 0.5,0.7,0.9,1.3,2.0]"
+        "--runtime",
+        type=click.Choice(RUNTIMES),
+        default=RUNTIMES[0],
+        show_default=True,
+        help="What computes inside of every system.",
     )
+    @click.option("--cores", type=float, help="CPU limit of every system, helpers included.  [default: the workload's]")
+    @click.option("--systems", type=_List(str), help="Some of the workload's.  [default: all]")
+    @click.option("--mixes", type=_List(str, tuple(MIXES)), help="Some of the workload's.  [default: all]")
+    @click.option("--loads", type=_List(float), help="Shares of the capacity.  [default: the workload's]")
     @click.option("--seeds", type=_List(int), default=(1, 2, 3), help="Schedules at each load.  [default: 1,2,3]")
     @click.option("--duration-s", default=11.5, show_default=True, help="Duration of sending, with the warm-up.")
     @click.option("--warmup-s", default=1.5, show_default=True, help="Sent, not counted.")
@@ -82,10 +93,12 @@ def _campaign_options(command: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(command)
     def with_plan(
         campaign: str,
-        cores: float,
-        systems: tuple[str, ...],
-        mixes: tuple[str, ...],
-        loads: tuple[float, ...],
+        workload: str,
+        runtime: str,
+        cores: float | None,
+        systems: tuple[str, ...] | None,
+        mixes: tuple[str, ...] | None,
+        loads: tuple[float, ...] | None,
         seeds: tuple[int, ...],
         duration_s: float,
         warmup_s: float,
@@ -94,7 +107,17 @@ def _campaign_options(command: Callable[..., None]) -> Callable[..., None]:
         budget_s: float | None,
         **others: Any,
     ) -> None:
-        plan = Plan(campaign, cores, Timing(duration_s, warmup_s, hang_up_s), systems, mixes, loads, seeds)
+        served = Served(WORKLOADS[workload], runtime)
+        plan = Plan(
+            campaign,
+            cores or served.workload.cores,
+            Timing(duration_s, warmup_s, hang_up_s),
+            _some("--systems", systems, tuple(SYSTEMS[workload])),
+            _some("--mixes", mixes, served.workload.mixes),
+            loads or served.workload.loads,
+            seeds,
+            served,
+        )
         ledger = Ledger(out / "runs.jsonl")
         steps = Steps(ledger, plan, out, Budget(budget_s), click.echo)
         try:
@@ -105,6 +128,14 @@ def _campaign_options(command: Callable[..., None]) -> Callable[..., None]:
         sys.exit(1 if steps.failed else 0)
 
     return with_plan
+
+
+def _some(option: str, wanted: tuple[str, ...] | None, known: tuple[str, ...]) -> tuple[str, ...]:
+    """What was asked for, or all. Raises click.BadParameter for what the workload does not have."""
+    for name in wanted or ():
+        if name not in known:
+            raise click.BadParameter(f"{name!r} is not one of {', '.join(known)}", param_hint=option)
+    return wanted or known
 
 
 candidates_option = click.option(
@@ -123,9 +154,9 @@ def main() -> None:
 
 @main.command()
 @_campaign_options
-def setup(steps: Steps, **_: Any) -> None:
-    """Make the weights, the reference answers and each peer's environment. Report failures with their causes."""
-    _make_model()
+def setup(steps: Steps, plan: Plan, **_: Any) -> None:
+    """Make the model's files, the reference answers and each peer's environment. Report failures with their causes."""
+    _make_model(plan.served)
     steps.setup()
 
 
@@ -133,7 +164,7 @@ def setup(steps: Steps, **_: Any) -> None:
 @_campaign_options
 @click.option("--seconds", default=4.0, show_default=True, help="Of each shape.")
 def capacity(steps: Steps, seconds: float, **_: Any) -> None:
-    """Measure the bare torch loop in the same cgroup. Its throughput defines the loads of a campaign."""
+    """Measure the bare loop in the same cgroup. Its throughput defines the loads of a campaign."""
     steps.capacity(seconds)
 
 
@@ -156,7 +187,7 @@ def goodput(steps: Steps, defaults: bool, **_: Any) -> None:
 @main.command()
 @_campaign_options
 def overhead(steps: Steps, **_: Any) -> None:
-    """Measure a server's overhead over the bare torch loop: single requests, and saturation."""
+    """Measure a server's overhead over the bare loop: single requests, and saturation."""
     steps.overhead()
 
 
@@ -172,15 +203,17 @@ def against(checkout: Path, rounds: int, cores: float, out: Path) -> None:
     """
     from bench.serving.against import compare
 
-    _make_model()
+    _make_model(Served(RESNET18))
     for comparison in compare(checkout, rounds, cores, out / "logs"):
         click.echo(comparison)
 
 
 @main.command()
 @_campaign_options
-def cores(steps: Steps, **_: Any) -> None:
+def cores(steps: Steps, plan: Plan, **_: Any) -> None:
     """Find the fewest fixed cores that serve a varying load in time, beside Sponge resized live."""
+    if CORES_MIX not in plan.mixes:
+        raise click.UsageError(f"its load is the mix {CORES_MIX}: choose a workload and mixes that have it")
     steps.cores()
 
 
@@ -196,18 +229,19 @@ def report(ledger: Ledger, plan: Plan, out: Path, **_: Any) -> None:
 @candidates_option
 def everything(steps: Steps, ledger: Ledger, plan: Plan, out: Path, candidates: int) -> None:
     """Run every remaining step from setup to report."""
-    _make_model()
+    _make_model(plan.served)
     steps.setup()
     steps.capacity()
     steps.tune(candidates)
     steps.goodput(defaults=False)
     steps.overhead()
-    steps.cores()
+    if CORES_MIX in plan.mixes:
+        steps.cores()
     _write_report(ledger, plan, out)
 
 
-def _make_model() -> None:
-    subprocess.run((sys.executable, "-m", "bench.serving.model"), check=True)
+def _make_model(served: Served) -> None:
+    subprocess.run((sys.executable, "-m", "bench.serving.model", served.workload.name, served.runtime), check=True)
 
 
 def _write_report(ledger: Ledger, plan: Plan, out: Path) -> None:

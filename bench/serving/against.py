@@ -56,6 +56,7 @@ class _Checkout(Sponge):
     """Sponge as another checkout has it, with that checkout's environment."""
 
     def __init__(self, root: Path) -> None:
+        super().__init__()
         self._root = root
         self._python = root / ".venv" / "bin" / "python"
         if not self._python.exists():

@@ -1,24 +1,26 @@
-"""The reference: torch alone in a loop, without a server. Prints one JSON object per batch size.
+"""The reference: the model alone in a loop, without a server. Prints one JSON object per batch size.
 
     python -m bench.serving.bare --processes 2 --threads 1 --batches 1,4,8 --seconds 3
 
-Processes are forked from one that has loaded the model. They start each batch size together.
+Each process has its own copy of the model. They start each batch size together. Of texts of many lengths, those of near
+lengths share a batch.
 """
 
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import multiprocessing
+import os
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
-from bench.serving.model import infer_tensor, load_model
-from bench.serving.shared import INPUT_SHAPE
+from bench.serving.model import load_model
+from bench.serving.workloads import RESNET18, RUNTIMES, WORKLOADS, Served, Workload
 
 if TYPE_CHECKING:
     from multiprocessing.queues import Queue
@@ -28,26 +30,29 @@ WARM_UPS = 3
 
 
 def loop(
-    model: torch.nn.Module,
+    workload: Workload,
     threads: int,
-    batches: Sequence[int],
+    sizes: Sequence[int],
     seconds: float,
     barrier: Barrier,
     found: Queue[tuple[int, list[float]]],
 ) -> None:
     """Runs one process: each batch size for `seconds`. Reports the time of every batch."""
-    torch.set_num_threads(threads)
-    for batch in batches:
-        rows = torch.randn(batch, *INPUT_SHAPE)
-        for _ in range(WARM_UPS):
-            infer_tensor(model, rows)
+    model = load_model(threads)
+    for size in sizes:
+        batches = workload.batches(size)
+        for rows in batches[:WARM_UPS]:
+            model.run(rows)
         barrier.wait()
         end = time.perf_counter() + seconds
         times = []
-        while (began := time.perf_counter()) < end:
-            infer_tensor(model, rows)
+        for rows in itertools.cycle(batches):
+            began = time.perf_counter()
+            if began >= end:
+                break
+            model.run(rows)
             times.append(time.perf_counter() - began)
-        found.put((batch, times))
+        found.put((size, times))
         barrier.wait()
 
 
@@ -55,16 +60,19 @@ def main() -> None:
     """Measures and prints."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--processes", type=int, default=1)
-    parser.add_argument("--threads", type=int, default=1, help="of torch, per process")
+    parser.add_argument("--threads", type=int, default=1, help="per process")
+    parser.add_argument("--workload", choices=WORKLOADS, default=RESNET18.name)
+    parser.add_argument("--runtime", choices=RUNTIMES, default=RUNTIMES[0])
     parser.add_argument("--batches", default="1,4,8")
     parser.add_argument("--seconds", type=float, default=3.0)
     options = parser.parse_args()
     batches = [int(word) for word in options.batches.split(",")]
 
-    model = load_model(1)
+    workload = WORKLOADS[options.workload]
+    os.environ.update(Served(workload, options.runtime).environment)
     context = multiprocessing.get_context("fork")
     barrier, found = context.Barrier(options.processes), context.Queue()
-    arguments = (model, options.threads, batches, options.seconds, barrier, found)
+    arguments = (workload, options.threads, batches, options.seconds, barrier, found)
     workers = [context.Process(target=loop, args=arguments) for _ in range(options.processes)]
     for worker in workers:
         worker.start()
@@ -78,7 +86,7 @@ def main() -> None:
             "processes": options.processes,
             "threads": options.threads,
             "batch": batch,
-            "images_per_s": round(rate, 2),
+            "rows_per_s": round(rate, 2),
             "batch_p50_ms": round(float(np.percentile(of_batch, 50)) * 1000, 2),
             "batch_p99_ms": round(float(np.percentile(of_batch, 99)) * 1000, 2),
         }

@@ -17,12 +17,12 @@ from bench.serving.ledger import Ledger
 from bench.serving.measure import Timing, bare, open_loop, settle, warm_up
 from bench.serving.schedule import MIXES, make_shots
 from bench.serving.servers import serving
-from bench.serving.systems import SYSTEMS, Knobs
+from bench.serving.systems import SYSTEMS, Knobs, System
+from bench.serving.workloads import DEFAULT, Served
 from sponge_core.errors import SpongeError
 from sponge_workload.files import load_bandwidth
 
 __all__ = [
-    "LOADS",
     "Plan",
     "Visit",
     "capacity_now",
@@ -34,7 +34,6 @@ __all__ = [
     "tuned",
 ]
 
-LOADS = (0.5, 0.7, 0.9, 1.3, 2.0)
 TUNING_SEED = 1001
 """Seed of the tuning schedules. The measured schedules use other seeds."""
 
@@ -56,10 +55,20 @@ class Plan:
     name: str
     cores: float
     timing: Timing
-    systems: tuple[str, ...] = tuple(SYSTEMS)
-    mixes: tuple[str, ...] = tuple(MIXES)
-    loads: tuple[float, ...] = LOADS
+    systems: tuple[str, ...]
+    mixes: tuple[str, ...]
+    loads: tuple[float, ...]
     seeds: tuple[int, ...] = (1, 2, 3)
+    served: Served = DEFAULT
+
+    @property
+    def runs(self) -> dict[str, Any]:
+        """Parameters that all runs of the campaign have."""
+        served = {"workload": self.served.workload.name, "runtime": self.served.runtime}
+        return {"campaign": self.name, **served, "cores": self.cores}
+
+    def system(self, name: str) -> System:
+        return SYSTEMS[self.served.workload.name][name](self.served)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,32 +91,31 @@ def measure_capacity(ledger: Ledger, plan: Plan, seconds: float) -> Iterator[dic
     """Measures the bare loop at every sensible shape, once per campaign. Yields each figure."""
     whole = math.ceil(plan.cores)
     for processes, threads in dict.fromkeys(((whole, 1), (1, whole))):
-        params = {"campaign": plan.name, "cores": plan.cores, "seconds": seconds}
-        params |= {"processes": processes, "threads": threads}
+        params = {**plan.runs, "seconds": seconds, "processes": processes, "threads": threads}
         run = ledger.find("capacity", params)
         if run is None:
-            figures = bare(plan.cores, processes, threads, CAPACITY_BATCHES, seconds)
+            figures = bare(plan.served, plan.cores, processes, threads, CAPACITY_BATCHES, seconds)
             run = ledger.add("capacity", params, {"figures": figures})
         yield from run["result"]["figures"]
 
 
 def capacity_of(ledger: Ledger, plan: Plan) -> dict[str, Any]:
     """The best figure of the bare loop in this campaign. Raises SpongeError when it was not measured."""
-    runs = ledger.of_kind("capacity", campaign=plan.name, cores=plan.cores)
+    runs = ledger.of_kind("capacity", **plan.runs)
     figures: list[dict[str, Any]] = [figure for run in runs for figure in run["result"]["figures"]]
     if not figures:
         raise SpongeError(
-            f"campaign {plan.name!r} has no capacity at {plan.cores:g} cores: "
-            f"run `python -m bench.serving capacity --campaign {plan.name}` first"
+            f"campaign {plan.name!r} has no capacity for {plan.served.workload.name} in {plan.served.runtime} at "
+            f"{plan.cores:g} cores: run `python -m bench.serving capacity --campaign {plan.name}` with the same options"
         )
-    return max(figures, key=lambda figure: float(figure["images_per_s"]))
+    return max(figures, key=lambda figure: float(figure["rows_per_s"]))
 
 
 def capacity_now(ledger: Ledger, plan: Plan) -> float:
-    """Measures the shape of the capacity again, briefly, because the machine's speed changes. In images per second."""
+    """Measures the shape of the capacity again, briefly, because the machine's speed changes. In rows per second."""
     best = capacity_of(ledger, plan)
-    (figure,) = bare(plan.cores, best["processes"], best["threads"], [best["batch"]], YARDSTICK_S)
-    return float(figure["images_per_s"])
+    (figure,) = bare(plan.served, plan.cores, best["processes"], best["threads"], [best["batch"]], YARDSTICK_S)
+    return float(figure["rows_per_s"])
 
 
 def tune_visits(ledger: Ledger, plan: Plan, candidates: int) -> list[Visit]:
@@ -117,7 +125,7 @@ def tune_visits(ledger: Ledger, plan: Plan, candidates: int) -> list[Visit]:
     """
     visits = []
     for name in plan.systems:
-        choices = SYSTEMS[name].candidates(plan.cores)
+        choices = plan.system(name).candidates(plan.cores)
         if len(choices) < 2:
             continue
         for knobs in choices[:candidates]:
@@ -135,7 +143,7 @@ def tuned(ledger: Ledger, plan: Plan, system: str, mix: str, load: float) -> Kno
     """The configuration with the most goodput in tuning at this load, or the system's first one if none was tried."""
     runs = _tune_runs(ledger, plan, system, mix, load)
     if not runs:
-        return SYSTEMS[system].candidates(plan.cores)[0]
+        return plan.system(system).candidates(plan.cores)[0]
     best: Knobs = max(runs, key=lambda run: float(run["result"]["goodput_rps"]))["params"]["knobs"]
     return best
 
@@ -152,7 +160,7 @@ def goodput_visits(ledger: Ledger, plan: Plan, defaults: bool) -> list[Visit]:
         for name in plan.systems[turn:] + plan.systems[:turn]:
             by_knobs: dict[str, tuple[Knobs, list[Mapping[str, Any]]]] = {}
             for mix, seed in itertools.product(plan.mixes, plan.seeds):
-                knobs = SYSTEMS[name].defaults if defaults else tuned(ledger, plan, name, mix, load)
+                knobs = plan.system(name).defaults if defaults else tuned(ledger, plan, name, mix, load)
                 run = _params(ledger, plan, name, knobs, mix, load, seed)
                 by_knobs.setdefault(repr(sorted(knobs.items())), (knobs, []))[1].append(run)
             kind = "defaults" if defaults else "goodput"
@@ -167,7 +175,7 @@ def perform(ledger: Ledger, plan: Plan, visit: Visit, folder: Path) -> Iterator[
     Args:
         folder: for the servers' logs.
     """
-    system = SYSTEMS[visit.system]
+    system = plan.system(visit.system)
     uplink = load_bandwidth("4g", 1, os.environ)
     assert uplink is not None
     left = list(visit.runs)
@@ -177,8 +185,10 @@ def perform(ledger: Ledger, plan: Plan, visit: Visit, folder: Path) -> Iterator[
             warm_up(server)
             while left:
                 params = left.pop(0)
-                mix = MIXES[params["mix"]]
-                shots = make_shots(mix, params["rate_rps"], params["duration_s"], params["seed"], uplink)
+                mix = MIXES[params["mix"]].slowed(params["slower"])
+                shots = make_shots(
+                    mix, params["rate_rps"], params["duration_s"], params["seed"], uplink, len(system.workload.bodies())
+                )
                 result = {**open_loop(server, mix, shots, plan.timing), "capacity_rps": capacity}
                 server.check()
                 ledger.add(visit.kind, params, result)
@@ -188,7 +198,7 @@ def perform(ledger: Ledger, plan: Plan, visit: Visit, folder: Path) -> Iterator[
 
 
 def _tune_runs(ledger: Ledger, plan: Plan, system: str, mix: str, load: float) -> list[Mapping[str, Any]]:
-    return ledger.of_kind("tune", campaign=plan.name, system=system, mix=mix, load=load, cores=plan.cores)
+    return ledger.of_kind("tune", **plan.runs, system=system, mix=mix, load=load)
 
 
 def _perfect(runs: Sequence[Mapping[str, Any]]) -> bool:
@@ -197,16 +207,17 @@ def _perfect(runs: Sequence[Mapping[str, Any]]) -> bool:
 
 
 def _params(ledger: Ledger, plan: Plan, system: str, knobs: Knobs, mix: str, load: float, seed: int) -> dict[str, Any]:
+    capacity = float(capacity_of(ledger, plan)["rows_per_s"])
     return {
-        "campaign": plan.name,
+        **plan.runs,
         "system": system,
-        "version": SYSTEMS[system].version,
+        "version": plan.system(system).version,
         "knobs": dict(knobs),
         "mix": mix,
+        "slower": plan.served.workload.slower(capacity),
         "load": load,
-        "rate_rps": round(load * float(capacity_of(ledger, plan)["images_per_s"]), 1),
+        "rate_rps": round(load * capacity, 1),
         "seed": seed,
-        "cores": plan.cores,
         "duration_s": plan.timing.duration_s,
         "warmup_s": plan.timing.warmup_s,
         "hang_up_s": plan.timing.hang_up_s,

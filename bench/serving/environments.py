@@ -1,7 +1,7 @@
 """A Python environment for each peer, so that requirements of peers and of the project do not conflict.
 
-It holds the peer's own packages, and links to the project's torch, torchvision and their requirements, which saves
-several gigabytes per peer.
+It holds the peer's own packages, and links to the project's torch, torchvision, the other runtimes and all that they
+require, which saves several gigabytes per peer.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from sponge_core.errors import SpongeError
 
 __all__ = ["environment", "python_of", "set_up"]
 
-CHECK = "import torch, torchvision, numpy"
+CHECK = "import torch, torchvision, numpy, onnxruntime, openvino"
+LINKED = ("torch", "torchvision", "onnxruntime", "openvino")
 INSTALL_WITHIN_S = 900
 STAMP = "sponge-packages"
 
@@ -50,7 +51,10 @@ def set_up(system: System) -> None:
     uv = (sys.executable, "-m", "uv")  # the project's own, even if it is not on the PATH
     _run(*uv, "venv", "--quiet", "--python", sys.executable, str(folder))
     python = folder / "bin" / "python"
-    _run(*uv, "pip", "install", "--quiet", "--python", str(python), *system.packages)
+    no_torch = folder / "linked.txt"  # a peer that requires torch gets the project's
+    no_torch.write_text("".join(f"{name} ; sys_platform == 'never'\n" for name in LINKED[:2]))
+    install = ("pip", "install", "--quiet", "--python", str(python), "--override", str(no_torch))
+    _run(*uv, *install, *system.packages)
     (packages,) = (folder / "lib").glob("python*/site-packages")
     (packages / "sponge-torch.pth").write_text(f"{_torch_links()}\n")
     _run(str(python), "-c", CHECK)
@@ -63,12 +67,12 @@ def _is_current(system: System) -> bool:
 
 
 def _stamp(system: System) -> str:
-    return "\n".join((f"torch=={distribution('torch').version}", *system.packages))
+    return "\n".join((*(f"{name}=={distribution(name).version}" for name in LINKED), *system.packages))
 
 
 def _torch_links() -> Path:
-    """A folder with links to torch, torchvision and their requirements in the project's environment."""
-    names, todo = set[str](), ["torch", "torchvision"]
+    """A folder with links to the runtimes and their requirements in the project's environment."""
+    names, todo = set[str](), [*LINKED]
     entries: dict[str, Path] = {}
     while todo:
         name = todo.pop()

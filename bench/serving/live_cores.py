@@ -23,8 +23,9 @@ from bench.serving.ledger import Ledger
 from bench.serving.measure import Timing, open_loop, warm_up
 from bench.serving.schedule import MIXES, varying_shots
 from bench.serving.servers import Server, free_port, serving
-from bench.serving.systems import SYSTEMS, Knobs
+from bench.serving.systems import Knobs, System
 from bench.serving.systems.sponge import ResizableSponge
+from bench.serving.workloads import Served
 from sponge_client.schedule import Shot
 from sponge_core.control_api import SizeRange
 from sponge_operator.autoscale.cgroup_target import CgroupTarget
@@ -33,8 +34,9 @@ from sponge_operator.autoscale.recommender import SizingSpec
 from sponge_operator.clients.server import ControlClient
 from sponge_workload.files import load_bandwidth
 
-__all__ = ["CORES_RUN_S", "SIZES", "TARGET", "measure_cores"]
+__all__ = ["CORES_MIX", "CORES_RUN_S", "SIZES", "TARGET", "measure_cores"]
 
+CORES_MIX = "4g"
 RATES = (0.15, 0.35, 0.6, 0.8, 0.5, 0.25, 0.1, 0.4)
 """Of the capacity at the campaign's cores, one after the other."""
 
@@ -51,19 +53,19 @@ SEED = 1
 
 def measure_cores(ledger: Ledger, plan: Plan, folder: Path) -> Iterator[tuple[str, float | None, Mapping[str, Any]]]:
     """Yields (system, fixed cores or None where resized live, result) of every run that the campaign lacks."""
-    capacity = float(capacity_of(ledger, plan)["images_per_s"])
+    capacity = float(capacity_of(ledger, plan)["rows_per_s"])
     rates = [round(share * capacity, 1) for share in RATES]
     uplink = load_bandwidth("4g", 1, os.environ)
     assert uplink is not None
-    shots = varying_shots(MIXES["4g"], rates, STEP_S, SEED, uplink)
+    shots = varying_shots(MIXES[CORES_MIX], rates, STEP_S, SEED, uplink, len(plan.served.workload.bodies()))
     timing = Timing(STEP_S * len(rates), WARMUP_S, plan.timing.hang_up_s)
     for name in plan.systems:
         for cores in (None, *SIZES) if name == "sponge" else SIZES:
             knobs = _knobs(ledger, plan, name, cores)
             params = {
-                "campaign": plan.name,
+                **plan.runs,
                 "system": name,
-                "version": SYSTEMS[name].version,
+                "version": plan.system(name).version,
                 "knobs": dict(knobs),
                 "cores": cores,
                 "rates_rps": rates,
@@ -75,9 +77,9 @@ def measure_cores(ledger: Ledger, plan: Plan, folder: Path) -> Iterator[tuple[st
             if run is None:
                 log = folder / f"{name}-cores.log"
                 if cores is None:
-                    result = _resized(max(SIZES), shots, timing, log)
+                    result = _resized(plan.served, max(SIZES), shots, timing, log)
                 else:
-                    result = _fixed(name, knobs, cores, shots, timing, log)
+                    result = _fixed(plan.system(name), knobs, cores, shots, timing, log)
                 run = ledger.add("cores", params, result)
                 yield name, cores, run["result"]
             if cores is not None and run["result"]["attainment"] < TARGET:
@@ -87,27 +89,29 @@ def measure_cores(ledger: Ledger, plan: Plan, folder: Path) -> Iterator[tuple[st
 def _knobs(ledger: Ledger, plan: Plan, name: str, cores: float | None) -> Knobs:
     """As tuned near saturation; where the thread count of that would not fit, the system's first guess for the size."""
     if cores is None or math.ceil(cores) == math.ceil(plan.cores):
-        return tuned(ledger, plan, name, "4g", 0.9)
-    return SYSTEMS[name].candidates(cores)[0]
+        return tuned(ledger, plan, name, CORES_MIX, 0.9)
+    return plan.system(name).candidates(cores)[0]
 
 
-def _fixed(name: str, knobs: Knobs, cores: float, shots: Sequence[Shot], timing: Timing, log: Path) -> dict[str, Any]:
-    with serving(SYSTEMS[name], knobs, cores, log) as server:
+def _fixed(
+    system: System, knobs: Knobs, cores: float, shots: Sequence[Shot], timing: Timing, log: Path
+) -> dict[str, Any]:
+    with serving(system, knobs, cores, log) as server:
         warm_up(server)
-        return {**open_loop(server, MIXES["4g"], shots, timing), "mean_cores": cores, "resizes": 0}
+        return {**open_loop(server, MIXES[CORES_MIX], shots, timing), "mean_cores": cores, "resizes": 0}
 
 
-def _resized(most: float, shots: Sequence[Shot], timing: Timing, log: Path) -> dict[str, Any]:
+def _resized(served: Served, most: float, shots: Sequence[Shot], timing: Timing, log: Path) -> dict[str, Any]:
     sizes = SizeRange(min_milli=LEAST_MILLI, max_milli=round(most * 1000), step_milli=STEP_MILLI)
     with tempfile.TemporaryDirectory() as folder:
         token_file = Path(folder) / "token"
         token_file.write_text(secrets.token_hex(16))
-        system = ResizableSponge(free_port(), token_file, sizes)
+        system = ResizableSponge(served, free_port(), token_file, sizes)
         with serving(system, {}, most, log) as server:
             warm_up(server)
             with _controlled(server, system.control_port, token_file.read_text(), sizes) as quota:
                 began = time.monotonic()
-                result = open_loop(server, MIXES["4g"], shots, timing)
+                result = open_loop(server, MIXES[CORES_MIX], shots, timing)
                 # The sender needs a moment to start, and ends with the last answer; the schedule lies between.
                 ended = time.monotonic()
                 return {**result, "mean_cores": round(quota.mean_cores(began, ended), 3), "resizes": quota.changes}

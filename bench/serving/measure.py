@@ -19,6 +19,7 @@ from bench.serving.schedule import Mix, fingerprint
 from bench.serving.sender import ClosedLoop, Job
 from bench.serving.servers import Server, cgroup_environment, limited
 from bench.serving.systems.interface import REPOSITORY
+from bench.serving.workloads import Served
 from sponge_client.schedule import Shot
 from sponge_core.errors import SpongeError
 
@@ -53,7 +54,7 @@ def open_loop(server: Server, mix: Mix, shots: Sequence[Shot], timing: Timing) -
     """
     for _ in range(2):
         throttled, cpu = server.cgroup.cpu_stat(), server.cpu_s()
-        answers = send(Job(server.system.name, server.knobs, server.port, timing.hang_up_s, tuple(shots)))
+        answers = send(_job(server, timing.hang_up_s, tuple(shots)))
         used = {
             "cpu_s": round(server.cpu_s() - cpu, 3),
             "throttled_s": round(server.cgroup.cpu_stat().throttled_s - throttled.throttled_s, 3),
@@ -69,7 +70,7 @@ def open_loop(server: Server, mix: Mix, shots: Sequence[Shot], timing: Timing) -
 def closed_loop(server: Server, clients: int, duration_s: float, think_s: float = 0.0) -> dict[str, Any]:
     """Latencies and throughput of a closed loop of patient clients."""
     closed = ClosedLoop(clients, duration_s, PATIENT_S, think_s)
-    answers = send(Job(server.system.name, server.knobs, server.port, PATIENT_S, closed=closed))
+    answers = send(_job(server, PATIENT_S, closed=closed))
     right = [answer for answer in answers if answer.right]
     if not right:
         raise SpongeError(f"{server.system.name} gave no right answer to {len(answers)} requests (log: {server.log})")
@@ -93,7 +94,7 @@ def warm_up(server: Server) -> None:
 
 def settle(server: Server) -> bool:
     """Waits until the server's backlog is empty. False when it is not within a quarter of a minute."""
-    probe = Job(server.system.name, server.knobs, server.port, 0.0, closed=ClosedLoop(1, 0.2, SETTLE_WITHIN_S))
+    probe = _job(server, 0.0, closed=ClosedLoop(1, 0.2, SETTLE_WITHIN_S))
     return any(all(a.right and a.latency_s < SETTLED_S for a in send(probe)) for _ in range(3))
 
 
@@ -112,9 +113,17 @@ def send(job: Job) -> list[Answer]:
     return [Answer(**row) for row in json.loads(done.stdout)]
 
 
-def bare(cores: float, processes: int, threads: int, batches: Sequence[int], seconds: float) -> list[dict[str, Any]]:
+def _job(server: Server, hang_up_s: float, shots: tuple[Shot, ...] = (), closed: ClosedLoop | None = None) -> Job:
+    system = server.system
+    return Job(system.workload.name, system.name, server.knobs, server.port, hang_up_s, shots, closed)
+
+
+def bare(
+    served: Served, cores: float, processes: int, threads: int, batches: Sequence[int], seconds: float
+) -> list[dict[str, Any]]:
     """The figures of `bench.serving.bare`, one per batch size, in a cgroup of `cores`. Raises SpongeError."""
     options = {"--processes": processes, "--threads": threads, "--batches": ",".join(map(str, batches))}
+    options |= {"--workload": served.workload.name, "--runtime": served.runtime}
     command = [sys.executable, "-m", "bench.serving.bare", f"--seconds={seconds}"]
     command += [f"{name}={value}" for name, value in options.items()]
     with limited(cores) as cgroup:

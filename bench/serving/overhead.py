@@ -10,7 +10,6 @@ from bench.serving.campaign import Plan, capacity_of, tuned
 from bench.serving.ledger import Ledger
 from bench.serving.measure import bare, closed_loop, warm_up
 from bench.serving.servers import serving
-from bench.serving.systems import SYSTEMS
 
 __all__ = ["OVERHEAD_S", "measure_overhead"]
 
@@ -34,22 +33,16 @@ def measure_overhead(ledger: Ledger, plan: Plan, folder: Path) -> Iterator[tuple
     best = capacity_of(ledger, plan)
     for name in plan.systems:
         knobs = tuned(ledger, plan, name, plan.mixes[0], min(plan.loads))
-        params = {
-            "campaign": plan.name,
-            "system": name,
-            "version": SYSTEMS[name].version,
-            "knobs": dict(knobs),
-            "cores": plan.cores,
-        }
+        params = {**plan.runs, "system": name, "version": plan.system(name).version, "knobs": dict(knobs)}
         if ledger.find("overhead", params):
             continue
-        (floor,) = bare(plan.cores, 1, 1, [1], BARE_S)
+        (floor,) = bare(plan.served, plan.cores, 1, 1, [1], BARE_S)
         single = {name: 1 for name in ("processes", "lanes", "threads") if name in knobs}
-        with serving(SYSTEMS[name], {**knobs, **single}, plan.cores, folder / f"{name}.log") as server:
+        with serving(plan.system(name), {**knobs, **single}, plan.cores, folder / f"{name}.log") as server:
             warm_up(server)
             alone = closed_loop(server, 1, ONE_AT_A_TIME_S, THINK_S)
-        (full,) = bare(plan.cores, best["processes"], best["threads"], [best["batch"]], BARE_S)
-        with serving(SYSTEMS[name], knobs, plan.cores, folder / f"{name}.log") as server:
+        (full,) = bare(plan.served, plan.cores, best["processes"], best["threads"], [best["batch"]], BARE_S)
+        with serving(plan.system(name), knobs, plan.cores, folder / f"{name}.log") as server:
             warm_up(server)
             saturated = closed_loop(server, CLIENTS, SATURATED_S)
         result = {
@@ -59,7 +52,7 @@ def measure_overhead(ledger: Ledger, plan: Plan, folder: Path) -> Iterator[tuple
             "bare_p99_ms": floor["batch_p99_ms"],
             "saturated_rps": saturated["throughput_rps"],
             "saturated_failed": saturated["failed"],
-            "bare_rps": full["images_per_s"],
+            "bare_rps": full["rows_per_s"],
         }
         ledger.add("overhead", params, result)
         yield name, result

@@ -28,16 +28,16 @@ tr.sponge td { color: #0b7a75; font-weight: 600 } svg { width: 100%; height: aut
 
 def write_report(ledger: Ledger, plan: Plan, folder: Path) -> Path:
     """Writes the report into `folder` and returns the path of the page. Raises SpongeError when there are no runs."""
-    runs = [run for run in ledger.of_kind("goodput", campaign=plan.name, cores=plan.cores) if _asked(run, plan)]
+    runs = [run for run in ledger.of_kind("goodput", **plan.runs) if _asked(run, plan)]
     if not runs:
         raise SpongeError(f"campaign {plan.name!r} has no goodput runs yet: run `goodput` first")
     best = capacity_of(ledger, plan)
-    capacity = float(best["images_per_s"])
+    capacity = float(best["rows_per_s"])
     found = tables.points(runs)
     parts = [f"# Serving benchmark, campaign {plan.name}", _how(plan, runs, best)]
     for mix in (MIXES[name] for name in plan.mixes if any(point.mix == name for point in found)):
         parts += _of_mix(found, mix, capacity, folder)
-    defaults = tables.points(ledger.of_kind("defaults", campaign=plan.name, cores=plan.cores))
+    defaults = tables.points(ledger.of_kind("defaults", **plan.runs))
     for mix in (MIXES[name] for name in plan.mixes if any(point.mix == name for point in defaults)):
         parts += [f"## With default settings: {mix.title}", tables.goodput_table(defaults, mix)]
     parts += _overhead(ledger, plan)
@@ -62,10 +62,12 @@ def _how(plan: Plan, runs: Sequence[Run], best: dict[str, Any]) -> str:
     wrong = sum(run["result"]["wrong"] for run in runs)
     seeds = len({run["params"]["seed"] for run in runs})
     measured_s = first["duration_s"] - first["warmup_s"]
+    workload, runtime = plan.served.workload, plan.served.runtime
+    slower = f" Deadlines are {first['slower']:.2f} times those of the mix." if first["slower"] > 1 else ""
     return (
-        f"ResNet-18, float32, one image a request (602,112 bytes), each system with all its processes under one limit "
-        f"of {plan.cores:g} cores; open loop, {seeds} seeds of {measured_s:g} s at each load. "
-        f"Capacity: {best['images_per_s']:.1f} images/s by torch alone ({best['processes']} processes x "
+        f"Of {workload.title}, each system with all its processes under one limit of {plan.cores:g} cores; open loop, "
+        f"{seeds} seeds of {measured_s:g} s at each load.{slower} "
+        f"Capacity: {best['rows_per_s']:.1f} {workload.unit}/s by {runtime} alone ({best['processes']} processes x "
         f"{best['threads']} threads, batch {best['batch']}), {min(checks):.1f} to {max(checks):.1f} when measured "
         "again before each start of a server. In brackets: the share of the lesser of offered load and that capacity. "
         f"{len(runs)} runs, {void} void for a late sender, {wrong} wrong answers."
@@ -84,12 +86,13 @@ def _of_mix(found: Sequence[tables.Point], mix: Mix, capacity: float, folder: Pa
         tables.goodput_table(found, mix),
         f"![classes]({names[1]}.svg)",
         tables.class_table(found, mix),
+        tables.cores_table(found, mix),
         tables.outcome_table(found, mix, loads[-1]),
     ]
 
 
 def _overhead(ledger: Ledger, plan: Plan) -> list[str]:
-    runs = ledger.of_kind("overhead", campaign=plan.name, cores=plan.cores)
+    runs = ledger.of_kind("overhead", **plan.runs)
     if not runs:
         return []
     head = ["", "p50 ms", "p99 ms", "p50 added", "p99 added", "saturated/s", "of the bare loop"]
@@ -111,7 +114,7 @@ def _overhead(ledger: Ledger, plan: Plan) -> list[str]:
 
 
 def _cores(ledger: Ledger, plan: Plan) -> list[str]:
-    runs = ledger.of_kind("cores", campaign=plan.name)
+    runs = ledger.of_kind("cores", **{name: value for name, value in plan.runs.items() if name != "cores"})
     if not runs:
         return []
     by_system: dict[str, list[Run]] = {}

@@ -7,11 +7,10 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
-from bench.serving.shared import INPUTS
 from sponge_client.schedule import Shot
 from sponge_workload.arrivals import poisson_arrivals
 from sponge_workload.bandwidth import BandwidthTrace
@@ -45,34 +44,42 @@ class Mix:
                 return name
         return self.classes[-1]
 
+    def slowed(self, factor: float) -> Mix:
+        """With every deadline so many times later."""
+        return replace(self, bounds_s=tuple(factor * bound for bound in self.bounds_s))
+
 
 MIXES = {
     mix.name: mix
     for mix in (
         Mix("classes", "half 300 ms, half 1000 ms", (0.3, 1.0), ("300 ms", "1000 ms")),
+        Mix("texts", "half 200 ms, half 1000 ms on a machine of the usual speed", (0.2, 1.0), ("tight", "loose")),
         Mix("4g", "1000 ms end to end over 4G", (0.7, 0.88, 1.0), ("under 700 ms", "700-880 ms", "over 880 ms")),
     )
 }
 """The 4G classes are by remaining SLO after the upload."""
 
 
-def make_shots(mix: Mix, rate_rps: float, duration_s: float, seed: int, uplink: BandwidthTrace) -> tuple[Shot, ...]:
+def make_shots(
+    mix: Mix, rate_rps: float, duration_s: float, seed: int, uplink: BandwidthTrace, inputs: int
+) -> tuple[Shot, ...]:
     """Poisson arrivals for `duration_s` seconds.
 
     Args:
+        inputs: how many there are to choose from.
         uplink: of the `4g` mix; each seed replays another window around one of its worst seconds.
     """
-    return _shots(mix, poisson_arrivals(rate_rps, duration_s, seed), duration_s, seed, uplink)
+    return _shots(mix, poisson_arrivals(rate_rps, duration_s, seed), duration_s, seed, uplink, inputs)
 
 
 def varying_shots(
-    mix: Mix, rates_rps: Sequence[float], step_s: float, seed: int, uplink: BandwidthTrace
+    mix: Mix, rates_rps: Sequence[float], step_s: float, seed: int, uplink: BandwidthTrace, inputs: int
 ) -> tuple[Shot, ...]:
     """Poisson arrivals whose rate takes each of `rates_rps` in turn for `step_s` seconds."""
     sent: list[float] = []
     for index, rate in enumerate(rates_rps):
         sent += [index * step_s + at for at in poisson_arrivals(rate, step_s, 1000 * seed + index)]
-    return _shots(mix, sent, len(rates_rps) * step_s, seed, uplink)
+    return _shots(mix, sent, len(rates_rps) * step_s, seed, uplink, inputs)
 
 
 def fingerprint(shots: Sequence[Shot]) -> str:
@@ -81,9 +88,11 @@ def fingerprint(shots: Sequence[Shot]) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-def _shots(mix: Mix, sent: Sequence[float], duration_s: float, seed: int, uplink: BandwidthTrace) -> tuple[Shot, ...]:
+def _shots(
+    mix: Mix, sent: Sequence[float], duration_s: float, seed: int, uplink: BandwidthTrace, inputs: int
+) -> tuple[Shot, ...]:
     rng = np.random.default_rng((seed, 7))
-    bodies = rng.integers(0, INPUTS, len(sent)).tolist()
+    bodies = rng.integers(0, inputs, len(sent)).tolist()
     if mix.name == "4g":
         window = uplink.starting_at(_window_from(uplink, duration_s, seed))
         uploads = [window.upload_s(at, PAYLOAD_BYTES) for at in sent]

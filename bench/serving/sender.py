@@ -18,8 +18,9 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from bench.serving.outcomes import Answer
-from bench.serving.shared import input_bodies, is_right, reference_logits
+from bench.serving.shared import is_right
 from bench.serving.systems import SYSTEMS, Knobs, System, Wire
+from bench.serving.workloads import WORKLOADS, Served
 from sponge_client.schedule import Shot
 from sponge_client.wire import Address, ConnectionPool, ResponseReader, precise_loop, prioritize_process
 
@@ -49,6 +50,7 @@ class Job:
         hang_up_s: a client hangs up so long after its deadline.
     """
 
+    workload: str
     system: str
     knobs: Knobs
     port: int
@@ -84,7 +86,7 @@ async def run_job(job: Job, system: System) -> list[Answer]:
     """Sends it all, waits for every outcome, and checks every answer against the reference."""
     sender = _Sender(job, system)
     sent = await (sender.closed_loop(job.closed) if job.closed else sender.open_loop(job.shots))
-    expected = reference_logits()
+    expected = system.workload.reference()
     return [
         Answer(
             each.at_s,
@@ -107,7 +109,7 @@ class _Sender:
         self._system = system
         self._address = Address(f"http://127.0.0.1:{job.port}")
         self._pool = ConnectionPool(self._address, keep_body=True)
-        self._bodies = input_bodies()
+        self._bodies = system.workload.bodies()
         self._parts: dict[bytes, bytes] = {}  # equal parts of bodies are kept once
 
     async def open_loop(self, shots: Sequence[Shot]) -> list[_Sent]:
@@ -186,7 +188,7 @@ def _head(wire: Wire, host: str) -> bytes:
 
 def _right(system: System, response: ResponseReader, expected: Any) -> bool:
     try:
-        return is_right(system.logits(response.headers, bytes(response.body)), expected)
+        return is_right(system.outputs(response.headers, bytes(response.body)), expected)
     except ValueError:
         return False
 
@@ -201,8 +203,9 @@ def main() -> None:
     """Reads a job, writes one row an answer."""
     job = Job.parse(sys.stdin.read())
     prioritize_process()
+    system = SYSTEMS[job.workload][job.system](Served(WORKLOADS[job.workload]))
     with asyncio.Runner(loop_factory=precise_loop) as runner:
-        answers = runner.run(run_job(job, SYSTEMS[job.system]))
+        answers = runner.run(run_job(job, system))
     json.dump([answer.as_dict() for answer in answers], sys.stdout)
 
 

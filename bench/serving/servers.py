@@ -117,7 +117,7 @@ def serving(system: System, knobs: Knobs, cores: float, log: Path) -> Iterator[S
             stderr=sink,
             stdin=subprocess.DEVNULL,
             cwd=folder,
-            env=cgroup_environment({**own, **launch.env}),
+            env=cgroup_environment({**own, **system.served.environment, **launch.env}),
             start_new_session=True,
         )
         stack.callback(_end, process)

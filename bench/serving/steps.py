@@ -21,7 +21,6 @@ from bench.serving.ledger import Ledger
 from bench.serving.live_cores import CORES_RUN_S, measure_cores
 from bench.serving.measure import Timing
 from bench.serving.overhead import OVERHEAD_S, measure_overhead
-from bench.serving.systems import SYSTEMS
 from sponge_core.errors import SpongeError
 
 __all__ = ["Budget", "OutOfTimeError", "Steps"]
@@ -70,22 +69,23 @@ class Steps:
         for name in self._plan.systems:
             began = time.monotonic()
             try:
-                set_up(SYSTEMS[name])
+                set_up(self._plan.system(name))
             except SpongeError as error:
                 self._fail(name, error)
             else:
-                self._say(f"{name:<10} {SYSTEMS[name].version:<10} ready ({time.monotonic() - began:.0f} s)")
+                self._say(f"{name:<10} {self._plan.system(name).version:<10} ready ({time.monotonic() - began:.0f} s)")
         self._plan = replace(self._plan, systems=tuple(n for n in self._plan.systems if n not in self.failed))
 
     def capacity(self, seconds: float = 4.0) -> None:
         """The bare loop at every sensible shape, `seconds` each."""
         self._budget.need(CAPACITY_S)
+        unit = self._plan.served.workload.unit
         for figure in campaign.measure_capacity(self._ledger, self._plan, seconds):
             self._say(
                 f"{figure['processes']} x {figure['threads']} threads, batch {figure['batch']:>2}: "
-                f"{figure['images_per_s']:6.1f} images/s, a batch {figure['batch_p50_ms']:6.1f} ms"
+                f"{figure['rows_per_s']:6.1f} {unit}/s, a batch {figure['batch_p50_ms']:6.1f} ms"
             )
-        self._say(f"capacity: {campaign.capacity_of(self._ledger, self._plan)['images_per_s']:.1f} images/s")
+        self._say(f"capacity: {campaign.capacity_of(self._ledger, self._plan)['rows_per_s']:.1f} {unit}/s")
 
     def tune(self, candidates: int) -> None:
         """Configurations of every peer at each load, in runs of half the length. All of their first ones come first, so
@@ -157,7 +157,7 @@ class Steps:
 
     def _fail(self, name: str, error: SpongeError) -> None:
         self.failed[name] = str(error)
-        self._say(f"{name:<10} failed: {error}")
+        self._say(f"{name:<12} failed: {error}")
 
 
 def _line(params: Mapping[str, Any], result: Mapping[str, Any]) -> str:
@@ -165,7 +165,7 @@ def _line(params: Mapping[str, Any], result: Mapping[str, Any]) -> str:
         f"{name} {of['in_time'] / of['sent']:.0%}" for name, of in result["classes"].items() if of["sent"]
     )
     return (
-        f"{params['system']:<9} {params['mix']:<7} {params['load']:.1f}x seed {params['seed']}: "
+        f"{params['system']:<12} {params['mix']:<7} {params['load']:.3g}x seed {params['seed']}: "
         f"{result['goodput_rps']:6.1f} of {result['offered_rps']:6.1f}/s in time ({classes}), "
         f"late {result['late']}, shed {result['shed']}, error {result['error']}, lag {result['lag_p99_ms']:.1f} ms"
         f"{'  VOID' if result['void'] else ''}  {params['knobs'] or ''}"

@@ -10,7 +10,7 @@ from statistics import mean
 from bench.serving.ledger import Run
 from bench.serving.schedule import Mix
 
-__all__ = ["Point", "class_table", "goodput_table", "knobs_table", "markdown", "outcome_table", "points"]
+__all__ = ["Point", "class_table", "cores_table", "goodput_table", "knobs_table", "markdown", "outcome_table", "points"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,6 +19,7 @@ class Point:
 
     Attributes:
         least_rps, most_rps: the worst and the best seed's goodput.
+        cores: in use on average while requests were sent.
         share: of what could be had, the lesser of the offered load and the capacity measured just before.
         by_class: attainment of each class that had requests.
         outcomes: of all requests of all seeds, as shares.
@@ -33,6 +34,7 @@ class Point:
     least_rps: float
     most_rps: float
     attainment: float
+    cores: float
     share: float
     by_class: dict[str, float]
     outcomes: dict[str, float]
@@ -68,6 +70,7 @@ def _point(system: str, mix: str, load: float, runs: Sequence[Run]) -> Point:
         min(goodputs),
         max(goodputs),
         sum(result["in_time"] for result in results) / max(sent, 1),
+        mean(run["result"]["cpu_s"] / run["params"]["duration_s"] for run in runs),
         mean(
             g / min(result["offered_rps"], result["capacity_rps"]) for g, result in zip(goodputs, results, strict=True)
         ),
@@ -87,6 +90,18 @@ def goodput_table(found: Sequence[Point], mix: Mix) -> str:
         cells = (by.get((system, load)) for load in loads)
         rows.append([system, *(f"{p.goodput_rps:.1f} ({p.share:.0%})" if p else "-" for p in cells)])
     return markdown(["", *(f"{load:g} x" for load in loads)], rows)
+
+
+def cores_table(found: Sequence[Point], mix: Mix) -> str:
+    """Systems by loads: cores in use on average."""
+    of_mix = [point for point in found if point.mix == mix.name]
+    loads = sorted({point.load for point in of_mix})
+    by = {(point.system, point.load): point for point in of_mix}
+    rows = []
+    for system in dict.fromkeys(point.system for point in of_mix):
+        cells = (by.get((system, load)) for load in loads)
+        rows.append([system, *(f"{point.cores:.2f}" if point else "-" for point in cells)])
+    return markdown(["mean cores in use", *(f"{load:g} x" for load in loads)], rows)
 
 
 def class_table(found: Sequence[Point], mix: Mix) -> str:

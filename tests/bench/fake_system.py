@@ -9,8 +9,8 @@ from types import TracebackType
 from typing import Self
 
 import numpy as np
-from bench.serving.shared import input_bodies
 from bench.serving.systems import Knobs, Launch, System, Wire
+from bench.serving.workloads import DEFAULT, Served
 
 Answering = Callable[[int, float], tuple[int, bytes, float]]
 """From the number of the input and its SLO: status, body, and seconds until the answer."""
@@ -22,8 +22,9 @@ class FakeSystem(System):
     name = "fake"
     defaults: Knobs = {"size": 1}  # noqa: RUF012
 
-    def __init__(self) -> None:
-        self._numbers = {body: number for number, body in enumerate(input_bodies())}
+    def __init__(self, served: Served = DEFAULT) -> None:
+        super().__init__(served)
+        self._numbers = {body: number for number, body in enumerate(self.workload.bodies())}
 
     def candidates(self, cores: float) -> list[Knobs]:
         return [{"size": size} for size in (1, 2, 3)]

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from bench.serving.campaign import Plan, capacity_of, goodput_visits, tune_visits, tuned
 from bench.serving.ledger import Ledger
 from bench.serving.measure import Timing
+from bench.serving.schedule import MIXES
 from bench.serving.systems import SYSTEMS
+from bench.serving.workloads import BERT, RESNET18, Served
 from fake_system import FakeSystem
 
 from sponge_core.errors import SpongeError
@@ -19,10 +22,10 @@ PLAN = Plan("test", 1.5, Timing(10.0, 1.0, 1.0), ("fake",), ("classes", "4g"), (
 
 @pytest.fixture
 def ledger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Ledger:
-    monkeypatch.setitem(SYSTEMS, "fake", FakeSystem())
+    monkeypatch.setitem(SYSTEMS["resnet18"], "fake", FakeSystem)
     ledger = Ledger(tmp_path / "runs.jsonl")
-    figures = [{"images_per_s": rate, "processes": 2, "threads": 1, "batch": 8} for rate in (80.0, 60.0)]
-    ledger.add("capacity", {"campaign": "test", "cores": 1.5}, {"figures": figures})
+    figures = [{"rows_per_s": rate, "processes": 2, "threads": 1, "batch": 8} for rate in (80.0, 60.0)]
+    ledger.add("capacity", PLAN.runs, {"figures": figures})
     return ledger
 
 
@@ -34,6 +37,19 @@ def test_loads_follow_from_the_capacity(ledger: Ledger) -> None:
 def test_a_campaign_without_capacity_says_how_to_measure_it(tmp_path: Path) -> None:
     with pytest.raises(SpongeError, match="capacity --campaign test"):
         capacity_of(Ledger(tmp_path / "none.jsonl"), PLAN)
+
+
+def test_on_a_slower_machine_deadlines_are_later_and_rates_lower(ledger: Ledger) -> None:
+    plan = replace(PLAN, served=Served(BERT, "onnx"), systems=("sponge",), mixes=BERT.mixes, loads=BERT.loads)
+    ledger.add("capacity", plan.runs, {"figures": [{"rows_per_s": 93.9 / 2}]})
+    (visit, *_) = goodput_visits(ledger, plan, False)
+    assert (visit.runs[0]["slower"], visit.runs[0]["rate_rps"]) == (2.0, 10.0)
+    assert MIXES["texts"].slowed(2.0).bounds_s == (0.4, 2.0)
+
+
+def test_runs_of_another_runtime_are_another_campaign(ledger: Ledger) -> None:
+    with pytest.raises(SpongeError, match="resnet18 in onnx"):
+        capacity_of(ledger, replace(PLAN, served=Served(RESNET18, "onnx")))
 
 
 def test_what_has_ended_is_not_repeated_even_by_another_process(ledger: Ledger, tmp_path: Path) -> None:

@@ -20,8 +20,8 @@ PLAN = Plan("test", 1.5, Timing(11.0, 1.0, 1.0), ("sponge", "fastapi"), ("classe
 
 
 def params(system: str, load: float, seed: int) -> dict[str, Any]:
-    common = {"campaign": "test", "system": system, "knobs": {"queue": 8}, "mix": "classes", "load": load}
-    return {**common, "seed": seed, "cores": 1.5, "duration_s": 11.0, "warmup_s": 1.0}
+    common = {**PLAN.runs, "system": system, "knobs": {"queue": 8}, "mix": "classes", "load": load, "slower": 1.0}
+    return {**common, "seed": seed, "duration_s": 11.0, "warmup_s": 1.0}
 
 
 def result(tight: int, loose: int, sent: int = 800, void: bool = False) -> dict[str, Any]:
@@ -43,14 +43,15 @@ def result(tight: int, loose: int, sent: int = 800, void: bool = False) -> dict[
         "void": void,
         "wrong": 0,
         "capacity_rps": 50.0,
+        "cpu_s": 13.2,
     }
 
 
 @pytest.fixture
 def ledger(tmp_path: Path) -> Ledger:
     ledger = Ledger(tmp_path / "runs.jsonl")
-    figure = {"images_per_s": 50.0, "processes": 2, "threads": 1, "batch": 8}
-    ledger.add("capacity", {"campaign": "test", "cores": 1.5}, {"figures": [figure]})
+    figure = {"rows_per_s": 50.0, "processes": 2, "threads": 1, "batch": 8}
+    ledger.add("capacity", PLAN.runs, {"figures": [figure]})
     ledger.add("goodput", params("sponge", 0.5, 1), result(100, 100, sent=200))
     ledger.add("goodput", params("sponge", 2.0, 1), result(100, 400))
     ledger.add("goodput", params("sponge", 2.0, 2), result(60, 380))
@@ -78,6 +79,7 @@ def test_tables(ledger: Ledger) -> None:
         "| fastapi | - | 8.0 (16%) |",
     ]
     assert "| sponge | 100% / 100% | 20% / 98% |" in tables.class_table(found, CLASSES)
+    assert "| sponge | 1.20 | 1.20 |" in tables.cores_table(found, CLASSES)
     assert "| fastapi | 10.0% | 0.0% | 90.0% |" in tables.outcome_table(found, CLASSES, 2.0)
     assert "| fastapi | classes | 2 | queue 8 |" in tables.knobs_table(ledger.of_kind("goodput"))
 

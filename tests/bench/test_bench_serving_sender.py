@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from bench.serving import sender
 from bench.serving.outcomes import outcome_of
 from bench.serving.sender import ClosedLoop, Job, run_job
+from bench.serving.workloads import Workload
 from fake_system import FakeServer, FakeSystem, logits_of
 
 from sponge_client.schedule import Shot
@@ -14,11 +14,11 @@ from sponge_client.schedule import Shot
 
 @pytest.fixture(autouse=True)
 def _reference(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sender, "reference_logits", lambda: np.stack([logits_of(number) for number in range(8)]))
+    monkeypatch.setattr(Workload, "reference", lambda _: np.stack([logits_of(number) for number in range(8)]))
 
 
 def job(port: int, *shots: Shot, hang_up_s: float = 5.0, closed: ClosedLoop | None = None) -> Job:
-    return Job("fake", {}, port, hang_up_s, shots, closed)
+    return Job("resnet18", "fake", {}, port, hang_up_s, shots, closed)
 
 
 async def test_each_answer_is_checked_against_its_own_input() -> None:
@@ -67,7 +67,7 @@ async def test_a_closed_loop_waits_for_its_answers() -> None:
 
 
 def test_a_job_survives_the_way_to_its_process() -> None:
-    sent = Job("fake", {"size": 2}, 8080, 1.0, (Shot(0, 0.5, 0.3, 7),))
+    sent = Job("resnet18", "fake", {"size": 2}, 8080, 1.0, (Shot(0, 0.5, 0.3, 7),))
     assert Job.parse(sent.as_json()) == sent
     closed = job(1, closed=ClosedLoop(2, 0.2, 10.0))
     assert Job.parse(closed.as_json()) == closed

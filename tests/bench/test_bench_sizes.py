@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from statistics import mean
+
 import pytest
 from bench.experiments import size_resizing
 from bench.experiments.sizes import BERT, RULES, Case, capacity_rps, run, schedule
+from bench.serving.workloads import BERT as BERT_WORKLOAD
 
 from bench import live_sizes
 
@@ -13,6 +16,13 @@ def test_the_model_takes_what_was_measured() -> None:
     measured_ms = {(16, 1): 12.7, (64, 1): 23.9, (256, 1): 81.0, (256, 2): 44.9}
     for (tokens, threads), ms in measured_ms.items():
         assert 1000 * BERT.at(tokens).latency(1, threads) == pytest.approx(ms, rel=0.01)
+
+
+def test_the_texts_of_the_serving_benchmark_are_these() -> None:
+    assert BERT_WORKLOAD.usual_rps == pytest.approx(capacity_rps(), abs=0.1)
+    tokens = [BERT_WORKLOAD.shape_of(body)[0] for body in BERT_WORKLOAD.bodies()]
+    assert (min(tokens), max(tokens)) == (8, 400)
+    assert mean(tokens) == pytest.approx(mean(request.size for request in schedule([0.0] * 20_000, 1)), rel=0.03)
 
 
 def test_all_rules_get_the_same_requests() -> None:

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from bench import traces_folder
+from bench import TRACES_VARIABLE, traces_folder
+from sponge_workload import files
+
+
+def test_the_variable_is_that_of_the_workloads() -> None:
+    assert TRACES_VARIABLE == files.TRACES_VARIABLE
 
 
 def test_recordings_in_the_checkout_come_before_those_beside_it(tmp_path: Path) -> None:

@@ -7,17 +7,23 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from bench.serving.shared import INPUT_BYTES, Logits, input_bodies
+from bench.serving.shared import Outputs
 from bench.serving.systems import SYSTEMS
 from bench.serving.systems.interface import Knobs, System
+from bench.serving.workloads import WORKLOADS, Served
 
-PEERS = [system for system in SYSTEMS.values() if system.packages]
+PEERS = [
+    kind(Served(WORKLOADS[workload], "onnx"))
+    for workload, systems in SYSTEMS.items()
+    for kind in systems.values()
+    if kind.packages
+]
 TRIES = 8
 PYTHON = Path("/somewhere/bin/python")
 PORT = 18_080
 CORES = 1.5
 
-pytestmark = pytest.mark.parametrize("peer", PEERS, ids=lambda peer: peer.name)
+pytestmark = pytest.mark.parametrize("peer", PEERS, ids=lambda peer: f"{peer.name}-{peer.workload.name}")
 
 
 def configurations(peer: System) -> list[Knobs]:
@@ -52,25 +58,25 @@ def test_the_command_runs_what_the_environment_holds_and_carries_the_port_and_ev
 
 def test_no_knob_is_without_effect_on_the_command_and_the_requests(peer: System) -> None:
     def seen(knobs: Knobs) -> str:
-        return repr((peer.launch(PYTHON, PORT, knobs, CORES), peer.request(b"", 0.3, knobs)))
+        return repr((peer.launch(PYTHON, PORT, knobs, CORES), peer.request(peer.workload.bodies()[0], 0.3, knobs)))
 
     for knobs in configurations(peer):
         for name, value in knobs.items():
-            other = f"{value}0" if isinstance(value, str) else 1 - value if value in (0, 1) else value + 1
-            assert seen({**knobs, name: other}) != seen(knobs), name
+            others = (f"{value}0",) if isinstance(value, str) else (value + 1, value + 64, *(1 - value,) * (value < 2))
+            assert any(seen({**knobs, name: other}) != seen(knobs) for other in others), name
 
 
 def test_a_request_brings_the_whole_tensor_and_is_small_beside_it(peer: System) -> None:
-    (body, *_) = input_bodies()
+    body = peer.workload.bodies()[-1]
     for knobs in configurations(peer):
         wire = peer.request(body, 0.3, knobs)
-        assert INPUT_BYTES <= sum(map(len, wire.body)) < 1.4 * INPUT_BYTES
+        assert 0.7 * len(body) <= sum(map(len, wire.body)) < 1.4 * len(body)
         assert wire.method == "POST"
         assert not {"host", "content-length"} & {name.lower() for name in wire.headers}
 
 
 def test_no_two_deadlines_make_two_copies_of_the_tensor(peer: System) -> None:
-    body = input_bodies()[0]
+    body = peer.workload.bodies()[-1]
     for knobs in configurations(peer):
         one, other = (max(peer.request(body, slo_s, knobs).body, key=len) for slo_s in (0.3, 1.0))
         assert one is other
@@ -82,24 +88,24 @@ class TestAnswers:
     logits = np.linspace(-3, 3, 1000, dtype="<f4")
 
     def test_the_answer_that_the_servers_give_is_read(self, peer: System) -> None:
-        headers, body = answer_of(peer.name, self.logits)
-        np.testing.assert_array_equal(peer.logits(headers, body), self.logits)
+        headers, body = answer_of(peer, self.logits)
+        np.testing.assert_array_equal(peer.outputs(headers, body), self.logits)
 
     def test_another_answer_is_a_value_error_or_other_logits(self, peer: System) -> None:
-        headers, _ = answer_of(peer.name, self.logits)
+        headers, _ = answer_of(peer, self.logits)
         try:
-            found = peer.logits(headers, b"[]")
+            found = peer.outputs(headers, b"[]")
         except ValueError:
             return
         assert found.shape != self.logits.shape
 
 
-def answer_of(peer: str, logits: Logits) -> tuple[dict[str, str], bytes]:
+def answer_of(peer: System, logits: Outputs) -> tuple[dict[str, str], bytes]:
     from base64 import b64encode
 
     raw = logits.tobytes()
     text = b64encode(raw).decode()
-    if peer == "triton":
+    if peer.name == "triton":
         output: dict[str, object] = {
             "name": "output",
             "datatype": "FP32",
@@ -108,9 +114,11 @@ def answer_of(peer: str, logits: Logits) -> tuple[dict[str, str], bytes]:
         }
         head = json.dumps({"model_name": "resnet18", "model_version": "1", "outputs": [output]}).encode()
         return {"inference-header-content-length": str(len(head))}, head + raw
-    if peer == "mlserver":
+    if peer.name == "mlserver":
         output = {"name": "output", "datatype": "BYTES", "shape": [1, 1], "data": [text]}
         return {}, json.dumps({"model_name": "resnet18", "outputs": [output]}).encode()
-    if peer == "bentoml":
+    if peer.name == "bentoml":
         return {"content-type": "application/json"}, json.dumps([text]).encode()
+    if peer.name == "infinity":
+        return {}, json.dumps({"data": [{"object": "embedding", "embedding": text}]}).encode()
     return {}, raw

@@ -1,4 +1,4 @@
-"""ResNet-18 behind BentoML, in one service or in two. Runs in BentoML's own environment.
+"""The model behind BentoML, in one service or in two. Runs in BentoML's own environment.
 
 `Single` batches in the process that speaks HTTP, from base64 in JSON, as a batchable method takes no raw body. `Front`
 takes a raw body and passes it on to `Model`, a process of its own that batches. The knobs come as PEER_KNOBS, as each
@@ -12,10 +12,9 @@ from base64 import b64decode, b64encode
 from typing import Annotated, Any
 
 import bentoml
-import torch
 from bentoml.validators import ContentType
 
-from bench.serving.model import infer, load_model
+from bench.serving.model import load_model
 
 KNOBS: dict[str, Any] = json.loads(os.environ["PEER_KNOBS"])
 TRAFFIC = {"timeout": KNOBS["timeout_ms"] / 1000}
@@ -26,20 +25,19 @@ OctetStream = Annotated[bytes, ContentType("application/octet-stream")]
 logging.getLogger("bentoml.access").setLevel(logging.WARNING)  # no line in the log for each request
 
 
-class _ResNet18:
+class _Served:
     """The model in each worker process."""
 
     def __init__(self) -> None:
         self._model = load_model(KNOBS["threads"])
 
     def infer(self, bodies: list[bytes]) -> list[bytes]:
-        """On whatever thread BentoML calls: torch keeps the thread count per thread."""
-        torch.set_num_threads(KNOBS["threads"])
-        return infer(self._model, bodies)
+        """On whatever thread BentoML calls."""
+        return self._model.infer(bodies)
 
 
 @bentoml.service(workers=KNOBS["processes"], traffic=LIMITED)
-class Single(_ResNet18):
+class Single(_Served):
     """HTTP and the model in the same processes."""
 
     @bentoml.api(route="/infer", **BATCHES)
@@ -50,7 +48,7 @@ class Single(_ResNet18):
 
 # By default `Front` closes its connections every 100 requests, those that wait for an answer included: a 500 for each.
 @bentoml.service(workers=KNOBS["processes"], traffic=TRAFFIC, runner_connection={"max_requests": 10**9, "max_age": 1e6})
-class Model(_ResNet18):
+class Model(_Served):
     """The model alone."""
 
     @bentoml.api(**BATCHES)

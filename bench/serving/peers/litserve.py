@@ -1,4 +1,4 @@
-"""ResNet-18 behind LitServe: raw bytes in and out, worker processes. Runs in LitServe's own environment.
+"""The model behind LitServe: raw bytes in and out, worker processes. Runs in LitServe's own environment.
 
 No postponed annotations here: LitServe hands that of `decode_request` to FastAPI, which is how a body comes in raw.
 """
@@ -10,11 +10,11 @@ from typing import Annotated, Any
 import litserve
 from fastapi import Body, Response
 
-from bench.serving.model import infer, load_model
+from bench.serving.model import load_model
 from bench.serving.peers.options import options
 
 
-class ResNet18(litserve.LitAPI):
+class Served(litserve.LitAPI):
     """The model in each worker process."""
 
     def __init__(self, threads: int, **settings: Any) -> None:
@@ -35,7 +35,7 @@ class ResNet18(litserve.LitAPI):
 
     def predict(self, x: bytes | Sequence[bytes]) -> bytes | list[bytes]:
         """A list where LitServe batches, a single body where it does not."""
-        return infer(self._model, [x])[0] if isinstance(x, bytes) else infer(self._model, x)
+        return self._model.infer([x])[0] if isinstance(x, bytes) else self._model.infer(x)
 
     def unbatch(self, output: list[bytes]) -> list[bytes]:
         """A list already."""
@@ -70,7 +70,7 @@ class Capacity:
 def main() -> None:
     """Serves until killed."""
     knobs = options(__doc__, "processes", "threads", "max_batch", "wait_ms", "timeout_ms", "capacity", "fast_queue")
-    api = ResNet18(knobs.threads, max_batch_size=knobs.max_batch, batch_timeout=knobs.wait_ms / 1000)
+    api = Served(knobs.threads, max_batch_size=knobs.max_batch, batch_timeout=knobs.wait_ms / 1000)
     server = litserve.LitServer(
         api,
         accelerator="cpu",

@@ -1,4 +1,4 @@
-"""ResNet-18 as an MLServer runtime: BYTES tensors, base64 in JSON. Runs in MLServer's own environment.
+"""The model as an MLServer runtime: BYTES tensors, base64 in JSON. Runs in MLServer's own environment.
 
 MLServer's REST side takes no binary tensors; a string of base64 is the form that costs it least by far.
 """
@@ -10,12 +10,12 @@ from base64 import b64decode, b64encode
 from mlserver import MLModel
 from mlserver.types import InferenceRequest, InferenceResponse, ResponseOutput
 
-from bench.serving.model import infer, load_model
+from bench.serving.model import load_model
 
-__all__ = ["ResNet18"]
+__all__ = ["Served"]
 
 
-class ResNet18(MLModel):
+class Served(MLModel):
     """The model in each worker process."""
 
     async def load(self) -> bool:
@@ -25,7 +25,7 @@ class ResNet18(MLModel):
 
     async def predict(self, payload: InferenceRequest) -> InferenceResponse:
         """One request, or the batch that MLServer has made of several."""
-        answers = infer(self._model, [b64decode(image) for image in payload.inputs[0].data.root])
+        answers = self._model.infer([b64decode(image) for image in payload.inputs[0].data.root])
         data = [b64encode(answer).decode() for answer in answers]
         output = ResponseOutput(name="output", datatype="BYTES", shape=[len(data), 1], data=data)
         return InferenceResponse(model_name=self.name, outputs=[output])

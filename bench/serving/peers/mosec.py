@@ -1,4 +1,4 @@
-"""ResNet-18 behind Mosec: raw bytes in and out, one stage of worker processes. Runs in Mosec's own environment.
+"""The model behind Mosec: raw bytes in and out, one stage of worker processes. Runs in Mosec's own environment.
 
 Mosec reads `--port`, `--capacity` and `--timeout` from the same command line, in the worker processes too.
 """
@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from mosec import Server, Worker
 
-from bench.serving.model import infer, load_model
+from bench.serving.model import load_model
 from bench.serving.peers.options import options
 
 KNOBS = options(__doc__, "processes", "threads", "max_batch", "wait_ms")
 
 
-class ResNet18(Worker):
+class Served(Worker):
     """One process's copy of the model."""
 
     resp_mime_type = "application/octet-stream"
@@ -31,13 +31,13 @@ class ResNet18(Worker):
 
     def forward(self, data: bytes | list[bytes]) -> bytes | list[bytes]:
         """A list where Mosec batches, a single body where it does not."""
-        return infer(self._model, data) if isinstance(data, list) else infer(self._model, [data])[0]
+        return self._model.infer(data) if isinstance(data, list) else self._model.infer([data])[0]
 
 
 def main() -> None:
     """Serves until killed."""
     server = Server()
-    server.append_worker(ResNet18, num=KNOBS.processes, max_batch_size=KNOBS.max_batch, max_wait_time=KNOBS.wait_ms)
+    server.append_worker(Served, num=KNOBS.processes, max_batch_size=KNOBS.max_batch, max_wait_time=KNOBS.wait_ms)
     server.run()
 
 

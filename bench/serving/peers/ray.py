@@ -1,4 +1,4 @@
-"""ResNet-18 behind Ray Serve: raw bytes in and out, batches by `serve.batch`. Runs in Ray's own environment."""
+"""The model behind Ray Serve: raw bytes in and out, batches by `serve.batch`. Runs in Ray's own environment."""
 
 from __future__ import annotations
 
@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import ray
-import torch
 from ray import serve
 from starlette.requests import Request
 from starlette.responses import Response
 
-from bench.serving.model import infer, load_model
+from bench.serving.model import load_model
 from bench.serving.peers.options import options
 
 
@@ -29,22 +28,21 @@ def deployment(knobs: Any) -> Any:
         ray_actor_options={"num_cpus": 0.1},
         graceful_shutdown_timeout_s=1,
     )
-    class ResNet18:
+    class Served:
         def __init__(self) -> None:
             self._model = load_model(knobs.threads)
-            # torch keeps the thread count per thread; inferring on the replica's own would stop its event loop
-            self._pool = ThreadPoolExecutor(1, initializer=torch.set_num_threads, initargs=(knobs.threads,))
+            self._pool = ThreadPoolExecutor(1)  # inferring on the replica's own thread would stop its event loop
 
         @serve.batch(max_batch_size=knobs.max_batch, batch_wait_timeout_s=knobs.wait_ms / 1000)
         async def infer(self, bodies: list[bytes]) -> list[bytes]:
-            return await asyncio.get_running_loop().run_in_executor(self._pool, infer, self._model, bodies)
+            return await asyncio.get_running_loop().run_in_executor(self._pool, self._model.infer, bodies)
 
         async def __call__(self, request: Request) -> Response:
             if request.method == "GET":
                 return Response()  # ready; Ray's own health check answers before the replicas do
             return Response(await self.infer(await request.body()), media_type="application/octet-stream")
 
-    return ResNet18
+    return Served
 
 
 def main() -> None:

@@ -1,4 +1,4 @@
-"""ResNet-18 as a model of Triton's Python backend, and the start of Triton from pytriton's package.
+"""The model as one of Triton's Python backend, and the start of Triton from pytriton's package.
 
 Triton imports this module in each instance's process; as a script it becomes tritonserver. Runs in pytriton's own
 environment.
@@ -25,22 +25,18 @@ class TritonPythonModel:
         """Once, before the first batch."""
         from bench.serving.model import load_model
 
-        parameters = json.loads(args["model_config"])["parameters"]
-        self._threads = int(parameters["threads"]["string_value"])
-        self._model = load_model(self._threads)
+        config = json.loads(args["model_config"])
+        self._input = config["input"][0]["name"]
+        self._model = load_model(int(config["parameters"]["threads"]["string_value"]))
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
         """One batch: Triton passes the requests that it has put together."""
         import numpy as np
-        import torch
         import triton_python_backend_utils as backend  # Triton's own, in this process alone
 
-        from bench.serving.model import infer_tensor
-
-        torch.set_num_threads(self._threads)  # of this thread, whichever Triton calls on
-        inputs = [backend.get_input_tensor_by_name(request, "input").as_numpy() for request in requests]
-        logits = infer_tensor(self._model, torch.from_numpy(np.concatenate(inputs)))
-        return [backend.InferenceResponse([backend.Tensor("output", row[None])]) for row in logits]
+        inputs = [backend.get_input_tensor_by_name(request, self._input).as_numpy() for request in requests]
+        rows = self._model.run(np.concatenate(inputs))
+        return [backend.InferenceResponse([backend.Tensor("output", row[None])]) for row in rows]
 
 
 def main() -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bench.serving.shared import Logits
+from bench.serving.shared import Outputs
 from bench.serving.systems.interface import Knobs, Launch, System, Wire
 from bench.serving.systems.scripts import post_tensor
 
@@ -67,12 +67,12 @@ class BentoML(System):
             return post_tensor("/infer", body)
         return Wire("POST", "/infer", {"Content-Type": "application/json"}, (_images_json(body),))
 
-    def logits(self, headers: Mapping[str, str], body: bytes) -> Logits:
+    def outputs(self, headers: Mapping[str, str], body: bytes) -> Outputs:
         if headers.get("content-type") == "application/json":
             (text,) = json.loads(body)
             body = b64decode(text)
-        logits: Logits = np.frombuffer(body, "<f4")
-        return logits
+        outputs: Outputs = np.frombuffer(body, "<f4")
+        return outputs
 
 
 @lru_cache

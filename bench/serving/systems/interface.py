@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from bench.serving.shared import Logits
+from bench.serving.shared import Outputs
+from bench.serving.workloads import DEFAULT, Served, Workload
 
 __all__ = ["REPOSITORY", "Knobs", "Launch", "System", "Wire"]
 
@@ -29,7 +30,7 @@ class Launch:
 
     Attributes:
         env: beside what all systems get: OMP_WAIT_POLICY=passive, and the repository on PYTHONPATH, so that a server
-            can `from bench.serving.model import load_model, infer`.
+            can `from bench.serving.model import load_model`.
         files: written into the folder first, by relative path.
     """
 
@@ -60,8 +61,8 @@ class System(ABC):
     Attributes:
         name: in tables and on the command line.
         packages: what pip installs into the system's own environment, exact versions, the server's own package first;
-            the environment also sees the project's torch, torchvision and numpy, behind its own packages. () takes
-            the project's environment.
+            the environment also sees the project's torch, torchvision, numpy and runtimes, behind its own packages. ()
+            takes the project's environment.
         defaults: the knobs as the system comes, with no thought given to this load; only what must be set.
         ready_path: answers GET with 200 once the server takes requests.
         refusals: status codes by which it refuses a request for want of time or room; any other failure is an error.
@@ -74,6 +75,14 @@ class System(ABC):
     ready_path: str = "/"
     refusals: frozenset[int] = frozenset({408, 429, 503, 504})
     sent_at: str | None = None
+
+    def __init__(self, served: Served = DEFAULT) -> None:
+        self.served = served
+
+    @property
+    def workload(self) -> Workload:
+        """What it serves, in whichever runtime."""
+        return self.served.workload
 
     @property
     def version(self) -> str:
@@ -95,14 +104,14 @@ class System(ABC):
 
     @abstractmethod
     def request(self, body: bytes, slo_s: float, knobs: Knobs) -> Wire:
-        """A request for one image; with its deadline, `slo_s` from now, in whatever form the server understands.
+        """A request for one row; with its deadline, `slo_s` from now, in whatever form the server understands.
 
         Args:
-            body: a raw float32 tensor of shape (3, 224, 224), one of a few objects that are used again and again.
+            body: a raw tensor of the workload, one of a few objects that are used again and again.
         """
 
-    def logits(self, headers: Mapping[str, str], body: bytes) -> Logits:
-        """The 1000 logits of an answer with status 200: raw float32 unless a system overrides it.
+    def outputs(self, headers: Mapping[str, str], body: bytes) -> Outputs:
+        """The numbers of an answer with status 200: raw float32 unless a system overrides it.
 
         Args:
             headers: of the answer, names in lower case.
@@ -110,5 +119,5 @@ class System(ABC):
         Raises:
             ValueError: the body is no answer.
         """
-        logits: Logits = np.frombuffer(body, "<f4")
-        return logits
+        outputs: Outputs = np.frombuffer(body, "<f4")
+        return outputs

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from bench.serving.shared import Logits
+from bench.serving.shared import Outputs
 from bench.serving.systems.interface import Knobs, Launch, System, Wire
 
 __all__ = ["MLServer"]
@@ -55,7 +55,7 @@ class MLServer(System):
         }
         model = {
             "name": MODEL,
-            "implementation": "bench.serving.peers.mlserver.ResNet18",
+            "implementation": "bench.serving.peers.mlserver.Served",
             "max_batch_size": knobs["max_batch"],
             "max_batch_time": knobs["wait_ms"] / 1000,
             "parameters": {"extra": {"threads": knobs["threads"]}},
@@ -66,13 +66,13 @@ class MLServer(System):
     def request(self, body: bytes, slo_s: float, knobs: Knobs) -> Wire:
         return Wire("POST", f"/v2/models/{MODEL}/infer", {"Content-Type": "application/json"}, (_infer_json(body),))
 
-    def logits(self, headers: Mapping[str, str], body: bytes) -> Logits:
+    def outputs(self, headers: Mapping[str, str], body: bytes) -> Outputs:
         try:
             (text,) = json.loads(body)["outputs"][0]["data"]
-            logits: Logits = np.frombuffer(b64decode(text), "<f4")
+            outputs: Outputs = np.frombuffer(b64decode(text), "<f4")
         except (KeyError, IndexError, TypeError) as error:
             raise ValueError(f"no base64 in the first output: {error!r}") from None
-        return logits
+        return outputs
 
 
 @lru_cache

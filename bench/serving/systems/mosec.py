@@ -6,8 +6,33 @@ from pathlib import Path
 
 from bench.serving.systems.interface import Knobs, Launch, System, Wire
 from bench.serving.systems.scripts import post_tensor, run_script
+from bench.serving.workloads import BERT, RESNET18
 
 __all__ = ["Mosec"]
+
+
+TRIES = {
+    RESNET18.name: [
+        (2, 1, 4, 5, 12, 1000),
+        (2, 1, 4, 5, 8, 1000),
+        (1, 2, 8, 5, 16, 1000),
+        (2, 1, 4, 5, 10, 1000),
+        (2, 1, 4, 5, 14, 1000),
+        (2, 1, 2, 1, 8, 1000),
+        (1, 2, 8, 5, 12, 1000),
+        (1, 2, 4, 5, 8, 1000),
+    ],
+    BERT.name: [
+        (2, 1, 1, 1, 8, 2000),
+        (2, 1, 4, 1, 12, 2000),
+        (1, 2, 1, 1, 6, 2000),
+        (2, 1, 2, 1, 6, 2000),
+        (2, 1, 1, 1, 16, 2000),
+        (2, 1, 4, 1, 8, 2000),
+        (1, 2, 4, 1, 8, 2000),
+        (2, 1, 8, 5, 24, 2000),
+    ],
+}
 
 
 class Mosec(System):
@@ -29,18 +54,8 @@ class Mosec(System):
     }
 
     def candidates(self, cores: float) -> list[Knobs]:
-        tries = [
-            (2, 1, 4, 5, 12),
-            (2, 1, 4, 5, 8),
-            (1, 2, 8, 5, 16),
-            (2, 1, 4, 5, 10),
-            (2, 1, 4, 5, 14),
-            (2, 1, 2, 1, 8),
-            (1, 2, 8, 5, 12),
-            (1, 2, 4, 5, 8),
-        ]
-        names = ("processes", "threads", "max_batch", "wait_ms", "capacity")
-        return [{**dict(zip(names, values, strict=True)), "timeout": 1000} for values in tries]
+        names = ("processes", "threads", "max_batch", "wait_ms", "capacity", "timeout")
+        return [dict(zip(names, values, strict=True)) for values in TRIES[self.workload.name]]
 
     def launch(self, python: Path, port: int, knobs: Knobs, cores: float) -> Launch:
         return run_script(python, "mosec", port, knobs, {"MOSEC_ADDRESS": "127.0.0.1", "MOSEC_LOG_LEVEL": "warning"})

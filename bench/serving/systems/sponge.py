@@ -5,16 +5,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 
-from bench.serving.shared import INPUT_SHAPE, Logits
+from bench.serving.shared import Outputs
 from bench.serving.systems.interface import Knobs, Launch, System, Wire
+from bench.serving.workloads import Served
 from sponge_client.errors import ServerError
 from sponge_client.oip import HEADER_LENGTH, Tensor, decode, encode
 from sponge_core.control_api import SizeRange
 
-__all__ = ["ResizableSponge", "Sponge"]
-
-MODEL = "resnet18"
-SOURCE = "python://bench.serving.sponge_model:resnet18"
+__all__ = ["ResizableSponge", "SizeBlindSponge", "Sponge"]
 
 
 class Sponge(System):
@@ -22,14 +20,21 @@ class Sponge(System):
 
     name = "sponge"
     defaults: Knobs = {}  # noqa: RUF012 - a mapping that nobody writes
-    ready_path = f"/v2/models/{MODEL}/ready"
     sent_at = "x-sponge-sent-at"
+    factory = ""
+    """What follows the workload's name in the name of the model's factory."""
+
+    @property
+    def ready_path(self) -> str:  # type: ignore[override]
+        return f"/v2/models/{self.workload.name}/ready"
 
     def candidates(self, cores: float) -> list[Knobs]:
         return [self.defaults]
 
     def launch(self, python: Path, port: int, knobs: Knobs, cores: float) -> Launch:
-        options = {"--model": f"{MODEL}={SOURCE}", "--http-port": str(port), "--grpc-port": "0"}
+        name = self.workload.name
+        source = f"python://bench.serving.sponge_model:{name}{self.factory}?runtime={self.served.runtime}"
+        options = {"--model": f"{name}={source}", "--http-port": str(port), "--grpc-port": "0"}
         options |= self.sized(cores)
         serve = (str(python), "-m", "sponge_cli.main", "serve")
         return Launch((*serve, *(word for pair in options.items() for word in pair)))
@@ -39,20 +44,28 @@ class Sponge(System):
         return {"--control-port": "0", "--cores": f"{cores:g}", "--step-cores": "500m"}
 
     def request(self, body: bytes, slo_s: float, knobs: Knobs) -> Wire:
-        head = encode([Tensor("input", "FP32", (1, *INPUT_SHAPE), body)])
+        workload = self.workload
+        head = encode([Tensor(workload.input, workload.datatype, (1, *workload.shape_of(body)), body)])
         headers = {
             "Content-Type": "application/octet-stream",
             HEADER_LENGTH: str(head.header_length),
             "x-sponge-slo-ms": f"{slo_s * 1000:.3f}",
         }
-        return Wire("POST", f"/v2/models/{MODEL}/infer", headers, (head.data[: head.header_length], body))
+        return Wire("POST", f"/v2/models/{workload.name}/infer", headers, (head.data[: head.header_length], body))
 
-    def logits(self, headers: Mapping[str, str], body: bytes) -> Logits:
+    def outputs(self, headers: Mapping[str, str], body: bytes) -> Outputs:
         try:
-            logits: Logits = decode(headers, body)["output"].reshape(-1)
+            outputs: Outputs = decode(headers, body)["output"].reshape(-1)
         except (ServerError, KeyError) as error:
             raise ValueError(str(error)) from None
-        return logits
+        return outputs
+
+
+class SizeBlindSponge(Sponge):
+    """Sponge with a model that declares no size, so that all requests cost the same to it."""
+
+    name = "sponge-blind"
+    factory = "_blind"
 
 
 class ResizableSponge(Sponge):
@@ -62,7 +75,8 @@ class ResizableSponge(Sponge):
         token_file: holds the bearer token of the control endpoints.
     """
 
-    def __init__(self, control_port: int, token_file: Path, sizes: SizeRange) -> None:
+    def __init__(self, served: Served, control_port: int, token_file: Path, sizes: SizeRange) -> None:
+        super().__init__(served)
         self.control_port = control_port
         self._token_file = token_file
         self._sizes = sizes
