@@ -47,7 +47,7 @@ dynamic_batching {{
 """
 
 
-TRIES = {
+TRIES: dict[str, list[tuple[int, ...]]] = {
     RESNET18.name: [
         (2, 1, 4, 0, 850, 200, 0, 1),
         (1, 2, 4, 0, 850, 120, 0, 1),
@@ -97,7 +97,7 @@ class Triton(System):
     def __init__(self, served: Served = DEFAULT) -> None:
         super().__init__(served)
         if self.workload is BERT:
-            self.defaults: Knobs = {**self.defaults, "fill_to": 0}
+            self.defaults = {**type(self).defaults, "fill_to": 0}
 
     def candidates(self, cores: float) -> list[Knobs]:
         return [dict(zip(self.defaults, values, strict=True)) for values in TRIES[self.workload.name]]
