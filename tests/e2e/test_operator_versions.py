@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import json
+import re
 import threading
+import urllib.request
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -13,7 +15,7 @@ from typing import Any
 
 import aiohttp
 import pytest
-from operator_kit import Kubectl, Service, eventually, identity, memory_limit_mib
+from operator_kit import Kubectl, Service, eventually, identity, memory_limit_mib, operator_pods
 
 pytestmark = [pytest.mark.e2e, pytest.mark.torch]
 
@@ -147,6 +149,33 @@ def test_a_pod_that_is_deleted_by_hand_comes_back_with_the_new_source(service: S
     with steady(service) as requests:
         pass
     assert set(requests.answers) == {2}
+
+
+def loads(pod: dict[str, Any]) -> int:
+    """How many sources the pod has taken into service since it started, by its server's metric."""
+    with urllib.request.urlopen(f"http://{pod['status']['podIP']}:9090/metrics", timeout=5) as answer:
+        text = answer.read().decode()
+    found = re.search(r'^sponge_model_loads_total\{model="m",outcome="live"\} (\S+)$', text, re.MULTILINE)
+    return 0 if found is None else int(float(found[1]))
+
+
+def test_two_pods_follow_each_other_while_the_operator_is_replaced(service: Service, kubectl: Kubectl) -> None:
+    service.patch(replicas={"min": 2, "max": 2})
+    eventually(lambda: len(service.pods()) == 2, 20, "a second pod")
+    service.wait_ready()
+    before = {pod["metadata"]["name"]: (identity(pod), loads(pod)) for pod in service.pods()}
+    with steady(service) as requests:
+        change(service, SMALL.format(3))
+        eventually(lambda: service.is_("SourceLive", "False", "SourceLoading"), 30, "a pod loads it")
+        for operator in operator_pods(kubectl):
+            kubectl("delete", "pod", operator["metadata"]["name"], "-n", "sponge-system", "--wait=false")
+        eventually(lambda: live(service, SMALL.format(3)), 120, "both pods serve it")
+        eventually(lambda: set(requests.answers[-50:]) == {3}, 20, "and answer")
+    assert set(requests.answers) == {2, 3}
+    after = {pod["metadata"]["name"]: (identity(pod), loads(pod)) for pod in service.pods()}
+    assert after == {name: (same, count + 1) for name, (same, count) in before.items()}, "each has loaded it once"
+    service.patch(replicas={"min": 1, "max": 1})
+    eventually(lambda: len(service.pods()) == 1, 60, "one pod is left")
 
 
 def test_a_source_that_does_not_fit_beside_the_former_one_replaces_the_pods(service: Service) -> None:
