@@ -39,6 +39,7 @@ MODULES = {
         "planning/frontier",
         "planning/projection",
         "queue_room",
+        "routing/pod_replay",
     ),
     "sponge_simulator": ("fleet", "replica"),
 }

@@ -93,8 +93,7 @@ class Picker:
 
     def reporting(self, within_s: float) -> int:
         """Number of pods that have reported in the last `within_s` seconds."""
-        since = self._clock() - within_s
-        return sum(1 for pod in self._table.views() if pod.load is not None and pod.received_at >= since)
+        return self._table.reporting(self._clock() - within_s)
 
     def _request(self, headers: Mapping[bytes, bytes]) -> Request:
         now = self._clock()

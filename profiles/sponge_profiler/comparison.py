@@ -54,11 +54,10 @@ class Compared:
 
 
 def variants_of(runtimes: Sequence[str]) -> list[tuple[str, str]]:
-    """Each runtime with its formats: fp32, bf16 where this CPU computes in it, and in ONNX Runtime int8."""
+    """Each runtime with the number formats to compare: fp32, and bf16 where this CPU computes in it."""
     flags = cpu_flags()
     formats = ("fp32", "bf16") if {"avx512_bf16", "amx_bf16"} & flags else ("fp32",)
-    found = [(runtime, dtype) for runtime in runtimes for dtype in formats]
-    return found + [(runtime, "int8") for runtime in runtimes if runtime == "onnx"]
+    return [(runtime, dtype) for runtime in runtimes for dtype in formats]
 
 
 def compare_runtimes(

@@ -20,6 +20,7 @@ from sponge_core.forecast import Arrival
 from sponge_core.latency import LatencyModel
 from sponge_simulator.replica import Replica
 from sponge_simulator.scaling.interface import Observation, ScalingPolicy, Service, Size
+from sponge_simulator.tally import TIE_S, Tally, sent_by_class
 from sponge_simulator.throttling import CpuStat
 
 __all__ = ["ClusterModel", "ServiceRun", "SimulationResult", "TimelinePoint", "simulate"]
@@ -159,10 +160,8 @@ class ServiceRun:
         self._wakes: list[float] = []
         self._position = 0
         self._longest_upload_s = max((request.arrival - request.sent for request in requests), default=0.0)
-        self._in_time = self._late = self._shed = self._resizes = self._started = 0
-        self._latencies: list[float] = []
-        self._in_time_by_class: dict[str, int] = {}
-        self._in_time_by_variant: dict[int, int] = {}
+        self._tally = Tally()
+        self._resizes = self._started = 0
         self._core_s = self._used_core_s = 0.0
         self._next_plan = scaling.interval_s
         # Sums since the last plan, for the means that a metrics server would report.
@@ -234,21 +233,12 @@ class ServiceRun:
             leaving = leaving or replica.retiring
             while replica.next_finish_at <= now:
                 launch, took_s = replica.finish(now)
-                batch = launch.requests
                 if self._cluster.learn is not None:
                     self._models = [self._cluster.learn(launch, took_s)]
-                in_time = now <= min(request.deadline for request in batch) + 1e-9
-                self._dispatch.ended(batch[0].model, len(batch), in_time)
-                for request in batch:
-                    self._latencies.append(now - request.sent)
-                    if now <= request.deadline + 1e-9:
-                        self._in_time += 1
-                        name = request.slo_class
-                        self._in_time_by_class[name] = self._in_time_by_class.get(name, 0) + 1
-                        ran = launch.variant
-                        self._in_time_by_variant[ran] = self._in_time_by_variant.get(ran, 0) + 1
-                    else:
-                        self._late += 1
+                in_time = now <= min(request.deadline for request in launch.requests) + TIE_S
+                self._dispatch.ended(launch.requests[0].model, len(launch.requests), in_time)
+                for request in launch.requests:
+                    self._tally.answered(request, now, launch.variant)
         if leaving:
             self._replicas = [replica for replica in self._replicas if not (replica.retiring and replica.idle)]
 
@@ -351,16 +341,12 @@ class ServiceRun:
             if replica.retiring or replica.ready_at > now:
                 continue
             cores = replica.usable_cores
-            decision = self._dispatch.decide(
-                DispatchState(now, self._queue, replica.running(now), cores, self._models, self._limits, self._variants)
+            state = DispatchState(
+                now, self._queue, replica.running(now), cores, self._models, self._limits, self._variants
             )
-            for lost in decision.sheds:
-                self._queue.discard(lost.request.id)
-                self._shed += 1
-            for launch in decision.launches:
-                for request in launch.requests:
-                    self._queue.discard(request.id)
-                replica.start(launch, now, self._takes_s(launch))
+            decision = self._dispatch.decide(state)
+            replica.carry_out(decision, self._queue, now, self._takes_s)
+            self._tally.shed += len(decision.sheds)
             if decision.wake_at is not None:
                 heapq.heappush(self._wakes, max(decision.wake_at, now + 1e-6))
 
@@ -379,22 +365,19 @@ class ServiceRun:
 
     def result(self) -> SimulationResult:
         """The result so far, complete at the end of the run."""
-        sent_by_class: dict[str, int] = {}
-        for request in self._requests:
-            sent_by_class[request.slo_class] = sent_by_class.get(request.slo_class, 0) + 1
         return SimulationResult(
             len(self._requests),
-            self._in_time,
-            self._late,
-            self._shed,
+            self._tally.in_time,
+            self._tally.late,
+            self._tally.shed,
             self._core_s,
             self._used_core_s,
             self._cluster.duration_s,
             self._resizes,
             self._started,
-            tuple(self._latencies),
-            self._in_time_by_class,
-            sent_by_class,
-            self._in_time_by_variant,
+            tuple(self._tally.latencies_s),
+            self._tally.in_time_by_class,
+            sent_by_class(self._requests),
+            self._tally.in_time_by_variant,
             tuple(self._timeline),
         )

@@ -9,9 +9,11 @@ lowers the thread budget at once, and the quota follows when the running batches
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 from sponge_core.cpu_sharing import MIN_CORES, Running, RunningSet, thread_budget
-from sponge_core.dispatch.decision import Launch
+from sponge_core.dispatch.decision import Decision, Launch
+from sponge_core.edf_queue import EdfQueue
 from sponge_core.planning.resize_order import Step, next_step
 from sponge_simulator.throttling import CpuStat, ThrottledSet
 
@@ -93,6 +95,11 @@ class Replica:
         """Its batches with their predicted work left."""
         return self._predicted.snapshot(now)
 
+    @property
+    def batch_sizes(self) -> list[int]:
+        """The number of requests in each of its batches, in the order of `running`."""
+        return [len(launch.requests) for launch, _ in self._batches.values()]
+
     def awake_until(self, now: float) -> float:
         """The last moment up to `now` at which receiving and planning could run; the kernel throttles them as well."""
         return self._truth.ran_until(now) if isinstance(self._truth, ThrottledSet) else now
@@ -126,6 +133,19 @@ class Replica:
             self._predicted.set_cores(self._net(self.cores), now)
             self._truth.set_cores(self.cores if isinstance(self._truth, ThrottledSet) else self._net(self.cores), now)
             self._look_ahead(now)
+
+    def carry_out(self, decision: Decision, queue: EdfQueue, now: float, takes_s: Callable[[Launch], float]) -> None:
+        """Starts the batches of a decision; takes these requests, and those to shed, out of the queue.
+
+        Args:
+            takes_s: the true time of a batch at full speed.
+        """
+        for lost in decision.sheds:
+            queue.discard(lost.request.id)
+        for launch in decision.launches:
+            for request in launch.requests:
+                queue.discard(request.id)
+            self.start(launch, now, takes_s(launch))
 
     def start(self, launch: Launch, now: float, takes_s: float) -> None:
         """Starts a batch that will truly take `takes_s` seconds at full speed."""

@@ -59,6 +59,7 @@ def load(waiting: int = 0, received: int = 0, **slo_s: float) -> PodLoad:
         batch_cap=8,
         lanes=1,
         slack_s=[0.5] * waiting,
+        had_s=[1.0] * waiting,
         slo_s={name.strip("_"): value for name, value in slo_s.items()},
         received={"front": received},
     )

@@ -18,6 +18,7 @@ __all__ = [
     "earliest",
     "fastest_s",
     "least_slack_s",
+    "remove_settled",
     "spare_threads",
 ]
 
@@ -140,3 +141,33 @@ def least_slack_s(model: LatencyModel, threads: int, load: CpuLoad) -> float:
             # Never more than `cheapest_batch` asks for, whatever the rounding.
             least = min(least, (model.latency(1, more) * margin / speed + stall_of(speed)) * (1.0 - 1e-9))
     return least
+
+
+def remove_settled(step: Step, lists: list[list[float]]) -> int:
+    """Removes the entries that a step launches or sheds from the lists, by model; returns how many it sheds."""
+    launches, shed = step.launches, len(step.sacrificed)
+    if len(step.lost_singly) > 0 or (len(launches) > 0 and len(launches[0].members) > 0):
+        return _remove_listed(step, lists)
+    # From the back, so that earlier indices stay valid.
+    if shed:
+        gone = [(launch.model, launch.first, launch.batch) for launch in launches]
+        for model, first, number in sorted(gone + [(*place, 1) for place in step.sacrificed], reverse=True):
+            del lists[model][first : first + number]
+    else:
+        for index in range(len(launches) - 1, -1, -1):
+            launch = launches[index]
+            del lists[launch.model][launch.first : launch.first + launch.batch]
+    for model, lost in enumerate(step.lost):
+        if lost:
+            shed += lost
+            del lists[model][:lost]
+    return shed
+
+
+def _remove_listed(step: Step, lists: list[list[float]]) -> int:
+    """As `remove_settled` for a step that lists its requests one by one."""
+    shed = step.sacrificed + step.lost_singly
+    gone = [(launch.model, index) for launch in step.launches for index in launch.members]
+    for model, index in sorted(gone + shed, reverse=True):
+        del lists[model][index]
+    return len(shed)

@@ -19,7 +19,7 @@ from sponge_core.dispatch.load_shedding import Demand
 from sponge_core.dispatch.moldable_edf import plan_step
 from sponge_core.dispatch.size_matching import RowCosts
 from sponge_core.dispatch.sized_edf import plan_sized_step
-from sponge_core.dispatch.step import Step, fastest_s
+from sponge_core.dispatch.step import fastest_s, remove_settled
 from sponge_core.forecast import Arrival
 from sponge_core.latency import LatencyModel
 
@@ -277,7 +277,7 @@ class Replayer:
                 else:
                     now_running = running.live(time)
                     step = plan_sized_step(time, waiting, sizes, now_running, usable, costs, own_limits, demand)
-                    _remove(step, sizes)
+                    remove_settled(step, sizes)
                 for launch in step.launches:
                     earliest = waiting[launch.model][launch.first]
                     running.start(next_key, launch.threads, launch.work_s, earliest, time)
@@ -287,11 +287,11 @@ class Replayer:
                         largest = launch.batch
                     if launch.work_s > longest_s:
                         longest_s = launch.work_s
-                shed = _remove(step, waiting)
+                shed = remove_settled(step, waiting)
                 misses += shed
                 left -= shed
                 if sacrifice:
-                    _remove(step, slos)
+                    remove_settled(step, slos)
             # Advance to the next event: the resize, an arrival, or the end of a batch.
             finish = running.next_finish(time)
             upcoming = finish[1] if finish is not None else math.inf
@@ -324,36 +324,6 @@ class Replayer:
                 position += 1
                 next_at = arrivals[position].at if position < count else math.inf
         return Projection(misses, largest, longest_s)
-
-
-def _remove(step: Step, lists: list[list[float]]) -> int:
-    """Removes the entries that a step launches or sheds from the lists, by model; returns how many it sheds."""
-    launches, shed = step.launches, len(step.sacrificed)
-    if len(step.lost_singly) > 0 or (len(launches) > 0 and len(launches[0].members) > 0):
-        return _remove_listed(step, lists)
-    # From the back, so that earlier indices stay valid.
-    if shed:
-        gone = [(launch.model, launch.first, launch.batch) for launch in launches]
-        for model, first, number in sorted(gone + [(*place, 1) for place in step.sacrificed], reverse=True):
-            del lists[model][first : first + number]
-    else:
-        for index in range(len(launches) - 1, -1, -1):
-            launch = launches[index]
-            del lists[launch.model][launch.first : launch.first + launch.batch]
-    for model, lost in enumerate(step.lost):
-        if lost:
-            shed += lost
-            del lists[model][:lost]
-    return shed
-
-
-def _remove_listed(step: Step, lists: list[list[float]]) -> int:
-    """As `_remove` for a step that lists its requests one by one."""
-    shed = step.sacrificed + step.lost_singly
-    gone = [(launch.model, index) for launch in step.launches for index in launch.members]
-    for model, index in sorted(gone + shed, reverse=True):
-        del lists[model][index]
-    return len(shed)
 
 
 def _rates(now: float, arrivals: Sequence[Arrival], models: int) -> list[float]:

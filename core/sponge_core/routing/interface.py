@@ -30,15 +30,17 @@ class PodView:
     Attributes:
         name: unique among the front's pods.
         load: the pod's last report; None before the first.
-        received_at: when it came, in seconds on the front's clock.
-        sent: the front's requests that this report does not include and that have no answer yet, the oldest first.
-        outstanding: number of the front's requests that have no answer yet; those in `sent` are among them.
-        ejected: requests avoid it, as it failed or did not do what it reported.
+        made_at: when that report was made, in seconds on the front's clock, as far as the front can tell.
+        lag_s: how late its reports are, at least: they do not include what was sent so long ago.
+        sent: the front's requests that the report does not account for and that have not ended, the oldest first.
+        outstanding: number of the front's requests that have not ended; those in `sent` are among them.
+        ejected: requests avoid it, as it failed, is silent, or does not do what it reports.
     """
 
     name: str
     load: PodLoad | None = None
-    received_at: float = 0.0
+    made_at: float = 0.0
+    lag_s: float = 0.0
     sent: Sequence[Sent] = ()
     outstanding: int = 0
     ejected: bool = False

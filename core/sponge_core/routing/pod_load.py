@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Final
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, model_validator
 
 from sponge_core.control_api import LatencyCoefficients
 from sponge_core.latency import LatencyModel
@@ -21,10 +21,11 @@ MOST_LISTED: Final = 128
 
 
 class RunningBatch(BaseModel, extra="forbid", frozen=True):
-    """A batch that runs: its threads, its work left in seconds at full speed, and the earliest deadline in it."""
+    """A batch that runs."""
 
+    requests: int = Field(ge=1)
     threads: int = Field(ge=1)
-    left_s: float = Field(ge=0)
+    left_s: float = Field(ge=0, description="predicted seconds of work left, at full speed")
     slack_s: float = Field(description="seconds until the earliest deadline in it; negative when late")
 
 
@@ -40,6 +41,12 @@ class PodLoad(BaseModel, extra="forbid", frozen=True):
     slack_s: list[float] = Field(
         default=[], max_length=MOST_LISTED, description="of the waiting requests, seconds until each is due; ascending"
     )
+    had_s: list[float] = Field(
+        default=[],
+        max_length=MOST_LISTED,
+        description="seconds that each of them had when it arrived, in the same order",
+    )
+    rate_rps: float = Field(default=0.0, ge=0, description="recent arrivals per second")
     more: int = Field(default=0, ge=0, description="waiting requests beyond those listed, all due later")
     running: list[RunningBatch] = Field(default=[])
     uploads: int = Field(default=0, ge=0, description="requests whose header has arrived and whose body has not")
@@ -57,10 +64,25 @@ class PodLoad(BaseModel, extra="forbid", frozen=True):
         default={}, description="by front: the highest number among the requests that it has sent and that arrived"
     )
 
+    @model_validator(mode="after")
+    def _complete(self) -> PodLoad:
+        if len(self.had_s) != len(self.slack_s):
+            raise ValueError(
+                f"had_s has {len(self.had_s)} entries for {len(self.slack_s)} in slack_s: give one for each"
+            )
+        if self.more and not self.slack_s:
+            raise ValueError(f"more is {self.more}, but slack_s is empty: list those that are due first")
+        return self
+
     @property
     def waiting(self) -> int:
         """Number of waiting requests."""
         return len(self.slack_s) + self.more
+
+    @property
+    def requests(self) -> int:
+        """Number of requests in the pod."""
+        return self.waiting + self.uploads + sum(batch.requests for batch in self.running)
 
     def model(self) -> LatencyModel | None:
         """The latency model that the pod decides with; None if it has not told one."""

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Final, Literal, NamedTuple
 
 from sponge_core.routing.interface import RoutingRule
+from sponge_core.routing.rules.best_fit import BestFit
 from sponge_core.routing.rules.blind import InTurn, Random
 from sponge_core.routing.rules.least import LeastOutstanding, LeastQueue, TwoChoices
 
@@ -22,9 +23,9 @@ class Rule(NamedTuple):
     summary: str
 
 
-RuleName = Literal["random", "in-turn", "two-choices", "least-outstanding", "least-queue"]
+RuleName = Literal["random", "in-turn", "two-choices", "least-outstanding", "least-queue", "best-fit"]
 
-DEFAULT: Final[RuleName] = "least-queue"
+DEFAULT: Final[RuleName] = "best-fit"
 
 RULES: Final[dict[RuleName, Rule]] = {
     "random": Rule(Random, "any pod, as kube-proxy does"),
@@ -32,4 +33,5 @@ RULES: Final[dict[RuleName, Rule]] = {
     "two-choices": Rule(TwoChoices, "of two pods at random the one with fewer unanswered requests"),
     "least-outstanding": Rule(LeastOutstanding, "the pod with the fewest unanswered requests of this front"),
     "least-queue": Rule(LeastQueue, "the pod with the fewest requests, reported or sent since"),
+    "best-fit": Rule(BestFit, "the pod where the fewest requests miss by its own rule, and that is done the soonest"),
 }

@@ -116,7 +116,8 @@ class LoadFeed(RequestObserver):
     def read(self) -> PodLoad:
         """The load now."""
         scheduler, now = self._scheduler, self._clock()
-        waiting = len(scheduler.queue)
+        listed = list(islice(scheduler.queue, MOST_LISTED))
+        sizes = [len(batch.requests) for batch in scheduler.batches]
         return PodLoad(
             now_s=now,
             accepting=self._lifecycle.ready,
@@ -124,11 +125,18 @@ class LoadFeed(RequestObserver):
             most_milli=max(1, round(scheduler.most_batch_cores * 1000)),
             batch_cap=scheduler.batch_cap,
             lanes=max(1, len(self._pool.lanes)),
-            slack_s=[round(each.deadline - now, 4) for each in islice(scheduler.queue, MOST_LISTED)],
-            more=max(0, waiting - MOST_LISTED),
+            slack_s=[round(each.deadline - now, 4) for each in listed],
+            had_s=[round(each.deadline - each.arrival, 4) for each in listed],
+            rate_rps=round(sum(scheduler.queue.rates(now)), 3),
+            more=len(scheduler.queue) - len(listed),
             running=[
-                RunningBatch(threads=each.threads, left_s=round(each.left_s, 5), slack_s=round(each.deadline - now, 4))
-                for each in scheduler.running(now)
+                RunningBatch(
+                    requests=size,
+                    threads=each.threads,
+                    left_s=round(each.left_s, 5),
+                    slack_s=round(each.deadline - now, 4),
+                )
+                for each, size in zip(scheduler.running(now), sizes, strict=True)
             ],
             uploads=len(self._uploads),
             slo_s={"": self._policy.default_s, **self._policy.classes},

@@ -96,8 +96,7 @@ class ServiceReconciler:
 
     def tick(self, now: float) -> None:
         """Call every second or so: wakes the service if something is due that no event tells."""
-        is_due = self._look_at_number()  # at every call, because it adds up what is left undone
-        if is_due or now >= self._due_at or self._pods.has_news():
+        if now >= self._due_at or self._pods.has_news() or self._look_at_number():
             self._woken.set()
 
     def _look_at_number(self) -> bool:

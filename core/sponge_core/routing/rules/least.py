@@ -42,7 +42,7 @@ class TwoChoices:
 
 
 class LeastQueue:
-    """The pod with the fewest requests: reported as waiting or uploading, or sent by this front since.
+    """The pod with the fewest requests: reported, or sent by this front since.
 
     Args:
         draw: returns a random number in [0, 1); it breaks ties.
@@ -52,7 +52,7 @@ class LeastQueue:
         self._draw = draw
 
     def choose(self, now: float, request: Request, pods: Sequence[PodView]) -> int | None:  # noqa: ARG002
-        return _least(pods, candidates(pods), _queued, self._draw)
+        return _least(pods, candidates(pods), _requests, self._draw)
 
 
 def _least(
@@ -69,5 +69,5 @@ def _outstanding(pod: PodView) -> int:
     return pod.outstanding
 
 
-def _queued(pod: PodView) -> int:
-    return len(pod.sent) + (0 if pod.load is None else pod.load.waiting + pod.load.uploads)
+def _requests(pod: PodView) -> int:
+    return len(pod.sent) + (0 if pod.load is None else pod.load.requests)

@@ -1,0 +1,156 @@
+"""A simulated pod: a queue of its own, the batches that it runs, what it reports, and the faults that it may have."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import NamedTuple
+
+from sponge_core.control_api import LatencyCoefficients
+from sponge_core.cpu_sharing import thread_budget
+from sponge_core.dispatch.decision import DispatchState, Launch, Limits
+from sponge_core.dispatch.interface import Dispatcher
+from sponge_core.edf_queue import EdfQueue, Request
+from sponge_core.routing.pod_load import MOST_LISTED, PodLoad, RunningBatch
+from sponge_simulator.fronts.settings import FaultKind
+from sponge_simulator.replica import Replica
+from sponge_simulator.scaling.interface import Service
+
+__all__ = ["Pod", "Stepped"]
+
+LIAR_S = 4.0
+
+
+class Stepped(NamedTuple):
+    """What a step of a pod has brought: batches that ended, and requests that it refuses."""
+
+    ended: list[Launch]
+    shed: list[Request]
+
+
+class Pod:
+    """A pod of the service's largest size.
+
+    Args:
+        takes_s: draws the true time of a batch at full speed.
+
+    Attributes:
+        fault: what is wrong with it now.
+    """
+
+    def __init__(self, name: str, service: Service, dispatch: Dispatcher, takes_s: Callable[[Launch], float]) -> None:
+        self.name = name
+        self.fault: FaultKind | None = None
+        self._service = service
+        self._dispatch = dispatch
+        self._true_s = takes_s
+        self._cores = service.max_cores
+        self._limits = Limits(service.max_batch, thread_budget(self._cores), self._cores)
+        self._latency = LatencyCoefficients.of(service.model)
+        self._received: dict[str, int] = {}
+        self._start()
+
+    def _start(self) -> None:
+        self.queue = EdfQueue()
+        self._replica = Replica(self._cores, 0.0, self._service.overhead_cores)
+        self._running: list[Request] = []
+        self._wake_at = math.inf
+        self._received.clear()
+
+    @property
+    def up(self) -> bool:
+        """Whether it takes connections."""
+        return self.fault != "pod dies"
+
+    @property
+    def serving(self) -> bool:
+        """Whether requests wait and run in it."""
+        return self.fault in (None, "pod lies")
+
+    def next_at(self) -> float:
+        """When it has to step again if nothing happens before."""
+        return min(self._replica.next_finish_at, self._wake_at) if self.serving else math.inf
+
+    def fail(self, kind: FaultKind) -> list[Request]:
+        """A fault begins; returns the requests that are lost by that at once."""
+        self.fault = kind
+        return self.restart() if kind in ("pod dies", "pod errs") else []
+
+    def recover(self) -> list[Request]:
+        """The fault is over, and the pod starts anew; returns the requests that are lost by that."""
+        self.fault = None
+        return self.restart()
+
+    def restart(self) -> list[Request]:
+        lost = [*self.queue, *self._running]
+        self._start()
+        return lost
+
+    def receive(self, request: Request, front: str, number: int, now: float) -> None:
+        """Queues a request that has arrived as the front's `number`-th; the pod steps at once."""
+        self._received[front] = max(number, self._received.get(front, 0))
+        self.queue.push(request)
+        self._wake_at = now
+
+    def step(self, now: float) -> Stepped:
+        """Ends the batches that are due and starts the next ones."""
+        found = Stepped([], [])
+        self._wake_at = math.inf
+        while self._replica.next_finish_at <= now:
+            launch, _ = self._replica.finish(now)
+            gone = {request.id for request in launch.requests}
+            self._running = [request for request in self._running if request.id not in gone]
+            found.ended.append(launch)
+        if self.queue:
+            state = DispatchState(
+                now,
+                self.queue,
+                self._replica.running(now),
+                self._replica.usable_cores,
+                [self._service.model],
+                self._limits,
+            )
+            decision = self._dispatch.decide(state)
+            self._replica.carry_out(decision, self.queue, now, self._takes_s)
+            for launch in decision.launches:
+                self._running.extend(launch.requests)
+            found.shed.extend(lost.request for lost in decision.sheds)
+            if decision.wake_at is not None:
+                self._wake_at = max(decision.wake_at, now + 1e-6)
+        return found
+
+    def _takes_s(self, launch: Launch) -> float:
+        return self._true_s(launch) * (LIAR_S if self.fault == "pod lies" else 1.0)
+
+    def report(self, now: float) -> PodLoad | None:
+        """What it tells the fronts; None if it tells nothing."""
+        if self.fault in ("pod dies", "pod hangs"):
+            return None
+        model, honest = self._service.model, self.fault is None
+        deadlines, slos = ([], []) if not honest or not self.queue else (self.queue.deadlines[0], self.queue.slos[0])
+        rates = self.queue.rates(now) if honest else []
+        running = self._replica.running(now) if honest else ()
+        milli = round(1000 * self._cores)
+        # Without checks: it is made a hundred times a second.
+        return PodLoad.model_construct(
+            now_s=now,
+            accepting=True,
+            cores_milli=milli,
+            most_milli=milli,
+            batch_cap=self._limits.batch_cap,
+            lanes=self._limits.lanes,
+            slack_s=[deadline - now for deadline in deadlines[:MOST_LISTED]],
+            had_s=list(slos[:MOST_LISTED]),
+            rate_rps=rates[0] if rates else 0.0,
+            more=max(0, len(deadlines) - MOST_LISTED),
+            running=[
+                RunningBatch.model_construct(
+                    requests=size, threads=batch.threads, left_s=batch.left_s, slack_s=batch.deadline - now
+                )
+                for batch, size in zip(running, self._replica.batch_sizes, strict=False)
+            ],
+            latency=self._latency,
+            error=model.error,
+            interference=model.interference,
+            received=dict(self._received),
+        )
