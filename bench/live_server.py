@@ -27,7 +27,7 @@ from sponge_operator.autoscale.resizer import bring_to
 from sponge_operator.clients.server import ControlClient
 from sponge_system.cgroup import Cgroup
 
-__all__ = ["MODEL", "SOURCE", "LiveServer"]
+__all__ = ["MODEL", "SOURCE", "LiveServer", "process_cpu_s"]
 
 MODEL, SOURCE = "resnet18", "torchvision://resnet18?weights=none"
 READY_WITHIN_S = 120.0
@@ -45,6 +45,8 @@ class LiveServer:
         model, source: what it serves.
         log: where its stderr goes; a temporary file by default.
         program: the module that has the command, and what goes before `serve`.
+        number: tells several servers of one experiment apart.
+        token: of its control port; a random one by default.
     """
 
     def __init__(
@@ -55,6 +57,8 @@ class LiveServer:
         source: str = SOURCE,
         log: Path | None = None,
         program: Sequence[str] = ("sponge_cli.main",),
+        number: int = 0,
+        token: str | None = None,
     ) -> None:
         self.cores = cores
         self.model = model
@@ -62,16 +66,17 @@ class LiveServer:
         self._folder = tempfile.TemporaryDirectory(prefix="sponge-bench-")
         self.log = log or Path(self._folder.name) / "log"
         self._program = program
+        self.token = token or os.urandom(8).hex()
+        self._cgroup_name = f"sponge-bench-{os.getpid()}-{number}"
         self._version = 0
 
     def __enter__(self) -> Self:
-        self.cgroup = Cgroup.create(f"sponge-bench-{os.getpid()}", self.cores)
+        self.cgroup = Cgroup.create(self._cgroup_name, self.cores)
         self.cgroup.put_first()
-        self.token = os.urandom(8).hex()
-        token_file = Path(self._folder.name) / "token"
+        self.token_file = token_file = Path(self._folder.name) / "token"
         token_file.write_text(self.token)
         command = [sys.executable, "-m", *self._program, "serve", "--http-port", "0", "--control-port", "0"]
-        command += ["--control-token-file", str(token_file), *self._options]
+        command += ["--grpc-port", "0", "--control-token-file", str(token_file), *self._options]
         # It moves itself before it starts: what it forks and reads of its quota is right from the first moment.
         command = ["sh", "-c", 'echo $$ > "$0"/cgroup.procs; exec "$@"', str(self.cgroup.path), *command]
         with self.log.open("wb") as sink:
@@ -111,11 +116,11 @@ class LiveServer:
 
     def cpu_s(self) -> float:
         """CPU seconds of all its processes so far; of those that live, which while it serves is all of them."""
-        return sum(_cpu_s(pid) for pid in self.pids())
+        return sum(process_cpu_s(pid) for pid in self.pids())
 
     def http_cpu_s(self) -> float:
         """CPU seconds of the HTTP process alone."""
-        return _cpu_s(self.pid)
+        return process_cpu_s(self.pid)
 
     def metrics(self) -> dict[str, float]:
         """Every sample of its exposition by name and labels."""
@@ -166,7 +171,7 @@ class LiveServer:
         self._folder.cleanup()
 
 
-def _cpu_s(pid: int) -> float:
+def process_cpu_s(pid: int) -> float:
     """To the nanosecond: an idle process uses less than the ticks that the usual files count in."""
     return sum(
         int(stat.read_text(encoding="ascii").split()[0]) / 1e9 for stat in Path(f"/proc/{pid}/task").glob("*/schedstat")

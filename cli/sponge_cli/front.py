@@ -68,6 +68,13 @@ def command() -> None:
     help="Where other gateways ask, such as [::]:9002.  [default: only the proxy beside it, by its socket]",
 )
 @click.option(
+    "--drain-s",
+    type=click.FloatRange(min=0.0),
+    default=0.0,
+    show_default=True,
+    help="After a signal, tell the proxy to take leave of its clients, and go on for so long; 0: leave it alone.",
+)
+@click.option(
     "--log-level",
     type=click.Choice(get_args(Level)),
     default="info",
@@ -83,6 +90,7 @@ def run(
     token_file: Path | None,
     status_port: int,
     picker_address: str,
+    drain_s: float,
     log_level: Level,
 ) -> None:
     """Run the picker until a signal comes."""
@@ -102,6 +110,7 @@ def run(
             token_file=token_file,
             status_port=status_port,
             picker_address=picker_address,
+            drain_s=drain_s,
             log_level=log_level,
         )
     )

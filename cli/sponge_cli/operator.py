@@ -10,6 +10,7 @@ from typing import get_args
 
 import click
 
+from sponge_operator.resources.front_manifests import FrontSettings
 from sponge_operator.resources.pod_security import Level as PodSecurityLevel
 from sponge_system.logs import Level, set_up
 
@@ -52,6 +53,21 @@ def command() -> None:
     "--server-template",
     type=click.Path(path_type=Path),
     help="YAML file with a partial pod template, merged under each service's own.",
+)
+@click.option(
+    "--front-image", default=FrontSettings().picker, show_default=True, help="Image of the pickers of fronts."
+)
+@click.option(
+    "--front-role",
+    default=FrontSettings().role,
+    show_default=True,
+    help="ClusterRole that lets pickers follow EndpointSlices; empty: there are no fronts.",
+)
+@click.option("--envoy-image", default=FrontSettings().envoy, show_default=True, help="Image of the proxies of fronts.")
+@click.option(
+    "--front-template",
+    type=click.Path(path_type=Path),
+    help="YAML file with a partial pod template, merged over that of the fronts.",
 )
 @click.option(
     "--template-security",
@@ -101,6 +117,10 @@ def run(
     namespaces: tuple[str, ...],
     server_image: str,
     server_template: Path | None,
+    front_role: str,
+    front_image: str,
+    envoy_image: str,
+    front_template: Path | None,
     template_security: PodSecurityLevel,
     server_tls_secret: str | None,
     server_api_keys_secret: str | None,
@@ -126,6 +146,12 @@ def run(
         namespaces=namespaces,
         server_image=server_image,
         server_template=read_template(server_template, "--server-template") if server_template is not None else {},
+        front=FrontSettings(
+            front_role,
+            front_image,
+            envoy_image,
+            read_template(front_template, "--front-template") if front_template is not None else {},
+        ),
         template_security=template_security,
         tls_secret=server_tls_secret,
         api_keys_secret=server_api_keys_secret,

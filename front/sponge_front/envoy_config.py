@@ -21,6 +21,7 @@ __all__ = [
     "DESTINATION",
     "METADATA",
     "UPSTREAM_ADDRESS",
+    "admin_socket",
     "bootstrap",
     "endpoints",
     "endpoints_file",
@@ -92,6 +93,11 @@ def picker_socket(directory: Path) -> Path:
     return directory / "picker.sock"
 
 
+def admin_socket(directory: Path) -> Path:
+    """The socket of Envoy's administration."""
+    return directory / "admin.sock"
+
+
 def endpoints_file(directory: Path, protocol: Protocol) -> Path:
     """The file with the pods' addresses."""
     return directory / f"{protocol}-endpoints.json"
@@ -114,7 +120,7 @@ def bootstrap(settings: EnvoySettings) -> Message:
     directory = settings.directory
     return {
         "node": {"id": "sponge-front", "cluster": "sponge-front"},
-        "admin": {"address": {"pipe": {"path": str(directory / "admin.sock"), "mode": 0o600}}},
+        "admin": {"address": {"pipe": {"path": str(admin_socket(directory)), "mode": 0o600}}},
         "static_resources": {
             "listeners": [
                 _listener(settings, "http", settings.http_port),
@@ -125,7 +131,7 @@ def bootstrap(settings: EnvoySettings) -> Message:
                 _pods_cluster(directory, "http"),
                 _pods_cluster(directory, "grpc"),
                 _picker_cluster(directory),
-                _cluster("admin", {"pipe": {"path": str(directory / "admin.sock")}}),
+                _cluster("admin", {"pipe": {"path": str(admin_socket(directory))}}),
             ],
         },
         "overload_manager": {

@@ -22,6 +22,7 @@ from sponge_front.load_reader import SILENCE_S, LoadReader, read_token
 from sponge_front.metrics import FrontMetrics
 from sponge_front.picker import Picker
 from sponge_front.pods import Pod
+from sponge_front.proxy import tell
 from sponge_front.settings import FrontSettings
 from sponge_front.status import StatusServer
 from sponge_system.logs import event
@@ -67,12 +68,16 @@ class Front:
             try:
                 await stack.enter_async_context(PickerServer(self._picker, self._metrics, addresses))
                 await stack.enter_async_context(StatusServer(settings.status_port, self._metrics))
+                await tell(settings.directory, "stay")  # the picker before this one may have told it to leave
                 event(log, "front.ready", rule=settings.rule, service=settings.service, socket=str(socket))
                 stopping = loop.create_task(self._stop.wait())
                 await asyncio.wait((stopping, following), return_when=asyncio.FIRST_COMPLETED)
                 if following.done():
                     following.result()
                 stopping.cancel()
+                if settings.drain_s:
+                    await tell(settings.directory, "leave")
+                    await asyncio.sleep(settings.drain_s)
             finally:
                 tasks = [following, *self._readers.values()]
                 for task in tasks:

@@ -45,6 +45,7 @@ class FrontSettings:
         token_file: holds the token of the servers' control ports; None: no load is read, and pods take turns.
         status_port: for probes and Prometheus; 0 for none.
         picker_address: where other gateways ask for a pod, as `[::]:9002`; empty: only the socket in `directory`.
+        drain_s: after a signal, the picker tells the proxy to leave, and goes on for so long.
         log_level: of the log on stderr.
     """
 
@@ -56,4 +57,5 @@ class FrontSettings:
     token_file: Path | None = None
     status_port: int = 9093
     picker_address: str = ""
+    drain_s: float = 0.0
     log_level: Level = "info"

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from sponge_operator.autoscale.control_loop import LoopSettings
+from sponge_operator.resources.front_manifests import FrontSettings
 from sponge_operator.resources.pod_security import Level as PodSecurityLevel
 from sponge_system.logs import Level
 
@@ -35,6 +36,7 @@ class OperatorSettings:
         namespaces: to watch; empty for all.
         server_image: image of the model server's container.
         server_template: partial pod template, merged over the generated one; each service's own is merged over it.
+        front: what all fronts have in common.
         template_security: Pod Security level that the templates of services must keep to.
         tls_secret: name of the Secret with the certificate of services that name none; None for plain text.
         api_keys_secret: name of the Secret with the API keys of services that name none; None for none.
@@ -53,6 +55,7 @@ class OperatorSettings:
     namespaces: tuple[str, ...] = ()
     server_image: str = "sponge-server:latest"
     server_template: Mapping[str, Any] = field(default_factory=dict)
+    front: FrontSettings = field(default_factory=FrontSettings)
     template_security: PodSecurityLevel = "restricted"
     tls_secret: str | None = None
     api_keys_secret: str | None = None

@@ -32,6 +32,7 @@ HERE = "e2e-each-right"
 OWN = f"{HERE}-sponge-operator"
 """Its Deployment, and its Lease."""
 
+RBAC, POLICY = "rbac.authorization.k8s.io", "policy"
 SERVING, AUTOSCALING, LEASES = "serving.sponge.dev", "autoscaling", "coordination.k8s.io"
 
 Right = tuple[str, str, str, str]
@@ -44,6 +45,16 @@ BODIES: dict[str, dict[str, Any]] = {
     "ConfigMap": {"apiVersion": "v1"},
     "Service": {"apiVersion": "v1", "spec": {"ports": [{"port": 80}]}},
     "Event": {"apiVersion": "v1", "involvedObject": {"namespace": HERE}},
+    "ServiceAccount": {"apiVersion": "v1"},
+    "PodDisruptionBudget": {
+        "apiVersion": "policy/v1",
+        "spec": {"maxUnavailable": 1, "selector": {"matchLabels": {"app": "x"}}},
+    },
+    "RoleBinding": {
+        "apiVersion": f"{RBAC}/v1",
+        "roleRef": {"apiGroup": RBAC, "kind": "ClusterRole", "name": f"{HERE}-sponge-front"},
+        "subjects": [{"kind": "ServiceAccount", "name": "kept", "namespace": HERE}],
+    },
     "Lease": {"apiVersion": "coordination.k8s.io/v1"},
     "Deployment": {
         "apiVersion": "apps/v1",
@@ -79,6 +90,10 @@ def made(kind: str) -> Call:
     return lambda kube: kube.apply(body(kind, f"new-{secrets.token_hex(4)}"))
 
 
+def deleted(kind: str) -> Call:
+    return lambda kube: kube.delete(kind, HERE, "none")
+
+
 def watched(kind: str) -> Call:
     async def call(kube: Kube) -> None:
         server, session = await kube.open_session(aiohttp.TraceConfig())
@@ -108,6 +123,15 @@ CALLS: dict[Right, Call] = {
     **child("ConfigMap", "", "configmaps"),
     **child("Service", "", "services"),
     **child("Deployment", "apps", "deployments"),
+    **child("ServiceAccount", "", "serviceaccounts"),
+    **child("PodDisruptionBudget", POLICY, "poddisruptionbudgets"),
+    **child("RoleBinding", RBAC, "rolebindings"),
+    ("Role", RBAC, "clusterroles", "bind"): made("RoleBinding"),
+    ("Role", "apps", "deployments", "delete"): deleted("Deployment"),
+    ("Role", "", "services", "delete"): deleted("Service"),
+    ("Role", "", "serviceaccounts", "delete"): deleted("ServiceAccount"),
+    ("Role", POLICY, "poddisruptionbudgets", "delete"): deleted("PodDisruptionBudget"),
+    ("Role", RBAC, "rolebindings", "delete"): deleted("RoleBinding"),
     **seen("ConfigMap", "", "configmaps"),
     **seen("Service", "", "services"),
     **seen("Deployment", "apps", "deployments"),
@@ -211,7 +235,15 @@ def rights(cluster: Cluster, kubectl: Kubectl, tmp_path_factory: pytest.TempPath
     for document in documents:
         kubectl("apply", "-f", "-", document=document)
     account = next(document["metadata"]["name"] for document in documents if document["kind"] == "ServiceAccount")
-    for kind in ("Secret", "ConfigMap", "Service", "Deployment"):
+    for kind in (
+        "Secret",
+        "ConfigMap",
+        "Service",
+        "Deployment",
+        "ServiceAccount",
+        "PodDisruptionBudget",
+        "RoleBinding",
+    ):
         kubectl("apply", "-f", "-", document=body(kind, "kept"))
     login = json.loads(kubectl("config", "view", "--raw", "--minify", "-o", "json"))
     token = kubectl("create", "token", account, "-n", HERE).strip()

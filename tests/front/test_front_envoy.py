@@ -11,7 +11,7 @@ from typing import Any
 
 import grpc
 import pytest
-from front_kit import FrontProcess, answered, pod_of, servers
+from front_kit import FrontProcess, answered, servers
 from server_process import Reply, ServerProcess, eventually
 
 from sponge_server.protos import inference_pb2 as pb
@@ -29,31 +29,38 @@ def pods(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[ServerProces
 
 
 @pytest.fixture
-def front(pods: list[ServerProcess], tmp_path: Path) -> Iterator[FrontProcess]:
-    with _front(pods, tmp_path) as running:
+def front(pods: list[ServerProcess]) -> Iterator[FrontProcess]:
+    with _front(pods) as running:
         yield running
 
 
-def _front(pods: list[ServerProcess], directory: Path) -> FrontProcess:
-    token = pods[0].errors.parent / "token"
-    return FrontProcess(directory, [pod_of(pod) for pod in pods], token, pick_timeout_ms=PICK_TIMEOUT_MS)
+def _front(pods: list[ServerProcess]) -> FrontProcess:
+    return FrontProcess(pods, pick_timeout_ms=PICK_TIMEOUT_MS)
+
+
+def _picks(front: FrontProcess) -> bool:
+    """Whether the picker has chosen the pod of one more request."""
+    before = front.endings().get("answered", 0)
+    assert front.command(0).status == 200
+    return front.endings().get("answered", 0) == before + 1
 
 
 def test_requests_go_where_nothing_waits(pods: list[ServerProcess], front: FrontProcess) -> None:
     busy, idle = pods
     with ThreadPoolExecutor(3) as pool:
-        waiting = [pool.submit(busy.command, 1500, x_sponge_slo_ms="20000") for _ in range(3)]
+        waiting = [pool.submit(busy.command, 4000, x_sponge_slo_ms="30000")]
+        eventually(lambda: busy.ask("/control/v1/state").json["threads_running"] == 1)
+        waiting += [pool.submit(busy.command, 0, x_sponge_slo_ms="30000") for _ in range(2)]
+        eventually(lambda: busy.ask("/control/v1/state").json["queue_length"] == 2)
 
         def all_to_idle() -> bool:
             """True once the front has heard of the queue."""
             before = answered(idle)
-            replies = [front.command(0) for _ in range(4)]
-            assert [reply.status for reply in replies] == [200] * 4
-            return answered(idle) == before + 4
+            replies = [front.command(0, x_sponge_slo_ms="400") for _ in range(4)]
+            return answered(idle) == before + 4 and [reply.status for reply in replies] == [200] * 4
 
-        eventually(all_to_idle, 4.0)
+        eventually(all_to_idle, 3.0)
         assert [each.result().status for each in waiting] == [200] * 3
-    assert front.endings().keys() == {"answered"}
 
 
 def test_an_idle_pair_shares_requests(pods: list[ServerProcess], front: FrontProcess) -> None:
@@ -105,29 +112,23 @@ def test_a_hung_picker_is_left_out(pods: list[ServerProcess], front: FrontProces
     front.picker.send_signal(signal.SIGSTOP)
     before = [answered(pod) for pod in pods]
     assert [front.command(0).status for _ in range(4)] == [200] * 4
-    assert [answered(pod) - count for pod, count in zip(pods, before, strict=True)] == [2, 2]  # in turn
-    eventually(lambda: front.envoy_stat('envoy_cluster_membership_healthy{envoy_cluster_name="picker"}') == 0)
+    assert all(answered(pod) > count for pod, count in zip(pods, before, strict=True)), "the pods take turns"
+    eventually(lambda: front.healthy("picker") == 0)
     assert front.command(0).status == 200
     front.picker.send_signal(signal.SIGCONT)
-    eventually(lambda: front.envoy_stat('envoy_cluster_membership_healthy{envoy_cluster_name="picker"}') == 1)
-    counted = front.endings().get("answered", 0)
-    assert front.command(0).status == 200
-    assert front.endings()["answered"] == counted + 1
+    eventually(lambda: front.healthy("picker") == 1)
+    eventually(lambda: _picks(front))
 
 
 def test_a_dead_picker_is_done_without_and_comes_back(pods: list[ServerProcess], front: FrontProcess) -> None:
     front.picker.kill()
     before = [answered(pod) for pod in pods]
-    assert [front.command(0).status for _ in range(4)] == [200] * 4
-    assert [answered(pod) - count for pod, count in zip(pods, before, strict=True)] == [2, 2]
-    front.restart_picker()
-
-    def picks() -> bool:
-        assert front.command(0).status == 200
-        return front.endings().get("answered", 0) > 0
-
-    eventually(lambda: front._is_ready())
-    eventually(picks)
+    assert [front.command(0).status for _ in range(6)] == [200] * 6
+    assert all(answered(pod) > count for pod, count in zip(pods, before, strict=True)), "the pods take turns"
+    front.picker.wait()
+    front.start_picker()
+    eventually(front.is_ready)
+    eventually(lambda: _picks(front))
 
 
 def test_a_picker_that_dies_with_requests_under_way_loses_none(front: FrontProcess) -> None:
@@ -154,7 +155,7 @@ def test_a_request_that_its_pod_cannot_meet_is_handed_on(pods: list[ServerProces
 
 
 def test_a_pod_that_dies_loses_no_request_to_come(tmp_path: Path) -> None:
-    with servers(tmp_path, 2) as pods, _front(pods, tmp_path) as front:
+    with servers(tmp_path, 2) as pods, _front(pods) as front:
         with ThreadPoolExecutor(4) as pool:
             under_way: list[Future[Reply]] = [pool.submit(front.command, 300) for _ in range(4)]
             eventually(lambda: front.metric("sponge_front_pick_seconds_count") == 4)
@@ -166,7 +167,7 @@ def test_a_pod_that_dies_loses_no_request_to_come(tmp_path: Path) -> None:
 
 
 def test_a_pod_that_hangs_is_avoided(tmp_path: Path) -> None:
-    with servers(tmp_path, 2) as pods, _front(pods, tmp_path) as front:
+    with servers(tmp_path, 2) as pods, _front(pods) as front:
         pods[0].process.send_signal(signal.SIGSTOP)
         eventually(lambda: front.metric("sponge_front_pods_reporting") == 1)
         with ThreadPoolExecutor(8) as pool:
@@ -177,7 +178,7 @@ def test_a_pod_that_hangs_is_avoided(tmp_path: Path) -> None:
 
 
 def test_a_pod_that_drains_gets_no_more(tmp_path: Path) -> None:
-    with servers(tmp_path, 2, "--drain-delay-s", "3") as pods, _front(pods, tmp_path) as front:
+    with servers(tmp_path, 2, "--drain-delay-s", "3") as pods, _front(pods) as front:
         pods[0].process.send_signal(signal.SIGTERM)
         statuses = [front.command(0).status for _ in range(30)]
         assert statuses == [200] * 30

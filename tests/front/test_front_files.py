@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from front_kit import envoy_program
+from bench.live_front import envoy_program
 
 from sponge_core.errors import SpongeError
 from sponge_front.envoy_config import bootstrap, endpoints_file

@@ -11,6 +11,7 @@ import importlib.util
 import json
 import os
 import subprocess
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,11 @@ def local_values(pod: PythonPod) -> dict[str, Any]:
     repository, _, tag = pod.image.rpartition(":")
     server = pod.template("server")
     server["spec"]["securityContext"] = dict(HOST_USER)
+    front: dict[str, Any] = pod.template("picker")
+    beside = {"image": pod.image, "imagePullPolicy": pod.image_pull_policy, "volumeMounts": list(pod.volume_mounts)}
+    front["spec"]["securityContext"] = dict(HOST_USER)
+    front["spec"]["initContainers"] = [{"name": "prepare", **pod.container()}]
+    front["spec"]["containers"].append({"name": "envoy", **beside, "command": [_beside_python("envoy")]})
     return {
         "image": {"repository": repository, "tag": tag, "pullPolicy": pod.image_pull_policy},
         "command": list(pod.command),
@@ -41,7 +47,13 @@ def local_values(pod: PythonPod) -> dict[str, Any]:
         "podSecurityContext": dict(HOST_USER),
         # Everybody here is root already.
         "server": {"image": pod.image, "template": server, "templateSecurity": "privileged"},
+        "front": {"image": pod.image, "envoyImage": pod.image, "template": front},
     }
+
+
+def _beside_python(program: str) -> str:
+    """A program of this machine's Python environment."""
+    return str(Path(sys.executable).parent / program)
 
 
 def install_operator(cluster: Cluster, values: Mapping[str, Any] | None = None, timeout_s: int = 180) -> None:

@@ -21,7 +21,15 @@ from sponge_system.cache_folder import cache_root, models_folder
 __all__ = ["PythonPod", "host_mounts", "outermost", "python_pod"]
 
 _SYSTEM = ("/usr", "/lib", "/lib64")
-_PACKAGES = ("sponge_core", "sponge_profiles", "sponge_server", "sponge_operator", "sponge_client", "sponge_cli")
+_PACKAGES = (
+    "sponge_core",
+    "sponge_profiles",
+    "sponge_server",
+    "sponge_operator",
+    "sponge_client",
+    "sponge_front",
+    "sponge_cli",
+)
 
 
 def host_mounts() -> tuple[str, ...]:

@@ -159,13 +159,15 @@ CONDITIONS: Mapping[str, tuple[str, Mapping[tuple[str, str], str]]] = {
 
 TROUBLES: Mapping[str, str] = {
     "InvalidSpec": "The operator cannot read the spec; the message says why.",
-    "ApplyFailed": "The API server refused the Deployment, the Service, the Secret or the ConfigMap of the service. "
-    "It is tried again, ever less often; an edit of the service is tried at once.",
+    "ApplyFailed": "The API server refused the Deployment, the Service, the Secret, the ConfigMap or the front of the "
+    "service. It is tried again, ever less often; an edit of the service is tried at once.",
     "NameTaken": "An object of that kind and name exists and is not this service's. It is left alone. Delete or rename "
     "it, or give the service another name.",
     "ViolatesPodSecurity": "`template` asks for more than the operator may hand out; the message names each field. "
     "Change it, or let the operator allow more: `server.templateSecurity` of the chart. Pods that run stay, and are "
     "driven.",
+    "FrontRefused": "The service asks for a `front` that it cannot have; the message says why: fronts are off in this "
+    "installation, or its servers speak TLS.",
     "ChildLeaving": "An object of a former service of this name has not gone yet. It is made again when it has.",
     "NamespaceTerminating": "The namespace is being deleted. Nothing is tried any more.",
     "InternalError": "The operator met an error that no rule foresaw; its log has the traceback. The pods stay driven.",

@@ -42,6 +42,9 @@ _PATHS = {
     "Service": "/api/v1/namespaces/{namespace}/services",
     "Secret": "/api/v1/namespaces/{namespace}/secrets",
     "ConfigMap": "/api/v1/namespaces/{namespace}/configmaps",
+    "ServiceAccount": "/api/v1/namespaces/{namespace}/serviceaccounts",
+    "RoleBinding": "/apis/rbac.authorization.k8s.io/v1/namespaces/{namespace}/rolebindings",
+    "PodDisruptionBudget": "/apis/policy/v1/namespaces/{namespace}/poddisruptionbudgets",
     "Event": "/api/v1/namespaces/{namespace}/events",
     "Lease": "/apis/coordination.k8s.io/v1/namespaces/{namespace}/leases",
     "SpongeService": f"/apis/{GROUP}/{VERSION}/namespaces/{{namespace}}/{PLURAL}",
@@ -224,10 +227,15 @@ class Kube:
         """JSON merge patch; with a resourceVersion in it, only if the object still has that one. Raises ApiError."""
         return await self._call("PATCH", f"{collection_path(kind, namespace)}/{name}", patch, MERGE)
 
-    async def delete(self, kind: str, namespace: str, name: str) -> None:
-        """Deletes the object if it exists; does not wait for its end. Raises ApiError."""
+    async def delete(self, kind: str, namespace: str, name: str, uid: str | None = None) -> None:
+        """Deletes the object if it exists; does not wait for its end. Raises ApiError.
+
+        Args:
+            uid: only the object with this one, whatever has taken its name; None: any.
+        """
+        only = None if uid is None else {"preconditions": {"uid": uid}, "propagationPolicy": "Background"}
         try:
-            await self._call("DELETE", f"{collection_path(kind, namespace)}/{name}")
+            await self._call("DELETE", f"{collection_path(kind, namespace)}/{name}", only)
         except ApiError as error:
             if error.status != 404:
                 raise

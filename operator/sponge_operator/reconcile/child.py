@@ -14,7 +14,7 @@ from sponge_operator.resources.model import SpongeService
 from sponge_operator.resources.obstacles import Obstacle
 from sponge_operator.resources.ownership import obstacle_to_apply
 
-__all__ = ["Child", "RefusedError"]
+__all__ = ["Build", "Child", "RefusedError"]
 
 log = logging.getLogger("sponge.operator")
 
@@ -61,6 +61,11 @@ class Child:
     def doubt(self) -> None:
         """The next `keep` looks at the object itself."""
         self._is_verified = False
+
+    def forget(self) -> None:
+        """The object has been deleted."""
+        self.present, self.obstacle, self._applied = None, None, None
+        self.doubt()
 
     def seen(self, found: Mapping[str, Any] | None) -> bool:
         """Takes over what a watch reports; None: it is gone. Returns whether `keep` should run."""

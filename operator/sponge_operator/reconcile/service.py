@@ -18,6 +18,7 @@ from sponge_operator.clients.tokens import Tokens
 from sponge_operator.clients.trust import Trust
 from sponge_operator.context import Context, Events
 from sponge_operator.reconcile.attainment import Attainment
+from sponge_operator.reconcile.front import FrontKeeper
 from sponge_operator.reconcile.pods import ServicePods
 from sponge_operator.reconcile.scaling import ServiceScaling
 from sponge_operator.reconcile.status_writer import StatusWriter
@@ -67,6 +68,7 @@ class ServiceReconciler:
         self._access_looks = 0
         self._woken = asyncio.Event()
         self._workload = Workload(context.kube, service, context.settings, self._tokens, self._trust)
+        self._front = FrontKeeper(context.kube, service, context.settings)
         self._pods = ServicePods(context, events, self._driven_by, self._tokens, self._trust, self._woken.set)
         self._scaling = ServiceScaling(context, events, cold_start_of(body.get("status") or {}))
         self._status = StatusWriter(context, events, service.namespace, service.name)
@@ -136,6 +138,7 @@ class ServiceReconciler:
         for step in (
             self._follow_number,
             self._keep_children,
+            self._keep_front,
             self._follow_access,
             self._follow_pods,
             self._write_status,
@@ -154,7 +157,7 @@ class ServiceReconciler:
 
     def _next_due(self) -> float:
         now = self._context.clock()
-        due = [self._workload.due_at(), self._pods.due_at(), self._status.due_at]
+        due = [self._workload.due_at(), self._front.due_at(), self._pods.due_at(), self._status.due_at]
         if self._fault is not None:
             due.append(now + RETRY_S)
         if not self._pods.all_reached:
@@ -210,6 +213,14 @@ class ServiceReconciler:
         obstacle = self._workload.obstacle
         if obstacle is not None and obstacle != before:
             self._announce(obstacle)
+
+    async def _keep_front(self) -> None:
+        if self._unreadable is not None or self._body["metadata"].get("deletionTimestamp"):
+            return
+        before = self._front.obstacle
+        await self._front.keep(self._service, self._context.clock())
+        if self._front.obstacle is not None and self._front.obstacle != before:
+            self._announce(self._front.obstacle)
 
     def _announce(self, obstacle: Obstacle) -> None:
         reason, message = obstacle.reason, obstacle.message
@@ -284,7 +295,7 @@ class ServiceReconciler:
             pods=states,
             deployment=workload.deployment,
             attainment=self._attainment.percent(),
-            trouble=self._fault or self._unreadable or workload.obstacle,
+            trouble=self._fault or self._unreadable or workload.obstacle or self._front.obstacle,
             is_current=self._unreadable is None and workload.is_current,
             missing_profile=workload.missing_profile,
             missing_secret=workload.missing_secret,

@@ -163,6 +163,10 @@ class ConfigMapKey(_Part):
     key: str = "profile.yaml"
 
 
+class Front(_Part):
+    replicas: int = 2
+
+
 class Profile(_Part):
     """Where the latency profile comes from: one of the three."""
 
@@ -202,6 +206,7 @@ class ServiceSpec(_Part):
     memory: Memory = Memory()
     batch: Batch = Batch()
     replicas: Replicas = Replicas()
+    front: Front | None = None
     profile: Profile = Profile()
     mode: Mode = "Auto"
     planner: Planner = Planner()

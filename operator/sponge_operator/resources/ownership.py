@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from sponge_operator.resources.front_manifests import FRONT_LABEL
 from sponge_operator.resources.manifests import MANAGED_BY, SERVICE_LABEL
 from sponge_operator.resources.model import GROUP, KIND, SpongeService
 from sponge_operator.resources.obstacles import Obstacle
@@ -47,7 +48,7 @@ def obstacle_to_apply(kind: str, found: Mapping[str, Any], service: SpongeServic
 def _is_labelled(found: Mapping[str, Any], service: SpongeService) -> bool:
     labels = found["metadata"].get("labels") or {}
     return (
-        labels.get(SERVICE_LABEL) == service.name
+        service.name in (labels.get(SERVICE_LABEL), labels.get(FRONT_LABEL))
         and labels.get("app.kubernetes.io/managed-by") == MANAGED_BY
         and not found["metadata"].get("deletionTimestamp")
     )

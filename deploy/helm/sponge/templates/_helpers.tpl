@@ -65,6 +65,30 @@ helm.sh/chart: {{ printf "%s-%s" .Chart.Name .Chart.Version }}
   verbs: [list, watch]
 {{- end -}}
 
+{{- /* The same for fronts. */ -}}
+{{- define "sponge.frontRules" -}}
+# Fronts, which are removed when a service has none any more. A RoleBinding to this one role may be made, and to no other.
+- apiGroups: [apps]
+  resources: [deployments]
+  verbs: [delete]
+- apiGroups: [""]
+  resources: [services]
+  verbs: [delete]
+- apiGroups: [""]
+  resources: [serviceaccounts]
+  verbs: [get, create, patch, delete]
+- apiGroups: [policy]
+  resources: [poddisruptionbudgets]
+  verbs: [get, create, patch, delete]
+- apiGroups: [rbac.authorization.k8s.io]
+  resources: [rolebindings]
+  verbs: [get, create, patch, delete]
+- apiGroups: [rbac.authorization.k8s.io]
+  resources: [clusterroles]
+  resourceNames: [{{ include "sponge.name" . }}-front]
+  verbs: [bind]
+{{- end -}}
+
 {{- /* Labels of what runs beside the operator for a moment; its Service and policies do not select it. */ -}}
 {{- define "sponge.errandLabels" -}}
 app.kubernetes.io/name: sponge-errand

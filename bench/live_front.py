@@ -1,0 +1,121 @@
+"""A real front before servers on this machine: starts picker and Envoy, reads them, ends them."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Self
+
+__all__ = ["LiveFront", "envoy_program", "pod_option"]
+
+READY_WITHIN_S = 60.0
+
+
+def pod_option(url: str, grpc: str, control_url: str) -> str:
+    """A server as `sponge front run --pod` names it."""
+    return ",".join(("127.0.0.1", *(address.rpartition(":")[2] for address in (url, grpc, control_url))))
+
+
+def envoy_program() -> str:
+    """Envoy from its wheel, beside the interpreter."""
+    return shutil.which("envoy", path=str(Path(sys.executable).parent)) or "envoy"
+
+
+class LiveFront:
+    """One front from `with` to its end.
+
+    Args:
+        pods: as `pod_option` names them.
+        token_file: the token of their control ports.
+        options: further ones of `sponge front run`.
+
+    Attributes:
+        picker, envoy: the processes.
+        http, grpc, status, picker_status: their ports.
+    """
+
+    def __init__(self, pods: Sequence[str], token_file: Path, *options: str, pick_timeout_ms: float = 20.0) -> None:
+        self._pods = pods
+        self._folder = tempfile.TemporaryDirectory(prefix="sponge-front-")
+        self.directory = Path(self._folder.name)
+        self.http, self.grpc, self.status, self.picker_status = (_free_port() for _ in range(4))
+        command = [sys.executable, "-m", "sponge_cli.main", "front"]
+        place = ["--directory", str(self.directory)]
+        self._prepare = [*command, "envoy-config", *place, "--write", "--host", "127.0.0.1"]
+        self._prepare += ["--http-port", str(self.http), "--grpc-port", str(self.grpc)]
+        self._prepare += ["--status-port", str(self.status), "--pick-timeout-ms", f"{pick_timeout_ms:g}"]
+        self._run = [*command, "run", *place, "--token-file", str(token_file), *options]
+        self._run += ["--status-port", str(self.picker_status)]
+        self._run += [word for pod in pods for word in ("--pod", pod)]
+
+    def __enter__(self) -> Self:
+        subprocess.run(self._prepare, check=True, capture_output=True)
+        self._log = (self.directory / "log").open("wb")
+        self.start_picker()
+        arguments = ["--config-path", str(self.directory / "envoy.json"), "--concurrency", "1"]
+        arguments += ["--use-dynamic-base-id", "--log-level", "warning", "--component-log-level", "ext_proc:error"]
+        self.envoy = subprocess.Popen([envoy_program(), *arguments], stderr=self._log)
+        until = time.monotonic() + READY_WITHIN_S
+        while not self.is_ready():
+            if time.monotonic() > until:
+                self.__exit__()
+                raise TimeoutError(f"the front is not ready: {(self.directory / 'log').read_text()[-500:]}")
+            time.sleep(0.05)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for process in (self.envoy, self.picker):
+            with contextlib.suppress(ProcessLookupError):
+                process.send_signal(signal.SIGCONT)
+            process.kill()
+            process.wait()
+        self._log.close()
+        self._folder.cleanup()
+
+    def start_picker(self) -> None:
+        """Starts the picker, at first or anew."""
+        self.picker = subprocess.Popen(self._run, stderr=self._log)
+
+    def is_ready(self) -> bool:
+        """Every pod's load is known, and Envoy takes the picker and the pods for healthy."""
+        count = len(self._pods)
+        wanted = {"picker": 1, "pods-http": count, "pods-grpc": count}
+        with contextlib.suppress(OSError, KeyError):
+            return self.metric("sponge_front_pods_reporting") == count and all(
+                self.healthy(cluster) == number for cluster, number in wanted.items()
+            )
+        return False
+
+    def healthy(self, cluster: str) -> float:
+        """How many members of one of its clusters Envoy takes for healthy."""
+        name = f'envoy_cluster_membership_healthy{{envoy_cluster_name="{cluster}"}}'
+        return _sample(self.status, "/stats/prometheus", name)
+
+    def metric(self, name: str) -> float:
+        """A sample of the picker's metrics, named with its labels. Raises KeyError, OSError."""
+        return _sample(self.picker_status, "/metrics", name)
+
+
+def _free_port() -> int:
+    with socket.socket() as sock:
+        sock.bind(("127.0.0.1", 0))
+        port: int = sock.getsockname()[1]
+        return port
+
+
+def _sample(port: int, path: str, name: str) -> float:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=10) as response:
+        for line in response.read().decode().splitlines():
+            sample, _, value = line.rpartition(" ")
+            if sample == name:
+                return float(value)
+    raise KeyError(name)

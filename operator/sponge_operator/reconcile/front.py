@@ -1,0 +1,90 @@
+"""Keeps the objects of a service's front, and removes them when the spec has none any more."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Mapping
+from typing import Any
+
+from sponge_operator.clients.kube import ApiError, Kube
+from sponge_operator.reconcile.child import Build, Child, RefusedError
+from sponge_operator.resources.front_manifests import KINDS, build_front, front_name
+from sponge_operator.resources.model import SpongeService
+from sponge_operator.resources.obstacles import Obstacle
+from sponge_operator.settings import OperatorSettings
+
+__all__ = ["FrontKeeper"]
+
+RETRY_S = 10.0
+"""Before objects that could not be removed are tried again."""
+
+
+class FrontKeeper:
+    """The front of one service; call `keep` when `due_at` has come, or the service has changed.
+
+    No watch tells of these objects: they are looked at every `resync_s`.
+
+    Attributes:
+        obstacle: why the front is not as it should be; None if it is.
+    """
+
+    def __init__(self, kube: Kube, service: SpongeService, settings: OperatorSettings) -> None:
+        self._kube = kube
+        self._settings = settings
+        self._children = {kind: Child(kube, kind, front_name(service)) for kind in KINDS}
+        self._generation = -1
+        self._due_at = float("-inf")
+        self.obstacle: Obstacle | None = None
+
+    def due_at(self) -> float:
+        """When `keep` should run next, on its clock, unless the service changes."""
+        return self._due_at
+
+    async def keep(self, service: SpongeService, now: float) -> None:
+        """Does what is due."""
+        if service.generation == self._generation and now < self._due_at:
+            return
+        is_edited, self._generation = service.generation != self._generation, service.generation
+        # Spread over time, as all services of a cluster are found at once when the operator starts.
+        self._due_at = now + self._settings.resync_s * (0.5 + secrets.randbelow(1000) / 1000)
+        if service.spec.front is None:
+            await self._remove(service, now)
+            return
+        for kind, child in self._children.items():
+            if not is_edited:
+                child.doubt()
+            await child.keep(service, _building(kind, service, self._settings), now)
+        blocked = [child for child in self._children.values() if child.obstacle is not None]
+        self.obstacle = blocked[0].obstacle if blocked else None
+        self._due_at = min([self._due_at, *(child.retry_at for child in blocked)])
+
+    async def _remove(self, service: SpongeService, now: float) -> None:
+        """Deletes what there is and belongs to the service. Without the Deployment, which goes last, there is none."""
+        self.obstacle = None
+        deployment = self._children["Deployment"]
+        try:
+            await deployment.look(service)
+            if deployment.present is None:
+                return
+            for kind, child in self._children.items():
+                await child.look(service)
+                if child.present is not None:
+                    metadata = child.present["metadata"]
+                    await self._kube.delete(kind, service.namespace, metadata["name"], uid=metadata["uid"])
+                    child.forget()
+        except ApiError as error:
+            self.obstacle = Obstacle("ApplyFailed", f"the front {front_name(service)!r} cannot be removed: {error}")
+            self._due_at = now + RETRY_S
+
+
+def _building(kind: str, service: SpongeService, settings: OperatorSettings) -> Build:
+    def build(_: Mapping[str, Any] | None) -> Mapping[str, Any]:
+        if not settings.front.role:
+            message = "fronts are off; install the chart with front.enabled=true, or remove front"
+            raise RefusedError(Obstacle("FrontRefused", message))
+        if service.spec.tls is not None:
+            message = "a front speaks plain text, and the servers of this service TLS; remove front or tls"
+            raise RefusedError(Obstacle("FrontRefused", message))
+        return build_front(kind, service, settings.front)
+
+    return build

@@ -1,0 +1,225 @@
+"""Manifests of a service's front: Envoy and the picker in one pod, and what that pod needs. Pure.
+
+These objects carry a label of their own, because the service's label makes a pod one of its servers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from sponge_operator.resources.manifests import (
+    GRPC_PORT,
+    HTTP_PORT,
+    MANAGED_BY,
+    TOKEN_DIR,
+    header,
+    secret_name,
+)
+from sponge_operator.resources.merge import strategic_merge
+from sponge_operator.resources.model import GROUP, SpongeService
+
+__all__ = ["FRONT_LABEL", "KINDS", "FrontSettings", "build_front", "front_name"]
+
+FRONT_LABEL = f"{GROUP}/front"
+
+ENVOY_PORT, PICKER_PORT = 9092, 9093
+"""Of their probes and metrics."""
+
+DIRECTORY = "/run/sponge-front"
+
+DRAIN_S = 15
+"""How long a front that stops goes on: clients leave it, and the endpoints of its Service are updated, meanwhile."""
+
+KINDS = ("ServiceAccount", "RoleBinding", "Service", "PodDisruptionBudget", "Deployment")
+"""In the order of their making; the Deployment is the last, so that it shows whether there may be others."""
+
+USER = 65532
+
+
+@dataclass(frozen=True, slots=True)
+class FrontSettings:
+    """What all fronts have in common.
+
+    Attributes:
+        role: name of the ClusterRole that lets a picker follow EndpointSlices; empty: there may be no fronts.
+        picker: an image with the command `sponge` and the extra `front`.
+        envoy: an image with the command `envoy`.
+        template: partial pod template, merged over the generated one.
+    """
+
+    role: str = "sponge-front"
+    picker: str = "sponge-operator:latest"
+    envoy: str = "envoyproxy/envoy:distroless-v1.40.0"
+    template: Mapping[str, Any] = field(default_factory=dict)
+
+
+def front_name(service: SpongeService) -> str:
+    """The name of all objects of the front."""
+    return f"{service.name}-front"
+
+
+def build_front(kind: str, service: SpongeService, settings: FrontSettings) -> dict[str, Any]:
+    """The object of one of `KINDS`, for a service whose spec has a front."""
+    match kind:
+        case "ServiceAccount":
+            return _header(service, "v1", kind)
+        case "RoleBinding":
+            return {
+                **_header(service, "rbac.authorization.k8s.io/v1", kind),
+                "roleRef": {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": settings.role},
+                "subjects": [
+                    {"kind": "ServiceAccount", "name": front_name(service), "namespace": service.namespace},
+                ],
+            }
+        case "Service":
+            return {**_header(service, "v1", kind), "spec": _service_spec(service)}
+        case "PodDisruptionBudget":
+            spec = {"maxUnavailable": 1, "selector": {"matchLabels": {FRONT_LABEL: service.name}}}
+            return {**_header(service, "policy/v1", kind), "spec": spec}
+        case _:
+            return {**_header(service, "apps/v1", "Deployment"), "spec": _deployment_spec(service, settings)}
+
+
+def _labels(service: SpongeService) -> dict[str, str]:
+    return {
+        "app.kubernetes.io/name": "sponge-front",
+        "app.kubernetes.io/instance": service.name,
+        "app.kubernetes.io/managed-by": MANAGED_BY,
+        FRONT_LABEL: service.name,
+    }
+
+
+def _header(service: SpongeService, api_version: str, kind: str) -> dict[str, Any]:
+    made = header(service, api_version, kind, front_name(service))
+    return {**made, "metadata": {**made["metadata"], "labels": _labels(service)}}
+
+
+def _service_spec(service: SpongeService) -> dict[str, Any]:
+    return {
+        "selector": {FRONT_LABEL: service.name},
+        "ports": [
+            {"name": "http", "port": HTTP_PORT, "targetPort": "http", "protocol": "TCP"},
+            {
+                "name": "grpc",
+                "port": GRPC_PORT,
+                "targetPort": "grpc",
+                "protocol": "TCP",
+                "appProtocol": "kubernetes.io/h2c",
+            },
+        ],
+    }
+
+
+def _deployment_spec(service: SpongeService, settings: FrontSettings) -> dict[str, Any]:
+    assert service.spec.front is not None
+    template = strategic_merge(_pod_template(service, settings), settings.template)
+    labels = {"metadata": {"labels": _labels(service)}}
+    return {
+        "replicas": service.spec.front.replicas,
+        "revisionHistoryLimit": 2,
+        "selector": {"matchLabels": {FRONT_LABEL: service.name}},
+        "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}},
+        "template": strategic_merge(template, labels),
+    }
+
+
+def _pod_template(service: SpongeService, settings: FrontSettings) -> dict[str, Any]:
+    shared = {"name": "front", "mountPath": DIRECTORY}
+    token = {"name": "control-token", "mountPath": TOKEN_DIR, "readOnly": True}
+    place = ["--directory", DIRECTORY]
+    security = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
+    picker = {
+        "image": settings.picker,
+        "command": ["sponge"],
+        "resources": {"requests": {"cpu": "100m", "memory": "96Mi"}, "limits": {"memory": "256Mi"}},
+        "securityContext": security,
+    }
+    return {
+        "metadata": {
+            "annotations": {
+                "prometheus.io/scrape": "true",
+                "prometheus.io/port": str(PICKER_PORT),
+                "prometheus.io/path": "/metrics",
+            }
+        },
+        "spec": {
+            "serviceAccountName": front_name(service),
+            "enableServiceLinks": False,
+            "terminationGracePeriodSeconds": 3 * DRAIN_S,
+            "securityContext": {
+                "runAsNonRoot": True,
+                "runAsUser": USER,
+                "runAsGroup": USER,
+                "seccompProfile": {"type": "RuntimeDefault"},
+            },
+            # Two fronts on one node would go together.
+            "topologySpreadConstraints": [
+                {
+                    "maxSkew": 1,
+                    "topologyKey": "kubernetes.io/hostname",
+                    "whenUnsatisfiable": "ScheduleAnyway",
+                    "labelSelector": {"matchLabels": {FRONT_LABEL: service.name}},
+                }
+            ],
+            "volumes": [
+                {"name": "front", "emptyDir": {"medium": "Memory", "sizeLimit": "16Mi"}},
+                {"name": "control-token", "secret": {"secretName": secret_name(service), "defaultMode": 0o444}},
+            ],
+            "initContainers": [
+                {
+                    "name": "prepare",
+                    **picker,
+                    "args": ["front", "envoy-config", *place, "--write"],
+                    "volumeMounts": [shared],
+                }
+            ],
+            "containers": [
+                {
+                    "name": "picker",
+                    **picker,
+                    "args": [
+                        *("front", "run", *place, "--service", service.name, "--token-file", f"{TOKEN_DIR}/token"),
+                        *("--status-port", str(PICKER_PORT), "--drain-s", str(DRAIN_S)),
+                    ],
+                    "ports": [{"name": "picker", "containerPort": PICKER_PORT, "protocol": "TCP"}],
+                    "volumeMounts": [shared, token],
+                    # No readiness: without the picker, Envoy serves on.
+                    "startupProbe": _probe("/healthz", "picker", period_s=1, failures=60),
+                    "livenessProbe": _probe("/healthz", "picker", period_s=5, failures=3),
+                },
+                {
+                    "name": "envoy",
+                    "image": settings.envoy,
+                    "command": ["envoy"],
+                    "args": [
+                        *("--config-path", f"{DIRECTORY}/envoy.json", "--concurrency", "2"),
+                        # It would log a line for each request that a missing picker is not asked about.
+                        *("--log-level", "warning", "--component-log-level", "ext_proc:error"),
+                    ],
+                    "ports": [
+                        {"name": "http", "containerPort": HTTP_PORT, "protocol": "TCP"},
+                        {"name": "grpc", "containerPort": GRPC_PORT, "protocol": "TCP"},
+                        {"name": "envoy", "containerPort": ENVOY_PORT, "protocol": "TCP"},
+                    ],
+                    "volumeMounts": [shared],
+                    "startupProbe": _probe("/ready", "envoy", period_s=1, failures=60),
+                    "readinessProbe": _probe("/ready", "envoy", period_s=2, failures=2),
+                    # The picker asks it to drain; Envoy by itself would end at once, with its requests.
+                    "lifecycle": {"preStop": {"sleep": {"seconds": DRAIN_S + 2}}},
+                    "resources": {"requests": {"cpu": "100m", "memory": "96Mi"}, "limits": {"memory": "512Mi"}},
+                    "securityContext": security,
+                },
+            ],
+        },
+    }
+
+
+def _probe(path: str, port: str, *, period_s: int, failures: int) -> dict[str, Any]:
+    return {
+        "httpGet": {"path": path, "port": port},
+        "periodSeconds": period_s,
+        "timeoutSeconds": 5,
+        "failureThreshold": failures,
+    }

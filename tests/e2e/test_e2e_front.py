@@ -1,0 +1,131 @@
+"""A service with two pods and two fronts in the cluster: Envoy and picker in each, before the pods' own Service."""
+
+from __future__ import annotations
+
+import json
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import pytest
+from operator_kit import Kubectl, Service, eventually, server_state
+
+pytestmark = pytest.mark.e2e
+
+NAME = "fronted"
+REQUEST = json.dumps(
+    {"inputs": [{"name": "image", "datatype": "FP32", "shape": [1, 1, 8, 8], "data": [0.0] * 64}]}
+).encode()
+
+
+@pytest.fixture(scope="module")
+def fronted(operator_running: None, kubectl: Kubectl, shared_namespace: str) -> Iterator[Service]:
+    service = Service(kubectl, shared_namespace, NAME)
+    service.apply(
+        model={"name": "digits", "source": "digits://"},
+        slo={"latency": "1000ms"},
+        cpu={"min": "125m", "max": "250m", "step": "125m", "startup": "250m"},
+        replicas={"min": 2, "max": 2},
+        front={"replicas": 2},
+    )
+    service.wait_ready()
+    kubectl("rollout", "status", f"deployment/{NAME}-front", "-n", shared_namespace, "--timeout=120s")
+    yield service
+    kubectl("delete", "sps", NAME, "-n", shared_namespace, "--wait=false")
+
+
+def fronts(service: Service) -> list[dict[str, Any]]:
+    """The fronts' pods that are not on their way out."""
+    found = service.kubectl(
+        "get", "pods", "-n", service.namespace, "-l", f"serving.sponge.dev/front={NAME}", "-o", "json"
+    )
+    return [pod for pod in json.loads(found)["items"] if "deletionTimestamp" not in pod["metadata"]]
+
+
+def address(service: Service, name: str) -> str:
+    """The address of a Service in the cluster."""
+    found = json.loads(service.kubectl("get", "service", name, "-n", service.namespace, "-o", "json"))
+    return str(found["spec"]["clusterIP"])
+
+
+def ask(host: str) -> int:
+    """The status of one request for inference; 0: no answer."""
+    request = urllib.request.Request(
+        f"http://{host}:8080/v2/models/digits/infer", data=REQUEST, headers={"content-type": "application/json"}
+    )
+    try:
+        with urllib.request.urlopen(request, timeout=20) as answer:
+            return int(answer.status)
+    except urllib.error.HTTPError as error:
+        return error.code
+    except OSError:
+        return 0
+
+
+def picked(front: dict[str, Any]) -> float:
+    """Requests that the front's picker has sent to a pod and that were answered."""
+    with urllib.request.urlopen(f"http://{front['status']['podIP']}:9093/metrics", timeout=5) as answer:
+        lines = answer.read().decode().splitlines()
+    wanted = 'sponge_front_requests_total{ending="answered"} '
+    return float(next(line for line in lines if line.startswith(wanted)).removeprefix(wanted))
+
+
+def _answers(host: str) -> bool:
+    return ask(host) == 200
+
+
+def served(service: Service) -> list[int]:
+    """Requests that each pod has answered, by the pod's name."""
+    pods = sorted(service.pods(), key=lambda pod: str(pod["metadata"]["name"]))
+    return [server_state(service, pod)["outcomes"]["in_time"] for pod in pods]
+
+
+def test_each_front_sends_requests_to_both_pods(fronted: Service) -> None:
+    pair = fronts(fronted)
+    assert len(pair) == 2
+    for front in pair:
+        host = str(front["status"]["podIP"])
+        eventually(partial(_answers, host), 20, "a request through the front is answered")
+        before, counted = served(fronted), picked(front)
+        for _ in range(12):
+            assert ask(host) == 200
+        assert picked(front) == counted + 12
+        assert all(after > count for after, count in zip(served(fronted), before, strict=True))
+
+
+def test_a_front_that_is_killed_takes_the_service_nowhere(fronted: Service) -> None:
+    host = address(fronted, f"{NAME}-front")
+    eventually(lambda: ask(host) == 200, 20, "the fronts' Service answers")
+    victim = fronts(fronted)[0]["metadata"]["name"]
+    fronted.kubectl("delete", "pod", victim, "-n", fronted.namespace, "--grace-period=0", "--force", "--wait=false")
+    eventually(lambda: [ask(host) for _ in range(5)] == [200] * 5, 20, "the other front answers")
+    assert ask(address(fronted, NAME)) == 200
+    fronted.kubectl("rollout", "status", f"deployment/{NAME}-front", "-n", fronted.namespace, "--timeout=120s")
+
+
+def test_a_front_that_is_replaced_loses_no_request(fronted: Service) -> None:
+    host = address(fronted, f"{NAME}-front")
+    fronted.kubectl("rollout", "restart", f"deployment/{NAME}-front", "-n", fronted.namespace)
+    statuses = []
+    until = time.monotonic() + 30
+    while time.monotonic() < until:
+        statuses.append(ask(host))
+        time.sleep(0.05)
+    assert set(statuses) == {200}
+    fronted.kubectl("rollout", "status", f"deployment/{NAME}-front", "-n", fronted.namespace, "--timeout=120s")
+
+
+def test_a_front_that_is_not_wanted_any_more_is_removed(fronted: Service) -> None:
+    fronted.patch(front=None)
+    kinds = "deployment,service,serviceaccount,rolebinding,poddisruptionbudget"
+
+    def left() -> list[str]:
+        found = json.loads(fronted.kubectl("get", kinds, "-n", fronted.namespace, "-o", "json"))["items"]
+        return [each["kind"] for each in found if each["metadata"]["name"] == f"{NAME}-front"]
+
+    eventually(lambda: not left(), 20, "its objects are deleted")
+    assert ask(address(fronted, NAME)) == 200
+    assert fronted.is_("Ready", "True", fronted.condition("Ready")["reason"])
