@@ -31,24 +31,16 @@ pytestmark = [pytest.mark.e2e, pytest.mark.torch]
 RPS = 10
 """A rate that a server answers with any size."""
 
-SPREAD = {
-    "maxSkew": 1,
-    "topologyKey": "topology.kubernetes.io/zone",
-    "whenUnsatisfiable": "ScheduleAnyway",
-    "labelSelector": {"matchLabels": {"serving.sponge.dev/service": "digits"}},
-}
-
 
 @pytest.fixture(scope="module")
 def pair(operator_running: None, kubectl: Kubectl, shared_namespace: str) -> Service:
-    """A service of two pods, which are spread over the nodes."""
+    """A service of two pods, which the operator spreads over the nodes."""
     service = Service(kubectl, shared_namespace, "digits")
     service.apply(
         model={"name": "digits", "source": "digits://"},
         slo={"latency": "300ms"},
         cpu={"min": "250m", "max": "500m", "step": "125m"},
         replicas={"min": 2, "max": 2},
-        template={"spec": {"topologySpreadConstraints": [SPREAD]}},
     )
     service.wait_ready()
     return service
