@@ -146,7 +146,7 @@ def change(name: str, action: NodeAction, node: str) -> None:
 
     \b
     stop     it dies with its pods, and is off the network
-    start    it starts again, after stop
+    start    what is dead of it starts again; also ends pause and cut
     pause    its kubelet hangs; its pods go on
     resume   its kubelet goes on, after pause
     cut      every packet from and to it is lost; not possible for the first node

@@ -136,8 +136,8 @@ def change_node(node: str, action: NodeAction, name: str = DEFAULT_NAME, progres
 
     Args:
         node: its name.
-        action: stop: it dies with all its processes, and is off the network; start: it starts again.
-            pause, resume: its kubelet hangs and goes on. cut, heal: it is off the network and back.
+        action: stop: it dies with all its processes, and is off the network. pause, resume: its kubelet hangs and goes
+            on. cut, heal: it is off the network and back. start: whatever was done to it, it is well again.
 
     Raises:
         ClusterError: no such node runs, or its backend cannot do this.

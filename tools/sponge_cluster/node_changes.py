@@ -49,8 +49,11 @@ def _start(layout: Layout, node: Node, progress: Progress) -> None:
     if node.namespace is not None:
         network.heal(layout, node)
     daemons = find_daemons(layout, packages.find_programs(), progress)
-    running = read_processes(layout.run)
-    daemons.start(name for name in daemons.of_group(node.group) if not alive(running[name]))
+    listed = read_processes(layout.run)
+    dead = [name for name in daemons.of_group(node.group) if not alive(listed[name])]
+    daemons.start(dead)
+    if (kubelet := node.own("kubelet")) not in dead:
+        send_signal(listed[kubelet], signal.SIGCONT)
     wait_until_ready(layout, node, daemons)
     progress.say(f"{node.name} is Ready")
 

@@ -33,4 +33,3 @@ def two_nodes(cluster: Cluster) -> Iterator[tuple[str, str]]:
     yield first, second
     for node in cluster.nodes:
         sponge_cluster.change_node(node, "start", cluster.name)
-        sponge_cluster.change_node(node, "resume", cluster.name)
