@@ -134,7 +134,7 @@ class KindBackend:
         """Returns the created cluster."""
         run = folder(name)
         state = _state(name)
-        workers = Workers(**state["workers"])
+        workers = Workers(**state.get("workers", {}))
         return Cluster(
             name=name,
             backend=self.name,

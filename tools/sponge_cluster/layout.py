@@ -180,8 +180,8 @@ class Layout:
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Layout:
-        """The layout that `to_json` wrote."""
-        return cls(**(values | {"run": Path(values["run"]), "workers": Workers(**values["workers"])}))
+        """The layout that `to_json` wrote; one without workers is of a version that knew only one node."""
+        return cls(**(values | {"run": Path(values["run"]), "workers": Workers(**values.get("workers", {}))}))
 
     def node(self, name: str) -> Node:
         """The node of that name.

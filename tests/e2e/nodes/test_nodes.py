@@ -48,7 +48,8 @@ def pair(operator_running: None, kubectl: Kubectl, shared_namespace: str) -> Ser
 
 @pytest.fixture(autouse=True)
 def at_rest(pair: Service, two_nodes: tuple[str, str]) -> None:
-    """A pod on each node, at its smallest size."""
+    """A pod on each node, at its smallest size, and nothing else there."""
+    pair.kubectl("delete", "pod", "blocker", "-n", pair.namespace, "--ignore-not-found", "--timeout=30s")
     pair.patch(cpu={"min": "250m"})
     both_serve(pair)
     pods = pair.pods()
@@ -120,9 +121,11 @@ def test_a_full_node_bounds_its_own_pod_only_and_the_status_names_it(
     pair.patch(cpu={"min": "500m"})
     has(roomy, 500, within_s=5)
     says(pair, "ResizeBlocked", "Deferred", f"{full['metadata']['name']}: node {two_nodes[0]} has room for 0.3 cores")
-    assert millicores(quota_file(full)) == 250
+    assert pair.is_("NodeFull", "True", "NodeFull")
+    has(full, 300, within_s=5)  # what the node has
     kubectl("delete", "pod", "blocker", "-n", pair.namespace, "--timeout=30s")
     has(full, 500, within_s=20)
+    eventually(lambda: pair.is_("NodeFull", "False", "Room"), 10, "no node is full")
     assert before == (identity(pod_on(pair, two_nodes[0])), identity(pod_on(pair, two_nodes[1])))
 
 
