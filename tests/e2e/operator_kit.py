@@ -11,11 +11,13 @@ import re
 import signal
 import time
 import urllib.request
+from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import aiohttp
@@ -28,6 +30,7 @@ from sponge_cluster import BUSYBOX_IMAGE, Cluster
 from sponge_operator.node.capacity import view_of
 
 __all__ = [
+    "Client",
     "Kubectl",
     "Service",
     "beside",
@@ -188,9 +191,7 @@ def identity(pod: dict[str, Any]) -> tuple[str, str, int]:
 
 def send(pod: dict[str, Any], model: str, rate: float, seconds: float, slo_ms: float) -> dict[int, int]:
     """Sends noise as JPEG, evenly, straight to the pod; returns how often which HTTP status came."""
-    noise = np.random.default_rng(1).integers(0, 255, (224, 224, 3), dtype=np.uint8)
-    buffer = io.BytesIO()
-    Image.fromarray(noise).save(buffer, "JPEG")
+    data = _noise()
     url = f"http://{pod['status']['podIP']}:8080/v2/models/{model}/infer"
     headers = {"Content-Type": "image/jpeg", "x-sponge-slo-ms": str(slo_ms)}
 
@@ -198,7 +199,7 @@ def send(pod: dict[str, Any], model: str, rate: float, seconds: float, slo_ms: f
         counts: dict[int, int] = {}
 
         async def one(session: aiohttp.ClientSession) -> None:
-            async with session.post(url, data=buffer.getvalue(), headers=headers) as answer:
+            async with session.post(url, data=data, headers=headers) as answer:
                 await answer.read()
                 counts[answer.status] = counts.get(answer.status, 0) + 1
 
@@ -212,6 +213,70 @@ def send(pod: dict[str, Any], model: str, rate: float, seconds: float, slo_ms: f
         return counts
 
     return asyncio.run(run())
+
+
+class Client:
+    """Sends images to the Service's own address, each on a new connection, so that kube-proxy deals them out.
+
+    Attributes:
+        rate: requests per second; may be changed while it sends.
+        patience_s: how long a request may take.
+        outcomes: when each request was sent, and its HTTP status or what went wrong with the connection.
+    """
+
+    def __init__(
+        self, kubectl: Kubectl, service: Service, slo_ms: float, rate: float, patience_s: float = 300.0
+    ) -> None:
+        named = ("service", service.name, "-n", service.namespace)
+        address = kubectl("get", *named, "-o", "jsonpath={.spec.clusterIP}")
+        self._url = f"http://{address}:8080/v2/models/{service.name}/infer"
+        self._headers = {"Content-Type": "image/jpeg", "x-sponge-slo-ms": str(slo_ms), "Connection": "close"}
+        self._stopped = Event()
+        self.rate, self.patience_s = rate, patience_s
+        self.outcomes: list[tuple[float, str]] = []
+
+    def since(self, began: float) -> Counter[str]:
+        """How often which outcome came since then."""
+        return Counter(outcome for at, outcome in self.outcomes if at >= began)
+
+    @contextmanager
+    def sending(self) -> Iterator[None]:
+        """Sends beside the block; waits for the last answers at its end."""
+        self._stopped.clear()
+        with beside(asyncio.run, self._run()):
+            try:
+                yield
+            finally:
+                self._stopped.set()
+
+    async def _run(self) -> None:
+        data, sent = _noise(), set()
+        connector, limit = aiohttp.TCPConnector(limit=0, force_close=True), aiohttp.ClientTimeout(self.patience_s)
+        async with aiohttp.ClientSession(connector=connector, timeout=limit) as session:
+            while not self._stopped.is_set():
+                task = asyncio.create_task(self._one(session, data))
+                sent.add(task)
+                task.add_done_callback(sent.discard)
+                await asyncio.sleep(1 / self.rate)
+            await asyncio.gather(*sent)
+
+    async def _one(self, session: aiohttp.ClientSession, data: bytes) -> None:
+        began = time.monotonic()
+        try:
+            async with session.post(self._url, data=data, headers=self._headers) as answer:
+                await answer.read()
+                outcome = str(answer.status)
+        except (aiohttp.ClientError, OSError) as error:
+            outcome = type(error).__name__
+        self.outcomes.append((began, outcome))
+
+
+def _noise() -> bytes:
+    """An image as JPEG."""
+    noise = np.random.default_rng(1).integers(0, 255, (224, 224, 3), dtype=np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(noise).save(buffer, "JPEG")
+    return buffer.getvalue()
 
 
 @contextmanager

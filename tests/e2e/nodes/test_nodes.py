@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import signal
 import time
 from typing import Any, Literal
 
-import aiohttp
 import pytest
 from operator_kit import (
+    Client,
     Kubectl,
     Service,
     beside,
@@ -83,33 +82,12 @@ def says(service: Service, kind: str, reason: str, text: str) -> None:
     assert text in service.condition(kind)["message"]
 
 
-def through_service(service: Service, seconds: float) -> list[tuple[float, int]]:
-    """Requests to the Service's address, each on a connection of its own: when it was sent, and its status or 0."""
-    found = service.kubectl("get", "service", service.name, "-n", service.namespace, "-o", "jsonpath={.spec.clusterIP}")
-    answers: list[tuple[float, int]] = []
-
-    async def one(session: aiohttp.ClientSession) -> None:
-        began, status = time.monotonic(), 0
-        try:
-            async with session.get(f"http://{found.strip()}:8080/v2/models/digits") as answer:
-                status = answer.status
-        except (aiohttp.ClientError, TimeoutError):
-            pass
-        answers.append((began, status))
-
-    async def run() -> None:
-        connector = aiohttp.TCPConnector(limit=0, force_close=True)
-        limit = aiohttp.ClientTimeout(2.0)
-        async with (
-            aiohttp.ClientSession(connector=connector, timeout=limit) as session,
-            asyncio.TaskGroup() as tasks,
-        ):
-            for _ in range(round(RPS * seconds)):
-                tasks.create_task(one(session))
-                await asyncio.sleep(1 / RPS)
-
-    asyncio.run(run())
-    return sorted(answers)
+def all_are_answered(kubectl: Kubectl, service: Service) -> None:
+    """Whatever pod a request to the Service is dealt to."""
+    client = Client(kubectl, service, slo_ms=2000, rate=RPS, patience_s=5.0)
+    with client.sending():
+        time.sleep(3.0)
+    assert set(client.since(0.0)) == {"200"}
 
 
 def test_a_full_node_bounds_its_own_pod_only_and_the_status_names_it(
@@ -127,6 +105,42 @@ def test_a_full_node_bounds_its_own_pod_only_and_the_status_names_it(
     has(full, 500, within_s=20)
     eventually(lambda: pair.is_("NodeFull", "False", "Room"), 10, "no node is full")
     assert before == (identity(pod_on(pair, two_nodes[0])), identity(pod_on(pair, two_nodes[1])))
+
+
+@pytest.mark.long
+def test_a_load_that_a_full_node_cannot_carry_gets_a_pod_on_the_other_node(
+    kubectl: Kubectl, namespace: str, two_nodes: tuple[str, str]
+) -> None:
+    service = Service(kubectl, namespace, "digits")
+    service.apply(
+        model={"name": "digits", "source": "digits://"},
+        slo={"latency": "2s"},
+        cpu={"min": "125m", "max": "500m", "step": "125m", "startup": "500m"},
+        replicas={"min": 1, "max": 2},
+        template={"spec": {"terminationGracePeriodSeconds": 5}},
+    )
+    service.wait_ready()
+    first = service.pod()
+    has(first, 125, within_s=40)
+    node = first["spec"]["nodeName"]
+    (other,) = set(two_nodes) - {node}
+    block_node(kubectl, node, namespace, leave_milli=0)
+    client = Client(kubectl, service, slo_ms=2000, rate=5.0)
+    with client.sending():
+        eventually(lambda: service.is_("Scaling", "True", "Settled"), 20, "the load is known")
+        time.sleep(8.0)
+        load = float(service.get()["status"]["scaling"]["load"])
+        # Twice what the pod can do without another core of its node, on whatever machine this is.
+        client.rate *= 2 * 0.125 / load
+        print(f"load {load} at 5/s, now {client.rate:.0f}/s")
+        eventually(lambda: service.is_("NodeFull", "True", "NodeFull"), 30, "the status says that the node is full")
+        assert f"{node}: {first['metadata']['name']} lacks cores" in service.condition("NodeFull")["message"]
+        eventually(lambda: len(service.pods()) == 2, 40, "another pod is requested")
+        eventually(lambda: service.get()["status"]["scaling"].get("serving") == 2, 90, "and serves")
+        relieved = time.monotonic()
+        time.sleep(5.0)
+    assert [pod["spec"]["nodeName"] for pod in service.pods() if identity(pod) != identity(first)] == [other]
+    print(client.since(0.0), client.since(relieved))
 
 
 @pytest.mark.parametrize("fault", ["hangs", "dies"])
@@ -165,7 +179,8 @@ def test_a_node_dies_under_load_and_its_pod_is_replaced_once_there_is_room(
     kept, lost = pod_on(pair, first), pod_on(pair, second)
     before = identity(kept)
     block_node(kubectl, first, pair.namespace, leave_milli=50)
-    with beside(send, kept, "digits", RPS, 60, 2000) as load, beside(through_service, pair, 60) as dealt:
+    client = Client(kubectl, pair, slo_ms=2000, rate=RPS, patience_s=2.0)
+    with beside(send, kept, "digits", RPS, 60, 2000) as load, client.sending():
         died = time.monotonic()
         sponge_cluster.change_node(second, "stop", cluster.name)
         says(pair, "Ready", "NodeNotReady", f"{lost['metadata']['name']}: node {second} does not report")
@@ -175,9 +190,9 @@ def test_a_node_dies_under_load_and_its_pod_is_replaced_once_there_is_room(
         both_serve(pair)
         print(f"two pods serve {time.monotonic() - died:.1f} s after the death of a node")
     assert load.result() == {200: 60 * RPS}
-    missed = [at - died for at, status in dealt.result() if status != 200]
-    print(f"{len(missed)} of {60 * RPS} requests to the Service missed, the last one sent after {max(missed):.1f} s")
-    assert {status for _, status in through_service(pair, 3)} == {200}
+    missed = [at - died for at, outcome in client.outcomes if outcome != "200"]
+    print(f"{len(missed)} of {len(client.outcomes)} requests missed, the last one sent after {max(missed):.1f} s")
+    all_are_answered(kubectl, pair)
     assert identity(next(pod for pod in pair.pods() if pod["metadata"]["uid"] == kept["metadata"]["uid"])) == before
     sponge_cluster.change_node(second, "start", cluster.name)
     kubectl("wait", "--for=delete", f"pod/{lost['metadata']['name']}", "-n", pair.namespace, "--timeout=60s")
@@ -185,7 +200,7 @@ def test_a_node_dies_under_load_and_its_pod_is_replaced_once_there_is_room(
 
 @pytest.mark.long
 def test_a_node_that_was_cut_off_gets_the_sizes_that_it_has_missed(
-    cluster: Cluster, pair: Service, two_nodes: tuple[str, str]
+    cluster: Cluster, kubectl: Kubectl, pair: Service, two_nodes: tuple[str, str]
 ) -> None:
     node, (other, lost) = two_nodes[1], (pod_on(pair, name) for name in two_nodes)
     before = identity(lost)
@@ -204,4 +219,4 @@ def test_a_node_that_was_cut_off_gets_the_sizes_that_it_has_missed(
         print(f"both pods serve {time.monotonic() - healed:.1f} s after")
     assert load.result() == {200: 30 * RPS}
     assert identity(pod_on(pair, node)) == before
-    assert {status for _, status in through_service(pair, 3)} == {200}
+    all_are_answered(kubectl, pair)
