@@ -35,6 +35,10 @@ class Row:
     virtual: Virtual
 
     @property
+    def is_ours(self) -> bool:
+        return self.system.startswith(OURS)
+
+    @property
     def cores(self) -> float:
         return float(self.live["mean_cores"])
 
@@ -74,7 +78,7 @@ def rows_of(
 
 def best_of(rows: Sequence[Row], target: float) -> Row | None:
     """The system other than ours with the fewest cores that keeps the target; None if none does."""
-    kept = [row for row in rows if row.system != OURS and row.in_time >= target]
+    kept = [row for row in rows if not row.is_ours and row.in_time >= target]
     return min(kept, key=lambda row: row.cores, default=None)
 
 
@@ -108,15 +112,16 @@ def verdicts(rows: Sequence[Row], target: float) -> list[str]:
     said = []
     for schedule in dict.fromkeys(row.schedule for row in rows):
         own = [row for row in rows if row.schedule == schedule]
-        ours = next((row for row in own if row.system == OURS), None)
         best = best_of(own, target)
-        if ours is None or best is None:
+        if best is None:
             continue
-        most = max(row.in_time for row in own if row.system != OURS)
-        said.append(
-            f"{schedule}: {ours.cores / best.cores:.2f} of the cores of {best.system}, the cheapest other that keeps"
-            f" {target:.0%}; in time {ours.in_time:.2%}, the best other {most:.2%}"
-        )
+        most = max(row.in_time for row in own if not row.is_ours)
+        said += [
+            f"{schedule}: {ours.system} has {ours.cores / best.cores:.2f} of the cores of {best.system}, the cheapest"
+            f" other that keeps {target:.0%}; in time {ours.in_time:.2%}, the best other {most:.2%}"
+            for ours in own
+            if ours.is_ours
+        ]
     return said
 
 
@@ -127,7 +132,7 @@ def draw(figure: Figure, rows: Sequence[Row]) -> None:
         for row in rows:
             if row.schedule != schedule:
                 continue
-            colour = SPONGE if row.system == OURS else SOFT if row.system.startswith(FIXED) else INK
+            colour = SPONGE if row.is_ours else SOFT if row.system.startswith(FIXED) else INK
             axes.plot(row.cores, 100 * row.in_time, "o", color=colour, markersize=5)
             axes.plot(row.virtual.mean_cores, 100 * row.virtual.in_time, "o", mfc="none", color=colour, markersize=5)
             axes.annotate(row.system, (row.cores, 100 * row.in_time), fontsize=6, rotation=30, color=colour)

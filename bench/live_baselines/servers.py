@@ -30,11 +30,14 @@ SOURCE_KEY = "benchmark"
 Manifest = dict[str, Any]
 
 
-def sponge_service(target: Target, least_milli: int | None = None, most_milli: int | None = None) -> Manifest:
+def sponge_service(
+    target: Target, least_milli: int | None = None, most_milli: int | None = None, replicas: int = 1
+) -> Manifest:
     """The SpongeService.
 
     Args:
-        least_milli, most_milli: its sizes; None: the target's.
+        least_milli, most_milli: sizes of a pod; None: the target's.
+        replicas: the most pods.
     """
     return {
         "apiVersion": f"{GROUP}/{VERSION}",
@@ -48,6 +51,7 @@ def sponge_service(target: Target, least_milli: int | None = None, most_milli: i
                 "max": cpu_quantity(most_milli or target.most_milli),
                 "step": cpu_quantity(target.step_milli),
             },
+            "replicas": {"min": 1, "max": replicas},
             "batch": {"max": target.max_batch},
             "profile": {"from": target.profile},
             "template": VERBOSE,

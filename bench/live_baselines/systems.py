@@ -19,6 +19,7 @@ from bench.live_baselines.autoscalers import (
 )
 from bench.live_baselines.schedules import Target
 from sponge_simulator.scaling.hpa import Hpa
+from sponge_simulator.scaling.hybrid import Hybrid
 from sponge_simulator.scaling.interface import ScalingPolicy, Service
 from sponge_simulator.scaling.kpa import Kpa
 from sponge_simulator.scaling.sponge_deployed import SpongeDeployed
@@ -48,6 +49,7 @@ class System:
         vpa: the flags of the Vertical Pod Autoscaler's programs.
         pod_milli: of its pods at their start; None: the target's `replica_milli`.
         is_sponge: the operator runs it.
+        follows_load: the operator changes the number of pods, too; each has at most the target's `replica_milli`.
     """
 
     settings: str
@@ -60,9 +62,12 @@ class System:
     vpa: VpaSettings | None = None
     pod_milli: int | None = None
     is_sponge: bool = False
+    follows_load: bool = False
 
     def service(self, service: Service) -> Service:
         """The service as its servers know it: where no pod is resized, they plan with one size."""
+        if self.follows_load:
+            return replace(service, max_cores=service.replica_cores)
         if self.resized:
             return service
         cores = service.replica_cores if self.pod_milli is None else self.pod_milli / 1000
@@ -111,6 +116,14 @@ SYSTEMS: Mapping[str, System] = {
         start="own",
         resized=True,
         is_sponge=True,
+    ),
+    "sponge-hybrid": System(
+        "one to three pods of at most 500m, in place, defaults; no front",
+        Hybrid,
+        start="own",
+        resized=True,
+        is_sponge=True,
+        follows_load=True,
     ),
 }
 

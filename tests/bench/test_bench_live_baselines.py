@@ -229,7 +229,7 @@ def test_the_best_other_is_the_cheapest_that_keeps_the_target() -> None:
     assert best.system == "fixed-500m"
     assert best_of(rows[:1], 0.99) is None
     (said,) = verdicts(rows, 0.99)
-    assert said.startswith("bursts: 0.60 of the cores of fixed-500m")
+    assert said.startswith("bursts: sponge has 0.60 of the cores of fixed-500m")
 
 
 def test_uploads_count_against_the_deadline() -> None:
