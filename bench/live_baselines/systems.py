@@ -75,29 +75,18 @@ class System:
 
 
 SYSTEMS: Mapping[str, System] = {
+    "sponge": System(
+        "one pod in place, defaults",
+        SpongeDeployed,
+        start="own",
+        resized=True,
+        is_sponge=True,
+    ),
     "hpa": System(
         "Kubernetes' own, CPU use of 70 %, defaults",
         Hpa,
         needs_metrics=True,
         autoscaler=horizontal,
-    ),
-    "vpa": System(
-        "1.8.1, InPlaceOrRecreate, defaults: half-life of 24 h, loops of 60 s",
-        lambda service: Vpa(_finely(service), confidence_s=DEFAULT_CONFIDENCE_S),
-        start="one",
-        resized=True,
-        needs_metrics=True,
-        autoscaler=vertical,
-        vpa=VPA_DEFAULT,
-    ),
-    "vpa-tuned": System(
-        f"the same, half-life of {TUNED_HALF_LIFE_S:g} s, loops of {TUNED_INTERVAL_S:g} s, narrow bounds",
-        lambda service: Vpa(_finely(service), TUNED_HALF_LIFE_S, TUNED_INTERVAL_S, TUNED_INTERVAL_S, TUNED_MIN_CHANGE),
-        start="one",
-        resized=True,
-        needs_metrics=True,
-        autoscaler=vertical,
-        vpa=VPA_TUNED,
     ),
     "kpa": System(
         "Knative's rule, 70 % of a batch in flight for each pod, windows of 60 s and 6 s",
@@ -110,12 +99,14 @@ SYSTEMS: Mapping[str, System] = {
         resized=True,
         by_rule=True,
     ),
-    "sponge": System(
-        "one pod in place, defaults",
-        SpongeDeployed,
-        start="own",
+    "vpa-tuned": System(
+        f"1.8.1, InPlaceOrRecreate, {TUNED_HALF_LIFE_S:g} s half-life, {TUNED_INTERVAL_S:g} s loops, narrow bounds",
+        lambda service: Vpa(_finely(service), TUNED_HALF_LIFE_S, TUNED_INTERVAL_S, TUNED_INTERVAL_S, TUNED_MIN_CHANGE),
+        start="one",
         resized=True,
-        is_sponge=True,
+        needs_metrics=True,
+        autoscaler=vertical,
+        vpa=VPA_TUNED,
     ),
     "sponge-hybrid": System(
         "one to three pods of at most 500m, in place, defaults; no front",
@@ -125,7 +116,17 @@ SYSTEMS: Mapping[str, System] = {
         is_sponge=True,
         follows_load=True,
     ),
+    "vpa": System(
+        "1.8.1, InPlaceOrRecreate, defaults: 24 h half-life, 60 s loops",
+        lambda service: Vpa(_finely(service), confidence_s=DEFAULT_CONFIDENCE_S),
+        start="one",
+        resized=True,
+        needs_metrics=True,
+        autoscaler=vertical,
+        vpa=VPA_DEFAULT,
+    ),
 }
+"""In the order of their runs."""
 
 
 def _finely(service: Service) -> Service:
