@@ -103,7 +103,7 @@ class _Numbers(click.ParamType[list[float]]):
 @click.option(
     "--runtimes",
     type=_Runtimes(),
-    help="Compare runtimes in a table instead: all, or some of torch,onnx,openvino. Also in bf16 if the CPU has it.",
+    help="Compare runtimes in a table instead: all, or some of torch,onnx,openvino. Also in bf16 and int8.",
 )
 @click.option("--restart", is_flag=True, help="Measure all cells again after an interruption.")
 @click.option("--no-limit", is_flag=True, help="Measure without a CPU limit, for machines where none can be set.")

@@ -141,10 +141,13 @@ class StateSnapshot(_Message):
     )
     uploads_in_flight: int = Field(ge=0)
     arrival_rate_rps: float = Field(ge=0)
+    refused_rps: float = Field(
+        default=0.0, ge=0, description="requests a second beside those, refused for the load before them"
+    )
     load_cores: float | None = Field(
         default=None,
         ge=0,
-        description="cores that the arrivals take at the most efficient size and batch, with what the server uses "
+        description="cores that all requests take at the most efficient size and batch, with what the server uses "
         "beside the batches; None from servers of earlier versions",
     )
     remaining_slo_s: list[float] = Field(

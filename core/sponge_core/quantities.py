@@ -33,7 +33,8 @@ _SUFFIXES = {
     "Ei": Decimal(2**60),
 }
 _QUANTITY = re.compile(r"([0-9.]+(?:[eE][+-]?[0-9]+)?)([numkKMGTPE]?i?)")
-_TIME = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s)")
+_TIME = re.compile(r"([0-9]+(?:\.[0-9]+)?)(ms|s|m|h)")
+_SECONDS = {"s": 1.0, "m": 60.0, "h": 3600.0}
 
 
 def _parse(text: str | int | float) -> Decimal:
@@ -77,11 +78,11 @@ def parse_bytes(text: str | int) -> int:
 
 
 def parse_time_s(text: str) -> float:
-    """Seconds of a time such as "500ms" or "1.5s". Raises SpongeError for anything else."""
+    """Seconds of a time such as "500ms", "1.5s", "10m" or "2h". Raises SpongeError for anything else."""
     match = _TIME.fullmatch(text)
     if match is None:
         raise SpongeError(f"{text!r} is not a time; write for example 500ms or 1.5s")
-    return float(match[1]) / (1000 if match[2] == "ms" else 1)
+    return float(match[1]) / 1000 if match[2] == "ms" else float(match[1]) * _SECONDS[match[2]]
 
 
 def cpu_quantity(milli: int) -> str:

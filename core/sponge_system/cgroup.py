@@ -103,6 +103,19 @@ def read_memory_used(path: Path) -> int | None:
     return None
 
 
+def read_memory_held(path: Path) -> int | None:
+    """Bytes that the cgroup uses without caches of files, which the kernel gives up first; None if it does not tell."""
+    used = read_memory_used(path)
+    try:
+        lines = (path / "memory.stat").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return None
+    fields = dict(line.split(None, 1) for line in lines if line)
+    # On version 1, the names without `total_` leave out cgroups below this one.
+    files = [fields.get(f"total_{name}", fields.get(name, 0)) for name in ("active_file", "inactive_file")]
+    return None if used is None else used - sum(map(int, files))
+
+
 def read_quota_milli(path: Path) -> int | None:
     """The CPU limit in force in `path`: the least of its own quota and its ancestors'; None if unlimited.
 

@@ -54,10 +54,11 @@ class Compared:
 
 
 def variants_of(runtimes: Sequence[str]) -> list[tuple[str, str]]:
-    """Each runtime with the number formats to compare: fp32, and bf16 where this CPU computes in it."""
+    """Each runtime with its formats: fp32, bf16 where this CPU computes in it, and in ONNX Runtime int8."""
     flags = cpu_flags()
     formats = ("fp32", "bf16") if {"avx512_bf16", "amx_bf16"} & flags else ("fp32",)
-    return [(runtime, dtype) for runtime in runtimes for dtype in formats]
+    found = [(runtime, dtype) for runtime in runtimes for dtype in formats]
+    return found + [(runtime, "int8") for runtime in runtimes if runtime == "onnx"]
 
 
 def compare_runtimes(

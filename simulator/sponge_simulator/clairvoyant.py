@@ -2,14 +2,16 @@
 
 It is a lower bound, not a policy: it relaxes the real problem, and no schedule without a miss is billed less. The
 relaxations are: (1) Batches: a request pays its even share k*l(b, k)/b of the cheapest batch that could ever hold it,
-whether or not that batch suits the others in it. (2) Work can be stopped, resumed and spread over cores at any moment
-within a request's window from arrival to deadline. (3) The size follows at once, without steps, down to the smallest.
+whether or not that batch suits the others in it, and as if the others had its own size. (2) Work can be stopped,
+resumed and spread over cores at any moment within a request's window from arrival to deadline. (3) The size of the
+service follows at once, without steps, down to the smallest.
 
 Why it is a bound: a batch of b requests on k threads takes k*l(b, k) core-seconds, all of them within the windows of
-all its requests. So each request needs at least `_least_share` core-seconds of work within its own window. A size that
-varies over time is billed at least `min_cores` throughout. Beyond that it is billed at least the work that does not fit
-into `min_cores`, and earliest deadline first fits as much work into a fixed capacity as possible (an exchange argument:
-capacity that the nearer deadline lacks is of no use to it later).
+all its requests. Padded to the largest row, or with each row's own time, it costs at least the sum of the shares that
+its requests have in batches of their own size. So each request needs at least `_least_share` core-seconds of work
+within its own window. A size that varies over time is billed at least `min_cores` throughout. Beyond that it is billed
+at least the work that does not fit into `min_cores`, and earliest deadline first fits as much work into a fixed
+capacity as possible (an exchange argument: capacity that the nearer deadline lacks is of no use to it later).
 """
 
 from __future__ import annotations
@@ -65,7 +67,8 @@ def _windows(requests: Sequence[Request], model: LatencyModel, max_batch: int, m
         # Only requests with overlapping windows can share a batch: those that arrive before this one is due, minus
         # those that are due before this one arrives.
         overlapping = bisect_left(arrivals, request.deadline) - bisect_left(deadlines, request.arrival)
-        share = _least_share(request.deadline - request.arrival, min(max_batch, overlapping), model, max_threads)
+        window_s, most = request.deadline - request.arrival, min(max_batch, overlapping)
+        share = _least_share(window_s, most, model.at(request.size), max_threads)
         if share is not None:
             windows.append((request.arrival, request.deadline, share))
     return windows

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import fmean
 
 import numpy as np
 
+from sponge_core.dispatch.decision import Launch
+from sponge_core.dispatch.registry import MoldableEdf
 from sponge_core.edf_queue import Request
+from sponge_core.latency import LatencyModel
 from sponge_profiles.profile import Profile
 from sponge_simulator.clairvoyant import clairvoyant_core_seconds
 from sponge_simulator.fleet import ClusterModel, SimulationResult, simulate
@@ -83,13 +86,31 @@ def run_policy(
     service = scenario.service(profile.latency_model())
     chosen = make_policy(name, service)
     ratio: Callable[[], float] = (lambda: 1.0) if exact else service_ratios(profile.error, seed)
+    takes_s: Callable[[Launch], float] | None = None
+    if service.model.sizes is not None and not isinstance(chosen.dispatch, MoldableEdf):
+        known, of_one = service.model, _blind(service.model, profile)
+        service = replace(service, model=of_one)
+        chosen = make_policy(name, service)
+
+        def takes_s(launch: Launch) -> float:
+            batch = len(launch.requests)
+            real_s = known.of_batch([request.size for request in launch.requests]).latency(batch, launch.threads)
+            return slower * ratio() * launch.work_s * real_s / of_one.latency(batch, launch.threads)
+
     cluster = ClusterModel(
         scenario.duration_s,
         scenario.resizes(seed),
         lambda: slower * ratio(),
         scenario.node_cores or float("inf"),
+        takes_s=takes_s,
     )
     return PolicyRun(name, simulate(requests, service, chosen.scaling, chosen.dispatch, cluster))
+
+
+def _blind(model: LatencyModel, profile: Profile) -> LatencyModel:
+    """What a dispatch rule knows that takes all requests for equal: a profile of the reference size alone."""
+    assert profile.sizes is not None
+    return model.at(profile.sizes.reference)
 
 
 def summarize(runs: Sequence[PolicyRun]) -> PolicySummary:

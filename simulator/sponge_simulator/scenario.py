@@ -8,6 +8,7 @@ from __future__ import annotations
 import random
 from bisect import bisect_left, bisect_right
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
@@ -22,7 +23,16 @@ from sponge_profiles.profile import ErrorQuantiles
 from sponge_simulator.scaling.interface import Service
 from sponge_workload.bandwidth import BandwidthTrace
 
-__all__ = ["Scenario", "ScenarioError", "SloClass", "load_scenario", "scenario_names", "service_ratios"]
+__all__ = [
+    "Cores",
+    "RowSizes",
+    "Scenario",
+    "ScenarioError",
+    "SloClass",
+    "load_scenario",
+    "scenario_names",
+    "service_ratios",
+]
 
 
 class ScenarioError(SpongeError):
@@ -40,6 +50,25 @@ class SloClass(_Part):
     share: float = Field(default=1.0, gt=0, le=1)
     slo_ms: float = Field(gt=0, le=3_600_000)
     payload_bytes: int = Field(ge=0)
+
+
+class RowSizes(_Part):
+    """The sizes of requests, in the unit of the profile's: whole, lognormal, and cut to the range."""
+
+    mu: float = Field(description="mean of the logarithm")
+    sigma: float = Field(ge=0, description="standard deviation of the logarithm")
+    least: int = Field(ge=1)
+    most: int = Field(ge=1)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> RowSizes:
+        if self.least > self.most:
+            raise ValueError(f"least {self.least} is above most {self.most}: swap them")
+        return self
+
+    def draw(self, random: random.Random) -> float:
+        """The size of one request."""
+        return float(min(self.most, max(self.least, round(random.lognormvariate(self.mu, self.sigma)))))
 
 
 class Cores(_Part):
@@ -79,6 +108,7 @@ class Scenario(_Part):
         steps: changes of the rate, ascending in time; before the first step it is `rate_rps`.
         arrivals: `poisson`, `burst` (all of a second at once), `visits` (ten seconds each, after minutes of silence),
             `twitter`, `azure-code`, `azure-conv` or a file.
+        sizes: of requests, where the profile has sizes of rows; None: all have the profile's reference.
         bandwidth: `none`, `synthetic`, `4g` (the recorded trace if it is there, else synthetic) or a file.
         cold_start_s: seconds from the request for a replica until it serves.
         resize_ms: the time from the request for a size until it is in force: quantiles at 0, 50, 90, 99 and 100 %.
@@ -94,6 +124,7 @@ class Scenario(_Part):
     arrivals: str = "poisson"
     bandwidth: str = "4g"
     classes: tuple[SloClass, ...] = Field(min_length=1)
+    sizes: RowSizes | None = None
     cores: Cores = Cores()
     max_batch: int = Field(default=8, ge=1, le=1024)
     max_replicas: int = Field(default=16, ge=1)
@@ -121,9 +152,14 @@ class Scenario(_Part):
         return self.rate_rps * max(1.0, *(step.times for step in self.steps)) if self.steps else self.rate_rps
 
     def service(self, model: LatencyModel) -> Service:
-        """The facts that policies are given."""
+        """The facts that policies are given. Raises ScenarioError if the requests have sizes and the model has none."""
+        if self.sizes is not None and model.sizes is None:
+            raise ScenarioError(
+                f"scenario '{self.name}': requests have sizes, and profile '{self.profile}' has none: measure one of a "
+                "model that declares them with `sponge profile`, or leave sizes out"
+            )
         return Service(
-            model,
+            model if self.sizes is not None else replace(model, sizes=None),
             max(each.slo_ms for each in self.classes) / 1000,
             self.rate_rps,
             self.max_batch,
@@ -146,18 +182,22 @@ class Scenario(_Part):
         Args:
             sent_at: times at `peak_rps`, in seconds; where the rate is lower, only a fraction of them is sent.
             uplink: None: requests arrive at once.
-            seed: of the classes and the thinning.
+            seed: of the classes, the sizes and the thinning.
         """
-        draw = random.Random(seed)
+        draw, draw_size = random.Random(seed), random.Random(f"sizes {seed}")
         sent_at = self._thinned(sent_at, seed)
         shares = [each.share for each in self.classes]
         rows = []
         for at in sent_at:
             kind = self.classes[0] if len(shares) == 1 else draw.choices(self.classes, shares)[0]
             network_s = kind.payload_bytes / uplink.bandwidth_at(at) if uplink else 0.0
-            rows.append((at + network_s, at, at + kind.slo_ms / 1000, kind.name))
+            size = 1.0 if self.sizes is None else self.sizes.draw(draw_size)
+            rows.append((at + network_s, at, at + kind.slo_ms / 1000, kind.name, size))
         rows.sort()
-        return [Request(i, arrival, deadline, at, name) for i, (arrival, at, deadline, name) in enumerate(rows)]
+        return [
+            Request(i, arrival, deadline, at, name, size=size)
+            for i, (arrival, at, deadline, name, size) in enumerate(rows)
+        ]
 
     def _thinned(self, sent_at: Sequence[float], seed: int) -> Sequence[float]:
         if not self.steps:

@@ -114,6 +114,10 @@ def test_requests_missed_at_the_largest_size_start_a_pod_which_is_not_taken_back
     assert service.run(1800, 1.1) == ["spare"], "it is forgotten after a while"
 
 
+def test_misses_while_a_pod_starts_ask_for_no_other() -> None:
+    assert Service(asked=2).run(600, 1.1, missed_cores=0.5, starting=1) == []
+
+
 def test_a_load_beyond_the_most_pods_is_said() -> None:
     service = Service(asked=4)
     service.run(60, 9.0)

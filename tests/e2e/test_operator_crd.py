@@ -74,7 +74,7 @@ def test_refused(kubectl: Kubectl, case: dict[str, Any]) -> None:
         },
         {"replicas": {"min": 3, "max": 3}},
         {"replicas": {"max": 5}},
-        {"replicas": {"min": 0, "removeAfter": "1800s"}},
+        {"replicas": {"min": 0}, "idle": {"removeAfter": "10m"}},
         {"profile": {"configMap": {"name": "p"}}},
         {"profile": {"inline": {"gamma": 0.1}}},
         {"planner": {"policy": "paper"}},

@@ -129,12 +129,14 @@ def test_bytes(text: str | int, expected: int) -> None:
     assert parse_bytes(text) == expected
 
 
-@pytest.mark.parametrize(("text", "expected"), [("500ms", 0.5), ("1.5s", 1.5), ("0ms", 0.0)])
+@pytest.mark.parametrize(
+    ("text", "expected"), [("500ms", 0.5), ("1.5s", 1.5), ("0ms", 0.0), ("10m", 600.0), ("2h", 7200.0)]
+)
 def test_time(text: str, expected: float) -> None:
     assert parse_time_s(text) == expected
 
 
-@pytest.mark.parametrize("text", ["1m", "5", "", "1 s"])
+@pytest.mark.parametrize("text", ["1d", "5", "", "1 s"])
 def test_not_a_time(text: str) -> None:
     with pytest.raises(SpongeError, match="write for example 500ms"):
         parse_time_s(text)

@@ -40,6 +40,7 @@ class Servers:
         self.held = False  # somebody applies sizes
         self.load_cores: float | None = None
         self.idle_for_s = 0.0
+        self.answers = False  # requests, so that every state is news
         self.sources: dict[str, SourcesDouble] = defaultdict(SourcesDouble)  # by URL
 
     async def state(self, base_url: str, token: str, since: int = 0, wait_s: float = 0.0, tls: Any = None) -> Any:
@@ -49,7 +50,8 @@ class Servers:
         self.version += 1
         content = FrontierPoint(cores_milli=250, batch_cap=8, misses=0)
         sizes = {"cores_milli": 250, "cpu_quota_milli": 250, "applied_milli": 250 if self.held else None}
-        load = {"load_cores": self.load_cores, "idle_for_s": self.idle_for_s}
+        answered = {"in_time": self.version} if self.answers else {}
+        load = {"load_cores": self.load_cores, "idle_for_s": self.idle_for_s, "outcomes": answered}
         return snapshot(version=self.version, applied_version=self.applied, **sizes, **load, frontier=[content])
 
     async def source(self, base_url: str, token: str, model: str, wanted: str | None, tls: Any = None) -> SourceReport:

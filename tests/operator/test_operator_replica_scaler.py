@@ -121,6 +121,11 @@ def test_misses_at_the_largest_size_count_where_they_break_the_target(share: flo
     assert Looks().go(120, missing(share)).reason == reason
 
 
+def test_requests_that_are_refused_for_the_load_count_as_missed() -> None:
+    refusing = view(1, 0.8, snapshot={"arrival_rate_rps": 15.0, "refused_rps": 5.0})
+    assert Looks().go(120, refusing).reason == "missed"
+
+
 def test_a_rise_starts_a_pod_before_it_is_needed() -> None:
     looks = Looks()
     for second in range(60):
@@ -137,7 +142,7 @@ def idle(number: int, seconds: float) -> PodView:
 
 
 def test_all_pods_go_when_none_has_had_a_request_for_long_and_one_comes_when_somebody_waits() -> None:
-    looks = Looks(replicas={"min": 0, "max": 4, "removeAfter": "60s"})
+    looks = Looks(replicas={"min": 0, "max": 4}, idle={"removeAfter": "1m"})
     assert looks.go(1, idle(1, 59)).wanted == 1
     seen = looks.go(1, idle(1, 60))
     assert (seen.wanted, seen.reason) == (0, "idle")

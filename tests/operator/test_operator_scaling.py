@@ -34,6 +34,14 @@ def marked(world: World) -> list[str]:
     return [name for kind, name, _ in merges if kind == "Pod"]
 
 
+def test_the_number_is_looked_at_also_while_the_status_has_news_all_the_time() -> None:
+    async def act(world: World) -> None:
+        world.servers.load_cores, world.servers.answers = 2.5, True
+        world.roll_out(1)
+
+    assert replicas(scenario(act, replicas=RANGE)) == 2
+
+
 def test_the_number_follows_the_load_and_the_pod_that_goes_is_marked() -> None:
     async def act(world: World) -> None:
         world.servers.load_cores = 2.5  # of each pod; one may have 1.5 cores
@@ -172,7 +180,7 @@ def test_a_service_without_requests_has_no_pod_until_somebody_waits_for_one() ->
         await asyncio.sleep(0.3)
         assert replicas(world) == 1, "it does not wait for the next look"
 
-    world = scenario(act, replicas={"min": 0, "max": 2, "removeAfter": "30s"})
+    world = scenario(act, replicas={"min": 0, "max": 2}, idle={"removeAfter": "30s"})
     assert marked(world) == []
 
 

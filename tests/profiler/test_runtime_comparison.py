@@ -50,11 +50,12 @@ def test_the_fastest_comes_first_and_what_cannot_run_last() -> None:
 
 
 @pytest.mark.parametrize(("flags", "formats"), [({"avx512_bf16"}, ["fp32", "bf16"]), ({"avx2"}, ["fp32"])])
-def test_bf16_is_compared_where_the_cpu_has_it(
+def test_formats_are_compared_where_cpu_and_runtime_have_them(
     monkeypatch: pytest.MonkeyPatch, flags: set[str], formats: list[str]
 ) -> None:
     monkeypatch.setattr("sponge_profiler.comparison.cpu_flags", lambda: frozenset(flags))
-    assert variants_of(["onnx"]) == [("onnx", dtype) for dtype in formats]
+    assert variants_of(["torch"]) == [("torch", dtype) for dtype in formats]
+    assert variants_of(["onnx"]) == [("onnx", dtype) for dtype in [*formats, "int8"]]
 
 
 def profile(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -72,6 +73,7 @@ def test_the_command_compares_what_runs_and_says_why_the_rest_does_not() -> None
     for runtime in ("torch", "onnx"):
         assert found[runtime, "fp32"]["alone_ms"] > 0
         assert found[runtime, "fp32"]["rows_per_s"] > 0
+    assert "need example rows to find their range of numbers" in found["onnx", "int8"]["why_not"]
 
 
 @pytest.mark.parametrize(

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
+from engine_world import MODEL
+from virtual_time import FakePool, VirtualLoop, run_virtual
 
 from sponge_server.startup import beside
 from sponge_server.startup.beside import check_room
 from sponge_server.startup.memory_plan import Fitted, MemoryLimitError
+from sponge_server.workers.interface import LaneError
 from sponge_system.process_memory import RESERVE_BYTES, MemoryModel
 
 MIB = 1 << 20
@@ -42,3 +47,51 @@ def test_the_room_for_another_version(limit: int | None, fits: bool, monkeypatch
 def test_where_memory_is_not_known_nothing_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(beside, "memory_limit", lambda: MIB)
     check_room(FITTED, Fitted(None, MIB, 0, 2, (8,)))
+
+
+class Loading(FakePool):
+    """A pool that takes this many seconds to load."""
+
+    def __init__(self, takes_s: float) -> None:
+        super().__init__(1, MODEL)
+        self.takes_s = takes_s
+        self.cancelled = False
+
+    async def start(self, lanes: int) -> None:
+        try:
+            await asyncio.sleep(self.takes_s)
+        except asyncio.CancelledError:
+            self.cancelled = True
+            raise
+
+
+@pytest.mark.parametrize("limit", [1000, None])
+def test_a_load_ends_before_memory_runs_out(limit: int | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is held grows by 100 MiB a second."""
+
+    async def scenario(loop: VirtualLoop) -> None:
+        monkeypatch.setattr(beside, "memory_limit", lambda: None if limit is None else limit * MIB)
+        monkeypatch.setattr(beside, "memory_held", lambda: round((500 + 100 * loop.time()) * MIB))
+        pool = Loading(60.0)
+        if limit is None:
+            await beside.guarded(pool.start(1))
+            return
+        with pytest.raises(MemoryLimitError, match="MiB were in use"):
+            await beside.guarded(pool.start(1))
+        assert pool.cancelled
+        assert (500 + 100 * loop.time()) * MIB < limit * MIB - RESERVE_BYTES // 2
+
+    run_virtual(scenario)
+
+
+def test_what_a_load_says_is_passed_on(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(beside, "memory_limit", lambda: None)
+
+    async def torn() -> None:
+        raise LaneError("these weights are torn")
+
+    async def scenario(_: VirtualLoop) -> None:
+        with pytest.raises(LaneError, match="torn"):
+            await beside.guarded(torn())
+
+    run_virtual(scenario)

@@ -158,6 +158,28 @@ def test_a_steady_load_gets_a_frontier_with_a_size_that_misses_nothing(tmp_path:
     site(scenario, tmp_path, 2.0)
 
 
+def test_what_is_refused_for_the_load_counts_and_what_is_hopeless_does_not(tmp_path: Path) -> None:
+    async def scenario(place: Site) -> None:
+        def refuse(left_s: float) -> None:
+            due = Due(place.loop.time(), left_s, "default", "absent", 9)
+            place.engine.count_refused(place.models[0], due, "shed")
+
+        place.operate()
+        for _ in range(100):
+            place.submit(1.0)
+            refuse(1.0)
+            await asyncio.sleep(0.05)
+        seen = place.publisher.snapshot()
+        assert [seen.arrival_rate_rps, seen.refused_rps] == pytest.approx([20, 20], rel=0.2)
+        assert seen.load_cores == pytest.approx(2.0, rel=0.3)
+        for _ in range(120):
+            refuse(0.001)
+            await asyncio.sleep(0.05)
+        assert place.publisher.snapshot().refused_rps == 0
+
+    site(scenario, tmp_path, 2.0)
+
+
 @pytest.mark.parametrize("cores", [0.05, 0.5, 0.625])
 def test_a_request_that_only_a_larger_size_can_meet_is_news_at_once(tmp_path: Path, cores: float) -> None:
     """Also where the size in force is none of the plan's sizes: a parked server, or one between two steps."""

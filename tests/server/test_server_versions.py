@@ -15,6 +15,8 @@ from memory_cgroup import memory_cgroup
 from server_process import TOKEN, Reply, ServerProcess, eventually
 from version_models import WAIT_FOR
 
+from sponge_system.cgroup import read_oom_kills
+
 pytestmark = pytest.mark.torch
 
 SOURCE = "python://version_models:Version?answer={}"
@@ -283,10 +285,10 @@ def test_the_clients_of_triton(server: ServerProcess) -> None:
 
 
 def test_both_versions_must_fit_into_the_memory_limit(tmp_path: Path) -> None:
-    """The first one is small: the estimate lets the others be loaded. The measurement decides, or else the kernel.
+    """The first one is small: the estimate lets the others be loaded. The measurement decides, or the load's guard.
 
     The memory for requests counts, though none are there: so there is a wide range of what does not fit, and yet does
-    not run out of memory.
+    not run out of memory. The kernel ends nothing: in a pod, it would end all.
     """
     model = ("--model", "m=python://version_models:Hungry", "--max-queue-bytes", "1Gi")
     with memory_cgroup(2 << 30) as group:
@@ -297,6 +299,7 @@ def test_both_versions_must_fit_into_the_memory_limit(tmp_path: Path) -> None:
                 assert (refused.status, refused.json["type"]) == (422, "urn:sponge:problem:no-room-for-version"), mib
                 assert "MiB" in refused.json["detail"]
             assert server.metric('sponge_model_loads_total{model="m",outcome="no-room"}') == 2
+            assert read_oom_kills(group) == 0
             assert answer(ask(server)) == ("1", 1.0)
         finally:
             assert server.stop() == 0

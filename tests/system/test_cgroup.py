@@ -15,6 +15,7 @@ from sponge_system.cgroup import (
     own_cgroup,
     own_cpu_cgroup,
     read_cpu_stat,
+    read_memory_held,
     read_memory_limit,
     read_quota_milli,
 )
@@ -163,3 +164,23 @@ def test_the_kernels_own() -> None:
         spinner.wait()
     assert not group.path.exists()
     group.remove()  # twice is fine
+
+
+@pytest.mark.parametrize(
+    ("usage", "stat", "held"),
+    [
+        pytest.param("memory.current", "anon 700\nactive_file 100\ninactive_file 200\n", 700, id="v2"),
+        pytest.param(
+            "memory.usage_in_bytes",
+            "active_file 1\ninactive_file 1\ntotal_active_file 100\ntotal_inactive_file 200\n",
+            700,
+            id="v1",
+        ),
+        pytest.param("memory.current", None, None, id="not told"),
+    ],
+)
+def test_memory_that_is_held(tmp_path: Path, usage: str, stat: str | None, held: int | None) -> None:
+    (tmp_path / usage).write_text("1000\n")
+    if stat is not None:
+        (tmp_path / "memory.stat").write_text(stat)
+    assert read_memory_held(tmp_path) == held

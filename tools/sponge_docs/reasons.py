@@ -13,7 +13,7 @@ CONDITIONS: Mapping[str, tuple[str, Mapping[tuple[str, str], str]]] = {
         "`FailedCreate` and so on. The column REASON of `kubectl get sps` shows it.",
         {
             ("True", "PodsReady"): "As many pods of the newest generation accept requests as `replicas` specifies.",
-            ("True", "ScaledToZero"): "No pod is wanted, because no request came for `replicas.removeAfter`.",
+            ("True", "ScaledToZero"): "No pod is wanted, because no request came for `idle.removeAfter`.",
             (
                 "False",
                 "SecretMissing",
@@ -130,7 +130,7 @@ CONDITIONS: Mapping[str, tuple[str, Mapping[tuple[str, str], str]]] = {
                 "PodsLost",
             ): "A pod that served does not any more. Others are requested where the load needs them.",
             ("True", "AtMax"): "The load needs more pods than `replicas.max`. Raise it, or `cpu.max`.",
-            ("True", "Zero"): "No request came for `replicas.removeAfter`, and no pod runs.",
+            ("True", "Zero"): "No request came for `idle.removeAfter`, and no pod runs.",
             ("False", "Fixed"): "`replicas.min` and `replicas.max` are equal.",
             ("False", "Recommend"): "`mode` is Recommend; the message has the number. Pods stay as they are.",
             ("False", "NotDriven"): "`mode` is Off, or the service is paused. Pods stay as they are.",

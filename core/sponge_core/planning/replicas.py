@@ -131,11 +131,7 @@ class ReplicaDecider:
         if not limits.least <= state.asked <= limits.most:
             self._undone_core_s, self._too_many_since = 0.0, None
             return ReplicaDecision(min(limits.most, max(limits.least, state.asked)), "range")
-        if (
-            limits.remove_after_s is not None
-            and limits.least == 0 < state.asked
-            and state.idle_s >= limits.remove_after_s
-        ):
+        if _is_unused(state, limits):
             return ReplicaDecision(0, "idle")
         if now >= self._full_until:
             self._full, self._full_until = FULL, math.inf
@@ -143,7 +139,7 @@ class ReplicaDecider:
         has_cores = state.asked * limits.max_cores - short
         full_cores = self._full * has_cores
         excess = state.load_cores - full_cores
-        if state.missed_cores > 0:
+        if state.missed_cores > 0 and not state.starting:  # else it ends when the pods serve that come anyway
             excess = max(excess, state.missed_cores)
         self._undone_core_s = max(0.0, self._undone_core_s + excess * elapsed_s)
         is_rising = self._is_rising(now, state.ahead_cores > full_cores)

@@ -13,7 +13,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from operator import attrgetter
 
-from sponge_core.control_api import FrontierPoint
+from sponge_core.control_api import FrontierPoint, Outcome
+from sponge_core.deadlines import Due
 from sponge_core.forecast import Arrival, Forecaster
 from sponge_core.planning.frontier import project_frontier
 from sponge_core.planning.projection import ProjectionInput, project
@@ -21,6 +22,7 @@ from sponge_core.planning.steady_state import load_cores
 from sponge_server.control.news import News
 from sponge_server.engine.jobs import Job
 from sponge_server.engine.scheduler import Scheduler
+from sponge_server.model_handle import ModelHandle
 from sponge_server.observability.metrics import Metrics
 from sponge_server.observability.observers import RequestObserver
 from sponge_server.uploads import Uploads
@@ -106,6 +108,7 @@ class Projector(RequestObserver):
         self._resize_s = resize_s
         self._clock = clock
         self._forecaster = Forecaster()
+        self._refused = Forecaster()
         self._cost_s = 0.0
         self._idle = True
         self._less = False
@@ -134,6 +137,11 @@ class Projector(RequestObserver):
         if self._clock() - self._active_at >= QUIET_S:
             self.requests_pending()
         self._active_at = self._clock()
+
+    def request_refused(self, model: ModelHandle, due: Due, outcome: Outcome, now: float) -> None:
+        left_s = due.deadline - now
+        if outcome == "shed" and left_s > self._scheduler.least_s():  # else no other pod could answer it either
+            self._refused.observe(now, left_s, model.index)
 
     def requests_pending(self) -> None:
         """Something came in that may miss its deadline: project before the next interval ends."""
@@ -165,10 +173,17 @@ class Projector(RequestObserver):
         """Arrivals per second, in rows."""
         return self._forecaster.rate(now)
 
+    def refused_rate(self, now: float) -> float:
+        """Requests per second that were refused for the load before them, and not for their deadline alone."""
+        return self._refused.rate(now)
+
     def load_cores(self, now: float) -> float:
-        """Cores that the arrivals take at the most efficient size and batch, with what the server itself uses."""
+        """Cores that all requests take at the most efficient size and batch, with what the server itself uses.
+
+        A refused request counts as if it were like those that were not.
+        """
         if now - self._load_at >= LOAD_S:
-            scheduler, rate = self._scheduler, self._forecaster.rate(now)
+            scheduler, rate = self._scheduler, self._forecaster.rate(now) + self.refused_rate(now)
             cores = [milli / 1000 for milli in self._sizes]
             arrivals = self._forecaster.forecast(now, HORIZON_S)
             batches = load_cores(arrivals, rate, scheduler.models, cores, self._max_batch)

@@ -121,6 +121,7 @@ class StatePublisher:
             queue_slack_s=[slack[last * quarter // 4] for quarter in range(5)] if slack else [],
             uploads_in_flight=len(self._uploads),
             arrival_rate_rps=self._projector.rate(now),
+            refused_rps=self._projector.refused_rate(now),
             load_cores=self._projector.load_cores(now),
             remaining_slo_s=self._projector.remaining_slo_s(now),
             outcomes=dict(self._stats.outcomes),

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
+from collections.abc import Coroutine
 from dataclasses import replace
+from typing import Any, TypeVar
 
 from sponge_core.errors import SpongeError
 from sponge_profiles.profile import load_profile
@@ -14,6 +17,7 @@ from sponge_server.startup.memory_plan import (
     MemoryLimitError,
     account_limit,
     fit_memory,
+    memory_held,
     memory_limit,
     oom_kills,
 )
@@ -23,11 +27,15 @@ from sponge_server.workers.interface import LanePool
 from sponge_system.logs import event
 from sponge_system.process_memory import RESERVE_BYTES
 
-__all__ = ["check_room", "prepare_beside"]
+__all__ = ["check_room", "guarded", "prepare_beside"]
 
 log = logging.getLogger(__name__)
 
 _MIB = 1 << 20
+T = TypeVar("T")
+
+GUARD_S = 0.01
+"""Between two looks at the memory while a version is loaded; a process takes some ten MiB in that time."""
 
 
 def check_room(present: Fitted, coming: Fitted) -> None:
@@ -72,7 +80,7 @@ async def prepare_beside(
     given = None if model.profile == "auto" else load_profile(model.profile)
     killed = oom_kills()
     try:
-        await pool.start(1)
+        await guarded(pool.start(1))
         account = account_limit(settings.max_queue_bytes)
         if present is None:
             fitted = await fit_memory(pool, lanes, settings.threads, account, settings.example_s)
@@ -91,6 +99,27 @@ async def prepare_beside(
     event(log, "model.loaded", model=model.name, source=model.source, lanes=lanes)
     info = replace(pool.models[0], max_batch=fitted.batches[0])
     return await warmed_up(settings, pool, quota, 0, info, given, fitted, board)
+
+
+async def guarded(loading: Coroutine[Any, Any, T]) -> T:
+    """The result of a load, which is cancelled before memory runs out.
+
+    In a container, the kernel may end all of its processes together then, and with them the version that serves.
+    """
+    task = asyncio.get_running_loop().create_task(loading)
+    try:
+        while not task.done():
+            limit, held = memory_limit(), memory_held()
+            if limit is not None and held is not None and held > limit - RESERVE_BYTES:
+                raise MemoryLimitError(
+                    f"it does not fit beside what is loaded: {_mib(held)} MiB were in use before all of it was there, "
+                    f"the memory limit is {_mib(limit)} MiB; raise the limit, or restart the server with the new source"
+                )
+            await asyncio.wait((task,), timeout=GUARD_S)
+    finally:
+        task.cancel()
+        await asyncio.wait((task,))
+    return task.result()
 
 
 async def _fitted_beside(

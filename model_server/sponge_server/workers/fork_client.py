@@ -68,7 +68,9 @@ class ForkServerClient:
             models = [asdict(spec) for spec in specs]
             client._send({"load": models, "example_s": limits.example_s, "beside": beside})
             return client, tuple([await client._loaded(spec, limits.load_s) for spec in specs])
-        except BaseException:
+        except BaseException as error:
+            if isinstance(error, asyncio.CancelledError):
+                client._process.kill()  # it has nothing to bring to an end, and may be taking memory
             await client.close()
             raise
 

@@ -175,7 +175,7 @@ class ReplicaScaler:
             spec.cpu.min / 1000,
             spec.cpu.max / 1000,
             cold_start_s,
-            spec.replicas.remove_after,
+            spec.idle.remove_after,
         )
         short = [*(self.short_cores(pod, spec) for pod in serving), *(limits.max_cores for _ in lost)]
         load = sum(_load_of(pod.state) or 0.0 for pod in serving)
@@ -233,10 +233,13 @@ def _load_of(state: PodState) -> float | None:
 def _missed_cores(state: PodState, spec: ServiceSpec) -> float:
     """The part of a server's load that misses at the largest size that the pod can have, beyond what the SLO allows."""
     snapshot = state.snapshot
-    if snapshot is None or not snapshot.frontier or not snapshot.load_cores:
+    if snapshot is None or not snapshot.load_cores:
         return 0.0
-    most = spec.cpu.max if state.most_milli is None else state.most_milli
-    points = [point for point in snapshot.frontier if point.cores_milli <= most] or snapshot.frontier[:1]
-    requests = snapshot.queue_length + HORIZON_S * snapshot.arrival_rate_rps
-    share = min(1.0, points[-1].misses / requests) if requests else 0.0
+    misses = snapshot.refused_rps * HORIZON_S
+    requests = misses + snapshot.queue_length + snapshot.arrival_rate_rps * HORIZON_S
+    if snapshot.frontier:
+        most = spec.cpu.max if state.most_milli is None else state.most_milli
+        points = [point for point in snapshot.frontier if point.cores_milli <= most] or snapshot.frontier[:1]
+        misses += points[-1].misses
+    share = min(1.0, misses / requests) if requests else 0.0
     return snapshot.load_cores * share if share > 1 - spec.slo.target / 100 else 0.0

@@ -98,7 +98,8 @@ class ServiceReconciler:
 
     def tick(self, now: float) -> None:
         """Call every second or so: wakes the service if something is due that no event tells."""
-        if now >= self._due_at or self._pods.has_news() or self._look_at_number():
+        is_due = self._look_at_number()  # at every call, because it adds up what is left undone
+        if is_due or now >= self._due_at or self._pods.has_news():
             self._woken.set()
 
     def _look_at_number(self) -> bool:

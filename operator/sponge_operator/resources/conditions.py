@@ -248,7 +248,7 @@ def _scaling(known: StatusInput) -> Verdict:
     if service.spec.mode == "Off" or service.paused or seen is None:
         return "False", "NotDriven", "the number of pods stays, because nothing is decided; see Planning"
     if known.wanted == 0:
-        return "True", "Zero", f"no request came for {service.spec.replicas.remove_after or 0:g} s"
+        return "True", "Zero", f"no request came for {service.spec.idle.remove_after or 0:g} s"
     if seen.reason == "woken":
         return "True", "Starting", f"somebody waits for a pod; {pods}"
     if seen.stale or seen.load_cores is None:

@@ -138,11 +138,10 @@ class Batch(_Part):
 
 
 class Replicas(_Part):
-    """The range of the number of pods; with `min` 0, all of them go after `remove_after` without a request."""
+    """The range of the number of pods; with `min` 0, all of them go after `idle.remove_after` without a request."""
 
     min: int = 1
     max: int = 1
-    remove_after: Seconds | None = Field(default=None, validation_alias=AliasChoices("removeAfter"))
 
     @property
     def at_first(self) -> int:
@@ -156,6 +155,12 @@ class Replicas(_Part):
     def within(self, number: int) -> int:
         """The number in the range that is nearest to this one."""
         return max(self.min, min(self.max, number))
+
+
+class IdleService(_Part):
+    """What becomes of a service without requests, beside the size of its pods."""
+
+    remove_after: Seconds | None = Field(default=None, validation_alias=AliasChoices("removeAfter"))
 
 
 class ConfigMapKey(_Part):
@@ -206,7 +211,11 @@ class ServiceSpec(_Part):
     memory: Memory = Memory()
     batch: Batch = Batch()
     replicas: Replicas = Replicas()
+<<<<<<< HEAD
     front: Front | None = None
+=======
+    idle: IdleService = IdleService()
+>>>>>>> 7292900 (Restore what the last change took back by mistake: its base was older than main)
     profile: Profile = Profile()
     mode: Mode = "Auto"
     planner: Planner = Planner()
@@ -246,12 +255,12 @@ class SpongeService(_Part):
                 return None
 
     def is_awake(self, now: float) -> bool:
-        """Whether a pod was asked for less than `replicas.removeAfter` ago. A time that is not understood counts.
+        """Whether a pod was asked for less than `idle.removeAfter` ago. A time that is not understood counts.
 
         Args:
             now: epoch seconds.
         """
-        keep_s = self.spec.replicas.remove_after
+        keep_s = self.spec.idle.remove_after
         if not self.woken or keep_s is None:
             return False
         try:
