@@ -211,11 +211,8 @@ class ServiceSpec(_Part):
     memory: Memory = Memory()
     batch: Batch = Batch()
     replicas: Replicas = Replicas()
-<<<<<<< HEAD
     front: Front | None = None
-=======
     idle: IdleService = IdleService()
->>>>>>> 7292900 (Restore what the last change took back by mistake: its base was older than main)
     profile: Profile = Profile()
     mode: Mode = "Auto"
     planner: Planner = Planner()
