@@ -150,7 +150,7 @@ def test_all_pods_go_when_none_has_had_a_request_for_long_and_one_comes_when_som
     assert looks.go(1, idle(1, 60), idle(2, 1)).wanted == 2
     looks.asked = 0
     assert looks.go(1).wanted == 0
-    looks.service = looks.service.model_copy(update={"woken": "2026-01-01T00:00:00Z"})
+    looks.service = looks.service.model_copy(update={"woken": ("2026-01-01T00:00:00Z",)})
     seen = looks.go(1)
     assert (seen.wanted, seen.reason) == (1, "woken")
     looks.asked = 1
@@ -159,7 +159,7 @@ def test_all_pods_go_when_none_has_had_a_request_for_long_and_one_comes_when_som
     assert looks.go(1, idle(1, 100)).wanted == 0
     looks.asked = 0
     assert looks.go(1).wanted == 0
-    looks.service = looks.service.model_copy(update={"woken": "soon"})
+    looks.service = looks.service.model_copy(update={"woken": ("2026-01-01T00:00:00Z", "soon")})
     assert looks.go(1).wanted == 1, "a time that is not understood counts"
 
 

@@ -163,7 +163,8 @@ def test_metrics_count_pods_and_changes() -> None:
     assert world.context.metrics.registry.get_sample_value("sponge_operator_replicas", own) is None, "it is gone"
 
 
-def test_a_service_without_requests_has_no_pod_until_somebody_waits_for_one() -> None:
+@pytest.mark.parametrize("by", ["a person", "a front"])
+def test_a_service_without_requests_has_no_pod_until_somebody_waits_for_one(by: str) -> None:
     async def act(world: World) -> None:
         assert replicas(world) == 1, "a new service has one"
         world.servers.load_cores, world.servers.idle_for_s = 0.0, 40.0
@@ -175,7 +176,11 @@ def test_a_service_without_requests_has_no_pod_until_somebody_waits_for_one() ->
         await asyncio.sleep(3.0)
         assert world.condition("Ready") == ("True", "ScaledToZero")
         assert world.condition("Scaling") == ("True", "Zero")
-        world.body["metadata"]["annotations"] = {"serving.sponge.dev/wake": "2001-09-09T01:46:40Z"}  # now
+        now = "1970-01-12T13:46:44Z"
+        if by == "a front":
+            world.body["status"] = {"wake": now}
+        else:
+            world.body["metadata"]["annotations"] = {"serving.sponge.dev/wake": now}
         world.reconciler.service_seen()
         await asyncio.sleep(0.3)
         assert replicas(world) == 1, "it does not wait for the next look"

@@ -24,7 +24,7 @@ from sponge_operator.reconcile.scaling import ServiceScaling
 from sponge_operator.reconcile.status_writer import StatusWriter
 from sponge_operator.reconcile.workload import Workload
 from sponge_operator.resources.conditions import ready_pods
-from sponge_operator.resources.model import SpongeService, parse_service
+from sponge_operator.resources.model import SpongeService, parse_service, woken_at
 from sponge_operator.resources.obstacles import Obstacle
 from sponge_operator.resources.source_plan import SourcePlan
 from sponge_operator.resources.status import cold_start_of
@@ -86,7 +86,7 @@ class ServiceReconciler:
         self._woken.set()
 
     def service_seen(self) -> None:
-        """Call when the service has changed; its status alone is written by nobody else."""
+        """Call when the service has changed; of its status others write only that somebody waits for a pod."""
         if self._source() != self._parsed_from:
             self.wake()
             self._look_at_number()  # somebody may wait for the first pod
@@ -181,7 +181,8 @@ class ServiceReconciler:
 
     def _source(self) -> object:
         metadata = self._body["metadata"]
-        return metadata.get("generation"), dict(metadata.get("annotations") or {}), metadata.get("deletionTimestamp")
+        annotations, end = dict(metadata.get("annotations") or {}), metadata.get("deletionTimestamp")
+        return metadata.get("generation"), annotations, end, woken_at(self._body)
 
     def _parse(self) -> SpongeService:
         settings = self._context.settings

@@ -31,6 +31,7 @@ __all__ = [
     "ServiceSpec",
     "SpongeService",
     "parse_service",
+    "woken_at",
 ]
 
 GROUP = "serving.sponge.dev"
@@ -226,7 +227,7 @@ class SpongeService(_Part):
 
     Attributes:
         pause: value of the annotation that pauses it; empty if there is none.
-        woken: value of the annotation that asks for a pod; empty if there is none.
+        woken: when a pod was asked for, by the annotation and by fronts in the status.
     """
 
     name: str
@@ -235,7 +236,7 @@ class SpongeService(_Part):
     generation: int
     pause: str
     spec: ServiceSpec
-    woken: str = ""
+    woken: tuple[str, ...] = ()
 
     @property
     def paused(self) -> bool:
@@ -258,12 +259,7 @@ class SpongeService(_Part):
             now: epoch seconds.
         """
         keep_s = self.spec.idle.remove_after
-        if not self.woken or keep_s is None:
-            return False
-        try:
-            return now - datetime.fromisoformat(self.woken).timestamp() < keep_s
-        except ValueError:
-            return True
+        return keep_s is not None and any(_is_within(keep_s, time, now) for time in self.woken)
 
     @property
     def key(self) -> str:
@@ -281,6 +277,20 @@ class SpongeService(_Part):
         if spec.api_keys is None and api_keys_secret is not None:
             changes["api_keys"] = ApiKeys.model_validate({"secretName": api_keys_secret})
         return self.model_copy(update={"spec": spec.model_copy(update=changes)}) if changes else self
+
+
+def woken_at(body: Mapping[str, Any]) -> tuple[str, ...]:
+    """The times at which people, by the annotation, and fronts, in the status, have asked for a pod."""
+    by_people = (body["metadata"].get("annotations") or {}).get(WAKE_ANNOTATION)
+    by_fronts = (body.get("status") or {}).get("wake")
+    return tuple(str(time) for time in (by_people, by_fronts) if time)
+
+
+def _is_within(keep_s: float, time: str, now: float) -> bool:
+    try:
+        return now - datetime.fromisoformat(time).timestamp() < keep_s
+    except ValueError:
+        return True
 
 
 def parse_service(body: Mapping[str, Any]) -> SpongeService:
@@ -307,5 +317,5 @@ def parse_service(body: Mapping[str, Any]) -> SpongeService:
         generation=metadata.get("generation", 0),
         pause=annotations.get(PAUSE_ANNOTATION) or "",
         spec=spec,
-        woken=annotations.get(WAKE_ANNOTATION) or "",
+        woken=woken_at(body),
     )
