@@ -75,6 +75,12 @@ def command() -> None:
     help="After a signal, tell the proxy to take leave of its clients, and go on for so long; 0: leave it alone.",
 )
 @click.option(
+    "--wake",
+    "wakes",
+    is_flag=True,
+    help="Where the service has no pod, ask for one, and let requests wait for it until their deadlines.",
+)
+@click.option(
     "--log-level",
     type=click.Choice(get_args(Level)),
     default="info",
@@ -91,6 +97,7 @@ def run(
     status_port: int,
     picker_address: str,
     drain_s: float,
+    wakes: bool,
     log_level: Level,
 ) -> None:
     """Run the picker until a signal comes."""
@@ -111,6 +118,7 @@ def run(
             status_port=status_port,
             picker_address=picker_address,
             drain_s=drain_s,
+            wakes=wakes,
             log_level=log_level,
         )
     )

@@ -19,6 +19,7 @@ from sponge_front.settings import EnvoySettings
 
 __all__ = [
     "DESTINATION",
+    "LONGEST_WAIT_S",
     "METADATA",
     "UPSTREAM_ADDRESS",
     "admin_socket",
@@ -83,6 +84,9 @@ _LOST_PODS: Final = {
     "base_ejection_time": "5s",
     "max_ejection_percent": 50,
 }
+
+LONGEST_WAIT_S: Final = 600.0
+"""How long a request waits for the first pod of its service at most, whatever its deadline."""
 
 _LONGEST: Final = "3600s"
 """The longest deadline that a server accepts."""
@@ -234,6 +238,8 @@ def _picking(settings: EnvoySettings) -> Message:
         "grpc_service": {"envoy_grpc": {"cluster_name": "picker"}},
         "failure_mode_allow": True,
         "message_timeout": _seconds(settings.pick_timeout_s),
+        # Where there is no pod, the picker asks for one, and says how long that takes.
+        "max_message_timeout": _seconds(LONGEST_WAIT_S + 10),
         "processing_mode": {
             "request_header_mode": "SEND",
             "response_header_mode": "SEND",

@@ -14,10 +14,11 @@ import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from sponge_core.routing.pod_table import Ending
-from sponge_front.envoy_config import DESTINATION, METADATA, UPSTREAM_ADDRESS
+from sponge_front.envoy_config import DESTINATION, LONGEST_WAIT_S, METADATA, UPSTREAM_ADDRESS
 from sponge_front.metrics import FrontMetrics
 from sponge_front.picker import Pick, Picker, ending_of
 from sponge_front.protos import ext_proc_pb2 as pb
+from sponge_front.waker import Waker
 
 __all__ = ["PickerServer"]
 
@@ -25,6 +26,9 @@ log = logging.getLogger(__name__)
 
 SERVICE = "envoy.service.ext_proc.v3.ExternalProcessor"
 FRONT_HEADER = "x-sponge-front"
+
+WAIT_MARGIN_S = 1.0
+"""What the proxy waits longer than a request does for its first pod."""
 
 _REQUEST_AS_IS = pb.ProcessingResponse(request_headers=pb.HeadersResponse())
 _RESPONSE_AS_IS = pb.ProcessingResponse(response_headers=pb.HeadersResponse())
@@ -37,9 +41,16 @@ _Context = grpc.aio.ServicerContext[pb.ProcessingRequest, pb.ProcessingResponse]
 class PickerServer:
     """Serves a picker on sockets and ports; use as an async context manager."""
 
-    def __init__(self, picker: Picker, metrics: FrontMetrics, addresses: Iterable[str]) -> None:
-        """`addresses`: as gRPC writes them, `unix:/path` or `[::]:9002`."""
+    def __init__(
+        self, picker: Picker, metrics: FrontMetrics, addresses: Iterable[str], waker: Waker | None = None
+    ) -> None:
+        """
+        Args:
+            addresses: as gRPC writes them, `unix:/path` or `[::]:9002`.
+            waker: lets requests wait where there is no pod; None: they do not wait.
+        """
         self._picker = picker
+        self._waker = waker
         self._metrics = metrics
         self._server = grpc.aio.server(options=(("grpc.so_reuseport", 0),))
         handler = grpc.stream_stream_rpc_method_handler(
@@ -71,8 +82,13 @@ class PickerServer:
         try:
             async for message in messages:
                 if message.HasField("request_headers"):
+                    headers = _headers(message.request_headers)
+                    if self._waker is not None and (waits_s := self._picker.waits_s(headers)) is not None:
+                        waits_s = min(waits_s, LONGEST_WAIT_S)
+                        yield _longer(waits_s + WAIT_MARGIN_S)
+                        await self._waker.pod_within(waits_s)
                     with self._metrics.pick.time():
-                        pick = self._picker.pick(_headers(message.request_headers))
+                        pick = self._picker.pick(headers)
                     yield _REQUEST_AS_IS if pick is None else _picked(pick)
                 else:
                     if pick is not None:
@@ -82,6 +98,12 @@ class PickerServer:
             if pick is not None:
                 self._picker.ended(pick, ending)
                 self._metrics.requests.labels(ending).inc()
+
+
+def _longer(seconds: float) -> pb.ProcessingResponse:
+    """The answer takes so long."""
+    nanos = round(seconds * 1e9)
+    return pb.ProcessingResponse(override_message_timeout=pb.Duration(seconds=nanos // 10**9, nanos=nanos % 10**9))
 
 
 def _headers(message: pb.HttpHeaders) -> dict[bytes, bytes]:

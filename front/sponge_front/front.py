@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import aiohttp
 
 from sponge_core.routing.registry import RULES
-from sponge_front.endpoint_slices import EndpointSlices, in_cluster
+from sponge_front.endpoint_slices import ApiAccess, EndpointSlices, in_cluster
 from sponge_front.envoy_config import picker_socket
 from sponge_front.ext_proc import PickerServer
 from sponge_front.files import write_endpoints
@@ -25,6 +25,7 @@ from sponge_front.pods import Pod
 from sponge_front.proxy import tell
 from sponge_front.settings import FrontSettings
 from sponge_front.status import StatusServer
+from sponge_front.waker import Waker
 from sponge_system.logs import event
 
 __all__ = ["Front"]
@@ -46,6 +47,7 @@ class Front:
         self._metrics.reporting.set_function(lambda: self._picker.reporting(SILENCE_S))
         self._readers: dict[Pod, asyncio.Task[None]] = {}
         self._reader: LoadReader | None = None
+        self._waker: Waker | None = None
         self._stop = asyncio.Event()
 
     async def run(self) -> None:
@@ -64,9 +66,14 @@ class Front:
             if settings.token_file is not None:
                 read_token(settings.token_file)  # a mistake shows at once
                 self._reader = LoadReader(session, settings.token_file, self._picker.reported)
-            following = loop.create_task(self._follow(session))
+            access = in_cluster() if settings.service else None
+            if access is not None and settings.wakes:
+                namespace = settings.namespace or access.namespace
+                self._waker = Waker(session, access, namespace, settings.service)
+            following = loop.create_task(self._follow(session, access))
             try:
-                await stack.enter_async_context(PickerServer(self._picker, self._metrics, addresses))
+                server = PickerServer(self._picker, self._metrics, addresses, self._waker)
+                await stack.enter_async_context(server)
                 await stack.enter_async_context(StatusServer(settings.status_port, self._metrics))
                 await tell(settings.directory, "stay")  # the picker before this one may have told it to leave
                 event(log, "front.ready", rule=settings.rule, service=settings.service, socket=str(socket))
@@ -84,19 +91,20 @@ class Front:
                     task.cancel()
                 await asyncio.wait(tasks)
 
-    async def _follow(self, session: aiohttp.ClientSession) -> None:
+    async def _follow(self, session: aiohttp.ClientSession, access: ApiAccess | None) -> None:
         settings = self._settings
-        if not settings.service:
+        if access is None:
             self._keep(settings.pods)
             await self._stop.wait()
             return
-        access = in_cluster()
         namespace = settings.namespace or access.namespace
         await EndpointSlices(session, access, namespace, settings.service, self._keep).follow()
 
     def _keep(self, pods: Sequence[Pod]) -> None:
         self._picker.keep(pods)
         write_endpoints(self._settings.directory, pods)
+        if self._waker is not None:
+            self._waker.keep(pods)
         event(log, "pods.known", pods=len(pods))
         for gone in self._readers.keys() - set(pods):
             self._readers.pop(gone).cancel()

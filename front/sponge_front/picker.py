@@ -87,6 +87,12 @@ class Picker:
         address = pod.grpc if headers.get(b"content-type", b"").startswith(GRPC) else pod.http
         return Pick(choice, address, f"{self._front} {choice.number}")
 
+    def waits_s(self, headers: Mapping[bytes, bytes]) -> float | None:
+        """How long a request with these headers may wait for the first pod; None: there is one, or any will do."""
+        if self.pods or not _is_inference(headers):
+            return None
+        return max(0.0, self._request(headers).deadline - self._clock())
+
     def ended(self, pick: Pick, ending: Ending) -> None:
         """The request has its answer, or will not have one."""
         self._table.ended(pick.choice, ending, self._clock())

@@ -46,6 +46,7 @@ class FrontSettings:
         status_port: for probes and Prometheus; 0 for none.
         picker_address: where other gateways ask for a pod, as `[::]:9002`; empty: only the socket in `directory`.
         drain_s: after a signal, the picker tells the proxy to leave, and goes on for so long.
+        wakes: where the service has no pod, ask for one, and let requests wait for it.
         log_level: of the log on stderr.
     """
 
@@ -58,4 +59,5 @@ class FrontSettings:
     status_port: int = 9093
     picker_address: str = ""
     drain_s: float = 0.0
+    wakes: bool = False
     log_level: Level = "info"

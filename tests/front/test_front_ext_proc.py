@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import grpc
+import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from sponge_core.routing.rules.least import LeastQueue
@@ -16,6 +17,7 @@ from sponge_front.metrics import FrontMetrics
 from sponge_front.picker import Picker
 from sponge_front.pods import Pod
 from sponge_front.protos import ext_proc_pb2 as pb
+from sponge_front.waker import Waker
 
 POD = Pod("a", "10.0.0.1", 8080, 8081, 9090)
 
@@ -26,17 +28,35 @@ class Site:
         self.metrics = FrontMetrics()
         self.picker = Picker("front", LeastQueue(lambda: 0.0), clock=lambda: 0.0, wall_clock=lambda: 0.0)
         self.picker.keep([POD])
+        self.waker: Waker | None = None
 
     def ended(self) -> dict[str, float]:
         samples = next(iter(self.metrics.requests.collect())).samples
         return {each.labels["ending"]: each.value for each in samples if each.name.endswith("_total") and each.value}
 
 
+class Waits:
+    """Stands for `Waker`: a pod comes at once, or never."""
+
+    def __init__(self, site: Site, comes: bool) -> None:
+        self._site = site
+        self._comes = comes
+        self.asked: list[float] = []
+
+    async def pod_within(self, left_s: float) -> None:
+        self.asked.append(left_s)
+        if self._comes:
+            self._site.picker.keep([POD])
+
+
 @asynccontextmanager
-async def serving(directory: Path) -> AsyncIterator[tuple[Site, grpc.aio.Channel]]:
+async def serving(
+    directory: Path, waker: Callable[[Site], Any] = lambda _: None
+) -> AsyncIterator[tuple[Site, grpc.aio.Channel]]:
     site = Site(directory)
+    site.waker = waker(site)
     async with (
-        PickerServer(site.picker, site.metrics, [site.address]),
+        PickerServer(site.picker, site.metrics, [site.address], site.waker),
         grpc.aio.insecure_channel(site.address) as channel,
     ):
         yield site, channel
@@ -137,3 +157,28 @@ async def test_health_is_served(tmp_path: Path) -> None:
     async with serving(tmp_path) as (_, channel):
         stub: Any = health_pb2_grpc.HealthStub(channel)
         assert (await stub.Check(health_pb2.HealthCheckRequest())).status == health_pb2.HealthCheckResponse.SERVING
+
+
+@pytest.mark.parametrize("comes", [True, False])
+async def test_a_request_waits_for_the_first_pod_and_the_proxy_is_told(tmp_path: Path, comes: bool) -> None:
+    async with serving(tmp_path, lambda site: Waits(site, comes)) as (site, channel):
+        site.picker.keep([])
+        call = stream(channel)
+        await call.write(request())
+        longer = (await call.read()).override_message_timeout
+        assert longer.seconds + longer.nanos / 1e9 == pytest.approx(2.0)  # of the SLO, until one is known, and a margin
+        answer = await call.read()
+        assert answer.request_headers.HasField("response") == comes
+        assert isinstance(site.waker, Waits)
+        assert site.waker.asked == [1.0]
+
+
+async def test_nothing_waits_where_there_is_a_pod_or_no_inference(tmp_path: Path) -> None:
+    async with serving(tmp_path, lambda site: Waits(site, comes=True)) as (site, channel):
+        for pods, method in (([POD], "POST"), ([], "GET")):
+            site.picker.keep(pods)
+            call = stream(channel)
+            await call.write(request(method))
+            assert (await call.read()).HasField("request_headers")
+        assert isinstance(site.waker, Waits)
+        assert site.waker.asked == []

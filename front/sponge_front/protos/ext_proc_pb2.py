@@ -24,7 +24,7 @@ _sym_db = _symbol_database.Default()
 
 
 
-DESCRIPTOR = _descriptor_pool.DescriptorPool().AddSerializedFile(b'\n\"sponge_front/protos/ext_proc.proto\x12\x19\x65nvoy.service.ext_proc.v3\"\xcd\x02\n\x11ProcessingRequest\x12\x41\n\x0frequest_headers\x18\x02 \x01(\x0b\x32&.envoy.service.ext_proc.v3.HttpHeadersH\x00\x12\x42\n\x10response_headers\x18\x03 \x01(\x0b\x32&.envoy.service.ext_proc.v3.HttpHeadersH\x00\x12P\n\nattributes\x18\t \x03(\x0b\x32<.envoy.service.ext_proc.v3.ProcessingRequest.AttributesEntry\x1aT\n\x0f\x41ttributesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x30\n\x05value\x18\x02 \x01(\x0b\x32!.envoy.service.ext_proc.v3.Struct:\x02\x38\x01\x42\t\n\x07request\"[\n\x0bHttpHeaders\x12\x35\n\x07headers\x18\x01 \x01(\x0b\x32$.envoy.service.ext_proc.v3.HeaderMap\x12\x15\n\rend_of_stream\x18\x03 \x01(\x08\"D\n\tHeaderMap\x12\x37\n\x07headers\x18\x01 \x03(\x0b\x32&.envoy.service.ext_proc.v3.HeaderValue\"<\n\x0bHeaderValue\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t\x12\x11\n\traw_value\x18\x03 \x01(\x0c\"\xec\x01\n\x12ProcessingResponse\x12\x45\n\x0frequest_headers\x18\x01 \x01(\x0b\x32*.envoy.service.ext_proc.v3.HeadersResponseH\x00\x12\x46\n\x10response_headers\x18\x02 \x01(\x0b\x32*.envoy.service.ext_proc.v3.HeadersResponseH\x00\x12;\n\x10\x64ynamic_metadata\x18\x08 \x01(\x0b\x32!.envoy.service.ext_proc.v3.StructB\n\n\x08response\"N\n\x0fHeadersResponse\x12;\n\x08response\x18\x01 \x01(\x0b\x32).envoy.service.ext_proc.v3.CommonResponse\"T\n\x0e\x43ommonResponse\x12\x42\n\x0fheader_mutation\x18\x02 \x01(\x0b\x32).envoy.service.ext_proc.v3.HeaderMutation\"k\n\x0eHeaderMutation\x12\x41\n\x0bset_headers\x18\x01 \x03(\x0b\x32,.envoy.service.ext_proc.v3.HeaderValueOption\x12\x16\n\x0eremove_headers\x18\x02 \x03(\t\"\xa2\x02\n\x11HeaderValueOption\x12\x36\n\x06header\x18\x01 \x01(\x0b\x32&.envoy.service.ext_proc.v3.HeaderValue\x12V\n\rappend_action\x18\x03 \x01(\x0e\x32?.envoy.service.ext_proc.v3.HeaderValueOption.HeaderAppendAction\"}\n\x12HeaderAppendAction\x12\x1b\n\x17\x41PPEND_IF_EXISTS_OR_ADD\x10\x00\x12\x11\n\rADD_IF_ABSENT\x10\x01\x12\x1e\n\x1aOVERWRITE_IF_EXISTS_OR_ADD\x10\x02\x12\x17\n\x13OVERWRITE_IF_EXISTS\x10\x03\"\x98\x01\n\x06Struct\x12=\n\x06\x66ields\x18\x01 \x03(\x0b\x32-.envoy.service.ext_proc.v3.Struct.FieldsEntry\x1aO\n\x0b\x46ieldsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12/\n\x05value\x18\x02 \x01(\x0b\x32 .envoy.service.ext_proc.v3.Value:\x02\x38\x01\"\x90\x01\n\x05Value\x12\x16\n\x0cnumber_value\x18\x02 \x01(\x01H\x00\x12\x16\n\x0cstring_value\x18\x03 \x01(\tH\x00\x12\x14\n\nbool_value\x18\x04 \x01(\x08H\x00\x12\x39\n\x0cstruct_value\x18\x05 \x01(\x0b\x32!.envoy.service.ext_proc.v3.StructH\x00\x42\x06\n\x04kind2\x7f\n\x11\x45xternalProcessor\x12j\n\x07Process\x12,.envoy.service.ext_proc.v3.ProcessingRequest\x1a-.envoy.service.ext_proc.v3.ProcessingResponse(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.DescriptorPool().AddSerializedFile(b'\n\"sponge_front/protos/ext_proc.proto\x12\x19\x65nvoy.service.ext_proc.v3\"\xcd\x02\n\x11ProcessingRequest\x12\x41\n\x0frequest_headers\x18\x02 \x01(\x0b\x32&.envoy.service.ext_proc.v3.HttpHeadersH\x00\x12\x42\n\x10response_headers\x18\x03 \x01(\x0b\x32&.envoy.service.ext_proc.v3.HttpHeadersH\x00\x12P\n\nattributes\x18\t \x03(\x0b\x32<.envoy.service.ext_proc.v3.ProcessingRequest.AttributesEntry\x1aT\n\x0f\x41ttributesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\x30\n\x05value\x18\x02 \x01(\x0b\x32!.envoy.service.ext_proc.v3.Struct:\x02\x38\x01\x42\t\n\x07request\"[\n\x0bHttpHeaders\x12\x35\n\x07headers\x18\x01 \x01(\x0b\x32$.envoy.service.ext_proc.v3.HeaderMap\x12\x15\n\rend_of_stream\x18\x03 \x01(\x08\"D\n\tHeaderMap\x12\x37\n\x07headers\x18\x01 \x03(\x0b\x32&.envoy.service.ext_proc.v3.HeaderValue\"<\n\x0bHeaderValue\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t\x12\x11\n\traw_value\x18\x03 \x01(\x0c\"\xb3\x02\n\x12ProcessingResponse\x12\x45\n\x0frequest_headers\x18\x01 \x01(\x0b\x32*.envoy.service.ext_proc.v3.HeadersResponseH\x00\x12\x46\n\x10response_headers\x18\x02 \x01(\x0b\x32*.envoy.service.ext_proc.v3.HeadersResponseH\x00\x12;\n\x10\x64ynamic_metadata\x18\x08 \x01(\x0b\x32!.envoy.service.ext_proc.v3.Struct\x12\x45\n\x18override_message_timeout\x18\n \x01(\x0b\x32#.envoy.service.ext_proc.v3.DurationB\n\n\x08response\"*\n\x08\x44uration\x12\x0f\n\x07seconds\x18\x01 \x01(\x03\x12\r\n\x05nanos\x18\x02 \x01(\x05\"N\n\x0fHeadersResponse\x12;\n\x08response\x18\x01 \x01(\x0b\x32).envoy.service.ext_proc.v3.CommonResponse\"T\n\x0e\x43ommonResponse\x12\x42\n\x0fheader_mutation\x18\x02 \x01(\x0b\x32).envoy.service.ext_proc.v3.HeaderMutation\"k\n\x0eHeaderMutation\x12\x41\n\x0bset_headers\x18\x01 \x03(\x0b\x32,.envoy.service.ext_proc.v3.HeaderValueOption\x12\x16\n\x0eremove_headers\x18\x02 \x03(\t\"\xa2\x02\n\x11HeaderValueOption\x12\x36\n\x06header\x18\x01 \x01(\x0b\x32&.envoy.service.ext_proc.v3.HeaderValue\x12V\n\rappend_action\x18\x03 \x01(\x0e\x32?.envoy.service.ext_proc.v3.HeaderValueOption.HeaderAppendAction\"}\n\x12HeaderAppendAction\x12\x1b\n\x17\x41PPEND_IF_EXISTS_OR_ADD\x10\x00\x12\x11\n\rADD_IF_ABSENT\x10\x01\x12\x1e\n\x1aOVERWRITE_IF_EXISTS_OR_ADD\x10\x02\x12\x17\n\x13OVERWRITE_IF_EXISTS\x10\x03\"\x98\x01\n\x06Struct\x12=\n\x06\x66ields\x18\x01 \x03(\x0b\x32-.envoy.service.ext_proc.v3.Struct.FieldsEntry\x1aO\n\x0b\x46ieldsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12/\n\x05value\x18\x02 \x01(\x0b\x32 .envoy.service.ext_proc.v3.Value:\x02\x38\x01\"\x90\x01\n\x05Value\x12\x16\n\x0cnumber_value\x18\x02 \x01(\x01H\x00\x12\x16\n\x0cstring_value\x18\x03 \x01(\tH\x00\x12\x14\n\nbool_value\x18\x04 \x01(\x08H\x00\x12\x39\n\x0cstruct_value\x18\x05 \x01(\x0b\x32!.envoy.service.ext_proc.v3.StructH\x00\x42\x06\n\x04kind2\x7f\n\x11\x45xternalProcessor\x12j\n\x07Process\x12,.envoy.service.ext_proc.v3.ProcessingRequest\x1a-.envoy.service.ext_proc.v3.ProcessingResponse(\x01\x30\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -46,23 +46,25 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_HEADERVALUE']._serialized_start=564
   _globals['_HEADERVALUE']._serialized_end=624
   _globals['_PROCESSINGRESPONSE']._serialized_start=627
-  _globals['_PROCESSINGRESPONSE']._serialized_end=863
-  _globals['_HEADERSRESPONSE']._serialized_start=865
-  _globals['_HEADERSRESPONSE']._serialized_end=943
-  _globals['_COMMONRESPONSE']._serialized_start=945
-  _globals['_COMMONRESPONSE']._serialized_end=1029
-  _globals['_HEADERMUTATION']._serialized_start=1031
-  _globals['_HEADERMUTATION']._serialized_end=1138
-  _globals['_HEADERVALUEOPTION']._serialized_start=1141
-  _globals['_HEADERVALUEOPTION']._serialized_end=1431
-  _globals['_HEADERVALUEOPTION_HEADERAPPENDACTION']._serialized_start=1306
-  _globals['_HEADERVALUEOPTION_HEADERAPPENDACTION']._serialized_end=1431
-  _globals['_STRUCT']._serialized_start=1434
-  _globals['_STRUCT']._serialized_end=1586
-  _globals['_STRUCT_FIELDSENTRY']._serialized_start=1507
-  _globals['_STRUCT_FIELDSENTRY']._serialized_end=1586
-  _globals['_VALUE']._serialized_start=1589
-  _globals['_VALUE']._serialized_end=1733
-  _globals['_EXTERNALPROCESSOR']._serialized_start=1735
-  _globals['_EXTERNALPROCESSOR']._serialized_end=1862
+  _globals['_PROCESSINGRESPONSE']._serialized_end=934
+  _globals['_DURATION']._serialized_start=936
+  _globals['_DURATION']._serialized_end=978
+  _globals['_HEADERSRESPONSE']._serialized_start=980
+  _globals['_HEADERSRESPONSE']._serialized_end=1058
+  _globals['_COMMONRESPONSE']._serialized_start=1060
+  _globals['_COMMONRESPONSE']._serialized_end=1144
+  _globals['_HEADERMUTATION']._serialized_start=1146
+  _globals['_HEADERMUTATION']._serialized_end=1253
+  _globals['_HEADERVALUEOPTION']._serialized_start=1256
+  _globals['_HEADERVALUEOPTION']._serialized_end=1546
+  _globals['_HEADERVALUEOPTION_HEADERAPPENDACTION']._serialized_start=1421
+  _globals['_HEADERVALUEOPTION_HEADERAPPENDACTION']._serialized_end=1546
+  _globals['_STRUCT']._serialized_start=1549
+  _globals['_STRUCT']._serialized_end=1701
+  _globals['_STRUCT_FIELDSENTRY']._serialized_start=1622
+  _globals['_STRUCT_FIELDSENTRY']._serialized_end=1701
+  _globals['_VALUE']._serialized_start=1704
+  _globals['_VALUE']._serialized_end=1848
+  _globals['_EXTERNALPROCESSOR']._serialized_start=1850
+  _globals['_EXTERNALPROCESSOR']._serialized_end=1977
 # @@protoc_insertion_point(module_scope)
