@@ -55,3 +55,21 @@ def test_a_surge_beyond_one_pod_starts_another_which_goes_again_without_a_lost_r
     assert ("Normal", "ScaledOut") in told
     assert ("Normal", "ScaledIn") in told
     assert 'sponge_operator_scalings_total{direction="in"' in scraped(kubectl)
+
+
+def test_all_pods_go_without_requests_and_one_comes_for_whoever_waits(kubectl: Kubectl, namespace: str) -> None:
+    service = Service(kubectl, namespace, "seldom")
+    service.apply(
+        model={"name": "seldom", "source": "digits://"},
+        slo={"latency": "1s"},
+        cpu={"min": "125m", "max": "500m", "step": "125m", "startup": "500m"},
+        replicas={"min": 0, "max": 2},
+        idle={"removeAfter": "10s"},
+    )
+    eventually(lambda: service.is_("Ready", "True", "PodsReady"), 60, "a new service has a pod")
+    eventually(lambda: service.is_("Ready", "True", "ScaledToZero"), 30, "nothing was asked of it")
+    eventually(lambda: not service.pods(), 20, "its pod is gone")
+    now = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+    kubectl("annotate", "sps", service.name, "-n", namespace, "--overwrite", f"serving.sponge.dev/wake={now}")
+    eventually(lambda: service.is_("Ready", "True", "PodsReady"), 60, "somebody waits for one")
+    eventually(lambda: service.is_("Ready", "True", "ScaledToZero"), 40, "but asks nothing")
