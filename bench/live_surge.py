@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +23,7 @@ from rich.table import Table
 from bench.live_baselines.piece import Place, run_piece
 from bench.live_baselines.replay import assumed, service_of, start_of
 from bench.live_baselines.schedules import Load, Target
-from bench.live_baselines.systems import SYSTEMS, System
+from bench.live_baselines.systems import SYSTEMS
 from bench.real_service import Kubectl
 from bench.results import INK, SPONGE, arguments, save
 from sponge_client.schedule import Schedule, Shot
@@ -30,14 +31,13 @@ from sponge_client.wire import prioritize_process
 from sponge_cluster import ConsoleProgress, Workers, down, status, up
 from sponge_cluster.chart import install_operator
 from sponge_profiles.profile import load_profile
-from sponge_simulator.scaling.hybrid import Hybrid
 
 CLUSTER, WORKERS = "surge", Workers(2, 1.0)
-TARGET = Target(pod_milli=500)
-NAMES = {
-    "sponge": System("pods in place, their number by the load", Hybrid, start="own", resized=True, is_sponge=True),
-    "themis": SYSTEMS["themis"],
-}
+TARGET = Target()
+NAMES = {"sponge": SYSTEMS["sponge-hybrid"], "themis": SYSTEMS["themis"]}
+POD_CORES = TARGET.replica_milli / 1000
+"""The largest size of a pod."""
+
 TIMES, FROM, UNTIL = 4.0, 0.2, 0.7
 """The rate is so many times as high in this part of the run."""
 
@@ -111,7 +111,7 @@ def main() -> None:
     with place(chosen.out / "live_surge") as found:
         for name in chosen.systems:
             system = NAMES[name]
-            whole = service_of(TARGET, load, model, assumed(TARGET, model))
+            whole = replace(service_of(TARGET, load, model, assumed(TARGET, model)), max_cores=POD_CORES)
             result = run_piece(found, TARGET, system, load, system.service(whole), start_of(system, whole))
             rows.append({"system": name, **{key: value for key, value in result.items() if key != "batches_s"}})
     document = {"seconds": seconds, "seed": chosen.seed, "rate_rps": chosen.rate, "times": TIMES, "rows": rows}

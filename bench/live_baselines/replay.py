@@ -85,7 +85,7 @@ def service_of(target: Target, load: Load, model: LatencyModel, seen: Seen) -> S
         load.rate_rps,
         target.max_batch,
         target.least_milli / 1000,
-        target.largest_milli / 1000,
+        target.most_milli / 1000,
         target.step_milli / 1000,
         max_replicas=target.most_replicas,
         replica_cores=target.replica_milli / 1000,
@@ -117,7 +117,7 @@ def replay(target: Target, load: Load, system: System, model: LatencyModel, seen
     world = ClusterModel(
         LEAD_S + load.schedule.duration_s,
         lambda: draw.choice(evidence.resizes_s),
-        node_cores=target.most_milli / 1000,
+        node_cores=whole.max_cores,
         by_periods=True,
         takes_s=batches.takes_s,
         learn=batches.learn,

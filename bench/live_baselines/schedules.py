@@ -28,7 +28,6 @@ class Target:
         most_milli: of all pods together.
         replica_milli: of a pod of systems that scale by the number of pods.
         step_milli, least_milli: sizes of a pod that is resized.
-        pod_milli: the largest of them, where several pods may be; None: one pod may have everything.
     """
 
     model: str = "resnet18"
@@ -40,17 +39,11 @@ class Target:
     most_milli: int = 1500
     step_milli: int = 125
     replica_milli: int = 500
-    pod_milli: int | None = None
     target: float = 0.99
 
     @property
     def most_replicas(self) -> int:
         return self.most_milli // self.replica_milli
-
-    @property
-    def largest_milli(self) -> int:
-        """The largest size of a pod that is resized."""
-        return self.most_milli if self.pod_milli is None else self.pod_milli
 
 
 @dataclass(frozen=True, slots=True)

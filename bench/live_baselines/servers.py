@@ -48,12 +48,11 @@ def sponge_service(
             "slo": {"latency": f"{target.slo_s * 1000:g}ms", "target": target.target * 100},
             "cpu": {
                 "min": cpu_quantity(least_milli or target.least_milli),
-                "max": cpu_quantity(most_milli or target.largest_milli),
+                "max": cpu_quantity(most_milli or target.most_milli),
                 "step": cpu_quantity(target.step_milli),
             },
             "replicas": {"min": 1, "max": replicas},
             "batch": {"max": target.max_batch},
-            "replicas": {"min": 1, "max": target.most_milli // target.largest_milli},
             "profile": {"from": target.profile},
             "template": VERBOSE,
         },

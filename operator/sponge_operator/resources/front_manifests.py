@@ -129,6 +129,7 @@ def _pod_template(service: SpongeService, settings: FrontSettings) -> dict[str, 
     shared = {"name": "front", "mountPath": DIRECTORY}
     token = {"name": "control-token", "mountPath": TOKEN_DIR, "readOnly": True}
     place = ["--directory", DIRECTORY]
+    wake = [] if service.spec.idle.remove_after is None else ["--wake"]
     security = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
     picker = {
         "image": settings.picker,
@@ -182,6 +183,7 @@ def _pod_template(service: SpongeService, settings: FrontSettings) -> dict[str, 
                     "args": [
                         *("front", "run", *place, "--service", service.name, "--token-file", f"{TOKEN_DIR}/token"),
                         *("--status-port", str(PICKER_PORT), "--drain-s", str(DRAIN_S)),
+                        *wake,
                     ],
                     "ports": [{"name": "picker", "containerPort": PICKER_PORT, "protocol": "TCP"}],
                     "volumeMounts": [shared, token],
