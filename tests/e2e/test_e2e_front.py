@@ -17,7 +17,7 @@ pytestmark = pytest.mark.e2e
 
 NAME = "fronted"
 REQUEST = json.dumps(
-    {"inputs": [{"name": "image", "datatype": "FP32", "shape": [1, 1, 8, 8], "data": [0.0] * 64}]}
+    {"inputs": [{"name": "input", "datatype": "FP32", "shape": [1, 1, 8, 8], "data": [0.0] * 64}]}
 ).encode()
 
 
