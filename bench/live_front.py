@@ -13,9 +13,9 @@ import time
 import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Self
+from typing import IO, Self
 
-__all__ = ["LiveFront", "envoy_program", "pod_option"]
+__all__ = ["LiveFront", "envoy_program", "free_port", "pod_option", "start_envoy"]
 
 READY_WITHIN_S = 60.0
 
@@ -28,6 +28,13 @@ def pod_option(url: str, grpc: str, control_url: str) -> str:
 def envoy_program() -> str:
     """Envoy from its wheel, beside the interpreter."""
     return shutil.which("envoy", path=str(Path(sys.executable).parent)) or "envoy"
+
+
+def start_envoy(directory: Path, log: IO[bytes]) -> subprocess.Popen[bytes]:
+    """Envoy with the bootstrap in a directory."""
+    arguments = ["--config-path", str(directory / "envoy.json"), "--concurrency", "1", "--use-dynamic-base-id"]
+    arguments += ["--log-level", "warning", "--component-log-level", "ext_proc:error"]
+    return subprocess.Popen([envoy_program(), *arguments], stderr=log)
 
 
 class LiveFront:
@@ -47,7 +54,7 @@ class LiveFront:
         self._pods = pods
         self._folder = tempfile.TemporaryDirectory(prefix="sponge-front-")
         self.directory = Path(self._folder.name)
-        self.http, self.grpc, self.status, self.picker_status = (_free_port() for _ in range(4))
+        self.http, self.grpc, self.status, self.picker_status = (free_port() for _ in range(4))
         command = [sys.executable, "-m", "sponge_cli.main", "front"]
         place = ["--directory", str(self.directory)]
         self._prepare = [*command, "envoy-config", *place, "--write", "--host", "127.0.0.1"]
@@ -61,9 +68,7 @@ class LiveFront:
         subprocess.run(self._prepare, check=True, capture_output=True)
         self._log = (self.directory / "log").open("wb")
         self.start_picker()
-        arguments = ["--config-path", str(self.directory / "envoy.json"), "--concurrency", "1"]
-        arguments += ["--use-dynamic-base-id", "--log-level", "warning", "--component-log-level", "ext_proc:error"]
-        self.envoy = subprocess.Popen([envoy_program(), *arguments], stderr=self._log)
+        self.envoy = start_envoy(self.directory, self._log)
         until = time.monotonic() + READY_WITHIN_S
         while not self.is_ready():
             if time.monotonic() > until:
@@ -105,7 +110,8 @@ class LiveFront:
         return _sample(self.picker_status, "/metrics", name)
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """A port that nobody listens on just now."""
     with socket.socket() as sock:
         sock.bind(("127.0.0.1", 0))
         port: int = sock.getsockname()[1]

@@ -29,6 +29,9 @@ SETTLE_S = 0.3
 
 TIMEOUT_S = 5.0
 
+MOST_WAITING = 256
+"""Requests that wait at once."""
+
 
 class Waker:
     """The pods of one service: whether there are any, and asking for one.
@@ -45,6 +48,7 @@ class Waker:
         )
         self._there = asyncio.Event()
         self._asking: asyncio.Task[None] | None = None
+        self._waiting = 0
 
     def keep(self, pods: Sequence[Pod]) -> None:
         """Sets which pods there are."""
@@ -54,15 +58,23 @@ class Waker:
             self._there.clear()
 
     async def pod_within(self, left_s: float) -> None:
-        """Asks for a pod, unless that was done a moment ago; returns when there is one, or after `left_s` seconds."""
+        """Asks for a pod, unless that was done a moment ago; returns when there is one, or after `left_s` seconds.
+
+        It returns at once when too many wait.
+        """
         if self._asking is None or self._asking.done():
             self._asking = asyncio.create_task(self._ask(), name="wake")
+        if self._waiting >= MOST_WAITING:
+            return
+        self._waiting += 1
         try:
             async with asyncio.timeout(left_s):
                 await self._there.wait()
                 await asyncio.sleep(SETTLE_S)
         except TimeoutError:
             return
+        finally:
+            self._waiting -= 1
 
     async def _ask(self) -> None:
         """Ends when it may be asked again."""

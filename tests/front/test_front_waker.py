@@ -12,7 +12,7 @@ from aiohttp import web
 
 from sponge_front.endpoint_slices import ApiAccess
 from sponge_front.pods import Pod
-from sponge_front.waker import SETTLE_S, Waker
+from sponge_front.waker import MOST_WAITING, SETTLE_S, Waker
 
 POD = Pod("a", "10.0.0.1", 8080, 8081, 9090)
 PATH = "/apis/serving.sponge.dev/v1alpha1/namespaces/team-a/spongeservices/digits/status"
@@ -76,3 +76,13 @@ async def test_once_the_pods_are_gone_again_requests_wait_again() -> None:
         await asyncio.sleep(0)
         assert not waiting.done()
         waiting.cancel()
+
+
+async def test_the_number_of_those_who_wait_is_bounded() -> None:
+    async with waking() as (_, waker):
+        waiting = [asyncio.create_task(waker.pod_within(30.0)) for _ in range(MOST_WAITING)]
+        await asyncio.sleep(0)
+        await waker.pod_within(30.0)
+        assert not any(task.done() for task in waiting)
+        waker.keep([POD])
+        await asyncio.gather(*waiting)
