@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from sponge_core.control_api import LatencyCoefficients
@@ -12,6 +12,7 @@ from sponge_core.dispatch.decision import DispatchState, Launch, Limits
 from sponge_core.dispatch.interface import Dispatcher
 from sponge_core.edf_queue import EdfQueue, Request
 from sponge_core.routing.pod_load import MOST_LISTED, PodLoad, RunningBatch
+from sponge_core.routing.pod_replay import PodReplay
 from sponge_simulator.fronts.settings import FaultKind
 from sponge_simulator.replica import Replica
 from sponge_simulator.scaling.interface import Service
@@ -74,22 +75,50 @@ class Pod:
     def fail(self, kind: FaultKind) -> list[Request]:
         """A fault begins; returns the requests that are lost by that at once."""
         self.fault = kind
-        return self.restart() if kind in ("pod dies", "pod errs") else []
+        return self._restart() if kind in ("pod dies", "pod errs") else []
 
     def recover(self) -> list[Request]:
         """The fault is over, and the pod starts anew; returns the requests that are lost by that."""
         self.fault = None
-        return self.restart()
+        return self._restart()
 
-    def restart(self) -> list[Request]:
+    def _restart(self) -> list[Request]:
         lost = [*self.queue, *self._running]
         self._start()
         return lost
 
+    def admits(self, request: Request, now: float) -> bool:
+        """Whether by its queue it can meet one more request, and no fewer of the others."""
+        load = self.report(now)
+        if load is None:
+            return True
+        replay = PodReplay(load, self._service.model, now)
+        return replay.outlook_with(request.deadline).misses <= replay.outlook().misses
+
     def receive(self, request: Request, front: str, number: int, now: float) -> None:
         """Queues a request that has arrived as the front's `number`-th; the pod steps at once."""
         self._received[front] = max(number, self._received.get(front, 0))
-        self.queue.push(request)
+        self.take([request], now)
+
+    @property
+    def bored(self) -> bool:
+        """Whether it has nothing to do."""
+        return self.serving and not self.queue and self._replica.idle
+
+    def give(self, now: float) -> list[Request]:
+        """The batch that an idle pod of the same size would start, out of this one's queue."""
+        if not self.serving or not self.queue:
+            return []
+        decision = self._dispatch.decide(self._state(now)._replace(running=()))
+        given = list(decision.launches[0].requests) if decision.launches else []
+        for request in given:
+            self.queue.discard(request.id)
+        return given
+
+    def take(self, requests: Sequence[Request], now: float) -> None:
+        """Queues requests that another pod gave; this one steps at once."""
+        for request in requests:
+            self.queue.push(request)
         self._wake_at = now
 
     def step(self, now: float) -> Stepped:
@@ -102,15 +131,7 @@ class Pod:
             self._running = [request for request in self._running if request.id not in gone]
             found.ended.append(launch)
         if self.queue:
-            state = DispatchState(
-                now,
-                self.queue,
-                self._replica.running(now),
-                self._replica.usable_cores,
-                [self._service.model],
-                self._limits,
-            )
-            decision = self._dispatch.decide(state)
+            decision = self._dispatch.decide(self._state(now))
             self._replica.carry_out(decision, self.queue, now, self._takes_s)
             for launch in decision.launches:
                 self._running.extend(launch.requests)
@@ -118,6 +139,10 @@ class Pod:
             if decision.wake_at is not None:
                 self._wake_at = max(decision.wake_at, now + 1e-6)
         return found
+
+    def _state(self, now: float) -> DispatchState:
+        running, cores = self._replica.running(now), self._replica.usable_cores
+        return DispatchState(now, self.queue, running, cores, [self._service.model], self._limits)
 
     def _takes_s(self, launch: Launch) -> float:
         return self._true_s(launch) * (LIAR_S if self.fault == "pod lies" else 1.0)

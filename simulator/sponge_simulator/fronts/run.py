@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from functools import partial
 
 from sponge_core.edf_queue import Request
+from sponge_core.routing.interface import PodView
+from sponge_core.routing.pod_load import PodLoad
 from sponge_core.routing.pod_table import Choice, Ending, PodTable
 from sponge_core.routing.registry import RULES
 from sponge_simulator.fronts.pod import Pod
@@ -21,7 +23,10 @@ __all__ = ["FrontResult", "simulate_fronts"]
 
 @dataclass(frozen=True, slots=True)
 class FrontResult:
-    """How the requests ended: each of them in exactly one of `in_time`, `late`, `shed` and `failed`."""
+    """How the requests ended: each of them in exactly one of `in_time`, `late`, `shed` and `failed`.
+
+    `moved` counts those that were handed over or stolen.
+    """
 
     sent: int
     in_time: int
@@ -55,6 +60,16 @@ class _Way:
     tries: int
 
 
+class _KubeProxy:
+    """Any pod of the Service: nothing is learned from how requests end."""
+
+    def __init__(self, draw: Callable[[], float]) -> None:
+        self._draw = draw
+
+    def choose(self, now: float, request: Request, pods: Sequence[PodView]) -> int | None:  # noqa: ARG002
+        return int(self._draw() * len(pods)) if pods else None
+
+
 def simulate_fronts(requests: Sequence[Request], site: Site, fronts: Fronts, seed: int = 1) -> FrontResult:
     """Runs all requests to their end.
 
@@ -79,6 +94,8 @@ class _Run:
         self._ways: dict[int, _Way] = {}
         self._tally = Tally()
         self._failed = self._moved = 0
+        self._reports: dict[str, PodLoad] = {}  # the last of each pod
+        self._asking: set[str] = set()  # pods that have asked another for work
         self._now = 0.0
         self._events: list[tuple[float, int, Callable[[], None]]] = []
         self._order = 0
@@ -89,7 +106,10 @@ class _Run:
             self._at(fault.from_s, partial(self._break, fault))
 
     def _front(self, name: str) -> _Front:
-        table = PodTable(name, RULES[self._setting.rule].make(self._draw.random))
+        chosen = self._setting.rule
+        table = PodTable(
+            name, _KubeProxy(self._draw.random) if chosen is None else RULES[chosen].make(self._draw.random)
+        )
         table.keep(self._endpoints)
         return _Front(name, table)
 
@@ -123,11 +143,12 @@ class _Run:
         )
 
     def _enter(self, request: Request) -> None:
-        front = self._known_fronts[int(self._draw.random() * len(self._known_fronts))]
-        if not front.up:
+        known = self._known_fronts
+        front = known[int(self._draw.random() * len(known))] if known else None
+        if front is None or not front.up:
             self._failed += 1
-            return
-        self._send(front, request, 1)
+        else:
+            self._send(front, request, 1)
 
     def _send(self, front: _Front, request: Request, tries: int) -> None:
         choice = front.table.choose(self._now, request)
@@ -144,8 +165,8 @@ class _Run:
         pod = self._pods[way.choice.pod]
         if not pod.up or pod.fault == "pod errs":
             self._lose(request)
-            return
-        pod.receive(request, way.front.name, way.choice.number, self._now)
+        elif not self._hand_over(request, pod):
+            pod.receive(request, way.front.name, way.choice.number, self._now)
 
     def _step(self, pod: Pod) -> None:
         found = pod.step(self._now)
@@ -156,6 +177,48 @@ class _Run:
         for request in found.shed:
             if self._end(request, "refused"):
                 self._tally.shed += 1
+        if self._setting.steal and pod.bored:
+            self._steal(pod)
+
+    def _hand_over(self, request: Request, pod: Pod) -> bool:
+        """Whether a pod that cannot meet a request sends it back on arrival, and the proxy sends it to any other."""
+        way = self._ways[request.id]
+        others = [name for name in self._endpoints if name != pod.name]
+        if not self._setting.hand_over or not others or pod.admits(request, self._now):
+            return False
+        self._moved += 1
+        other = self._pods[others[int(self._draw.random() * len(others))]]
+        told = self._now + self._network.hop_s
+        self._at(told, lambda: way.front.table.ended(way.choice, "refused", told))
+        self._at(told + self._network.hop_s, lambda: self._arrive([request], other))
+        return True
+
+    def _steal(self, pod: Pod) -> None:
+        """An idle pod asks the pod with the longest reported queue for a batch."""
+        queues = [(load.waiting, name) for name, load in self._reports.items() if name != pod.name]
+        longest, name = max(queues, default=(0, ""))
+        if longest == 0 or pod.name in self._asking:
+            return
+        self._asking.add(pod.name)
+
+        def asked() -> None:
+            given = self._pods[name].give(self._now)
+            self._moved += len(given)
+            self._at(self._now + self._network.hop_s, lambda: got(given))
+
+        def got(given: list[Request]) -> None:
+            self._asking.discard(pod.name)
+            self._arrive(given, pod)
+
+        self._at(self._now + self._network.hop_s, asked)
+
+    def _arrive(self, requests: list[Request], pod: Pod) -> None:
+        """Requests reach a pod that did not get them from a front."""
+        if requests and pod.up and pod.fault != "pod errs":
+            pod.take(requests, self._now)
+        else:
+            for request in requests:
+                self._lose(request)
 
     def _end(self, request: Request, ending: Ending) -> bool:
         """A pod has answered or refused a request; returns whether a front still waits for that."""
@@ -189,6 +252,7 @@ class _Run:
             at = self._now + self._network.report_delay_s
 
             def read() -> None:
+                self._reports[name] = load
                 for front in self._fronts:
                     front.table.reported(name, load, at)
 
@@ -203,7 +267,7 @@ class _Run:
         pod = self._pods[name]
         for request in pod.fail(fault.kind):
             self._lose(request)
-        if fault.kind in ("pod dies", "pod hangs"):
+        if fault.kind in ("pod dies", "pod hangs") and fault.noticed:
             self._at(fault.from_s + fault.noticed_s, lambda: self._keep([each for each in self._pods if each != name]))
 
         def over() -> None:
@@ -225,7 +289,8 @@ class _Run:
             if way.front is front:  # its pod works on it for nobody
                 del self._ways[request_id]
                 self._failed += 1
-        self._at(fault.from_s + fault.noticed_s, lambda: self._known_fronts.remove(front))
+        if fault.noticed:
+            self._at(fault.from_s + fault.noticed_s, lambda: self._known_fronts.remove(front))
 
         def over() -> None:
             self._fronts[0] = self._front(f"{front.name}-again")

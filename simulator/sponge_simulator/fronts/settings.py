@@ -34,7 +34,12 @@ class Fault(NamedTuple):
     kind: FaultKind
     from_s: float
     until_s: float
-    noticed_s: float = 10.0
+    noticed_s: float = 5.0
+
+    @property
+    def noticed(self) -> bool:
+        """Whether the cluster notices it before it is over."""
+        return self.from_s + self.noticed_s < self.until_s
 
 
 class Network(NamedTuple):
@@ -56,14 +61,14 @@ class Fronts:
     """The fronts of a service.
 
     Attributes:
-        rule: chooses the pods.
+        rule: chooses the pods; None: there is no front, and kube-proxy sends each request to any pod of the Service.
         count: number of fronts; clients spread evenly over them, and each knows only what it has sent itself.
-        retries: how often a request is sent to another pod that could not be connected to, or has failed.
-        hand_over: a pod passes on a request that it could not meet, if another one can.
-        steal: a pod without work takes a batch out of the queue of another one.
+        retries: how often a request that has failed is sent to another pod.
+        hand_over: a request that its pod could not meet by its own queue on arrival goes to any other one, once.
+        steal: a pod without work takes a batch out of the longest queue of another one.
     """
 
-    rule: RuleName
+    rule: RuleName | None
     count: int = 1
     retries: int = 2
     hand_over: bool = False
