@@ -51,13 +51,12 @@ def address(service: Service, name: str) -> str:
     return str(found["spec"]["clusterIP"])
 
 
-def ask(host: str) -> int:
+def ask(host: str, slo_ms: float | None = None) -> int:
     """The status of one request for inference; 0: no answer."""
-    request = urllib.request.Request(
-        f"http://{host}:8080/v2/models/digits/infer", data=REQUEST, headers={"content-type": "application/json"}
-    )
+    headers = {"content-type": "application/json"} | ({} if slo_ms is None else {"x-sponge-slo-ms": f"{slo_ms:g}"})
+    request = urllib.request.Request(f"http://{host}:8080/v2/models/digits/infer", data=REQUEST, headers=headers)
     try:
-        with urllib.request.urlopen(request, timeout=20) as answer:
+        with urllib.request.urlopen(request, timeout=20 + (slo_ms or 0) / 1000) as answer:
             return int(answer.status)
     except urllib.error.HTTPError as error:
         return error.code
@@ -129,3 +128,25 @@ def test_a_front_that_is_not_wanted_any_more_is_removed(fronted: Service) -> Non
     eventually(lambda: not left(), 20, "its objects are deleted")
     assert ask(address(fronted, NAME)) == 200
     assert fronted.is_("Ready", "True", fronted.condition("Ready")["reason"])
+
+
+def test_a_request_that_finds_no_pod_is_held_until_one_serves(
+    operator_running: None, kubectl: Kubectl, namespace: str
+) -> None:
+    service = Service(kubectl, namespace, "seldom")
+    service.apply(
+        model={"name": "digits", "source": "digits://"},
+        slo={"latency": "1000ms"},
+        cpu={"min": "125m", "max": "500m", "step": "125m", "startup": "500m"},
+        replicas={"min": 0, "max": 2},
+        idle={"removeAfter": "10s"},
+        front={"replicas": 1},
+    )
+    kubectl("wait", "--for=create", "deployment/seldom-front", "-n", namespace, "--timeout=60s")
+    kubectl("rollout", "status", "deployment/seldom-front", "-n", namespace, "--timeout=120s")
+    host = address(service, "seldom-front")
+    eventually(lambda: ask(host, slo_ms=90_000) == 200, 20, "a new service has a pod, which answers through the front")
+    eventually(lambda: service.is_("Ready", "True", "ScaledToZero"), 40, "nothing was asked of it for a while")
+    eventually(lambda: not service.pods(), 20, "its pod is gone")
+    assert ask(host, slo_ms=90_000) == 200
+    assert len(service.pods()) == 1
