@@ -41,26 +41,26 @@ def replay(slacks: Sequence[float] = (), running: Sequence[RunningBatch] = (), c
 
 
 def test_an_idle_pod_answers_one_request_in_its_own_time() -> None:
-    outlook = replay(cores_milli=1000).outlook_with(NOW + 1.0)
+    outlook = replay(cores_milli=1000).outlook(NOW + 1.0)
     assert outlook == (0, pytest.approx(MODEL.latency(1, 1)), pytest.approx(MODEL.latency(1, 1)))
 
 
 def test_half_a_core_takes_twice_as_long() -> None:
-    assert replay().outlook_with(NOW + 1.0).own_s == pytest.approx(2 * MODEL.latency(1, 1))
+    assert replay().outlook(NOW + 1.0).own_s == pytest.approx(2 * MODEL.latency(1, 1))
 
 
 def test_a_request_joins_the_batch_of_those_that_wait() -> None:
-    assert replay([1.0] * 3).outlook_with(NOW + 1.0).ends_s == pytest.approx(2 * MODEL.latency(4, 1))
+    assert replay([1.0] * 3).outlook(NOW + 1.0).ends_s == pytest.approx(2 * MODEL.latency(4, 1))
 
 
 def test_what_cannot_be_met_is_missed() -> None:
-    outlook = replay().outlook_with(NOW + 0.01)
+    outlook = replay().outlook(NOW + 0.01)
     assert (outlook.misses, outlook.own_s) == (1, math.inf)
 
 
 def test_a_running_batch_ends_first() -> None:
     running = [RunningBatch(requests=8, threads=1, left_s=0.1, slack_s=1.0)]
-    assert replay((), running).outlook_with(NOW + 1.0).own_s == pytest.approx(0.2 + 2 * MODEL.latency(1, 1))
+    assert replay((), running).outlook(NOW + 1.0).own_s == pytest.approx(0.2 + 2 * MODEL.latency(1, 1))
 
 
 def test_an_advance_by_parts_is_one_advance() -> None:
@@ -77,7 +77,7 @@ def test_one_more_request_never_ends_the_work_sooner_than_it_takes(
 ) -> None:
     pod = replay(slacks, running, cores_milli)
     pod.advance(NOW + later_s)
-    without, also = pod.outlook(), pod.outlook_with(NOW + later_s + 2.0)
+    without, also = pod.outlook(), pod.outlook(NOW + later_s + 2.0)
     assert 0 <= without.misses <= len(slacks) + len(running)
     assert also.own_s >= MODEL.latency(1, 2)
     assert pod.outlook() == without  # a look changes nothing

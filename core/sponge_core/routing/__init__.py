@@ -4,3 +4,7 @@
 them; `registry` lists the rules by name. The live front and the simulator call the same functions, with the time as an
 argument.
 """
+
+from sponge_compiled import look_there_first
+
+look_there_first(__name__, __path__)

@@ -73,23 +73,14 @@ class PodReplay:
         if now > self._now:
             self._run(now, GONE)
 
-    def outlook(self) -> Outlook:
-        """What becomes of the requests that it has."""
-        return self._copy()._run(math.inf, GONE)
-
-    def outlook_with(self, deadline: float) -> Outlook:
-        """The same with one more request, which arrives now."""
-        other = self._copy()
-        return other._run(math.inf, other._queue(deadline))
-
-    def _copy(self) -> PodReplay:
-        other = PodReplay.__new__(PodReplay)
-        other._now, other._rate = self._now, self._rate
-        other._waiting, other._had = self._waiting.copy(), self._had.copy()
-        other._running = [Running(batch.threads, batch.left_s, batch.deadline) for batch in self._running]
-        other._cores, other._models, other._fastest = self._cores, self._models, self._fastest
-        other._limits = self._limits
-        return other
+    def outlook(self, deadline: float | None = None) -> Outlook:
+        """What becomes of the requests that it has; with one more that arrives now, if a deadline is given."""
+        now, rate, waiting, had, running = self._now, self._rate, self._waiting, self._had, self._running
+        self._waiting, self._had = waiting.copy(), had.copy()
+        self._running = [Running(batch.threads, batch.left_s, batch.deadline) for batch in running]
+        found = self._run(math.inf, GONE if deadline is None else self._queue(deadline))
+        self._now, self._rate, self._waiting, self._had, self._running = now, rate, waiting, had, running
+        return found
 
     def _queue(self, deadline: float) -> int:
         """Queues a request and returns its index."""

@@ -93,7 +93,7 @@ class Pod:
         if load is None:
             return True
         replay = PodReplay(load, self._service.model, now)
-        return replay.outlook_with(request.deadline).misses <= replay.outlook().misses
+        return replay.outlook(request.deadline).misses <= replay.outlook().misses
 
     def receive(self, request: Request, front: str, number: int, now: float) -> None:
         """Queues a request that has arrived as the front's `number`-th; the pod steps at once."""

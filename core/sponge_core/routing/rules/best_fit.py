@@ -62,4 +62,4 @@ def _outlooks(now: float, deadline: float, pod: PodView) -> tuple[Outlook, Outlo
     for sent in pod.sent:
         replay.arrive(sent.at, sent.deadline)
     replay.advance(now)
-    return replay.outlook(), replay.outlook_with(deadline)
+    return replay.outlook(), replay.outlook(deadline)
