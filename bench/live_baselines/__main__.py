@@ -119,7 +119,7 @@ def main() -> None:
         sys.exit("live_baselines: no runs yet; leave --report out")
     document = {"seconds": seconds, "seed": chosen.seed, "rows": [row.to_json() for row in rows]}
     save(chosen.out, "live_baselines", document, lambda figure: draw(figure, rows))
-    Console(width=None if sys.stdout.isatty() else 140).print(table_of(rows))
+    Console(width=None if sys.stdout.isatty() else 180).print(table_of(rows))
     for line in verdicts(rows, target.target):
         print(line)
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
+from rich.box import MARKDOWN
 from rich.table import Table
 
 from bench.live_baselines.campaign import KIND, fixed_milli
@@ -83,11 +84,11 @@ def best_of(rows: Sequence[Row], target: float) -> Row | None:
 
 
 def table_of(rows: Sequence[Row]) -> Table:
-    """One line for each run."""
-    table = Table()
+    """One line for each run; what it prints is Markdown, too."""
+    table = Table(box=MARKDOWN)
     for column in ("schedule", "system", "in time %", "by class", "cores", "resizes", "started", "restarts", "p99 ms"):
         table.add_column(column, justify="left" if column in ("schedule", "system") else "right")
-    for column in ("simulated: in time %", "cores", "off by"):
+    for column in ("simulated: in time %", "simulated: cores", "off by"):
         table.add_column(column, justify="right")
     for row in rows:
         live, virtual = row.live, row.virtual
