@@ -8,6 +8,7 @@ from __future__ import annotations
 import itertools
 import math
 import os
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -25,7 +26,7 @@ from sponge_workload.files import load_bandwidth
 __all__ = [
     "Plan",
     "Visit",
-    "capacity_now",
+    "Yardstick",
     "capacity_of",
     "goodput_visits",
     "measure_capacity",
@@ -46,6 +47,7 @@ START_S = 22.0
 AROUND_A_RUN_S = 2.5
 CAPACITY_BATCHES = (1, 4, 8, 16)
 YARDSTICK_S = 2.5
+FRESH_S = 90.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,11 +113,20 @@ def capacity_of(ledger: Ledger, plan: Plan) -> dict[str, Any]:
     return max(figures, key=lambda figure: float(figure["rows_per_s"]))
 
 
-def capacity_now(ledger: Ledger, plan: Plan) -> float:
-    """Measures the shape of the capacity again, briefly, because the machine's speed changes. In rows per second."""
-    best = capacity_of(ledger, plan)
-    (figure,) = bare(plan.served, plan.cores, best["processes"], best["threads"], [best["batch"]], YARDSTICK_S)
-    return float(figure["rows_per_s"])
+class Yardstick:
+    """The shape of the capacity, measured again and again, because the machine's speed changes."""
+
+    def __init__(self, ledger: Ledger, plan: Plan) -> None:
+        self._ledger, self._plan = ledger, plan
+        self._at, self._rows_per_s = -math.inf, 0.0
+
+    def rows_per_s(self) -> float:
+        """Of less than a minute and a half ago; measured anew if there is none."""
+        if time.monotonic() - self._at > FRESH_S:
+            best, plan = capacity_of(self._ledger, self._plan), self._plan
+            (figure,) = bare(plan.served, plan.cores, best["processes"], best["threads"], [best["batch"]], YARDSTICK_S)
+            self._at, self._rows_per_s = time.monotonic(), float(figure["rows_per_s"])
+        return self._rows_per_s
 
 
 def tune_visits(ledger: Ledger, plan: Plan, candidates: int) -> list[Visit]:
@@ -168,9 +179,11 @@ def goodput_visits(ledger: Ledger, plan: Plan, defaults: bool) -> list[Visit]:
     return _left(ledger, visits)
 
 
-def perform(ledger: Ledger, plan: Plan, visit: Visit, folder: Path) -> Iterator[tuple[Mapping[str, Any], Any]]:
-    """Measures the capacity once more, starts the server, takes the runs, keeps and yields each (parameters, result). A
-    backlog that a run leaves behind is waited for, and a server that does not get over it is started anew.
+def perform(
+    ledger: Ledger, plan: Plan, visit: Visit, folder: Path, yardstick: Yardstick
+) -> Iterator[tuple[Mapping[str, Any], Any]]:
+    """Measures the capacity if it is old, starts the server, takes the runs, keeps and yields each with its parameters.
+    A backlog that a run leaves behind is waited for, and a server that does not get over it is started anew.
 
     Args:
         folder: for the servers' logs.
@@ -179,7 +192,7 @@ def perform(ledger: Ledger, plan: Plan, visit: Visit, folder: Path) -> Iterator[
     uplink = load_bandwidth("4g", 1, os.environ)
     assert uplink is not None
     left = list(visit.runs)
-    capacity = capacity_now(ledger, plan) if left else 0.0
+    capacity = yardstick.rows_per_s() if left else 0.0
     while left:
         with serving(system, visit.knobs, plan.cores, folder / f"{visit.system}.log") as server:
             warm_up(server)

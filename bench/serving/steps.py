@@ -140,13 +140,14 @@ class Steps:
 
     def _perform(self, plan: Plan, visits: list[Visit]) -> None:
         columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.completed}/{task.total}"))
+        yardstick = campaign.Yardstick(self._ledger, plan)
         with Progress(*columns, TimeRemainingColumn(), console=_console, transient=True) as progress:
             task = progress.add_task("runs", total=sum(len(visit.runs) for visit in visits))
             for visit in visits:
                 fitting = visit.within(self._budget.left_s())
                 progress.update(task, description=f"{visit.kind} {visit.system}")
                 try:
-                    for params, result in campaign.perform(self._ledger, plan, fitting, self._out / "logs"):
+                    for params, result in campaign.perform(self._ledger, plan, fitting, self._out / "logs", yardstick):
                         progress.advance(task)
                         self._say(_line(params, result))
                 except SpongeError as error:
