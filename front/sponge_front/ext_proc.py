@@ -96,8 +96,7 @@ class PickerServer:
                     yield _RESPONSE_AS_IS
         finally:
             if pick is not None:
-                self._picker.ended(pick, ending)
-                self._metrics.requests.labels(ending).inc()
+                self._metrics.requests.labels(self._picker.ended(pick, ending)).inc()
 
 
 def _longer(seconds: float) -> pb.ProcessingResponse:

@@ -21,6 +21,9 @@ __all__ = ["Pick", "Picker", "ending_of"]
 UNKNOWN_SLO = SloPolicy(1.0)
 """Before any pod has told its SLO."""
 
+OVERDUE_S = 0.1
+"""A pod answers or refuses a request by its deadline; so much later, the answer must be here."""
+
 GRPC = b"application/grpc"
 INFERENCE = "/ModelInfer"
 REPOSITORY = "/v2/repository/"
@@ -38,11 +41,13 @@ class Pick:
         choice: names the request among those of its pod.
         address: host and port of the pod.
         sender: tells the pod which request of which front this is.
+        deadline: when it is due, on the picker's clock.
     """
 
     choice: Choice
     address: str
     sender: str
+    deadline: float
 
 
 class Picker:
@@ -80,12 +85,13 @@ class Picker:
         """The pod of a request with these headers, in lower case; None: any pod will do, or there is none."""
         if not _is_inference(headers):
             return None
-        choice = self._table.choose(self._clock(), self._request(headers))
+        request = self._request(headers)
+        choice = self._table.choose(self._clock(), request)
         if choice is None:
             return None
         pod = self.pods[choice.pod]
         address = pod.grpc if headers.get(b"content-type", b"").startswith(GRPC) else pod.http
-        return Pick(choice, address, f"{self._front} {choice.number}")
+        return Pick(choice, address, f"{self._front} {choice.number}", request.deadline)
 
     def waits_s(self, headers: Mapping[bytes, bytes]) -> float | None:
         """How long a request with these headers may wait for the first pod; None: there is one, or any will do."""
@@ -93,9 +99,13 @@ class Picker:
             return None
         return max(0.0, self._request(headers).deadline - self._clock())
 
-    def ended(self, pick: Pick, ending: Ending) -> None:
-        """The request has its answer, or will not have one."""
-        self._table.ended(pick.choice, ending, self._clock())
+    def ended(self, pick: Pick, ending: Ending) -> Ending:
+        """The request has its answer, or will not have one. Returns how it has ended."""
+        now = self._clock()
+        if ending == "cancelled" and now > pick.deadline + OVERDUE_S:
+            ending = "failed"  # its client gave up, as the pod had neither answered nor refused it
+        self._table.ended(pick.choice, ending, now)
+        return ending
 
     def reporting(self, within_s: float) -> int:
         """Number of pods that have reported in the last `within_s` seconds."""

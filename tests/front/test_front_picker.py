@@ -151,6 +151,15 @@ def test_a_pod_that_is_gone_is_forgotten() -> None:
     assert second.address == "10.0.0.2:8080"
 
 
+def test_a_client_that_gives_up_after_its_deadline_has_waited_for_the_pod() -> None:
+    site = Site()
+    for waited_s, ending in ((0.1, "cancelled"), (5.0, "failed")):
+        pick = site.picker.pick(REST | {b"x-sponge-slo-ms": b"300"})
+        assert pick is not None
+        site.now += waited_s
+        assert site.picker.ended(pick, "cancelled") == ending
+
+
 def test_pods_that_are_silent_do_not_count_as_reporting() -> None:
     site = Site()
     site.picker.reported("a", load())
