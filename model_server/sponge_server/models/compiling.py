@@ -88,7 +88,7 @@ def compile_model(url: str, output: Path, max_batch: int, step: Callable[[str], 
         made = Package(half, torch.__version__, torch.backends.cpu.get_cpu_capability())
         compiled = replace(model, forward=made, platform=PLATFORM, max_batch=max_batch)
         report = _checked(model, compiled, max_batch, output)
-        sidecar_path(half).write_text(_sidecar(compiled, report).model_dump_json(indent=1, exclude_none=True))
+        sidecar_path(half).write_text(_sidecar(compiled, report).model_dump_json(indent=1, exclude_defaults=True))
         sidecar_path(half).replace(sidecar_path(output))
         half.replace(output)
     return replace(report, size_bytes=output.stat().st_size)

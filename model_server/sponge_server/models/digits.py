@@ -116,7 +116,8 @@ def _write(path: Path, program: torch.export.ExportedProgram, sidecar: Sidecar) 
         with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
             half = Path(scratch) / path.name
             torch.export.save(program, half)
-            sidecar_path(half).write_text(sidecar.model_dump_json(indent=1), encoding="utf-8")
+            # Without what is as usual, servers of earlier versions read it too: the folder may be shared.
+            sidecar_path(half).write_text(sidecar.model_dump_json(indent=1, exclude_defaults=True), encoding="utf-8")
             sidecar_path(half).replace(sidecar_path(path))
             half.replace(path)
     except OSError as error:
