@@ -9,6 +9,7 @@ import sys
 EXPERIMENTS: dict[str, tuple[str, ...]] = {
     "bench.dispatch_ablation": ("--short",),
     "bench.experiments.sizes": ("--short",),
+    "bench.experiments.front": ("--short",),
     "bench.decision_time": ("--short",),
     "bench.planner_speed": ("--short",),
     "bench.lane_speed": ("--rounds", "5"),
