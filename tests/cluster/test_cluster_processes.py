@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from sponge_cluster.cleanup import other_folder
 from sponge_cluster.errors import ClusterError
 from sponge_cluster.processes import ProcessId, alive, check, identify, parse_stat, spawn, stop, tail, wait_until
 
@@ -27,6 +28,12 @@ def started(tmp_path: Path) -> Iterator[ProcessId]:
     process = spawn(SLEEP, log=tmp_path / "log", env=os.environ, cwd=tmp_path)
     yield process
     stop([process], 0.0)
+
+
+def test_a_daemon_of_another_cluster_of_that_name_is_known_by_its_folder(started: ProcessId, tmp_path: Path) -> None:
+    assert other_folder(tmp_path, [started]) is None
+    assert other_folder(tmp_path / "elsewhere", [started]) == tmp_path
+    assert other_folder(tmp_path, [replace(started, pid=2**22)]) is None
 
 
 @pytest.mark.parametrize(

@@ -13,9 +13,17 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from sponge_cluster.errors import ClusterError
-from sponge_cluster.processes import check, identify
+from sponge_cluster.processes import ProcessId, check, identify
 
-__all__ = ["foreign_daemon", "mounts_below", "remove_folder", "remove_outside", "shim_sockets", "unmount_below"]
+__all__ = [
+    "foreign_daemon",
+    "mounts_below",
+    "other_folder",
+    "remove_folder",
+    "remove_outside",
+    "shim_sockets",
+    "unmount_below",
+]
 
 _CNI_CACHE = Path("/var/lib/cni/results")
 _CONTAINER_LOGS = Path("/var/log/containers")
@@ -33,6 +41,16 @@ def foreign_daemon(name: str, namespace: str, ours: Iterable[int]) -> int | None
             # A zombie still has its name and its namespaces.
             if named and identify(int(folder.name)) and (folder / "ns" / namespace).stat().st_ino == here:
                 return int(folder.name)
+    return None
+
+
+def other_folder(run: Path, daemons: Iterable[ProcessId]) -> Path | None:
+    """The folder of one of these daemons that was not started in `run`, as each of a cluster's own was."""
+    for daemon in daemons:
+        with contextlib.suppress(OSError):  # it may end meanwhile
+            started_in = Path(str(Path(f"/proc/{daemon.pid}/cwd").readlink()).removesuffix(" (deleted)"))
+            if not started_in.is_relative_to(run.resolve()):
+                return started_in
     return None
 
 

@@ -100,6 +100,9 @@ class NativeBackend:
             return
         if os.geteuid() != 0:
             raise ClusterError("stopping the native cluster needs root: use sudo")
+        # cgroups have no namespaces that hide those of another user's cluster, or of one in another network.
+        if (other := cleanup.other_folder(run, cgroups.members(group, [cgroups.DAEMONS]))) is not None:
+            raise ClusterError(f"a cluster '{name}' of {other} runs on this machine; choose another --name")
         processes = read_processes(run)
 
         def end(*programs: str, grace_s: float) -> None:
