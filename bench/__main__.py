@@ -25,6 +25,7 @@ EXPERIMENTS: dict[str, tuple[str, ...]] = {
     "bench.live_resize": ("--short",),
     "bench.overload_classes": ("--short",),
     "bench.live_ablation": ("--short",),
+    "bench.front": ("--short",),
 }
 """Every experiment, with its arguments for `--short`."""
 

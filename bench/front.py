@@ -3,7 +3,7 @@
 First one request after the other to a trivial model, straight to its server and through a front: the difference is
 what the front adds, and the CPU time of Envoy and of the picker is what it costs.
 
-Then ResNet-18 on three servers of half a core each, in CPU cgroups of their own, at nine tenths of the rate at which
+Then three servers of half a core each, in CPU cgroups of their own, at nine tenths of the rate at which
 they answer: Poisson arrivals, half due after one second and half after two. The requests are dealt out at random, as
 kube-proxy does with each connection; at random and by the front's rule, both through the front; and one server has all
 the cores. All ways get the same requests.
@@ -30,7 +30,7 @@ from rich.table import Table
 
 from bench.http_overhead import SMALL, WARM_UP, Caller
 from bench.live_front import LiveFront, pod_option
-from bench.live_server import LiveServer, process_cpu_s
+from bench.live_server import SOURCE, LiveServer, process_cpu_s
 from bench.results import BAD, BLUE, INK, SPONGE, Percentiles, arguments, save
 from sponge_client.client import SpongeClient
 from sponge_client.load import LoadRun
@@ -158,17 +158,17 @@ async def bodies_of(server: LiveServer) -> list[InferBody]:
         return image_bodies(await client.metadata(server.model), None)
 
 
-async def capacity(server: LiveServer, bodies: Sequence[InferBody], seconds: float) -> float:
-    """Answers per second while requests wait, after a second of each kind of batch."""
-    count = round(100 * CORES * seconds)
+async def capacity(servers: Sequence[LiveServer], bodies: Sequence[InferBody], cores: float, seconds: float) -> float:
+    """Answers per second of all servers together while requests wait at each, after two seconds."""
+    count = round(100 * cores * seconds)
     crowd = Schedule(tuple(Shot(i, 0.0, LOOSE_S, i % len(bodies)) for i in range(count)), seconds)
-    run = LoadRun(server.url, server.model, crowd, bodies, timeout_s=1.0)
-    task = asyncio.create_task(run.run())
+    runs = [LoadRun(server.url, server.model, crowd, bodies, timeout_s=1.0) for server in servers]
+    tasks = [asyncio.create_task(run.run()) for run in runs]
     await asyncio.sleep(2.0)
-    before = len(run.records)
+    before = sum(len(run.records) for run in runs)
     await asyncio.sleep(seconds)
-    rate = (len(run.records) - before) / seconds
-    await task
+    rate = (sum(len(run.records) for run in runs) - before) / seconds
+    await asyncio.gather(*tasks)
     return rate
 
 
@@ -179,9 +179,12 @@ def measure_shared(options: Namespace, seeds: int, seconds: float) -> tuple[floa
     rows = []
     token = secrets.token_hex(8)
     with contextlib.ExitStack() as stack, asyncio.Runner(loop_factory=precise_loop) as runner:
-        servers = [stack.enter_context(LiveServer(CORES, *size, number=pod, token=token)) for pod in range(PODS)]
+        servers = [
+            stack.enter_context(LiveServer(options.cores, *size, number=pod, token=token, source=options.source))
+            for pod in range(PODS)
+        ]
         bodies = runner.run(bodies_of(servers[0]))
-        rate = options.rate or LOAD * PODS * runner.run(capacity(servers[0], bodies, options.capacity_s))
+        rate = options.rate or LOAD * runner.run(capacity(servers, bodies, options.cores, options.capacity_s))
         planned = [schedule(rate, seconds, seed, len(bodies)) for seed in range(1, seeds + 1)]
         urls = [server.url for server in servers]
         records = [
@@ -197,7 +200,10 @@ def measure_shared(options: Namespace, seeds: int, seconds: float) -> tuple[floa
                     record for each in planned for record in runner.run(send([url], servers[0].model, [each], bodies))
                 ]
             rows.append(Row.of(way, records))
-    with LiveServer(PODS * CORES, *size) as server, asyncio.Runner(loop_factory=precise_loop) as runner:
+    with (
+        LiveServer(PODS * options.cores, *size, source=options.source) as server,
+        asyncio.Runner(loop_factory=precise_loop) as runner,
+    ):
         records = [
             record for each in planned for record in runner.run(send([server.url], server.model, [each], bodies))
         ]
@@ -212,13 +218,15 @@ def draw(figure: Figure, rows: Sequence[Row]) -> None:
     axes.barh([row.way for row in rows], [100 * row.missed_share for row in rows], color=colours[: len(rows)])
     axes.invert_yaxis()
     axes.set_xlabel("missed, %")
-    axes.set_title(f"ResNet-18 on {PODS} servers of {CORES:g} cores at {LOAD:g} of their capacity")
+    axes.set_title(f"{PODS} servers at {LOAD:g} of their capacity")
 
 
 def main() -> None:
     """Measures, writes and prints."""
     parser = arguments(__doc__)
     parser.add_argument("--rule", choices=get_args(RuleName), default=DEFAULT)
+    parser.add_argument("--cores", type=float, default=CORES, help="of each server; leave some for load and front")
+    parser.add_argument("--source", default=SOURCE, help="of the model; a slower one needs fewer requests")
     parser.add_argument("--rate", type=float, help="requests per second; by default measured")
     parser.add_argument("--capacity-s", type=float, default=8.0, help="seconds of that measurement")
     parser.add_argument("--seeds", type=int, default=2)
@@ -237,14 +245,14 @@ def main() -> None:
         cells = (one.latency_ms.p50, one.latency_ms.p99, one.envoy_cpu_ms, one.picker_cpu_ms)
         table.add_row(one.way, *(f"{cell:.2f}" for cell in cells))
     console.print(table)
-    table = Table(title=f"{PODS} x {CORES:g} cores at {rate:.1f} requests/s: {seeds} x {seconds:g} s")
+    table = Table(title=f"{PODS} x {options.cores:g} cores at {rate:.1f} requests/s: {seeds} x {seconds:g} s")
     for column in ("way", "requests", "missed", "%", "p50 ms", "p99 ms"):
         table.add_column(column, justify="left" if column == "way" else "right")
     for row in rows:
         latency = (f"{row.latency_ms.p50:.0f}", f"{row.latency_ms.p99:.0f}")
         table.add_row(row.way, str(row.requests), str(row.missed), f"{100 * row.missed_share:.2f}", *latency)
     console.print(table)
-    document = {"rate": rate, "seeds": seeds, "seconds": seconds}
+    document = {"cores": options.cores, "source": options.source, "rate": rate, "seeds": seeds, "seconds": seconds}
     document |= {"added": [asdict(one) for one in added], "rows": [asdict(row) for row in rows]}
     save(options.out, "front", document, lambda figure: draw(figure, rows))
 
