@@ -175,7 +175,6 @@ class _Run:
         return run, gateway
 
     async def _send(self, run: LoadRun, gateway: Gateway, kube: Kube) -> None:
-        loop = asyncio.get_running_loop()
         sending = asyncio.create_task(run.run())
         tasks = [sending]
         if self._system.by_rule:
@@ -190,7 +189,7 @@ class _Run:
                 self._target.most_milli,
                 round(1000 * self._service.replica_cores),
             )
-            tasks.append(asyncio.create_task(driver.run(loop.time())))
+            tasks.append(asyncio.create_task(driver.run(lambda: run.elapsed_s)))
         try:
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             for task in tasks:

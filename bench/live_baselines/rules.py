@@ -7,7 +7,7 @@ decides is limited as in the simulator: a pod or a size beyond what all pods may
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 from bench.live_baselines.pod_log import PodLog, is_ready, limit_milli
@@ -124,14 +124,17 @@ class RuleDriver:
         self._new_milli = new_milli
         self._replicas = start.replicas
 
-    async def run(self, zero: float) -> None:
-        """Plans and acts at the policy's interval; `zero` is the loop time of the start. Raises ApiError."""
-        loop = asyncio.get_running_loop()
+    async def run(self, clock: Callable[[], float]) -> None:
+        """Plans and acts at the policy's interval. Raises ApiError.
+
+        Args:
+            clock: seconds of the schedule, as the sender counts them: else requests would be in flight before they are.
+        """
         step = 0
         while True:
             step += 1
-            await asyncio.sleep(max(0.0, zero + step * self._policy.interval_s - loop.time()))
-            now = loop.time() - zero
+            await asyncio.sleep(max(0.0, step * self._policy.interval_s - clock()))
+            now = clock()
             self._hear(self._gateway.advance(now))
             await self._act(self._plan(now))
 

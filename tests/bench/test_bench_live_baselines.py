@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from bench.live_baselines.campaign import FIXED_SIZES, KIND, fixed_milli, next_f
 from bench.live_baselines.pod_log import PodLog
 from bench.live_baselines.replay import Virtual, assumed, replay, seen_in, service_of, start_of
 from bench.live_baselines.report import Row, best_of, verdicts
-from bench.live_baselines.rules import Gateway, fitting_replicas, fitting_sizes
+from bench.live_baselines.rules import Gateway, RuleDriver, fitting_replicas, fitting_sizes
 from bench.live_baselines.schedules import SCHEDULES, Load, Target, requests_of
 from bench.live_baselines.servers import NAME, plain_server
 from bench.live_baselines.systems import SYSTEMS, fixed
@@ -25,8 +26,10 @@ from hypothesis import strategies as st
 
 from sponge_client.schedule import Schedule, Shot
 from sponge_core.edf_queue import Request
+from sponge_operator.clients.kube import Kube
 from sponge_operator.resources.manifests import CONTAINER, SERVICE_LABEL
 from sponge_profiles.profile import load_profile
+from sponge_simulator.scaling.interface import Observation, Size
 
 TARGET = Target()
 MODEL = load_profile(TARGET.profile).latency_model()
@@ -115,6 +118,59 @@ def test_sizes_never_take_more_than_the_room(wanted: int, held: Sequence[int], r
     assert len(sizes) == len(held)
     assert sum(max(0, new - now) for new, now in zip(sizes, held, strict=True)) <= max(0, room)
     assert all(new == wanted or now <= new < wanted for new, now in zip(sizes, held, strict=True))
+
+
+class Told:
+    """Asks for one size after another, and keeps what it has seen."""
+
+    interval_s, dispatch = 0.01, "fifo"
+
+    def __init__(self, *sizes: Size) -> None:
+        self._sizes = list(sizes)
+        self.seen: list[Observation] = []
+        self.ten = asyncio.Event()
+
+    def arrived(self, now: float, request: Request) -> None:
+        """Takes no notice."""
+
+    def plan(self, state: Observation) -> Size:
+        self.seen.append(state)
+        if len(self.seen) == 10:
+            self.ten.set()
+        return self._sizes.pop(0) if len(self._sizes) > 1 else self._sizes[0]
+
+
+class Calls(Kube):
+    """Keeps what would be asked of the API server."""
+
+    def __init__(self) -> None:
+        self.made: list[object] = []
+
+    async def resize(
+        self, pod: Mapping[str, Any], container: str, milli: int | None, memory: int | None = None
+    ) -> dict[str, Any]:
+        self.made.append(milli)
+        return {}
+
+    async def merge(self, kind: str, namespace: str, name: str, patch: Mapping[str, Any]) -> dict[str, Any]:
+        self.made.append(patch["spec"]["replicas"])
+        return {}
+
+
+async def test_a_rule_is_carried_out_and_sees_requests_from_when_they_are_sent() -> None:
+    log, kube = PodLog(), Calls()
+    log.see(0.0, event("ADDED", "a", "500m"))
+    policy = Told(Size(0.5, 4, 1), Size(0.5, 4, 3))
+    times = iter(0.005 * tick for tick in range(10_000))
+    gateway = Gateway([Request(0, 0.02, 1.0)])
+    driver = RuleDriver(kube, log, gateway, policy, Size(0.5, 4, 1), FIXED_SIZES, 1500, 500)
+    running = asyncio.create_task(driver.run(lambda: next(times)))
+    await policy.ten.wait()
+    running.cancel()
+    assert kube.made == [3]
+    first, *_, last = policy.seen
+    assert (first.in_flight, first.ready, first.size.replicas) == (0.0, 1, 1)
+    assert (last.in_flight, last.size.replicas) == (1.0, 3)
 
 
 @given(smallest=st.sampled_from((*FIXED_SIZES, 2000)), guess=st.sampled_from(FIXED_SIZES))
