@@ -16,7 +16,8 @@ from sponge_images.kind_test import CRD, SERVICE, STOCK, cluster_config, listed
 
 def test_the_stock_node_image_needs_no_setting() -> None:
     config = cluster_config((), STOCK, stock=True)
-    assert config["nodes"] == [{"role": "control-plane", "extraMounts": [], "image": STOCK}]
+    labels = {"topology.kubernetes.io/zone": "zone-a"}
+    assert config["nodes"] == [{"role": "control-plane", "labels": labels, "extraMounts": [], "image": STOCK}]
     assert set(config) == {"kind", "apiVersion", "nodes"}
 
 

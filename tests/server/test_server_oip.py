@@ -87,7 +87,7 @@ def test_an_output_comes_back_bit_for_bit(case: tuple[str, np.ndarray[Any, Any]]
         assert content[json_length:] == array.tobytes()
     else:
         assert json_length is None
-        again = np.asarray(output["data"]).astype(NUMPY_TYPES[datatype]).reshape(output["shape"])
+        again = np.array(output["data"], dtype=NUMPY_TYPES[datatype]).reshape(output["shape"])
         np.testing.assert_array_equal(again, array)
 
 
