@@ -6,6 +6,7 @@ import asyncio
 import base64
 import io
 import json
+import math
 import os
 import re
 import signal
@@ -27,6 +28,7 @@ from PIL import Image
 
 import sponge_cluster
 from sponge_cluster import BUSYBOX_IMAGE, Cluster
+from sponge_core.control_api import LatencyCoefficients
 from sponge_operator.node.capacity import view_of
 
 __all__ = [
@@ -46,6 +48,7 @@ __all__ = [
     "operator_restarts",
     "quota_file",
     "resizes",
+    "rows_of",
     "scraped",
     "send",
     "server_state",
@@ -56,6 +59,9 @@ Kubectl = Callable[..., str]
 """Runs kubectl with these arguments and returns what it printed; see the fixture `kubectl`."""
 
 CGROUPS = Path("/sys/fs/cgroup")
+
+MOST_ROWS = 1000
+"""A little less than a server takes of such small rows."""
 
 PATIENCE = 3.0
 """Deadlines are given for a quiet machine; a busy one gets so many times as long before a test gives up."""
@@ -150,6 +156,13 @@ def server_state(service: Service, pod: dict[str, Any]) -> dict[str, Any]:
     return state
 
 
+def rows_of(service: Service, pod: dict[str, Any], core_s: float) -> int:
+    """So many digits take about so many core-seconds on this machine, by the server's own latency model."""
+    state = server_state(service, pod)
+    model, batch = LatencyCoefficients.model_validate(state["profile"]).model(), int(state["batch_cap"])
+    return min(MOST_ROWS, math.ceil(core_s * batch / model.latency(batch, 1)))
+
+
 def kill_container(pod: dict[str, Any]) -> None:
     """Kills the first process of the pod's container, as the kernel does when memory runs out."""
     processes = quota_file(pod).with_name("cgroup.procs").read_text().split()
@@ -189,11 +202,15 @@ def identity(pod: dict[str, Any]) -> tuple[str, str, int]:
     return pod["metadata"]["uid"], status["containerID"], status["restartCount"]
 
 
-def send(pod: dict[str, Any], model: str, rate: float, seconds: float, slo_ms: float) -> dict[int, int]:
-    """Sends noise as JPEG, evenly, straight to the pod; returns how often which HTTP status came."""
-    data = _noise()
+def send(pod: dict[str, Any], model: str, rate: float, seconds: float, slo_ms: float, rows: int = 0) -> dict[int, int]:
+    """Sends noise, evenly, straight to the pod; returns how often which HTTP status came.
+
+    Args:
+        rows: as so many digits in a tensor; 0: as one JPEG.
+    """
+    data, headers = _digits(rows) if rows else (_noise(), {"Content-Type": "image/jpeg"})
     url = f"http://{pod['status']['podIP']}:8080/v2/models/{model}/infer"
-    headers = {"Content-Type": "image/jpeg", "x-sponge-slo-ms": str(slo_ms)}
+    headers = headers | {"x-sponge-slo-ms": str(slo_ms)}
 
     async def run() -> dict[int, int]:
         counts: dict[int, int] = {}
@@ -269,6 +286,15 @@ class Client:
         except (aiohttp.ClientError, OSError) as error:
             outcome = type(error).__name__
         self.outcomes.append((began, outcome))
+
+
+def _digits(rows: int) -> tuple[bytes, dict[str, str]]:
+    """A request of so many rows in binary form, and its headers."""
+    size = {"binary_data_size": rows * 64 * 4}
+    tensor = {"name": "input", "datatype": "FP32", "shape": [rows, 1, 8, 8], "parameters": size}
+    head = json.dumps({"inputs": [tensor], "parameters": {"binary_data_output": True}}).encode()
+    pixels = np.random.default_rng(1).random((rows, 64), np.float32)
+    return head + pixels.tobytes(), {"Inference-Header-Content-Length": str(len(head))}
 
 
 def _noise() -> bytes:

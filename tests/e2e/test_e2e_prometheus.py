@@ -83,14 +83,18 @@ def test_every_query_returns_data(kubectl: Kubectl, digits: Service, secure: Ser
         statuses = send(pod, "digits", rate=200, seconds=6, slo_ms=300) | send(pod, "digits", 50, 1, slo_ms=0.01)
         assert statuses.get(200), statuses
         send(pod, "nothing", rate=20, seconds=1, slo_ms=300)
+        digits.patch(replicas={"min": 2, "max": 3})  # a further pod starts
 
         def empty() -> list[tuple[str, str]]:
             return [(title, expr) for title, expr in panels if not prometheus.query(expr)]
 
         try:
-            eventually(lambda: not empty(), 10, "every panel has data")
+            eventually(lambda: not empty(), 40, "every panel has data")
         except AssertionError:
             raise AssertionError(f"no data: {empty()}") from None
+        finally:
+            digits.patch(replicas={"min": 1, "max": 1})
+            eventually(lambda: len(digits.pods()) == 1, 20, "one pod is left")
         assert_rules_have_data(prometheus)
 
 

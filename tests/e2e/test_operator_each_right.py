@@ -224,14 +224,19 @@ def rights(cluster: Cluster, kubectl: Kubectl, tmp_path_factory: pytest.TempPath
     kubectl("create", "namespace", HERE)
     # Watching one namespace, nothing is granted for all of them but the reading of nodes and their pods.
     command = [str(cluster.helm), "template", HERE, str(CHART), "-n", HERE, "--kube-version", "1.36.0"]
-    shown = ["--show-only", "templates/rbac.yaml", "--show-only", "templates/uninstall.yaml"]
+    # Those of a front are not the operator's, but the role has to be there for the right to bind it.
+    shown = [part for name in ("rbac", "uninstall", "front") for part in ("--show-only", f"templates/{name}.yaml")]
     values = ["--set", f"watchNamespaces={{{HERE}}}", *shown]
     done = subprocess.run([*command, *values], capture_output=True, text=True, timeout=60, check=False)
     if done.returncode != 0:
         raise SpongeError(done.stderr)
     documents = [each for each in yaml.safe_load_all(done.stdout) if each and each["kind"] != "Job"]
     granted = Rights(kubectl, tmp_path_factory.mktemp("rights") / "kubeconfig")
-    granted.roles = [document for document in documents if document["kind"] in ("Role", "ClusterRole")]
+    granted.roles = [
+        document
+        for document in documents
+        if document["kind"] in ("Role", "ClusterRole") and document["metadata"]["name"] != f"{HERE}-sponge-front"
+    ]
     for document in documents:
         kubectl("apply", "-f", "-", document=document)
     account = next(document["metadata"]["name"] for document in documents if document["kind"] == "ServiceAccount")

@@ -87,7 +87,7 @@ def test_lint(cluster: Cluster) -> None:
         (["dashboard.enabled=false"], {*ALWAYS, "ClusterRoleBinding"}),
         # A namespaced install has no right outside of its namespaces.
         (
-            ["watchNamespaces={a,b}", "jointPlanning=false", "userRoles.enabled=false"],
+            ["watchNamespaces={a,b}", "jointPlanning=false", "userRoles.enabled=false", "front.enabled=false"],
             {*ALWAYS, "ConfigMap"} - {"ClusterRole"},
         ),
         (
