@@ -49,6 +49,11 @@ def start(layout: Layout, daemons: Daemons, system: SystemPrograms, progress: Pr
     for node in layout.nodes:
         wait_until_ready(layout, node, daemons)
     wait_until(api.has_default_account, "its use", timeout_s=START_S, guard=daemons.check)
+    # On a busy machine the first one may have been late with its report while the last one started.
+    at_once = "that all nodes are Ready at once"
+    wait_until(
+        lambda: all(api.node_ready(n.name) for n in layout.nodes), at_once, timeout_s=START_S, guard=daemons.check
+    )
 
 
 def wait_until_ready(layout: Layout, node: Node, daemons: Daemons) -> None:
