@@ -174,11 +174,12 @@ def test_metrics(kubectl: Kubectl, digits: Service) -> None:
     [
         ("patch", "pods/resize", True),
         ("watch", "pods", True),
-        ("patch", "pods", False),
+        ("patch", "pods", True),  # the mark of the pod that can be spared
         ("delete", "pods", False),
         ("create", "pods/eviction", False),
         ("create", "pods/exec", False),
-        ("delete", "deployments.apps", False),
+        ("delete", "deployments.apps", True),  # of fronts that are not wanted any more
+        ("delete", "replicasets.apps", False),
         ("delete", "secrets", False),
         ("list", "secrets", False),
         ("get", "nodes", True),
