@@ -12,16 +12,15 @@ from __future__ import annotations
 
 import random
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, replace
 from statistics import mean
 from typing import TYPE_CHECKING, NamedTuple
 
 from rich.console import Console
-from rich.progress import track
 from rich.table import Table
 
-from bench.results import INK, arguments, compared, save
+from bench.results import INK, compared, save
+from bench.simulations import arguments, run_all
 from sponge_core.cpu_sharing import CpuLoad
 from sponge_core.dispatch.batch_sizing import cheapest_batch
 from sponge_core.dispatch.registry import DEFAULT, POLICIES
@@ -154,10 +153,8 @@ def draw_on(figure: Figure, rows: Sequence[Row], cores: int) -> None:
 
 def main() -> None:
     """Runs every policy at every load and size; prints a table, writes JSON and a plot."""
-    parser = arguments(__doc__)
+    parser = arguments(__doc__, duration_s=20.0, processes=0)
     parser.add_argument("--profile", default="resnet18", help="a shipped profile or a file (default resnet18)")
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--duration-s", type=float, default=20.0)
     options = parser.parse_args()
     sizes = CORES[:2] if options.short else CORES
     seeds = 1 if options.short else options.seeds
@@ -170,9 +167,7 @@ def main() -> None:
         for seed in range(1, seeds + 1)
     ]
     console = Console()
-    with ProcessPoolExecutor() as workers:
-        done = track(workers.map(run, cases), "simulating", len(cases), console=Console(stderr=True), transient=True)
-        rows = sorted(summarise(list(done)), key=lambda row: (row.cores, row.load))
+    rows = sorted(summarise(run_all(run, cases, options.processes)), key=lambda row: (row.cores, row.load))
     for cores in sizes:
         capacity = capacity_rps(load_model(options.profile), cores)
         table = Table(title=f"{options.profile}, {cores} cores, capacity {capacity:.0f}/s: goodput % of possible")

@@ -8,7 +8,8 @@ predicted, with a standard deviation of 0.05. Pods report every 50 ms, a report 
 takes 1 ms.
 
 Beside the rules stand one pod with all the cores, three pods that share one queue, and kube-proxy. Then two fronts are
-compared while reports are 5 s old, and, at a load of 0.6, while a pod or a front fails from 20 s to 40 s.
+compared while reports are 5 s old, and, at a load of 0.6, while a pod or a front fails from 20 s to 40 s. Runs
+last longer, so that every trouble ends.
 
     python -m bench.experiments.front
     python -m bench.experiments.front --short
@@ -19,17 +20,16 @@ from __future__ import annotations
 import os
 import random
 from collections.abc import Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from itertools import chain
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 import numpy as np
 from rich.console import Console
-from rich.progress import track
 from rich.table import Table
 
-from bench.results import SOFT, SPONGE, arguments, save
+from bench.results import SOFT, SPONGE, save
+from bench.simulations import arguments, run_all
 from sponge_core.dispatch.policies.moldable import MoldableEdf
 from sponge_core.edf_queue import Request
 from sponge_core.routing.registry import DEFAULT, RULES
@@ -53,7 +53,6 @@ LOAD: Final = 0.9
 LOAD_IN_TROUBLE: Final = 0.6
 """So that the two other pods can take it."""
 
-DURATION_S: Final = 60.0
 PRESENT: Final = Network(hop_s=0.001, report_every_s=0.05, report_delay_s=0.002)
 STALE: Final = PRESENT._replace(report_delay_s=5.0)
 TROUBLE_S: Final = (20.0, 40.0)
@@ -243,14 +242,9 @@ def draw_on(figure: Figure, rows: Sequence[Found]) -> None:
 def main() -> None:
     """Runs everything; prints two tables, writes JSON and a plot."""
     parser = arguments(__doc__)
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--duration-s", type=float, default=DURATION_S, help="more than 40, so that every trouble ends")
-    parser.add_argument("--processes", type=int, default=1)
     options = parser.parse_args()
     given = cases(1, 45.0, ("wide",)) if options.short else cases(options.seeds, options.duration_s)
-    with ProcessPoolExecutor(options.processes) as workers:
-        done = track(workers.map(run, given), "simulating", len(given), console=Console(stderr=True), transient=True)
-        rows = summarise(given, list(done))
+    rows = summarise(given, run_all(run, given, options.processes))
     calm, troubled = ([row for row in rows if (row.trouble == FRESH) is nothing] for nothing in (True, False))
     out = Console(width=200)
     mixes = dict.fromkeys(row.mix for row in calm)

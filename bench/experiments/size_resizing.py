@@ -20,7 +20,8 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.experiments.sizes import BERT, MAX_BATCH, RATES, SLOS_S, schedule, true_s
-from bench.results import SOFT, SPONGE, arguments, save
+from bench.results import SOFT, SPONGE, save
+from bench.simulations import arguments
 from sponge_core.dispatch.policies.moldable import MoldableEdf
 from sponge_simulator.fleet import ClusterModel, simulate
 from sponge_simulator.scaling.interface import ScalingPolicy, Service
@@ -124,9 +125,6 @@ def draw(figure: Figure, rows: Sequence[Row]) -> None:
 def main() -> None:
     """Runs every rate; prints a table, writes JSON and a plot."""
     parser = arguments(__doc__)
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--duration-s", type=float, default=60.0)
-    parser.add_argument("--processes", type=int, default=1)
     options = parser.parse_args()
     seeds, duration_s = (1, 10.0) if options.short else (options.seeds, options.duration_s)
     with ProcessPoolExecutor(options.processes) as workers:

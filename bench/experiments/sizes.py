@@ -15,18 +15,17 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from statistics import mean
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from rich.console import Console
-from rich.progress import track
 from rich.table import Table
 
 from bench.bert_sizes import LONGEST, SHORTEST
 from bench.experiments.size_rules import by_bucket, by_slack, one_by_one
-from bench.results import arguments, compared, save
+from bench.results import compared, save
+from bench.simulations import arguments, run_all
 from sponge_core.calibration import Calibration
 from sponge_core.dispatch.decision import Decision, DispatchState, Launch
 from sponge_core.dispatch.interface import Dispatcher
@@ -203,9 +202,6 @@ def main() -> None:
     """Runs every rule at every rate; prints a table, writes JSON and a plot."""
     parser = arguments(__doc__)
     parser.add_argument("--rules", nargs="+", choices=RULES, default=[*RULES], metavar="RULE", help=", ".join(RULES))
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--duration-s", type=float, default=60.0)
-    parser.add_argument("--processes", type=int, default=1)
     options = parser.parse_args()
     seeds, duration_s = (1, 20.0) if options.short else (options.seeds, options.duration_s)
     capacity = capacity_rps()
@@ -213,9 +209,7 @@ def main() -> None:
     cases = [
         Case(rule, rate, seed, duration_s) for rate in rates for rule in options.rules for seed in range(1, seeds + 1)
     ]
-    with ProcessPoolExecutor(options.processes) as workers:
-        done = track(workers.map(run, cases), "simulating", len(cases), console=Console(stderr=True), transient=True)
-        rows = summarise(list(done))
+    rows = summarise(run_all(run, cases, options.processes))
     table = Table(title=f"BERT on {CORES} cores, capacity {capacity:.0f}/s: in time %, 200 ms / 1000 ms (goodput %)")
     table.add_column("rule")
     for rate in rates:

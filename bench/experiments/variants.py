@@ -16,17 +16,16 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass, fields
 from statistics import mean
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from rich.console import Console
-from rich.progress import track
 from rich.table import Table
 
 from bench.experiments.variant_rules import ByLevel, by_backlog, by_head, by_rate, by_slack, cheapest
-from bench.results import arguments, compared, save
+from bench.results import compared, save
+from bench.simulations import arguments, run_all
 from sponge_core.dispatch.decision import Variant
 from sponge_core.dispatch.interface import Dispatcher
 from sponge_core.dispatch.policies.moldable import MoldableEdf
@@ -224,9 +223,6 @@ def main() -> None:
     """Runs every rule at every load; prints tables, writes JSON and a plot."""
     parser = arguments(__doc__)
     parser.add_argument("--rules", nargs="+", choices=RULES, default=[*RULES], metavar="RULE", help=", ".join(RULES))
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--duration-s", type=float, default=60.0)
-    parser.add_argument("--processes", type=int, default=1)
     options = parser.parse_args()
     seeds, duration_s = (1, 20.0) if options.short else (options.seeds, options.duration_s)
     cases = [
@@ -236,9 +232,7 @@ def main() -> None:
         for rule in options.rules
         for seed in range(1, seeds + 1)
     ]
-    with ProcessPoolExecutor(options.processes) as workers:
-        done = track(workers.map(run, cases), "simulating", len(cases), console=Console(stderr=True), transient=True)
-        rows = summarise(list(done))
+    rows = summarise(run_all(run, cases, options.processes))
     for name, place in PLACES.items():
         title = f"{place.title}; 1 is {capacity_rps():.0f}/s: in time % (gold) accuracy % cores"
         Console(width=150).print(shown(title, [row for row in rows if row.place == name]))

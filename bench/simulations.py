@@ -1,0 +1,39 @@
+"""What comparisons in virtual time share: the options of their runs, and one process for each of several runs."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from typing import Any, TypeVar
+
+from rich.console import Console
+from rich.progress import track
+
+from bench import results
+
+__all__ = ["arguments", "run_all"]
+
+C = TypeVar("C")
+R = TypeVar("R")
+
+
+def arguments(text: str | None, **defaults: Any) -> argparse.ArgumentParser:
+    """An argument parser with the options of every comparison. `text` is the module's docstring."""
+    parser = results.arguments(text)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--duration-s", type=float, default=60.0)
+    parser.add_argument("--processes", type=int, default=1, help="0: one for each core of the machine")
+    parser.set_defaults(**defaults)
+    return parser
+
+
+def run_all(run: Callable[[C], R], cases: Sequence[C], processes: int) -> list[R]:
+    """The result of each case, in order, while stderr shows how far it is.
+
+    Args:
+        processes: how many cases run at a time; 0: one for each core of the machine.
+    """
+    with ProcessPoolExecutor(processes or None) as workers:
+        done = workers.map(run, cases)
+        return list(track(done, "simulating", len(cases), console=Console(stderr=True), transient=True))
