@@ -37,7 +37,8 @@ from sponge_profiles.profile import load_profile
 from sponge_simulator.fleet import ClusterModel, simulate
 from sponge_simulator.fronts.run import simulate_fronts
 from sponge_simulator.fronts.settings import FAULTS, Fault, Fronts, Network, Site
-from sponge_simulator.scaling.interface import Observation, Service, Size
+from sponge_simulator.scaling.interface import Service
+from sponge_simulator.scaling.static import Static
 from sponge_simulator.scenario import Scenario, SloClass
 from sponge_workload.files import load_arrivals, load_bandwidth
 
@@ -123,22 +124,6 @@ class Found:
         return 100 * self.missed / self.sent
 
 
-class _Fixed:
-    """A size that never changes."""
-
-    interval_s = 60.0
-    dispatch = "moldable-edf"
-
-    def __init__(self, cores: float, replicas: int) -> None:
-        self._size = Size(cores, MAX_BATCH, replicas)
-
-    def arrived(self, now: float, request: Request) -> None:
-        """Ignores arrivals."""
-
-    def plan(self, state: Observation) -> Size:  # noqa: ARG002 - the protocol's
-        return self._size
-
-
 def capacity_rps() -> float:
     """Requests per second that the pods answer in full batches."""
     return PODS * CORES * MAX_BATCH / MODEL.latency(MAX_BATCH, 1)
@@ -160,7 +145,7 @@ def run(case: Case) -> tuple[int, int, int, int, tuple[float, ...]]:
         replicas, cores = (1, PODS * CORES) if case.way == ONE_POD else (PODS, CORES)
         service = Service(MODEL, 1.0, LOAD * capacity_rps(), MAX_BATCH, cores, cores, CORES, replicas)
         cluster = ClusterModel(case.duration_s, service_ratio=lambda: draw.gauss(0.95, 0.05))
-        bound = simulate(requests, service, _Fixed(cores, replicas), MoldableEdf(), cluster)
+        bound = simulate(requests, service, Static(service, cores, replicas), MoldableEdf(), cluster)
         return bound.sent, bound.sent - bound.in_time, 0, 0, bound.latencies_s
     service = Service(MODEL, 1.0, LOAD * capacity_rps(), MAX_BATCH, CORES, CORES, CORES, PODS)
     faults = tuple(Fault(kind, *TROUBLE_S) for kind in FAULTS if kind == case.trouble)

@@ -9,13 +9,13 @@ __all__ = ["Static"]
 
 
 class Static:
-    """One replica of `cores` at all times, with batches as large as the service allows."""
+    """Replicas of `cores` at all times, one unless given, with batches as large as the service allows."""
 
     interval_s = 60.0
     dispatch = "edf-single-lane"
 
-    def __init__(self, service: Service, cores: float) -> None:
-        self._size = Size(cores, service.max_batch)
+    def __init__(self, service: Service, cores: float, replicas: int = 1) -> None:
+        self._size = Size(cores, service.max_batch, replicas)
 
     def arrived(self, now: float, request: Request) -> None:
         """Ignores arrivals."""
