@@ -243,7 +243,7 @@ def main() -> None:
         "load_in_trouble": LOAD_IN_TROUBLE,
         "rows": [asdict(row) for row in rows],
     }
-    save(options.out, "front", document, lambda figure: draw_on(figure, rows))
+    save(options.out, "front_rules", document, lambda figure: draw_on(figure, rows))
 
 
 if __name__ == "__main__":
