@@ -20,7 +20,6 @@ import re
 import sys
 import tempfile
 import time
-import urllib.request
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -32,6 +31,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.results import BLUE, INK, SOFT, SPONGE, Percentiles, arguments, save
+from bench.scraping import scraped
 from sponge_cluster.chart import NAMESPACE as OPERATOR_NAMESPACE
 from sponge_core.dispatch.decision import Launch
 from sponge_core.errors import SpongeError
@@ -122,11 +122,11 @@ class WatchedCluster(ClusterBackend):
         """The server's CPU seconds, read just before and just after the load."""
         assert self._endpoint is not None
         facts = await super().facts()
-        text = await asyncio.to_thread(_read, f"{self._endpoint.control_url}/metrics")
-        found = re.search(r"^process_cpu_seconds_total (\S+)$", text, re.MULTILINE)
-        if found is None:
+        samples = await asyncio.to_thread(scraped, f"{self._endpoint.control_url}/metrics")
+        cpu_s = samples.get("process_cpu_seconds_total")
+        if cpu_s is None:
             raise DemoError("the server's metrics have no process_cpu_seconds_total")
-        self._cpu_s.append((time.monotonic(), float(found[1])))
+        self._cpu_s.append((time.monotonic(), cpu_s))
         return facts
 
     async def stop(self) -> None:
@@ -160,11 +160,6 @@ def pooled(evidence: Sequence[Evidence]) -> Evidence:
         tuple(took for each in evidence for took in each.resizes_s),
         fmean(each.overhead_cores for each in evidence),
     )
-
-
-def _read(url: str) -> str:
-    with urllib.request.urlopen(url, timeout=30) as answer:
-        return str(answer.read(), "utf-8")
 
 
 def drive(scenario: SteadyScenario, backend: WatchedCluster, folder: Path, say: Callable[[str], None]) -> Row:

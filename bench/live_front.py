@@ -10,10 +10,11 @@ import subprocess
 import sys
 import tempfile
 import time
-import urllib.request
 from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Self
+
+from bench.scraping import scraped
 
 __all__ = ["LiveFront", "envoy_program", "free_port", "pod_option", "start_envoy"]
 
@@ -103,11 +104,11 @@ class LiveFront:
     def healthy(self, cluster: str) -> float:
         """How many members of one of its clusters Envoy takes for healthy."""
         name = f'envoy_cluster_membership_healthy{{envoy_cluster_name="{cluster}"}}'
-        return _sample(self.status, "/stats/prometheus", name)
+        return scraped(f"http://127.0.0.1:{self.status}/stats/prometheus")[name]
 
     def metric(self, name: str) -> float:
         """A sample of the picker's metrics, named with its labels. Raises KeyError, OSError."""
-        return _sample(self.picker_status, "/metrics", name)
+        return scraped(f"http://127.0.0.1:{self.picker_status}/metrics")[name]
 
 
 def free_port() -> int:
@@ -116,12 +117,3 @@ def free_port() -> int:
         sock.bind(("127.0.0.1", 0))
         port: int = sock.getsockname()[1]
         return port
-
-
-def _sample(port: int, path: str, name: str) -> float:
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=10) as response:
-        for line in response.read().decode().splitlines():
-            sample, _, value = line.rpartition(" ")
-            if sample == name:
-                return float(value)
-    raise KeyError(name)

@@ -20,6 +20,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from bench.scraping import scraped
 from sponge_core.control_api import ApplyRequest, SizeRange, StateSnapshot
 from sponge_core.errors import SpongeError
 from sponge_operator.autoscale.cgroup_target import CgroupTarget
@@ -124,10 +125,7 @@ class LiveServer:
 
     def metrics(self) -> dict[str, float]:
         """Every sample of its exposition by name and labels."""
-        with urllib.request.urlopen(f"{self.control_url}/metrics", timeout=30) as answer:
-            lines = answer.read().decode().splitlines()
-        samples = (line.rpartition(" ") for line in lines if not line.startswith("#"))
-        return {name: float(value) for name, _, value in samples}
+        return scraped(f"{self.control_url}/metrics")
 
     def events(self, name: str) -> list[dict[str, Any]]:
         """The fields of what it logged under this name so far."""
