@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -15,8 +14,9 @@ from pathlib import Path
 from typing import IO, Self
 
 from bench.scraping import scraped
+from sponge_cluster.layout import free_port
 
-__all__ = ["LiveFront", "envoy_program", "free_port", "pod_option", "start_envoy"]
+__all__ = ["LiveFront", "envoy_program", "pod_option", "start_envoy"]
 
 READY_WITHIN_S = 60.0
 
@@ -109,11 +109,3 @@ class LiveFront:
     def metric(self, name: str) -> float:
         """A sample of the picker's metrics, named with its labels. Raises KeyError, OSError."""
         return scraped(f"http://127.0.0.1:{self.picker_status}/metrics")[name]
-
-
-def free_port() -> int:
-    """A port that nobody listens on just now."""
-    with socket.socket() as sock:
-        sock.bind(("127.0.0.1", 0))
-        port: int = sock.getsockname()[1]
-        return port

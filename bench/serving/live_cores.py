@@ -22,11 +22,12 @@ from bench.serving.campaign import Plan, capacity_of, tuned
 from bench.serving.ledger import Ledger
 from bench.serving.measure import Timing, open_loop, warm_up
 from bench.serving.schedule import MIXES, varying_shots
-from bench.serving.servers import Server, free_port, serving
+from bench.serving.servers import Server, serving
 from bench.serving.systems import Knobs, System
 from bench.serving.systems.sponge import ResizableSponge
 from bench.serving.workloads import Served
 from sponge_client.schedule import Shot
+from sponge_cluster.layout import free_port
 from sponge_core.control_api import SizeRange
 from sponge_operator.autoscale.cgroup_target import CgroupTarget
 from sponge_operator.autoscale.control_loop import ControlLoop, Standalone

@@ -10,7 +10,6 @@ import http.client
 import itertools
 import os
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -24,6 +23,7 @@ import psutil
 from bench.serving.environments import python_of
 from bench.serving.systems import Knobs, System
 from bench.serving.systems.interface import REPOSITORY
+from sponge_cluster.layout import free_port
 from sponge_core.errors import SpongeError
 from sponge_system.cgroup import Cgroup
 
@@ -131,13 +131,6 @@ def last_words(log: Path) -> str:
     """The end of a log, on one line."""
     lines = [line for line in log.read_text(errors="replace").splitlines() if line.strip()]
     return f"{' / '.join(lines[-LOG_LINES:]) or 'it said nothing'} (log: {log})"
-
-
-def free_port() -> int:
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        port: int = taken.getsockname()[1]
-        return port
 
 
 def _wait_ready(server: Server) -> None:

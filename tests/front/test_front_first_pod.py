@@ -9,8 +9,9 @@ from pathlib import Path
 import aiohttp
 import pytest
 from aiohttp import web
-from bench.live_front import free_port, start_envoy
+from bench.live_front import start_envoy
 
+from sponge_cluster.layout import free_port
 from sponge_core.routing.rules.least import LeastQueue
 from sponge_front.endpoint_slices import ApiAccess
 from sponge_front.envoy_config import picker_socket

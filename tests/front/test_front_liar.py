@@ -12,8 +12,9 @@ from typing import Literal
 import aiohttp
 import pytest
 from aiohttp import web
-from bench.live_front import LiveFront, free_port
+from bench.live_front import LiveFront
 
+from sponge_cluster.layout import free_port
 from sponge_core.control_api import LatencyCoefficients
 from sponge_core.routing.pod_load import PodLoad
 
