@@ -8,15 +8,27 @@ from __future__ import annotations
 import json
 import os
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from typing import Any
 
 import pytest
-from operator_kit import Kubectl, Service
+from operator_kit import Kubectl, Service, shown
 
 import sponge_cluster
 from sponge_cluster import DEFAULT_NAME, Cluster, ConsoleProgress
 from sponge_cluster.chart import install_operator
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(
+    item: pytest.Item, call: pytest.CallInfo[None]
+) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Adds the state of the cluster to the report of a failed test: the next run may not fail again."""
+    report = yield
+    kubectl = getattr(item, "funcargs", {}).get("kubectl")
+    if report.failed and kubectl is not None:
+        report.sections.append(("cluster", shown(kubectl)))
+    return report
 
 
 @pytest.fixture(scope="session")

@@ -10,6 +10,7 @@ import math
 import os
 import re
 import signal
+import subprocess
 import time
 import urllib.request
 from collections import Counter
@@ -52,6 +53,7 @@ __all__ = [
     "scraped",
     "send",
     "server_state",
+    "shown",
     "standing_still",
 ]
 
@@ -134,12 +136,15 @@ class Service:
         return [(e["type"], e["reason"]) for e in items if e["involvedObject"]["kind"] == "SpongeService"]
 
 
-def by_hand(service: Service, milli: int) -> None:
-    """Resizes the pod as somebody else would."""
+def by_hand(service: Service, milli: int, *, dry_run: bool = False) -> None:
+    """Resizes the pod as somebody else would; fails where the API server refuses it."""
     cpu = {"cpu": f"{milli}m"}
     patch = {"spec": {"containers": [{"name": "server", "resources": {"requests": cpu, "limits": cpu}}]}}
     pod = service.pod()["metadata"]["name"]
-    service.kubectl("patch", "pod", pod, "-n", service.namespace, "--subresource=resize", "-p", json.dumps(patch))
+    only_asked = ("--dry-run=server",) if dry_run else ()
+    service.kubectl(
+        *("patch", "pod", pod, "-n", service.namespace, "--subresource=resize", "-p", json.dumps(patch)), *only_asked
+    )
 
 
 def server_state(service: Service, pod: dict[str, Any]) -> dict[str, Any]:
@@ -161,6 +166,24 @@ def rows_of(service: Service, pod: dict[str, Any], core_s: float) -> int:
     state = server_state(service, pod)
     model, batch = LatencyCoefficients.model_validate(state["profile"]).model(), int(state["batch_cap"])
     return min(MOST_ROWS, math.ceil(core_s * batch / model.latency(batch, 1)))
+
+
+def shown(kubectl: Kubectl) -> str:
+    """What an engineer would look at in the cluster first; what cannot be read is said."""
+    wanted = {
+        "services": ("get", "sps", "-A", "-o", "jsonpath={range .items[*]}{.metadata.name}: {.status}{'\\n'}{end}"),
+        "objects": ("get", "pods,deployments,resourcequotas,limitranges", "-A", "-o", "wide"),
+        "events": ("get", "events", "-A", "--sort-by=.metadata.creationTimestamp"),
+        "operator": ("logs", "-n", "sponge-system", "-l", "app.kubernetes.io/name=sponge-operator", "--tail=80"),
+    }
+    texts = []
+    for title, command in wanted.items():
+        try:
+            lines = kubectl(*command).splitlines()[-80:]
+        except (AssertionError, OSError, subprocess.SubprocessError) as error:
+            lines = [str(error)]
+        texts.append("\n".join([f"--- {title}", *lines]))
+    return "\n".join(texts)
 
 
 def kill_container(pod: dict[str, Any]) -> None:

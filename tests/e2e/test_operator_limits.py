@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -12,6 +11,7 @@ from operator_kit import (
     Service,
     beside,
     block_node,
+    by_hand,
     eventually,
     identity,
     millicores,
@@ -22,17 +22,17 @@ from operator_kit import (
 )
 
 from sponge_cluster import BUSYBOX_IMAGE
-from sponge_core.quantities import cpu_quantity, parse_cpu_milli
 
 pytestmark = [pytest.mark.e2e, pytest.mark.torch]
 
 LOAD_RPS = 40
-LOAD_CORES = 1.2
+LOAD_CORES = 2.0
+"""More than the largest size, so that the pod asks for all that it can have."""
 
 
 @contextmanager
 def busy(service: Service, seconds: float = 12) -> Iterator[None]:
-    """Sends more than one core answers, on a machine of any speed; waits for the end of the load."""
+    """Sends more than the pod can answer, on a machine of any speed; waits for the end of the load."""
     pod = service.pod()
     rows = rows_of(service, pod, LOAD_CORES / LOAD_RPS)
     with beside(send, pod, "digits", LOAD_RPS, seconds, 300, rows) as load:
@@ -55,44 +55,53 @@ def at_rest(digits: Service) -> Service:
     return digits
 
 
+def allowed(service: Service, milli: int) -> bool:
+    """Whether the API server would take this size now; nothing is changed.
+
+    It hears of a LimitRange or a ResourceQuota a little after it has been written.
+    """
+    try:
+        by_hand(service, milli, dry_run=True)
+    except AssertionError as error:
+        if "forbidden" not in str(error):
+            raise
+        return False
+    return True
+
+
 def test_a_limit_range_bounds_the_size_and_the_condition_ends_with_it(kubectl: Kubectl, at_rest: Service) -> None:
     digits, quota, before = at_rest, quota_file(at_rest.pod()), identity(at_rest.pod())
     limits = {"limits": [{"type": "Container", "max": {"cpu": "500m"}}]}
     metadata = {"name": "most", "namespace": digits.namespace}
-    kubectl(
-        "apply", "-f", "-", document={"apiVersion": "v1", "kind": "LimitRange", "metadata": metadata, "spec": limits}
-    )
-    with ended(kubectl, "limitrange", "most", digits.namespace), busy(digits):
-        eventually(lambda: millicores(quota) == 500, 5, "the pod gets the largest size that the LimitRange allows")
-        eventually(lambda: digits.is_("ResizeBlocked", "True", "LimitRange"), 5, "and the condition says why")
-        assert "a LimitRange of the namespace allows 0.5 cores" in digits.condition("ResizeBlocked")["message"]
-        assert resizes(kubectl, digits, reason="LimitRange") <= 3
-        kubectl("delete", "limitrange", "most", "-n", digits.namespace)
-        eventually(lambda: millicores(quota) > 500, 12, "without it, the pod grows under the same load")
-        eventually(lambda: digits.is_("ResizeBlocked", "False", "NothingBlocked"), 5, "and nothing is blocked")
+    document = {"apiVersion": "v1", "kind": "LimitRange", "metadata": metadata, "spec": limits}
+    kubectl("apply", "-f", "-", document=document)
+    with ended(kubectl, "limitrange", "most", digits.namespace):
+        eventually(lambda: not allowed(digits, 625), 10, "the API server knows the LimitRange")
+        with busy(digits):
+            eventually(lambda: millicores(quota) == 500, 5, "the pod gets the largest size that the LimitRange allows")
+            eventually(lambda: digits.is_("ResizeBlocked", "True", "LimitRange"), 5, "and the condition says why")
+            assert "a LimitRange of the namespace allows 0.5 cores" in digits.condition("ResizeBlocked")["message"]
+            assert resizes(kubectl, digits, reason="LimitRange") <= 3
+            kubectl("delete", "limitrange", "most", "-n", digits.namespace)
+            eventually(lambda: millicores(quota) > 500, 12, "without it, the pod grows under the same load")
+            eventually(lambda: digits.is_("ResizeBlocked", "False", "NothingBlocked"), 5, "and nothing is blocked")
     assert ("Warning", "ResizeLimitRange") in digits.events()
     assert identity(digits.pod()) == before
 
 
 def test_a_quota_on_cpu_bounds_the_size_and_is_named(kubectl: Kubectl, at_rest: Service) -> None:
     digits, quota, where = at_rest, quota_file(at_rest.pod()), ("-n", at_rest.namespace)
-    kubectl("create", "quota", "team", "--hard=limits.cpu=100,requests.cpu=100", *where)
-
-    def used() -> int | None:
-        status = json.loads(kubectl("get", "quota", "team", *where, "-o", "json")).get("status") or {}
-        text = (status.get("used") or {}).get("limits.cpu")
-        return None if text is None else parse_cpu_milli(text)
-
-    allowed = cpu_quantity(eventually(used, 10, "the quota counts the pods that are there") + 375)
-    # Of the two, the limit on requests binds.
-    hard = json.dumps({"spec": {"hard": {"limits.cpu": "100", "requests.cpu": allowed}}})
-    kubectl("patch", "quota", "team", *where, "-p", hard)
-    with ended(kubectl, "quota", "team", digits.namespace), busy(digits):
-        eventually(lambda: millicores(quota) == 625, 5, "the pod gets what the quota leaves")
-        eventually(lambda: digits.is_("ResizeBlocked", "True", "QuotaExceeded"), 5, "and the condition says why")
-        assert "ResourceQuota team allows 0.625 cores" in digits.condition("ResizeBlocked")["message"]
-        kubectl("delete", "quota", "team", *where)
-        eventually(lambda: millicores(quota) > 625, 12, "without it, the pod grows under the same load")
+    # Of the two, the limit on requests binds. It counts pods that are on their way out, too.
+    kubectl("create", "quota", "team", "--hard=limits.cpu=100,requests.cpu=625m", *where)
+    with ended(kubectl, "quota", "team", digits.namespace):
+        eventually(lambda: not allowed(digits, 626), 10, "the API server knows the quota")
+        eventually(lambda: allowed(digits, 625), 40, "no other pod counts")
+        with busy(digits):
+            eventually(lambda: millicores(quota) == 625, 5, "the pod gets what the quota leaves")
+            eventually(lambda: digits.is_("ResizeBlocked", "True", "QuotaExceeded"), 5, "and the condition says why")
+            assert "ResourceQuota team allows 0.625 cores" in digits.condition("ResizeBlocked")["message"]
+            kubectl("delete", "quota", "team", *where)
+            eventually(lambda: millicores(quota) > 625, 12, "without it, the pod grows under the same load")
     assert ("Warning", "ResizeQuotaExceeded") in digits.events()
     assert resizes(kubectl, digits, "rejected", "QuotaExceeded") >= 1
 
