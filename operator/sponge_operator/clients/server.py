@@ -6,10 +6,11 @@ import json
 import ssl
 from collections.abc import Callable
 from types import TracebackType
+from typing import TypeVar
 from urllib.parse import quote
 
 import aiohttp
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from sponge_core.control_api import (
     ApplyAck,
@@ -23,6 +24,8 @@ from sponge_core.control_api import (
 
 __all__ = ["ControlClient", "ServerError", "StaleVersionError", "Token", "UnknownCallError"]
 
+
+M = TypeVar("M", bound=BaseModel)
 
 Token = str | tuple[str, ...]
 """A bearer token, or several that the server may have: the next one is tried when one is refused."""
@@ -100,20 +103,12 @@ class ControlClient:
         self, base_url: str, query: str, token: Token, tls: ssl.SSLContext | None, wait_s: float
     ) -> StateSnapshot:
         text = await self._request("GET", f"{base_url}/control/v1/state?{query}", token, tls, timeout_s=wait_s + 2.0)
-        try:
-            return StateSnapshot.model_validate_json(text)
-        except ValidationError as error:
-            raise ServerError(
-                f"{base_url} answers with a state of another version: {error.errors()[0]['loc']}"
-            ) from None
+        return _read(StateSnapshot, text, base_url)
 
     async def profile(self, base_url: str, token: Token, tls: ssl.SSLContext | None = None) -> ProfileReport:
         """Where the server's latency profile comes from; also while it starts. Raises ServerError. `tls` as above."""
         text = await self._request("GET", f"{base_url}/control/v1/profile", token, tls, timeout_s=2.0)
-        try:
-            return ProfileReport.model_validate_json(text)
-        except ValidationError as error:
-            raise ServerError(f"{base_url} reports another version: {error.errors()[0]['loc']}") from None
+        return _read(ProfileReport, text, base_url)
 
     async def source(
         self, base_url: str, token: Token, model: str, wanted: str | None, tls: ssl.SSLContext | None = None
@@ -125,10 +120,7 @@ class ControlClient:
         url = f"{base_url}/control/v1/models/{quote(model, safe='')}/source"
         method, body = ("GET", None) if wanted is None else ("POST", SourceRequest(source=wanted).model_dump_json())
         text = await self._request(method, url, token, tls, body=body, timeout_s=2.0)
-        try:
-            return SourceReport.model_validate_json(text)
-        except ValidationError as error:
-            raise ServerError(f"{base_url} reports another version: {error.errors()[0]['loc']}") from None
+        return _read(SourceReport, text, base_url)
 
     async def apply(
         self, base_url: str, token: Token, request: ApplyRequest, timeout_s: float, tls: ssl.SSLContext | None = None
@@ -141,10 +133,7 @@ class ControlClient:
         """
         url = f"{base_url}/control/v1/apply"
         text = await self._request("POST", url, token, tls, body=request.model_dump_json(), timeout_s=timeout_s)
-        try:
-            return ApplyAck.model_validate_json(text)
-        except ValidationError as error:
-            raise ServerError(f"{base_url} acknowledges in another version: {error.errors()[0]['loc']}") from None
+        return _read(ApplyAck, text, base_url)
 
     async def release(
         self, base_url: str, token: Token, request: ReleaseRequest, tls: ssl.SSLContext | None = None
@@ -203,6 +192,15 @@ class ControlClient:
             raise ServerError(f"{url} did not answer within {timeout_s:g} s") from None
         except aiohttp.ClientError as error:
             raise ServerError(f"{url}: {error}") from None
+
+
+def _read(kind: type[M], text: bytes, base_url: str) -> M:
+    """The message in the body of a response from `base_url`. Raises ServerError."""
+    try:
+        return kind.model_validate_json(text)
+    except ValidationError as error:
+        where = error.errors()[0]["loc"]
+        raise ServerError(f"{base_url} answers with a {kind.__name__} of another version: {where}") from None
 
 
 def _detail(body: bytes) -> str:
