@@ -30,6 +30,8 @@ M = TypeVar("M", bound=BaseModel)
 Token = str | tuple[str, ...]
 """A bearer token, or several that the server may have: the next one is tried when one is refused."""
 
+ANSWER_S = 2.0
+"""How long a server may take to answer, beyond the wait that it was asked for."""
 
 RELEASE_TIMEOUT_S = 2.0
 """A server that does not answer by then gives up its operator by itself, some time later."""
@@ -102,12 +104,13 @@ class ControlClient:
     async def _state(
         self, base_url: str, query: str, token: Token, tls: ssl.SSLContext | None, wait_s: float
     ) -> StateSnapshot:
-        text = await self._request("GET", f"{base_url}/control/v1/state?{query}", token, tls, timeout_s=wait_s + 2.0)
+        url, timeout_s = f"{base_url}/control/v1/state?{query}", wait_s + ANSWER_S
+        text = await self._request("GET", url, token, tls, timeout_s=timeout_s)
         return _read(StateSnapshot, text, base_url)
 
     async def profile(self, base_url: str, token: Token, tls: ssl.SSLContext | None = None) -> ProfileReport:
         """Where the server's latency profile comes from; also while it starts. Raises ServerError. `tls` as above."""
-        text = await self._request("GET", f"{base_url}/control/v1/profile", token, tls, timeout_s=2.0)
+        text = await self._request("GET", f"{base_url}/control/v1/profile", token, tls, timeout_s=ANSWER_S)
         return _read(ProfileReport, text, base_url)
 
     async def source(
@@ -119,7 +122,7 @@ class ControlClient:
         """
         url = f"{base_url}/control/v1/models/{quote(model, safe='')}/source"
         method, body = ("GET", None) if wanted is None else ("POST", SourceRequest(source=wanted).model_dump_json())
-        text = await self._request(method, url, token, tls, body=body, timeout_s=2.0)
+        text = await self._request(method, url, token, tls, body=body, timeout_s=ANSWER_S)
         return _read(SourceReport, text, base_url)
 
     async def apply(
