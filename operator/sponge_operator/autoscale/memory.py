@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from sponge_core.control_api import MemoryState
 from sponge_core.quantities import parse_bytes
+from sponge_operator.resources.containers import container_limit, container_spec, container_status
 
 __all__ = [
     "MemoryAction",
@@ -121,18 +122,15 @@ class MemoryAction:
 
 def observe_memory(pod: Mapping[str, Any], container: str) -> MemoryLimit | None:
     """The memory limit of a pod as the API server sends it; None if there is none, or nothing is known of it."""
-    spec = next((c for c in pod["spec"]["containers"] if c["name"] == container), None)
-    wanted = (((spec or {}).get("resources") or {}).get("limits") or {}).get("memory")
-    status = pod.get("status") or {}
-    own = next((c for c in status.get("containerStatuses") or () if c["name"] == container), None)
-    actual = (((own or {}).get("resources") or {}).get("limits") or {}).get("memory")
+    wanted = container_limit(container_spec(pod, container), "memory")
+    actual = container_limit(container_status(pod, container), "memory")
     if wanted is None or actual is None or pod["metadata"].get("deletionTimestamp"):
         return None
     limit = MemoryLimit(parse_bytes(wanted), parse_bytes(actual))
     if limit.spec == limit.actual:
         return limit
     generation = pod["metadata"].get("generation", 0)
-    for condition in status.get("conditions") or ():
+    for condition in (pod.get("status") or {}).get("conditions") or ():
         refuses = condition["type"] == "PodResizePending" or condition.get("reason") == "Error"
         is_new = condition.get("observedGeneration", generation) >= generation
         if condition["type"].startswith("PodResize") and condition.get("status") == "True" and refuses and is_new:

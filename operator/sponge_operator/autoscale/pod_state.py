@@ -13,6 +13,7 @@ from sponge_core.quantities import parse_cpu_milli
 from sponge_operator.autoscale.decision_log import Entry
 from sponge_operator.autoscale.resize import Blocked
 from sponge_operator.autoscale.target import Starting
+from sponge_operator.resources.containers import container_limit, container_spec, container_status
 from sponge_operator.resources.manifests import CONTAINER, STARTUP_ANNOTATION
 from sponge_operator.resources.obstacles import Obstacle
 
@@ -106,14 +107,11 @@ def startup_of(pod: Mapping[str, Any]) -> int | None:
 
 def starting(pod: Mapping[str, Any]) -> Starting | None:
     """The sizes of a pod, as the API server sends it, whose server is not ready; None once it is."""
-    startup = startup_of(pod)
-    container = next((c for c in pod["spec"]["containers"] if c["name"] == CONTAINER), None)
-    limit = None if container is None else ((container.get("resources") or {}).get("limits") or {}).get("cpu")
-    statuses = (pod.get("status") or {}).get("containerStatuses") or ()
-    status = next((c for c in statuses if c["name"] == CONTAINER), None)
+    startup, status = startup_of(pod), container_status(pod, CONTAINER)
+    limit = container_limit(container_spec(pod, CONTAINER), "cpu")
     if startup is None or limit is None or status is None or status.get("ready"):
         return None
     has = limit  # a container that does not run will be started with what the spec says
     if "running" in (status.get("state") or {}):
-        has = ((status.get("resources") or {}).get("limits") or {}).get("cpu", limit)
+        has = container_limit(status, "cpu") or limit
     return Starting(parse_cpu_milli(has), startup)

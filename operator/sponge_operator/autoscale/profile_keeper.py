@@ -16,6 +16,7 @@ from sponge_operator.autoscale.target import ResizableTarget
 from sponge_operator.clients.kube import ApiError, Kube
 from sponge_operator.clients.pods import PodCache
 from sponge_operator.clients.server import ControlClient, ServerError, UnknownCallError
+from sponge_operator.resources.containers import container_status
 from sponge_operator.resources.manifests import CONTAINER, header
 from sponge_operator.resources.model import SpongeService
 from sponge_operator.resources.profile_store import digest_of, prefix_of, store_name, with_profile, without_profile
@@ -131,5 +132,4 @@ class ProfileKeeper:
 
 def _digest(pod: Mapping[str, Any]) -> str:
     """The digest of the image that the pod's container runs; empty if it is not known."""
-    statuses = (pod.get("status") or {}).get("containerStatuses") or ()
-    return next((str(own.get("imageID") or "") for own in statuses if own["name"] == CONTAINER), "")
+    return str((container_status(pod, CONTAINER) or {}).get("imageID") or "")

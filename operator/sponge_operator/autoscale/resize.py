@@ -23,6 +23,7 @@ from typing import Any, Literal
 from sponge_core.control_api import ApplyRequest
 from sponge_core.quantities import parse_cpu_milli
 from sponge_operator.autoscale.ceiling import Bound, Refusal, Wait, may_have
+from sponge_operator.resources.containers import container_limit, container_spec, container_status
 
 __all__ = [
     "Action",
@@ -136,22 +137,20 @@ def observe(pod: Mapping[str, Any], container: str, quota_milli: int | None = No
     """
     if pod["metadata"].get("deletionTimestamp"):
         return NotResizable("Terminating", "the pod is being deleted")
-    spec = next((c for c in pod["spec"]["containers"] if c["name"] == container), None)
+    spec = container_spec(pod, container)
     if spec is None:
         return NotResizable("NoContainer", f"the pod has no container {container!r}")
     if any(p["resourceName"] == "cpu" and p["restartPolicy"] != "NotRequired" for p in spec.get("resizePolicy") or ()):
         return NotResizable("RestartPolicy", f"resizing CPU would restart container {container!r}; set NotRequired")
-    limit = ((spec.get("resources") or {}).get("limits") or {}).get("cpu")
+    limit = container_limit(spec, "cpu")
     if limit is None:
         return NotResizable("NoLimit", f"container {container!r} has no CPU limit")
-    status = pod.get("status") or {}
-    statuses = status.get("containerStatuses") or ()
-    own = next((c for c in statuses if c["name"] == container), None)
+    status, own = pod.get("status") or {}, container_status(pod, container)
     if status.get("phase") != "Running" or own is None or "running" not in (own.get("state") or {}):
         return NotResizable("NotRunning", "the container is not running yet")
 
     wanted, node = parse_cpu_milli(limit), pod["spec"].get("nodeName") or ""
-    reported = ((own.get("resources") or {}).get("limits") or {}).get("cpu")
+    reported = container_limit(own, "cpu")
     actual = parse_cpu_milli(reported) if reported is not None else wanted
     conditions = {c["type"]: c for c in status.get("conditions") or () if c.get("status") == "True"}
     pending, progress = conditions.get("PodResizePending"), conditions.get("PodResizeInProgress")

@@ -16,6 +16,7 @@ from sponge_core.control_api import LoadFailure, SourceReport
 from sponge_operator.autoscale.target import ResizableTarget
 from sponge_operator.clients.pods import PodCache
 from sponge_operator.clients.server import ControlClient, ServerError, StaleVersionError, UnknownCallError
+from sponge_operator.resources.containers import container_status
 from sponge_operator.resources.manifests import CONTAINER
 from sponge_system.logs import event
 
@@ -184,5 +185,5 @@ class SourceKeeper:
 
 def _container_of(pod: Mapping[str, Any] | None) -> tuple[object, ...]:
     """Changes when the server's container starts again."""
-    statuses = ((pod or {}).get("status") or {}).get("containerStatuses") or ()
-    return next(((own.get("containerID"), own.get("restartCount")) for own in statuses if own["name"] == CONTAINER), ())
+    own = None if pod is None else container_status(pod, CONTAINER)
+    return () if own is None else (own.get("containerID"), own.get("restartCount"))

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from sponge_core.quantities import parse_cpu_milli
+from sponge_operator.resources.containers import container_spec
 
 __all__ = ["NodeView", "asked_milli", "container_milli", "pod_milli", "view_of"]
 
@@ -47,16 +48,13 @@ def pod_milli(pod: Mapping[str, Any]) -> int:
 
 def container_milli(pod: Mapping[str, Any], name: str) -> int:
     """The CPU that one container holds; 0 if there is none of that name."""
-    return sum(_container(pod, container) for container in pod["spec"]["containers"] if container["name"] == name)
+    container = container_spec(pod, name)
+    return 0 if container is None else _container(pod, container)
 
 
 def asked_milli(pod: Mapping[str, Any], name: str) -> int:
     """The CPU that the spec requests for one container."""
-    return sum(
-        _cpu((container.get("resources") or {}).get("requests"))
-        for container in pod["spec"]["containers"]
-        if container["name"] == name
-    )
+    return _cpu(((container_spec(pod, name) or {}).get("resources") or {}).get("requests"))
 
 
 def _container(pod: Mapping[str, Any], container: Mapping[str, Any]) -> int:

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from sponge_core.quantities import cores_text, cpu_quantity, parse_cpu_milli
+from sponge_operator.resources.containers import container_limit, container_spec
 from sponge_operator.resources.merge import strategic_merge
 from sponge_operator.resources.model import GROUP, KIND, VERSION, ServiceSpec, SpongeService
 from sponge_operator.resources.mounted_secrets import mounted_secrets
@@ -112,11 +113,10 @@ def startup_milli(spec: ServiceSpec, deployment: Mapping[str, Any] | None) -> in
     if spec.cpu.startup is not None:
         return spec.cpu.startup
     if deployment is not None:
-        for container in deployment["spec"]["template"]["spec"]["containers"]:
-            # Somebody may have removed the limit, which is undone like any other change.
-            limit = ((container.get("resources") or {}).get("limits") or {}).get("cpu")
-            if container["name"] == CONTAINER and limit is not None and parse_cpu_milli(limit) <= spec.cpu.max:
-                return parse_cpu_milli(limit)
+        # Somebody may have removed the limit, which is undone like any other change.
+        limit = container_limit(container_spec(deployment["spec"]["template"], CONTAINER), "cpu")
+        if limit is not None and parse_cpu_milli(limit) <= spec.cpu.max:
+            return parse_cpu_milli(limit)
     return max(spec.cpu.min, min(spec.cpu.max, DEFAULT_STARTUP_MILLI))
 
 

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from pathlib import PurePosixPath
 from typing import Any
 
+from sponge_operator.resources.containers import container_variable
 from sponge_operator.resources.model import GROUP, SpongeService
 
 __all__ = [
@@ -51,8 +52,7 @@ def store_prefix(image: str) -> str:
 
 def prefix_of(pod: Mapping[str, Any], container: str, source: str) -> str | None:
     """The prefix of a pod's profiles while it serves a source; None if it has a profile from elsewhere."""
-    spec: Mapping[str, Any] = next((c for c in pod["spec"]["containers"] if c["name"] == container), {})
-    value = next((v.get("value") for v in spec.get("env") or () if v["name"] == STORE_VARIABLE), None)
+    value = (container_variable(pod, container, STORE_VARIABLE) or {}).get("value")
     return PurePosixPath(value).name.replace(f"$({SOURCE_HASH_VARIABLE})", source_hash(source)) if value else None
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from sponge_operator.resources.containers import container_variable
 from sponge_operator.resources.profile_store import SOURCE_HASH_VARIABLE, source_hash
 
 __all__ = ["SOURCE_VARIABLE", "source_data", "source_key_of", "source_variables", "sources_of"]
@@ -39,7 +40,6 @@ def source_variables(key: str) -> Iterator[tuple[str, str]]:
 
 def source_key_of(pod: Mapping[str, Any], container: str) -> str | None:
     """The key of the source that a pod's container starts with; None for a pod of an earlier operator."""
-    spec: Mapping[str, Any] = next((c for c in pod["spec"]["containers"] if c["name"] == container), {})
-    variable: Mapping[str, Any] = next((v for v in spec.get("env") or () if v["name"] == SOURCE_VARIABLE), {})
+    variable = container_variable(pod, container, SOURCE_VARIABLE) or {}
     entry = ((variable.get("valueFrom") or {}).get("configMapKeyRef") or {}).get("key")
     return None if entry is None else str(entry).removeprefix(_SOURCE)
