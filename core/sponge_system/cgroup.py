@@ -22,6 +22,7 @@ __all__ = [
     "own_cgroup",
     "own_cpu_cgroup",
     "read_cpu_stat",
+    "read_memory_held",
     "read_memory_limit",
     "read_memory_used",
     "read_oom_kills",

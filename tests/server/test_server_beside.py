@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 
 import pytest
 from engine_world import MODEL
@@ -70,8 +71,10 @@ def test_a_load_ends_before_memory_runs_out(limit: int | None, monkeypatch: pyte
     """What is held grows by 100 MiB a second."""
 
     async def scenario(loop: VirtualLoop) -> None:
-        monkeypatch.setattr(beside, "memory_limit", lambda: None if limit is None else limit * MIB)
-        monkeypatch.setattr(beside, "memory_held", lambda: round((500 + 100 * loop.time()) * MIB))
+        limit_bytes = None if limit is None else limit * MIB
+        monkeypatch.setattr(beside, "own_cgroup", Path)
+        monkeypatch.setattr(beside, "read_memory_limit", lambda _: limit_bytes)
+        monkeypatch.setattr(beside, "read_memory_held", lambda _: round((500 + 100 * loop.time()) * MIB))
         pool = Loading(60.0)
         if limit is None:
             await beside.guarded(pool.start(1))
@@ -85,7 +88,7 @@ def test_a_load_ends_before_memory_runs_out(limit: int | None, monkeypatch: pyte
 
 
 def test_what_a_load_says_is_passed_on(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(beside, "memory_limit", lambda: None)
+    monkeypatch.setattr(beside, "read_memory_limit", lambda _: None)
 
     async def torn() -> None:
         raise LaneError("these weights are torn")

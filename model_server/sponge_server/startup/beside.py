@@ -17,13 +17,13 @@ from sponge_server.startup.memory_plan import (
     MemoryLimitError,
     account_limit,
     fit_memory,
-    memory_held,
     memory_limit,
     oom_kills,
 )
 from sponge_server.startup.profile_board import ProfileBoard
 from sponge_server.startup.startup import Prepared, warmed_up
 from sponge_server.workers.interface import LanePool
+from sponge_system.cgroup import own_cgroup, read_memory_held, read_memory_limit
 from sponge_system.logs import event
 from sponge_system.process_memory import RESERVE_BYTES
 
@@ -108,8 +108,9 @@ async def guarded(loading: Coroutine[Any, Any, T]) -> T:
     """
     task = asyncio.get_running_loop().create_task(loading)
     try:
+        cgroup = own_cgroup("memory")  # the same for the whole load; the limit in it may change
         while not task.done():
-            limit, held = memory_limit(), memory_held()
+            limit, held = (None, None) if cgroup is None else (read_memory_limit(cgroup), read_memory_held(cgroup))
             if limit is not None and held is not None and held > limit - RESERVE_BYTES:
                 raise MemoryLimitError(
                     f"it does not fit beside what is loaded: {_mib(held)} MiB were in use before all of it was there, "

@@ -30,7 +30,7 @@ from sponge_server.workers.interface import (
     TensorSpec,
     element_bytes,
 )
-from sponge_system.cgroup import own_cgroup, read_memory_held, read_memory_limit, read_oom_kills
+from sponge_system.cgroup import own_cgroup, read_memory_limit, read_oom_kills
 from sponge_system.logs import event
 from sponge_system.process_memory import RESERVE_BYTES, MemoryModel, anonymous_bytes, private_bytes
 
@@ -40,7 +40,6 @@ __all__ = [
     "account_limit",
     "fit_memory",
     "measure_memory",
-    "memory_held",
     "memory_limit",
     "oom_kills",
 ]
@@ -117,12 +116,6 @@ def memory_limit() -> int | None:
     """The memory limit of this process's cgroup, in bytes; None when there is none."""
     cgroup = own_cgroup("memory")
     return None if cgroup is None else read_memory_limit(cgroup)
-
-
-def memory_held() -> int | None:
-    """Bytes that this process's cgroup holds, without caches of files; None where the kernel does not tell."""
-    cgroup = own_cgroup("memory")
-    return None if cgroup is None else read_memory_held(cgroup)
 
 
 def account_limit(given: int | None) -> int:
