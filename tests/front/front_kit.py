@@ -19,17 +19,19 @@ from sponge_core.routing.pod_table import Ending
 
 __all__ = ["FrontProcess", "answered", "servers"]
 
-MODEL = ("--model", "m=python://commanded_model:factory", "--slo-ms", "2000", "--max-lanes", "1", "--grpc-port", "0")
+OPTIONS = ("--slo-ms", "2000", "--max-lanes", "1", "--grpc-port", "0")
 
 
 @contextlib.contextmanager
-def servers(directory: Path, count: int, *options: str) -> Iterator[list[ServerProcess]]:
+def servers(
+    directory: Path, count: int, *options: str, model: str = "commanded_model:factory"
+) -> Iterator[list[ServerProcess]]:
     """Context of some servers with one lane each."""
 
     def start(index: int) -> ServerProcess:
         place = directory / f"server{index}"
         place.mkdir()
-        return ServerProcess(place, *MODEL, *options)
+        return ServerProcess(place, "--model", f"m=python://{model}", *OPTIONS, *options)
 
     with ThreadPoolExecutor(count) as pool:
         running = list(pool.map(start, range(count)))
@@ -45,8 +47,16 @@ def servers(directory: Path, count: int, *options: str) -> Iterator[list[ServerP
 class FrontProcess(LiveFront):
     """A front before some of them."""
 
-    def __init__(self, pods: Sequence[ServerProcess], *options: str, pick_timeout_ms: float) -> None:
-        named = [pod_option(pod.data, pod.grpc, pod.control) for pod in pods]
+    def __init__(
+        self,
+        pods: Sequence[ServerProcess],
+        *options: str,
+        controls: Sequence[str] | None = None,
+        pick_timeout_ms: float,
+    ) -> None:
+        """`controls`: where it reads the load; None: from the pods themselves."""
+        places = controls or [pod.control for pod in pods]
+        named = [pod_option(pod.data, pod.grpc, control) for pod, control in zip(pods, places, strict=True)]
         super().__init__(named, pods[0].errors.parent / "token", *options, pick_timeout_ms=pick_timeout_ms)
 
     def endings(self) -> dict[str, int]:

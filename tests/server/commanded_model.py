@@ -50,6 +50,17 @@ def factory() -> LoadedModel:
     return LoadedModel(forward=forward, inputs=(TensorSpec("command", "INT64", (1,)),), platform="test")
 
 
+def ailing() -> LoadedModel:
+    """Starts well, and fails for every command but zero."""
+
+    def fail(command: torch.Tensor) -> torch.Tensor:
+        if command.any():
+            raise ValueError("it always fails")
+        return command.double()
+
+    return LoadedModel(forward=fail, inputs=(TensorSpec("command", "INT64", (1,)),), platform="test")
+
+
 def greedy() -> LoadedModel:
     """Needs 32 MiB for every row."""
     return _hungry(32 << 20)
