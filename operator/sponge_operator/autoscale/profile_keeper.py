@@ -17,7 +17,8 @@ from sponge_operator.clients.kube import ApiError, Kube
 from sponge_operator.clients.pods import PodCache
 from sponge_operator.clients.server import ControlClient, ServerError, UnknownCallError
 from sponge_operator.resources.containers import container_status
-from sponge_operator.resources.manifests import CONTAINER, header
+from sponge_operator.resources.manifest_parts import header
+from sponge_operator.resources.manifests import CONTAINER, pod_labels
 from sponge_operator.resources.model import SpongeService
 from sponge_operator.resources.profile_store import digest_of, prefix_of, store_name, with_profile, without_profile
 from sponge_system.logs import event
@@ -120,7 +121,7 @@ class ProfileKeeper:
             changed = without_profile(present, prefix, report.cpu_type, digest)
         if changed is None:
             return
-        manifest = header(service, "v1", "ConfigMap", name)
+        manifest = header(service, "v1", "ConfigMap", name, pod_labels(service))
         manifest["metadata"]["annotations"] = changed["annotations"]
         if present is not None:
             # Pods of other types of CPU write here too: whoever comes late reads again.

@@ -9,14 +9,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from sponge_operator.resources.manifests import (
-    GRPC_PORT,
-    HTTP_PORT,
-    MANAGED_BY,
+from sponge_operator.resources.manifest_parts import (
     TOKEN_DIR,
+    TOKEN_MOUNT,
+    container_security,
+    deployment_spec,
     header,
-    secret_name,
+    instance_labels,
+    pod_security,
+    probe,
+    scrape_annotations,
+    token_volume,
 )
+from sponge_operator.resources.manifests import GRPC_PORT, HTTP_PORT, secret_name
 from sponge_operator.resources.merge import strategic_merge
 from sponge_operator.resources.model import GROUP, SpongeService
 
@@ -83,17 +88,11 @@ def build_front(kind: str, service: SpongeService, settings: FrontSettings) -> d
 
 
 def _labels(service: SpongeService) -> dict[str, str]:
-    return {
-        "app.kubernetes.io/name": "sponge-front",
-        "app.kubernetes.io/instance": service.name,
-        "app.kubernetes.io/managed-by": MANAGED_BY,
-        FRONT_LABEL: service.name,
-    }
+    return instance_labels(service, "sponge-front", FRONT_LABEL)
 
 
 def _header(service: SpongeService, api_version: str, kind: str) -> dict[str, Any]:
-    made = header(service, api_version, kind, front_name(service))
-    return {**made, "metadata": {**made["metadata"], "labels": _labels(service)}}
+    return header(service, api_version, kind, front_name(service), _labels(service))
 
 
 def _service_spec(service: SpongeService) -> dict[str, Any]:
@@ -116,21 +115,15 @@ def _deployment_spec(service: SpongeService, settings: FrontSettings) -> dict[st
     assert service.spec.front is not None
     template = strategic_merge(_pod_template(service, settings), settings.template)
     labels = {"metadata": {"labels": _labels(service)}}
-    return {
-        "replicas": service.spec.front.replicas,
-        "revisionHistoryLimit": 2,
-        "selector": {"matchLabels": {FRONT_LABEL: service.name}},
-        "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}},
-        "template": strategic_merge(template, labels),
-    }
+    selector = {FRONT_LABEL: service.name}
+    return deployment_spec(service.spec.front.replicas, selector, strategic_merge(template, labels))
 
 
 def _pod_template(service: SpongeService, settings: FrontSettings) -> dict[str, Any]:
     shared = {"name": "front", "mountPath": DIRECTORY}
-    token = {"name": "control-token", "mountPath": TOKEN_DIR, "readOnly": True}
     place = ["--directory", DIRECTORY]
     wake = [] if service.spec.idle.remove_after is None else ["--wake"]
-    security = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
+    security = container_security()
     picker = {
         "image": settings.picker,
         "command": ["sponge"],
@@ -138,23 +131,12 @@ def _pod_template(service: SpongeService, settings: FrontSettings) -> dict[str, 
         "securityContext": security,
     }
     return {
-        "metadata": {
-            "annotations": {
-                "prometheus.io/scrape": "true",
-                "prometheus.io/port": str(PICKER_PORT),
-                "prometheus.io/path": "/metrics",
-            }
-        },
+        "metadata": {"annotations": scrape_annotations(PICKER_PORT)},
         "spec": {
             "serviceAccountName": front_name(service),
             "enableServiceLinks": False,
             "terminationGracePeriodSeconds": 3 * DRAIN_S,
-            "securityContext": {
-                "runAsNonRoot": True,
-                "runAsUser": USER,
-                "runAsGroup": USER,
-                "seccompProfile": {"type": "RuntimeDefault"},
-            },
+            "securityContext": {**pod_security(), "runAsUser": USER, "runAsGroup": USER},
             # Two fronts on one node would go together.
             "topologySpreadConstraints": [
                 {
@@ -166,7 +148,7 @@ def _pod_template(service: SpongeService, settings: FrontSettings) -> dict[str, 
             ],
             "volumes": [
                 {"name": "front", "emptyDir": {"medium": "Memory", "sizeLimit": "16Mi"}},
-                {"name": "control-token", "secret": {"secretName": secret_name(service), "defaultMode": 0o444}},
+                token_volume(secret_name(service)),
             ],
             "initContainers": [
                 {
@@ -186,10 +168,10 @@ def _pod_template(service: SpongeService, settings: FrontSettings) -> dict[str, 
                         *wake,
                     ],
                     "ports": [{"name": "picker", "containerPort": PICKER_PORT, "protocol": "TCP"}],
-                    "volumeMounts": [shared, token],
+                    "volumeMounts": [shared, TOKEN_MOUNT],
                     # No readiness: without the picker, Envoy serves on.
-                    "startupProbe": _probe("/healthz", "picker", period_s=1, failures=60),
-                    "livenessProbe": _probe("/healthz", "picker", period_s=5, failures=3),
+                    "startupProbe": probe("/healthz", "picker", period_s=1, failures=60),
+                    "livenessProbe": probe("/healthz", "picker", period_s=5, failures=3),
                 },
                 {
                     "name": "envoy",
@@ -206,8 +188,8 @@ def _pod_template(service: SpongeService, settings: FrontSettings) -> dict[str, 
                         {"name": "envoy", "containerPort": ENVOY_PORT, "protocol": "TCP"},
                     ],
                     "volumeMounts": [shared],
-                    "startupProbe": _probe("/ready", "envoy", period_s=1, failures=60),
-                    "readinessProbe": _probe("/ready", "envoy", period_s=2, failures=2),
+                    "startupProbe": probe("/ready", "envoy", period_s=1, failures=60),
+                    "readinessProbe": probe("/ready", "envoy", period_s=2, failures=2),
                     # The picker asks it to drain; Envoy by itself would end at once, with its requests.
                     "lifecycle": {"preStop": {"sleep": {"seconds": DRAIN_S + 2}}},
                     "resources": {"requests": {"cpu": "100m", "memory": "96Mi"}, "limits": {"memory": "512Mi"}},
@@ -215,13 +197,4 @@ def _pod_template(service: SpongeService, settings: FrontSettings) -> dict[str, 
                 },
             ],
         },
-    }
-
-
-def _probe(path: str, port: str, *, period_s: int, failures: int) -> dict[str, Any]:
-    return {
-        "httpGet": {"path": path, "port": port},
-        "periodSeconds": period_s,
-        "timeoutSeconds": 5,
-        "failureThreshold": failures,
     }

@@ -14,8 +14,20 @@ from typing import Any
 
 from sponge_core.quantities import cores_text, cpu_quantity, parse_cpu_milli
 from sponge_operator.resources.containers import container_limit, container_spec
+from sponge_operator.resources.manifest_parts import (
+    TOKEN_DIR,
+    TOKEN_MOUNT,
+    container_security,
+    deployment_spec,
+    header,
+    instance_labels,
+    pod_security,
+    probe,
+    scrape_annotations,
+    token_volume,
+)
 from sponge_operator.resources.merge import strategic_merge
-from sponge_operator.resources.model import GROUP, KIND, VERSION, ServiceSpec, SpongeService
+from sponge_operator.resources.model import GROUP, ServiceSpec, SpongeService
 from sponge_operator.resources.mounted_secrets import mounted_secrets
 from sponge_operator.resources.profile_store import STORE_DIR, STORE_VARIABLE, store_name, store_prefix
 from sponge_operator.resources.source_entries import SOURCE_VARIABLE, source_data, source_variables
@@ -26,7 +38,6 @@ __all__ = [
     "DEFAULT_STARTUP_MILLI",
     "GRPC_PORT",
     "HTTP_PORT",
-    "MANAGED_BY",
     "SERVICE_LABEL",
     "SOURCE_KEY_ANNOTATION",
     "STARTUP_ANNOTATION",
@@ -37,7 +48,6 @@ __all__ = [
     "build_service",
     "config_map_name",
     "control_scheme",
-    "header",
     "pod_labels",
     "resize_patch",
     "secret_name",
@@ -50,7 +60,6 @@ CONTAINER = "server"
 HTTP_PORT = 8080
 GRPC_PORT = 8081
 CONTROL_PORT = 9090
-MANAGED_BY = "sponge-operator"
 SERVICE_LABEL = f"{GROUP}/service"
 STARTUP_ANNOTATION = f"{GROUP}/startup-cpu"
 PROFILE_ANNOTATION = f"{GROUP}/profile-hash"
@@ -68,7 +77,6 @@ MODEL_CONTROL = "SPONGE_SERVE_MODEL_CONTROL"
 DEFAULT_STARTUP_MILLI = 1000
 """Loading a model takes tens of seconds on less than a core, and almost every node has a whole one."""
 
-TOKEN_DIR = "/var/run/sponge"
 PROFILE_DIR = "/etc/sponge/profile"
 PROFILE_KEY = "profile.yaml"
 
@@ -91,12 +99,7 @@ def resize_patch(container: str, milli: int | None, memory: int | None = None) -
 
 def pod_labels(service: SpongeService) -> dict[str, str]:
     """Labels of the pods and of everything that belongs to them."""
-    return {
-        "app.kubernetes.io/name": "sponge-server",
-        "app.kubernetes.io/instance": service.name,
-        "app.kubernetes.io/managed-by": MANAGED_BY,
-        SERVICE_LABEL: service.name,
-    }
+    return instance_labels(service, "sponge-server", SERVICE_LABEL)
 
 
 def control_scheme(pod: Mapping[str, Any]) -> str:
@@ -137,13 +140,13 @@ def build_config_map(service: SpongeService, startup: int, sources: Mapping[str,
     if profile.inline is not None:
         # JSON is valid YAML, and its text does not depend on the style of a library.
         data[PROFILE_KEY] = json.dumps(profile.inline, sort_keys=True)
-    return {**header(service, "v1", "ConfigMap", config_map_name(service)), "data": data}
+    return {**_header(service, "v1", "ConfigMap", config_map_name(service)), "data": data}
 
 
 def build_secret(service: SpongeService, token: str) -> dict[str, Any]:
     """The bearer token of the servers' control ports."""
     return {
-        **header(service, "v1", "Secret", secret_name(service)),
+        **_header(service, "v1", "Secret", secret_name(service)),
         "type": "Opaque",
         "data": {"token": base64.b64encode(token.encode()).decode()},
     }
@@ -159,7 +162,7 @@ def build_service(service: SpongeService) -> dict[str, Any]:
     # For meshes and gateways: without h2c, they balance connections instead of calls.
     plain, h2c = ({}, "kubernetes.io/h2c") if service.spec.tls is None else ({"appProtocol": "https"}, "https")
     return {
-        **header(service, "v1", "Service", service.name),
+        **_header(service, "v1", "Service", service.name),
         "spec": {
             "selector": {SERVICE_LABEL: service.name},
             "ports": [
@@ -194,19 +197,10 @@ def build_deployment(
     # No template may remove what the operator depends on.
     used = next(str(c["image"]) for c in template["spec"]["containers"] if c["name"] == CONTAINER)
     template = strategic_merge(template, _essentials(service, startup, used))
-    made = header(service, "apps/v1", "Deployment", service.name)
+    made = _header(service, "apps/v1", "Deployment", service.name)
     made["metadata"]["annotations"] = {SOURCE_KEY_ANNOTATION: source_key, TEMPLATE_ANNOTATION: template_hash(template)}
-    return {
-        **made,
-        "spec": {
-            "replicas": service.spec.replicas.at_first if replicas is None else replicas,
-            "revisionHistoryLimit": 2,
-            "selector": {"matchLabels": {SERVICE_LABEL: service.name}},
-            # A new pod becomes ready before the old one stops; it starts small, so it needs little CPU beside it.
-            "strategy": {"type": "RollingUpdate", "rollingUpdate": {"maxSurge": 1, "maxUnavailable": 0}},
-            "template": template,
-        },
-    }
+    number = service.spec.replicas.at_first if replicas is None else replicas
+    return {**made, "spec": deployment_spec(number, {SERVICE_LABEL: service.name}, template)}
 
 
 def template_hash(template: Mapping[str, Any]) -> str:
@@ -214,27 +208,8 @@ def template_hash(template: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(template, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def header(service: SpongeService, api_version: str, kind: str, name: str) -> dict[str, Any]:
-    """Type, name, labels and owner of an object that belongs to a service."""
-    return {
-        "apiVersion": api_version,
-        "kind": kind,
-        "metadata": {
-            "name": name,
-            "namespace": service.namespace,
-            "labels": pod_labels(service),
-            "ownerReferences": [
-                {
-                    "apiVersion": f"{GROUP}/{VERSION}",
-                    "kind": KIND,
-                    "name": service.name,
-                    "uid": service.uid,
-                    "controller": True,
-                    "blockOwnerDeletion": True,
-                }
-            ],
-        },
-    }
+def _header(service: SpongeService, api_version: str, kind: str, name: str) -> dict[str, Any]:
+    return header(service, api_version, kind, name, pod_labels(service))
 
 
 def _spread(service: SpongeService) -> list[dict[str, Any]]:
@@ -280,24 +255,20 @@ def _essentials(service: SpongeService, startup: int, image: str) -> dict[str, A
 
 def _pod_template(service: SpongeService, image: str, source_key: str) -> dict[str, Any]:
     volumes: list[dict[str, Any]] = [
-        {"name": "control-token", "secret": {"secretName": secret_name(service), "defaultMode": 0o444}},
+        token_volume(secret_name(service)),
         # Lanes pass tensors in shared memory, and the default /dev/shm has only 64 MiB.
         {"name": "shared-memory", "emptyDir": {"medium": "Memory", "sizeLimit": "512Mi"}},
     ]
-    mounts: list[dict[str, Any]] = [
-        {"name": "control-token", "mountPath": TOKEN_DIR, "readOnly": True},
+    mounts: list[Mapping[str, Any]] = [
+        TOKEN_MOUNT,
         {"name": "shared-memory", "mountPath": "/dev/shm"},
     ]
-    annotations = {
-        "prometheus.io/scrape": "true",
-        "prometheus.io/port": str(CONTROL_PORT),
-        "prometheus.io/path": "/metrics",
-    }
+    annotations = scrape_annotations(CONTROL_PORT)
     for secret in mounted_secrets(service.spec):
         volumes.append(secret.volume)
         mounts.append(secret.mount)
-    scheme = {} if service.spec.tls is None else {"scheme": "HTTPS"}
-    if scheme:
+    scheme = None if service.spec.tls is None else "HTTPS"
+    if scheme is not None:
         annotations["prometheus.io/scheme"] = "https"
     profile = service.spec.profile
     source = _profile_volume(service)
@@ -319,7 +290,7 @@ def _pod_template(service: SpongeService, image: str, source_key: str) -> dict[s
             "enableServiceLinks": False,
             # The server accepts requests for 3 s more, then drains for up to 30 s.
             "terminationGracePeriodSeconds": 45,
-            "securityContext": {"runAsNonRoot": True, "seccompProfile": {"type": "RuntimeDefault"}},
+            "securityContext": pod_security(),
             "volumes": volumes,
             "containers": [
                 {
@@ -342,14 +313,12 @@ def _pod_template(service: SpongeService, image: str, source_key: str) -> dict[s
                         {"name": "control", "containerPort": CONTROL_PORT, "protocol": "TCP"},
                     ],
                     "volumeMounts": mounts,
-                    # Importing torch and measuring a profile take long at a small size.
-                    "startupProbe": _probe("/healthz", scheme, period_s=1, failures=600),
-                    "readinessProbe": _probe("/readyz", scheme, period_s=2, failures=3),
-                    "livenessProbe": _probe("/healthz", scheme, period_s=10, failures=3),
-                    "securityContext": {
-                        "allowPrivilegeEscalation": False,
-                        "capabilities": {"drop": ["ALL"]},
-                    },
+                    # The control port answers even when the data port sheds requests. Importing torch and measuring a
+                    # profile take long at a small size.
+                    "startupProbe": probe("/healthz", "control", scheme=scheme, period_s=1, failures=600),
+                    "readinessProbe": probe("/readyz", "control", scheme=scheme, period_s=2, failures=3),
+                    "livenessProbe": probe("/healthz", "control", scheme=scheme, period_s=10, failures=3),
+                    "securityContext": container_security(),
                 }
             ],
         },
@@ -405,13 +374,3 @@ def _profile_volume(service: SpongeService) -> dict[str, Any] | None:
 
 def _variable(service: SpongeService, name: str, key: str) -> dict[str, Any]:
     return {"name": name, "valueFrom": {"configMapKeyRef": {"name": config_map_name(service), "key": key}}}
-
-
-def _probe(path: str, scheme: Mapping[str, str], *, period_s: int, failures: int) -> dict[str, Any]:
-    # The control port answers probes even when the data port sheds requests. A throttled pod answers late.
-    return {
-        "httpGet": {"path": path, "port": "control", **scheme},
-        "periodSeconds": period_s,
-        "timeoutSeconds": 5,
-        "failureThreshold": failures,
-    }

@@ -12,7 +12,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from sponge_operator.resources.front_manifests import FRONT_LABEL
-from sponge_operator.resources.manifests import MANAGED_BY, SERVICE_LABEL
+from sponge_operator.resources.manifest_parts import MANAGED_BY
+from sponge_operator.resources.manifests import SERVICE_LABEL
 from sponge_operator.resources.model import GROUP, KIND, SpongeService
 from sponge_operator.resources.obstacles import Obstacle
 
