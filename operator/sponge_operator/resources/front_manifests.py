@@ -19,6 +19,7 @@ from sponge_operator.resources.manifest_parts import (
     pod_security,
     probe,
     scrape_annotations,
+    spread,
     token_volume,
 )
 from sponge_operator.resources.manifests import GRPC_PORT, HTTP_PORT, secret_name
@@ -138,14 +139,7 @@ def _pod_template(service: SpongeService, settings: FrontSettings) -> dict[str, 
             "terminationGracePeriodSeconds": 3 * DRAIN_S,
             "securityContext": {**pod_security(), "runAsUser": USER, "runAsGroup": USER},
             # Two fronts on one node would go together.
-            "topologySpreadConstraints": [
-                {
-                    "maxSkew": 1,
-                    "topologyKey": "kubernetes.io/hostname",
-                    "whenUnsatisfiable": "ScheduleAnyway",
-                    "labelSelector": {"matchLabels": {FRONT_LABEL: service.name}},
-                }
-            ],
+            "topologySpreadConstraints": spread({FRONT_LABEL: service.name}),
             "volumes": [
                 {"name": "front", "emptyDir": {"medium": "Memory", "sizeLimit": "16Mi"}},
                 token_volume(secret_name(service)),

@@ -18,6 +18,7 @@ __all__ = [
     "pod_security",
     "probe",
     "scrape_annotations",
+    "spread",
     "token_volume",
 ]
 
@@ -99,6 +100,17 @@ def pod_security() -> dict[str, Any]:
 def container_security() -> dict[str, Any]:
     """See `pod_security`."""
     return {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
+
+
+def spread(selector: Mapping[str, str]) -> list[dict[str, Any]]:
+    """Pods of one template on as many nodes and zones as there are, without waiting for one."""
+    soft = {
+        "maxSkew": 1,
+        "whenUnsatisfiable": "ScheduleAnyway",
+        "labelSelector": {"matchLabels": dict(selector)},
+        "matchLabelKeys": ["pod-template-hash"],  # pods of the former template do not count during a rollout
+    }
+    return [{"topologyKey": key, **soft} for key in ("kubernetes.io/hostname", "topology.kubernetes.io/zone")]
 
 
 def token_volume(secret: str) -> dict[str, Any]:

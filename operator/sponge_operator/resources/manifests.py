@@ -24,6 +24,7 @@ from sponge_operator.resources.manifest_parts import (
     pod_security,
     probe,
     scrape_annotations,
+    spread,
     token_volume,
 )
 from sponge_operator.resources.merge import strategic_merge
@@ -193,7 +194,7 @@ def build_deployment(
     """
     template = strategic_merge(_pod_template(service, image, source_key), server_template)
     template = strategic_merge(template, service.spec.template)
-    template["spec"].setdefault("topologySpreadConstraints", _spread(service))
+    template["spec"].setdefault("topologySpreadConstraints", spread({SERVICE_LABEL: service.name}))
     # No template may remove what the operator depends on.
     used = next(str(c["image"]) for c in template["spec"]["containers"] if c["name"] == CONTAINER)
     template = strategic_merge(template, _essentials(service, startup, used))
@@ -210,17 +211,6 @@ def template_hash(template: Mapping[str, Any]) -> str:
 
 def _header(service: SpongeService, api_version: str, kind: str, name: str) -> dict[str, Any]:
     return header(service, api_version, kind, name, pod_labels(service))
-
-
-def _spread(service: SpongeService) -> list[dict[str, Any]]:
-    """Pods of one template on as many nodes and zones as there are, without waiting for one."""
-    soft = {
-        "maxSkew": 1,
-        "whenUnsatisfiable": "ScheduleAnyway",
-        "labelSelector": {"matchLabels": {SERVICE_LABEL: service.name}},
-        "matchLabelKeys": ["pod-template-hash"],  # pods of the former template do not count during a rollout
-    }
-    return [{"topologyKey": key, **soft} for key in ("kubernetes.io/hostname", "topology.kubernetes.io/zone")]
 
 
 def _essentials(service: SpongeService, startup: int, image: str) -> dict[str, Any]:
