@@ -48,6 +48,7 @@ __all__ = [
     "operator_pods",
     "operator_restarts",
     "quota_file",
+    "rate_of",
     "resizes",
     "rows_of",
     "scraped",
@@ -64,6 +65,9 @@ CGROUPS = Path("/sys/fs/cgroup")
 
 MOST_ROWS = 1000
 """A little less than a server takes of such small rows."""
+
+MOST_RPS = 150.0
+"""As many images as a client sends beside the servers of a small machine."""
 
 PATIENCE = 3.0
 """Deadlines are given for a quiet machine; a busy one gets so many times as long before a test gives up."""
@@ -162,10 +166,20 @@ def server_state(service: Service, pod: dict[str, Any]) -> dict[str, Any]:
 
 
 def rows_of(service: Service, pod: dict[str, Any], core_s: float) -> int:
-    """So many digits take about so many core-seconds on this machine, by the server's own latency model."""
+    """So many digits take about so many core-seconds on this machine."""
+    return min(MOST_ROWS, math.ceil(core_s / _row_core_s(service, pod)))
+
+
+def rate_of(service: Service, pod: dict[str, Any], cores: float) -> float:
+    """So many images a second take about so many cores of this machine."""
+    return min(MOST_RPS, cores / _row_core_s(service, pod))
+
+
+def _row_core_s(service: Service, pod: dict[str, Any]) -> float:
+    """What a row costs in full batches, by the server's own latency model."""
     state = server_state(service, pod)
     model, batch = LatencyCoefficients.model_validate(state["profile"]).model(), int(state["batch_cap"])
-    return min(MOST_ROWS, math.ceil(core_s * batch / model.latency(batch, 1)))
+    return model.latency(batch, 1) / batch
 
 
 def shown(kubectl: Kubectl) -> str:

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 import tritonclient.http as triton
-from operator_kit import Kubectl, Service, eventually, identity, millicores, quota_file, send
+from operator_kit import Kubectl, Service, eventually, identity, millicores, quota_file, rate_of, send
 from sklearn.datasets import load_digits
 from tritonclient.utils import InferenceServerException
 
@@ -164,14 +164,15 @@ def test_a_service_follows_its_load_in_place(kubectl: Kubectl, resnet18: Service
     # Under load it grows while the load lasts, without a restart.
     largest = 250
     counts: dict[int, int] = {}
-    load = threading.Thread(target=lambda: counts.update(send(pod, "resnet18", rate=12, seconds=10, slo_ms=600)))
+    rate = round(rate_of(service, pod, 0.6))  # more than twice what its smallest size carries
+    load = threading.Thread(target=lambda: counts.update(send(pod, "resnet18", rate, seconds=10, slo_ms=600)))
     load.start()
     while load.is_alive():
         largest = max(largest, millicores(quota))
         load.join(0.02)
     assert largest > 250
-    assert sum(counts.values()) == 120
-    assert counts.get(200, 0) >= 60
+    assert sum(counts.values()) == 10 * rate
+    assert counts.get(200, 0) >= 5 * rate
     eventually(lambda: service.get()["status"].get("attainment"), 10, "the status says how many were in time")
     decision = service.get()["status"]["lastDecision"]
     assert decision["applied"]

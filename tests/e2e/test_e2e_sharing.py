@@ -8,12 +8,25 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from operator_kit import Kubectl, Service, block_node, eventually, identity, millicores, quota_file, scraped, send
+from operator_kit import (
+    Kubectl,
+    Service,
+    block_node,
+    eventually,
+    identity,
+    millicores,
+    quota_file,
+    rate_of,
+    scraped,
+    send,
+)
 
 pytestmark = [pytest.mark.e2e, pytest.mark.torch, pytest.mark.usefixtures("operator_running")]
 
 ROOM, STARTUP = 1500, 750
 LOAD_S = 8.0
+LOAD_CORES = 1.75
+"""Of each service: more than its largest size."""
 
 
 def has_cores(service: Service, cores: str) -> bool:
@@ -59,10 +72,11 @@ def test_two_services_share_a_node_without_a_deferred_resize(kubectl: Kubectl, n
     before, quotas = [identity(pod) for pod in pods], [quota_file(pod) for pod in pods]
     refused_before = deferred(kubectl)
 
+    rates = [rate_of(service, pod, LOAD_CORES) for service, pod in zip(services, pods, strict=True)]
     counts: list[dict[int, int]] = [{}, {}]
 
     def load(index: int) -> None:
-        counts[index].update(send(pods[index], services[index].name, rate=40, seconds=LOAD_S, slo_ms=400))
+        counts[index].update(send(pods[index], services[index].name, rates[index], seconds=LOAD_S, slo_ms=400))
 
     loads = [threading.Thread(target=load, args=(index,)) for index in (0, 1)]
     for thread in loads:
