@@ -8,6 +8,7 @@ from typing import get_args
 
 import click
 
+from sponge_cli.common_options import LOG_LEVEL
 from sponge_core.routing.registry import DEFAULT, RULES, RuleName
 from sponge_system.logs import Level
 
@@ -80,13 +81,7 @@ def command() -> None:
     is_flag=True,
     help="Where the service has no pod, ask for one, and let requests wait for it until their deadlines.",
 )
-@click.option(
-    "--log-level",
-    type=click.Choice(get_args(Level)),
-    default="info",
-    show_default=True,
-    help="Lowest level of events logged to stderr.",
-)
+@LOG_LEVEL
 def run(
     directory: Path,
     service: str,

@@ -10,6 +10,7 @@ from typing import get_args
 
 import click
 
+from sponge_cli.common_options import LOG_LEVEL
 from sponge_operator.resources.front_manifests import FrontSettings
 from sponge_operator.resources.pod_security import Level as PodSecurityLevel
 from sponge_system.logs import Level, set_up
@@ -106,13 +107,7 @@ def command() -> None:
 @click.option(
     "--decision-log", type=click.Path(path_type=Path), help="Append each decision to this file, one JSON object a line."
 )
-@click.option(
-    "--log-level",
-    type=click.Choice(get_args(Level)),
-    default="info",
-    show_default=True,
-    help="Lowest level of events logged to stderr.",
-)
+@LOG_LEVEL
 def run(
     namespaces: tuple[str, ...],
     server_image: str,
