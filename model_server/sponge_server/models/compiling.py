@@ -17,7 +17,7 @@ from typing import Any
 import torch
 
 from sponge_server.models.compiled import PLATFORM, Package
-from sponge_server.models.exported import Sidecar, SidecarCompiled, SidecarImage, SidecarInput, sidecar_path
+from sponge_server.models.exported import Sidecar, SidecarCompiled, SidecarImage, SidecarInput, put_in_place
 from sponge_server.models.images import ImageTransform
 from sponge_server.models.loaded import LoadedModel
 from sponge_server.models.precision import Accuracy, compare, example_batch
@@ -88,9 +88,7 @@ def compile_model(url: str, output: Path, max_batch: int, step: Callable[[str], 
         made = Package(half, torch.__version__, torch.backends.cpu.get_cpu_capability())
         compiled = replace(model, forward=made, platform=PLATFORM, max_batch=max_batch)
         report = _checked(model, compiled, max_batch, output)
-        sidecar_path(half).write_text(_sidecar(compiled, report).model_dump_json(indent=1, exclude_defaults=True))
-        sidecar_path(half).replace(sidecar_path(output))
-        half.replace(output)
+        put_in_place(half, _sidecar(compiled, report), output)
     return replace(report, size_bytes=output.stat().st_size)
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 import torch
 
 from sponge_core.errors import needs_extra
-from sponge_server.models.exported import Sidecar, SidecarImage, load_file, sidecar_path
+from sponge_server.models.exported import Sidecar, SidecarImage, load_file, put_in_place, sidecar_path
 from sponge_server.models.loaded import LoadedModel
 from sponge_server.models.source import Source
 from sponge_server.workers.interface import ModelError
@@ -110,16 +110,13 @@ def _network() -> torch.nn.Sequential:
 
 
 def _write(path: Path, program: torch.export.ExportedProgram, sidecar: Sidecar) -> None:
-    """Writes both files or neither, also when two processes build at once. The program comes last and marks success."""
+    """Writes both files or neither, also when two processes build at once."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=path.parent) as scratch:
             half = Path(scratch) / path.name
             torch.export.save(program, half)
-            # Without what is as usual, servers of earlier versions read it too: the folder may be shared.
-            sidecar_path(half).write_text(sidecar.model_dump_json(indent=1, exclude_defaults=True), encoding="utf-8")
-            sidecar_path(half).replace(sidecar_path(path))
-            half.replace(path)
+            put_in_place(half, sidecar, path)
     except OSError as error:
         raise ModelError(f"cannot write the digits model to {path.parent}: {error.strerror}") from None
 

@@ -33,6 +33,7 @@ __all__ = [
     "described",
     "load",
     "load_file",
+    "put_in_place",
     "sidecar_path",
 ]
 
@@ -128,6 +129,19 @@ def load(source: Source) -> LoadedModel:
 def sidecar_path(path: Path) -> Path:
     """Path of the description of the model at `path`."""
     return path.with_name(path.name + ".json")
+
+
+def put_in_place(made: Path, sidecar: Sidecar, path: Path) -> None:
+    """Moves a model file to `path` with its sidecar. The file comes last and marks success. Raises OSError.
+
+    Args:
+        made: on the same file system, in a folder of its own.
+    """
+    # Without what is as usual, servers of earlier versions read it too: the folder may be shared.
+    text = sidecar.model_dump_json(indent=1, exclude_defaults=True)
+    sidecar_path(made).write_text(text, encoding="utf-8")
+    sidecar_path(made).replace(sidecar_path(path))
+    made.replace(path)
 
 
 def load_file(
