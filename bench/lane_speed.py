@@ -35,7 +35,7 @@ BARE = "bare eager loop"
 
 BARE_LOOP = """
 import sys, time, torch
-from sponge_server.models.precision import example_batch
+from sponge_server.models.example_rows import example_batch
 from sponge_server.models.source import load
 torch.set_num_interop_threads(1)
 model = load(sys.argv[1])

@@ -11,6 +11,7 @@ import torch
 
 from sponge_server.models import precision
 from sponge_server.models.compiling import compile_model
+from sponge_server.models.example_rows import example_batch
 from sponge_server.models.exported import sidecar_path
 from sponge_server.models.source import load, parse, with_options
 from sponge_server.workers.examples import example_item
@@ -130,7 +131,7 @@ def test_bf16_support_is_read_from_the_cpu_flags(tmp_path: Path, flags: str, nat
 def test_bf16_returns_nearly_the_same_outputs_in_fp32(source: str) -> None:
     plain, rounded = load(source), load(f"{source}{'&' if '?' in source else '?'}dtype=bf16")
     assert rounded.platform == f"{plain.platform}, bf16"
-    inputs = precision.example_batch(plain, 4)
+    inputs = example_batch(plain, 4)
     assert [tensor.dtype for _, tensor in rounded.run(inputs)] == [torch.float32]
     assert 0 < precision.compare(plain, rounded, inputs).relative_error < 0.1
 

@@ -17,10 +17,11 @@ from typing import Any
 import torch
 
 from sponge_server.models.compiled import PLATFORM, Package
+from sponge_server.models.example_rows import example_batch
 from sponge_server.models.exported import Sidecar, SidecarCompiled, SidecarImage, SidecarInput, put_in_place
 from sponge_server.models.images import ImageTransform
 from sponge_server.models.loaded import LoadedModel
-from sponge_server.models.precision import Accuracy, compare, example_batch
+from sponge_server.models.precision import Accuracy, compare
 from sponge_server.models.source import load
 from sponge_server.workers.interface import ModelError
 

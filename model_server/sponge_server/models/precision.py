@@ -16,7 +16,8 @@ from typing import Any
 import torch
 
 from sponge_server.models.compiled import Package
-from sponge_server.models.loaded import TORCH_DTYPE, LoadedModel
+from sponge_server.models.example_rows import example_batch
+from sponge_server.models.loaded import LoadedModel
 from sponge_server.runtimes.examples import Examples
 from sponge_server.runtimes.interface import Runtime
 from sponge_server.workers.forked_call import forked_call
@@ -24,7 +25,7 @@ from sponge_server.workers.interface import ModelError
 from sponge_system.cpu_flags import cpu_flags
 from sponge_system.logs import event
 
-__all__ = ["LARGEST_ERROR", "LEAST_AGREEMENT", "Accuracy", "compare", "example_batch", "in_dtype", "native_bf16"]
+__all__ = ["LARGEST_ERROR", "LEAST_AGREEMENT", "Accuracy", "compare", "in_dtype", "native_bf16"]
 
 log = logging.getLogger(__name__)
 
@@ -35,7 +36,6 @@ LEAST_AGREEMENT = 0.95
 """Least share of example inputs for which the largest value of the first output keeps its place."""
 
 _SAMPLES = 32
-_SEED = 0
 _CHECK_TIMEOUT_S = 120.0
 
 
@@ -118,24 +118,6 @@ def compare(reference: LoadedModel, other: LoadedModel, inputs: list[torch.Tenso
         relative_error=(apart / length) ** 0.5 if length else apart**0.5,
         top1=float((first.argmax(1) == second.argmax(1)).double().mean()) if scores else None,
     )
-
-
-def example_batch(model: LoadedModel, rows: int) -> list[torch.Tensor]:
-    """Rows as the model makes them, else noise of the right shapes: zeros (valid indices) for integers.
-
-    It is equal in every call and different in every row.
-    """
-    if model.examples is not None:
-        return model.examples(rows)
-    generator = torch.Generator().manual_seed(_SEED)
-    made = []
-    for spec in model.inputs:
-        shape = (rows, *(model.any_size if size < 0 else size for size in spec.shape))
-        dtype = TORCH_DTYPE[spec.datatype]
-        noise = torch.rand(shape, generator=generator) if dtype.is_floating_point else torch.zeros(shape)
-        layout = torch.channels_last if model.channels_last and noise.ndim == 4 else torch.contiguous_format
-        made.append(noise.to(dtype).contiguous(memory_format=layout))
-    return made
 
 
 def _compared(model: LoadedModel, other: LoadedModel, dtype: str, examples: Examples | None) -> dict[str, Any]:

@@ -16,9 +16,10 @@ import torch
 from sponge_core.errors import needs_extra
 from sponge_server.models.compiled import Package
 from sponge_server.models.compiling import TOLERANCE, export
+from sponge_server.models.example_rows import example_batch
 from sponge_server.models.exported import described
 from sponge_server.models.loaded import LoadedModel
-from sponge_server.models.precision import Accuracy, compare, example_batch
+from sponge_server.models.precision import Accuracy, compare
 from sponge_server.models.source import Source
 from sponge_server.runtimes.files import digest, kept
 from sponge_server.runtimes.interface import Runtime
