@@ -7,9 +7,9 @@ from pathlib import Path
 
 from bench.serving.shared import Outputs
 from bench.serving.systems.interface import Knobs, Launch, System, Wire
+from bench.serving.systems.oip import binary_outputs
 from bench.serving.workloads import Served
-from sponge_client.errors import ServerError
-from sponge_client.oip import HEADER_LENGTH, Tensor, decode, encode
+from sponge_client.oip import HEADER_LENGTH, Tensor, encode
 from sponge_core.control_api import SizeRange
 
 __all__ = ["ResizableSponge", "SizeBlindSponge", "Sponge"]
@@ -54,11 +54,7 @@ class Sponge(System):
         return Wire("POST", f"/v2/models/{workload.name}/infer", headers, (head.data[: head.header_length], body))
 
     def outputs(self, headers: Mapping[str, str], body: bytes) -> Outputs:
-        try:
-            outputs: Outputs = decode(headers, body)["output"].reshape(-1)
-        except (ServerError, KeyError) as error:
-            raise ValueError(str(error)) from None
-        return outputs
+        return binary_outputs(headers, body)
 
 
 class SizeBlindSponge(Sponge):

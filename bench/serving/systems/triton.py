@@ -10,9 +10,9 @@ from pathlib import Path
 from bench.bert_sizes import LONGEST
 from bench.serving.shared import Outputs
 from bench.serving.systems.interface import Knobs, Launch, System, Wire
+from bench.serving.systems.oip import binary_outputs
 from bench.serving.workloads import BERT, DEFAULT, RESNET18, Served
-from sponge_client.errors import ServerError
-from sponge_client.oip import HEADER_LENGTH, decode
+from sponge_client.oip import HEADER_LENGTH
 
 __all__ = ["Triton"]
 
@@ -45,7 +45,6 @@ dynamic_batching {{
   }}
 }}
 """
-
 
 TRIES: dict[str, list[tuple[int, ...]]] = {
     RESNET18.name: [
@@ -137,18 +136,14 @@ class Triton(System):
             "name": workload.input,
             "shape": [1, *workload.shape_of(sent)],
             "datatype": workload.datatype,
+            "parameters": {"binary_data_size": len(sent)},
         }
-        row["parameters"] = {"binary_data_size": len(sent)}
         head = json.dumps({"inputs": [row], "parameters": parameters}).encode()
         headers = {"Content-Type": "application/octet-stream", HEADER_LENGTH: str(len(head))}
         return Wire("POST", f"/v2/models/{workload.name}/infer", headers, (head, sent))
 
     def outputs(self, headers: Mapping[str, str], body: bytes) -> Outputs:
-        try:
-            outputs: Outputs = decode(headers, body)["output"].reshape(-1)
-        except (ServerError, KeyError) as error:
-            raise ValueError(str(error)) from None
-        return outputs
+        return binary_outputs(headers, body)
 
 
 @lru_cache(maxsize=512)
