@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from statistics import mean
 
@@ -82,43 +82,44 @@ def _point(system: str, mix: str, load: float, runs: Sequence[Run]) -> Point:
 def goodput_table(found: Sequence[Point], mix: Mix) -> str:
     """Systems by loads: in-time answers per second, and their share of what could be had."""
     of_mix = [point for point in found if point.mix == mix.name]
-    loads = sorted({point.load for point in of_mix})
-    by = {(point.system, point.load): point for point in of_mix}
-    systems = list(dict.fromkeys(point.system for point in of_mix))
-    rows = [["offered/s", *(f"{mean(p.offered_rps for p in of_mix if p.load == load):.1f}" for load in loads)]]
-    for system in systems:
-        cells = (by.get((system, load)) for load in loads)
-        rows.append([system, *(f"{p.goodput_rps:.1f} ({p.share:.0%})" if p else "-" for p in cells)])
-    return markdown(["", *(f"{load:g} x" for load in loads)], rows)
+    offered = [f"{mean(p.offered_rps for p in of_mix if p.load == load):.1f}" for load in _loads(of_mix)]
+    rows = _by_load(of_mix, lambda point: f"{point.goodput_rps:.1f} ({point.share:.0%})")
+    return markdown(["", *_titles(of_mix)], [["offered/s", *offered], *rows])
 
 
 def cores_table(found: Sequence[Point], mix: Mix) -> str:
     """Systems by loads: cores in use on average."""
     of_mix = [point for point in found if point.mix == mix.name]
-    loads = sorted({point.load for point in of_mix})
-    by = {(point.system, point.load): point for point in of_mix}
-    rows = []
-    for system in dict.fromkeys(point.system for point in of_mix):
-        cells = (by.get((system, load)) for load in loads)
-        rows.append([system, *(f"{point.cores:.2f}" if point else "-" for point in cells)])
-    return markdown(["mean cores in use", *(f"{load:g} x" for load in loads)], rows)
+    return markdown(["mean cores in use", *_titles(of_mix)], _by_load(of_mix, lambda point: f"{point.cores:.2f}"))
 
 
 def class_table(found: Sequence[Point], mix: Mix) -> str:
     """Systems by loads: the share of each class in time."""
     of_mix = [point for point in found if point.mix == mix.name]
-    loads = sorted({point.load for point in of_mix})
     names = [name for name in mix.classes if any(name in point.by_class for point in of_mix)]
+
+    def cell(point: Point) -> str:
+        return " / ".join(f"{point.by_class[name]:.0%}" if name in point.by_class else "-" for name in names)
+
+    return markdown([" / ".join(names), *_titles(of_mix)], _by_load(of_mix, cell))
+
+
+def _loads(of_mix: Sequence[Point]) -> list[float]:
+    return sorted({point.load for point in of_mix})
+
+
+def _titles(of_mix: Sequence[Point]) -> list[str]:
+    return [f"{load:g} x" for load in _loads(of_mix)]
+
+
+def _by_load(of_mix: Sequence[Point], cell: Callable[[Point], str]) -> list[list[str]]:
+    """A row for each system: its name, and a cell for each load."""
     by = {(point.system, point.load): point for point in of_mix}
-    rows = []
-    for system in dict.fromkeys(point.system for point in of_mix):
-        cells = []
-        for load in loads:
-            point = by.get((system, load))
-            shares = (point.by_class.get(name) for name in names) if point else ()
-            cells.append(" / ".join("-" if share is None else f"{share:.0%}" for share in shares) or "-")
-        rows.append([system, *cells])
-    return markdown([" / ".join(names), *(f"{load:g} x" for load in loads)], rows)
+    systems = dict.fromkeys(point.system for point in of_mix)
+    return [
+        [system, *(cell(point) if (point := by.get((system, load))) else "-" for load in _loads(of_mix))]
+        for system in systems
+    ]
 
 
 def outcome_table(found: Sequence[Point], mix: Mix, load: float) -> str:
