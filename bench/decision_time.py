@@ -15,6 +15,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
+from bench.bert_sizes import MEAN_LOG, SPREAD_LOG
 from bench.results import SPONGE, arguments, save
 from sponge_core.cpu_sharing import Running
 from sponge_core.dispatch.decision import DispatchState, Limits
@@ -74,7 +75,8 @@ def sized_scenes() -> list[Scene]:
     sized = replace(load_profile("resnet18").latency_model(), sizes=curve)
     found = []
     for scene in scenes()[:6]:
-        requests = [replace(request, size=float(round(draw.lognormvariate(4.0, 0.9)))) for request in scene.queue]
+        sizes = (float(round(draw.lognormvariate(MEAN_LOG, SPREAD_LOG))) for _ in scene.queue)
+        requests = [replace(request, size=size) for request, size in zip(scene.queue, sizes, strict=True)]
         found.append(Scene(f"{scene.name}, many sizes", EdfQueue(requests), scene.running, scene.cores, [sized]))
     return found
 

@@ -24,7 +24,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from bench.bert_sizes import LONGEST, SHORTEST
+from bench.bert_sizes import LONGEST, MEAN_LOG, SHORTEST, SPREAD_LOG, WORDS
 from bench.experiments.sizes import BERT
 from bench.live_server import LiveServer
 from bench.results import BLUE, SOFT, SPONGE, arguments, save
@@ -53,9 +53,6 @@ REFERENCE = round((SHORTEST * LONGEST) ** 0.5)
 """The tokens that the server's profile is for."""
 
 BODIES = 200
-WORDS = 30_000
-"""Token ids below this one occur; `bench.bert` knows some more."""
-
 QUIET_S = 1.5
 NEAR = 0.1
 ALL = ("--log-level", "debug", "--warm-up-s", "10")
@@ -78,7 +75,7 @@ class Row:
 def bodies() -> list[InferBody]:
     """Requests of random tokens."""
     draw = np.random.default_rng(1)
-    lengths = np.clip(np.rint(draw.lognormal(4.0, 0.9, BODIES)), SHORTEST, LONGEST).astype(int)
+    lengths = np.clip(np.rint(draw.lognormal(MEAN_LOG, SPREAD_LOG, BODIES)), SHORTEST, LONGEST).astype(int)
     return [
         encode([Tensor("ids", "INT64", (1, int(n)), draw.integers(1, WORDS, int(n), np.int64).tobytes())])
         for n in lengths

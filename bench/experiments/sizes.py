@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from rich.console import Console
 from rich.table import Table
 
-from bench.bert_sizes import LONGEST, SHORTEST
+from bench.bert_sizes import LONGEST, MEAN_LOG, SHORTEST, SPREAD_LOG
 from bench.experiments.size_rules import by_bucket, by_slack, one_by_one
 from bench.results import compared, save
 from bench.simulations import arguments, run_all
@@ -115,7 +115,7 @@ class Found:
 
 def length(draw: random.Random) -> int:
     """The tokens of one request."""
-    return min(LONGEST, max(SHORTEST, round(draw.lognormvariate(4.0, 0.9))))
+    return min(LONGEST, max(SHORTEST, round(draw.lognormvariate(MEAN_LOG, SPREAD_LOG))))
 
 
 def capacity_rps() -> float:

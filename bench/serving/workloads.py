@@ -16,7 +16,7 @@ from statistics import NormalDist
 
 import numpy as np
 
-from bench.bert_sizes import LONGEST, SHORTEST, WIDTH
+from bench.bert_sizes import LONGEST, MEAN_LOG, SHORTEST, SPREAD_LOG, WIDTH, WORDS
 from bench.serving.shared import CACHE, Outputs, Rows
 
 __all__ = ["BERT", "DEFAULT", "RESNET18", "RUNTIMES", "WORKLOADS", "Served", "Workload"]
@@ -27,10 +27,6 @@ _WORKLOAD, _RUNTIME = "PEER_WORKLOAD", "PEER_RUNTIME"
 IMAGES = 8
 TEXTS = 96
 """Their lengths are quantiles of the distribution, so that few of them have its mean work."""
-
-MEDIAN_LOG_TOKENS, SPREAD_LOG_TOKENS = 4.0, 0.9
-WORDS = 30_000
-"""Token ids below this one occur, from 1: 0 fills up."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +120,7 @@ def _images() -> list[bytes]:
 
 def _texts() -> list[bytes]:
     """Random words."""
-    draw, log_tokens = np.random.default_rng(1), NormalDist(MEDIAN_LOG_TOKENS, SPREAD_LOG_TOKENS)
+    draw, log_tokens = np.random.default_rng(1), NormalDist(MEAN_LOG, SPREAD_LOG)
     lengths = [np.exp(log_tokens.inv_cdf((number + 0.5) / TEXTS)) for number in range(TEXTS)]
     return [
         draw.integers(1, WORDS, int(np.clip(round(length), SHORTEST, LONGEST))).astype("<i8").tobytes()
