@@ -19,7 +19,8 @@ from sponge_simulator.scaling.interface import Service
 
 __all__ = ["Pod", "Stepped"]
 
-LIAR_S = 4.0
+LYING_TIMES = 4.0
+"""Batches of a pod that lies take so many times as long."""
 
 
 class Stepped(NamedTuple):
@@ -59,14 +60,19 @@ class Pod:
         self._received.clear()
 
     @property
-    def up(self) -> bool:
-        """Whether it takes connections."""
-        return self.fault != "pod dies"
+    def accepts(self) -> bool:
+        """Whether a request that reaches it comes into its queue, and does not fail at once."""
+        return self.fault not in ("pod dies", "pod errs")
 
     @property
     def serving(self) -> bool:
         """Whether requests wait and run in it."""
         return self.fault in (None, "pod lies")
+
+    @property
+    def idle(self) -> bool:
+        """Whether it serves and has no request."""
+        return self.serving and not self.queue and self._replica.idle
 
     def next_at(self) -> float:
         """When it has to step again if nothing happens before."""
@@ -99,11 +105,6 @@ class Pod:
         """Queues a request that has arrived as the front's `number`-th; the pod steps at once."""
         self._received[front] = max(number, self._received.get(front, 0))
         self.take([request], now)
-
-    @property
-    def bored(self) -> bool:
-        """Whether it has nothing to do."""
-        return self.serving and not self.queue and self._replica.idle
 
     def give(self, now: float) -> list[Request]:
         """The batch that an idle pod of the same size would start, out of this one's queue."""
@@ -145,7 +146,7 @@ class Pod:
         return DispatchState(now, self.queue, running, cores, [self._service.model], self._limits)
 
     def _takes_s(self, launch: Launch) -> float:
-        return self._true_s(launch) * (LIAR_S if self.fault == "pod lies" else 1.0)
+        return self._true_s(launch) * (LYING_TIMES if self.fault == "pod lies" else 1.0)
 
     def report(self, now: float) -> PodLoad | None:
         """What it tells the fronts; None if it tells nothing."""

@@ -163,7 +163,7 @@ class _Run:
         if way is None:
             return
         pod = self._pods[way.choice.pod]
-        if not pod.up or pod.fault == "pod errs":
+        if not pod.accepts:
             self._lose(request)
         elif not self._hand_over(request, pod):
             pod.receive(request, way.front.name, way.choice.number, self._now)
@@ -177,7 +177,7 @@ class _Run:
         for request in found.shed:
             if self._end(request, "refused"):
                 self._tally.shed += 1
-        if self._setting.steal and pod.bored:
+        if self._setting.steal and pod.idle:
             self._steal(pod)
 
     def _hand_over(self, request: Request, pod: Pod) -> bool:
@@ -214,7 +214,7 @@ class _Run:
 
     def _arrive(self, requests: list[Request], pod: Pod) -> None:
         """Requests reach a pod that did not get them from a front."""
-        if requests and pod.up and pod.fault != "pod errs":
+        if requests and pod.accepts:
             pod.take(requests, self._now)
         else:
             for request in requests:
