@@ -6,7 +6,7 @@ import functools
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +16,9 @@ from bench.serving.campaign import Plan
 from bench.serving.ledger import Ledger
 from bench.serving.live_cores import CORES_MIX
 from bench.serving.measure import Timing
-from bench.serving.schedule import MIXES
 from bench.serving.steps import Budget, OutOfTimeError, Steps
 from bench.serving.systems import SYSTEMS
-from bench.serving.workloads import RESNET18, RUNTIMES, WORKLOADS, Served
+from bench.serving.workloads import DEFAULT, RUNTIMES, WORKLOADS, Served
 from sponge_core.errors import SpongeError
 
 OUT = Path("out/bench/serving")
@@ -37,59 +36,59 @@ Texts of many lengths, in ONNX Runtime everywhere:
 
 
 class _List(click.ParamType[tuple[Any, ...]]):
-    """Comma-separated values of one type, optionally limited to given choices."""
+    """Comma-separated values of one type."""
 
     name = "list"
 
-    def __init__(self, kind: Callable[[str], Any], choices: Sequence[Any] | None = None) -> None:
-        self._kind, self._choices = kind, choices
+    def __init__(self, kind: Callable[[str], Any]) -> None:
+        self._kind = kind
 
     def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> tuple[Any, ...]:
         if isinstance(value, tuple):
             return value
         try:
-            found = tuple(self._kind(word.strip()) for word in str(value).split(","))
+            return tuple(self._kind(word.strip()) for word in str(value).split(","))
         except ValueError:
             self.fail(f"{value!r}: give values separated by commas", param, ctx)
-        for word in found:
-            if self._choices is not None and word not in self._choices:
-                self.fail(f"{word!r} is not one of {', '.join(map(str, self._choices))}", param, ctx)
-        return found
+
+
+_PLAN_OPTIONS = (
+    click.option(
+        "--campaign",
+        default="default",
+        show_default=True,
+        help="Name of the campaign. Runs with the same name belong together.",
+    ),
+    click.option("--workload", type=click.Choice([*WORKLOADS]), default=DEFAULT.workload.name, show_default=True),
+    click.option(
+        "--runtime",
+        type=click.Choice(RUNTIMES),
+        default=DEFAULT.runtime,
+        show_default=True,
+        help="What computes inside of every system.",
+    ),
+    click.option("--cores", type=float, help="CPU limit of every system, helpers included.  [default: the workload's]"),
+    click.option("--systems", type=_List(str), help="Some of the workload's.  [default: all]"),
+    click.option("--mixes", type=_List(str), help="Some of the workload's.  [default: all]"),
+    click.option("--loads", type=_List(float), help="Shares of the capacity.  [default: the workload's]"),
+    click.option("--seeds", type=_List(int), default=(1, 2, 3), help="Schedules at each load.  [default: 1,2,3]"),
+    click.option("--duration-s", default=11.5, show_default=True, help="Duration of sending, with the warm-up."),
+    click.option("--warmup-s", default=1.5, show_default=True, help="Sent, not counted."),
+    click.option(
+        "--hang-up-s", default=1.0, show_default=True, help="A client disconnects this long after its deadline."
+    ),
+    click.option("--out", type=click.Path(file_okay=False, path_type=Path), default=OUT, show_default=True),
+    click.option(
+        "--budget-s",
+        type=click.FloatRange(0, min_open=True),
+        help="Start no step that would exceed this time. Exits with 75 when work is left.",
+    ),
+)
 
 
 def _campaign_options(command: Callable[..., None]) -> Callable[..., None]:
     """Adds the options of a plan to a command, passes it the `steps`, and prints their result."""
 
-    @click.option(
-        "--campaign",
-        default="default",
-        show_default=True,
-        help="Name of the campaign. Runs with the same name belong together.",
-    )
-    @click.option("--workload", type=click.Choice([*WORKLOADS]), default=RESNET18.name, show_default=True)
-    @click.option(
-        "--runtime",
-        type=click.Choice(RUNTIMES),
-        default=RUNTIMES[0],
-        show_default=True,
-        help="What computes inside of every system.",
-    )
-    @click.option("--cores", type=float, help="CPU limit of every system, helpers included.  [default: the workload's]")
-    @click.option("--systems", type=_List(str), help="Some of the workload's.  [default: all]")
-    @click.option("--mixes", type=_List(str, tuple(MIXES)), help="Some of the workload's.  [default: all]")
-    @click.option("--loads", type=_List(float), help="Shares of the capacity.  [default: the workload's]")
-    @click.option("--seeds", type=_List(int), default=(1, 2, 3), help="Schedules at each load.  [default: 1,2,3]")
-    @click.option("--duration-s", default=11.5, show_default=True, help="Duration of sending, with the warm-up.")
-    @click.option("--warmup-s", default=1.5, show_default=True, help="Sent, not counted.")
-    @click.option(
-        "--hang-up-s", default=1.0, show_default=True, help="A client disconnects this long after its deadline."
-    )
-    @click.option("--out", type=click.Path(file_okay=False, path_type=Path), default=OUT, show_default=True)
-    @click.option(
-        "--budget-s",
-        type=click.FloatRange(0, min_open=True),
-        help="Start no step that would exceed this time. Exits with 75 when work is left.",
-    )
     @functools.wraps(command)
     def with_plan(
         campaign: str,
@@ -127,7 +126,7 @@ def _campaign_options(command: Callable[..., None]) -> Callable[..., None]:
             sys.exit(UNFINISHED)
         sys.exit(1 if steps.failed else 0)
 
-    return with_plan
+    return functools.reduce(lambda made, option: option(made), reversed(_PLAN_OPTIONS), with_plan)
 
 
 def _some(option: str, wanted: tuple[str, ...] | None, known: tuple[str, ...]) -> tuple[str, ...]:
@@ -203,7 +202,7 @@ def against(checkout: Path, rounds: int, cores: float, out: Path) -> None:
     """
     from bench.serving.against import compare
 
-    _make_model(Served(RESNET18))
+    _make_model(DEFAULT)
     for comparison in compare(checkout, rounds, cores, out / "logs"):
         click.echo(comparison)
 
