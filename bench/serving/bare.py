@@ -56,6 +56,14 @@ def loop(
         barrier.wait()
 
 
+def summarised(batch: int, times: Sequence[Sequence[float]]) -> dict[str, float]:
+    """Throughput of all processes, and percentiles of the times of their batches, which are in seconds."""
+    # Each process's own rate, since its last batch may end after the time is over.
+    rate = sum(batch * len(own) / sum(own) for own in times)
+    p50, p99 = np.percentile([each for own in times for each in own], (50, 99)) * 1000
+    return {"rows_per_s": round(rate, 2), "batch_p50_ms": round(float(p50), 2), "batch_p99_ms": round(float(p99), 2)}
+
+
 def main() -> None:
     """Measures and prints."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -79,18 +87,8 @@ def main() -> None:
     for batch in batches:
         times = [found.get() for _ in workers]
         assert all(size == batch for size, _ in times)
-        of_batch = [t for _, list_ in times for t in list_]
-        # Each process's own rate, since its last batch may end after the time is over.
-        rate = sum(batch * len(list_) / sum(list_) for _, list_ in times)
-        figures = {
-            "processes": options.processes,
-            "threads": options.threads,
-            "batch": batch,
-            "rows_per_s": round(rate, 2),
-            "batch_p50_ms": round(float(np.percentile(of_batch, 50)) * 1000, 2),
-            "batch_p99_ms": round(float(np.percentile(of_batch, 99)) * 1000, 2),
-        }
-        print(json.dumps(figures), flush=True)
+        figures = {"processes": options.processes, "threads": options.threads, "batch": batch}
+        print(json.dumps(figures | summarised(batch, [own for _, own in times])), flush=True)
     for worker in workers:
         worker.join()
 

@@ -51,12 +51,12 @@ def set_up(system: System) -> None:
     uv = (sys.executable, "-m", "uv")  # the project's own, even if it is not on the PATH
     _run(*uv, "venv", "--quiet", "--python", sys.executable, str(folder))
     python = folder / "bin" / "python"
-    no_torch = folder / "linked.txt"  # a peer that requires torch gets the project's
-    no_torch.write_text("".join(f"{name} ; sys_platform == 'never'\n" for name in LINKED[:2]))
+    no_torch = folder / "no-torch.txt"  # a peer that requires torch gets the project's
+    no_torch.write_text("".join(f"{name} ; sys_platform == 'never'\n" for name in ("torch", "torchvision")))
     install = ("pip", "install", "--quiet", "--python", str(python), "--override", str(no_torch))
     _run(*uv, *install, *system.packages)
     (packages,) = (folder / "lib").glob("python*/site-packages")
-    (packages / "sponge-torch.pth").write_text(f"{_torch_links()}\n")
+    (packages / "sponge-links.pth").write_text(f"{_links()}\n")
     _run(str(python), "-c", CHECK)
     (folder / STAMP).write_text(_stamp(system))
 
@@ -70,7 +70,7 @@ def _stamp(system: System) -> str:
     return "\n".join((*(f"{name}=={distribution(name).version}" for name in LINKED), *system.packages))
 
 
-def _torch_links() -> Path:
+def _links() -> Path:
     """A folder with links to the runtimes and their requirements in the project's environment."""
     names, todo = set[str](), [*LINKED]
     entries: dict[str, Path] = {}

@@ -81,9 +81,9 @@ class _Hidden(torch.nn.Module):  # type: ignore[misc]
 
 
 def _write_onnx(path: Path, bert: Bert) -> None:
-    ids, counts = (torch.ones(2, 7, dtype=torch.int64) for _ in range(2))  # one tensor would become one input
+    ids, mask = (torch.ones(2, 7, dtype=torch.int64) for _ in range(2))  # one tensor would become one input
     sizes = {0: torch.export.Dim("batch", min=1, max=64), 1: torch.export.Dim("tokens", min=2, max=LONGEST)}
     with torch.no_grad():
-        program = torch.export.export(_Hidden(bert), (ids, counts), dynamic_shapes=(sizes, sizes))
+        program = torch.export.export(_Hidden(bert), (ids, mask), dynamic_shapes=(sizes, sizes))
     names = {"input_names": ["input_ids", "attention_mask"], "output_names": ["last_hidden_state"]}
     torch.onnx.export(program, dynamo=True, verbose=False, **names).save(str(path))
