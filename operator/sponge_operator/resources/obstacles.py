@@ -11,7 +11,15 @@ from typing import Any
 
 from sponge_operator.resources.manifests import CONTAINER
 
-__all__ = ["Obstacle", "failure_of", "is_rolled_out", "obstacle_of_pod", "rollout_of"]
+__all__ = [
+    "Obstacle",
+    "failure_of",
+    "has_one_template",
+    "is_observed",
+    "is_rolled_out",
+    "obstacle_of_pod",
+    "rollout_of",
+]
 
 USUAL = ("ContainerCreating", "PodInitializing")
 """Reasons of a container that waits its turn; every other one needs somebody's hand."""
@@ -101,12 +109,20 @@ def failure_of(deployment: Mapping[str, Any]) -> Obstacle | None:
 
 def is_rolled_out(deployment: Mapping[str, Any], wanted: int) -> bool:
     """Whether all pods run the newest template, and no other pod is left."""
+    updated = (deployment.get("status") or {}).get("updatedReplicas", 0)
+    return bool(is_observed(deployment) and updated >= wanted and has_one_template(deployment))
+
+
+def is_observed(deployment: Mapping[str, Any]) -> bool:
+    """Whether the status of a Deployment is that of its newest spec."""
+    observed = (deployment.get("status") or {}).get("observedGeneration", 0)
+    return bool(observed >= deployment["metadata"].get("generation", 0))
+
+
+def has_one_template(deployment: Mapping[str, Any]) -> bool:
+    """Whether all pods that a Deployment has, by its status, have one template: the newest that it has observed."""
     status = deployment.get("status") or {}
-    return bool(
-        status.get("observedGeneration", 0) >= deployment["metadata"].get("generation", 0)
-        and status.get("updatedReplicas", 0) >= wanted
-        and status.get("replicas", 0) == status.get("updatedReplicas", 0)
-    )
+    return bool(status.get("replicas", 0) == status.get("updatedReplicas", 0))
 
 
 def rollout_of(deployment: Mapping[str, Any], wanted: int) -> Obstacle:

@@ -17,7 +17,7 @@ from typing import Any
 from sponge_operator.autoscale.pod_state import PodState
 from sponge_operator.resources.manifests import SOURCE_KEY_ANNOTATION, TEMPLATE_ANNOTATION
 from sponge_operator.resources.model import SpongeService
-from sponge_operator.resources.obstacles import Obstacle
+from sponge_operator.resources.obstacles import Obstacle, has_one_template, is_observed
 from sponge_operator.resources.source_entries import sources_of
 
 __all__ = ["Rollout", "SourcePlan", "plan_source", "rollout_now"]
@@ -70,13 +70,12 @@ def rollout_now(deployment: Mapping[str, Any] | None, config_map: Mapping[str, A
     annotations = deployment["metadata"].get("annotations") or {}
     if SOURCE_KEY_ANNOTATION not in annotations:
         return None
-    status = deployment.get("status") or {}
     return Rollout(
         annotations[SOURCE_KEY_ANNOTATION],
         sources_of(config_map),
-        status.get("observedGeneration", 0) >= deployment["metadata"].get("generation", 0),
-        status.get("replicas", 0) == status.get("updatedReplicas", 0),
-        status.get("readyReplicas", 0),
+        is_observed(deployment),
+        has_one_template(deployment),
+        (deployment.get("status") or {}).get("readyReplicas", 0),
         annotations.get(TEMPLATE_ANNOTATION, ""),
     )
 
