@@ -102,13 +102,7 @@ def plan_source(
     starts_with = now.sources.get(now.key, wanted)
     is_kept = starts_with == wanted  # containers that start load it
     if not (now.is_observed and now.is_complete):
-        kept = {**now.sources, now.key: starts_with}
-        if now.is_observed and not is_kept:
-            return _rolled(service, now, "an earlier change has not reached all pods")
-        change = (
-            None if is_kept else Obstacle("RollingOut", "the Deployment has not taken the last change", severe=False)
-        )
-        return SourcePlan(now.key, kept, change=change)
+        return _during_rollout(service, now, starts_with)
     kept = {now.key: starts_with}
     pods = [pod for pod in pods if pod.source_key == now.key]  # the others are on their way out
     serving = [pod for pod in pods if pod.in_service]
@@ -129,6 +123,17 @@ def plan_source(
         first = next((pod for pod in late if pod.source is not None and pod.source.loading is not None), late[0])
         return SourcePlan(now.key, kept, first.name, _progress(first, wanted, len(late), len(serving)))
     return SourcePlan(now.key, {now.key: wanted})
+
+
+def _during_rollout(service: SpongeService, now: Rollout, starts_with: str) -> SourcePlan:
+    """Pods of an earlier template may start again, so all entries are kept."""
+    kept = {**now.sources, now.key: starts_with}
+    if starts_with == service.spec.model.source:
+        return SourcePlan(now.key, kept)
+    if now.is_observed:
+        return _rolled(service, now, "an earlier change has not reached all pods")
+    change = Obstacle("RollingOut", "the Deployment has not taken the last change", severe=False)
+    return SourcePlan(now.key, kept, change=change)
 
 
 def _serves(pod: PodState, wanted: str) -> bool:
