@@ -193,6 +193,10 @@ class ServiceReconciler:
         held = self._context.rivals.of(self.key) is not None
         return self._service.model_copy(update={"pause": "true"}) if held else self._service
 
+    def _may_apply(self) -> bool:
+        """Whether to apply objects: not for a service that is being deleted, whose children may be left as orphans."""
+        return self._unreadable is None and not self._body["metadata"].get("deletionTimestamp")
+
     # --- the steps of a pass -----------------------------------------------------------------------------------------
 
     async def _follow_number(self) -> None:
@@ -201,8 +205,7 @@ class ServiceReconciler:
             self._workload.scale(number)
 
     async def _keep_children(self) -> None:
-        # A service that is being deleted is not applied, which would take back children that are being orphaned.
-        if self._unreadable is not None or self._body["metadata"].get("deletionTimestamp"):
+        if not self._may_apply():
             return
         conflict = self._context.rivals.of(self.key)
         if conflict is not None:
@@ -212,19 +215,19 @@ class ServiceReconciler:
         now, states = self._context.clock(), self._pods.states()
         await self._workload.keep(self._service, now, states, held=conflict is not None)
         self._announce_source(plan, self._workload.plan)
-        obstacle = self._workload.obstacle
-        if obstacle is not None and obstacle != before:
-            self._announce(obstacle)
+        self._announce(before, self._workload.obstacle)
 
     async def _keep_front(self) -> None:
-        if self._unreadable is not None or self._body["metadata"].get("deletionTimestamp"):
+        if not self._may_apply():
             return
         before = self._front.obstacle
         await self._front.keep(self._service, self._context.clock())
-        if self._front.obstacle is not None and self._front.obstacle != before:
-            self._announce(self._front.obstacle)
+        self._announce(before, self._front.obstacle)
 
-    def _announce(self, obstacle: Obstacle) -> None:
+    def _announce(self, before: Obstacle | None, obstacle: Obstacle | None) -> None:
+        """Logs and reports an obstacle that is new."""
+        if obstacle is None or obstacle == before:
+            return
         reason, message = obstacle.reason, obstacle.message
         event(log, "apply.failed", logging.WARNING, service=self.key, reason=reason, message=message)
         if reason == "NameTaken":
