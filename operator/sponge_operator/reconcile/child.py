@@ -14,7 +14,7 @@ from sponge_operator.resources.model import SpongeService
 from sponge_operator.resources.obstacles import Obstacle
 from sponge_operator.resources.ownership import obstacle_to_apply
 
-__all__ = ["Build", "Child", "RefusedError"]
+__all__ = ["Build", "Child", "RefusedError", "resync_at"]
 
 log = logging.getLogger("sponge.operator")
 
@@ -25,6 +25,14 @@ LAST_LOOK_S = 30.0
 
 Build = Callable[[Mapping[str, Any] | None], Mapping[str, Any]]
 """The manifest, given the present object or None. Raises RefusedError if there must be none."""
+
+
+def resync_at(now: float, resync_s: float) -> float:
+    """When to look again at objects that are as they should be.
+
+    Spread over time, as all services of a cluster are found at once when the operator starts.
+    """
+    return now + resync_s * random.uniform(0.5, 1.5)
 
 
 class RefusedError(Exception):

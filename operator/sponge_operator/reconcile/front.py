@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Mapping
 from typing import Any
 
 from sponge_operator.clients.kube import ApiError, Kube
-from sponge_operator.reconcile.child import Build, Child, RefusedError
+from sponge_operator.reconcile.child import Build, Child, RefusedError, resync_at
 from sponge_operator.resources.front_manifests import KINDS, build_front, front_name
 from sponge_operator.resources.model import SpongeService
 from sponge_operator.resources.obstacles import Obstacle
@@ -45,8 +44,7 @@ class FrontKeeper:
         if service.generation == self._generation and now < self._due_at:
             return
         is_edited, self._generation = service.generation != self._generation, service.generation
-        # Spread over time, as all services of a cluster are found at once when the operator starts.
-        self._due_at = now + self._settings.resync_s * (0.5 + secrets.randbelow(1000) / 1000)
+        self._due_at = resync_at(now, self._settings.resync_s)
         if service.spec.front is None:
             await self._remove(service, now)
             return

@@ -12,7 +12,7 @@ from sponge_operator.autoscale.pod_state import PodState
 from sponge_operator.clients.kube import ApiError, Kube
 from sponge_operator.clients.tokens import Tokens
 from sponge_operator.clients.trust import Trust
-from sponge_operator.reconcile.child import Child, RefusedError
+from sponge_operator.reconcile.child import Child, RefusedError, resync_at
 from sponge_operator.resources.manifests import (
     build_config_map,
     build_deployment,
@@ -137,8 +137,7 @@ class Workload:
         if is_edited:
             self._children["Secret"].doubt()  # no watch reports its changes
         if now >= self._resync_at:
-            # Spread over time, because all services of a cluster are found at once when the operator starts.
-            self._resync_at = now + self._settings.resync_s * (0.5 + secrets.randbelow(1000) / 1000)
+            self._resync_at = resync_at(now, self._settings.resync_s)
             for child in self._children.values():
                 child.doubt()
         await self._keep_children(service, now, pods, held)
