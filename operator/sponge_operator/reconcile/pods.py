@@ -163,25 +163,19 @@ class ServicePods:
 
     def states(self) -> list[PodState]:
         """The states of the service's pods that are not on their way out, by name."""
-        states = []
-        for pod in self._own:
-            if pod["metadata"].get("deletionTimestamp"):
-                continue
-            newest = self._context.pods.get(pod["metadata"]["uid"]) or pod
-            states.append(replace(self._state(newest), obstacle=obstacle_of_pod(newest)))
+        states = [replace(self._state(pod), obstacle=obstacle_of_pod(pod)) for pod in self._staying()]
         self._measure()
         self._shown = {uid: _substance(driven.controller.state) for uid, driven in self._driven.items()}
         return states
 
     def views(self) -> list[PodView]:
         """The service's pods that are not on their way out, as the number of pods is decided by."""
-        views = []
-        for pod in self._own:
-            newest = self._context.pods.get(pod["metadata"]["uid"]) or pod
-            if newest["metadata"].get("deletionTimestamp"):
-                continue
-            views.append(view_of(newest, self._state(newest)))
-        return views
+        return [view_of(pod, self._state(pod)) for pod in self._staying()]
+
+    def _staying(self) -> list[Mapping[str, Any]]:
+        """The newest versions of the pods that are not on their way out."""
+        newest = [self._context.pods.get(pod["metadata"]["uid"]) or pod for pod in self._own]
+        return [pod for pod in newest if not pod["metadata"].get("deletionTimestamp")]
 
     def _state(self, pod: Mapping[str, Any]) -> PodState:
         driven = self._driven.get(pod["metadata"]["uid"])
