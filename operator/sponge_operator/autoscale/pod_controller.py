@@ -17,11 +17,12 @@ from sponge_operator.autoscale.letting_go import let_go
 from sponge_operator.autoscale.look import Allocation, Look, Observation, ResizeOutcome
 from sponge_operator.autoscale.memory import MemoryAction
 from sponge_operator.autoscale.memory_keeper import MemoryKeeper, memory_rule
-from sponge_operator.autoscale.pace import HELD, Pace
+from sponge_operator.autoscale.pace import HELD
 from sponge_operator.autoscale.pod_state import LastDecision, PodState, is_in_service, starting, startup_of
 from sponge_operator.autoscale.pod_target import PodTarget
 from sponge_operator.autoscale.profile_keeper import ProfileKeeper
-from sponge_operator.autoscale.recommender import SizingSpec, sizes_within
+from sponge_operator.autoscale.recommender import SizingSpec
+from sponge_operator.autoscale.service_sizing import sizing_of, while_it_loads
 from sponge_operator.autoscale.source_keeper import SourceKeeper
 from sponge_operator.autoscale.target import Starting
 from sponge_operator.context import Context, Events
@@ -158,31 +159,10 @@ class PodController:
     # --- the loop's host ---------------------------------------------------------------------------------------------
 
     def spec(self) -> SizingSpec:
-        service = self._service()
-        cpu, sizes, idle_milli = service.spec.cpu, service.spec.cpu.sizes, service.spec.cpu.idle
-        if self._source.holds_two:  # it loads a model as a starting server does, and serves beside
-            startup = startup_of(self._context.pods.get(self._uid) or {"metadata": {}})
-            sizes, idle_milli = sizes_within(sizes, startup, None), None
-        return SizingSpec(
-            sizes,
-            idle_milli,
-            cpu.idle_after,
-            service.spec.planner.look_back,
-            float(service.spec.slo.weight),
-            service.spec.planner.fallback_after,
-            acts=service.spec.mode == "Auto" and not service.paused,
-            measures=service.spec.profile.is_measured,
-            policy=service.spec.planner.policy,
-            slo_s=service.spec.slo.latency,
-            max_batch=service.spec.batch.max,
-            pace=Pace(
-                cpu.max_grow.milli if cpu.max_grow is not None else None,
-                cpu.max_grow.percent if cpu.max_grow is not None else None,
-                cpu.grow_cooldown,
-                cpu.shrink_cooldown,
-                service.paused_direction,
-            ),
-        )
+        spec = sizing_of(self._service())
+        if self._source.holds_two:
+            spec = while_it_loads(spec, startup_of(self._context.pods.get(self._uid) or {"metadata": {}}))
+        return spec
 
     def allocate(self, observation: Observation, recommendation: Recommendation, spec: SizingSpec) -> Allocation:
         tenant = Tenant(
