@@ -34,6 +34,7 @@ ENVOY_PORT, PICKER_PORT = 9092, 9093
 """Of their probes and metrics."""
 
 DIRECTORY = "/run/sponge-front"
+DIRECTORY_MOUNT: Mapping[str, Any] = {"name": "front", "mountPath": DIRECTORY}
 
 DRAIN_S = 15
 """How long a front that stops goes on: clients leave it, and the endpoints of its Service are updated, meanwhile."""
@@ -121,16 +122,7 @@ def _deployment_spec(service: SpongeService, settings: FrontSettings) -> dict[st
 
 
 def _pod_template(service: SpongeService, settings: FrontSettings) -> dict[str, Any]:
-    shared = {"name": "front", "mountPath": DIRECTORY}
-    place = ["--directory", DIRECTORY]
-    wake = [] if service.spec.idle.remove_after is None else ["--wake"]
-    security = container_security()
-    picker = {
-        "image": settings.picker,
-        "command": ["sponge"],
-        "resources": {"requests": {"cpu": "100m", "memory": "96Mi"}, "limits": {"memory": "256Mi"}},
-        "securityContext": security,
-    }
+    prepare, picker = _pickers(service, settings)
     return {
         "metadata": {"annotations": scrape_annotations(PICKER_PORT)},
         "spec": {
@@ -141,54 +133,68 @@ def _pod_template(service: SpongeService, settings: FrontSettings) -> dict[str, 
             # Two fronts on one node would go together.
             "topologySpreadConstraints": spread({FRONT_LABEL: service.name}),
             "volumes": [
-                {"name": "front", "emptyDir": {"medium": "Memory", "sizeLimit": "16Mi"}},
+                {"name": DIRECTORY_MOUNT["name"], "emptyDir": {"medium": "Memory", "sizeLimit": "16Mi"}},
                 token_volume(secret_name(service)),
             ],
-            "initContainers": [
-                {
-                    "name": "prepare",
-                    **picker,
-                    "args": ["front", "envoy-config", *place, "--write"],
-                    "volumeMounts": [shared],
-                }
-            ],
-            "containers": [
-                {
-                    "name": "picker",
-                    **picker,
-                    "args": [
-                        *("front", "run", *place, "--service", service.name, "--token-file", f"{TOKEN_DIR}/token"),
-                        *("--status-port", str(PICKER_PORT), "--drain-s", str(DRAIN_S)),
-                        *wake,
-                    ],
-                    "ports": [{"name": "picker", "containerPort": PICKER_PORT, "protocol": "TCP"}],
-                    "volumeMounts": [shared, TOKEN_MOUNT],
-                    # No readiness: without the picker, Envoy serves on.
-                    "startupProbe": probe("/healthz", "picker", period_s=1, failures=60),
-                    "livenessProbe": probe("/healthz", "picker", period_s=5, failures=3),
-                },
-                {
-                    "name": "envoy",
-                    "image": settings.envoy,
-                    "command": ["envoy"],
-                    "args": [
-                        *("--config-path", f"{DIRECTORY}/envoy.json", "--concurrency", "2"),
-                        # It would log a line for each request that a missing picker is not asked about.
-                        *("--log-level", "warning", "--component-log-level", "ext_proc:error"),
-                    ],
-                    "ports": [
-                        {"name": "http", "containerPort": HTTP_PORT, "protocol": "TCP"},
-                        {"name": "grpc", "containerPort": GRPC_PORT, "protocol": "TCP"},
-                        {"name": "envoy", "containerPort": ENVOY_PORT, "protocol": "TCP"},
-                    ],
-                    "volumeMounts": [shared],
-                    "startupProbe": probe("/ready", "envoy", period_s=1, failures=60),
-                    "readinessProbe": probe("/ready", "envoy", period_s=2, failures=2),
-                    # The picker asks it to drain; Envoy by itself would end at once, with its requests.
-                    "lifecycle": {"preStop": {"sleep": {"seconds": DRAIN_S + 2}}},
-                    "resources": {"requests": {"cpu": "100m", "memory": "96Mi"}, "limits": {"memory": "512Mi"}},
-                    "securityContext": security,
-                },
-            ],
+            "initContainers": [prepare],
+            "containers": [picker, _envoy(settings)],
         },
+    }
+
+
+def _pickers(service: SpongeService, settings: FrontSettings) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The containers that run the picker's image: one writes Envoy's configuration, then one picks pods."""
+    place = ["--directory", DIRECTORY]
+    wake = [] if service.spec.idle.remove_after is None else ["--wake"]
+    both = {
+        "image": settings.picker,
+        "command": ["sponge"],
+        "resources": {"requests": {"cpu": "100m", "memory": "96Mi"}, "limits": {"memory": "256Mi"}},
+        "securityContext": container_security(),
+    }
+    prepare = {
+        "name": "prepare",
+        **both,
+        "args": ["front", "envoy-config", *place, "--write"],
+        "volumeMounts": [DIRECTORY_MOUNT],
+    }
+    picker = {
+        "name": "picker",
+        **both,
+        "args": [
+            *("front", "run", *place, "--service", service.name, "--token-file", f"{TOKEN_DIR}/token"),
+            *("--status-port", str(PICKER_PORT), "--drain-s", str(DRAIN_S)),
+            *wake,
+        ],
+        "ports": [{"name": "picker", "containerPort": PICKER_PORT, "protocol": "TCP"}],
+        "volumeMounts": [DIRECTORY_MOUNT, TOKEN_MOUNT],
+        # No readiness: without the picker, Envoy serves on.
+        "startupProbe": probe("/healthz", "picker", period_s=1, failures=60),
+        "livenessProbe": probe("/healthz", "picker", period_s=5, failures=3),
+    }
+    return prepare, picker
+
+
+def _envoy(settings: FrontSettings) -> dict[str, Any]:
+    return {
+        "name": "envoy",
+        "image": settings.envoy,
+        "command": ["envoy"],
+        "args": [
+            *("--config-path", f"{DIRECTORY}/envoy.json", "--concurrency", "2"),
+            # It would log a line for each request that a missing picker is not asked about.
+            *("--log-level", "warning", "--component-log-level", "ext_proc:error"),
+        ],
+        "ports": [
+            {"name": "http", "containerPort": HTTP_PORT, "protocol": "TCP"},
+            {"name": "grpc", "containerPort": GRPC_PORT, "protocol": "TCP"},
+            {"name": "envoy", "containerPort": ENVOY_PORT, "protocol": "TCP"},
+        ],
+        "volumeMounts": [DIRECTORY_MOUNT],
+        "startupProbe": probe("/ready", "envoy", period_s=1, failures=60),
+        "readinessProbe": probe("/ready", "envoy", period_s=2, failures=2),
+        # The picker asks it to drain; Envoy by itself would end at once, with its requests.
+        "lifecycle": {"preStop": {"sleep": {"seconds": DRAIN_S + 2}}},
+        "resources": {"requests": {"cpu": "100m", "memory": "96Mi"}, "limits": {"memory": "512Mi"}},
+        "securityContext": container_security(),
     }
