@@ -9,7 +9,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from sponge_core.quantities import cores_text, cpu_quantity, parse_cpu_milli
@@ -244,31 +244,10 @@ def _essentials(service: SpongeService, startup: int, image: str) -> dict[str, A
 
 
 def _pod_template(service: SpongeService, image: str, source_key: str) -> dict[str, Any]:
-    volumes: list[dict[str, Any]] = [
-        token_volume(secret_name(service)),
-        # Lanes pass tensors in shared memory, and the default /dev/shm has only 64 MiB.
-        {"name": "shared-memory", "emptyDir": {"medium": "Memory", "sizeLimit": "512Mi"}},
-    ]
-    mounts: list[Mapping[str, Any]] = [
-        TOKEN_MOUNT,
-        {"name": "shared-memory", "mountPath": "/dev/shm"},
-    ]
-    annotations = scrape_annotations(CONTROL_PORT)
-    for secret in mounted_secrets(service.spec):
-        volumes.append(secret.volume)
-        mounts.append(secret.mount)
-    scheme = None if service.spec.tls is None else "HTTPS"
-    if scheme is not None:
+    mounted = list(_mounted(service))
+    annotations, profile = scrape_annotations(CONTROL_PORT), service.spec.profile
+    if service.spec.tls is not None:
         annotations["prometheus.io/scheme"] = "https"
-    profile = service.spec.profile
-    source = _profile_volume(service)
-    if source is not None:
-        volumes.append({"name": "profile", "configMap": source})
-        mounts.append({"name": "profile", "mountPath": PROFILE_DIR, "readOnly": True})
-    if profile.is_measured:
-        # Pods start without it, and later ones find there what an earlier one has measured.
-        volumes.append({"name": "profile-store", "configMap": {"name": store_name(service), "optional": True}})
-        mounts.append({"name": "profile-store", "mountPath": STORE_DIR, "readOnly": True})
     if profile.inline is not None:
         text = json.dumps(profile.inline, sort_keys=True)
         annotations[PROFILE_ANNOTATION] = hashlib.sha256(text.encode()).hexdigest()[:16]
@@ -281,37 +260,61 @@ def _pod_template(service: SpongeService, image: str, source_key: str) -> dict[s
             # The server accepts requests for 3 s more, then drains for up to 30 s.
             "terminationGracePeriodSeconds": 45,
             "securityContext": pod_security(),
-            "volumes": volumes,
-            "containers": [
-                {
-                    "name": CONTAINER,
-                    "image": image,
-                    "command": ["sponge"],
-                    "args": _arguments(service),
-                    "env": [
-                        _variable(service, "SPONGE_STARTUP_CORES", "startup-cores"),
-                        _variable(service, "SPONGE_MIN_CORES", "min-cores"),
-                        _variable(service, "SPONGE_MAX_CORES", "max-cores"),
-                        _variable(service, "SPONGE_STEP_CORES", "step-cores"),
-                        *(_variable(service, *pair) for pair in source_variables(source_key)),
-                        # Not as an argument: a server of an earlier version would refuse it.
-                        *([] if service.spec.model.variants else [{"name": MODEL_CONTROL, "value": "control"}]),
-                    ],
-                    "ports": [
-                        {"name": "http", "containerPort": HTTP_PORT, "protocol": "TCP"},
-                        {"name": "grpc", "containerPort": GRPC_PORT, "protocol": "TCP"},
-                        {"name": "control", "containerPort": CONTROL_PORT, "protocol": "TCP"},
-                    ],
-                    "volumeMounts": mounts,
-                    # The control port answers even when the data port sheds requests. Importing torch and measuring a
-                    # profile take long at a small size.
-                    "startupProbe": probe("/healthz", "control", scheme=scheme, period_s=1, failures=600),
-                    "readinessProbe": probe("/readyz", "control", scheme=scheme, period_s=2, failures=3),
-                    "livenessProbe": probe("/healthz", "control", scheme=scheme, period_s=10, failures=3),
-                    "securityContext": container_security(),
-                }
-            ],
+            "volumes": [volume for volume, _ in mounted],
+            "containers": [_container(service, image, source_key, [mount for _, mount in mounted])],
         },
+    }
+
+
+def _mounted(service: SpongeService) -> Iterator[tuple[Mapping[str, Any], Mapping[str, Any]]]:
+    """The volumes of the pod, each with its mount in the server's container."""
+    yield token_volume(secret_name(service)), TOKEN_MOUNT
+    # Lanes pass tensors in shared memory, and the default /dev/shm has only 64 MiB.
+    memory = {"medium": "Memory", "sizeLimit": "512Mi"}
+    yield {"name": "shared-memory", "emptyDir": memory}, {"name": "shared-memory", "mountPath": "/dev/shm"}
+    for secret in mounted_secrets(service.spec):
+        yield secret.volume, secret.mount
+    profile = _profile_volume(service)
+    if profile is not None:
+        mount = {"name": "profile", "mountPath": PROFILE_DIR, "readOnly": True}
+        yield {"name": "profile", "configMap": profile}, mount
+    if service.spec.profile.is_measured:
+        # Pods start without it, and later ones find there what an earlier one has measured.
+        store = {"name": store_name(service), "optional": True}
+        mount = {"name": "profile-store", "mountPath": STORE_DIR, "readOnly": True}
+        yield {"name": "profile-store", "configMap": store}, mount
+
+
+def _container(
+    service: SpongeService, image: str, source_key: str, mounts: Sequence[Mapping[str, Any]]
+) -> dict[str, Any]:
+    scheme = None if service.spec.tls is None else "HTTPS"
+    return {
+        "name": CONTAINER,
+        "image": image,
+        "command": ["sponge"],
+        "args": _arguments(service),
+        "env": [
+            _variable(service, "SPONGE_STARTUP_CORES", "startup-cores"),
+            _variable(service, "SPONGE_MIN_CORES", "min-cores"),
+            _variable(service, "SPONGE_MAX_CORES", "max-cores"),
+            _variable(service, "SPONGE_STEP_CORES", "step-cores"),
+            *(_variable(service, *pair) for pair in source_variables(source_key)),
+            # Not as an argument: a server of an earlier version would refuse it.
+            *([] if service.spec.model.variants else [{"name": MODEL_CONTROL, "value": "control"}]),
+        ],
+        "ports": [
+            {"name": "http", "containerPort": HTTP_PORT, "protocol": "TCP"},
+            {"name": "grpc", "containerPort": GRPC_PORT, "protocol": "TCP"},
+            {"name": "control", "containerPort": CONTROL_PORT, "protocol": "TCP"},
+        ],
+        "volumeMounts": list(mounts),
+        # The control port answers even when the data port sheds requests. Importing torch and measuring a profile take
+        # long at a small size.
+        "startupProbe": probe("/healthz", "control", scheme=scheme, period_s=1, failures=600),
+        "readinessProbe": probe("/readyz", "control", scheme=scheme, period_s=2, failures=3),
+        "livenessProbe": probe("/healthz", "control", scheme=scheme, period_s=10, failures=3),
+        "securityContext": container_security(),
     }
 
 
