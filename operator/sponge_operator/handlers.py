@@ -17,19 +17,31 @@ from sponge_core.errors import SpongeError
 from sponge_operator.clients.kube import Kube, collection_path, lean
 from sponge_operator.clients.pulse import STREAM_S, Pulses
 from sponge_operator.reconcile.operator import Operator
+from sponge_operator.resources.manifest_parts import MANAGED_BY, MANAGED_BY_LABEL
 from sponge_operator.resources.manifests import SERVICE_LABEL
 from sponge_operator.resources.model import GROUP, PLURAL, VERSION
 
 __all__ = ["handlers", "watch", "watched_paths"]
 
-LABELLED = (("", "pods"), ("", "services"), ("", "configmaps"), ("apps", "deployments"), ("apps", "replicasets"))
-"""Watched by their label, so that the API server sends no others."""
+CHILDREN = (("apps", "deployments", "Deployment"), ("", "services", "Service"), ("", "configmaps", "ConfigMap"))
+FRONT_CHILDREN = (
+    ("", "serviceaccounts", "ServiceAccount"),
+    ("rbac.authorization.k8s.io", "rolebindings", "RoleBinding"),
+    ("policy", "poddisruptionbudgets", "PodDisruptionBudget"),
+)
+"""Group, plural and kind of what the operator makes, of servers and of fronts alike; and of what fronts alone have."""
+
+SELECTORS = {
+    **dict.fromkeys((("", "pods"), ("apps", "replicasets")), SERVICE_LABEL),
+    **{(group, plural): f"{MANAGED_BY_LABEL}={MANAGED_BY}" for group, plural, _ in (*CHILDREN, *FRONT_CHILDREN)},
+}
+"""By group and plural, so that the API server sends no others."""
 
 ALWAYS_WATCHED = (
     *("SpongeService", "Pod", "Service", "ConfigMap", "Deployment", "ReplicaSet"),
     "HorizontalPodAutoscaler",
 )
-"""Kinds that every cluster has; VerticalPodAutoscalers may be unknown to it."""
+"""Kinds that every cluster has, also where there may be no fronts; VerticalPodAutoscalers may be unknown to it."""
 
 WATCHER = "sponge-operator"
 """For kopf, which otherwise asks for the user's name; in a container the user may have none."""
@@ -54,24 +66,32 @@ class _NoDiffs(kopf.DiffBaseStorage):  # type: ignore[misc]  # kopf has no types
         pass
 
 
-def watched_paths(namespaces: tuple[str, ...]) -> list[str]:
-    """The path of each watch; no namespaces mean all."""
-    return [collection_path(kind, namespace) for namespace in namespaces or (None,) for kind in ALWAYS_WATCHED]
+def watched_paths(namespaces: tuple[str, ...], *, fronts: bool) -> list[str]:
+    """The path of each watch; no namespaces mean all. `fronts`: services may have them."""
+    kinds = (*ALWAYS_WATCHED, *(kind for _, _, kind in FRONT_CHILDREN if fronts))
+    return [collection_path(kind, namespace) for namespace in namespaces or (None,) for kind in kinds]
 
 
 async def watch(
-    operator: Operator, kube: Kube, pulses: Pulses, namespaces: tuple[str, ...], started: Callable[[], None]
+    operator: Operator,
+    kube: Kube,
+    pulses: Pulses,
+    namespaces: tuple[str, ...],
+    started: Callable[[], None],
+    *,
+    fronts: bool,
 ) -> None:
     """Runs kopf until cancelled.
 
     Args:
         pulses: hear of each request.
+        fronts: services may have them; without, there are no rights to watch what they alone have.
         started: called once kopf runs, which takes over the process's signals and with them would end only itself.
     """
     stop = asyncio.Event()
     running = asyncio.ensure_future(
         kopf.operator(
-            registry=handlers(operator, kube, pulses, started),
+            registry=handlers(operator, kube, pulses, started, fronts=fronts),
             standalone=True,
             identity=WATCHER,
             clusterwide=not namespaces,
@@ -90,7 +110,9 @@ async def watch(
         await asyncio.wait({running}, timeout=EXIT_S)
 
 
-def handlers(operator: Operator, kube: Kube, pulses: Pulses, started: Callable[[], None]) -> kopf.OperatorRegistry:
+def handlers(
+    operator: Operator, kube: Kube, pulses: Pulses, started: Callable[[], None], *, fronts: bool
+) -> kopf.OperatorRegistry:
     """The handlers for `kopf.operator`; the arguments are those of `watch`."""
     registry = kopf.OperatorRegistry()
 
@@ -102,8 +124,8 @@ def handlers(operator: Operator, kube: Kube, pulses: Pulses, started: Callable[[
 
     @kopf.on.startup(registry=registry)
     async def configure(settings: kopf.OperatorSettings, **_: Any) -> None:
-        for group, plural in LABELLED:
-            settings.watching.label_selectors[group, "v1", plural] = SERVICE_LABEL
+        for (group, plural), selector in SELECTORS.items():
+            settings.watching.label_selectors[group, "v1", plural] = selector
         settings.watching.server_timeout = STREAM_S
         settings.watching.inactivity_timeout = STREAM_S + 5
         settings.watching.connect_timeout = 10.0
@@ -117,33 +139,32 @@ def handlers(operator: Operator, kube: Kube, pulses: Pulses, started: Callable[[
         # This handler runs before kopf sets its own for signals, which it does in the same turn of the loop.
         asyncio.get_running_loop().call_soon(started)
 
-    _watch(registry, operator)
+    _watch(registry, operator, fronts)
     return registry
 
 
-def _watch(registry: kopf.OperatorRegistry, operator: Operator) -> None:
+def _watch(registry: kopf.OperatorRegistry, operator: Operator, fronts: bool) -> None:
     @kopf.on.event(GROUP, VERSION, PLURAL, registry=registry)
     async def service_seen(event: kopf.RawEvent, **_: Any) -> None:
         operator.service_seen(lean(event["object"]), gone=event["type"] == "DELETED")
-
-    labels = {SERVICE_LABEL: kopf.PRESENT}
 
     @kopf.on.event("", "v1", "pods", registry=registry)
     async def pod_seen(event: kopf.RawEvent, **_: Any) -> None:
         operator.pod_seen(lean(event["object"]), gone=event["type"] == "DELETED")
 
-    @kopf.on.event("apps", "v1", "replicasets", labels=labels, registry=registry)
+    @kopf.on.event("apps", "v1", "replicasets", labels={SERVICE_LABEL: kopf.PRESENT}, registry=registry)
     async def replica_set_seen(event: kopf.RawEvent, **_: Any) -> None:
         operator.replica_set_seen(lean(event["object"]), gone=event["type"] == "DELETED")
+
+    labels = {MANAGED_BY_LABEL: MANAGED_BY}
 
     def watch_children(group: str, plural: str, kind: str) -> None:
         @kopf.on.event(group, "v1", plural, labels=labels, registry=registry, id=f"{plural}_seen")
         async def child_seen(event: kopf.RawEvent, **_: Any) -> None:
             operator.child_seen(kind, lean(event["object"]), gone=event["type"] == "DELETED")
 
-    watch_children("apps", "deployments", "Deployment")
-    watch_children("", "services", "Service")
-    watch_children("", "configmaps", "ConfigMap")
+    for child in (*CHILDREN, *(FRONT_CHILDREN if fronts else ())):
+        watch_children(*child)
 
     def watch_scalers(group: str, version: str, plural: str, kind: str) -> None:
         @kopf.on.event(group, version, plural, registry=registry, id=f"{plural}_seen")

@@ -93,12 +93,12 @@ class _Process:
         settings = self._settings
         may_act = None if self._leader is None else self._leader.may_act
         async with Operator(settings, self._metrics, may_act) as operator:
-            self._health.pulses = pulses = Pulses(watched_paths(settings.namespaces), self._clock)
+            namespaces, fronts = settings.namespaces, bool(settings.front.role)
+            self._health.pulses = pulses = Pulses(watched_paths(namespaces, fronts=fronts), self._clock)
+            watching = watch(operator, operator.kube, pulses, namespaces, lambda: _on_signal(self._stop), fronts=fronts)
             parts = [
                 asyncio.ensure_future(operator.run()),
-                asyncio.ensure_future(
-                    watch(operator, operator.kube, pulses, settings.namespaces, lambda: _on_signal(self._stop))
-                ),
+                asyncio.ensure_future(watching),
             ]
             try:
                 done, _ = await asyncio.wait(parts, return_when=asyncio.FIRST_COMPLETED)

@@ -31,6 +31,7 @@ def test_every_reason_is_there_and_every_named_one_exists() -> None:
     assert named("Planning is False") == reasons("Planning")
     assert named("ResizeBlocked is True") == set(BLOCKED)
     assert named("ProfileReady is False") == reasons("ProfileReady")
+    assert named("FrontReady is False") == reasons("FrontReady")
 
 
 def test_decisions_that_are_named_exist() -> None:

@@ -37,6 +37,14 @@ def fronted(operator_running: None, kubectl: Kubectl, shared_namespace: str) -> 
     kubectl("delete", "sps", NAME, "-n", shared_namespace, "--wait=false")
 
 
+def front_objects(service: Service) -> dict[str, str]:
+    """The uid of each object of the front, by kind."""
+    kinds = "deployment,service,serviceaccount,rolebinding,poddisruptionbudget"
+    found = json.loads(service.kubectl("get", kinds, "-n", service.namespace, "-o", "json"))["items"]
+    named = [each for each in found if each["metadata"]["name"] == f"{NAME}-front"]
+    return {each["kind"]: each["metadata"]["uid"] for each in named}
+
+
 def fronts(service: Service) -> list[dict[str, Any]]:
     """The fronts' pods that are not on their way out."""
     found = service.kubectl(
@@ -101,6 +109,25 @@ def test_each_front_picks_the_pods_of_its_requests(fronted: Service) -> None:
         assert sum(served(fronted)) == sum(before) + 12
 
 
+def test_the_status_has_the_fronts_and_their_objects_come_back_at_once(fronted: Service) -> None:
+    eventually(lambda: fronted.is_("FrontReady", "True", "FrontsReady"), 20, "both fronts are told")
+    assert fronted.get()["status"]["front"] == {"wanted": 2, "ready": 2}
+    before = front_objects(fronted)
+    deleted = {"Service", "RoleBinding", "PodDisruptionBudget"}  # without their account, pods would have to be replaced
+    for kind in deleted:
+        fronted.kubectl("delete", kind, f"{NAME}-front", "-n", fronted.namespace)
+
+    def are_anew() -> bool:
+        now = front_objects(fronted)
+        return now.keys() == before.keys() and {kind for kind in now if now[kind] != before[kind]} == deleted
+
+    # Many times sooner than the next look without news.
+    eventually(are_anew, 20, "what was deleted is made anew")
+    fronted.kubectl("scale", f"deployment/{NAME}-front", "-n", fronted.namespace, "--replicas=1")
+    eventually(lambda: len(fronts(fronted)) == 2, 20, "so is what was changed")
+    eventually(lambda: fronted.is_("FrontReady", "True", "FrontsReady"), 40, "both fronts are told again")
+
+
 def test_a_front_that_is_killed_takes_the_service_nowhere(fronted: Service) -> None:
     host = address(fronted, f"{NAME}-front")
     eventually(lambda: ask(host) == 200, 20, "the fronts' Service answers")
@@ -125,13 +152,8 @@ def test_a_front_that_is_replaced_loses_no_request(fronted: Service) -> None:
 
 def test_a_front_that_is_not_wanted_any_more_is_removed(fronted: Service) -> None:
     fronted.patch(front=None)
-    kinds = "deployment,service,serviceaccount,rolebinding,poddisruptionbudget"
-
-    def left() -> list[str]:
-        found = json.loads(fronted.kubectl("get", kinds, "-n", fronted.namespace, "-o", "json"))["items"]
-        return [each["kind"] for each in found if each["metadata"]["name"] == f"{NAME}-front"]
-
-    eventually(lambda: not left(), 20, "its objects are deleted")
+    eventually(lambda: not front_objects(fronted), 20, "its objects are deleted")
+    eventually(lambda: fronted.is_("FrontReady", "False", "NoFront"), 20, "the status has none")
     assert ask(address(fronted, NAME)) == 200
     assert fronted.is_("Ready", "True", fronted.condition("Ready")["reason"])
 

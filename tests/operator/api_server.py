@@ -18,9 +18,11 @@ __all__ = ["ApiServer", "api_server", "wait_for"]
 
 
 GROUPS = {
-    "": ("v1", ["pods", "services", "configmaps", "namespaces", "events"]),
+    "": ("v1", ["pods", "services", "configmaps", "namespaces", "events", "serviceaccounts"]),
     "apps": ("v1", ["deployments", "replicasets"]),
     "autoscaling": ("v2", ["horizontalpodautoscalers"]),
+    "rbac.authorization.k8s.io": ("v1", ["rolebindings"]),
+    "policy": ("v1", ["poddisruptionbudgets"]),
     "apiextensions.k8s.io": ("v1", ["customresourcedefinitions"]),
     "serving.sponge.dev": ("v1alpha1", ["spongeservices"]),
 }
@@ -55,7 +57,7 @@ class ApiServer:
     def put(self, kind: str, uid: str, **metadata: Any) -> None:
         self.version += 1
         known = (kind, uid) in self.objects
-        labels = {"serving.sponge.dev/service": "digits"}
+        labels = {"serving.sponge.dev/service": "digits", "app.kubernetes.io/managed-by": "sponge-operator"}
         given = {"name": uid, "uid": uid, "namespace": "team-a", "resourceVersion": str(self.version), "labels": labels}
         self.objects[kind, uid] = {"metadata": given | metadata, "spec": {}}
         self._tell(kind, {"type": "MODIFIED" if known else "ADDED", "object": self.objects[kind, uid]})

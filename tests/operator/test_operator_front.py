@@ -13,6 +13,7 @@ from test_operator_rights import resource
 
 from sponge_cluster.chart import CHART
 from sponge_operator.clients.kube import ApiError, Kube
+from sponge_operator.handlers import FRONT_CHILDREN
 from sponge_operator.reconcile.front import RETRY_S, FrontKeeper
 from sponge_operator.resources.front_manifests import FRONT_LABEL, KINDS, FrontSettings, build_front
 from sponge_operator.resources.manifests import SERVICE_LABEL
@@ -65,6 +66,51 @@ async def test_the_objects_are_made_once_and_looked_at_now_and_then() -> None:
     cluster.touch("Service", "digits-front")
     await kept.keep(service(front=FRONT), kept.due_at())
     assert [kind for call, kind in cluster.calls if call == "apply"] == ["Service"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+async def test_what_somebody_deletes_or_changes_comes_back_at_once(kind: str) -> None:
+    cluster = ClusterWithDeletes()
+    kept = keeper(cluster)
+    await kept.keep(service(front=FRONT), 0.0)
+    made = cluster.objects[kind, "digits-front"]
+    cluster.calls.clear()
+    kept.seen(kind, made)
+    assert kept.due_at() > 1.0, "its own change"
+    del cluster.objects[kind, "digits-front"]
+    kept.seen(kind, None)
+    await kept.keep(service(front=FRONT), 1.0)
+    assert [name for call, name in cluster.calls if call == "apply"] == [kind]
+    kept.seen(kind, cluster.touch(kind, "digits-front"))
+    await kept.keep(service(front=FRONT), 2.0)
+    assert [name for call, name in cluster.calls if call == "apply"] == [kind, kind]
+    cluster.calls.clear()
+    await kept.keep(service(front=FRONT), 3.0)
+    assert cluster.calls == []
+
+
+async def test_the_label_on_an_object_of_another_kind_means_nothing() -> None:
+    cluster = ClusterWithDeletes()
+    kept = keeper(cluster)
+    await kept.keep(service(front=FRONT), 0.0)
+    cluster.calls.clear()
+    kept.seen("ConfigMap", cluster.put("ConfigMap", "somebody-else"))
+    await kept.keep(service(front=FRONT), 1.0)
+    assert cluster.calls == []
+
+
+@pytest.mark.parametrize("kind", ["Deployment", "PodDisruptionBudget"])
+async def test_a_status_of_the_front_is_taken_over_without_a_call(kind: str) -> None:
+    cluster = ClusterWithDeletes()
+    kept = keeper(cluster)
+    await kept.keep(service(front=FRONT), 0.0)
+    cluster.calls.clear()
+    kept.seen(kind, cluster.report(kind, "digits-front", {"readyReplicas": 2}))
+    await kept.keep(service(front=FRONT), 1.0)
+    assert cluster.calls == []
+    if kind == "Deployment":
+        assert kept.deployment is not None
+        assert kept.deployment["status"] == {"readyReplicas": 2}
 
 
 async def test_an_edit_reaches_the_front() -> None:
@@ -191,7 +237,7 @@ def test_the_chart_grants_what_fronts_need_and_nothing_else() -> None:
         for verb in rule["verbs"]
     }
     used = {(*resource(kind), "delete") for kind in KINDS}
-    for kind in ("ServiceAccount", "RoleBinding", "PodDisruptionBudget"):
-        used |= {(*resource(kind), verb) for verb in ("get", "create", "patch")}
+    for _, _, kind in FRONT_CHILDREN:
+        used |= {(*resource(kind), verb) for verb in ("get", "list", "watch", "create", "patch")}
     assert granted == used | {("rbac.authorization.k8s.io", "clusterroles", "bind")}
     assert [rule["resourceNames"] for rule in rules if "bind" in rule["verbs"]] == [["sponge-front"]]

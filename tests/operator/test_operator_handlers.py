@@ -29,15 +29,21 @@ KINDS = {
     "replicasets": "ReplicaSet",
     "horizontalpodautoscalers": "HorizontalPodAutoscaler",
 }
+OF_FRONTS = {
+    "serviceaccounts": "ServiceAccount",
+    "rolebindings": "RoleBinding",
+    "poddisruptionbudgets": "PodDisruptionBudget",
+}
+ALL = KINDS | OF_FRONTS
 
 
 class Seen:
     """What the handlers passed on."""
 
     def __init__(self) -> None:
-        self.present: dict[str, set[str]] = {kind: set() for kind in KINDS.values()}
+        self.present: dict[str, set[str]] = {kind: set() for kind in ALL.values()}
         self.fails_on = ""
-        self.pulses = Pulses(watched_paths(("team-a",)), asyncio.get_running_loop().time)
+        self.pulses = Pulses(watched_paths(("team-a",), fronts=True), asyncio.get_running_loop().time)
 
     def service_seen(self, item: Mapping[str, Any], *, gone: bool) -> None:
         self._take("SpongeService", item, gone)
@@ -62,9 +68,11 @@ class Seen:
 
 
 @asynccontextmanager
-async def watching(kube: Kube, started: Callable[[], None] = lambda: None) -> AsyncIterator[Seen]:
+async def watching(
+    kube: Kube, started: Callable[[], None] = lambda: None, *, fronts: bool = True
+) -> AsyncIterator[Seen]:
     seen = Seen()
-    task = asyncio.create_task(watch(cast(Operator, seen), kube, seen.pulses, ("team-a",), started))
+    task = asyncio.create_task(watch(cast(Operator, seen), kube, seen.pulses, ("team-a",), started, fronts=fronts))
     try:
         yield seen
     finally:
@@ -85,20 +93,22 @@ async def test_the_user_needs_no_name(tmp_path: Path, monkeypatch: pytest.Monkey
         await wait_for(lambda: seen.present["SpongeService"] == {"before"}, "the operator watches")
 
 
-async def test_changes_are_passed_on_and_nothing_is_written(tmp_path: Path) -> None:
-    async with api_server(tmp_path) as (server, kube), watching(kube) as seen:
+@pytest.mark.parametrize("fronts", [False, True])
+async def test_changes_are_passed_on_and_nothing_is_written(tmp_path: Path, fronts: bool) -> None:
+    kinds = ALL if fronts else KINDS
+    async with api_server(tmp_path) as (server, kube), watching(kube, fronts=fronts) as seen:
         server.put("spongeservices", "before")
         await wait_for(lambda: seen.present["SpongeService"] == {"before"}, "what is there is seen")
-        for plural in KINDS:
+        for plural in kinds:
             await wait_for(partial(lambda p: f"watch {p}" in server.asked, plural), f"{plural} are watched")
             server.put(plural, "a")
         server.put("spongeservices", "before", deletionTimestamp="now", finalizers=["orphan"])
-        await wait_for(lambda: all("a" in present for present in seen.present.values()), "changes are seen")
-        for plural in KINDS:
+        await wait_for(lambda: all("a" in seen.present[kind] for kind in kinds.values()), "changes are seen")
+        for plural in kinds:
             server.remove(plural, "a")
         await wait_for(lambda: not any("a" in present for present in seen.present.values()), "ends are seen")
         assert seen.present["SpongeService"] == {"before"}
-    assert set(server.asked) == {f"{verb} {plural}" for verb in ("list", "watch") for plural in KINDS}
+    assert set(server.asked) == {f"{verb} {plural}" for verb in ("list", "watch") for plural in kinds}
 
 
 async def test_a_signal_reaches_the_process_and_not_kopf_alone(tmp_path: Path) -> None:
@@ -188,10 +198,11 @@ def test_an_idle_watch_is_not_dead() -> None:
 
 
 def test_each_namespace_has_its_watches() -> None:
-    assert {path.rpartition("/")[2] for path in watched_paths(())} == set(KINDS)
-    assert "/apis/serving.sponge.dev/v1alpha1/spongeservices" in watched_paths(())
-    assert "/api/v1/namespaces/b/pods" in watched_paths(("a", "b"))
-    assert len(watched_paths(("a", "b"))) == 2 * len(KINDS)
+    assert {path.rpartition("/")[2] for path in watched_paths((), fronts=False)} == set(KINDS)
+    assert {path.rpartition("/")[2] for path in watched_paths((), fronts=True)} == set(ALL)
+    assert "/apis/serving.sponge.dev/v1alpha1/spongeservices" in watched_paths((), fronts=False)
+    assert "/api/v1/namespaces/b/pods" in watched_paths(("a", "b"), fronts=False)
+    assert len(watched_paths(("a", "b"), fronts=False)) == 2 * len(KINDS)
 
 
 async def test_health_fails_with_one_dead_watch_and_says_which(tmp_path: Path) -> None:
@@ -213,5 +224,5 @@ async def test_each_watch_is_heard(tmp_path: Path) -> None:
         heard: set[str] = set()
         answered = seen.pulses.answered
         seen.pulses.answered = lambda path, status: (heard.add(path), answered(path, status))  # type: ignore[assignment, func-returns-value]
-        await wait_for(lambda: set(watched_paths(("team-a",))) <= heard, "each watch is heard by its path")
+        await wait_for(lambda: set(watched_paths(("team-a",), fronts=True)) <= heard, "each watch is heard by its path")
         assert seen.pulses.dead() == []

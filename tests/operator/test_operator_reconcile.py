@@ -321,6 +321,21 @@ def test_a_pod_that_lost_its_label_while_nobody_watched_is_found() -> None:
     assert world.pods.get("p0") is not None
 
 
+def test_a_front_is_told_and_an_object_of_it_that_is_deleted_comes_back() -> None:
+    async def act(world: World) -> None:
+        assert world.condition("FrontReady") == ("False", "RollingOut")
+        counts = dict.fromkeys(("replicas", "updatedReplicas", "readyReplicas", "observedGeneration"), 2)
+        world.reconciler.front_seen("Deployment", world.cluster.report("Deployment", "digits-front", counts))
+        await asyncio.sleep(2.0)
+        assert world.condition("FrontReady") == ("True", "FrontsReady")
+        del world.cluster.objects["RoleBinding", "digits-front"]
+        world.reconciler.front_seen("RoleBinding", None)
+        await asyncio.sleep(2.0)
+        assert ("RoleBinding", "digits-front") in world.cluster.objects
+
+    scenario(act, front={"replicas": 2})
+
+
 def test_a_child_that_is_refused_does_not_stop_the_pods() -> None:
     async def act(world: World) -> None:
         world.roll_out(1)

@@ -21,6 +21,8 @@ from sponge_operator.reconcile import operator as operator_module
 from sponge_operator.reconcile import runner as runner_module
 from sponge_operator.reconcile.operator import SWEEP_S, Operator
 from sponge_operator.reconcile.runner import FORMER_FINALIZER, RETRY_S, ServiceRunner
+from sponge_operator.resources.front_manifests import FRONT_LABEL
+from sponge_operator.resources.manifests import SERVICE_LABEL
 from sponge_operator.settings import OperatorSettings
 
 
@@ -54,6 +56,12 @@ class FakeReconciler:
 
     def service_seen(self) -> None:
         self.calls.append("seen")
+
+    def child_seen(self, kind: str, child: Mapping[str, Any] | None) -> None:
+        self.calls.append(f"{kind} {'gone' if child is None else 'changed'}")
+
+    def front_seen(self, kind: str, child: Mapping[str, Any] | None) -> None:
+        self.calls.append(f"front's {kind} {'gone' if child is None else 'changed'}")
 
     def tick(self, now: float) -> None:
         return
@@ -233,6 +241,26 @@ def test_a_service_that_went_while_the_watch_was_interrupted_is_noticed(monkeypa
             cluster.services = []
             await asyncio.sleep(1.5 * SWEEP_S)
             assert FakeReconciler.made[0].calls == ["ended"]
+
+    run_virtual(scenario)
+
+
+def test_an_object_s_label_says_of_which_service_it_is_or_of_whose_front(monkeypatch: pytest.MonkeyPatch) -> None:
+    def labelled(label: str, service: str) -> dict[str, Any]:
+        return {"metadata": {"namespace": "team-a", "labels": {label: service}}}
+
+    async def scenario(_: VirtualLoop) -> None:
+        async with running(monkeypatch) as (operator, _cluster):
+            operator.service_seen(seen(), gone=False)
+            await asyncio.sleep(1)
+            operator.child_seen("Service", labelled(SERVICE_LABEL, "digits"), gone=False)
+            operator.child_seen("Service", labelled(FRONT_LABEL, "digits"), gone=False)
+            operator.child_seen("RoleBinding", labelled(FRONT_LABEL, "digits"), gone=True)
+            operator.child_seen("Service", labelled(FRONT_LABEL, "another"), gone=True)
+            operator.child_seen("Service", labelled("app", "digits"), gone=True)
+            assert FakeReconciler.made[0].calls == [
+                *("Service changed", "front's Service changed", "front's RoleBinding gone")
+            ]
 
     run_virtual(scenario)
 

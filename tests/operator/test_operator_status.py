@@ -81,6 +81,12 @@ def deployment(wanted: int = 1, updated: int | None = None, **conditions: tuple[
     }
 
 
+def fronts(updated: int, ready: int, **conditions: tuple[str, str, str]) -> dict[str, Any]:
+    """The Deployment of two fronts."""
+    made = deployment(2, updated, **conditions)
+    return {**made, "status": {**made["status"], "readyReplicas": ready}}
+
+
 def status(
     *pods: PodState, attainment: float | None = 99.987, before: dict[str, Any] | None = None, **changes: Any
 ) -> dict[str, Any]:
@@ -128,6 +134,35 @@ def test_source_live(pods: list[PodState], changes: dict[str, Any], expected: tu
     if "source_change" in changes:
         assert verdicts(made)["Ready"] == expected[:2], "the newest generation does not serve"
         assert verdicts(made)["Available"] == ("True", "PodsServe")
+
+
+@pytest.mark.parametrize(
+    ("front", "changes", "expected"),
+    [
+        (None, {}, ("False", "NoFront", "no front")),
+        (2, {}, ("False", "NoPods", "0 of 2 fronts take requests; the Deployment 'digits-front' is being made")),
+        (2, {"front": fronts(2, 2)}, ("True", "FrontsReady", "2 of 2 fronts")),
+        (2, {"front": fronts(2, 1)}, ("False", "FrontsNotReady", "front=digits says why")),
+        (2, {"front": fronts(1, 2)}, ("False", "RollingOut", "2 of 2 fronts take requests; 1 of 2 pods")),
+        (
+            2,
+            {"front": fronts(0, 0, ReplicaFailure=("True", "FailedCreate", "quota"))},
+            ("False", "FailedCreate", "quota"),
+        ),
+        (
+            2,
+            {"front": fronts(2, 2), "front_trouble": Obstacle("ApplyFailed", "no right")},
+            ("False", "ApplyFailed", "2 of 2 fronts take requests; no right"),
+        ),
+    ],
+)
+def test_the_front_is_told(front: int | None, changes: dict[str, Any], expected: tuple[str, str, str]) -> None:
+    made = status(pod_state(), spec={} if front is None else {"front": {"replicas": front}}, **changes)
+    found = next(condition for condition in made["conditions"] if condition["type"] == "FrontReady")
+    assert (found["status"], found["reason"]) == expected[:2]
+    assert expected[2] in found["message"]
+    ready = changes["front"]["status"]["readyReplicas"] if "front" in changes else 0
+    assert made["front"] == (None if front is None else {"wanted": front, "ready": ready})
 
 
 def test_the_source_of_each_pod_is_shown() -> None:
@@ -178,6 +213,7 @@ def test_two_pods_at_work() -> None:
         "Conflict": ("False", "NoConflict"),
         "Scaling": ("False", "Fixed"),
         "NodeFull": ("False", "Room"),
+        "FrontReady": ("False", "NoFront"),
     }
 
 

@@ -73,6 +73,7 @@ async def test_what_others_change_is_undone(kind: str) -> None:
     assert [one for one in cluster.calls if one[0] == "apply"] == [("apply", kind)]
     del cluster.objects[kind, NAMES[kind]]
     assert kept.seen(kind, None)
+    assert not kept.seen("ServiceAccount", cluster.put("ServiceAccount", "somebody-else"))
     await kept.keep(service(), 2.0)
     assert (kind, NAMES[kind]) in cluster.objects
 

@@ -154,6 +154,18 @@ CONDITIONS: Mapping[str, tuple[str, Mapping[tuple[str, str], str]]] = {
             ("False", "Room"): "There is no such node.",
         },
     ),
+    "FrontReady": (
+        "As many fronts take requests as `front.replicas` specifies. Where Kubernetes gives a reason, it stands here "
+        "as it is, such as `FailedCreate`; a front that cannot be had has the reason of Synced.",
+        {
+            ("True", "FrontsReady"): "Every front has the newest template and takes requests.",
+            ("False", "RollingOut"): "Not all fronts have the newest template yet, or older ones have not ended.",
+            ("False", "FrontsNotReady"): "A front starts, has no node, or its proxy does not answer. Look at "
+            "`kubectl describe pods -l serving.sponge.dev/front=NAME`.",
+            ("False", "NoPods"): "The Deployment of the fronts is being made.",
+            ("False", "NoFront"): "The spec has no `front`.",
+        },
+    ),
 }
 """What each condition type says, and the meaning of each of its (status, reason) pairs."""
 

@@ -71,10 +71,10 @@ class PodCache:
         self._on_change(key)
 
 
-def service_key(labelled: Mapping[str, Any]) -> str | None:
+def service_key(labelled: Mapping[str, Any], label: str = SERVICE_LABEL) -> str | None:
     """The "namespace/service" that an object's label names; None if it has no such label."""
     metadata = labelled["metadata"]
-    name = (metadata.get("labels") or {}).get(SERVICE_LABEL)
+    name = (metadata.get("labels") or {}).get(label)
     return None if name is None else f"{metadata['namespace']}/{name}"
 
 

@@ -147,10 +147,11 @@ class Child:
         return None
 
     def _version(self, found: Mapping[str, Any]) -> str:
-        # Each change of a Deployment's status is a new version of the object, but not a new generation.
-        return str(found["metadata"]["generation" if self._kind == "Deployment" else "resourceVersion"])
+        # Each change of a status is a new version of the object, but not a new generation.
+        return str(found["metadata"]["generation" if self._kind in _WITH_STATUS else "resourceVersion"])
 
 
+_WITH_STATUS = ("Deployment", "PodDisruptionBudget")
 _NOT_OURS = ("NameTaken", "ChildLeaving")
 
 

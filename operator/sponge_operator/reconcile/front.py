@@ -21,8 +21,6 @@ RETRY_S = 10.0
 class FrontKeeper:
     """The front of one service; call `keep` when `due_at` has come, or the service has changed.
 
-    No watch tells of these objects: they are looked at every `resync_s`.
-
     Attributes:
         obstacle: why the front is not as it should be; None if it is.
     """
@@ -32,29 +30,41 @@ class FrontKeeper:
         self._settings = settings
         self._children = {kind: Child(kube, kind, front_name(service)) for kind in KINDS}
         self._generation = -1
-        self._due_at = float("-inf")
+        self._resync_at = self._retry_at = float("-inf")
+        self._is_changed = False
         self.obstacle: Obstacle | None = None
 
+    @property
+    def deployment(self) -> Mapping[str, Any] | None:
+        """The newest version of the Deployment of the fronts; None if there is none."""
+        return self._children["Deployment"].present
+
     def due_at(self) -> float:
-        """When `keep` should run next, on its clock, unless the service changes."""
-        return self._due_at
+        """When `keep` should run next, on its clock, unless the service or an object of the front changes."""
+        return float("-inf") if self._is_changed else min(self._resync_at, self._retry_at)
+
+    def seen(self, kind: str, found: Mapping[str, Any] | None) -> None:
+        """Takes over what a watch reports of an object with the front's label, which anybody may set; None: gone."""
+        if kind in self._children:
+            self._is_changed = self._children[kind].seen(found) or self._is_changed
 
     async def keep(self, service: SpongeService, now: float) -> None:
         """Does what is due."""
-        if service.generation == self._generation and now < self._due_at:
+        if service.generation == self._generation and now < self.due_at():
             return
-        is_edited, self._generation = service.generation != self._generation, service.generation
-        self._due_at = resync_at(now, self._settings.resync_s)
+        self._generation, self._is_changed, self._retry_at = service.generation, False, float("inf")
+        if now >= self._resync_at:
+            self._resync_at = resync_at(now, self._settings.resync_s)
+            for child in self._children.values():
+                child.doubt()
         if service.spec.front is None:
             await self._remove(service, now)
             return
         for kind, child in self._children.items():
-            if not is_edited:
-                child.doubt()
             await child.keep(service, _building(kind, service, self._settings), now)
         blocked = [child for child in self._children.values() if child.obstacle is not None]
         self.obstacle = blocked[0].obstacle if blocked else None
-        self._due_at = min([self._due_at, *(child.retry_at for child in blocked)])
+        self._retry_at = min((child.retry_at for child in blocked), default=float("inf"))
 
     async def _remove(self, service: SpongeService, now: float) -> None:
         """Deletes what there is and belongs to the service. Without the Deployment, which goes last, there is none."""
@@ -72,7 +82,7 @@ class FrontKeeper:
                     child.forget()
         except ApiError as error:
             self.obstacle = Obstacle("ApplyFailed", f"the front {front_name(service)!r} cannot be removed: {error}")
-            self._due_at = now + RETRY_S
+            self._retry_at = now + RETRY_S
 
 
 def _building(kind: str, service: SpongeService, settings: OperatorSettings) -> Build:

@@ -25,6 +25,7 @@ from sponge_operator.reconcile.pods import restore_startup
 from sponge_operator.reconcile.preflight import Preflight
 from sponge_operator.reconcile.runner import ServiceRunner
 from sponge_operator.reconcile.succession import has_successor
+from sponge_operator.resources.front_manifests import FRONT_LABEL
 from sponge_operator.resources.manifests import SERVICE_LABEL
 from sponge_operator.resources.model import KIND
 from sponge_operator.settings import OperatorSettings
@@ -154,9 +155,12 @@ class Operator:
             self._pods.update(pod)
 
     def child_seen(self, kind: str, child: Mapping[str, Any], *, gone: bool) -> None:
-        """Call when a labelled object of a kind that services own has changed."""
+        """Call when an object of a kind that services own has changed; the label says of which, or of whose front."""
+        present = None if gone else child
         if (runner := self._runners.get(service_key(child) or "")) is not None:
-            runner.child_seen(kind, None if gone else child)
+            runner.child_seen(kind, present)
+        elif (runner := self._runners.get(service_key(child, FRONT_LABEL) or "")) is not None:
+            runner.front_seen(kind, present)
 
     def replica_set_seen(self, replica_set: Mapping[str, Any], *, gone: bool) -> None:
         """Call when a labelled ReplicaSet has changed."""

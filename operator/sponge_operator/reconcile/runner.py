@@ -84,6 +84,11 @@ class ServiceRunner:
         if self._reconciler is not None:
             self._reconciler.child_seen(kind, child)
 
+    def front_seen(self, kind: str, child: Mapping[str, Any] | None) -> None:
+        """Call when an object of its front has changed; None: it is gone."""
+        if self._reconciler is not None:
+            self._reconciler.front_seen(kind, child)
+
     def tick(self, now: float) -> None:
         """Call every second or so."""
         if self._reconciler is not None:

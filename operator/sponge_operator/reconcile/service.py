@@ -96,6 +96,11 @@ class ServiceReconciler:
         self._workload.seen(kind, child)
         self._woken.set()
 
+    def front_seen(self, kind: str, child: Mapping[str, Any] | None) -> None:
+        """The same for an object of the front."""
+        self._front.seen(kind, child)
+        self._woken.set()
+
     def tick(self, now: float) -> None:
         """Call every second or so: wakes the service if something is due that no event tells."""
         is_due = self._look_at_number()  # at every call, because it adds up what is left undone
@@ -301,6 +306,8 @@ class ServiceReconciler:
             deployment=workload.deployment,
             attainment=self._attainment.percent(),
             trouble=self._fault or self._unreadable or workload.obstacle or self._front.obstacle,
+            front_trouble=self._front.obstacle,
+            front=self._front.deployment,
             is_current=self._unreadable is None and workload.is_current,
             missing_profile=workload.missing_profile,
             missing_secret=workload.missing_secret,

@@ -115,8 +115,11 @@ class Workload:
         return min(self._resync_at, self._references_at, *retries, *silent)
 
     def seen(self, kind: str, found: Mapping[str, Any] | None) -> bool:
-        """Takes over what a watch reports of a child; None: it is gone. Returns whether something is due."""
-        changed = self._children[kind].seen(found)
+        """Takes over what a watch reports of an object with the service's label, which anybody may set; None: gone.
+
+        Returns whether something is due.
+        """
+        changed = kind in self._children and self._children[kind].seen(found)
         self._is_changed = self._is_changed or changed
         return changed
 

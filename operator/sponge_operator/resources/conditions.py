@@ -13,11 +13,12 @@ from typing import Any, Literal
 
 from sponge_core.quantities import cores_text
 from sponge_operator.autoscale.pod_state import PodState
+from sponge_operator.resources.front_manifests import FRONT_LABEL, front_name
 from sponge_operator.resources.model import PAUSE_ANNOTATION, WAKE_ANNOTATION
 from sponge_operator.resources.obstacles import Obstacle, failure_of, is_rolled_out, rollout_of
 from sponge_operator.resources.status_input import StatusInput
 
-__all__ = ["build_conditions", "percent_text", "ready_pods", "rfc3339"]
+__all__ = ["build_conditions", "percent_text", "ready_fronts", "ready_pods", "rfc3339"]
 
 Tri = Literal["True", "False", "Unknown"]
 Verdict = tuple[Tri, str, str]  # status, reason, message
@@ -42,6 +43,7 @@ def build_conditions(known: StatusInput, before: Sequence[Mapping[str, Any]]) ->
         "Conflict": _conflict(known),
         "Scaling": _scaling(known),
         "NodeFull": _node_full(known),
+        "FrontReady": _front_ready(known),
     }
     present = {condition["type"]: condition for condition in before}
     conditions = []
@@ -66,6 +68,11 @@ def ready_pods(known: StatusInput) -> int:
     if known.service.spec.mode == "Off":
         return sum(state.in_service for state in known.pods)
     return sum(state.ready for state in known.pods)
+
+
+def ready_fronts(known: StatusInput) -> int:
+    """How many fronts take requests."""
+    return 0 if known.front is None else (known.front.get("status") or {}).get("readyReplicas", 0)
 
 
 def percent_text(percent: float | None) -> str | None:
@@ -274,3 +281,23 @@ def _node_full(known: StatusInput) -> Verdict:
     replicas = known.service.spec.replicas
     relief = "raise replicas.max" if known.wanted >= replicas.max else "another pod follows where the load needs it"
     return "True", "NodeFull", f"{told}; {relief}"
+
+
+def _front_ready(known: StatusInput) -> Verdict:
+    front, deployment = known.service.spec.front, known.front
+    if front is None:
+        return "False", "NoFront", "the spec has no front"
+    ready = ready_fronts(known)
+    told = f"{ready} of {front.replicas} fronts take requests"
+    if known.front_trouble is not None:
+        return "False", known.front_trouble.reason, f"{told}; {known.front_trouble.message}"
+    if deployment is None:
+        return "False", "NoPods", f"{told}; the Deployment {front_name(known.service)!r} is being made"
+    is_newest = is_rolled_out(deployment, front.replicas)
+    if is_newest and ready >= front.replicas:
+        return "True", "FrontsReady", told
+    found = failure_of(deployment) or (None if is_newest else rollout_of(deployment, front.replicas))
+    if found is None:
+        pods = f"kubectl describe pods -l {FRONT_LABEL}={known.service.name}"
+        return "False", "FrontsNotReady", f"{told}; {pods} says why"
+    return "False", found.reason, f"{told}; {found.message}"

@@ -9,6 +9,7 @@ from sponge_operator.resources.model import GROUP, KIND, VERSION, SpongeService
 
 __all__ = [
     "MANAGED_BY",
+    "MANAGED_BY_LABEL",
     "TOKEN_DIR",
     "TOKEN_MOUNT",
     "container_security",
@@ -23,6 +24,8 @@ __all__ = [
 ]
 
 MANAGED_BY = "sponge-operator"
+MANAGED_BY_LABEL = "app.kubernetes.io/managed-by"
+"""With that value on everything that the operator makes."""
 
 TOKEN_DIR = "/var/run/sponge"
 TOKEN_MOUNT: Mapping[str, Any] = {"name": "control-token", "mountPath": TOKEN_DIR, "readOnly": True}
@@ -56,7 +59,7 @@ def instance_labels(service: SpongeService, program: str, label: str) -> dict[st
     return {
         "app.kubernetes.io/name": program,
         "app.kubernetes.io/instance": service.name,
-        "app.kubernetes.io/managed-by": MANAGED_BY,
+        MANAGED_BY_LABEL: MANAGED_BY,
         label: service.name,
     }
 

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from sponge_operator.resources.front_manifests import FRONT_LABEL
-from sponge_operator.resources.manifest_parts import MANAGED_BY
+from sponge_operator.resources.manifest_parts import MANAGED_BY, MANAGED_BY_LABEL
 from sponge_operator.resources.manifests import SERVICE_LABEL
 from sponge_operator.resources.model import GROUP, KIND, SpongeService
 from sponge_operator.resources.obstacles import Obstacle
@@ -50,7 +50,7 @@ def _is_labelled(found: Mapping[str, Any], service: SpongeService) -> bool:
     labels = found["metadata"].get("labels") or {}
     return (
         service.name in (labels.get(SERVICE_LABEL), labels.get(FRONT_LABEL))
-        and labels.get("app.kubernetes.io/managed-by") == MANAGED_BY
+        and labels.get(MANAGED_BY_LABEL) == MANAGED_BY
         and not found["metadata"].get("deletionTimestamp")
     )
 

@@ -9,7 +9,7 @@ from sponge_core.errors import SpongeError
 from sponge_core.quantities import cores_text, parse_time_s
 from sponge_operator.autoscale.decision_log import Entry
 from sponge_operator.autoscale.pod_state import PodState
-from sponge_operator.resources.conditions import build_conditions, percent_text, ready_pods, rfc3339
+from sponge_operator.resources.conditions import build_conditions, percent_text, ready_fronts, ready_pods, rfc3339
 from sponge_operator.resources.status_input import StatusInput
 
 __all__ = ["broken_status", "build_status", "cold_start_of", "substance"]
@@ -38,6 +38,7 @@ def build_status(known: StatusInput, before: Mapping[str, Any]) -> dict[str, Any
         "replicas": ready_pods(known),
         "serving": f"{ready_pods(known)}/{known.wanted}",
         "scaling": _scaling(known, before.get("scaling") or {}),
+        "front": _front(known),
         "attainment": percent_text(known.attainment),
         "p99": f"{max(latencies) * 1000:.0f}ms" if latencies else None,
         "pods": [_pod(state) for state in pods],
@@ -101,6 +102,11 @@ def _scaling(known: StatusInput, before: Mapping[str, Any]) -> dict[str, Any] | 
         "lastChange": change,
     }
     return {name: value for name, value in told.items() if value is not None}
+
+
+def _front(known: StatusInput) -> dict[str, int] | None:
+    front = known.service.spec.front
+    return None if front is None else {"wanted": front.replicas, "ready": ready_fronts(known)}
 
 
 def cold_start_of(status: Mapping[str, Any]) -> float | None:

@@ -45,6 +45,8 @@ class StatusInput:
         now: epoch seconds.
         unable: reason and message if the cluster lets the operator change no size, else None.
         source_change: how far a change of the model's source in place has come, or what keeps it; None without one.
+        front: the Deployment of the fronts, as the API server sent it last; None if there is none.
+        front_trouble: why the front is not as the spec has it; None if it is.
     """
 
     service: SpongeService
@@ -61,6 +63,8 @@ class StatusInput:
     scaling: Scaling | None = None
     last_scaling: LastScaling | None = None
     source_change: Obstacle | None = None
+    front: Mapping[str, Any] | None = None
+    front_trouble: Obstacle | None = None
 
     @property
     def wanted(self) -> int:
