@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import json
+import os
+import signal
 import time
 import urllib.error
 import urllib.request
@@ -11,7 +15,8 @@ from functools import partial
 from typing import Any
 
 import pytest
-from operator_kit import Kubectl, Service, eventually, server_state
+from fake_pod import FakePod
+from operator_kit import CGROUPS, Kubectl, Service, eventually, server_state
 
 pytestmark = pytest.mark.e2e
 
@@ -72,12 +77,68 @@ def ask(host: str, slo_ms: float | None = None) -> int:
         return 0
 
 
-def picked(front: dict[str, Any]) -> float:
-    """Requests that the front's picker has sent to a pod and that were answered."""
+def metric(front: dict[str, Any], name: str) -> float:
+    """A sample of the front's picker."""
     with urllib.request.urlopen(f"http://{front['status']['podIP']}:9093/metrics", timeout=5) as answer:
         lines = answer.read().decode().splitlines()
-    wanted = 'sponge_front_requests_total{ending="answered"} '
-    return float(next(line for line in lines if line.startswith(wanted)).removeprefix(wanted))
+    return float(next(line for line in lines if line.startswith(f"{name} ")).rpartition(" ")[2])
+
+
+def picked(front: dict[str, Any]) -> float:
+    """Requests that the front's picker has sent to a pod and that were answered."""
+    return metric(front, 'sponge_front_requests_total{ending="answered"}')
+
+
+def reported(front: dict[str, Any], count: int) -> bool:
+    """Whether the front knows the load of so many pods."""
+    return metric(front, "sponge_front_pods_reporting") == count
+
+
+def picks(front: dict[str, Any]) -> bool:
+    """Whether the picker chooses the pod of one more request."""
+    with contextlib.suppress(OSError):
+        before = picked(front)
+        return ask(str(front["status"]["podIP"])) == 200 and picked(front) > before
+    return False
+
+
+@contextlib.contextmanager
+def standing_picker(front: dict[str, Any]) -> Iterator[None]:
+    """Context in which the picker's processes are stopped."""
+    container = next(each for each in front["status"]["containerStatuses"] if each["name"] == "picker")
+    name = f"pod{front['metadata']['uid']}/{container['containerID'].rpartition('/')[2]}"
+    pids = [int(pid) for pid in next(CGROUPS.glob(f"**/{name}/cgroup.procs")).read_text().split()]
+    for pid in pids:
+        os.kill(pid, signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        for pid in pids:
+            os.kill(pid, signal.SIGCONT)
+
+
+@contextlib.contextmanager
+def further_pod(service: Service, port: int) -> Iterator[None]:
+    """Context in which the Service has one more endpoint: this port of the node."""
+    nodes = json.loads(service.kubectl("get", "nodes", "-o", "json"))["items"]
+    host = next(each["address"] for each in nodes[0]["status"]["addresses"] if each["type"] == "InternalIP")
+    endpoints = {
+        "apiVersion": "discovery.k8s.io/v1",
+        "kind": "EndpointSlice",
+        "metadata": {
+            "name": f"{NAME}-further",
+            "namespace": service.namespace,
+            "labels": {"kubernetes.io/service-name": NAME},
+        },
+        "addressType": "IPv4",
+        "ports": [{"name": name, "port": port, "protocol": "TCP"} for name in ("http", "grpc", "control")],
+        "endpoints": [{"addresses": [host], "conditions": {"ready": True}}],
+    }
+    service.kubectl("apply", "-f", "-", document=endpoints)
+    try:
+        yield
+    finally:
+        service.kubectl("delete", "endpointslice", f"{NAME}-further", "-n", service.namespace)
 
 
 def _answers(host: str) -> bool:
@@ -107,6 +168,40 @@ def test_each_front_picks_the_pods_of_its_requests(fronted: Service) -> None:
         # On a machine that is busy for a moment the picker is late, and the proxy goes on in turn.
         eventually(partial(_has_picked, front, counted), 5, "the picker picks")
         assert sum(served(fronted)) == sum(before) + 12
+
+
+def test_while_a_picker_hangs_every_request_is_answered(fronted: Service) -> None:
+    front = fronts(fronted)[0]
+    host, before = str(front["status"]["podIP"]), served(fronted)
+    with standing_picker(front):
+        assert [ask(host, slo_ms=20_000) for _ in range(16)] == [200] * 16
+    shares = [now - then for now, then in zip(served(fronted), before, strict=True)]
+    assert (sum(shares), min(shares) >= 4) == (16, True), "the pods take turns"
+    eventually(partial(picks, front), 40, "the picker picks again")
+
+
+async def test_a_pod_that_errs_costs_less_than_behind_kube_proxy(fronted: Service) -> None:
+    count = 150
+
+    def errors(host: str) -> int:
+        statuses = [ask(host, slo_ms=20_000) for _ in range(count)]
+        assert set(statuses) <= {200, 500}
+        return statuses.count(500)
+
+    def compare(port: int) -> tuple[int, int]:
+        with further_pod(fronted, port):
+            for front in fronts(fronted):
+                eventually(partial(reported, front, 3), 20, "the front has heard of the pod")
+            plain = address(fronted, NAME)
+            eventually(lambda: ask(plain) == 500, 20, "so has kube-proxy")
+            return errors(address(fronted, f"{NAME}-front")), errors(plain)
+
+    async with FakePod("failing").running("0.0.0.0") as port:
+        by_rule, by_turns = await asyncio.to_thread(compare, port)
+    # One in three by turns; each front meets it twice, and once after 1 s, 2 s, 4 s and so on.
+    assert 0 < by_rule < by_turns
+    for front in fronts(fronted):
+        eventually(partial(reported, front, 2), 20, "the front has heard that it is gone")
 
 
 def test_the_status_has_the_fronts_and_their_objects_come_back_at_once(fronted: Service) -> None:
