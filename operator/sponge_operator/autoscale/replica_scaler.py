@@ -177,17 +177,31 @@ class ReplicaScaler:
             cold_start_s,
             spec.idle.remove_after,
         )
-        short = [*(self.short_cores(pod, spec) for pod in serving), *(limits.max_cores for _ in lost)]
+        state = self._state(now, spec, seen, serving)
+        decision = self._decider.decide(now, elapsed_s, state, limits)
+        return replace(
+            seen,
+            wanted=decision.replicas,
+            reason=decision.reason,
+            load_cores=state.load_cores,
+            has_cores=max(0.0, asked * limits.max_cores - sum(state.short_cores)),
+        )
+
+    def _state(self, now: float, spec: ServiceSpec, seen: Scaling, serving: Sequence[PodView]) -> ReplicaState:
+        """What the servers report, added up."""
         load = sum(_load_of(pod.state) or 0.0 for pod in serving)
         self._trend.observe(now, load)
-        rise = self._trend.rise_in(cold_start_s + RISING_S)
-        ahead = load + rise if rise else 0.0
-        missed = sum(_missed_cores(pod.state, spec) for pod in serving)
-        idle_s = min(pod.state.snapshot.idle_for_s for pod in serving if pod.state.snapshot is not None)
-        state = ReplicaState(asked, load, load, ahead, missed, short, starting, idle_s)
-        decision = self._decider.decide(now, elapsed_s, state, limits)
-        has_cores = max(0.0, asked * limits.max_cores - sum(short))
-        return replace(seen, wanted=decision.replicas, reason=decision.reason, load_cores=load, has_cores=has_cores)
+        rise = self._trend.rise_in(seen.cold_start_s + RISING_S)
+        return ReplicaState(
+            seen.asked,
+            load_cores=load,
+            steady_cores=load,
+            ahead_cores=load + rise if rise else 0.0,
+            missed_cores=sum(_missed_cores(pod.state, spec) for pod in serving),
+            short_cores=[*(self.short_cores(pod, spec) for pod in serving), *[spec.cpu.max / 1000] * seen.lost],
+            starting=seen.starting,
+            idle_s=min(pod.state.snapshot.idle_for_s for pod in serving if pod.state.snapshot is not None),
+        )
 
     def short_cores(self, pod: PodView, spec: ServiceSpec) -> float:
         """How many of `cpu.max` a pod cannot have, as far as is known."""
