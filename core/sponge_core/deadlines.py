@@ -30,7 +30,18 @@ from typing import Literal
 from sponge_core.client_clock import ClientClock, Reading
 from sponge_core.errors import SpongeError
 
-__all__ = ["DEFAULT_CLASS", "SENT_AT", "Arrival", "BadHeaderError", "Claims", "Due", "SentAt", "SloPolicy", "resolve"]
+__all__ = [
+    "DEFAULT_CLASS",
+    "LONGEST_S",
+    "SENT_AT",
+    "Arrival",
+    "BadHeaderError",
+    "Claims",
+    "Due",
+    "SentAt",
+    "SloPolicy",
+    "resolve",
+]
 
 SentAt = Literal["trusted", "absent", "behind", "future", "stale"]
 """`behind`: used after the clock was set right. `future`, `stale`: ignored."""

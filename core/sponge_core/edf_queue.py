@@ -11,7 +11,7 @@ from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-__all__ = ["EdfQueue", "Request"]
+__all__ = ["RATE_WINDOW_S", "EdfQueue", "Request"]
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,6 +18,7 @@ from sponge_core.quantities import parse_bytes
 from sponge_operator.resources.containers import container_limit, container_spec, container_status
 
 __all__ = [
+    "QUIET_S",
     "MemoryAction",
     "MemoryHistory",
     "MemoryLimit",
