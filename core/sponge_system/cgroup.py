@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import math
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -84,14 +85,7 @@ def own_cgroup(controller: str, proc: Path = Path("/proc")) -> Path | None:
 
 def read_memory_limit(path: Path) -> int | None:
     """The memory limit in force in `path`, in bytes: the least of its own and its ancestors'; None if unlimited."""
-    limits = []
-    directory = path
-    while _is_cgroup(directory):
-        limit = _own_memory_limit(directory)
-        if limit is not None:
-            limits.append(limit)
-        directory = directory.parent
-    return min(limits, default=None)
+    return _least(path, _own_memory_limit)
 
 
 def read_memory_used(path: Path) -> int | None:
@@ -122,14 +116,7 @@ def read_quota_milli(path: Path) -> int | None:
 
     A missing file (the cgroup is being removed) counts as unlimited. Raises OSError if no file can be opened now.
     """
-    limits = []
-    directory = path
-    while _is_cgroup(directory):
-        quota = _own_quota_milli(directory)
-        if quota is not None:
-            limits.append(quota)
-        directory = directory.parent
-    return min(limits, default=None)
+    return _least(path, _own_quota_milli)
 
 
 def read_oom_kills(path: Path) -> int:
@@ -295,6 +282,18 @@ def _has(controller: str, root: Path) -> bool:
 
 def _is_cgroup(directory: Path) -> bool:
     return (directory / "cgroup.procs").exists()
+
+
+def _least(path: Path, own: Callable[[Path], int | None]) -> int | None:
+    """The least of the limits that a cgroup and its ancestors have of their own; None if none has one."""
+    limits = []
+    directory = path
+    while _is_cgroup(directory):
+        limit = own(directory)
+        if limit is not None:
+            limits.append(limit)
+        directory = directory.parent
+    return min(limits, default=None)
 
 
 def _own_quota_milli(directory: Path) -> int | None:
