@@ -26,11 +26,10 @@ from typing import TYPE_CHECKING, Any
 import aiohttp
 from rich.console import Console
 from rich.progress import track
-from rich.table import Table
 
 from bench import resize_latency
 from bench.real_service import Kubectl, QuotaWatch, infer, quota_watch, service
-from bench.results import BLUE, INK, SOFT, SPONGE, Percentiles, arguments, save
+from bench.results import BLUE, INK, SOFT, SPONGE, Percentiles, arguments, new_table, save
 from sponge_cluster import ConsoleProgress, up
 from sponge_cluster.chart import install_operator
 from sponge_core.errors import SpongeError
@@ -224,9 +223,8 @@ def main() -> None:
         found, rows = measure(Kubectl(cluster), count)
     except SpongeError as error:
         sys.exit(f"burst_reaction: {error}")
-    table = Table(title=f"{count} bursts, {found.not_needed} needed no resize; ms")
-    for column in ("", "count", "p50", "p90", "p99", "max"):
-        table.add_column(column, justify="right" if column else "left")
+    title = f"{count} bursts, {found.not_needed} needed no resize; ms"
+    table = new_table(title, [""], ["count", "p50", "p90", "p99", "max"])
     for name, seconds in rows.items():
         if seconds:
             table.add_row(

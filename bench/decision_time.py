@@ -13,10 +13,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from rich.console import Console
-from rich.table import Table
 
 from bench.bert_sizes import MEAN_LOG, SPREAD_LOG
-from bench.results import SPONGE, arguments, save
+from bench.results import SPONGE, arguments, new_table, save
 from sponge_core.cpu_sharing import Running
 from sponge_core.dispatch.decision import DispatchState, Limits
 from sponge_core.dispatch.moldable_edf import decide
@@ -97,9 +96,8 @@ def main() -> None:
     parser = arguments(__doc__)
     options = parser.parse_args()
     repeat = 200 if options.short else 3000
-    table = Table(title=f"one decision with {WAITING} requests waiting, microseconds")
-    for column in ("scene", "launched", "given up", "p50", "p99"):
-        table.add_column(column, justify="left" if column == "scene" else "right")
+    title = f"one decision with {WAITING} requests waiting, microseconds"
+    table = new_table(title, ["scene"], ["launched", "given up", "p50", "p99"])
     rows: list[dict[str, Any]] = []
     for scene in [*scenes(), *sized_scenes()]:
         seconds = measure(scene, repeat)

@@ -16,11 +16,10 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.table import Table
 
 from bench.live_server import LiveServer
 from bench.pressure import photographs, saturated_rps
-from bench.results import BLUE, SOFT, SPONGE, arguments, save
+from bench.results import BLUE, SOFT, SPONGE, arguments, new_table, save
 from sponge_client.load import LoadRun
 from sponge_client.oip import InferBody
 from sponge_client.schedule import Schedule, make_schedule
@@ -137,9 +136,10 @@ def main() -> None:
         "rows": [asdict(row) | {"stayed_attainment": row.stayed_attainment, "in_vain": row.in_vain} for row in rows],
     }
     save(options.out, "disconnects", document, lambda figure: draw(figure, rows))
-    table = Table(title=f"{OVERLOAD} x {capacity:.1f} requests/s, {seconds:.0f} s each")
-    for column in ("", "stay", "of them in time", "%", "others", "cancelled", "computed", "answered", "in vain"):
-        table.add_column(column, justify="left" if not column else "right")
+    title = f"{OVERLOAD} x {capacity:.1f} requests/s, {seconds:.0f} s each"
+    table = new_table(
+        title, [""], ["stay", "of them in time", "%", "others", "cancelled", "computed", "answered", "in vain"]
+    )
     for row in rows:
         counts = (row.left, row.cancelled, row.computed, row.answered, row.in_vain)
         name = "half hang up" if row.hang_ups else "all wait"

@@ -17,9 +17,8 @@ from statistics import mean
 from typing import TYPE_CHECKING, NamedTuple
 
 from rich.console import Console
-from rich.table import Table
 
-from bench.results import INK, compared, save
+from bench.results import INK, compared, new_table, save
 from bench.simulations import arguments, run_all
 from sponge_core.cpu_sharing import CpuLoad
 from sponge_core.dispatch.batch_sizing import cheapest_batch
@@ -170,9 +169,8 @@ def main() -> None:
     rows = sorted(summarise(run_all(run, cases, options.processes)), key=lambda row: (row.cores, row.load))
     for cores in sizes:
         capacity = capacity_rps(load_model(options.profile), cores)
-        table = Table(title=f"{options.profile}, {cores} cores, capacity {capacity:.0f}/s: goodput % of possible")
-        for column in ("policy", *(f"{load:g}x (tight/loose in time %)" for load in LOADS)):
-            table.add_column(column, justify="left" if column == "policy" else "right")
+        title = f"{options.profile}, {cores} cores, capacity {capacity:.0f}/s: goodput % of possible"
+        table = new_table(title, ["policy"], [f"{load:g}x (tight/loose in time %)" for load in LOADS])
         for policy in ALL:
             cells = [
                 f"{100 * row.of_possible:.1f} ({100 * row.attainment_tight:.0f}/{100 * row.attainment_loose:.0f})"

@@ -23,10 +23,9 @@ import aiohttp
 from kubernetes.aio import client, config
 from rich.console import Console
 from rich.progress import track
-from rich.table import Table
 
 from bench.real_service import Kubectl, QuotaWatch, infer, quota_watch, service
-from bench.results import BLUE, SPONGE, Percentiles, arguments, save
+from bench.results import BLUE, SPONGE, Percentiles, arguments, new_table, save
 from sponge_cluster import Cluster, ConsoleProgress, up
 from sponge_cluster.chart import install_operator
 from sponge_core.errors import SpongeError
@@ -159,9 +158,8 @@ def main() -> None:
     except SpongeError as error:
         sys.exit(f"endurance: {error}")
     rows = {"edit to quota": found.edited, "patch to quota": found.patched}
-    table = Table(title=f"{resizes} resizes, {found.restarts} restarts, requests {dict(found.statuses)}; ms")
-    for column in ("until", "count", "p50", "p90", "p99", "max"):
-        table.add_column(column, justify="left" if column == "until" else "right")
+    title = f"{resizes} resizes, {found.restarts} restarts, requests {dict(found.statuses)}; ms"
+    table = new_table(title, ["until"], ["count", "p50", "p90", "p99", "max"])
     for name, seconds in rows.items():
         if seconds:
             percentiles = asdict(Percentiles.of(seconds)).values()

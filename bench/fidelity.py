@@ -30,7 +30,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from bench.results import BLUE, INK, SOFT, SPONGE, Percentiles, arguments, save
+from bench.results import BLUE, INK, SOFT, SPONGE, Percentiles, arguments, new_table, save
 from bench.scraping import scraped
 from sponge_cluster.chart import NAMESPACE as OPERATOR_NAMESPACE
 from sponge_core.dispatch.decision import Launch
@@ -267,9 +267,8 @@ def draw_cores(figure: Figure, rows: Sequence[Row]) -> None:
 
 def table_of(rows: Sequence[Row]) -> Table:
     """A table of every row with its difference from the cluster's figures."""
-    table = Table()
-    for column in ("arrivals", "", "sent", "in time", "off by, points", "cores", "off by", "resizes", "p99 ms"):
-        table.add_column(column, justify="left" if column in ("arrivals", "") else "right")
+    figures = ["sent", "in time", "off by, points", "cores", "off by", "resizes", "p99 ms"]
+    table = new_table(None, ["arrivals", ""], figures)
     for row in rows:
         real = next(other for other in rows if other.arrivals == row.arrivals and other.side == "cluster")
         off = ("", "") if row is real else _off(row, real)

@@ -26,12 +26,11 @@ from typing import TYPE_CHECKING, get_args
 
 import numpy as np
 from rich.console import Console
-from rich.table import Table
 
 from bench.http_overhead import SMALL, WARM_UP, Caller
 from bench.live_front import LiveFront, pod_option
 from bench.live_server import SOURCE, LiveServer, process_cpu_s
-from bench.results import BAD, BLUE, INK, SPONGE, Percentiles, arguments, save
+from bench.results import BAD, BLUE, INK, SPONGE, Percentiles, arguments, new_table, save
 from sponge_client.client import SpongeClient
 from sponge_client.load import LoadRun
 from sponge_client.oip import InferBody
@@ -238,16 +237,14 @@ def main() -> None:
     added = measure_added(requests)
     rate, rows = measure_shared(options, seeds, seconds)
     console = Console(width=120)
-    table = Table(title=f"A trivial model, {requests} requests one after the other")
-    for column in ("way", "p50 ms", "p99 ms", "CPU of Envoy, ms a request", "of the picker"):
-        table.add_column(column, justify="left" if column == "way" else "right")
+    title = f"A trivial model, {requests} requests one after the other"
+    table = new_table(title, ["way"], ["p50 ms", "p99 ms", "CPU of Envoy, ms a request", "of the picker"])
     for one in added:
         cells = (one.latency_ms.p50, one.latency_ms.p99, one.envoy_cpu_ms, one.picker_cpu_ms)
         table.add_row(one.way, *(f"{cell:.2f}" for cell in cells))
     console.print(table)
-    table = Table(title=f"{PODS} x {options.cores:g} cores at {rate:.1f} requests/s: {seeds} x {seconds:g} s")
-    for column in ("way", "requests", "missed", "%", "p50 ms", "p99 ms"):
-        table.add_column(column, justify="left" if column == "way" else "right")
+    title = f"{PODS} x {options.cores:g} cores at {rate:.1f} requests/s: {seeds} x {seconds:g} s"
+    table = new_table(title, ["way"], ["requests", "missed", "%", "p50 ms", "p99 ms"])
     for row in rows:
         latency = (f"{row.latency_ms.p50:.0f}", f"{row.latency_ms.p99:.0f}")
         table.add_row(row.way, str(row.requests), str(row.missed), f"{100 * row.missed_share:.2f}", *latency)

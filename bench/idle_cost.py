@@ -14,10 +14,9 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.table import Table
 
 from bench.live_server import LiveServer
-from bench.results import BAD, BLUE, SPONGE, arguments, save
+from bench.results import BAD, BLUE, SPONGE, arguments, new_table, save
 from sponge_core.control_api import SizeRange
 from sponge_core.errors import SpongeError
 from sponge_operator.autoscale.control_loop import LoopSettings
@@ -127,9 +126,8 @@ def main() -> None:
         "phases": [asdict(row) | {"percent": row.percent} for row in rows],
     }
     save(options.out, "idle_cost", document, lambda figure: draw(figure, rows))
-    table = Table(title="An idle server, percent of one core")
-    for column in ("phase", "seconds", "HTTP", "fork server, lanes", "together", "throttled s"):
-        table.add_column(column, justify="left" if column == "phase" else "right")
+    title = "An idle server, percent of one core"
+    table = new_table(title, ["phase"], ["seconds", "HTTP", "fork server, lanes", "together", "throttled s"])
     for row in rows:
         figures = (row.seconds, row.http_percent, row.lanes_percent, row.percent, row.throttled_s)
         table.add_row(row.phase, *(f"{figure:.3g}" for figure in figures))

@@ -21,8 +21,8 @@ from statistics import median
 
 from rich.console import Console
 from rich.progress import track
-from rich.table import Table
 
+from bench.results import new_table
 from sponge_server.workers.examples import example_item
 from sponge_server.workers.fork_server import ENVIRONMENT
 from sponge_server.workers.interface import ItemError, ModelSpec
@@ -141,10 +141,8 @@ def main() -> None:
         ratios = {f"{b}x{k}": round(_throughput_ratio(outside, b, k), 4) for b, k in points}
         print(json.dumps({"rounds": options.rounds, "median_ms": rows_of, "lane_over_bare": ratios}))
         return
-    table = Table(title=f"ResNet-18 in a lane, median ms of {options.rounds} batches")
-    table.add_column("form")
-    for rows, threads in points:
-        table.add_column(f"b={rows}, {threads} thr.", justify="right")
+    title = f"ResNet-18 in a lane, median ms of {options.rounds} batches"
+    table = new_table(title, ["form"], [f"b={rows}, {threads} thr." for rows, threads in points])
     for form in (BARE, *forms):
         table.add_row(form, *(f"{median(inside[form, b, k]) * 1e3:.1f}" for b, k in points))
     table.add_row("lane / bare, throughput", *(f"{_throughput_ratio(outside, b, k):.3f}" for b, k in points))

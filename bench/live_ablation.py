@@ -16,12 +16,11 @@ from statistics import mean
 from typing import TYPE_CHECKING
 
 from rich.console import Console
-from rich.table import Table
 
 from bench.live_server import LiveServer
 from bench.overload_classes import CLASSES_S, MAX_BATCH, schedule, send
 from bench.pressure import photographs, saturated_rps
-from bench.results import BLUE, SOFT, SPONGE, arguments, save
+from bench.results import BLUE, SOFT, SPONGE, arguments, new_table, save
 from sponge_client.wire import precise_loop, prioritize_process
 from sponge_core.dispatch.registry import DEFAULT
 from sponge_simulator.ablation import VARIANTS
@@ -122,12 +121,8 @@ def main() -> None:
         {"cores": CORES, "capacity_rps": capacity, "classes_s": CLASSES_S, "rows": [asdict(row) for row in rows]},
         lambda figure: draw(figure, rows),
     )
-    table = Table(
-        title=f"{CORES:g} cores, capacity {capacity:.1f}/s; goodput in % of the possible, tight / loose in time"
-    )
-    table.add_column("rule")
-    for load in loads:
-        table.add_column(f"{load:g}x", justify="right")
+    title = f"{CORES:g} cores, capacity {capacity:.1f}/s; goodput in % of the possible, tight / loose in time"
+    table = new_table(title, ["rule"], [f"{load:g}x" for load in loads])
     for rule in RULES:
         cells = [row for row in rows if row.rule == rule]
         table.add_row(

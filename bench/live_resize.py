@@ -21,11 +21,10 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 from rich.progress import track
-from rich.table import Table
 
 from bench.live_server import LiveServer
 from bench.pressure import PatientClients, photographs
-from bench.results import BAD, BLUE, SPONGE, Percentiles, arguments, save
+from bench.results import BAD, BLUE, SPONGE, Percentiles, arguments, new_table, save
 from sponge_core.control_api import SizeRange
 from sponge_core.cpu_sharing import thread_budget
 from sponge_core.errors import SpongeError
@@ -210,9 +209,8 @@ def main() -> None:
     rates = " -> ".join(f"{phase.milli}m {phase.answers_rps:.1f}/s" for phase in phases)
     print(f"{rates}; two cores give {measured:.2f} times one, the profile says {expected:.2f}")
     print(f"{answered} answered, {failed} failed, over {len(wandered)} random resizes")
-    table = Table()
-    for column in ("thread budget", "samples", "above the budget", "still a moment later", "most threads"):
-        table.add_column(column, justify="right")
+    columns = ["thread budget", "samples", "above the budget", "still a moment later", "most threads"]
+    table = new_table(None, [], columns)
     for budget, those in sorted(seen.items()):
         table.add_row(*map(str, (budget, those.samples, those.glimpses, those.over, those.most)))
     Console().print(table)

@@ -22,12 +22,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from rich.console import Console
-from rich.table import Table
 
 from bench.bert_sizes import LONGEST, MEAN_LOG, SHORTEST, SPREAD_LOG, WORDS
 from bench.experiments.sizes import BERT
 from bench.live_server import LiveServer
-from bench.results import BLUE, SOFT, SPONGE, arguments, save
+from bench.results import BLUE, SOFT, SPONGE, arguments, new_table, save
 from sponge_client.load import LoadRun
 from sponge_client.oip import InferBody, Tensor, encode
 from sponge_client.schedule import Schedule, Shot
@@ -181,18 +180,19 @@ def main() -> None:
         own, slower = measure(name, options, seeds, seconds, slower)
         rows += own
     tight_ms, loose_ms = (1000 * (slower or 1.0) * slo_s for slo_s in SLOS_S)
-    table = Table(title=f"BERT on {options.cores:g} cores: {seeds} x {seconds:g} s a rate")
-    for column in (
-        "server",
-        "rate",
-        f"{tight_ms:.0f} ms in time %",
-        f"{loose_ms:.0f} ms",
-        "goodput/s",
-        "batches predicted within 10 %",
-        "in hindsight",
-        "rows",
-    ):
-        table.add_column(column, justify="left" if column == "server" else "right")
+    table = new_table(
+        f"BERT on {options.cores:g} cores: {seeds} x {seconds:g} s a rate",
+        ["server"],
+        [
+            "rate",
+            f"{tight_ms:.0f} ms in time %",
+            f"{loose_ms:.0f} ms",
+            "goodput/s",
+            "batches predicted within 10 %",
+            "in hindsight",
+            "rows",
+        ],
+    )
     for row in rows:
         shares = (f"{100 * share:.2f}" for share in (row.tight, row.loose))
         table.add_row(

@@ -16,11 +16,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from rich.console import Console
-from rich.table import Table
 
 from bench.live_server import LiveServer
 from bench.pressure import photographs, saturated_rps
-from bench.results import BLUE, SOFT, SPONGE, arguments, save
+from bench.results import BLUE, SOFT, SPONGE, arguments, new_table, save
 from sponge_client.load import LoadRun
 from sponge_client.oip import InferBody
 from sponge_client.outcomes import RequestRecord
@@ -212,9 +211,7 @@ def main() -> None:
 
 def show(title: str, columns: Sequence[str], rows: Sequence[Row], cells: Callable[[Row], Sequence[str]]) -> None:
     """A table whose rows start with the name of their case."""
-    table = Table(title=title)
-    for column in ("cores", "load", "seed", *columns):
-        table.add_column(column, justify="right")
+    table = new_table(title, [], ["cores", "load", "seed", *columns])
     for row in rows:
         table.add_row(f"{row.cores:g}", f"{row.overload:g}x", str(row.seed), *cells(row))
     Console(width=130).print(table)

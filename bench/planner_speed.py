@@ -16,11 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from rich.console import Console
-from rich.table import Table
 
 import sponge_compiled as compiled
 from bench.decision_time import measure, scenes
-from bench.results import SPONGE, arguments, save
+from bench.results import SPONGE, arguments, new_table, save
 from sponge_core.cpu_sharing import Running
 from sponge_core.dispatch.decision import Limits
 from sponge_core.edf_queue import EdfQueue, Request
@@ -144,10 +143,7 @@ def main() -> None:
         environment = os.environ | {compiled.SWITCH: switch}
         command = [*again, *["--million"] * (options.million and switch == "1")]
         ways.append(json.loads(subprocess.run(command, env=environment, stdout=subprocess.PIPE, check=True).stdout))
-    table = Table(title="the core's speed")
-    table.add_column("what")
-    for way in ways:
-        table.add_column(way["kind"], justify="right")
+    table = new_table("the core's speed", ["what"], [way["kind"] for way in ways])
     rows = [name for name in ways[0] if name not in ("kind", "simulations")]
     for name in rows:
         table.add_row(

@@ -25,11 +25,10 @@ from urllib.parse import urlsplit
 import numpy as np
 from rich.console import Console
 from rich.progress import track
-from rich.table import Table
 
 from bench.live_server import LiveServer
 from bench.pressure import PatientClients
-from bench.results import BAD, Percentiles, arguments, save
+from bench.results import BAD, Percentiles, arguments, new_table, save
 from sponge_client.client import SpongeClient, deadline_headers
 from sponge_client.oip import InferBody
 from sponge_client.payloads import image_bodies, tensor_bodies
@@ -224,9 +223,9 @@ def main() -> None:
         sys.exit(f"refusals: {error}")
     document = {"promised_ms": PROMISED_MS, "rows": [asdict(row) for row in rows], "meanwhile": meanwhile}
     save(options.out, "refusals", document, lambda figure: draw(figure, seconds))
-    table = Table(title="ms from the last byte sent to the refusal", caption=f"meanwhile: {meanwhile}")
-    for column in ("request", "sent", "refused", "broken", "before its body", "p50", "p90", "p99", "max"):
-        table.add_column(column, justify="left" if column == "request" else "right")
+    figures = ["sent", "refused", "broken", "before its body", "p50", "p90", "p99", "max"]
+    title, caption = "ms from the last byte sent to the refusal", f"meanwhile: {meanwhile}"
+    table = new_table(title, ["request"], figures, caption)
     for row in rows:
         counts = (row.sent, row.refused, row.broken, row.unread)
         table.add_row(row.kind, *map(str, counts), *(f"{value:.2f}" for value in asdict(row.ms).values()))

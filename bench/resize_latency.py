@@ -21,9 +21,8 @@ from typing import Any
 
 from rich.console import Console
 from rich.progress import track
-from rich.table import Table
 
-from bench.results import Percentiles
+from bench.results import Percentiles, new_table
 from sponge_cluster import BUSYBOX_IMAGE, Cluster, ConsoleProgress, up
 from sponge_cluster.containers import container_cgroup
 from sponge_core.errors import SpongeError
@@ -132,9 +131,8 @@ def main() -> None:
     if options.json:
         print(json.dumps({"resizes": options.resizes} | {name: asdict(row) for name, row in rows.items()}))
         return
-    table = Table(title=f"{options.resizes} resizes in place, 0 restarts; ms after the patch was sent")
-    for column in ("until", "p50", "p90", "p99", "max"):
-        table.add_column(column, justify="left" if column == "until" else "right")
+    title = f"{options.resizes} resizes in place, 0 restarts; ms after the patch was sent"
+    table = new_table(title, ["until"], ["p50", "p90", "p99", "max"])
     for name, row in rows.items():
         table.add_row(name, *(f"{value:.1f}" for value in asdict(row).values()))
     Console().print(table)

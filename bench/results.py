@@ -1,4 +1,4 @@
-"""Writes the results of an experiment: figures as JSON, the plot as SVG and PNG, all in one folder."""
+"""Shows and writes the results of an experiment: tables, and in one folder figures as JSON, the plot as SVG and PNG."""
 
 from __future__ import annotations
 
@@ -13,11 +13,25 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from rich.table import Table
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-__all__ = ["BAD", "BLUE", "FOLDER", "INK", "SOFT", "SPONGE", "Percentiles", "arguments", "compared", "picture", "save"]
+__all__ = [
+    "BAD",
+    "BLUE",
+    "FOLDER",
+    "INK",
+    "SOFT",
+    "SPONGE",
+    "Percentiles",
+    "arguments",
+    "compared",
+    "new_table",
+    "picture",
+    "save",
+]
 
 FOLDER = Path("out/bench")
 INK, SOFT, SPONGE, BLUE, BAD = "#1d2733", "#9aa5b1", "#0b7a75", "#3b6fb6", "#c8372d"
@@ -44,6 +58,16 @@ def arguments(text: str | None, **defaults: Any) -> argparse.ArgumentParser:
     parser.add_argument("--out", type=Path, default=FOLDER, metavar="DIR", help=f"default {FOLDER}")
     parser.set_defaults(**defaults)
     return parser
+
+
+def new_table(title: str | None, names: Sequence[str], figures: Sequence[str], caption: str | None = None) -> Table:
+    """A table without rows: columns of names to the left, then columns of figures to the right."""
+    found = Table(title=title, caption=caption)
+    for column in names:
+        found.add_column(column)
+    for column in figures:
+        found.add_column(column, justify="right")
+    return found
 
 
 def compared(colour: str, *, ours: bool) -> dict[str, Any]:

@@ -20,8 +20,8 @@ from statistics import median
 
 from rich.console import Console
 from rich.progress import track
-from rich.table import Table
 
+from bench.results import new_table
 from sponge_server.workers.examples import example_item
 from sponge_server.workers.fork_server import ENVIRONMENT
 from sponge_server.workers.interface import ItemError, ModelSpec
@@ -198,12 +198,8 @@ def main() -> None:
     if options.json:
         print(json.dumps(found))
         return
-    table = Table(
-        title=f"ResNet-18, images/s on {CORES} cores, median of {options.rounds} rounds: lanes / bare (ratio)"
-    )
-    table.add_column("lanes x threads x batch")
-    for runtime in found:
-        table.add_column(runtime, justify="right")
+    title = f"ResNet-18, images/s on {CORES} cores, median of {options.rounds} rounds: lanes / bare (ratio)"
+    table = new_table(title, ["lanes x threads x batch"], [*found])
     for shape in ("x".join(map(str, shape)) for shape in SHAPES):
         cells = [of["shapes"][shape] for of in found.values() if isinstance(of, dict)]
         table.add_row(

@@ -20,13 +20,12 @@ from typing import TYPE_CHECKING
 
 import psutil
 from rich.console import Console
-from rich.table import Table
 
 from bench.fuzzing.exchange import Addresses
 from bench.fuzzing.hostile import HostileClients
 from bench.fuzzing.watch import HealthWatch
 from bench.live_server import LiveServer
-from bench.results import BAD, SOFT, SPONGE, arguments, save
+from bench.results import BAD, SOFT, SPONGE, arguments, new_table, save
 from sponge_client.client import SpongeClient
 from sponge_client.load import LoadRun
 from sponge_client.oip import InferBody
@@ -128,19 +127,9 @@ def main() -> None:
         "rows": [asdict(row) | {"attainment": round(row.attainment, 4)} for row in rows],
     }
     save(options.out, "strangers", document, lambda figure: draw(figure, rows))
-    table = Table(title=f"{GOOD_RPS:g}/s of {GOOD_SLO_S:g} s beside {CONNECTIONS} hostile connections, {seconds:g} s")
-    for column in (
-        "asked",
-        "reached/s",
-        "good",
-        "in time",
-        "%",
-        "health p99 / worst ms",
-        "HTTP cores",
-        "idle",
-        "crashes",
-    ):
-        table.add_column(column, justify="right")
+    title = f"{GOOD_RPS:g}/s of {GOOD_SLO_S:g} s beside {CONNECTIONS} hostile connections, {seconds:g} s"
+    figures = ["reached/s", "good", "in time", "%", "health p99 / worst ms", "HTTP cores", "idle", "crashes"]
+    table = new_table(title, [], ["asked", *figures])
     for row in rows:
         asked = "no pause" if row.rate is None else f"{row.rate:g}/s" if row.rate else "no strangers"
         health = f"{row.health_p99_ms:g} / {row.health_worst_ms:g}"

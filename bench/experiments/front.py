@@ -28,7 +28,7 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from bench.results import SOFT, SPONGE, save
+from bench.results import SOFT, SPONGE, new_table, save
 from bench.simulations import arguments, run_all
 from sponge_core.dispatch.policies.moldable import MoldableEdf
 from sponge_core.edf_queue import Request
@@ -181,10 +181,7 @@ def summarise(given: Sequence[Case], runs: Sequence[tuple[int, int, int, int, tu
 
 def shown(title: str, rows: Sequence[Found], columns: Sequence[tuple[str, str]]) -> Table:
     """Missed requests: a line for each way, a column for each pair of mix or trouble, and arrivals."""
-    table = Table(title=title)
-    table.add_column("before the pods")
-    for first, arrivals in columns:
-        table.add_column(f"{first}, {arrivals}", justify="right")
+    table = new_table(title, ["before the pods"], [f"{first}, {arrivals}" for first, arrivals in columns])
     for way in dict.fromkeys(row.way for row in rows):
         cells = []
         for first, arrivals in columns:

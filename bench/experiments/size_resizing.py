@@ -17,10 +17,9 @@ from statistics import mean
 from typing import TYPE_CHECKING, NamedTuple
 
 from rich.console import Console
-from rich.table import Table
 
 from bench.experiments.sizes import BERT, MAX_BATCH, RATES, SLOS_S, schedule, true_s
-from bench.results import SOFT, SPONGE, save
+from bench.results import SOFT, SPONGE, new_table, save
 from bench.simulations import arguments
 from sponge_core.dispatch.policies.moldable import MoldableEdf
 from sponge_simulator.fleet import ClusterModel, simulate
@@ -131,9 +130,9 @@ def main() -> None:
         rows = [
             compare(arrivals, rate, seeds, duration_s, workers) for arrivals in ("poisson", "twitter") for rate in RATES
         ]
-    table = Table(title="BERT, texts of 8 to 400 tokens: live resizing against the smallest fixed size for 99 %")
-    for column in ("arrivals", "rate", "in time %", "mean cores", "resizes/s", "fixed cores", "in time %", "ratio"):
-        table.add_column(column, justify="right")
+    title = "BERT, texts of 8 to 400 tokens: live resizing against the smallest fixed size for 99 %"
+    figures = ["rate", "in time %", "mean cores", "resizes/s", "fixed cores", "in time %", "ratio"]
+    table = new_table(title, ["arrivals"], figures)
     for row in rows:
         table.add_row(
             row.arrivals,

@@ -20,11 +20,10 @@ from statistics import mean
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from rich.console import Console
-from rich.table import Table
 
 from bench.bert_sizes import LONGEST, MEAN_LOG, SHORTEST, SPREAD_LOG
 from bench.experiments.size_rules import by_bucket, by_slack, one_by_one
-from bench.results import compared, save
+from bench.results import compared, new_table, save
 from bench.simulations import arguments, run_all
 from sponge_core.calibration import Calibration
 from sponge_core.dispatch.decision import Decision, DispatchState, Launch
@@ -210,10 +209,8 @@ def main() -> None:
         Case(rule, rate, seed, duration_s) for rate in rates for rule in options.rules for seed in range(1, seeds + 1)
     ]
     rows = summarise(run_all(run, cases, options.processes))
-    table = Table(title=f"BERT on {CORES} cores, capacity {capacity:.0f}/s: in time %, 200 ms / 1000 ms (goodput %)")
-    table.add_column("rule")
-    for rate in rates:
-        table.add_column(f"{rate:g}/s", justify="right")
+    title = f"BERT on {CORES} cores, capacity {capacity:.0f}/s: in time %, 200 ms / 1000 ms (goodput %)"
+    table = new_table(title, ["rule"], [f"{rate:g}/s" for rate in rates])
     for name in options.rules:
         found = {row.rate: row for row in rows if row.rule == name}
         cells = [

@@ -24,7 +24,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.experiments.variant_rules import ByLevel, by_backlog, by_head, by_rate, by_slack, cheapest
-from bench.results import compared, save
+from bench.results import compared, new_table, save
 from bench.simulations import arguments, run_all
 from sponge_core.dispatch.decision import Variant
 from sponge_core.dispatch.interface import Dispatcher
@@ -184,10 +184,7 @@ def summarise(found: Sequence[Found]) -> list[Found]:
 def shown(title: str, rows: Sequence[Found]) -> Table:
     """One line for each rule, one column for each load."""
     loads = list(dict.fromkeys(row.load for row in rows))
-    table = Table(title=title)
-    table.add_column("rule")
-    for load in loads:
-        table.add_column(f"{load:g}", justify="right")
+    table = new_table(title, ["rule"], [f"{load:g}" for load in loads])
     for rule in dict.fromkeys(row.rule for row in rows):
         own = {row.load: row for row in rows if row.rule == rule}
         cells = [
