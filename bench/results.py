@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from rich.table import Table
 
+from sponge_demo.palette import BAD, BLUE, INK, SOFT, SPONGE, STYLE
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -34,7 +36,6 @@ __all__ = [
 ]
 
 FOLDER = Path("out/bench")
-INK, SOFT, SPONGE, BLUE, BAD = "#1d2733", "#9aa5b1", "#0b7a75", "#3b6fb6", "#c8372d"
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,18 +98,8 @@ def picture(folder: Path, name: str, draw: Callable[[Figure], None], height: flo
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    style = {
-        "font.size": 9,
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "axes.edgecolor": SOFT,
-        "axes.titlesize": 10,
-        "axes.titlelocation": "left",
-        "svg.hashsalt": "sponge",
-        "figure.dpi": 140,
-    }
     folder.mkdir(parents=True, exist_ok=True)
-    with pyplot.rc_context(style):
+    with pyplot.rc_context({**STYLE, "figure.dpi": 140}):
         figure = pyplot.figure(figsize=(8.0, height), layout="constrained")
         draw(figure)
         figure.draw_without_rendering()

@@ -13,10 +13,10 @@ from matplotlib.figure import Figure
 from plotly.offline import get_plotlyjs
 
 from sponge_demo.page import asset
+from sponge_demo.palette import BAD, BLUE, INK, SPONGE, STYLE
 
 __all__ = ["write_json", "write_picture", "write_report"]
 
-INK, SOFT, SPONGE, BLUE, BAD = "#1d2733", "#9aa5b1", "#0b7a75", "#3b6fb6", "#c8372d"
 DASHES = (":", "--", "-.", (0, (1, 4)))
 
 
@@ -47,16 +47,7 @@ def write_picture(document: Mapping[str, Any], path: Path) -> None:
     """Rate, size and attainment of Sponge beside the fixed sizes, as a picture in the format of `path`'s suffix."""
     scenario, runs = document["scenario"], document["runs"]
     sponge, statics = runs[0], runs[1:]
-    style = {
-        "font.size": 9,
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "axes.edgecolor": SOFT,
-        "axes.titlesize": 10,
-        "axes.titlelocation": "left",
-        "svg.hashsalt": "sponge",
-    }
-    with rc_context(style):
+    with rc_context(STYLE):
         figure = Figure(figsize=(8, 6.4), layout="constrained")
         rate, cores, attained = figure.subplots(3, sharex=True, height_ratios=(2, 3, 2))
         series, figures = sponge["series"], sponge["figures"]
