@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from rich.console import Console
 
-from bench.results import INK, compared, new_table, save
+from bench.results import INK, OTHERS, compared, new_table, save
 from bench.simulations import arguments, run_all
 from sponge_core.cpu_sharing import CpuLoad
 from sponge_core.dispatch.batch_sizing import cheapest_batch
@@ -39,7 +39,6 @@ SLOS_S = (0.3, 1.0)
 ALL = POLICIES | VARIANTS
 LOADS = (0.7, 1.0, 1.3, 2.0)
 CORES = (2, 4, 8, 16)
-COLOURS = ("#3b6fb6", "#c8772d", "#8a4fa3", "#5b8c3a", "#b5446e", "#7a6a53", "#4a9aa8")
 
 
 class Case(NamedTuple):
@@ -140,7 +139,7 @@ def draw_on(figure: Figure, rows: Sequence[Row], cores: int) -> None:
                 [row.load for row in line],
                 [100 * row.of_possible for row in line],
                 label=name,
-                **compared(COLOURS[number % len(COLOURS)], ours=name == DEFAULT),
+                **compared(OTHERS[number % len(OTHERS)], ours=name == DEFAULT),
             )
         axes.set_title(title)
         axes.set_xlabel("load / capacity")

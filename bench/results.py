@@ -25,6 +25,7 @@ __all__ = [
     "BLUE",
     "FOLDER",
     "INK",
+    "OTHERS",
     "SOFT",
     "SPONGE",
     "Percentiles",
@@ -36,6 +37,9 @@ __all__ = [
 ]
 
 FOLDER = Path("out/bench")
+
+OTHERS = ("#3b6fb6", "#c8772d", "#8a4fa3", "#5b8c3a", "#b5446e", "#7a6a53", "#4a9aa8")
+"""Colours of what is compared with Sponge, in order."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from bench.results import INK, SOFT, SPONGE
+from bench.results import INK, OTHERS, SOFT, SPONGE
 from bench.serving.schedule import Mix
 from bench.serving.tables import Point
 
@@ -15,16 +15,13 @@ if TYPE_CHECKING:
 
 __all__ = ["draw_classes", "draw_goodput"]
 
-PEERS = ("#3b6fb6", "#c8772d", "#8a4fa3", "#5b8c3a", "#b5446e", "#7a6a53", "#4a9aa8")
-"""Colours in the order of the systems, without Sponge."""
-
 Look = tuple[str, float, int]  # colour, line width, order
 
 
 def looks(found: Sequence[Point]) -> dict[str, Look]:
     """The line style of every system, the same in all plots of a campaign."""
     peers = [name for name in dict.fromkeys(point.system for point in found) if name != "sponge"]
-    table = {name: (PEERS[i % len(PEERS)], 1.3, 2) for i, name in enumerate(sorted(peers))}
+    table = {name: (OTHERS[i % len(OTHERS)], 1.3, 2) for i, name in enumerate(sorted(peers))}
     return {"sponge": (SPONGE, 2.6, 3), **table}
 
 
