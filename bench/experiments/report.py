@@ -10,9 +10,10 @@ from pathlib import Path
 from bench.experiments import tables
 from bench.experiments.campaign import Found
 from bench.experiments.catalogue import Experiment
-from bench.experiments.document import as_page, filled
+from bench.experiments.document import filled
 from bench.experiments.figures import draw_cores, draw_pareto, draw_sweeps
 from bench.experiments.summary import Row, by_variant, rows
+from bench.pages import as_page
 from bench.results import picture
 from sponge_workload.files import load_bandwidth, recordings_here
 

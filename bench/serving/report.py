@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import html
 import re
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from bench.pages import as_page
 from bench.results import save
 from bench.serving import plots, tables
 from bench.serving.campaign import Plan, capacity_of
@@ -18,12 +18,7 @@ from sponge_core.errors import SpongeError
 
 __all__ = ["write_report"]
 
-STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; color: #1d2733; max-width: 62rem; margin: 2rem auto; padding: 0 1rem }
-table { border-collapse: collapse; margin: .6rem 0 1.4rem } td, th { padding: .2rem .7rem; text-align: right }
-th { border-bottom: 1px solid #9aa5b1; font-weight: 600 } td:first-child, th:first-child { text-align: left }
-tr.sponge td { color: #0b7a75; font-weight: 600 } svg { width: 100%; height: auto } .note { color: #5a6572 }
-"""
+_OURS = re.compile(r"^\| (sponge\b[^|]*?) \|", re.MULTILINE)
 
 
 def write_report(ledger: Ledger, plan: Plan, folder: Path) -> Path:
@@ -44,9 +39,10 @@ def write_report(ledger: Ledger, plan: Plan, folder: Path) -> Path:
     parts += _cores(ledger, plan)
     parts += ["## Configurations", tables.knobs_table(runs)]
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "report.md").write_text("\n\n".join(part for part in parts if part) + "\n")
+    text = "\n\n".join(part for part in parts if part) + "\n"
+    (folder / "report.md").write_text(text)
     page = folder / "report.html"
-    page.write_text(_page(parts, folder))
+    page.write_text(as_page(_OURS.sub(r"| **\1** |", text), "Serving benchmark", folder))  # bold rows stand out
     return page
 
 
@@ -132,27 +128,3 @@ def _cores(ledger: Ledger, plan: Plan) -> list[str]:
     target = runs[0]["params"]["target"]
     head = ["", f"mean cores for {target:.0%} in time", "in time"]
     return ["## Cores under a varying load", tables.markdown(head, rows)]
-
-
-def _page(parts: Sequence[str], folder: Path) -> str:
-    body = "\n".join(_html(part, folder) for part in parts if part)
-    return f'<!doctype html><meta charset="utf-8"><title>Serving benchmark</title><style>{STYLE}</style>\n{body}\n'
-
-
-def _html(part: str, folder: Path) -> str:
-    if heading := re.fullmatch(r"(#+) (.*)", part):
-        level = len(heading[1])
-        return f"<h{level}>{html.escape(heading[2])}</h{level}>"
-    if picture := re.fullmatch(r"!\[.*\]\((.*)\)", part):
-        drawing = (folder / picture[1]).read_text()
-        return drawing[drawing.index("<svg") :]
-    if part.startswith("|"):
-        lines = [[html.escape(cell.strip()) for cell in line.strip("|").split("|")] for line in part.splitlines()]
-        head = "".join(f"<th>{cell}</th>" for cell in lines[0])
-        rows = (
-            f"<tr{' class=sponge' if cells[0].startswith('sponge') else ''}>"
-            f"{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>"
-            for cells in lines[2:]
-        )
-        return f"<table><tr>{head}</tr>{''.join(rows)}</table>"
-    return f'<p class="note">{html.escape(part)}</p>'

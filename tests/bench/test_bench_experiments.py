@@ -12,10 +12,11 @@ import pytest
 from bench.experiments import campaign
 from bench.experiments.campaign import cases, run_missing
 from bench.experiments.catalogue import EXPERIMENTS, OURS, Experiment, quick
-from bench.experiments.document import as_page, filled
+from bench.experiments.document import filled
 from bench.experiments.runs import Case, run
 from bench.experiments.summary import Row, Spread, against, by_variant, rows
 from bench.experiments.tables import verdict
+from bench.pages import as_page
 from bench.serving.ledger import Ledger
 
 from sponge_core.errors import SpongeError
