@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from rich.console import Console
 
-from bench.results import INK, OTHERS, compared, new_table, save
+from bench.results import INK, draw_lines, new_table, save
 from bench.simulations import arguments, run_all
 from sponge_core.cpu_sharing import CpuLoad
 from sponge_core.dispatch.batch_sizing import cheapest_batch
@@ -133,14 +133,9 @@ def draw_on(figure: Figure, rows: Sequence[Row], cores: int) -> None:
     """Draws goodput over possible goodput at one size: policies on the left, variants on the right."""
     left, right = figure.subplots(1, 2, sharey=True)
     for axes, names, title in ((left, [*POLICIES], "policies"), (right, [DEFAULT, *VARIANTS], "without a part")):
-        for number, name in enumerate(names):
-            line = [row for row in rows if row.policy == name and row.cores == cores]
-            axes.plot(
-                [row.load for row in line],
-                [100 * row.of_possible for row in line],
-                label=name,
-                **compared(OTHERS[number % len(OTHERS)], ours=name == DEFAULT),
-            )
+        own = {name: [row for row in rows if row.policy == name and row.cores == cores] for name in names}
+        lines = {name: [(row.load, 100 * row.of_possible) for row in line] for name, line in own.items()}
+        draw_lines(axes, lines, DEFAULT)
         axes.set_title(title)
         axes.set_xlabel("load / capacity")
         axes.legend(fontsize=7, frameon=False)

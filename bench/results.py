@@ -18,6 +18,7 @@ from rich.table import Table
 from sponge_demo.palette import BAD, BLUE, INK, SOFT, SPONGE, STYLE
 
 if TYPE_CHECKING:
+    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 __all__ = [
@@ -30,7 +31,7 @@ __all__ = [
     "SPONGE",
     "Percentiles",
     "arguments",
-    "compared",
+    "draw_lines",
     "new_table",
     "picture",
     "save",
@@ -75,15 +76,14 @@ def new_table(title: str | None, names: Sequence[str], figures: Sequence[str], c
     return found
 
 
-def compared(colour: str, *, ours: bool) -> dict[str, Any]:
-    """How a plot draws one of several rules: ours in front, broader and in Sponge's colour."""
-    return {
-        "marker": "o",
-        "markersize": 3,
-        "color": SPONGE if ours else colour,
-        "linewidth": 2.4 if ours else 1.2,
-        "zorder": 3 if ours else 2,
-    }
+def draw_lines(
+    axes: Axes, lines: Mapping[str, Sequence[tuple[float, float]]], ours: str, colours: Sequence[str] = OTHERS
+) -> None:
+    """Draws the points of each rule as a line: ours in front, broader and in Sponge's colour."""
+    for number, (name, points) in enumerate(lines.items()):
+        colour, width, order = (SPONGE, 2.4, 3) if name == ours else (colours[number % len(colours)], 1.2, 2)
+        look: dict[str, Any] = {"marker": "o", "markersize": 3, "color": colour, "linewidth": width, "zorder": order}
+        axes.plot(*zip(*points, strict=True), label=name, **look)
 
 
 def save(folder: Path, name: str, document: Mapping[str, Any], draw: Callable[[Figure], None]) -> None:

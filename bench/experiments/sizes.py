@@ -23,7 +23,7 @@ from rich.console import Console
 
 from bench.bert_sizes import LONGEST, MEAN_LOG, SHORTEST, SPREAD_LOG
 from bench.experiments.size_rules import by_bucket, by_slack, one_by_one
-from bench.results import compared, new_table, save
+from bench.results import draw_lines, new_table, save
 from bench.simulations import arguments, run_all
 from sponge_core.calibration import Calibration
 from sponge_core.dispatch.decision import Decision, DispatchState, Launch
@@ -183,14 +183,10 @@ def summarise(found: Sequence[Found]) -> list[Found]:
 def draw_on(figure: Figure, rows: Sequence[Found]) -> None:
     """Draws the tight class in time, by rate."""
     axes = figure.subplots()
-    for number, name in enumerate(dict.fromkeys(row.rule for row in rows)):
-        line = sorted((row for row in rows if row.rule == name), key=lambda row: row.rate)
-        axes.plot(
-            [row.rate for row in line],
-            [100 * row.tight for row in line],
-            label=name,
-            **compared(COLOURS[number % len(COLOURS)], ours=name == "search"),
-        )
+    lines: dict[str, list[tuple[float, float]]] = {}
+    for row in sorted(rows, key=lambda row: row.rate):
+        lines.setdefault(row.rule, []).append((row.rate, 100 * row.tight))
+    draw_lines(axes, lines, "search", COLOURS)
     axes.set_xlabel("requests per second")
     axes.set_ylabel("200 ms class in time, %")
     axes.set_ylim(0, 105)

@@ -24,7 +24,7 @@ from rich.console import Console
 from rich.table import Table
 
 from bench.experiments.variant_rules import ByLevel, by_backlog, by_head, by_rate, by_slack, cheapest
-from bench.results import compared, new_table, save
+from bench.results import draw_lines, new_table, save
 from bench.simulations import arguments, run_all
 from sponge_core.dispatch.decision import Variant
 from sponge_core.dispatch.interface import Dispatcher
@@ -203,14 +203,11 @@ def draw_on(figure: Figure, rows: Sequence[Found]) -> None:
         ("in time, %", "accuracy of the answers in time, %"),
         strict=True,
     ):
-        for number, rule in enumerate(dict.fromkeys(row.rule for row in rows)):
-            line = [row for row in rows if row.rule == rule and row.place == "fixed"]
-            axes.plot(
-                [row.load for row in line],
-                [100 * getattr(row, name) for row in line],
-                label=rule,
-                **compared(COLOURS[number % len(COLOURS)], ours=rule == "replay"),
-            )
+        lines: dict[str, list[tuple[float, float]]] = {}
+        for row in rows:
+            if row.place == "fixed":
+                lines.setdefault(row.rule, []).append((row.load, 100 * getattr(row, name)))
+        draw_lines(axes, lines, "replay", COLOURS)
         axes.set_xlabel("load over the capacity of the full model")
         axes.set_ylabel(label)
     axes.legend(frameon=False)
