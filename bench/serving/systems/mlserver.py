@@ -15,8 +15,6 @@ from bench.serving.systems.interface import Knobs, Launch, System, Wire
 
 __all__ = ["MLServer"]
 
-MODEL = "resnet18"
-
 
 class MLServer(System):
     """Knobs.
@@ -54,7 +52,7 @@ class MLServer(System):
             "parallel_workers": knobs["processes"],
         }
         model = {
-            "name": MODEL,
+            "name": self.workload.name,
             "implementation": "bench.serving.peers.mlserver.Served",
             "max_batch_size": knobs["max_batch"],
             "max_batch_time": knobs["wait_ms"] / 1000,
@@ -64,7 +62,8 @@ class MLServer(System):
         return Launch((str(python.with_name("mlserver")), "start", "."), files=files)
 
     def request(self, body: bytes, slo_s: float, knobs: Knobs) -> Wire:
-        return Wire("POST", f"/v2/models/{MODEL}/infer", {"Content-Type": "application/json"}, (_infer_json(body),))
+        path = f"/v2/models/{self.workload.name}/infer"
+        return Wire("POST", path, {"Content-Type": "application/json"}, (_infer_json(body),))
 
     def outputs(self, headers: Mapping[str, str], body: bytes) -> Outputs:
         try:
