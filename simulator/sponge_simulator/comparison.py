@@ -85,25 +85,18 @@ def run_policy(
     """
     service = scenario.service(profile.latency_model())
     chosen = make_policy(name, service)
-    ratio: Callable[[], float] = (lambda: 1.0) if exact else service_ratios(profile.error, seed)
-    takes_s: Callable[[Launch], float] | None = None
+    deviation: Callable[[], float] = (lambda: 1.0) if exact else service_ratios(profile.error, seed)
+
+    def ratio() -> float:
+        return slower * deviation()
+
+    takes_s = None
     if service.model.sizes is not None and not isinstance(chosen.dispatch, MoldableEdf):
-        known, of_one = service.model, _blind(service.model, profile)
-        service = replace(service, model=of_one)
+        known, service = service.model, replace(service, model=_blind(service.model, profile))
         chosen = make_policy(name, service)
-
-        def takes_s(launch: Launch) -> float:
-            batch = len(launch.requests)
-            real_s = known.of_batch([request.size for request in launch.requests]).latency(batch, launch.threads)
-            return slower * ratio() * launch.work_s * real_s / of_one.latency(batch, launch.threads)
-
-    cluster = ClusterModel(
-        scenario.duration_s,
-        scenario.resizes(seed),
-        lambda: slower * ratio(),
-        scenario.node_cores or float("inf"),
-        takes_s=takes_s,
-    )
+        takes_s = _by_size(known, service.model, ratio)
+    node_cores = scenario.node_cores or float("inf")
+    cluster = ClusterModel(scenario.duration_s, scenario.resizes(seed), ratio, node_cores, takes_s=takes_s)
     return PolicyRun(name, simulate(requests, service, chosen.scaling, chosen.dispatch, cluster))
 
 
@@ -111,6 +104,17 @@ def _blind(model: LatencyModel, profile: Profile) -> LatencyModel:
     """What a dispatch rule knows that takes all requests for equal: a profile of the reference size alone."""
     assert profile.sizes is not None
     return model.at(profile.sizes.reference)
+
+
+def _by_size(known: LatencyModel, blind: LatencyModel, ratio: Callable[[], float]) -> Callable[[Launch], float]:
+    """A function for the true time of a batch by the sizes in it, where its predicted one is of the blind model."""
+
+    def takes_s(launch: Launch) -> float:
+        batch = len(launch.requests)
+        real_s = known.of_batch([request.size for request in launch.requests]).latency(batch, launch.threads)
+        return ratio() * launch.work_s * real_s / blind.latency(batch, launch.threads)
+
+    return takes_s
 
 
 def summarize(runs: Sequence[PolicyRun]) -> PolicySummary:
