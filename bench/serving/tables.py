@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from statistics import mean
 
 from bench.serving.ledger import Run
+from bench.serving.outcomes import OUTCOMES
 from bench.serving.schedule import Mix
 
 __all__ = ["Point", "class_table", "cores_table", "goodput_table", "knobs_table", "markdown", "outcome_table", "points"]
@@ -59,7 +60,6 @@ def _point(system: str, mix: str, load: float, runs: Sequence[Run]) -> Point:
         for name, counts in result["classes"].items():
             classes[name][0] += counts["in_time"]
             classes[name][1] += counts["sent"]
-    names = ("in_time", "late", "shed", "rejected_late", "client_timeout", "error")
     return Point(
         system,
         mix,
@@ -75,7 +75,7 @@ def _point(system: str, mix: str, load: float, runs: Sequence[Run]) -> Point:
             g / min(result["offered_rps"], result["capacity_rps"]) for g, result in zip(goodputs, results, strict=True)
         ),
         {name: good / of for name, (good, of) in classes.items() if of},
-        {name: sum(result[name] for result in results) / max(sent, 1) for name in names},
+        {name: sum(result[name] for result in results) / max(sent, 1) for name in OUTCOMES},
     )
 
 
