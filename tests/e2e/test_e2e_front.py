@@ -208,7 +208,8 @@ def test_the_status_has_the_fronts_and_their_objects_come_back_at_once(fronted: 
     eventually(lambda: fronted.is_("FrontReady", "True", "FrontsReady"), 20, "both fronts are told")
     assert fronted.get()["status"]["front"] == {"wanted": 2, "ready": 2}
     before = front_objects(fronted)
-    deleted = {"Service", "RoleBinding", "PodDisruptionBudget"}  # without their account, pods would have to be replaced
+    former = {front["metadata"]["uid"] for front in fronts(fronted)}
+    deleted = {"Service", "ServiceAccount", "RoleBinding", "PodDisruptionBudget"}
     for kind in deleted:
         fronted.kubectl("delete", kind, f"{NAME}-front", "-n", fronted.namespace)
 
@@ -218,6 +219,11 @@ def test_the_status_has_the_fronts_and_their_objects_come_back_at_once(fronted: 
 
     # Many times sooner than the next look without news.
     eventually(are_anew, 20, "what was deleted is made anew")
+    eventually(
+        lambda: not former & {front["metadata"]["uid"] for front in fronts(fronted)},
+        60,
+        "pods whose account is gone are replaced",
+    )
     fronted.kubectl("scale", f"deployment/{NAME}-front", "-n", fronted.namespace, "--replicas=1")
     eventually(lambda: len(fronts(fronted)) == 2, 20, "so is what was changed")
     eventually(lambda: fronted.is_("FrontReady", "True", "FrontsReady"), 40, "both fronts are told again")

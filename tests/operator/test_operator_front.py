@@ -15,7 +15,7 @@ from sponge_cluster.chart import CHART
 from sponge_operator.clients.kube import ApiError, Kube
 from sponge_operator.handlers import FRONT_CHILDREN
 from sponge_operator.reconcile.front import RETRY_S, FrontKeeper
-from sponge_operator.resources.front_manifests import FRONT_LABEL, KINDS, FrontSettings, build_front
+from sponge_operator.resources.front_manifests import FRONT_LABEL, KINDS, FrontSettings, account_of, build_front
 from sponge_operator.resources.manifests import SERVICE_LABEL
 from sponge_operator.resources.model import SpongeService, parse_service
 from sponge_operator.resources.pod_security import added_violations
@@ -80,13 +80,33 @@ async def test_what_somebody_deletes_or_changes_comes_back_at_once(kind: str) ->
     del cluster.objects[kind, "digits-front"]
     kept.seen(kind, None)
     await kept.keep(service(front=FRONT), 1.0)
-    assert [name for call, name in cluster.calls if call == "apply"] == [kind]
+    replaced = ["Deployment"] if kind == "ServiceAccount" else []
+    assert [name for call, name in cluster.calls if call == "apply"] == [kind, *replaced]
+    cluster.calls.clear()
     kept.seen(kind, cluster.touch(kind, "digits-front"))
     await kept.keep(service(front=FRONT), 2.0)
-    assert [name for call, name in cluster.calls if call == "apply"] == [kind, kind]
+    assert [name for call, name in cluster.calls if call == "apply"] == [kind]
     cluster.calls.clear()
     await kept.keep(service(front=FRONT), 3.0)
     assert cluster.calls == []
+
+
+async def test_pods_are_replaced_when_their_account_is_another_one() -> None:
+    def account() -> str:
+        return account_of(cluster.objects["Deployment", "digits-front"])
+
+    cluster = ClusterWithDeletes()
+    kept = keeper(cluster)
+    await kept.keep(service(front=FRONT), 0.0)
+    former = cluster.objects.pop(("ServiceAccount", "digits-front"))["metadata"]["uid"]
+    assert account() == former
+    cluster.refusals["ServiceAccount"] = ApiError(403, {"message": "no right"})
+    kept.seen("ServiceAccount", None)
+    await kept.keep(service(front=FRONT), 1.0)
+    assert account() == former, "none could start without one"
+    del cluster.refusals["ServiceAccount"]
+    await kept.keep(service(front=FRONT), kept.due_at())
+    assert account() == cluster.objects["ServiceAccount", "digits-front"]["metadata"]["uid"] != former
 
 
 async def test_the_label_on_an_object_of_another_kind_means_nothing() -> None:

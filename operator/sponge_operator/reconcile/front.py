@@ -7,7 +7,7 @@ from typing import Any
 
 from sponge_operator.clients.kube import ApiError, Kube
 from sponge_operator.reconcile.child import Build, Child, RefusedError, resync_at
-from sponge_operator.resources.front_manifests import KINDS, build_front, front_name
+from sponge_operator.resources.front_manifests import KINDS, account_of, build_front, front_name
 from sponge_operator.resources.model import SpongeService
 from sponge_operator.resources.obstacles import Obstacle
 from sponge_operator.settings import OperatorSettings
@@ -61,7 +61,7 @@ class FrontKeeper:
             await self._remove(service, now)
             return
         for kind, child in self._children.items():
-            await child.keep(service, _building(kind, service, self._settings), now)
+            await child.keep(service, self._building(kind, service), now)
         blocked = [child for child in self._children.values() if child.obstacle is not None]
         self.obstacle = blocked[0].obstacle if blocked else None
         self._retry_at = min((child.retry_at for child in blocked), default=float("inf"))
@@ -84,15 +84,21 @@ class FrontKeeper:
             self.obstacle = Obstacle("ApplyFailed", f"the front {front_name(service)!r} cannot be removed: {error}")
             self._retry_at = now + RETRY_S
 
+    def _building(self, kind: str, service: SpongeService) -> Build:
+        settings = self._settings.front
 
-def _building(kind: str, service: SpongeService, settings: OperatorSettings) -> Build:
-    def build(_: Mapping[str, Any] | None) -> Mapping[str, Any]:
-        if not settings.front.role:
-            message = "fronts are off; install the chart with front.enabled=true, or remove front"
-            raise RefusedError(Obstacle("FrontRefused", message))
-        if service.spec.tls is not None:
-            message = "a front speaks plain text, and the servers of this service TLS; remove front or tls"
-            raise RefusedError(Obstacle("FrontRefused", message))
-        return build_front(kind, service, settings.front)
+        def build(_: Mapping[str, Any] | None) -> Mapping[str, Any]:
+            if not settings.role:
+                message = "fronts are off; install the chart with front.enabled=true, or remove front"
+                raise RefusedError(Obstacle("FrontRefused", message))
+            if service.spec.tls is not None:
+                message = "a front speaks plain text, and the servers of this service TLS; remove front or tls"
+                raise RefusedError(Obstacle("FrontRefused", message))
+            return build_front(kind, service, settings, self._account())
 
-    return build
+        return build
+
+    def _account(self) -> str:
+        """The uid of the ServiceAccount; while it is not there, the pods stay as they are."""
+        account = self._children["ServiceAccount"].present
+        return account_of(self.deployment) if account is None else str(account["metadata"]["uid"])

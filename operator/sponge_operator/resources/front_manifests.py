@@ -26,9 +26,11 @@ from sponge_operator.resources.manifests import GRPC_PORT, HTTP_PORT, secret_nam
 from sponge_operator.resources.merge import strategic_merge
 from sponge_operator.resources.model import GROUP, SpongeService
 
-__all__ = ["FRONT_LABEL", "KINDS", "FrontSettings", "build_front", "front_name"]
+__all__ = ["FRONT_LABEL", "KINDS", "FrontSettings", "account_of", "build_front", "front_name"]
 
 FRONT_LABEL = f"{GROUP}/front"
+ACCOUNT_ANNOTATION = f"{GROUP}/account-uid"
+"""On the pods: a pod's token is refused once its ServiceAccount is another, so the pods must be others, too."""
 
 ENVOY_PORT, PICKER_PORT = 9092, 9093
 """Of their probes and metrics."""
@@ -67,8 +69,15 @@ def front_name(service: SpongeService) -> str:
     return f"{service.name}-front"
 
 
-def build_front(kind: str, service: SpongeService, settings: FrontSettings) -> dict[str, Any]:
-    """The object of one of `KINDS`, for a service whose spec has a front."""
+def account_of(deployment: Mapping[str, Any] | None) -> str:
+    """The uid of the ServiceAccount that the pods of a Deployment of fronts were made for; empty if not known."""
+    if deployment is None:
+        return ""
+    return str((deployment["spec"]["template"]["metadata"].get("annotations") or {}).get(ACCOUNT_ANNOTATION, ""))
+
+
+def build_front(kind: str, service: SpongeService, settings: FrontSettings, account: str = "") -> dict[str, Any]:
+    """The object of one of `KINDS`, for a service whose spec has a front; `account` is its ServiceAccount's uid."""
     match kind:
         case "ServiceAccount":
             return _header(service, "v1", kind)
@@ -86,7 +95,7 @@ def build_front(kind: str, service: SpongeService, settings: FrontSettings) -> d
             spec = {"maxUnavailable": 1, "selector": {"matchLabels": {FRONT_LABEL: service.name}}}
             return {**_header(service, "policy/v1", kind), "spec": spec}
         case _:
-            return {**_header(service, "apps/v1", "Deployment"), "spec": _deployment_spec(service, settings)}
+            return {**_header(service, "apps/v1", "Deployment"), "spec": _deployment_spec(service, settings, account)}
 
 
 def _labels(service: SpongeService) -> dict[str, str]:
@@ -113,12 +122,12 @@ def _service_spec(service: SpongeService) -> dict[str, Any]:
     }
 
 
-def _deployment_spec(service: SpongeService, settings: FrontSettings) -> dict[str, Any]:
+def _deployment_spec(service: SpongeService, settings: FrontSettings, account: str) -> dict[str, Any]:
     assert service.spec.front is not None
     template = strategic_merge(_pod_template(service, settings), settings.template)
-    labels = {"metadata": {"labels": _labels(service)}}
+    own = {"metadata": {"labels": _labels(service), "annotations": {ACCOUNT_ANNOTATION: account}}}
     selector = {FRONT_LABEL: service.name}
-    return deployment_spec(service.spec.front.replicas, selector, strategic_merge(template, labels))
+    return deployment_spec(service.spec.front.replicas, selector, strategic_merge(template, own))
 
 
 def _pod_template(service: SpongeService, settings: FrontSettings) -> dict[str, Any]:
