@@ -1,7 +1,8 @@
 """A surge beyond what one pod can do, on a real cluster of two nodes: Sponge and Themis' rule, one after the other.
 
-Both have the same server, pods of at most half a core, and three of them at most. The rate rises fourfold at once and
-falls back. With another native cluster on the machine, run it by tests/shared/own_machine.sh.
+All have the same server, pods of at most half a core, and three of them at most; with `sponge-spare` at least two,
+because a pod at its smallest size is a cheap reserve. The rate rises fourfold at once and falls back. With another
+native cluster on the machine, run it by tests/shared/own_machine.sh.
 
     python -m bench.live_surge
     python -m bench.live_surge --systems sponge --seconds 120 --rate 5
@@ -33,8 +34,12 @@ from sponge_cluster.chart import install_operator
 from sponge_profiles.profile import load_profile
 
 CLUSTER, WORKERS = "surge", Workers(2, 1.0)
-TARGET = Target()
-NAMES = {"sponge": SYSTEMS["sponge-hybrid"], "themis": SYSTEMS["themis"]}
+TARGET = Target(least_milli=125)
+NAMES = {
+    "sponge": SYSTEMS["sponge-hybrid"],
+    "sponge-spare": replace(SYSTEMS["sponge-hybrid"], fewest_pods=2),
+    "themis": SYSTEMS["themis"],
+}
 POD_CORES = TARGET.replica_milli / 1000
 """The largest size of a pod."""
 
@@ -88,8 +93,9 @@ def draw(figure: Figure, rows: Sequence[dict[str, Any]]) -> None:
     axes = figure.subplots()
     for row in rows:
         at, cores = zip(*row["steps"], strict=True)
-        colour = SPONGE if row["system"] == "sponge" else INK
-        axes.step(at, cores, where="post", label=row["system"], color=colour)
+        colour = SPONGE if row["system"].startswith("sponge") else INK
+        style = ":" if row["system"] == "sponge" else "-"
+        axes.step(at, cores, style, where="post", label=row["system"], color=colour)
     axes.set_xlabel("seconds")
     axes.set_ylabel("cores of all pods")
     axes.legend()

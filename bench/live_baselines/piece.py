@@ -94,8 +94,11 @@ def _remove(kubectl: Kubectl) -> None:
 def _start(place: Place, target: Target, system: System, start: Size) -> None:
     kubectl = place.kubectl
     if system.is_sponge:
-        sizes = (target.least_milli, target.replica_milli, target.most_replicas) if system.follows_load else ()
-        kubectl("apply", "-f", "-", document=sponge_service(target, *sizes))
+        manifest = sponge_service(target)
+        if system.follows_load:
+            pods = system.fewest_pods, target.most_replicas
+            manifest = sponge_service(target, target.least_milli, target.replica_milli, pods)
+        kubectl("apply", "-f", "-", document=manifest)
         kubectl("wait", "--for=condition=Ready", f"sps/{NAME}", "-n", NAMESPACE, f"--timeout={READY_WITHIN_S}s")
         return
     server = local_values(place.cluster.python_pod())["server"]

@@ -31,13 +31,13 @@ Manifest = dict[str, Any]
 
 
 def sponge_service(
-    target: Target, least_milli: int | None = None, most_milli: int | None = None, replicas: int = 1
+    target: Target, least_milli: int | None = None, most_milli: int | None = None, replicas: tuple[int, int] = (1, 1)
 ) -> Manifest:
     """The SpongeService.
 
     Args:
         least_milli, most_milli: sizes of a pod; None: the target's.
-        replicas: the most pods.
+        replicas: the fewest and the most pods.
     """
     return {
         "apiVersion": f"{GROUP}/{VERSION}",
@@ -51,7 +51,7 @@ def sponge_service(
                 "max": cpu_quantity(most_milli or target.most_milli),
                 "step": cpu_quantity(target.step_milli),
             },
-            "replicas": {"min": 1, "max": replicas},
+            "replicas": {"min": replicas[0], "max": replicas[1]},
             "batch": {"max": target.max_batch},
             "profile": {"from": target.profile},
             "template": VERBOSE,

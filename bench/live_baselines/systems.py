@@ -50,6 +50,7 @@ class System:
         pod_milli: of its pods at their start; None: the target's `replica_milli`.
         is_sponge: the operator runs it.
         follows_load: the operator changes the number of pods, too; each has at most the target's `replica_milli`.
+        fewest_pods: of those.
     """
 
     settings: str
@@ -63,6 +64,7 @@ class System:
     pod_milli: int | None = None
     is_sponge: bool = False
     follows_load: bool = False
+    fewest_pods: int = 1
 
     def service(self, service: Service) -> Service:
         """The service as its servers know it: where no pod is resized, they plan with one size."""
