@@ -23,6 +23,17 @@ def run_profile(*arguments: str) -> subprocess.CompletedProcess[str]:
     return subprocess.run([*COMMAND, *arguments], capture_output=True, text=True, timeout=240, check=False)
 
 
+def measure(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """A measurement that succeeds. One that a busy machine has disturbed asks for the same command again."""
+    for _ in range(10):
+        done = run_profile(*arguments)
+        if "run the same command again" not in done.stderr:
+            break
+        arguments = tuple(argument for argument in arguments if argument != "--restart")
+    assert done.returncode == 0, done.stderr
+    return done
+
+
 def cgroups() -> list[str]:
     return [str(path) for path in Path("/sys/fs/cgroup").glob("**/sponge-profile-*")]
 
@@ -33,8 +44,7 @@ def test_measures_under_a_limit_and_writes_what_it_prints(tmp_path: Path) -> Non
     limit = [] if os.geteuid() == 0 else ["--no-limit"]
     cores = "1" if len(os.sched_getaffinity(0)) < 2 else "1,2"
     grid = ["--cores", cores, "--batches", "1,32", "--repeat", "5", "--percentile", "50", "--form", "formula"]
-    done = run_profile("digits://", *grid, *limit, "-o", str(file), "--json")
-    assert done.returncode == 0, done.stderr
+    done = measure("digits://", *grid, *limit, "-o", str(file), "--json")
     printed = json.loads(done.stdout)
     profile = load_profile(str(file))
     assert profile.model_dump(mode="json") == printed
@@ -74,8 +84,7 @@ def test_an_interrupted_measurement_goes_on(tmp_path: Path) -> None:
     assert "the model was digits://, now it is digits://?dtype=bf16" in other.stderr
     assert part.read_text() == kept
 
-    done = run_profile(*command)
-    assert done.returncode == 0, done.stderr
+    done = measure(*command)
     assert f"continuing {part}" in done.stderr
     assert "lanes side by side" in done.stdout
     assert "this profile uses the " in done.stdout
@@ -107,8 +116,7 @@ def test_a_batch_that_the_model_does_not_take_is_refused_and_so_is_its_file_when
     done = run_profile(*command, "--batches", "1,4,8")
     assert done.returncode == 2
     assert "holds a measurement of something else: the model's file was" in done.stderr
-    done = run_profile(*command, "--batches", "1,4,8", "--restart")
-    assert done.returncode == 0, done.stderr
+    measure(*command, "--batches", "1,4,8", "--restart")
 
 
 @pytest.mark.parametrize(
