@@ -51,15 +51,17 @@ def helm(cluster: Cluster, *arguments: str, values: dict[str, Any] | None = None
 
 def previous_values(cluster: Cluster) -> dict[str, Any]:
     """Values of the chart of then; its operator and its servers run from the archive."""
-    values = local_values(cluster.python_pod())
-    server = values["server"]
-    del server["templateSecurity"]
+    known: dict[str, Any] = yaml.safe_load(helm(cluster, "show", "values", str(PREVIOUS_CHART)))
+    now = local_values(cluster.python_pod())
+    values = {name: value for name, value in now.items() if name in known}
+    server = {name: value for name, value in now["server"].items() if name in known["server"]}
     server["template"]["spec"]["volumes"].append(VOLUME)
     for container in server["template"]["spec"]["containers"]:
         container["command"] = from_the_archive(container["command"])
         container["volumeMounts"] = [*container["volumeMounts"], MOUNT]
     return {
         **values,
+        "server": server,
         "command": from_the_archive(values["command"]),
         "volumes": [*values["volumes"], VOLUME],
         "volumeMounts": [*values["volumeMounts"], MOUNT],
