@@ -47,20 +47,26 @@ def _picks(front: FrontProcess) -> bool:
 
 def test_requests_go_where_nothing_waits(pods: list[ServerProcess], front: FrontProcess) -> None:
     busy, idle = pods
-    with ThreadPoolExecutor(3) as pool:
-        waiting = [pool.submit(busy.command, 4000, x_sponge_slo_ms="30000")]
-        eventually(lambda: busy.ask("/control/v1/state").json["threads_running"] == 1)
-        waiting += [pool.submit(busy.command, 0, x_sponge_slo_ms="30000") for _ in range(2)]
-        eventually(lambda: busy.ask("/control/v1/state").json["queue_length"] == 2)
 
-        def all_to_idle() -> bool:
-            """True once the front has heard of the queue."""
-            before = answered(idle)
-            replies = [front.command(0, x_sponge_slo_ms="400") for _ in range(4)]
-            return answered(idle) == before + 4 and [reply.status for reply in replies] == [200] * 4
+    def all_to_idle() -> bool:
+        before = answered(idle)
+        replies = [front.command(0, x_sponge_slo_ms="400") for _ in range(4)]
+        return answered(idle) == before + 4 and [reply.status for reply in replies] == [200] * 4
 
-        eventually(all_to_idle, 3.0)
-        assert [each.result().status for each in waiting] == [200] * 3
+    def while_the_other_is_busy() -> bool:
+        """Whether four requests in a row went to the idle one, once the front had heard of the queue."""
+        with ThreadPoolExecutor(3) as pool:
+            waiting = [pool.submit(busy.command, 4000, x_sponge_slo_ms="30000")]
+            eventually(lambda: busy.ask("/control/v1/state").json["threads_running"] == 1)
+            waiting += [pool.submit(busy.command, 0, x_sponge_slo_ms="30000") for _ in range(2)]
+            found = False
+            while not (found or waiting[0].done()):
+                found = all_to_idle()
+            assert [each.result().status for each in waiting] == [200] * 3
+        return found
+
+    # On a machine that is busy for a moment the picker is late, and the proxy goes on in turn.
+    eventually(while_the_other_is_busy, 60.0)
 
 
 def test_every_request_reaches_one_pod_and_is_counted(pods: list[ServerProcess], front: FrontProcess) -> None:

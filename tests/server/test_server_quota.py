@@ -57,12 +57,11 @@ def _follow(server: ServerProcess, group: Cgroup, pool: ThreadPoolExecutor) -> N
         return lambda: expected.items() <= state().items()
 
     eventually(settled(cpu_quota_milli=2000, cores_milli=2000, thread_budget=2))
-    running = [pool.submit(server.command, 700) for _ in range(4)]
+    running = [pool.submit(server.command, 1500) for _ in range(4)]
     eventually(settled(threads_running=2))
     group.set_quota_milli(500)
     eventually(settled(cpu_quota_milli=500, cores_milli=500, thread_budget=1))
-    eventually(settled(queue_length=1))
-    assert state()["threads_running"] == 1
+    eventually(settled(queue_length=1, threads_running=1))
     group.set_quota_milli(1500)
     eventually(settled(cores_milli=1500, thread_budget=2, threads_running=2))
     assert all(reply.result().status == 200 for reply in running)
