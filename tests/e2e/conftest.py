@@ -69,12 +69,13 @@ def kubectl(cluster: Cluster) -> Kubectl:
 
 @pytest.fixture
 def namespace(kubectl: Kubectl, request: pytest.FixtureRequest) -> Iterator[str]:
-    """A namespace of the test's own, ready for pods, and deleted (without waiting) at the end."""
+    """A namespace of the test's own, ready for pods; at the end its pods are gone, because others need their cores."""
     name = "e2e-" + "".join(c if c.isalnum() else "-" for c in request.node.name.lower())[:50].strip("-")
     kubectl("create", "namespace", name)
     kubectl("wait", "--for=create", "serviceaccount/default", "-n", name, "--timeout=30s")
     yield name
     kubectl("delete", "namespace", name, "--wait=false")
+    kubectl("delete", "pods", "--all", "-n", name, "--grace-period=1", "--ignore-not-found", "--timeout=60s")
 
 
 @pytest.fixture(scope="session")

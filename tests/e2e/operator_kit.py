@@ -202,8 +202,12 @@ def shown(kubectl: Kubectl) -> str:
 
 def kill_container(pod: dict[str, Any]) -> None:
     """Kills the first process of the pod's container, as the kernel does when memory runs out."""
-    processes = quota_file(pod).with_name("cgroup.procs").read_text().split()
-    os.kill(min(map(int, processes)), signal.SIGKILL)
+    processes = {int(line) for line in quota_file(pod).with_name("cgroup.procs").read_text().split()}
+    os.kill(next(pid for pid in processes if _parent(pid) not in processes), signal.SIGKILL)
+
+
+def _parent(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
 
 
 def quota_file(pod: dict[str, Any]) -> Path:
