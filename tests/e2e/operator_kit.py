@@ -14,7 +14,7 @@ import subprocess
 import time
 import urllib.request
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -47,6 +47,7 @@ __all__ = [
     "operator_address",
     "operator_pods",
     "operator_restarts",
+    "processes_of",
     "quota_file",
     "rate_of",
     "resizes",
@@ -56,6 +57,7 @@ __all__ = [
     "server_state",
     "shown",
     "standing_still",
+    "stopped",
 ]
 
 Kubectl = Callable[..., str]
@@ -202,8 +204,13 @@ def shown(kubectl: Kubectl) -> str:
 
 def kill_container(pod: dict[str, Any]) -> None:
     """Kills the first process of the pod's container, as the kernel does when memory runs out."""
-    processes = {int(line) for line in quota_file(pod).with_name("cgroup.procs").read_text().split()}
+    processes = processes_of(pod)
     os.kill(next(pid for pid in processes if _parent(pid) not in processes), signal.SIGKILL)
+
+
+def processes_of(pod: dict[str, Any], container: str = "server") -> set[int]:
+    """The pids of a container's processes."""
+    return {int(line) for line in _cgroup_file(pod, "cgroup.procs", container=container).read_text().split()}
 
 
 def _parent(pid: int) -> int:
@@ -220,16 +227,16 @@ def memory_limit_mib(pod: dict[str, Any]) -> int:
     return int(_cgroup_file(pod, "memory.limit_in_bytes", "memory.max").read_text()) >> 20
 
 
-def _cgroup_file(pod: dict[str, Any], *names: str) -> Path:
+def _cgroup_file(pod: dict[str, Any], *names: str, container: str = "server") -> Path:
     uid = pod["metadata"]["uid"]
-    container = _server_status(pod)["containerID"].rpartition("/")[2]
-    return next(path for name in names for path in CGROUPS.glob(f"**/pod{uid}/{container}/{name}"))
+    own = _status(pod, container)["containerID"].rpartition("/")[2]
+    return next(path for name in names for path in CGROUPS.glob(f"**/pod{uid}/{own}/{name}"))
 
 
-def _server_status(pod: dict[str, Any]) -> dict[str, Any]:
-    """The status of the container that serves; a pod may have others beside it."""
+def _status(pod: dict[str, Any], container: str = "server") -> dict[str, Any]:
+    """The status of a container, by default of the one that serves; a pod may have others beside it."""
     statuses: list[dict[str, Any]] = pod["status"]["containerStatuses"]
-    return next((status for status in statuses if status["name"] == "server"), statuses[0])
+    return next((status for status in statuses if status["name"] == container), statuses[0])
 
 
 def millicores(quota: Path) -> int:
@@ -239,7 +246,7 @@ def millicores(quota: Path) -> int:
 
 def identity(pod: dict[str, Any]) -> tuple[str, str, int]:
     """Changes when a container is restarted or a pod replaced."""
-    status = _server_status(pod)
+    status = _status(pod)
     return pod["metadata"]["uid"], status["containerID"], status["restartCount"]
 
 
@@ -361,6 +368,13 @@ def standing_still(cluster: Cluster, daemon: str) -> Iterator[None]:
     pids = [process.pid for process in sponge_cluster.status(cluster.name).processes if process.name == daemon]
     if not pids:
         pytest.skip(f"this cluster has no process {daemon} of its own")
+    with stopped(pids):
+        yield
+
+
+@contextmanager
+def stopped(pids: Collection[int]) -> Iterator[None]:
+    """Stops these processes, and lets them go on at the end of the block."""
     for pid in pids:
         os.kill(pid, signal.SIGSTOP)
     try:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-import os
-import signal
 import time
 import urllib.error
 import urllib.request
@@ -16,7 +14,7 @@ from typing import Any
 
 import pytest
 from fake_pod import FakePod
-from operator_kit import CGROUPS, Kubectl, Service, eventually, server_state
+from operator_kit import Kubectl, Service, eventually, processes_of, server_state, stopped
 
 pytestmark = pytest.mark.e2e
 
@@ -103,21 +101,6 @@ def picks(front: dict[str, Any]) -> bool:
 
 
 @contextlib.contextmanager
-def standing_picker(front: dict[str, Any]) -> Iterator[None]:
-    """Context in which the picker's processes are stopped."""
-    container = next(each for each in front["status"]["containerStatuses"] if each["name"] == "picker")
-    name = f"pod{front['metadata']['uid']}/{container['containerID'].rpartition('/')[2]}"
-    pids = [int(pid) for pid in next(CGROUPS.glob(f"**/{name}/cgroup.procs")).read_text().split()]
-    for pid in pids:
-        os.kill(pid, signal.SIGSTOP)
-    try:
-        yield
-    finally:
-        for pid in pids:
-            os.kill(pid, signal.SIGCONT)
-
-
-@contextlib.contextmanager
 def further_pod(service: Service, port: int) -> Iterator[None]:
     """Context in which the Service has one more endpoint: this port of the node."""
     nodes = json.loads(service.kubectl("get", "nodes", "-o", "json"))["items"]
@@ -156,6 +139,13 @@ def served(service: Service) -> list[int]:
     return [each["in_time"] + each["late"] for each in outcomes]
 
 
+def _uses_all_pods(service: Service, host: str) -> bool:
+    before = served(service)
+    for _ in range(8):
+        ask(host)
+    return all(after > count for after, count in zip(served(service), before, strict=True))
+
+
 def test_each_front_picks_the_pods_of_its_requests(fronted: Service) -> None:
     pair = fronts(fronted)
     assert len(pair) == 2
@@ -172,8 +162,10 @@ def test_each_front_picks_the_pods_of_its_requests(fronted: Service) -> None:
 
 def test_while_a_picker_hangs_every_request_is_answered(fronted: Service) -> None:
     front = fronts(fronted)[0]
-    host, before = str(front["status"]["podIP"]), served(fronted)
-    with standing_picker(front):
+    host = str(front["status"]["podIP"])
+    eventually(partial(_uses_all_pods, fronted, host), 20, "the front knows both pods")
+    before = served(fronted)
+    with stopped(processes_of(front, "picker")):
         assert [ask(host, slo_ms=20_000) for _ in range(16)] == [200] * 16
     shares = [now - then for now, then in zip(served(fronted), before, strict=True)]
     assert (sum(shares), min(shares) >= 4) == (16, True), "the pods take turns"
