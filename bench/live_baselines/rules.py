@@ -30,37 +30,42 @@ class Gateway:
     def __init__(self, requests: Sequence[Request]) -> None:
         self._requests = requests
         self._next = 0
+        self._arrived: list[Request] = []
         self._in_flight = 0
         self._at = self._since = 0.0
         self._area = 0.0
 
     def advance(self, now: float) -> list[Request]:
-        """Takes the requests that have arrived by `now`, and returns them."""
-        arrived = []
-        while self._next < len(self._requests) and self._requests[self._next].arrival <= now:
-            request = self._requests[self._next]
-            self._count(request.arrival, 1)
-            arrived.append(request)
-            self._next += 1
+        """The requests that have arrived since the last call."""
+        self._enter(now)
+        arrived, self._arrived = self._arrived, []
         return arrived
 
     def answered(self, now: float) -> None:
         """One request has its outcome."""
+        self._enter(now)  # most answers come before the next `advance`
         self._count(now, -1)
 
     def mean_in_flight(self, now: float) -> float:
         """The mean since the last call."""
+        self._enter(now)
         self._count(now, 0)
         mean = self._area / (now - self._since) if now > self._since else float(self._in_flight)
         self._since, self._area = now, 0.0
         return mean
 
+    def _enter(self, now: float) -> None:
+        while self._next < len(self._requests) and self._requests[self._next].arrival <= now:
+            request = self._requests[self._next]
+            self._count(request.arrival, 1)
+            self._arrived.append(request)
+            self._next += 1
+
     def _count(self, at: float, more: int) -> None:
-        # An arrival is taken a moment late, so it may be older than an answer.
-        elapsed = max(0.0, at - self._at)
-        self._area += elapsed * self._in_flight
-        self._at += elapsed
-        self._in_flight = max(0, self._in_flight + more)
+        # A server may refuse a request before all of it is in: then its answer counts before its arrival.
+        self._area += (at - self._at) * max(0, self._in_flight)
+        self._at = at
+        self._in_flight += more
 
 
 def fitting_replicas(wanted: int, present: int, held_milli: int, new_milli: int, most_milli: int) -> int:

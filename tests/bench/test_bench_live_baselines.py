@@ -85,19 +85,33 @@ def test_nothing_of_before_the_run_counts_as_its_own() -> None:
     assert (account.mean_cores, account.resizes, account.started, account.cold_starts_s) == (0.25, 0, 0, ())
 
 
-@given(st.lists(st.tuples(st.floats(0, 20), st.floats(0.01, 3)), min_size=1, max_size=30))
-def test_the_gateway_counts_what_is_in_flight(spans: list[tuple[float, float]]) -> None:
+@given(
+    spans=st.lists(st.tuples(st.floats(0, 20), st.floats(0.01, 3)), min_size=1, max_size=30),
+    every=st.floats(0.1, 30.0),
+)
+def test_the_gateway_counts_what_is_in_flight_however_seldom_it_is_asked(
+    spans: list[tuple[float, float]], every: float
+) -> None:
     requests = [Request(i, at, at + 1.0) for i, (at, _) in enumerate(sorted(spans))]
     ends = sorted(at + took for at, took in spans)
-    gateway, now = Gateway(requests), 0.0
+    gateway, now, looked = Gateway(requests), 0.0, 0.0
     seen = []
-    for end in ends:
-        seen += gateway.advance(end)
-        gateway.answered(end)
-        now = end
-    assert seen == requests
+    for now in ends:
+        while looked + every <= now:
+            looked += every
+            seen += gateway.advance(looked)
+        gateway.answered(now)
     assert gateway.mean_in_flight(now) * now == pytest.approx(sum(took for _, took in spans))
+    assert [*seen, *gateway.advance(now)] == requests
     assert gateway.mean_in_flight(now + 5.0) == 0.0
+
+
+def test_an_answer_that_comes_before_its_request_is_all_in_leaves_nothing_behind() -> None:
+    gateway = Gateway([Request(0, 2.0, 3.0), Request(1, 4.0, 5.0)])
+    gateway.answered(1.0)
+    assert gateway.mean_in_flight(4.0) == 0.0
+    gateway.answered(5.0)
+    assert gateway.mean_in_flight(8.0) == 0.25
 
 
 @pytest.mark.parametrize(
