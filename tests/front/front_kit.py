@@ -12,12 +12,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, get_args
 
+import pytest
 from bench.live_front import LiveFront, pod_option
 from server_process import Reply, ServerProcess, command_body
 
 from sponge_core.routing.pod_table import Ending
 
-__all__ = ["FrontProcess", "answered", "servers"]
+__all__ = ["FrontProcess", "answered", "pods", "servers"]
 
 OPTIONS = ("--slo-ms", "2000", "--max-lanes", "1", "--grpc-port", "0")
 
@@ -42,6 +43,13 @@ def servers(
             each.process.send_signal(signal.SIGCONT)
             each.process.kill()
             each.process.wait()
+
+
+@pytest.fixture(scope="module")
+def pods(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[ServerProcess]]:
+    """Two servers for all tests of a module."""
+    with servers(tmp_path_factory.mktemp("pods"), 2) as running:
+        yield running
 
 
 class FrontProcess(LiveFront):

@@ -22,12 +22,6 @@ PICK_TIMEOUT_MS = 400
 """Long enough to be seen in a request's time, and shorter than what takes a hung picker out of use."""
 
 
-@pytest.fixture(scope="module")
-def pods(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[ServerProcess]]:
-    with servers(tmp_path_factory.mktemp("pods"), 2) as running:
-        yield running
-
-
 @pytest.fixture
 def front(pods: list[ServerProcess]) -> Iterator[FrontProcess]:
     with _front(pods) as running:

@@ -23,12 +23,6 @@ PICK_TIMEOUT_MS = 2000
 """Not a matter of these tests, except where the picker hangs."""
 
 
-@pytest.fixture(scope="module")
-def pods(tmp_path_factory: pytest.TempPathFactory) -> Iterator[list[ServerProcess]]:
-    with servers(tmp_path_factory.mktemp("pods"), 2) as running:
-        yield running
-
-
 @contextlib.contextmanager
 def in_turn(pods: Sequence[ServerProcess]) -> Iterator[FrontProcess]:
     """Context of a front without a picker."""
