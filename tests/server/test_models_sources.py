@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import sys
 import tempfile
 from pathlib import Path
 
@@ -54,6 +55,33 @@ def test_a_source_is_scheme_target_and_options() -> None:
 def test_refused_with_the_fix(url: str, message: str) -> None:
     with pytest.raises(ModelError, match=message):
         load(url)
+
+
+def test_a_classifier_loads_without_torchs_compiler_which_works_afterwards() -> None:
+    program = """
+import sys
+from sponge_server.models.source import load
+load("torchvision://mobilenet_v3_small?weights=none")
+assert not [name for name in sys.modules if name.startswith("torch._dynamo")]
+import torch, torchvision
+assert sys.modules["torchvision.ops.roi_align"].is_compile_supported("cpu") in (True, False)
+assert torch.compile(lambda x: x + 1, backend="eager")(torch.ones(2)).tolist() == [2.0, 2.0]
+assert torch._dynamo.utils.counters
+"""
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=120)
+
+
+def test_the_stand_in_for_the_compiler_hands_everything_else_over() -> None:
+    program = """
+import sys
+from sponge_server.models.without_compiler import without_compiler
+with without_compiler():
+    from torch._dynamo.utils import counters, is_compile_supported
+import torch._dynamo
+assert counters is torch._dynamo.utils.counters
+assert is_compile_supported("cpu") == torch._dynamo.utils.is_compile_supported("cpu")
+"""
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=120)
 
 
 def test_weights_without_a_network_name_the_fix(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ from sponge_server.workers.interface import (
     Tensor,
     TensorSpec,
 )
-from sponge_server.workers.pool import WorkerPool
+from sponge_server.workers.pool import WorkerPool, extremes_first
 from sponge_system.process_memory import private_bytes
 
 pytestmark = [pytest.mark.torch, pytest.mark.asyncio(loop_scope="module")]
@@ -197,6 +197,20 @@ async def test_warm_up_runs_every_size_on_every_lane(pool: WorkerPool) -> None:
     assert steps[8:] == [(1, 2), (2, 2)]
 
 
+@pytest.mark.parametrize(
+    ("batches", "threads", "order"),
+    [
+        ([1, 2, 3], [1], [(1, 1), (3, 1), (2, 1)]),
+        ([1, 2, 3], [1, 2], [(1, 1), (3, 1), (1, 2), (3, 2), (2, 1), (2, 2)]),
+        ([8, 8], [1], [(8, 1), (8, 1)]),
+    ],
+)
+async def test_warm_up_begins_with_the_extremes(
+    batches: list[int], threads: list[int], order: list[tuple[int, int]]
+) -> None:
+    assert extremes_first(batches, threads) == order
+
+
 async def test_a_new_lane_runs_the_largest_batch_before_it_gets_requests() -> None:
     pool = WorkerPool([ModelSpec("m", "python://lane_models:remembering", max_batch=8)])
     try:
@@ -288,7 +302,7 @@ async def test_a_model_that_cannot_serve_says_why(source: str, message: str) -> 
 
 ORPHANS = """
 import asyncio
-from sponge_server.workers.pool import WorkerPool
+from sponge_server.workers.pool import WorkerPool, extremes_first
 from lane_models import HANG
 from lane_pool import MOODY, item
 async def main():

@@ -11,12 +11,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import torchvision
 
 from sponge_server.models.images import ImageTransform
 from sponge_server.models.loaded import LoadedModel
 from sponge_server.models.source import Source
+from sponge_server.models.without_compiler import without_compiler
 from sponge_server.workers.interface import ModelError, TensorSpec
+
+with without_compiler():
+    import torchvision
 
 __all__ = ["load"]
 

@@ -213,9 +213,6 @@ async def _warm_up(pool: LanePool, model: int, batches: range, threads: range, l
     name = pool.models[model].name
     try:
         async with asyncio.timeout(limit_s):
-            # The extremes first, on every lane: the time may be too short for all sizes.
-            ends = sorted({batches[0], batches[-1]}), sorted({threads[0], threads[-1]})
-            await pool.warm_up(*ends, model=model)
             await pool.warm_up(batches, threads, ran, model=model)
     except TimeoutError:
         skipped = wanted - runs

@@ -330,7 +330,8 @@ class LanePool(Protocol):
     ) -> None:
         """Runs every pair of batch size and threads once on every lane, so that no request pays for first-time set-up.
 
-        When cancelled, it waits for the running batch and leaves the lanes idle.
+        The extremes come first, in case there is no time for all pairs. When cancelled, it waits for the running batch
+        and leaves the lanes idle.
 
         Raises:
             ModelError: a batch failed, or took longer than an example batch may.

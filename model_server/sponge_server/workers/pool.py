@@ -32,7 +32,7 @@ from sponge_server.workers.ipc import Message
 from sponge_server.workers.lane import WorkerLane
 from sponge_system.logs import event
 
-__all__ = ["WorkerPool"]
+__all__ = ["WorkerPool", "extremes_first"]
 
 _log = logging.getLogger("sponge.lanes")
 
@@ -122,7 +122,7 @@ class WorkerPool:
         """See `interface.LanePool.warm_up`."""
         info = self.models[model]
         self._warmed[model] = (max(batches), max(threads))
-        steps = [(lane, batch, k) for lane in self.lanes for k in threads for batch in batches]
+        steps = [(lane, batch, k) for batch, k in extremes_first(batches, threads) for lane in self.lanes]
         limit_s = self._limits.example_s
         for done, (lane, batch, k) in enumerate(steps, start=1):
             try:
@@ -298,6 +298,12 @@ class WorkerPool:
     def _tell_listeners(self) -> None:
         for callback in self._listeners:
             callback()
+
+
+def extremes_first(batches: Sequence[int], threads: Sequence[int]) -> list[tuple[int, int]]:
+    """Every pair of batch size and threads, first those of the smallest and largest of both."""
+    ends = {(batch, k) for batch in (min(batches), max(batches)) for k in (min(threads), max(threads))}
+    return sorted(((batch, k) for k in threads for batch in batches), key=lambda pair: pair not in ends)
 
 
 def _said(error: Exception) -> str:
