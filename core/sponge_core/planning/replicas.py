@@ -22,7 +22,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final, Literal
 
-__all__ = ["RISING_S", "ReplicaDecider", "ReplicaDecision", "ReplicaLimits", "ReplicaState", "Trend"]
+__all__ = ["ReplicaDecider", "ReplicaDecision", "ReplicaLimits", "ReplicaState", "Trend"]
 
 FULL: Final = 0.9
 """The largest sizes count as full from this fraction of them on."""
@@ -218,6 +218,12 @@ class Trend:
         self._seen.append((now, value))
         while self._seen[0][0] < now - self._window_s:
             self._seen.popleft()
+
+    def ahead(self, now: float, load_cores: float, cold_start_s: float) -> float:
+        """The `ahead_cores` of a `ReplicaState`; records the load too."""
+        self.observe(now, load_cores)
+        rise = self.rise_in(cold_start_s + RISING_S)
+        return load_cores + rise if rise else 0.0
 
     def rise_in(self, ahead_s: float) -> float:
         """By how much the load rises in `ahead_s` seconds if it goes on as it does; 0 if it does not rise for sure."""

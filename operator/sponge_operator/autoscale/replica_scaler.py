@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Any
 
-from sponge_core.planning.replicas import RISING_S, ReplicaDecider, ReplicaLimits, ReplicaState, Trend
+from sponge_core.planning.replicas import ReplicaDecider, ReplicaLimits, ReplicaState, Trend
 from sponge_operator.autoscale.pod_state import PodState
 from sponge_operator.resources.model import ServiceSpec, SpongeService
 
@@ -190,13 +190,11 @@ class ReplicaScaler:
     def _state(self, now: float, spec: ServiceSpec, seen: Scaling, serving: Sequence[PodView]) -> ReplicaState:
         """What the servers report, added up."""
         load = sum(_load_of(pod.state) or 0.0 for pod in serving)
-        self._trend.observe(now, load)
-        rise = self._trend.rise_in(seen.cold_start_s + RISING_S)
         return ReplicaState(
             seen.asked,
             load_cores=load,
             steady_cores=load,
-            ahead_cores=load + rise if rise else 0.0,
+            ahead_cores=self._trend.ahead(now, load, seen.cold_start_s),
             missed_cores=sum(_missed_cores(pod.state, spec) for pod in serving),
             short_cores=[*(self.short_cores(pod, spec) for pod in serving), *[spec.cpu.max / 1000] * seen.lost],
             starting=seen.starting,

@@ -2,7 +2,7 @@
 
 The size follows the projection of all replicas together, ten times a second. The number of replicas is decided by the
 core's `planning.replicas`, as in the
-cluster; here no node is full, and nothing is known of the trend.
+cluster; here no node is full.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from sponge_core.latency import LatencyModel
 from sponge_core.planning.decider import SizeDecider
 from sponge_core.planning.frontier import project_frontier
 from sponge_core.planning.projection import ProjectionInput
-from sponge_core.planning.replicas import ReplicaDecider, ReplicaLimits, ReplicaState
+from sponge_core.planning.replicas import ReplicaDecider, ReplicaLimits, ReplicaState, Trend
 from sponge_core.planning.steady_state import cores_per_rate
 from sponge_simulator.scaling.arrival_history import ArrivalCounts
 from sponge_simulator.scaling.interface import Observation, Service, Size
@@ -44,6 +44,7 @@ class Hybrid:
         self._last_second = ArrivalCounts(1)
         self._decider = SizeDecider(look_back_s)
         self._replicas = ReplicaDecider()
+        self._trend = Trend()
         self._limits = ReplicaLimits(
             1, service.max_replicas, service.min_cores, service.max_cores, service.cold_start_s
         )
@@ -62,7 +63,8 @@ class Hybrid:
     def _number(self, state: Observation, cores_per_rate: float) -> int:
         loads = (self._last_second.mean(state.now), self._forecaster.rate(state.now))
         now_cores, steady_cores = (rate * cores_per_rate for rate in loads)
-        seen = ReplicaState(state.size.replicas, now_cores, steady_cores)
+        ahead_cores = self._trend.ahead(state.now, now_cores, self._limits.cold_start_s)
+        seen = ReplicaState(state.size.replicas, now_cores, steady_cores, ahead_cores)
         return self._replicas.decide(state.now, self.interval_s, seen, self._limits).replicas
 
     def _size(self, state: Observation, arrivals: Sequence[Arrival], serving: int) -> tuple[float, int]:
