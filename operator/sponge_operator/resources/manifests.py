@@ -312,7 +312,7 @@ def _container(
         # The control port answers even when the data port sheds requests. Importing torch and measuring a profile take
         # long at a small size.
         "startupProbe": probe("/healthz", "control", scheme=scheme, period_s=1, failures=600),
-        "readinessProbe": probe("/readyz", "control", scheme=scheme, period_s=2, failures=3),
+        "readinessProbe": probe("/readyz", "control", scheme=scheme, period_s=1, failures=6),
         "livenessProbe": probe("/healthz", "control", scheme=scheme, period_s=10, failures=3),
         "securityContext": container_security(),
     }
