@@ -66,6 +66,8 @@ def test_refused(kubectl: Kubectl, case: dict[str, Any]) -> None:
         {"cpu": {"min": "0.5", "max": "2", "step": "0.25", "startup": "1.5"}},
         {"cpu": {"min": "1", "max": "1"}},
         {"cpu": {"min": "1", "max": "2", "step": "1", "startup": "500m"}},
+        {"cpu": {"min": "125m", "max": "500m", "step": "125m", "startup": "1"}},
+        {"cpu": {"min": "1", "max": "16", "step": "1", "startup": "16"}},
         {"cpu": {"min": "1", "max": "2", "step": "1", "idle": "50m", "idleAfter": "90s"}},
         {"slo": {"latency": "1.5s", "target": 99.95, "classes": [{"name": "gold", "latency": "150ms"}]}},
         {

@@ -82,6 +82,20 @@ def test_a_container_that_is_killed_while_it_is_small_is_soon_ready_again(digits
     eventually(lambda: millicores(quota_file(digits.pod())) == 250, 30, "and it is driven again")
 
 
+def test_a_new_pod_has_its_boost_until_it_is_ready(kubectl: Kubectl, namespace: str, operator_running: None) -> None:
+    service = Service(kubectl, namespace, "boosted")
+    service.apply(
+        model={"name": "boosted", "source": "digits://"},
+        slo={"latency": "300ms"},
+        cpu={"min": "125m", "max": "500m", "step": "125m", "startup": "1"},
+    )
+    service.wait_ready()
+    made = json.loads(kubectl("get", "deployment", "boosted", "-n", namespace, "-o", "json"))
+    assert made["spec"]["template"]["spec"]["containers"][0]["resources"]["limits"]["cpu"] == "500m"
+    assert ("Normal", "StartupSize") in service.events(), "it grew on its node"
+    eventually(lambda: millicores(quota_file(service.pod())) == 125, 20, "and shrank once it was ready")
+
+
 def test_an_edit_is_in_force_at_once(digits: Service) -> None:
     pod, quota = digits.pod(), quota_file(digits.pod())
 

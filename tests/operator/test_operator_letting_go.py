@@ -130,6 +130,22 @@ def test_a_startup_size_above_the_range_is_cut() -> None:
     run_virtual(scenario)
 
 
+@pytest.mark.parametrize(("room", "patches"), [(16_000, [2000]), (1500, [2000, 500, 1500]), (500, [2000, 500])])
+def test_a_boost_lasts_until_the_server_is_ready_as_far_as_the_node_has_room(room: int, patches: list[int]) -> None:
+    async def scenario(_: VirtualLoop) -> None:
+        world = World(start=500, room=room, cpu={"min": "250m", "max": "500m", "step": "250m", "startup": "2"})
+        world.need = 500
+        world.restart()
+        await world.run(9.0)
+        assert world.patches() == patches
+        world.come_up()
+        await world.run(5.0)
+        assert world.quota == 500
+        assert max(world.patches()[len(patches) :], default=500) == 500
+
+    run_virtual(scenario)
+
+
 @pytest.mark.parametrize("how", ["Recommend", "true", "grow"])
 def test_a_container_that_may_not_grow_starts_small_and_that_is_known(how: str) -> None:
     async def scenario(_: VirtualLoop) -> None:

@@ -75,6 +75,7 @@ def test_a_new_range_does_not_replace_the_pods() -> None:
         ({"min": "2", "max": "8"}, 2000),
         ({"min": "250m", "max": "750m", "step": "250m"}, 750),
         ({"min": "250m", "max": "8", "step": "250m", "startup": "4"}, 4000),
+        ({"min": "250m", "max": "750m", "step": "250m", "startup": "2"}, 750),
     ],
 )
 def test_new_pods_start_with_a_core_inside_the_range(cpu: dict[str, str], expected: int) -> None:

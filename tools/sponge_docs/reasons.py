@@ -253,7 +253,7 @@ EVENTS: Mapping[str, tuple[str, str]] = {
     "NodeFull": ("Warning", "The condition NodeFull became True."),
     "StartupSize": (
         "Normal",
-        "A container started again at a small size. It has its startup size until it is ready.",
+        "A container started at less than its startup size. It has that size until it is ready.",
     ),
     "SourceLoading": ("Normal", "A pod loads a changed `model.source` beside the former one."),
     "SourceLive": ("Normal", "Every pod serves the changed `model.source`, and none was replaced."),

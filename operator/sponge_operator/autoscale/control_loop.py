@@ -213,7 +213,7 @@ class ControlLoop:
             await self._walk.help(spec)
         if starting is None or not spec.acts or spec.pace.paused == "grow":
             return look
-        milli = min(starting.startup_milli, spec.sizes.max_milli)
+        milli = spec.boost_milli or min(starting.startup_milli, spec.sizes.max_milli)
         ceiling = history.ceiling_milli(self._clock(), starting.has_milli, spec.sizes.step_milli)
         if ceiling is not None:
             milli = min(milli, ceiling)

@@ -283,10 +283,10 @@ class PodController:
             self._shared = None
 
     def _show_start(self, milli: int) -> None:
-        """Reports that a container which was restarted at a small size gets its startup size."""
+        """Reports that a container which starts at a smaller size gets its startup size."""
         name, size = self.state.name, cores_text(milli)
         event(log, "container.starting", pod=name, cores=size)
-        message = f"{name}: its container starts again, and has {size} cores until it is ready"
+        message = f"{name}: its container starts, and has {size} cores until it is ready"
         self._events.emit("Normal", "StartupSize", message, name)
 
     def _show_quota(self, look: Look) -> None:

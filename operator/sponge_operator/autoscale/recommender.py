@@ -31,6 +31,7 @@ class SizingSpec:
         measures: the server measures its own profile, for which it may be resized before it is ready.
         slo_s, max_batch: what the paper's planner plans with; without an SLO it is not asked.
         pace: how fast it may be resized.
+        boost_milli: its size until it is ready, above `sizes`, as far as the node has room; None: no more than `sizes`.
     """
 
     sizes: SizeRange
@@ -45,6 +46,7 @@ class SizingSpec:
     slo_s: float | None = None
     max_batch: int = 1
     pace: Pace = field(default_factory=Pace)
+    boost_milli: int | None = None
 
 
 def parked(spec: SizingSpec, idle_for_s: float, batch_cap: int) -> Recommendation | None:

@@ -33,6 +33,7 @@ def sizing_of(service: SpongeService) -> SizingSpec:
             cpu.shrink_cooldown,
             service.paused_direction,
         ),
+        boost_milli=cpu.boost,
     )
 
 

@@ -109,13 +109,14 @@ def control_scheme(pod: Mapping[str, Any]) -> str:
 
 
 def startup_milli(spec: ServiceSpec, deployment: Mapping[str, Any] | None) -> int:
-    """The size that new pods start with.
+    """The size that new pods are scheduled with.
 
-    The size in the present Deployment is kept unless it is above the range, so that a changed range alone does not
-    replace the pods. A pod below the range grows as soon as it is ready.
+    What `cpu.startup` has beyond the range comes later, in place: no pod is to wait for a node that has it. The size in
+    the present Deployment is kept unless it is above the range, so that a changed range alone does not replace the
+    pods. A pod below the range grows as soon as it is ready.
     """
     if spec.cpu.startup is not None:
-        return spec.cpu.startup
+        return min(spec.cpu.startup, spec.cpu.max)
     if deployment is not None:
         # Somebody may have removed the limit, which is undone like any other change.
         limit = container_limit(container_spec(deployment["spec"]["template"], CONTAINER), "cpu")

@@ -108,7 +108,8 @@ class MaxGrow(_Part):
 class CpuRange(_Part):
     """Sizes of a pod in millicores: `min` plus whole steps, up to `max`; `idle` when it is parked.
 
-    `fallback` is the least size of a pod that no operator drives any more; None: its startup size.
+    `startup` is that of a new one, which is scheduled with `max` at most and gets the rest on its node. `fallback` is
+    the least size of a pod that no operator drives any more; None: its startup size, and `max` at most.
     """
 
     min: Milli
@@ -126,6 +127,11 @@ class CpuRange(_Part):
     def sizes(self) -> SizeRange:
         """The sizes of a pod that is not parked."""
         return SizeRange(min_milli=self.min, max_milli=self.max, step_milli=self.step)
+
+    @property
+    def boost(self) -> int | None:
+        """The size of a pod until it is ready, where that is above `max`."""
+        return self.startup if self.startup is not None and self.startup > self.max else None
 
 
 class Memory(_Part):
