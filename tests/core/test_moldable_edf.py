@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
@@ -145,7 +147,6 @@ def test_each_model_is_hopeless_by_its_own_latency() -> None:
     assert launched(decision) == [([0], 1)]
 
 
-deadline_lists = st.lists(st.floats(0.0, 3.0), max_size=25)
 model_values = st.builds(
     LatencyModel,
     gamma=st.floats(0.001, 0.2),
@@ -205,16 +206,31 @@ def test_invariants(
         assert decision.wake_at > now
 
 
-@given(deadline_lists, model_values, st.integers(1, 4), st.integers(1, 8))
-def test_an_idle_server_never_leaves_a_request_that_it_could_serve(
-    deadlines: list[float], model: LatencyModel, cores: int, cap: int
+@given(
+    st.lists(st.tuples(st.floats(0.0, 3.0), st.integers(0, 1)), max_size=25),
+    st.lists(model_values, min_size=2, max_size=2),
+    st.floats(0.05, 4),
+    st.floats(0, 4),
+    st.integers(1, 8),
+)
+def test_an_idle_server_never_sits_while_it_holds_a_request_whose_time_suffices(
+    requests: list[tuple[float, int]], models: list[LatencyModel], cores: float, more: float, cap: int
 ) -> None:
-    waiting = queue(*deadlines)
-    limits = Limits(cap, lanes=cores, max_cores=float(cores))
-    decision = decide(DispatchState(0.0, waiting, (), float(cores), [model], limits))
-    servable = [r for r in waiting if model.latency(1, cores) * (1 + model.error) <= r.deadline]
-    if servable:
+    waiting = mixed(*requests)
+    limits = Limits(cap, lanes=4, max_cores=cores + more)
+    decision = decide(DispatchState(0.0, waiting, (), cores, models, limits))
+    shed = {each.request.id for each in decision.sheds}
+    if any(r.id not in shed and fastest_s(models[r.model], cores) <= r.deadline for r in waiting):
         assert decision.launches
+
+
+def test_a_request_that_only_the_allowance_refuses_starts_where_nothing_else_can() -> None:
+    # l(1,1) = 110 ms, 132 ms with the allowance.
+    unsure = replace(MODEL, error=0.2)
+    tight = DispatchState(0.0, queue(0.12, 0.13), (), 1.0, [unsure], replace(LIMITS, max_cores=1.0))
+    assert launched(decide(tight)) == [([0], 1)]
+    assert launched(decide(tight._replace(running=(Running(1, 0.01, 9.0),), cores=2.0))) == []
+    assert launched(decide(tight._replace(queue=queue(0.12, 5.0)))) == [([1], 1)]
 
 
 @given(st.floats(0.001, 3.0), model_values, st.integers(1, 8), st.integers(1, 6))

@@ -223,3 +223,15 @@ def test_whatever_was_learned_by_octave_no_decision_wakes_itself_in_the_past(
     for shed in made.sheds:
         if shed.reason != "sacrificed":
             assert shed.request.deadline < fastest_s(model.at(shed.request.size), 2.0)
+
+
+@given(rows=rows_of_any_size, error=st.floats(0.0, 0.5), cores=st.floats(0.1, 2.0), join=JOINS)
+def test_an_idle_server_never_sits_while_it_holds_a_request_whose_time_suffices(
+    rows: list[tuple[float, float]], error: float, cores: float, join: Join
+) -> None:
+    model = replace(MODELS[join], error=error)
+    waiting = queue(*rows)
+    made = at_once(waiting, model, cores)
+    shed = {each.request.id for each in made.sheds}
+    if any(r.id not in shed and fastest_s(model.at(r.size), cores) <= r.deadline for r in waiting):
+        assert made.launches

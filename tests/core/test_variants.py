@@ -103,6 +103,14 @@ def test_without_hope_for_cores_in_time_a_variant_answers_at_once() -> None:
     assert launched(VariantRule().decide(state((0.105, ANY), (0.105, ANY), limits=limits))) == [([0, 1], 2)]
 
 
+def test_on_an_idle_server_a_variant_starts_what_only_the_allowance_refuses() -> None:
+    # Half of l(1,1) is 55 ms, 82.5 ms with the allowance; 70 ms are left, and the floor forbids the cheapest.
+    unsure = [Variant(each.accuracy, replace(each.latency, error=0.5)) for each in (HALF, TENTH)]
+    assert launched(VariantRule().decide(state((0.07, 0.65), variants=tuple(unsure)))) == [([0], 1)]
+    busy = state((0.07, 0.65), variants=tuple(unsure), running=(Running(1, 0.01, 1.0),))
+    assert launched(VariantRule().decide(busy)) == []
+
+
 def test_a_model_with_sizes_has_variants_too() -> None:
     curve = SizeCurve((0.0, 0.01, 0.0), (0.0, 0.01, 0.0))
     sized = replace(FULL, sizes=curve)

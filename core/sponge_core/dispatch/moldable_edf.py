@@ -17,6 +17,7 @@ from collections.abc import Sequence
 from sponge_core.cpu_sharing import CpuLoad, Running, thread_budget
 from sponge_core.dispatch.batch_sizing import cheapest_batch
 from sponge_core.dispatch.decision import Decision, DispatchState, Launch, Limits, Shed, shed_lost
+from sponge_core.dispatch.idle_start import start_if_idle
 from sponge_core.dispatch.load_shedding import Demand, LoadShedder
 from sponge_core.dispatch.size_matching import Match, RowCosts, cheapest_match
 from sponge_core.dispatch.sized_edf import plan_sized_step
@@ -36,7 +37,7 @@ __all__ = ["decide", "plan_step"]
 
 
 def decide(state: DispatchState, *, sacrifice: bool = True, match: Match = cheapest_match) -> Decision:
-    """Launches and sheds requests by moldable EDF; the others keep waiting.
+    """Launches and sheds requests by moldable EDF; the others keep waiting. An idle server starts what it can.
 
     Args:
         sacrifice: under overload, shed requests for the benefit of others.
@@ -59,7 +60,7 @@ def decide(state: DispatchState, *, sacrifice: bool = True, match: Match = cheap
     sheds = [shed_lost(request, fastest[request.model]) for request in lost]
     sheds += [Shed(queue.waiting(model, index, 1)[0], "sacrificed") for model, index in step.sacrificed]
     sheds.sort(key=lambda shed: (shed.request.deadline, shed.request.id))
-    return Decision(tuple(launches), tuple(sheds), step.wake_at)
+    return start_if_idle(state, Decision(tuple(launches), tuple(sheds), step.wake_at))
 
 
 def _decide_sized(state: DispatchState, sacrifice: bool, match: Match) -> Decision:
@@ -78,7 +79,7 @@ def _decide_sized(state: DispatchState, sacrifice: bool, match: Match) -> Decisi
         request = queue.waiting(model, index, 1)[0]
         sheds.append(shed_lost(request, costs.of(model, request.size).fastest_s))
     sheds.sort(key=lambda shed: (shed.request.deadline, shed.request.id))
-    return Decision(tuple(launches), tuple(sheds), step.wake_at)
+    return start_if_idle(state, Decision(tuple(launches), tuple(sheds), step.wake_at))
 
 
 def plan_step(

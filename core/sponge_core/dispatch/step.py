@@ -15,6 +15,7 @@ __all__ = [
     "MOST_AT_ONCE",
     "Step",
     "StepLaunch",
+    "answer_s",
     "earliest",
     "fastest_s",
     "least_slack_s",
@@ -86,12 +87,16 @@ def fastest_s(model: LatencyModel, cores: float, margin: float = 1.0) -> float:
     Args:
         margin: factor on the model's time, to allow for its error.
     """
-    budget = thread_budget(cores)
     least = math.inf
-    for threads in range(1, budget + 1):
-        speed = speed_of(cores, threads)
-        least = min(least, model.latency(1, threads) * margin / speed + stall_of(speed))
+    for threads in range(1, thread_budget(cores) + 1):
+        least = min(least, answer_s(model, cores, threads, margin))
     return least
+
+
+def answer_s(model: LatencyModel, cores: float, threads: int, margin: float = 1.0) -> float:
+    """The time in which `threads` threads answer one request alone on `cores` cores, in seconds; else as above."""
+    speed = speed_of(cores, threads)
+    return model.latency(1, threads) * margin / speed + stall_of(speed)
 
 
 def earliest(waiting: Sequence[Sequence[float]], heads: Sequence[int]) -> int | None:

@@ -16,6 +16,7 @@ from typing import Final
 
 from sponge_core.cpu_sharing import thread_budget
 from sponge_core.dispatch.decision import Decision, DispatchState
+from sponge_core.dispatch.idle_start import start_if_idle
 from sponge_core.dispatch.moldable_edf import decide
 from sponge_core.dispatch.variants import flexible, levels, lines_at
 
@@ -50,6 +51,11 @@ class VariantRule:
         """As `moldable_edf.decide`; launches say which variant runs them."""
         if not flexible(state):
             return decide(state)
+        decision = self._decide(state)
+        no_more_cores = self._stuck_at is not None or state.cores >= state.limits.max_cores
+        return start_if_idle(state, decision, variants=no_more_cores)
+
+    def _decide(self, state: DispatchState) -> Decision:
         full = lines_at(state, 0)
         decision = full.plan(sacrifice=False)
         done = sum(len(launch.requests) for launch in decision.launches) + len(decision.sheds)
