@@ -10,6 +10,7 @@ import ctypes
 import os
 import sys
 import time
+from collections.abc import Callable
 
 import torch
 from lane_models import detach, hang_on_signal
@@ -47,7 +48,7 @@ def forward(command: torch.Tensor) -> torch.Tensor:
 
 def factory() -> LoadedModel:
     hang_on_signal()
-    return LoadedModel(forward=forward, inputs=(TensorSpec("command", "INT64", (1,)),), platform="test")
+    return _model(forward)
 
 
 def ailing() -> LoadedModel:
@@ -58,7 +59,7 @@ def ailing() -> LoadedModel:
             raise ValueError("it always fails")
         return command.double()
 
-    return LoadedModel(forward=fail, inputs=(TensorSpec("command", "INT64", (1,)),), platform="test")
+    return _model(fail)
 
 
 def greedy() -> LoadedModel:
@@ -75,4 +76,9 @@ def _hungry(row_bytes: int) -> LoadedModel:
     def eat(command: torch.Tensor) -> torch.Tensor:
         return torch.ones((len(command), row_bytes), dtype=torch.uint8)[:, :1].double()
 
-    return LoadedModel(forward=eat, inputs=(TensorSpec("command", "INT64", (1,)),), platform="test")
+    return _model(eat)
+
+
+def _model(run: Callable[[torch.Tensor], torch.Tensor]) -> LoadedModel:
+    """Examples do not sleep."""
+    return LoadedModel(run, (TensorSpec("command", "INT64", (1,)),), "test", integers=((0, 0),))

@@ -1,20 +1,34 @@
-"""Made-up rows of a model: to trace it, and to compare its answers with those of another form of it."""
+"""Made-up rows of a loaded model: to run it for the first time, to trace it, and to compare its answers.
+
+Integers may be indices of a table, a mask, lengths or counts. Which ones a model takes is found by running it.
+"""
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
+import numpy as np
 import torch
 
-from sponge_server.models.loaded import TORCH_DTYPE, LoadedModel
+from sponge_server.models.loaded import TORCH_DTYPE, LoadedModel, string_array
+from sponge_server.workers.examples import any_size_of, example_tensor
+from sponge_server.workers.interface import IntegerRange, TensorSpec
 
-__all__ = ["example_batch"]
+__all__ = ["example_batch", "example_inputs", "integer_ranges", "needs_search"]
 
-_SEED = 0
+_LARGEST = (1, 15, 255)
+"""Integers go up to the last of these that the model computes with: they may be indices of a short table, or a mask.
+255 is the largest byte."""
 
-_LARGEST = (255, 15, 1)
-"""Integers go up to the first of these that the model computes with: they may be indices of a short table, or a mask.
-Answers to zeros alone would say little of a model: it might use one row of its tables. 255 is the largest byte."""
+_LONGER, _NOISE_S = 3.0, 0.01
+"""An integer that makes a run take so many times as long, and so many seconds longer, is a count. Examples keep to the
+smaller one then."""
+
+_SEARCH_S = 5.0
+"""No further integers are tried after so long: a model so slow would take minutes to start."""
 
 
 def example_batch(model: LoadedModel, rows: int) -> list[torch.Tensor]:
@@ -24,55 +38,140 @@ def example_batch(model: LoadedModel, rows: int) -> list[torch.Tensor]:
     """
     if model.examples is not None:
         return model.examples(rows)
-    return _inputs(model, rows, _largest(model))
+    model = replace(model, integers=integer_ranges(model))
+    made = [_tensors(model, 1, seed) for seed in range(rows)]
+    return [model.laid_out(torch.cat(each)) for each in zip(*made, strict=True)]
 
 
-def _largest(model: LoadedModel) -> list[int]:
-    """The largest integer for each input, of those that the model can be tried with."""
-    limits = [_limit(TORCH_DTYPE[spec.datatype]) for spec in model.inputs]
-    if not any(limits):
-        return limits
-    # Ones first: with zeros for a mask, a model may answer NaN whatever its other inputs are.
-    found = next((same for most in (1, 0) if _computes(model, same := [min(most, limit) for limit in limits])), None)
-    if found is None:
-        return [0] * len(limits)
-    for place, limit in enumerate(limits):
-        larger = (most for largest in _LARGEST if (most := min(limit, largest)) > found[place])
-        tries = ([*found[:place], most, *found[place + 1 :]] for most in larger)
-        found = next((each for each in tries if _computes(model, each)), found)
-    return found
+def example_inputs(model: LoadedModel, rows: int) -> list[Any]:
+    """The rows that the server's examples have, as `LoadedModel.run` takes them."""
+    return [
+        list(whole) if spec.ragged else whole
+        for spec, whole in zip(model.inputs, _tensors(model, rows, 0), strict=True)
+    ]
 
 
-def _limit(dtype: torch.dtype) -> int:
-    """The largest integer of a type to try; 0: it has none."""
-    if dtype.is_floating_point:
-        return 0
-    return 1 if dtype == torch.bool else min(_LARGEST[0], torch.iinfo(dtype).max)
+def needs_search(model: LoadedModel) -> bool:
+    """Whether the model has integers, and does not say which ones examples may have."""
+    return not model.integers and any(map(_limit, model.inputs))
 
 
-def _computes(model: LoadedModel, largest: Sequence[int]) -> bool:
-    """Whether a row with these integers everywhere is answered, and with finite numbers."""
-    try:
-        outputs = model.run(_inputs(model, 1, largest, everywhere=True))
-    except Exception:  # noqa: BLE001 - a model raises anything for an index beyond its table
+def integer_ranges(model: LoadedModel) -> tuple[IntegerRange, ...]:
+    """The smallest and largest integer for each input: the model's own, else those that it can be run with.
+
+    Empty: it has no integers, or could not be run with any; then they are 0.
+    """
+    return _Search(model).ranges() if needs_search(model) else model.integers
+
+
+@dataclass(frozen=True, slots=True)
+class _Answer:
+    """What a run with some integers gave: the shapes of its outputs, and its seconds."""
+
+    shapes: list[tuple[int, ...]]
+    took_s: float
+
+
+class _Search:
+    """Runs the model with one integer everywhere in each input, until it knows what it takes."""
+
+    def __init__(self, model: LoadedModel) -> None:
+        self._model = model
+        self._until = time.perf_counter() + _SEARCH_S
+        self._base: _Answer | None = None
+
+    def ranges(self) -> tuple[IntegerRange, ...]:
+        """As `integer_ranges`."""
+        limits = [_limit(spec) for spec in self._model.inputs]
+        # Ones first: with zeros for a mask, a model may answer NaN whatever its other inputs are.
+        least = next((same for most in (1, 0) if self._base_of(same := [min(most, limit) for limit in limits])), None)
+        if least is None:
+            return ()
+        largest = self._largest(least, limits)
+        smallest = [0 if low == 0 or self._takes(_with(largest, place, 0)) else low for place, low in enumerate(least)]
+        for first, last in ((smallest, largest), (largest, largest)):
+            found = tuple(zip(first, last, strict=True))
+            if self._like_base(found) and self._other_sizes(found):
+                return found
+        return tuple((each, each) for each in least)
+
+    def _base_of(self, integers: Sequence[int]) -> bool:
+        same = [(each, each) for each in integers]
+        if self._run(self._model, same) is not None:
+            self._base = self._run(self._model, same)  # the first run prepares things, and is slow
+        return self._base is not None
+
+    def _largest(self, least: Sequence[int], limits: Sequence[int]) -> list[int]:
+        """For each input the largest integer that the model takes, beside those found for the inputs before it."""
+        found = list(least)
+        for place, limit in enumerate(limits):
+            for most in _LARGEST:
+                trial = _with(found, place, min(limit, most))
+                if trial != found and not self._takes(trial):
+                    break
+                found = trial
+        return found
+
+    def _takes(self, integers: Sequence[int]) -> bool:
+        return self._like_base([(each, each) for each in integers])
+
+    def _like_base(self, ranges: Sequence[IntegerRange]) -> bool:
+        """Whether these integers are answered in the same shapes, and about as soon."""
+        base = self._base
+        for _ in range(2):  # once more where the first run was slow, because it may have been disturbed
+            if base is None or time.perf_counter() > self._until:
+                return False
+            answer = self._run(self._model, ranges)
+            if answer is None or answer.shapes != base.shapes:
+                return False
+            if answer.took_s <= max(_LONGER * base.took_s, base.took_s + _NOISE_S):
+                return True
         return False
-    tensors = (output for _, output in outputs if isinstance(output, torch.Tensor))
-    return all(bool(tensor.isfinite().all()) for tensor in tensors)
+
+    def _other_sizes(self, ranges: Sequence[IntegerRange]) -> bool:
+        """Whether rows of all sizes can have these integers, where the model declares a size."""
+        size = self._model.size
+        return size is None or all(
+            self._run(replace(self._model, size=None, any_size=most), ranges) is not None
+            for most in (size.least, size.most)
+        )
+
+    def _run(self, model: LoadedModel, ranges: Sequence[IntegerRange]) -> _Answer | None:
+        """The answer to a row; None if it is refused, or has NaN or Inf that the model does not mean."""
+        began = time.perf_counter()
+        try:
+            outputs = model.run(example_inputs(replace(model, integers=tuple(ranges)), 1))
+        except Exception:  # noqa: BLE001 - a model raises anything for an index beyond its table
+            return None
+        took_s = time.perf_counter() - began
+        tensors = [output for _, output in outputs if isinstance(output, torch.Tensor)]
+        if model.finite and not all(bool(tensor.isfinite().all()) for tensor in tensors):
+            return None
+        return _Answer([tuple(tensor.shape) for tensor in tensors], took_s)
 
 
-def _inputs(model: LoadedModel, rows: int, largest: Sequence[int], *, everywhere: bool = False) -> list[torch.Tensor]:
-    """Fractions, and integers from 0 to the largest of each input, or that one `everywhere`."""
-    generator = torch.Generator().manual_seed(_SEED)
-    made = []
-    for spec, most in zip(model.inputs, largest, strict=True):
-        shape = (rows, *(model.any_size if size < 0 else size for size in spec.shape))
-        dtype = TORCH_DTYPE[spec.datatype]
-        if dtype.is_floating_point:
-            noise = torch.rand(shape, generator=generator)
-        elif everywhere:
-            noise = torch.full(shape, most)
+def _with(integers: Sequence[int], place: int, integer: int) -> list[int]:
+    """The integers with another one for one input."""
+    return [*integers[:place], integer, *integers[place + 1 :]]
+
+
+def _limit(spec: TensorSpec) -> int:
+    """The largest integer of an input to try; 0: it has none."""
+    dtype = TORCH_DTYPE.get(spec.datatype)
+    if dtype is None or dtype.is_floating_point:
+        return 0
+    return 1 if dtype == torch.bool else min(_LARGEST[-1], torch.iinfo(dtype).max)
+
+
+def _tensors(model: LoadedModel, rows: int, seed: int) -> list[Any]:
+    """Tensors, or arrays of strings, by input."""
+    ranges = model.integers or ((0, 0),) * len(model.inputs)
+    found: list[Any] = []
+    for spec, integers in zip(model.inputs, ranges, strict=True):
+        made = example_tensor(spec, rows, any_size_of(model), model.size, integers, seed)
+        if spec.datatype == "BYTES":
+            whole: np.ndarray | torch.Tensor = string_array(made.data, made.shape)
         else:
-            noise = torch.randint(most + 1, shape, generator=generator)
-        layout = torch.channels_last if model.channels_last and noise.ndim == 4 else torch.contiguous_format
-        made.append(noise.to(dtype).contiguous(memory_format=layout))
-    return made
+            whole = torch.frombuffer(bytearray(made.data), dtype=TORCH_DTYPE[spec.datatype]).reshape(made.shape)
+        found.append(model.laid_out(whole))
+    return found

@@ -5,8 +5,9 @@ This module imports torch; only the fork server and the lanes import it.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,10 +16,11 @@ import torch
 
 from sponge_server.models.images import ImageTransform, Pixels
 from sponge_server.runtimes.interface import Runtime
-from sponge_server.workers.interface import ANY_SIZE, ItemError, TensorSpec
+from sponge_server.workers.interface import ANY_SIZE, IntegerRange, ItemError, TensorSpec
 from sponge_server.workers.row_size import RowSize
+from sponge_server.workers.strings import unpacked
 
-__all__ = ["LENGTHS", "TORCH_DTYPE", "LoadedModel", "Output", "Staged", "datatype_of", "with_network"]
+__all__ = ["LENGTHS", "TORCH_DTYPE", "LoadedModel", "Output", "Staged", "datatype_of", "string_array", "with_network"]
 
 TORCH_DTYPE: dict[str, torch.dtype] = {
     "BOOL": torch.bool,
@@ -55,6 +57,13 @@ def datatype_of(output: Output) -> str | None:
     return _OIP.get(output.dtype) if isinstance(output, torch.Tensor) else "BYTES"
 
 
+def string_array(data: bytes | bytearray | memoryview, shape: Sequence[int]) -> Any:
+    """Packed strings as a model takes them."""
+    array = np.empty(math.prod(shape), dtype=object)
+    array[:] = unpacked(data)
+    return array.reshape(shape)
+
+
 @dataclass(frozen=True, slots=True)
 class LoadedModel:
     """A model ready to run in evaluation mode.
@@ -74,6 +83,8 @@ class LoadedModel:
         batched: the first dimension of every tensor is the batch. If not, a request is one run: `forward` takes and
             returns tensors of exactly the shapes of `inputs` and of the answer.
         any_size: what examples have in a dimension that accepts any size.
+        integers: the smallest and largest integer of each input in examples, such as ((0, 0),) for a count of work;
+            empty: those that the model is found to take.
         expected: outputs that a configuration describes; those of the examples must fit. `expected_by` names it.
         examples: makes so many rows of each input, to trace the model and to compare answers; None: noise does.
     """
@@ -92,6 +103,7 @@ class LoadedModel:
     size: RowSize | None = None
     batched: bool = True
     any_size: int = ANY_SIZE
+    integers: tuple[IntegerRange, ...] = ()
     expected: tuple[TensorSpec, ...] = ()
     expected_by: str = ""
     examples: Callable[[int], list[torch.Tensor]] | None = None
@@ -101,6 +113,13 @@ class LoadedModel:
         """What runs the network, where it is not torch."""
         forward = self.forward.network.forward if isinstance(self.forward, Staged) else self.forward
         return forward if isinstance(forward, Runtime) else None
+
+    def laid_out(self, whole: Any) -> Any:
+        """An input in the memory format that the model needs."""
+        if not isinstance(whole, torch.Tensor):
+            return whole
+        layout = torch.channels_last if self.channels_last and whole.ndim == 4 else torch.contiguous_format
+        return whole.contiguous(memory_format=layout)
 
     def use_threads(self, threads: int) -> int:
         """Runs the next batches of this process on `threads` threads; returns the number in force."""

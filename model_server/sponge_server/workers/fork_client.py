@@ -228,5 +228,6 @@ def _info(fields: Message) -> ModelInfo:
             "outputs": specs("outputs"),
             "labels": None if labels is None else tuple(labels),
             "size": None if size is None else RowSize(**size),
+            "integers": tuple((least, largest) for least, largest in fields["integers"]),
         }
     )

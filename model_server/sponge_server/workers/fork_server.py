@@ -144,7 +144,7 @@ def _load(name: str, source: str, max_batch: int, example_s: float) -> tuple[Any
             raise ModelError(str(error)) from None
     max_batch = max_batch if model.batched else 1
     found = probe(model, max_batch, example_s)
-    model = replace(model, any_size=found.any_size)
+    model = replace(model, any_size=found.any_size, integers=found.integers)
     info = ModelInfo(
         name=name,
         inputs=model.inputs,
@@ -158,6 +158,7 @@ def _load(name: str, source: str, max_batch: int, example_s: float) -> tuple[Any
         opened_by_threads=model.runtime is not None,
         batched=model.batched,
         any_size=model.any_size,
+        integers=model.integers,
     )
     return model, info
 

@@ -16,13 +16,22 @@ from typing import Protocol
 
 from sponge_core.errors import SpongeError
 from sponge_server.workers.row_size import RowSize
-from sponge_server.workers.tensors import ANY_SIZE, DATATYPE_SIZE, STRING_BYTES, Tensor, TensorSpec, element_bytes
+from sponge_server.workers.tensors import (
+    ANY_SIZE,
+    DATATYPE_SIZE,
+    STRING_BYTES,
+    IntegerRange,
+    Tensor,
+    TensorSpec,
+    element_bytes,
+)
 
 __all__ = [
     "ANY_SIZE",
     "DATATYPE_SIZE",
     "STRING_BYTES",
     "Allowance",
+    "IntegerRange",
     "Item",
     "ItemError",
     "Lane",
@@ -144,6 +153,7 @@ class ModelInfo:
         batched: the first dimension of a request's tensors is its rows. If not, a request is one run of the model, and
             its tensors have exactly the model's shapes; inside the server they are one row.
         any_size: what examples have in a dimension that accepts any size.
+        integers: the smallest and largest integer of each input in examples; empty: they are 0.
     """
 
     name: str
@@ -158,6 +168,7 @@ class ModelInfo:
     opened_by_threads: bool = False
     batched: bool = True
     any_size: int = ANY_SIZE
+    integers: tuple[IntegerRange, ...] = ()
 
     def wire_shape(self, spec: TensorSpec) -> list[int]:
         """The shape of an input or output as clients see it."""

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from sponge_server.workers.forked_call import forked_call
-from sponge_server.workers.interface import ItemError, ModelError, TensorSpec
+from sponge_server.workers.interface import IntegerRange, ItemError, ModelError, TensorSpec
+from sponge_server.workers.ipc import Message
+from sponge_system.logs import event
 
 if TYPE_CHECKING:
     from sponge_server.models.loaded import LoadedModel
 
 __all__ = ["Probed", "probe"]
+
+log = logging.getLogger(__name__)
 
 _LARGER = (32, 64, 128, 256)
 """What examples have in a dimension of any size if the model does not run with less: networks for images halve theirs
@@ -27,33 +32,59 @@ class Probed:
 
     Attributes:
         any_size: what examples need in a dimension that accepts any size.
+        integers: the smallest and largest integer of each input in examples; empty: they are 0.
         warning: about NaN or Inf in an answer.
     """
 
     outputs: tuple[TensorSpec, ...]
     any_size: int
+    integers: tuple[IntegerRange, ...]
     warning: str | None
 
 
 def probe(model: LoadedModel, max_batch: int, example_s: float) -> Probed:
     """Runs batches of one row and of two. Raises ModelError with the model's own error."""
-    answer = forked_call(
-        lambda: _run(model, max_batch if model.batched else 1), example_s, "an example input", "--example-s"
-    )
+    answer = _answer(model, max_batch if model.batched else 1, example_s)
     outputs = tuple(TensorSpec(o["name"], o["datatype"], tuple(o["shape"]), o["ragged"]) for o in answer["outputs"])
     if len({spec.name for spec in outputs}) < len(outputs):
         names = ", ".join(spec.name for spec in outputs)
         raise ModelError(f"two of its outputs have the same name ({names}): rename one")
     _check_expected(model, outputs)
     name = answer["not_finite"]
+    integers = tuple((least, largest) for least, largest in answer["integers"])
     if name is None:
-        return Probed(outputs, answer["any_size"], None)
+        return Probed(outputs, answer["any_size"], integers, None)
     return Probed(
         outputs,
         answer["any_size"],
-        f"its output '{name}' has NaN or Inf for a made-up input (floats from 0 to 1, all others 0). Requests with "
+        integers,
+        f"its output '{name}' has NaN or Inf for a made-up input ({_made_up(integers)}). Requests with "
         "such answers get an error; if the model means it, set finite to false in its sidecar or LoadedModel.",
     )
+
+
+def _answer(model: LoadedModel, max_batch: int, example_s: float) -> Message:
+    """What `_run` finds; with zeros where the search for other integers ends the process, hangs or misleads."""
+    from sponge_server.models.example_rows import needs_search
+
+    def forked(search: bool) -> Message:
+        return forked_call(lambda: _run(model, max_batch, search), example_s, "an example input", "--example-s")
+
+    if not needs_search(model):
+        return forked(False)
+    try:
+        return forked(True)
+    except ModelError as error:
+        answer = forked(False)
+        event(log, "model.examples_of_zeros", logging.WARNING, why=str(error))
+        return answer
+
+
+def _made_up(integers: tuple[IntegerRange, ...]) -> str:
+    """The numbers of examples in words."""
+    if not integers:
+        return "floats from 0 to 1, all others 0"
+    return "floats from 0 to 1, integers " + " and ".join(f"{least} to {largest}" for least, largest in integers)
 
 
 def _check_expected(model: LoadedModel, outputs: tuple[TensorSpec, ...]) -> None:
@@ -72,12 +103,13 @@ def _check_expected(model: LoadedModel, outputs: tuple[TensorSpec, ...]) -> None
             )
 
 
-def _run(model: LoadedModel, max_batch: int) -> dict[str, Any]:
+def _run(model: LoadedModel, max_batch: int, search: bool) -> dict[str, Any]:
+    """`search`: look for integers other than 0 that the model takes."""
     from sponge_server.models.loaded import datatype_of
 
     if model.setup is not None:
         model.setup()
-    model, named = _first(model)
+    model, named = _first(model, search)
     shapes = _shapes(named, _other_sizes(model))
     not_finite: str | None = None
     for rows in sorted({1, min(2, max_batch)}):  # one row and two, because the batch dimension must be free
@@ -89,13 +121,24 @@ def _run(model: LoadedModel, max_batch: int) -> dict[str, Any]:
         {"name": name, "datatype": datatype_of(output), "shape": shape, "ragged": isinstance(output, list)}
         for (name, output), shape in zip(named, shapes, strict=True)
     ]
-    return {"outputs": described, "any_size": model.any_size, "not_finite": not_finite}
+    return {
+        "outputs": described,
+        "any_size": model.any_size,
+        "integers": model.integers,
+        "not_finite": not_finite,
+    }
 
 
-def _first(model: LoadedModel) -> tuple[LoadedModel, list[tuple[str, Any]]]:
-    """The model with sizes of examples that it runs with, and its answer to one row."""
-    try:
+def _first(model: LoadedModel, search: bool) -> tuple[LoadedModel, list[tuple[str, Any]]]:
+    """The model with sizes and integers of examples that it runs with, and its answer to one row."""
+    from sponge_server.models.example_rows import integer_ranges
+
+    def answered(model: LoadedModel) -> tuple[LoadedModel, list[tuple[str, Any]]]:
+        model = replace(model, integers=integer_ranges(model)) if search else model
         return model, _outputs(model, 1)
+
+    try:
+        return answered(model)
     except ModelError as error:
         refused = error
     tried = []
@@ -103,7 +146,7 @@ def _first(model: LoadedModel) -> tuple[LoadedModel, list[tuple[str, Any]]]:
         larger = replace(model, any_size=size)
         if all(math.prod(size if d < 0 else d for d in spec.shape) <= _MOST_ELEMENTS for spec in model.inputs):
             try:
-                return larger, _outputs(larger, 1)
+                return answered(larger)
             except ModelError:
                 tried.append(size)
     more = f" (with {model.any_size} in each dimension of any size; nor with {', '.join(map(str, tried))})"
@@ -111,8 +154,8 @@ def _first(model: LoadedModel) -> tuple[LoadedModel, list[tuple[str, Any]]]:
 
 
 def _outputs(model: LoadedModel, rows: int) -> list[tuple[str, Any]]:
+    from sponge_server.models.example_rows import example_inputs
     from sponge_server.models.loaded import datatype_of
-    from sponge_server.workers.worker import example_inputs
 
     try:
         named = model.run(example_inputs(model, rows))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["ANY_SIZE", "DATATYPE_SIZE", "STRING_BYTES", "Tensor", "TensorSpec", "element_bytes"]
+__all__ = ["ANY_SIZE", "DATATYPE_SIZE", "STRING_BYTES", "IntegerRange", "Tensor", "TensorSpec", "element_bytes"]
 
 ANY_SIZE = 16
 """What examples have in a dimension that accepts any size, unless the model runs with larger ones only."""
@@ -28,6 +28,9 @@ DATATYPE_SIZE: dict[str, int] = {
     "FP64": 8,
 }
 """Bytes of one element, for the Open Inference Protocol datatypes that a lane accepts (little-endian, row-major)."""
+
+IntegerRange = tuple[int, int]
+"""The smallest and the largest integer that examples have in an input."""
 
 STRING_BYTES = 4096
 """What a string (BYTES) counts as where memory is planned before any has come: half a page of text is shorter."""

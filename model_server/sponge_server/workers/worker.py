@@ -23,14 +23,14 @@ from typing import Any
 import numpy as np
 import torch
 
-from sponge_server.models.loaded import TORCH_DTYPE, LoadedModel, Output, datatype_of
+from sponge_server.models.example_rows import example_inputs
+from sponge_server.models.loaded import TORCH_DTYPE, LoadedModel, Output, datatype_of, string_array
 from sponge_server.workers.allocator import give_back, held_bytes
-from sponge_server.workers.examples import any_size_of, example_tensor
 from sponge_server.workers.interface import ItemError, RefusedError
 from sponge_server.workers.ipc import SharedMemory, aligned, receive, send
-from sponge_server.workers.strings import pack_strings, unpacked
+from sponge_server.workers.strings import pack_strings
 
-__all__ = ["example_inputs", "serve"]
+__all__ = ["serve"]
 
 _MESSAGE_LIMIT = 300  # characters of an error; a message of torch can have pages
 
@@ -47,20 +47,6 @@ class _Ready:
     index: int
     rows: int
     inputs: list[Any]
-
-
-def example_inputs(model: LoadedModel, rows: int) -> list[Any]:
-    """Example inputs of the right shape."""
-    inputs = []
-    for spec in model.inputs:
-        made = example_tensor(spec, rows, any_size_of(model), model.size)
-        if spec.datatype == "BYTES":
-            whole = _string_array(made.data, made.shape)
-        else:
-            flat = torch.frombuffer(bytearray(made.data), dtype=TORCH_DTYPE[spec.datatype])
-            whole = _laid_out(flat.reshape(made.shape), model.channels_last)
-        inputs.append(list(whole) if spec.ragged else whole)
-    return inputs
 
 
 def serve(models: Sequence[LoadedModel], sock: socket.socket, inputs: SharedMemory, outputs: SharedMemory) -> None:
@@ -185,7 +171,7 @@ def _prepare(
                 continue
         else:
             tensors = [
-                _string_array(view[start : start + size], shape)
+                string_array(view[start : start + size], shape)
                 if spec.datatype == "BYTES"
                 else torch.frombuffer(view[start : start + size], dtype=TORCH_DTYPE[spec.datatype]).reshape(shape)
                 for (start, size, shape), spec in zip(item["tensors"], model.inputs, strict=True)
@@ -224,10 +210,9 @@ def _joint_shapes(model: LoadedModel, item: _Ready) -> tuple[tuple[int, ...], ..
 def _joined(group: list[_Ready], model: LoadedModel) -> list[Any]:
     """One tensor per input; of a ragged one, a list of its rows. Several items are copied together, the shorter ones
     filled up. A single item is used in place; the model may overwrite it, because nobody reads it again."""
-    channels_last = model.channels_last
     if len(group) == 1:
         return [
-            list(tensor) if spec.ragged else _laid_out(tensor, channels_last)
+            list(tensor) if spec.ragged else model.laid_out(tensor)
             for spec, tensor in zip(model.inputs, group[0].inputs, strict=True)
         ]
     pad = 0.0 if model.size is None or model.size.pad is None else model.size.pad
@@ -240,7 +225,7 @@ def _joined(group: list[_Ready], model: LoadedModel) -> list[Any]:
         if isinstance(first, np.ndarray):
             joined.append(np.concatenate([item.inputs[position] for item in group]))
             continue
-        layout = torch.channels_last if channels_last and first.ndim == 4 else torch.contiguous_format
+        layout = torch.channels_last if model.channels_last and first.ndim == 4 else torch.contiguous_format
         longest = [max(sizes) for sizes in zip(*(item.inputs[position].shape[1:] for item in group), strict=True)]
         whole = torch.empty((rows, *longest), dtype=first.dtype, memory_format=layout)
         start = 0
@@ -253,20 +238,6 @@ def _joined(group: list[_Ready], model: LoadedModel) -> list[Any]:
             start += item.rows
         joined.append(whole)
     return joined
-
-
-def _string_array(data: bytes | bytearray | memoryview, shape: Sequence[int]) -> Any:
-    """Strings as a model takes them."""
-    array = np.empty(math.prod(shape), dtype=object)
-    array[:] = unpacked(data)
-    return array.reshape(shape)
-
-
-def _laid_out(tensor: torch.Tensor, channels_last: bool) -> torch.Tensor:
-    if isinstance(tensor, np.ndarray):
-        return tensor
-    layout = torch.channels_last if channels_last and tensor.ndim == 4 else torch.contiguous_format
-    return tensor.contiguous(memory_format=layout)
 
 
 def _write(named: list[tuple[str, Output]], outputs: SharedMemory, end: int) -> tuple[list[dict[str, Any]], int]:
