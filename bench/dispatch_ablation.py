@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from rich.console import Console
 
 from bench.results import INK, draw_lines, new_table, save
-from bench.simulations import arguments, run_all
+from bench.simulations import arguments, parsed, run_all
 from sponge_core.cpu_sharing import CpuLoad
 from sponge_core.dispatch.batch_sizing import cheapest_batch
 from sponge_core.dispatch.registry import DEFAULT, POLICIES
@@ -148,10 +148,9 @@ def main() -> None:
     """Runs every policy at every load and size; prints a table, writes JSON and a plot."""
     parser = arguments(__doc__, duration_s=20.0, processes=0)
     parser.add_argument("--profile", default="resnet18", help="a shipped profile or a file (default resnet18)")
-    options = parser.parse_args()
+    options = parsed(parser, 8.0)
     sizes = CORES[:2] if options.short else CORES
-    seeds = 1 if options.short else options.seeds
-    duration_s = 8.0 if options.short else options.duration_s
+    seeds, duration_s = options.seeds, options.duration_s
     cases = [
         Case(policy, options.profile, cores, load, seed, duration_s)
         for cores in reversed(sizes)

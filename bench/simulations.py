@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from typing import Any, TypeVar
 
@@ -12,7 +12,7 @@ from rich.progress import track
 
 from bench import results
 
-__all__ = ["arguments", "run_all"]
+__all__ = ["arguments", "compared_rules", "parsed", "run_all"]
 
 C = TypeVar("C")
 R = TypeVar("R")
@@ -26,6 +26,19 @@ def arguments(text: str | None, **defaults: Any) -> argparse.ArgumentParser:
     parser.add_argument("--processes", type=int, default=1, help="0: one for each core of the machine")
     parser.set_defaults(**defaults)
     return parser
+
+
+def compared_rules(parser: argparse.ArgumentParser, rules: Collection[str]) -> None:
+    """Adds the option that chooses among the rules."""
+    parser.add_argument("--rules", nargs="+", choices=rules, default=[*rules], metavar="RULE", help=", ".join(rules))
+
+
+def parsed(parser: argparse.ArgumentParser, short_s: float) -> argparse.Namespace:
+    """The options of the command line; with --short, one seed of `short_s` seconds."""
+    options = parser.parse_args()
+    if options.short:
+        options.seeds, options.duration_s = 1, short_s
+    return options
 
 
 def run_all(run: Callable[[C], R], cases: Sequence[C], processes: int) -> list[R]:

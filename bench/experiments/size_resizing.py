@@ -20,7 +20,7 @@ from rich.console import Console
 
 from bench.experiments.sizes import BERT, MAX_BATCH, RATES, SLOS_S, schedule, true_s
 from bench.results import SOFT, SPONGE, new_table, save
-from bench.simulations import arguments
+from bench.simulations import arguments, parsed
 from sponge_core.dispatch.policies.moldable import MoldableEdf
 from sponge_simulator.fleet import ClusterModel, simulate
 from sponge_simulator.scaling.interface import ScalingPolicy, Service
@@ -123,10 +123,9 @@ def draw(figure: Figure, rows: Sequence[Row]) -> None:
 
 def main() -> None:
     """Runs every rate; prints a table, writes JSON and a plot."""
-    parser = arguments(__doc__)
-    options = parser.parse_args()
-    seeds, duration_s = (1, 10.0) if options.short else (options.seeds, options.duration_s)
-    with ProcessPoolExecutor(options.processes) as workers:
+    options = parsed(arguments(__doc__), 10.0)
+    seeds, duration_s = options.seeds, options.duration_s
+    with ProcessPoolExecutor(options.processes or None) as workers:
         rows = [
             compare(arrivals, rate, seeds, duration_s, workers) for arrivals in ("poisson", "twitter") for rate in RATES
         ]

@@ -24,7 +24,7 @@ from rich.console import Console
 from bench.bert_sizes import LONGEST, MEAN_LOG, SHORTEST, SPREAD_LOG
 from bench.experiments.size_rules import by_bucket, by_slack, one_by_one
 from bench.results import draw_lines, new_table, save
-from bench.simulations import arguments, run_all
+from bench.simulations import arguments, compared_rules, parsed, run_all
 from sponge_core.calibration import Calibration
 from sponge_core.dispatch.decision import Decision, DispatchState, Launch
 from sponge_core.dispatch.interface import Dispatcher
@@ -196,9 +196,9 @@ def draw_on(figure: Figure, rows: Sequence[Found]) -> None:
 def main() -> None:
     """Runs every rule at every rate; prints a table, writes JSON and a plot."""
     parser = arguments(__doc__)
-    parser.add_argument("--rules", nargs="+", choices=RULES, default=[*RULES], metavar="RULE", help=", ".join(RULES))
-    options = parser.parse_args()
-    seeds, duration_s = (1, 20.0) if options.short else (options.seeds, options.duration_s)
+    compared_rules(parser, RULES)
+    options = parsed(parser, 20.0)
+    seeds, duration_s = options.seeds, options.duration_s
     capacity = capacity_rps()
     rates = (*RATES, *(round(load * capacity, 1) for load in LOADS))
     cases = [

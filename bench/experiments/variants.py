@@ -25,7 +25,7 @@ from rich.table import Table
 
 from bench.experiments.variant_rules import ByLevel, by_backlog, by_head, by_rate, by_slack, cheapest
 from bench.results import draw_lines, new_table, save
-from bench.simulations import arguments, run_all
+from bench.simulations import arguments, compared_rules, parsed, run_all
 from sponge_core.dispatch.decision import Variant
 from sponge_core.dispatch.interface import Dispatcher
 from sponge_core.dispatch.policies.moldable import MoldableEdf
@@ -216,9 +216,9 @@ def draw_on(figure: Figure, rows: Sequence[Found]) -> None:
 def main() -> None:
     """Runs every rule at every load; prints tables, writes JSON and a plot."""
     parser = arguments(__doc__)
-    parser.add_argument("--rules", nargs="+", choices=RULES, default=[*RULES], metavar="RULE", help=", ".join(RULES))
-    options = parser.parse_args()
-    seeds, duration_s = (1, 20.0) if options.short else (options.seeds, options.duration_s)
+    compared_rules(parser, RULES)
+    options = parsed(parser, 20.0)
+    seeds, duration_s = options.seeds, options.duration_s
     cases = [
         Case(place, rule, load, seed, duration_s)
         for place in PLACES
