@@ -10,8 +10,9 @@ counts as the time of the best smaller number of threads: the fit then promises 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -37,6 +38,9 @@ class Point:
     batch: int
     threads: int
     latency_s: float
+
+
+T = TypeVar("T", bound=Point)
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,11 +121,20 @@ def judge(model: LatencyModel, points: Sequence[Point]) -> Fit:
     )
 
 
-def best_within_threads(points: Sequence[Point]) -> list[Point]:
-    """Replaces each time by the least time of the same batch on as many threads or fewer."""
+def best_within_threads(times: Sequence[T], alike: Callable[[T], Hashable] = lambda time: time.batch) -> list[T]:
+    """Replaces each time by the least of those alike on as many threads or fewer.
+
+    Args:
+        alike: equal for times of the same work.
+    """
     return [
-        Point(p.batch, p.threads, min(q.latency_s for q in points if q.batch == p.batch and q.threads <= p.threads))
-        for p in points
+        replace(
+            time,
+            latency_s=min(
+                other.latency_s for other in times if alike(other) == alike(time) and other.threads <= time.threads
+            ),
+        )
+        for time in times
     ]
 
 

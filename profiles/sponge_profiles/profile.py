@@ -227,9 +227,9 @@ class Profile(Part):
         Raises:
             ProfileError: the points are impossible, or of too few sizes.
         """
-        times = [SizedTime(p.batch, p.threads, p.size, p.p50_ms / 1e3) for p in points if p.p50_ms is not None]
+        times = [SizedTime(p.batch, p.threads, p.p50_ms / 1e3, p.size) for p in points if p.p50_ms is not None]
         if all(time.size != reference for time in times):
-            times += [SizedTime(p.batch, p.threads, reference, p.latency_s) for p in _points(self.points, 50)]
+            times += [SizedTime(p.batch, p.threads, p.latency_s, reference) for p in _points(self.points, 50)]
         found = fit_sizes(times, reference, join)
         model, unseen = found.model, found.unseen
         curve = model.sizes or SizeCurve((1.0, 0.0, 0.0), (1.0, 0.0, 0.0), join)

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from sponge_core.errors import ProfileError
 from sponge_core.latency import LatencyModel, SizeCurve
-from sponge_profiles.fitting import DEFAULT_PARALLEL_SHARE, coefficients
+from sponge_profiles.fitting import DEFAULT_PARALLEL_SHARE, Point, best_within_threads, coefficients
 
 __all__ = ["Join", "SizeFit", "SizedTime", "fit_sizes"]
 
@@ -28,13 +28,10 @@ LEAST_SIZES = 3
 
 
 @dataclass(frozen=True, slots=True)
-class SizedTime:
+class SizedTime(Point):
     """A measured time of a batch whose rows all have one size, in seconds."""
 
-    batch: int
-    threads: int
     size: float
-    latency_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,7 +82,7 @@ def _error(model: LatencyModel, time: SizedTime) -> float:
 
 
 def _fit(times: Sequence[SizedTime], reference: float, join: Join) -> LatencyModel:
-    times = _best_within_threads(times)
+    times = best_within_threads(times, lambda time: (time.batch, time.size))
     measured = np.array([time.latency_s for time in times])
     # Sizes as multiples of the reference, so that all columns have about the same scale.
     design = _columns(times, reference)
@@ -125,18 +122,3 @@ def _identifiable(times: Sequence[SizedTime]) -> npt.NDArray[np.float64]:
         columns[power, power], columns[power + 3, power] = share, 1 - share
     columns[6, 3], columns[7, 3] = share, 1 - share
     return columns if several_batches else columns[:, :3]
-
-
-def _best_within_threads(times: Sequence[SizedTime]) -> list[SizedTime]:
-    """As in `fitting`: more threads never count as slower."""
-    return [
-        replace(
-            time,
-            latency_s=min(
-                other.latency_s
-                for other in times
-                if (other.batch, other.size) == (time.batch, time.size) and other.threads <= time.threads
-            ),
-        )
-        for time in times
-    ]

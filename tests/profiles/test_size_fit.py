@@ -19,7 +19,7 @@ def times(model: LatencyModel, noise: float = 0.0, threads: tuple[int, ...] = (1
     found, draw = [], random.Random(1)
     for batch, count, size in product((1, 4, 8), threads, (8.0, 21.0, 57.0, 150.0, 400.0)):
         off = 1.0 + draw.uniform(-noise, noise)
-        found.append(SizedTime(batch, count, size, model.at(size).latency(batch, count) * off))
+        found.append(SizedTime(batch, count, model.at(size).latency(batch, count) * off, size))
     return found
 
 
@@ -46,7 +46,7 @@ def test_with_one_thread_count_the_parallel_share_is_assumed() -> None:
 
 
 def test_no_coefficient_is_negative() -> None:
-    flat = [SizedTime(1, 1, size, 0.01) for size in (1.0, 10.0, 100.0)]
+    flat = [SizedTime(1, 1, 0.01, size) for size in (1.0, 10.0, 100.0)]
     found = fit_sizes(flat, 10.0, "alike").model
     assert found.sizes is not None
     assert min(*found.sizes.parallel, *found.sizes.serial, found.gamma, found.delta) >= 0
@@ -55,4 +55,4 @@ def test_no_coefficient_is_negative() -> None:
 
 def test_too_few_sizes_are_refused() -> None:
     with pytest.raises(ProfileError, match="measure at least 3"):
-        fit_sizes([SizedTime(1, 1, size, 0.01) for size in (1.0, 2.0)], 1.0, "padded")
+        fit_sizes([SizedTime(1, 1, 0.01, size) for size in (1.0, 2.0)], 1.0, "padded")
