@@ -29,7 +29,7 @@ from bench.results import BLUE, SPONGE, Percentiles, arguments, new_table, save
 from sponge_cluster import Cluster, ConsoleProgress, up
 from sponge_cluster.chart import install_operator
 from sponge_core.errors import SpongeError
-from sponge_operator.resources.model import GROUP, PLURAL, VERSION
+from sponge_core.resource_names import GROUP, PLURAL, VERSION
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

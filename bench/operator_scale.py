@@ -34,7 +34,7 @@ from bench.results import BLUE, SPONGE, Percentiles, arguments, save
 from sponge_cluster import ConsoleProgress, status, up
 from sponge_cluster.chart import CHART
 from sponge_core.errors import SpongeError
-from sponge_operator.resources.model import GROUP, KIND, PLURAL, VERSION
+from sponge_core.resource_names import GROUP, KIND, PLURAL, VERSION
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure

@@ -19,8 +19,8 @@ from sponge_cluster.chart import NAMESPACE as OPERATOR_NAMESPACE
 from sponge_cluster.containers import container_cgroup
 from sponge_core.addresses import authority
 from sponge_core.errors import SpongeError
+from sponge_core.resource_names import GROUP, KIND, VERSION
 from sponge_operator.resources.manifests import SERVICE_LABEL
-from sponge_operator.resources.model import GROUP, KIND, VERSION
 from sponge_system.cgroup import read_quota_milli
 
 __all__ = ["Kubectl", "QuotaWatch", "infer", "quota_watch", "service"]

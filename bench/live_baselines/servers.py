@@ -8,6 +8,7 @@ from typing import Any
 from bench.fidelity import VERBOSE
 from bench.live_baselines.schedules import Target
 from sponge_core.quantities import cpu_quantity
+from sponge_core.resource_names import GROUP, KIND, VERSION
 from sponge_operator.resources.manifests import (
     SERVICE_LABEL,
     build_config_map,
@@ -15,7 +16,7 @@ from sponge_operator.resources.manifests import (
     build_secret,
     build_service,
 )
-from sponge_operator.resources.model import GROUP, KIND, VERSION, SpongeService, parse_service
+from sponge_operator.resources.model import SpongeService, parse_service
 
 __all__ = ["NAME", "NAMESPACE", "plain_server", "sponge_service"]
 

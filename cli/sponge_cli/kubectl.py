@@ -16,11 +16,11 @@ from typing import Any, Concatenate, ParamSpec
 
 import click
 
+from sponge_core.resource_names import GROUP, PAUSE_ANNOTATION, PLURAL, WAKE_ANNOTATION
+
 __all__ = ["main"]
 
-ANNOTATION = "serving.sponge.dev/paused"
-WAKE = "serving.sponge.dev/wake"
-RESOURCE = "spongeservices.serving.sponge.dev"
+RESOURCE = f"{PLURAL}.{GROUP}"
 
 P = ParamSpec("P")
 
@@ -134,14 +134,16 @@ def recommend(cluster: _Cluster, name: str) -> None:
 @_command
 def pause(cluster: _Cluster, name: str, what: str | None) -> None:
     """Keep the sizes of a service as they are until `resume`."""
-    click.echo(cluster.kubectl("annotate", RESOURCE, name, f"{ANNOTATION}={what or 'true'}", "--overwrite"), nl=False)
+    click.echo(
+        cluster.kubectl("annotate", RESOURCE, name, f"{PAUSE_ANNOTATION}={what or 'true'}", "--overwrite"), nl=False
+    )
 
 
 @cli.command()
 @_command
 def resume(cluster: _Cluster, name: str) -> None:
     """Let the operator size a service again."""
-    click.echo(cluster.kubectl("annotate", RESOURCE, name, f"{ANNOTATION}-"), nl=False)
+    click.echo(cluster.kubectl("annotate", RESOURCE, name, f"{PAUSE_ANNOTATION}-"), nl=False)
 
 
 @cli.command()
@@ -149,7 +151,11 @@ def resume(cluster: _Cluster, name: str) -> None:
 def wake(cluster: _Cluster, name: str) -> None:
     """Ask for a pod of a service that has none for want of requests."""
     now = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-    click.echo(cluster.kubectl("annotate", RESOURCE, name, f"{WAKE}={now}", "--overwrite"), nl=False)
+    _annotate(cluster, name, WAKE_ANNOTATION, now)
+
+
+def _annotate(cluster: _Cluster, name: str, annotation: str, value: str) -> None:
+    click.echo(cluster.kubectl("annotate", RESOURCE, name, f"{annotation}={value}", "--overwrite"), nl=False)
 
 
 def _pods(told: Mapping[str, Any], header: Sequence[str]) -> None:

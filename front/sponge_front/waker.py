@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 
 import aiohttp
 
+from sponge_core.resource_names import GROUP, PLURAL, VERSION
 from sponge_front.endpoint_slices import ApiAccess
 from sponge_front.pods import Pod
 from sponge_system.logs import event
@@ -43,9 +44,7 @@ class Waker:
     def __init__(self, session: aiohttp.ClientSession, access: ApiAccess, namespace: str, service: str) -> None:
         self._session = session
         self._access = access
-        self._url = (
-            f"{access.url}/apis/serving.sponge.dev/v1alpha1/namespaces/{namespace}/spongeservices/{service}/status"
-        )
+        self._url = f"{access.url}/apis/{GROUP}/{VERSION}/namespaces/{namespace}/{PLURAL}/{service}/status"
         self._there = asyncio.Event()
         self._asking: asyncio.Task[None] | None = None
         self._waiting = 0

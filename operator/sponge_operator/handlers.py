@@ -14,12 +14,12 @@ from typing import Any
 import kopf
 
 from sponge_core.errors import SpongeError
+from sponge_core.resource_names import GROUP, PLURAL, VERSION
 from sponge_operator.clients.kube import Kube, collection_path, lean
 from sponge_operator.clients.pulse import STREAM_S, Pulses
 from sponge_operator.reconcile.operator import Operator
 from sponge_operator.resources.manifest_parts import MANAGED_BY, MANAGED_BY_LABEL
 from sponge_operator.resources.manifests import SERVICE_LABEL
-from sponge_operator.resources.model import GROUP, PLURAL, VERSION
 
 __all__ = ["handlers", "watch", "watched_paths"]
 

@@ -25,6 +25,7 @@ from sponge_cluster.chart import install_operator
 from sponge_core.addresses import authority
 from sponge_core.latency import LatencyModel
 from sponge_core.quantities import cpu_quantity
+from sponge_core.resource_names import GROUP, KIND, VERSION
 from sponge_demo.backend import Backend, DemoError, Endpoint, PodFacts, Say
 from sponge_demo.control import ReportedTarget, fix_size
 from sponge_demo.profiles import profile_in
@@ -39,7 +40,6 @@ from sponge_operator.resources.manifests import (
     SERVICE_LABEL,
     resize_patch,
 )
-from sponge_operator.resources.model import GROUP, KIND, VERSION
 
 __all__ = ["ClusterBackend", "manifest"]
 

@@ -9,8 +9,8 @@ import socket
 from collections.abc import Mapping
 from typing import Any
 
+from sponge_core.resource_names import GROUP, KIND, VERSION
 from sponge_operator.clients.kube import ApiError, Kube
-from sponge_operator.resources.model import GROUP, KIND, VERSION
 from sponge_system.logs import event
 
 __all__ = ["EventPoster"]

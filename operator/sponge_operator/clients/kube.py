@@ -18,8 +18,8 @@ import aiohttp
 from kubernetes.aio import client, config
 
 from sponge_core.errors import SpongeError
+from sponge_core.resource_names import GROUP, PLURAL, VERSION
 from sponge_operator.resources.manifests import resize_patch
-from sponge_operator.resources.model import GROUP, PLURAL, VERSION
 
 __all__ = ["FIELD_MANAGER", "ApiError", "Kube", "collection_path", "lean"]
 

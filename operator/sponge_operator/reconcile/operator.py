@@ -10,6 +10,7 @@ from collections.abc import Callable, Mapping
 from types import TracebackType
 from typing import Any
 
+from sponge_core.resource_names import KIND
 from sponge_operator.autoscale.decision_log import DecisionLog
 from sponge_operator.autoscale.resize_budget import ResizeBudget
 from sponge_operator.clients.event_poster import EventPoster
@@ -27,7 +28,6 @@ from sponge_operator.reconcile.runner import ServiceRunner
 from sponge_operator.reconcile.succession import has_successor
 from sponge_operator.resources.front_manifests import FRONT_LABEL
 from sponge_operator.resources.manifests import SERVICE_LABEL
-from sponge_operator.resources.model import KIND
 from sponge_operator.settings import OperatorSettings
 from sponge_system.logs import event
 

@@ -10,9 +10,9 @@ import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
+from sponge_core.resource_names import GROUP, PLURAL
 from sponge_operator.autoscale.ceiling import NO_RESIZE_API
 from sponge_operator.clients.kube import ApiError, Kube
-from sponge_operator.resources.model import GROUP, PLURAL
 from sponge_system.logs import event
 
 __all__ = ["RIGHTS", "Preflight", "Right"]

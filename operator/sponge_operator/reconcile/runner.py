@@ -12,11 +12,11 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from sponge_core.errors import SpongeError
+from sponge_core.resource_names import GROUP
 from sponge_operator.clients.kube import ApiError
 from sponge_operator.context import Context, Events, EventType
 from sponge_operator.reconcile.service import ServiceReconciler
 from sponge_operator.reconcile.status_writer import StatusWriter
-from sponge_operator.resources.model import GROUP
 from sponge_system.logs import event
 
 __all__ = ["ServiceRunner"]

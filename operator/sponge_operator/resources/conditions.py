@@ -12,9 +12,9 @@ from datetime import UTC, datetime
 from typing import Any, Literal
 
 from sponge_core.quantities import cores_text
+from sponge_core.resource_names import PAUSE_ANNOTATION, WAKE_ANNOTATION
 from sponge_operator.autoscale.pod_state import PodState
 from sponge_operator.resources.front_manifests import FRONT_LABEL, front_name
-from sponge_operator.resources.model import PAUSE_ANNOTATION, WAKE_ANNOTATION
 from sponge_operator.resources.obstacles import Obstacle, failure_of, is_rolled_out, rollout_of
 from sponge_operator.resources.status_input import StatusInput
 

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from sponge_core.resource_names import GROUP
 from sponge_operator.resources.manifest_parts import (
     TOKEN_DIR,
     TOKEN_MOUNT,
@@ -24,7 +25,7 @@ from sponge_operator.resources.manifest_parts import (
 )
 from sponge_operator.resources.manifests import GRPC_PORT, HTTP_PORT, secret_name
 from sponge_operator.resources.merge import strategic_merge
-from sponge_operator.resources.model import GROUP, SpongeService
+from sponge_operator.resources.model import SpongeService
 
 __all__ = ["FRONT_LABEL", "KINDS", "FrontSettings", "account_of", "build_front", "front_name"]
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from sponge_operator.resources.model import GROUP, KIND, VERSION, SpongeService
+from sponge_core.resource_names import GROUP, KIND, VERSION
+from sponge_operator.resources.model import SpongeService
 
 __all__ = [
     "MANAGED_BY",

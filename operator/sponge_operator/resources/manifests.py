@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from sponge_core.quantities import cores_text, cpu_quantity, parse_cpu_milli
+from sponge_core.resource_names import GROUP
 from sponge_operator.resources.containers import container_limit, container_spec
 from sponge_operator.resources.manifest_parts import (
     TOKEN_DIR,
@@ -28,7 +29,7 @@ from sponge_operator.resources.manifest_parts import (
     token_volume,
 )
 from sponge_operator.resources.merge import strategic_merge
-from sponge_operator.resources.model import GROUP, ServiceSpec, SpongeService
+from sponge_operator.resources.model import ServiceSpec, SpongeService
 from sponge_operator.resources.mounted_secrets import mounted_secrets
 from sponge_operator.resources.profile_store import STORE_DIR, STORE_VARIABLE, store_name, store_prefix
 from sponge_operator.resources.source_entries import SOURCE_VARIABLE, source_data, source_variables

@@ -15,14 +15,9 @@ from pydantic import AliasChoices, BaseModel, BeforeValidator, ConfigDict, Field
 from sponge_core.control_api import SizeRange
 from sponge_core.errors import SpongeError
 from sponge_core.quantities import parse_bytes, parse_cpu_milli, parse_time_s
+from sponge_core.resource_names import PAUSE_ANNOTATION, WAKE_ANNOTATION
 
 __all__ = [
-    "GROUP",
-    "KIND",
-    "PAUSE_ANNOTATION",
-    "PLURAL",
-    "VERSION",
-    "WAKE_ANNOTATION",
     "CpuRange",
     "Memory",
     "Mode",
@@ -33,14 +28,6 @@ __all__ = [
     "parse_service",
     "woken_at",
 ]
-
-GROUP = "serving.sponge.dev"
-VERSION = "v1alpha1"
-PLURAL = "spongeservices"
-KIND = "SpongeService"
-PAUSE_ANNOTATION = f"{GROUP}/paused"
-WAKE_ANNOTATION = f"{GROUP}/wake"
-"""Somebody waits for a pod of a service that has none; its value is the time in RFC 3339."""
 
 Mode = Literal["Auto", "Recommend", "Off"]
 T = TypeVar("T")

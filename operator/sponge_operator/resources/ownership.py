@@ -11,10 +11,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from sponge_core.resource_names import GROUP, KIND
 from sponge_operator.resources.front_manifests import FRONT_LABEL
 from sponge_operator.resources.manifest_parts import MANAGED_BY, MANAGED_BY_LABEL
 from sponge_operator.resources.manifests import SERVICE_LABEL
-from sponge_operator.resources.model import GROUP, KIND, SpongeService
+from sponge_operator.resources.model import SpongeService
 from sponge_operator.resources.obstacles import Obstacle
 
 __all__ = ["controller_of", "obstacle_to_apply"]

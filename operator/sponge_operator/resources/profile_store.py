@@ -13,8 +13,9 @@ from collections.abc import Mapping
 from pathlib import PurePosixPath
 from typing import Any
 
+from sponge_core.resource_names import GROUP
 from sponge_operator.resources.containers import container_variable
-from sponge_operator.resources.model import GROUP, SpongeService
+from sponge_operator.resources.model import SpongeService
 
 __all__ = [
     "DIGEST_ANNOTATION",
