@@ -5,11 +5,9 @@ It sends a resize and looks again at the next look of the control loop: no CPU e
 
 from __future__ import annotations
 
-import contextlib
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import replace
-from typing import Any
 
 from sponge_core.control_api import StateSnapshot
 from sponge_core.planning.decider import Recommendation
@@ -30,7 +28,7 @@ from sponge_operator.resources.manifests import CONTAINER
 from sponge_operator.resources.model import ServiceSpec
 from sponge_system.logs import event
 
-__all__ = ["MemoryKeeper", "memory_rule", "restore_memory"]
+__all__ = ["MemoryKeeper", "memory_rule"]
 
 log = logging.getLogger("sponge.operator")
 
@@ -141,11 +139,3 @@ class MemoryKeeper:
         self._pods.update(patched)
         event(log, f"memory.{action.kind}", pod=name, mib=action.limit >> 20, message=action.message)
         self._on_resize(action)
-
-
-async def restore_memory(kube: Kube, pod: Mapping[str, Any], rule: MemoryRule) -> None:
-    """Requests the limit that a pod started with, if it was changed in place; does not wait for it."""
-    limit = observe_memory(pod, CONTAINER)
-    if rule.in_place and limit is not None and limit.spec != rule.most:
-        with contextlib.suppress(ApiError):
-            await kube.resize(pod, CONTAINER, None, rule.most)

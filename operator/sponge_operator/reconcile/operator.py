@@ -22,7 +22,7 @@ from sponge_operator.clients.server import ControlClient
 from sponge_operator.context import Context
 from sponge_operator.metrics import Metrics
 from sponge_operator.node.coordinator import NodeCoordinator
-from sponge_operator.reconcile.pods import restore_startup
+from sponge_operator.reconcile.pods import leave_forgotten
 from sponge_operator.reconcile.preflight import Preflight
 from sponge_operator.reconcile.runner import ServiceRunner
 from sponge_operator.reconcile.succession import has_successor
@@ -227,5 +227,5 @@ class Operator:
         for uid in before & set(forgotten):
             metadata = forgotten[uid]["metadata"]
             if await self.kube.get(KIND, metadata["namespace"], metadata["labels"][SERVICE_LABEL]) is None:
-                await restore_startup(self._context, forgotten[uid])
+                await leave_forgotten(self._context, forgotten[uid])
         return set(forgotten)

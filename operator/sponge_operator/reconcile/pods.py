@@ -12,13 +12,13 @@ from typing import Any
 from sponge_core.control_api import StateSnapshot
 from sponge_core.quantities import cores_text
 from sponge_operator.autoscale import resize
+from sponge_operator.autoscale.leaving import leave, left_as_started, left_with_enough
 from sponge_operator.autoscale.letting_go import let_go
-from sponge_operator.autoscale.memory_keeper import memory_rule, restore_memory
+from sponge_operator.autoscale.memory_keeper import memory_rule
 from sponge_operator.autoscale.pod_controller import PodController
-from sponge_operator.autoscale.pod_state import PodState, is_in_service, node_of, starting, startup_of
+from sponge_operator.autoscale.pod_state import PodState, is_in_service, node_of, starting
 from sponge_operator.autoscale.pod_target import PodTarget
 from sponge_operator.autoscale.replica_scaler import PodView, view_of
-from sponge_operator.autoscale.resizer import restore
 from sponge_operator.clients.kube import ApiError
 from sponge_operator.clients.server import ServerError
 from sponge_operator.clients.tokens import Tokens
@@ -30,7 +30,7 @@ from sponge_operator.resources.obstacles import obstacle_of_pod
 from sponge_operator.resources.source_entries import source_key_of
 from sponge_system.logs import event
 
-__all__ = ["ServicePods", "restore_startup"]
+__all__ = ["ServicePods", "leave_forgotten"]
 
 log = logging.getLogger("sponge.operator")
 
@@ -247,26 +247,25 @@ class ServicePods:
     async def _fall_back(self, pod: Mapping[str, Any], fallback_milli: int | None) -> None:
         # The size first: letting go waits for a server, which may not answer.
         target = _target(self._context, pod, self._tokens, self._trust)
-        least, has = fallback_milli or startup_of(pod), resize.least_milli(target.observe(None))
-        if least is not None and has is not None and has < least:
-            event(log, "pod.left", pod=target.name, cores=cores_text(least))
-            await restore(target, least)
+        left = left_with_enough(pod, resize.least_milli(target.observe(None)), fallback_milli)
+        if left.milli is not None:
+            event(log, "pod.left", pod=target.name, cores=cores_text(left.milli))
+        await leave(self._context.kube, target, pod, left)
         await self._let_go(target)
 
     async def _restore(self, pod: Mapping[str, Any]) -> None:
-        await self._let_go(_target(self._context, pod, self._tokens, self._trust))
-        await restore_startup(self._context, pod)
-        await restore_memory(self._context.kube, pod, memory_rule(self._service().spec))
+        target = _target(self._context, pod, self._tokens, self._trust)
+        await self._let_go(target)
+        await leave(self._context.kube, target, pod, left_as_started(pod, memory_rule(self._service().spec)))
 
     async def _let_go(self, target: PodTarget) -> None:
         with contextlib.suppress(ServerError):  # it notices by itself after a while
             await let_go(target, self._context.control)
 
 
-async def restore_startup(context: Context, pod: Mapping[str, Any]) -> None:
-    """Gives a pod the size that it was started with, because nothing resizes it from now on."""
-    if (startup := startup_of(pod)) is not None:
-        await restore(_target(context, pod, Tokens(), Trust()), startup)
+async def leave_forgotten(context: Context, pod: Mapping[str, Any]) -> None:
+    """Leaves a pod whose service has gone as it was started; the limits of its memory are not known any more."""
+    await leave(context.kube, _target(context, pod, Tokens(), Trust()), pod, left_as_started(pod, None))
 
 
 def _target(context: Context, pod: Mapping[str, Any], tokens: Tokens, trust: Trust) -> PodTarget:
