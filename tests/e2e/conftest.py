@@ -12,7 +12,7 @@ from collections.abc import Generator, Iterator
 from typing import Any
 
 import pytest
-from operator_kit import Kubectl, Service, shown
+from operator_kit import Kubectl, Service, fresh_namespace, shown
 
 import sponge_cluster
 from sponge_cluster import DEFAULT_NAME, Cluster, ConsoleProgress
@@ -71,10 +71,8 @@ def kubectl(cluster: Cluster) -> Kubectl:
 def namespace(kubectl: Kubectl, request: pytest.FixtureRequest) -> Iterator[str]:
     """A namespace of the test's own, ready for pods; at the end its pods are gone, because others need their cores."""
     name = "e2e-" + "".join(c if c.isalnum() else "-" for c in request.node.name.lower())[:50].strip("-")
-    kubectl("create", "namespace", name)
-    kubectl("wait", "--for=create", "serviceaccount/default", "-n", name, "--timeout=30s")
-    yield name
-    kubectl("delete", "namespace", name, "--wait=false")
+    with fresh_namespace(kubectl, name):
+        yield name
     kubectl("delete", "pods", "--all", "-n", name, "--grace-period=1", "--ignore-not-found", "--timeout=60s")
 
 
@@ -86,13 +84,9 @@ def operator_running(cluster: Cluster) -> None:
 
 @pytest.fixture(scope="session")
 def shared_namespace(kubectl: Kubectl) -> Iterator[str]:
-    """A namespace for the services that several tests share; not one of an earlier session."""
-    name = "e2e-shared"
-    kubectl("delete", "namespace", name, "--ignore-not-found", "--timeout=90s")
-    kubectl("create", "namespace", name)
-    kubectl("wait", "--for=create", "serviceaccount/default", "-n", name, "--timeout=30s")
-    yield name
-    kubectl("delete", "namespace", name, "--wait=false")
+    """A namespace for the services that several tests share."""
+    with fresh_namespace(kubectl, "e2e-shared") as name:
+        yield name
 
 
 @pytest.fixture(scope="session")

@@ -40,6 +40,7 @@ __all__ = [
     "block_node",
     "by_hand",
     "eventually",
+    "fresh_namespace",
     "identity",
     "kill_container",
     "memory_limit_mib",
@@ -351,6 +352,16 @@ def _noise() -> bytes:
     buffer = io.BytesIO()
     Image.fromarray(noise).save(buffer, "JPEG")
     return buffer.getvalue()
+
+
+@contextmanager
+def fresh_namespace(kubectl: Kubectl, name: str) -> Iterator[str]:
+    """A namespace that is ready for pods, and not one of an earlier session."""
+    kubectl("delete", "namespace", name, "--ignore-not-found", "--timeout=90s")
+    kubectl("create", "namespace", name)
+    kubectl("wait", "--for=create", "serviceaccount/default", "-n", name, "--timeout=30s")
+    yield name
+    kubectl("delete", "namespace", name, "--wait=false")
 
 
 @contextmanager

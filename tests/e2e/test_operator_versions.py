@@ -15,7 +15,7 @@ from typing import Any
 
 import aiohttp
 import pytest
-from operator_kit import Kubectl, Service, eventually, identity, memory_limit_mib, operator_pods
+from operator_kit import Kubectl, Service, eventually, fresh_namespace, identity, memory_limit_mib, operator_pods
 
 pytestmark = [pytest.mark.e2e, pytest.mark.torch]
 
@@ -65,19 +65,15 @@ class Requests:
 @pytest.fixture(scope="module")
 def service(operator_running: None, kubectl: Kubectl) -> Iterator[Service]:
     """A service that answers 1 at first; each test leaves one pod that is ready."""
-    namespace = "e2e-versions"
-    kubectl("delete", "namespace", namespace, "--ignore-not-found", "--timeout=90s")
-    kubectl("create", "namespace", namespace)
-    kubectl("wait", "--for=create", "serviceaccount/default", "-n", namespace, "--timeout=30s")
-    service = Service(kubectl, namespace, "versioned")
-    service.apply(
-        model={"name": "m", "source": SMALL.format(1)},
-        slo={"latency": "20s"},
-        cpu={"min": "250m", "max": "1500m", "step": "125m"},
-    )
-    service.wait_ready()
-    yield service
-    kubectl("delete", "namespace", namespace, "--wait=false")
+    with fresh_namespace(kubectl, "e2e-versions") as namespace:
+        service = Service(kubectl, namespace, "versioned")
+        service.apply(
+            model={"name": "m", "source": SMALL.format(1)},
+            slo={"latency": "20s"},
+            cpu={"min": "250m", "max": "1500m", "step": "125m"},
+        )
+        service.wait_ready()
+        yield service
 
 
 @contextmanager
