@@ -16,21 +16,15 @@ from functools import reduce
 from typing import Any
 
 from sponge_core.control_api import LoadFailure, SourceReport
-from sponge_core.deadlines import SloPolicy
 from sponge_core.errors import SpongeError
-from sponge_server.bounds import bounds_of
-from sponge_server.control.projector import Projector
-from sponge_server.control.reconfigure import Reconfigurer
 from sponge_server.engine.cpu_quota import CpuQuota
-from sponge_server.engine.engine import Engine
 from sponge_server.era import Era
-from sponge_server.inference_service import InferenceService
 from sponge_server.lifecycle import Lifecycle
-from sponge_server.memory_watch import MemoryWatch
 from sponge_server.model_handle import ModelHandle
 from sponge_server.model_state import Failure, ModelState
 from sponge_server.observability.metrics import Metrics
 from sponge_server.protocol.problems import ProblemError
+from sponge_server.serving import Serving, handle_of
 from sponge_server.settings import ModelSettings, ServerSettings
 from sponge_server.startup.beside import check_room, prepare_beside
 from sponge_server.startup.memory_plan import Fitted, MemoryLimitError
@@ -78,11 +72,7 @@ class Repository:
         another: Callable[[ModelSpec], LanePool],
         quota: CpuQuota,
         lifecycle: Lifecycle,
-        service: InferenceService,
-        engine: Engine,
-        memory: MemoryWatch,
-        projector: Projector,
-        reconfigurer: Reconfigurer,
+        serving: Serving,
         metrics: Metrics,
     ) -> None:
         """A repository of the models that the server has started with.
@@ -97,11 +87,7 @@ class Repository:
         self._another = another
         self._quota = quota
         self._lifecycle = lifecycle
-        self._service = service
-        self._engine = engine
-        self._memory = memory
-        self._projector = projector
-        self._reconfigurer = reconfigurer
+        self._serving = serving
         self._metrics = metrics
         self._models = {
             model.name: _Loaded(model, handle, found.fitted)
@@ -174,7 +160,7 @@ class Repository:
         former = self._models[name].handle
         self._show(name, state, None)
         event(log, "model.unloaded", model=name, version=former.version)
-        self._end(state, former, self._service.take_over(name, None))
+        self._end(state, former, self._serving.service.take_over(name, None))
 
     async def give_up(self) -> None:
         """Gives up a running load, because the server ends."""
@@ -218,7 +204,7 @@ class Repository:
             raise ProblemError(422, slug, f"version {version} of {name!r} was not loaded: {error}; {still}") from None
         finally:
             state.loading = state.coming = None
-            self._memory.use(self._present())
+            self._serving.memory.use(self._present())
         self._take_over(wanted, state, version, found, place, board)
         event(log, "model.live", model=name, version=version, took_s=time.monotonic() - began)
         return version
@@ -236,7 +222,7 @@ class Repository:
         present = self._present() if self._pools else None
         if present is not None:
             check_room(present, former.fitted)
-            self._memory.use(present.beside(former.fitted))
+            self._serving.memory.use(present.beside(former.fitted))
         pool = self._another(spec)
         try:
             found = await prepare_beside(settings, wanted, pool, self._quota, len(self._pool.lanes), present, board)
@@ -251,28 +237,20 @@ class Repository:
         """Nothing is awaited here, so that no batch starts in between."""
         name, settings = wanted.name, self._settings
         former = self._models[name].handle
-        body_bytes = min(settings.max_body_bytes, self._service.account.most_arriving)
-        handle = ModelHandle(
-            former.index,
-            found.info,
-            SloPolicy(wanted.slo_s, settings.slo_classes, settings.claims, settings.accuracy_floor),
-            bounds_of(found.info, body_bytes, settings.max_json_bytes),
-            version,
-            place,
-        )
+        service = self._serving.service
+        handle = handle_of(settings, wanted, found, service.account, former.index, version, place)
         was_serving = state.serving is not None
         self._models[name] = _Loaded(wanted, handle, found.fitted)
         self._pools.append(found.fitted)
         self._show(name, state, version)
-        before = self._service.take_over(name, handle)
-        self._engine.take_over(handle, found.profile)
+        before = self._serving.take_over(handle, found.profile)
         self._boards[handle.index].take_over(board)
         self._follow()
         state.failed = None
         self._metrics.loads.labels(name, "live").inc()
-        if handle.bounds.message_bytes > self._service.message_bytes:
+        if handle.bounds.message_bytes > service.message_bytes:
             text = "gRPC refuses larger messages until the server starts again"
-            event(log, "model.warning", logging.WARNING, model=name, most_bytes=self._service.message_bytes, text=text)
+            event(log, "model.warning", logging.WARNING, model=name, most_bytes=service.message_bytes, text=text)
         if was_serving:
             self._end(state, former, before)
 
@@ -292,9 +270,10 @@ class Repository:
             if earlier is not None:
                 await asyncio.wait((earlier,))
             await before.over()
-            since = self._engine.now()
+            engine = self._serving.engine
+            since = engine.now()
             # The client of a request may have left while its batch still runs.
-            while any(batch.started <= since for batch in self._engine.running.values()):  # noqa: ASYNC110 - it is rare
+            while any(batch.started <= since for batch in engine.running.values()):  # noqa: ASYNC110 - it is rare
                 await asyncio.sleep(LAST_BATCH_POLL_S)
             if self._used().isdisjoint(self._pool.together(former.place)):
                 self._pools.pop(self._pool.position(former.place))
@@ -320,11 +299,8 @@ class Repository:
         """Memory, lanes and batches follow what is loaded."""
         present = self._present()
         loaded = [self._models[name] for name, state in self._lifecycle.states.items() if state.serving]
-        self._memory.use(present)
-        if loaded:
-            max_batch = max(model.handle.info.max_batch for model in loaded)
-            self._projector.set_max_batch(max_batch)
-            self._reconfigurer.set_most(max_batch, min(self._settings.max_lanes, present.most_lanes))
+        max_batch = max((model.handle.info.max_batch for model in loaded), default=None)
+        self._serving.follow(present, max_batch, self._settings.max_lanes)
 
 
 async def _cancelled(task: asyncio.Task[Any] | None) -> None:

@@ -6,10 +6,8 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from sponge_core.deadlines import SloPolicy
 from sponge_core.dispatch.registry import POLICIES
 from sponge_core.queue_room import QueueRoom
-from sponge_server.bounds import bounds_of
 from sponge_server.clients import Clients
 from sponge_server.control.control_app import Control
 from sponge_server.control.control_loop import ControlLoop
@@ -28,7 +26,6 @@ from sponge_server.lane_watch import LaneWatch
 from sponge_server.lifecycle import Lifecycle
 from sponge_server.memory_account import Account
 from sponge_server.memory_watch import MemoryWatch
-from sponge_server.model_handle import ModelHandle
 from sponge_server.model_state import FIRST_VERSION
 from sponge_server.observability.gauges import Gauges
 from sponge_server.observability.metrics import Metrics
@@ -37,6 +34,7 @@ from sponge_server.observability.observers import RequestObserver
 from sponge_server.observability.request_stats import RequestStats
 from sponge_server.repository import Repository
 from sponge_server.security.api_keys import ApiKeys
+from sponge_server.serving import Serving, handle_of
 from sponge_server.settings import ServerSettings
 from sponge_server.startup.memory_plan import account_limit
 from sponge_server.startup.profile_board import ProfileBoard
@@ -89,20 +87,10 @@ def build(
     """
     max_batch = max(model.info.max_batch for model in prepared)
     account = Account(account_limit(settings.max_queue_bytes))
-    body_bytes = min(settings.max_body_bytes, account.most_arriving)
     count = len(settings.models)
     variants = useful(prepared[0].profile, settings.variants, [found.profile for found in prepared[count:]], count)
     models = [
-        ModelHandle(
-            index,
-            found.info,
-            SloPolicy(given.slo_s, settings.slo_classes, settings.claims, settings.accuracy_floor),
-            bounds_of(found.info, body_bytes, settings.max_json_bytes),
-            FIRST_VERSION,
-            index,
-            variants,
-            settings.accuracy.get(given.name),
-        )
+        handle_of(settings, given, found, account, index, FIRST_VERSION, index, variants)
         for index, (given, found) in enumerate(zip(settings.models, prepared[:count], strict=True))
     ]
     uploads, news, operator = Uploads(), News(), OperatorWatch(clock)
@@ -203,11 +191,7 @@ def build(
         another=another,
         quota=quota,
         lifecycle=lifecycle,
-        service=service,
-        engine=engine,
-        memory=memory,
-        projector=projector,
-        reconfigurer=reconfigurer,
+        serving=Serving(service, engine, memory, projector, reconfigurer),
         metrics=metrics,
     )
     return Parts(engine, service, control, control_loop, news, uploads, repository, load)
