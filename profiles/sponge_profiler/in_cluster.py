@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from sponge_core.errors import SpongeError
 from sponge_core.quantities import cpu_quantity
-from sponge_operator.autoscale import resize
+from sponge_operator.autoscale import quota_state, resize
 from sponge_operator.autoscale.ceiling import from_api, may_have
 from sponge_operator.autoscale.look import ResizeOutcome
 from sponge_operator.autoscale.resizer import act
@@ -216,7 +216,7 @@ class ProfilePod:
         """Resizes the pod in place; returns once the quota is in force in the container. Raises PodError."""
         milli, clock = round(cores * 1000), time.monotonic
         history, end, observed = resize.History(), clock() + RESIZE_S, await self._observe()
-        while observed != resize.Idle(milli):
+        while observed != quota_state.Idle(milli):
             if clock() > end:
                 raise PodError(f"pod {self.name} has not got {cores:g} cores after {RESIZE_S:g} s; check its kubelet")
             action = resize.step(observed, milli, history, clock())
@@ -226,36 +226,36 @@ class ProfilePod:
             self._refuse(outcome, cores)
             history, observed = outcome.history, await self._observe()
 
-    def observe(self, quota_milli: int | None) -> resize.Observed:
+    def observe(self, quota_milli: int | None) -> quota_state.Observed:
         """The state of the pod's resize when it was last read."""
-        return resize.observe(self._pod, CONTAINER, quota_milli)
+        return quota_state.observe(self._pod, CONTAINER, quota_milli)
 
     async def set_quota(self, milli: int) -> None:
         """Patches the pod. Raises QuotaRefusedError."""
         try:
             self._pod = await self._kube.resize(self._pod, CONTAINER, milli)
         except ApiError as error:
-            has_milli = resize.actual_milli(self.observe(None)) or milli
+            has_milli = quota_state.actual_milli(self.observe(None)) or milli
             refusal = from_api(
                 error.status, error.body, milli, has_milli, retry_after_s=error.retry_after_s, node=self.node
             )
             raise QuotaRefusedError(may_have(refusal)) from None
 
-    async def settled(self, milli: int, deadline: float) -> resize.Observed:
+    async def settled(self, milli: int, deadline: float) -> quota_state.Observed:
         """Waits until the worker reads the quota `milli`, the resize is refused, or the deadline."""
         while True:
             observed = await self._observe()
-            waits = isinstance(observed, resize.Idle | resize.InFlight) and observed != resize.Idle(milli)
-            if not waits or time.monotonic() > deadline:
+            under_way = isinstance(observed, quota_state.Idle | quota_state.InFlight)
+            if not under_way or observed == quota_state.Idle(milli) or time.monotonic() > deadline:
                 return observed
             await asyncio.sleep(POLL_S)
 
-    async def _observe(self) -> resize.Observed:
+    async def _observe(self) -> quota_state.Observed:
         quota = (await self._ask({"quota": True}, BATCH_S))["quota_milli"]
         self._pod = await self._get()
         observed = self.observe(quota)
-        if isinstance(observed, resize.Idle) and quota is not None and observed.milli != quota:
-            return resize.InFlight(observed.milli, quota)  # the status is ahead of the container's own quota
+        if isinstance(observed, quota_state.Idle) and quota is not None and observed.milli != quota:
+            return quota_state.InFlight(observed.milli, quota)  # the status is ahead of the container's own quota
         return observed
 
     def _refuse(self, outcome: ResizeOutcome, cores: float) -> None:
@@ -270,7 +270,7 @@ class ProfilePod:
                 raise PodError(f"{where}: its kubelet reports {message}")
             case "rejected":
                 raise PodError(f"pod {self.name} was refused {cores:g} cores: {message}; name others with --cores")
-        if isinstance(outcome.quota, resize.NotResizable):
+        if isinstance(outcome.quota, quota_state.NotResizable):
             raise PodError(f"pod {self.name} cannot be resized: {outcome.quota.message}{self._last_words()}")
 
     async def _create(self, manifest: Mapping[str, Any]) -> None:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from sponge_core.control_api import SizeRange
 from sponge_core.planning.decider import Recommendation
 from sponge_core.quantities import cpu_quantity
-from sponge_operator.autoscale import resize
+from sponge_operator.autoscale import quota_state, resize
 from sponge_operator.autoscale.ceiling import Bound, Refusal, Wait, from_api, may_have
 from sponge_operator.autoscale.pace import possible
 from sponge_operator.autoscale.recommender import sizes_within
@@ -227,7 +227,7 @@ def test_the_search_never_repeats_a_refused_size_and_ends_at_the_best_allowed_on
     history, refused, start = resize.History(), set[int](), cluster.has
     for _ in range(40):
         size = next_size(wanted, cluster.has, history, 0.5)
-        action = resize.step(resize.Idle(cluster.has), size, history, 0.5)
+        action = resize.step(quota_state.Idle(cluster.has), size, history, 0.5)
         if not isinstance(action, resize.Patch):
             break
         assert size not in refused

@@ -11,15 +11,15 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sponge_operator.autoscale import resize
+from sponge_operator.autoscale import quota_state, resize
 from sponge_operator.autoscale.ceiling import BUSY, POLICY, Bound, Wait
 
 CASES = sorted((Path(__file__).parent / "data" / "resize").glob("*.yaml"))
 STATES = st.one_of(
-    st.builds(resize.Idle, st.integers(10, 16000)),
-    st.builds(resize.InFlight, st.integers(10, 16000), st.integers(10, 16000)),
+    st.builds(quota_state.Idle, st.integers(10, 16000)),
+    st.builds(quota_state.InFlight, st.integers(10, 16000), st.integers(10, 16000)),
     st.builds(
-        resize.Deferred,
+        quota_state.Deferred,
         st.integers(10, 16000),
         st.integers(10, 16000),
         st.one_of(
@@ -27,16 +27,16 @@ STATES = st.one_of(
             st.integers(0, 16000).map(lambda room: f"cpu, requested: 16000, used: {16000 - room}, capacity: 16000"),
         ),
     ),
-    st.builds(resize.Infeasible, st.integers(10, 16000), st.integers(10, 16000), st.just("never")),
-    st.builds(resize.Failed, st.integers(10, 16000), st.integers(10, 16000), st.just("error")),
-    st.just(resize.NotResizable("NotRunning", "not yet")),
+    st.builds(quota_state.Infeasible, st.integers(10, 16000), st.integers(10, 16000), st.just("never")),
+    st.builds(quota_state.Failed, st.integers(10, 16000), st.integers(10, 16000), st.just("error")),
+    st.just(quota_state.NotResizable("NotRunning", "not yet")),
 )
 TARGETS = st.integers(10, 16000)
 
 
-def moves(state: resize.Observed) -> bool:
+def moves(state: quota_state.Observed) -> bool:
     """A refused size differs from the one in force."""
-    refused = isinstance(state, resize.Deferred | resize.Infeasible | resize.Failed)
+    refused = isinstance(state, quota_state.Deferred | quota_state.Infeasible | quota_state.Failed)
     return not refused or getattr(state, "spec_milli", 0) != getattr(state, "actual_milli", 0)
 
 
@@ -47,7 +47,7 @@ def named(value: Any) -> dict[str, Any]:
 @pytest.mark.parametrize("path", CASES, ids=lambda path: path.stem)
 def test_case(path: Path) -> None:
     case = yaml.safe_load(path.read_text())
-    observed = resize.observe(case["pod"], "server", case["quota_milli"])
+    observed = quota_state.observe(case["pod"], "server", case["quota_milli"])
     assert named(observed) == case["observed"], case["why"]
     action = resize.step(observed, case["target_milli"], resize.History(**case["history"]), case["now"])
     assert named(action) == case["action"], case["why"]
@@ -58,13 +58,13 @@ def test_nothing_is_sent_while_a_resize_is_in_progress(
     spec: int, actual: int, target: int, age: float, resends: int
 ) -> None:
     history = resize.History(patched_at=100.0 - age, resends=resends)
-    assert resize.step(resize.InFlight(spec, actual), target, history, 100.0) == resize.Nothing("InFlight")
+    assert resize.step(quota_state.InFlight(spec, actual), target, history, 100.0) == resize.Nothing("InFlight")
 
 
 @given(spec=TARGETS, actual=TARGETS, target=TARGETS, resends=st.integers(0, 40))
 def test_a_stuck_resize_is_sent_again_with_another_size(spec: int, actual: int, target: int, resends: int) -> None:
     history = resize.History(patched_at=0.0, resends=resends)
-    action = resize.step(resize.InFlight(spec, actual), target, history, resize.MAX_STUCK_S)
+    action = resize.step(quota_state.InFlight(spec, actual), target, history, resize.MAX_STUCK_S)
     assert isinstance(action, resize.Patch)
     assert action.resends == resends + 1
     assert action.milli != spec
@@ -72,7 +72,7 @@ def test_a_stuck_resize_is_sent_again_with_another_size(spec: int, actual: int, 
 
 def test_a_kubelet_that_comes_back_is_asked_at_once_and_then_less_and_less_often() -> None:
     history, now, sent = resize.History(), 0.0, []
-    away, back = resize.InFlight(1000, 500), resize.InFlight(1000, 500, overlooked=True)
+    away, back = quota_state.InFlight(1000, 500), quota_state.InFlight(1000, 500, overlooked=True)
     for observed, until in ((away, 20.0), (back, 60.0)):
         while now < until:
             action = resize.step(observed, 1000, history, now)
@@ -84,9 +84,9 @@ def test_a_kubelet_that_comes_back_is_asked_at_once_and_then_less_and_less_often
 
 
 @given(state=STATES.filter(moves), target=TARGETS, now=st.floats(0, 1000))
-def test_a_refused_resize_is_always_taken_back(state: resize.Observed, target: int, now: float) -> None:
+def test_a_refused_resize_is_always_taken_back(state: quota_state.Observed, target: int, now: float) -> None:
     action = resize.step(state, target, resize.History(), now)
-    if isinstance(state, resize.Deferred | resize.Infeasible | resize.Failed):
+    if isinstance(state, quota_state.Deferred | quota_state.Infeasible | quota_state.Failed):
         assert isinstance(action, resize.Revert)
         assert action.milli == state.actual_milli
         history = resize.record(resize.History(), action, now)
@@ -102,12 +102,12 @@ def test_a_refused_resize_is_always_taken_back(state: resize.Observed, target: i
 
 @given(target=TARGETS, milli=TARGETS)
 def test_a_settled_size_causes_no_patch(target: int, milli: int) -> None:
-    action = resize.step(resize.Idle(milli), target, resize.History(), 0.0)
+    action = resize.step(quota_state.Idle(milli), target, resize.History(), 0.0)
     assert action == (resize.Nothing("Settled") if milli == target else resize.Patch(target))
 
 
 @given(state=STATES, target=TARGETS)
-def test_every_patch_is_recorded(state: resize.Observed, target: int) -> None:
+def test_every_patch_is_recorded(state: quota_state.Observed, target: int) -> None:
     action = resize.step(state, target, resize.History(), 50.0)
     history = resize.record(resize.History(), action, 50.0)
     assert (history.patched_at == 50.0) == isinstance(action, resize.Patch | resize.Revert)
@@ -121,8 +121,8 @@ def test_a_size_that_was_refused_is_not_sent_whoever_decides_on_it() -> None:
         (625, resize.Nothing("Refused")),
         (250, resize.Nothing("Settled")),
     ):
-        assert resize.step(resize.Idle(250), target, history, 11.0) == action
-    assert resize.step(resize.Idle(250), 625, history, 12.0) == resize.Patch(625)
+        assert resize.step(quota_state.Idle(250), target, history, 11.0) == action
+    assert resize.step(quota_state.Idle(250), 625, history, 12.0) == resize.Patch(625)
 
 
 def test_the_same_refusal_holds_longer_each_time_and_is_forgotten_after_a_while() -> None:
@@ -146,7 +146,7 @@ def test_waits_grow_keep_to_retry_after_and_end_with_success() -> None:
         history = resize.refuse(history, busy, now=100.0)
         waits.append(round(history.quiet_until - 100.0, 3))
     assert waits == [0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 5.0, 5.0]
-    assert resize.step(resize.Idle(250), 500, history, 104.9) == resize.Nothing("Refused")
+    assert resize.step(quota_state.Idle(250), 500, history, 104.9) == resize.Nothing("Refused")
     assert resize.refuse(history, replace(busy, retry_after_s=30.0), 100.0, jitter=0.2).quiet_until == 136.0
     done = resize.actuated(history, 250, 500, 106.0)
     assert (done.failures, done.quiet_until, done.blocked) == (0, 0.0, None)

@@ -9,7 +9,7 @@ from collections.abc import Awaitable, Callable
 from sponge_core.control_api import ApplyRequest, SizeRange
 from sponge_demo.backend import DemoError, Endpoint
 from sponge_demo.scenario import Scenario
-from sponge_operator.autoscale import resize
+from sponge_operator.autoscale import quota_state
 from sponge_operator.autoscale.resizer import bring_to
 from sponge_operator.autoscale.target import ResizableTarget
 from sponge_operator.clients.server import ControlClient, ServerError
@@ -67,20 +67,20 @@ class ReportedTarget:
     def starting(self) -> None:
         """It is resized by somebody else when it starts again."""
 
-    def observe(self, quota_milli: int | None) -> resize.Observed:
+    def observe(self, quota_milli: int | None) -> quota_state.Observed:
         """The newest report: `quota_milli`, or the last one that was given."""
         if quota_milli is not None:
             self._milli = quota_milli
-        return resize.Idle(self._milli)
+        return quota_state.Idle(self._milli)
 
     async def set_quota(self, milli: int) -> None:
         await self._set_quota(milli)
 
-    async def settled(self, milli: int, deadline: float) -> resize.Observed:
+    async def settled(self, milli: int, deadline: float) -> quota_state.Observed:
         while asyncio.get_running_loop().time() < deadline:
             with contextlib.suppress(ServerError):
                 state = await self._client.state(self.control_url(), self.token)
                 if state.cpu_quota_milli in (None, milli):
                     return self.observe(milli)
             await asyncio.sleep(LOOK_S)
-        return resize.InFlight(milli, self._milli)
+        return quota_state.InFlight(milli, self._milli)

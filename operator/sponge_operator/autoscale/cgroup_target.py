@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-from sponge_operator.autoscale import resize
+from sponge_operator.autoscale import quota_state
 from sponge_operator.autoscale.ceiling import FULL_NODE, Bound
 from sponge_operator.autoscale.target import QuotaRefusedError
 from sponge_system.cgroup import CgroupError
@@ -44,12 +44,16 @@ class CgroupTarget:
     def starting(self) -> None:
         """Nothing starts a local server again."""
 
-    def observe(self, quota_milli: int | None) -> resize.Observed:  # noqa: ARG002
+    def observe(self, quota_milli: int | None) -> quota_state.Observed:  # noqa: ARG002
         """The quota, read from the cgroup."""
         if self._cgroup is None:
-            return resize.Idle(self._milli)
+            return quota_state.Idle(self._milli)
         milli = self._cgroup.quota_milli()
-        return resize.NotResizable("NoLimit", "the cgroup has no CPU limit") if milli is None else resize.Idle(milli)
+        return (
+            quota_state.NotResizable("NoLimit", "the cgroup has no CPU limit")
+            if milli is None
+            else quota_state.Idle(milli)
+        )
 
     async def set_quota(self, milli: int) -> None:
         """Writes the quota, which is in force at once. Raises QuotaRefusedError."""
@@ -66,5 +70,5 @@ class CgroupTarget:
                 raise QuotaRefusedError(Bound("CgroupLimit", message, milli, FULL_NODE, in_force))
         self._milli = milli
 
-    async def settled(self, milli: int, deadline: float) -> resize.Observed:  # noqa: ARG002
+    async def settled(self, milli: int, deadline: float) -> quota_state.Observed:  # noqa: ARG002
         return self.observe(None)

@@ -16,7 +16,7 @@ from typing import Protocol
 
 from sponge_core.control_api import ApplyRequest, StateSnapshot
 from sponge_core.planning.decider import Recommendation
-from sponge_operator.autoscale import resize
+from sponge_operator.autoscale import quota_state, resize
 from sponge_operator.autoscale.letting_go import release
 from sponge_operator.autoscale.look import Allocation, Look, Observation, ResizeOutcome
 from sponge_operator.autoscale.pace import HELD, paced, possible
@@ -195,7 +195,7 @@ class ControlLoop:
         allocation = self._host.allocate(observation, recommendation, spec)
         given = allocation.recommendation if self._memory is None else self._memory.bounded(allocation, snapshot)
         outcome = await self._resize(observation, given, spec)
-        if isinstance(outcome.quota, resize.Idle):
+        if isinstance(outcome.quota, quota_state.Idle):
             await self._keep_memory(snapshot, max(snapshot.batch_cap, allocation.recommendation.batch_cap))
         return replace(
             look,
@@ -227,7 +227,7 @@ class ControlLoop:
         if seen is None:
             return settings.poll_s
         now, spec, idle_for_s = self._clock(), self._host.spec(), seen.snapshot.idle_for_s
-        settled = isinstance(seen.quota, resize.Idle) and (look.outcome is None or look.outcome.kind is None)
+        settled = isinstance(seen.quota, quota_state.Idle) and (look.outcome is None or look.outcome.kind is None)
         if spec.acts and look.recommendation is not None:
             settled = settled and look.recommendation.cores_milli == seen.current_milli
         history = seen.history if look.outcome is None else look.outcome.history
@@ -274,9 +274,9 @@ class ControlLoop:
     def _observe(self, snapshot: StateSnapshot, history: resize.History, spec: SizingSpec) -> Observation:
         now = self._clock()
         quota = self._target.observe(snapshot.cpu_quota_milli)
-        if isinstance(quota, resize.NotResizable) and quota.reason in ("RestartPolicy", "NoLimit"):
+        if isinstance(quota, quota_state.NotResizable) and quota.reason in ("RestartPolicy", "NoLimit"):
             history = replace(history, blocked=resize.Blocked(quota.reason, quota.message))
-        has, step = resize.actual_milli(quota) or 0, spec.sizes.step_milli
+        has, step = quota_state.actual_milli(quota) or 0, spec.sizes.step_milli
         floor, ceiling = history.floor_milli(now, has, step), history.ceiling_milli(now, has, step)
         sizes = sizes_within(spec.sizes, floor, None if ceiling is None else max(ceiling, has))
         return Observation(now, snapshot, quota, history, sizes, ceiling, floor)

@@ -7,7 +7,8 @@ from typing import Literal
 
 from sponge_core.control_api import SizeRange, StateSnapshot
 from sponge_core.planning.decider import Recommendation
-from sponge_operator.autoscale.resize import History, Observed, actual_milli
+from sponge_operator.autoscale.quota_state import Observed, actual_milli
+from sponge_operator.autoscale.resize import History
 
 __all__ = ["Allocation", "Look", "Observation", "OutcomeKind", "ResizeOutcome"]
 

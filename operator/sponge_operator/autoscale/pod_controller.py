@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from sponge_core.planning.decider import Recommendation
 from sponge_core.quantities import cores_text
-from sponge_operator.autoscale import resize
+from sponge_operator.autoscale import quota_state, resize
 from sponge_operator.autoscale.control_loop import ControlLoop
 from sponge_operator.autoscale.decision_log import Entry
 from sponge_operator.autoscale.letting_go import let_go
@@ -101,7 +101,7 @@ class PodController:
             on_change=self._source_changed,
         )
         # What of the pod makes a look worth while: other hands' sizes, its starts, whether it is in service.
-        self._seen: tuple[resize.Observed, Starting | None, bool] = self._target.observe(None), None, False
+        self._seen: tuple[quota_state.Observed, Starting | None, bool] = self._target.observe(None), None, False
         self._memory = MemoryKeeper(
             context.kube,
             context.pods,
@@ -139,7 +139,8 @@ class PodController:
         self._nodes.pod_changed(self._uid)
         pod, size = self._context.pods.get(self._uid) or {}, self._target.observe(None)
         # A size on its way is no news: the loop that has sent it waits for it.
-        seen = self._seen[0] if isinstance(size, resize.InFlight) else size, self._target.starting(), is_in_service(pod)
+        seen_size = self._seen[0] if isinstance(size, quota_state.InFlight) else size
+        seen = seen_size, self._target.starting(), is_in_service(pod)
         if seen != self._seen:
             self._seen = seen
             self._loop.wake()
@@ -187,7 +188,7 @@ class PodController:
             self._show_allocation(look.allocation)
         elif look.recommendation is not None:
             self._shared = None
-        if look.outcome is not None and isinstance(look.outcome.quota, resize.Idle):
+        if look.outcome is not None and isinstance(look.outcome.quota, quota_state.Idle):
             self._seen = look.outcome.quota, *self._seen[1:]  # the status that will say so is no news
         self._show_quota(look)
         if look.starting_milli is not None:
@@ -303,9 +304,9 @@ class PodController:
         self._blocked = blocked
         self.state = replace(
             self.state,
-            actuated_milli=resize.actual_milli(quota),
+            actuated_milli=quota_state.actual_milli(quota),
             most_milli=_most_milli(look),
-            in_flight=isinstance(quota, resize.InFlight),
+            in_flight=isinstance(quota, quota_state.InFlight),
             in_service=is_in_service(self._context.pods.get(self._uid) or {}),
             blocked=blocked or self._shared,
         )

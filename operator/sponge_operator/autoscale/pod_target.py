@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from sponge_core.addresses import authority
-from sponge_operator.autoscale import resize
+from sponge_operator.autoscale import quota_state
 from sponge_operator.autoscale.ceiling import from_api, may_have
 from sponge_operator.autoscale.memory import memory_to_take_back
 from sponge_operator.autoscale.pod_state import starting
@@ -93,12 +93,12 @@ class PodTarget:
         """The certificates in the Secret of the service."""
         return self._trust()
 
-    def observe(self, quota_milli: int | None) -> resize.Observed:
+    def observe(self, quota_milli: int | None) -> quota_state.Observed:
         """The state of the pod's resize, from the newest version in the cache."""
         pod = self._pods.get(self._uid)
         if pod is None:
-            return resize.NotResizable("Terminating", "the pod is gone")
-        return resize.observe(pod, CONTAINER, quota_milli)
+            return quota_state.NotResizable("Terminating", "the pod is gone")
+        return quota_state.observe(pod, CONTAINER, quota_milli)
 
     async def set_quota(self, milli: int) -> None:
         """Patches the pod. Raises QuotaRefusedError or TargetGoneError."""
@@ -114,7 +114,7 @@ class PodTarget:
                 error.status,
                 error.body,
                 milli,
-                resize.actual_milli(before) or 0,
+                quota_state.actual_milli(before) or 0,
                 retry_after_s=error.retry_after_s,
                 node=pod["spec"].get("nodeName") or "",
             )
@@ -132,7 +132,7 @@ class PodTarget:
                     raise
         return await self._kube.resize(pod, CONTAINER, milli, memory)
 
-    async def settled(self, milli: int, deadline: float) -> resize.Observed:
+    async def settled(self, milli: int, deadline: float) -> quota_state.Observed:
         """Waits for the pod's status or the server's own reading of its quota, whichever is first."""
         quota = asyncio.create_task(self._quota_reaches(milli))
         try:
@@ -140,7 +140,7 @@ class PodTarget:
                 reached = quota.done() and quota.exception() is None
                 observed = self.observe(milli if reached else None)
                 left_s = deadline - self._clock()
-                if not isinstance(observed, resize.InFlight) or left_s <= 0:
+                if not isinstance(observed, quota_state.InFlight) or left_s <= 0:
                     return observed
                 self._changed.clear()
                 news = asyncio.create_task(self._changed.wait())

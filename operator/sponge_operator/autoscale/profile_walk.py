@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from sponge_operator.autoscale import resize
+from sponge_operator.autoscale import quota_state, resize
 from sponge_operator.autoscale.recommender import SizingSpec
 from sponge_operator.autoscale.resizer import act
 from sponge_operator.autoscale.target import ResizableTarget
@@ -30,7 +30,7 @@ class ProfileWalk:
         if not spec.measures:
             return
         observed = self._target.observe(None)
-        if not isinstance(observed, resize.Idle):
+        if not isinstance(observed, quota_state.Idle):
             return
         try:
             report = await self._control.profile(self._target.control_url(), self._target.token, self._target.tls)

@@ -14,7 +14,7 @@ from dataclasses import replace
 from sponge_core.control_api import ApplyRequest
 from sponge_core.planning.resize_order import Step, next_step
 from sponge_core.quantities import cores_text
-from sponge_operator.autoscale import resize
+from sponge_operator.autoscale import quota_state, resize
 from sponge_operator.autoscale.ceiling import POLICY, Bound, Wait
 from sponge_operator.autoscale.look import ResizeOutcome
 from sponge_operator.autoscale.resize import Blocked, History
@@ -57,7 +57,7 @@ class Resizer:
         self._apply_timeout_s = apply_timeout_s
         self._budget = budget
 
-    async def carry_out(self, observed: resize.Observed, history: History, goal: ApplyRequest) -> ResizeOutcome:
+    async def carry_out(self, observed: quota_state.Observed, history: History, goal: ApplyRequest) -> ResizeOutcome:
         """Does what is due now to reach the size of `goal`.
 
         Args:
@@ -66,7 +66,7 @@ class Resizer:
         """
         action = resize.step(observed, goal.cores_milli, history, self._clock())
         outcome = ResizeOutcome(None, history, observed)
-        quota = resize.actual_milli(observed) or 0
+        quota = quota_state.actual_milli(observed) or 0
         match action:
             case resize.Revert():
                 return await self._act(action, history)
@@ -94,7 +94,8 @@ class Resizer:
         """Does what is due now to give a server that is not ready the size for its start; the server is not asked."""
         now, observed = self._clock(), self._target.observe(None)
         action = resize.step(observed, milli, history, now)
-        if isinstance(observed, resize.NotResizable) and observed.reason == "NotRunning" and now >= history.quiet_until:
+        stopped = isinstance(observed, quota_state.NotResizable) and observed.reason == "NotRunning"
+        if stopped and now >= history.quiet_until:
             action = resize.Patch(milli)  # the kubelet starts a container again with what the spec says then
         match action:
             case resize.Nothing():
@@ -157,7 +158,7 @@ async def restore(quota: CpuQuota, milli: int) -> None:
     for pause_s in (0.0, *PAUSES_S):
         await asyncio.sleep(pause_s)
         observed = quota.observe(None)
-        if isinstance(observed, resize.NotResizable) or observed == resize.Idle(milli):
+        if isinstance(observed, quota_state.NotResizable) or observed == quota_state.Idle(milli):
             return
         try:
             await quota.set_quota(milli)
@@ -166,7 +167,7 @@ async def restore(quota: CpuQuota, milli: int) -> None:
         except QuotaRefusedError as refusal:
             event(log, "resize.left_refused", logging.WARNING, pod=quota.name, cores=cores_text(milli), message=refusal)
             if isinstance(refusal.why, Bound):
-                milli = refusal.why.limit(resize.actual_milli(observed) or 0, 1)
+                milli = refusal.why.limit(quota_state.actual_milli(observed) or 0, 1)
         else:
             return
 
@@ -175,7 +176,7 @@ async def _patch(
     quota: CpuQuota, action: resize.Patch, history: History, clock: Callable[[], float], timeout_s: float
 ) -> ResizeOutcome:
     began = clock()
-    before_milli = resize.actual_milli(quota.observe(None)) or 0
+    before_milli = quota_state.actual_milli(quota.observe(None)) or 0
     history = resize.record(history, action, began)
     try:
         await quota.set_quota(action.milli)
@@ -187,11 +188,11 @@ async def _patch(
     history = replace(history, failures=0)
     seen = await quota.settled(action.milli, began + timeout_s)
     took_s = clock() - began
-    if isinstance(seen, resize.Idle):
+    if isinstance(seen, quota_state.Idle):
         event(log, "resize.actuated", pod=quota.name, cores=cores_text(action.milli), took=round(took_s, 3))
         history = resize.actuated(history, before_milli, action.milli, clock())
         return ResizeOutcome("actuated", history, seen, took_s)
-    if isinstance(seen, resize.InFlight):
+    if isinstance(seen, quota_state.InFlight):
         message = f"{cores_text(action.milli)} cores are not in force after {took_s:.1f} s; the request is repeated"
         return ResizeOutcome("timeout", replace(history, blocked=Blocked("Timeout", message)), seen, took_s)
     due = resize.step(seen, action.milli, history, clock())

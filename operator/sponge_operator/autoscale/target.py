@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from sponge_operator.autoscale.ceiling import Bound, Wait
-from sponge_operator.autoscale.resize import Observed
+from sponge_operator.autoscale.quota_state import Observed
 from sponge_operator.clients.server import Token
 
 __all__ = ["CpuQuota", "QuotaRefusedError", "ResizableTarget", "Starting", "TargetGoneError"]

@@ -11,7 +11,7 @@ from typing import Any
 
 from sponge_core.control_api import StateSnapshot
 from sponge_core.quantities import cores_text
-from sponge_operator.autoscale import resize
+from sponge_operator.autoscale import quota_state
 from sponge_operator.autoscale.leaving import leave, left_as_started, left_with_enough
 from sponge_operator.autoscale.letting_go import let_go
 from sponge_operator.autoscale.memory_keeper import memory_rule
@@ -247,7 +247,7 @@ class ServicePods:
     async def _fall_back(self, pod: Mapping[str, Any], fallback_milli: int | None) -> None:
         # The size first: letting go waits for a server, which may not answer.
         target = _target(self._context, pod, self._tokens, self._trust)
-        left = left_with_enough(pod, resize.least_milli(target.observe(None)), fallback_milli)
+        left = left_with_enough(pod, quota_state.least_milli(target.observe(None)), fallback_milli)
         if left.milli is not None:
             event(log, "pod.left", pod=target.name, cores=cores_text(left.milli))
         await leave(self._context.kube, target, pod, left)
