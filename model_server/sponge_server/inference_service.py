@@ -19,7 +19,6 @@ from sponge_server.bounds import Bounds, common
 from sponge_server.call import Call, ClientLeftError
 from sponge_server.clients import Clients
 from sponge_server.engine.engine import Engine
-from sponge_server.engine.scheduler import Scheduler
 from sponge_server.era import Era
 from sponge_server.fronts import FrontNumbers
 from sponge_server.lifecycle import Lifecycle
@@ -29,21 +28,18 @@ from sponge_server.observability.metrics import Metrics
 from sponge_server.observability.model_counts import ModelCounts
 from sponge_server.protocol.answer_size import answer_bytes
 from sponge_server.protocol.long_json import LONG_TEXT_BYTES
-from sponge_server.protocol.oip import InferRequest, OipError, rows_of
+from sponge_server.protocol.oip import InferRequest, OipError
 from sponge_server.protocol.problems import ELSEWHERE, ProblemError, retry_after
+from sponge_server.refusals import problem_of, refusal, rows_in, too_large, with_parameters
 from sponge_server.results import (
-    ExpiredError,
-    FailedError,
     InferenceResult,
-    RejectedError,
     RequestError,
-    ShedError,
     Timing,
 )
 from sponge_server.uploads import TRUSTED_AFTER_S, Upload, Uploads
-from sponge_server.workers.interface import Item, ItemError, ModelInfo
+from sponge_server.workers.interface import Item, ModelInfo
 
-__all__ = ["InferenceService", "refusal"]
+__all__ = ["InferenceService"]
 
 R = TypeVar("R")
 T = TypeVar("T")
@@ -156,7 +152,7 @@ class InferenceService:
         bounds = model.bounds if named else self.widest
         total = call.body_length()
         if total is not None and total > bounds.body_bytes:
-            raise _too_large(f"{total} bytes", bounds.body_bytes)
+            raise too_large(f"{total} bytes", bounds.body_bytes)
         self._admit(model, due, arrived)
         body = await self._receive(call, model, due, Upload(self._clock(), due.deadline, total, model.index), bounds)
         text_bytes, size = call.parse(body, bounds), len(body)
@@ -169,11 +165,11 @@ class InferenceService:
                 if due.sent_at != found:  # by the model's own time limit, the clock is off
                     self._count_send_time(due)
             if size > model.bounds.message_bytes:
-                raise _too_large(f"{size} bytes", model.bounds.message_bytes)
+                raise too_large(f"{size} bytes", model.bounds.message_bytes)
         request = await self._decode(call, model, due, text_bytes)
         if request.timeout_us is not None or request.accuracy_floor is not None:
-            due = _with_parameters(due, request, model)
-        rows = _rows(request, model)
+            due = with_parameters(due, request, model)
+        rows = rows_in(request, model)
         if quota is not None:
             quota.take(len(rows) - 1)
         expected = answer_bytes(request, model.info.outputs, sum(item.rows for item in rows))
@@ -214,7 +210,7 @@ class InferenceService:
         error = refusal(self._engine.scheduler, due, arrived)
         if error is not None:
             self._engine.count_refused(model, due, "shed")
-            raise _problem(error)
+            raise problem_of(error)
 
     async def _receive(
         self, call: Call[R], model: ModelHandle, due: Due, upload: Upload, bounds: Bounds
@@ -268,7 +264,7 @@ class InferenceService:
             if piece:
                 lease.take(len(piece))
                 if len(body) + len(piece) > limit:
-                    raise _too_large("more bytes", limit)
+                    raise too_large("more bytes", limit)
                 if not body:
                     body = piece
                 else:
@@ -356,58 +352,4 @@ class InferenceService:
                 stop_watching()
         except RequestError as error:
             # Its frames hold the job, which holds it: else the whole request would wait for the garbage collector.
-            raise _problem(error.with_traceback(None)) from None
-
-
-def refusal(scheduler: Scheduler, due: Due, now: float) -> ShedError | None:
-    """Why a request would miss its deadline even if its body were here at `now`; None when it would not."""
-    left_s = due.deadline - now
-    # The body may state another time limit: then only a deadline that has passed is final.
-    least_s = scheduler.least_s() if due.settled else 0.0
-    if left_s <= least_s:
-        return ShedError.hopeless(due.limit_s, left_s, scheduler.backlog_s())
-    if not due.settled:
-        return None
-    rows, ahead_s = scheduler.ahead(due.deadline)
-    if left_s <= least_s + ahead_s:
-        return ShedError.behind(due.limit_s, left_s, least_s, rows, ahead_s)
-    return None
-
-
-def _rows(request: InferRequest, model: ModelHandle) -> list[Item]:
-    try:
-        return rows_of(request, model.info, model.bounds.rows)
-    except ItemError as error:
-        raise ProblemError(422, "does-not-fit-model", str(error)) from None
-
-
-def _too_large(given: str, most: int) -> ProblemError:
-    return ProblemError(413, "too-large", f"the body has {given}, at most {most} are accepted for this model")
-
-
-def _with_parameters(due: Due, request: InferRequest, model: ModelHandle) -> Due:
-    """What the body's parameters say about the deadline and the accuracy."""
-    try:
-        if request.timeout_us is not None:
-            due = due.with_body_timeout(request.timeout_us, model.policy.claims)
-    except BadHeaderError as error:
-        raise ProblemError(400, "invalid-timeout", str(error)) from None
-    try:
-        return due if request.accuracy_floor is None else due.with_body_floor(request.accuracy_floor, model.policy)
-    except BadHeaderError as error:
-        raise ProblemError(400, "invalid-request", str(error)) from None
-
-
-def _problem(error: RequestError) -> ProblemError:
-    match error:
-        case ShedError():
-            elsewhere = (ELSEWHERE,) if error.elsewhere else ()
-            return ProblemError(503, "shed", str(error), (*retry_after(error.retry_s), *elsewhere))
-        case ExpiredError():
-            return ProblemError(504, "expired", str(error))
-        case RejectedError():
-            return ProblemError(422, "rejected-by-model", str(error))
-        case FailedError():
-            return ProblemError(500, "failed", str(error))
-        case _:
-            return ProblemError(499, "cancelled", str(error))
+            raise problem_of(error.with_traceback(None)) from None

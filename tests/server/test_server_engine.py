@@ -13,8 +13,8 @@ from engine_world import MODEL, World, bad_item, item
 from virtual_time import VirtualLoop, run_virtual
 
 from sponge_core.deadlines import Due
-from sponge_server.inference_service import refusal
 from sponge_server.observability.access_log import AccessLog
+from sponge_server.refusals import refusal
 from sponge_server.results import (
     CancelledRequestError,
     ExpiredError,
