@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from dataclasses import dataclass
 from typing import TypeVar
 
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
@@ -49,37 +49,42 @@ class Control:
     load: LoadFeed
 
 
-def control_app(
-    control: Loaded[Control], metrics: Metrics, token: ControlToken | None, board: ProfileBoard, models: ModelControl
-) -> ASGIApp:
-    """The ASGI application of the control port.
+@dataclass(frozen=True, slots=True)
+class _Endpoints:
+    """What answers on the control port.
 
-    Args:
-        token: of state, load, apply and profile; None keeps them closed.
+    Attributes:
+        token: of state, load, apply, release and profile; None keeps them closed.
         board: the latency profile of the first model.
         models: guards the sources.
     """
-    lifecycle = control.lifecycle
 
-    async def render_metrics(_: Request) -> Response:
-        if control.part is not None:
-            control.part.gauges.refresh()
-        body, content_type = metrics.render()
+    control: Loaded[Control]
+    metrics: Metrics
+    token: ControlToken | None
+    board: ProfileBoard
+    models: ModelControl
+
+    async def render_metrics(self, _: Request) -> Response:
+        if self.control.part is not None:
+            self.control.part.gauges.refresh()
+        body, content_type = self.metrics.render()
         return Response(body, headers={"content-type": content_type})
 
-    async def healthz(_: Request) -> Response:
-        return JSONResponse({"alive": lifecycle.alive}, 200 if lifecycle.alive else 503)
+    async def healthz(self, _: Request) -> Response:
+        alive = self.control.lifecycle.alive
+        return JSONResponse({"alive": alive}, 200 if alive else 503)
 
-    async def readyz(_: Request) -> Response:
+    async def readyz(self, _: Request) -> Response:
+        control, lifecycle = self.control, self.control.lifecycle
         found: dict[str, object] = {"ready": lifecycle.ready, "phase": lifecycle.reason}
         if control.part is not None and (gone_s := control.part.operator.gone_s):
             cores = control.part.publisher.cores_milli / 1000
             found["operator"] = f"silent for {gone_s:.0f} s; the server stays at {cores:g} cores"
         return JSONResponse(found, 200 if lifecycle.ready else 503)
 
-    async def state(request: Request) -> Response:
-        _authorise(request, token)
-        publisher = control.get().publisher
+    async def state(self, request: Request) -> Response:
+        publisher = self._opened(request).publisher
         since = _query(request, "since", int, 0)
         wait_s = _query(request, "wait_s", float, 0.0)
         quota_milli = _query(request, "quota_milli", int, 1)
@@ -88,11 +93,10 @@ def control_app(
             snapshot = await publisher.read(since, wait_s)
         else:
             snapshot = await publisher.read_at_quota(quota_milli, wait_s)
-        return Response(snapshot.model_dump_json(), media_type="application/json")
+        return _told(snapshot)
 
-    async def load(request: Request) -> Response:
-        _authorise(request, token)
-        lines = control.get().load.lines()
+    async def load(self, request: Request) -> Response:
+        lines = self._opened(request).load.lines()
         first = await anext(lines)
 
         async def document() -> AsyncIterator[bytes]:
@@ -103,59 +107,71 @@ def control_app(
 
         return StreamingResponse(document(), media_type="application/x-ndjson")
 
-    async def profile(request: Request) -> Response:
-        _authorise(request, token)
-        return Response(board.read().model_dump_json(), media_type="application/json")
+    async def profile(self, request: Request) -> Response:
+        self._authorise(request)
+        return _told(self.board.read())
 
-    async def apply(request: Request) -> Response:
-        _authorise(request, token)
-        reconfigurer = control.get().reconfigurer
+    async def apply(self, request: Request) -> Response:
+        reconfigurer = self._opened(request).reconfigurer
         message = await _message(request, ApplyRequest)
-        try:
-            ack = await reconfigurer.apply(message)
-        except StaleVersionError as stale:
-            raise ProblemError(409, "stale-version", str(stale)) from None
-        return Response(ack.model_dump_json(), media_type="application/json")
+        with _stale_versions_refused():
+            return _told(await reconfigurer.apply(message))
 
-    async def release(request: Request) -> Response:
-        _authorise(request, token)
-        reconfigurer = control.get().reconfigurer
+    async def release(self, request: Request) -> Response:
+        reconfigurer = self._opened(request).reconfigurer
         message = await _message(request, ReleaseRequest)
-        try:
-            ack = reconfigurer.release(message)
-        except StaleVersionError as stale:
-            raise ProblemError(409, "stale-version", str(stale)) from None
-        return Response(ack.model_dump_json(), media_type="application/json")
+        with _stale_versions_refused():
+            return _told(reconfigurer.release(message))
 
-    async def source(request: Request) -> Response:
-        repository = models.enter(request.headers.get("authorization", ""))
+    async def source(self, request: Request) -> Response:
+        repository = self.models.enter(request.headers.get("authorization", ""))
         name = request.path_params["model"]
         if request.method == "POST":
-            report = repository.serve(name, (await _message(request, SourceRequest)).source)
-        else:
-            report = repository.report(name)
-        return Response(report.model_dump_json(), media_type="application/json")
+            return _told(repository.serve(name, (await _message(request, SourceRequest)).source))
+        return _told(repository.report(name))
 
+    def _opened(self, request: Request) -> Control:
+        """The part that serves once the models are loaded. Raises ProblemError 401, 403, 503."""
+        self._authorise(request)
+        return self.control.get()
+
+    def _authorise(self, request: Request) -> None:
+        closed = "control is off: start the server with --control-token-file"
+        authorise(self.token, request.headers.get("authorization", ""), closed)
+
+
+def control_app(
+    control: Loaded[Control], metrics: Metrics, token: ControlToken | None, board: ProfileBoard, models: ModelControl
+) -> ASGIApp:
+    """The ASGI application of the control port; the arguments are as in `_Endpoints`."""
+    endpoints = _Endpoints(control, metrics, token, board, models)
     app = Starlette(
         routes=[
-            Route("/metrics", render_metrics),
-            Route("/healthz", healthz),
-            Route("/readyz", readyz),
-            Route("/control/v1/state", state),
-            Route("/control/v1/load", load),
-            Route("/control/v1/profile", profile),
-            Route("/control/v1/apply", apply, methods=["POST"]),
-            Route("/control/v1/release", release, methods=["POST"]),
-            Route("/control/v1/models/{model}/source", source, methods=["GET", "POST"]),
+            Route("/metrics", endpoints.render_metrics),
+            Route("/healthz", endpoints.healthz),
+            Route("/readyz", endpoints.readyz),
+            Route("/control/v1/state", endpoints.state),
+            Route("/control/v1/load", endpoints.load),
+            Route("/control/v1/profile", endpoints.profile),
+            Route("/control/v1/apply", endpoints.apply, methods=["POST"]),
+            Route("/control/v1/release", endpoints.release, methods=["POST"]),
+            Route("/control/v1/models/{model}/source", endpoints.source, methods=["GET", "POST"]),
         ],
         exception_handlers=EXCEPTION_HANDLERS,
     )
     return CatchAll(app, metrics.internal_errors, "control")
 
 
-def _authorise(request: Request, token: ControlToken | None) -> None:
-    closed = "control is off: start the server with --control-token-file"
-    authorise(token, request.headers.get("authorization", ""), closed)
+@contextlib.contextmanager
+def _stale_versions_refused() -> Iterator[None]:
+    try:
+        yield
+    except StaleVersionError as stale:
+        raise ProblemError(409, "stale-version", str(stale)) from None
+
+
+def _told(message: BaseModel) -> Response:
+    return Response(message.model_dump_json(), media_type="application/json")
 
 
 async def _message(request: Request, kind: type[M]) -> M:
