@@ -48,33 +48,33 @@ class InFlight:
 
 
 @dataclass(frozen=True, slots=True)
-class Deferred:
+class _Refused:
+    """A resize that was not carried out.
+
+    Attributes:
+        message: the kubelet's.
+        node: of the pod; empty if not known.
+    """
+
+    spec_milli: int
+    actual_milli: int
+    message: str
+    node: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Deferred(_Refused):
     """The node has no room now."""
 
-    spec_milli: int
-    actual_milli: int
-    message: str
-    node: str = ""
-
 
 @dataclass(frozen=True, slots=True)
-class Infeasible:
+class Infeasible(_Refused):
     """The node can never grant the size (too small, or a static CPU manager)."""
 
-    spec_milli: int
-    actual_milli: int
-    message: str
-    node: str = ""
-
 
 @dataclass(frozen=True, slots=True)
-class Failed:
+class Failed(_Refused):
     """The kubelet reports an error."""
-
-    spec_milli: int
-    actual_milli: int
-    message: str
-    node: str = ""
 
 
 @dataclass(frozen=True, slots=True)
