@@ -67,13 +67,16 @@ async def test_what_others_change_is_undone(kind: str) -> None:
     await kept.keep(service(), 0.0)
     cluster.calls.clear()
     own = cluster.objects[kind, NAMES[kind]]
-    assert not kept.seen(kind, {**own, "metadata": dict(own["metadata"])}), "the watch reports what was applied"
-    assert kept.seen(kind, cluster.touch(kind, NAMES[kind]))
+    kept.seen("ServiceAccount", cluster.put("ServiceAccount", "somebody-else"))
+    kept.seen(kind, {**own, "metadata": dict(own["metadata"])})
+    assert kept.due_at() > 0.0, "the watch reports what was applied"
+    kept.seen(kind, cluster.touch(kind, NAMES[kind]))
+    assert kept.due_at() == float("-inf")
     await kept.keep(service(), 1.0)
     assert [one for one in cluster.calls if one[0] == "apply"] == [("apply", kind)]
     del cluster.objects[kind, NAMES[kind]]
-    assert kept.seen(kind, None)
-    assert not kept.seen("ServiceAccount", cluster.put("ServiceAccount", "somebody-else"))
+    kept.seen(kind, None)
+    assert kept.due_at() == float("-inf")
     await kept.keep(service(), 2.0)
     assert (kind, NAMES[kind]) in cluster.objects
 

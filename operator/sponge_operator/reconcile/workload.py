@@ -114,14 +114,10 @@ class Workload:
         silent = [] if self._silent_since is None else [self._silent_since + SILENT_S]
         return min(self._resync_at, self._references_at, *retries, *silent)
 
-    def seen(self, kind: str, found: Mapping[str, Any] | None) -> bool:
-        """Takes over what a watch reports of an object with the service's label, which anybody may set; None: gone.
-
-        Returns whether something is due.
-        """
-        changed = kind in self._children and self._children[kind].seen(found)
-        self._is_changed = self._is_changed or changed
-        return changed
+    def seen(self, kind: str, found: Mapping[str, Any] | None) -> None:
+        """Takes over what a watch reports of an object with the service's label, which anybody may set; None: gone."""
+        if kind in self._children:
+            self._is_changed = self._children[kind].seen(found) or self._is_changed
 
     async def keep(
         self, service: SpongeService, now: float, pods: Sequence[PodState] = (), *, held: bool = False
