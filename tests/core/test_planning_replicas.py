@@ -77,9 +77,9 @@ def test_a_pod_goes_when_the_others_have_room_for_twice_a_cold_start() -> None:
 
 def test_a_pod_is_asked_for_before_the_load_needs_it_where_the_load_rises() -> None:
     service = Service()
-    assert service.run(5, 1.0, ahead_cores=1.9) == []
+    assert service.run(2, 1.0, ahead_cores=1.9) == []
     assert service.run(1, 1.0, ahead_cores=1.0) == []
-    assert service.run(6, 1.0, ahead_cores=1.9) == ["ahead"]
+    assert service.run(3, 1.0, ahead_cores=1.9) == ["ahead"]
     assert Service(asked=2).run(60, 1.0, ahead_cores=1.6) == [], "nor is one spared that will be needed"
 
 
@@ -115,7 +115,24 @@ def test_requests_missed_at_the_largest_size_start_a_pod_which_is_not_taken_back
 
 
 def test_misses_while_a_pod_starts_ask_for_no_other() -> None:
-    assert Service(asked=2).run(600, 1.1, missed_cores=0.5, starting=1) == []
+    service = Service(asked=2)
+    assert service.run(600, 1.1, missed_cores=0.5, starting=1) == []
+    assert service.run(2, 1.1, missed_cores=0.5) == [], "nor does what the pods before it had queued"
+    assert "missed" in service.run(10, 1.1, missed_cores=0.5)
+
+
+def test_work_that_is_missed_starts_a_pod_sooner_than_work_that_waits() -> None:
+    waiting, missed = Service(), Service()
+    waiting.until_change(2.1)
+    missed.until_change(2.1, missed_cores=0.3)
+    assert missed.now <= 2.0 < waiting.now
+
+
+def test_no_pod_goes_between_two_bursts_however_short_a_cold_start_is() -> None:
+    service = Service(replace(LIMITS, cold_start_s=2.0), asked=2)
+    for _ in range(20):
+        assert service.run(10, 0.5) + service.run(1, 2.5) == []
+    assert service.run(30, 0.5) == ["spare"]
 
 
 def test_a_load_beyond_the_most_pods_is_said() -> None:

@@ -5,9 +5,9 @@ and their number follows the steady need: what a core can serve, because the pre
 serves. While the need exceeds the largest sizes, the work left undone adds up (and decreases again otherwise). A pod is
 requested once that sum equals the cost of a start, which is a cold start on the smallest size. So a short surge starts
 no pod, and a larger excess starts one sooner. This is the break-even rule of the ski rental problem, which pays at most
-twice the cost of knowing the end of the surge. A load that rises steadily is known to need the pod, so it is requested
-a cold start before the largest sizes are full. A pod is removed when the others would have room to spare for twice the
-time of a cold start.
+twice the cost of knowing the end of the surge. Work that misses its deadlines counts several times, because it costs
+more than its CPU. A load that rises steadily is known to need the pod, so it is requested a cold start before the
+largest sizes are full. A pod is removed when the others would have room to spare for twice the time of a cold start.
 
 The largest size of a pod is what its node can give: a pod on a full node counts with less, and one that is lost with
 nothing. Pods that have been requested and do not serve yet count in full, wherever they are, so that a pod which no
@@ -38,8 +38,19 @@ bursts, that load counts as full, but not less than this fraction."""
 REMEMBERED_S: Final = 1800.0
 """For so long."""
 
-RISING_S: Final = 5.0
+RISING_S: Final = 2.0
 """A load must be forecast to fill the largest sizes for so long before a pod is requested ahead."""
+
+MISSED_PRICE: Final = 10.0
+"""A core-second of work that misses its deadlines costs as much as so many of a pod. From about this price on, a surge
+beyond a pod is answered a second after it is seen; a load that comes in bursts which the queue absorbs misses nothing,
+and starts none."""
+
+SETTLING_S: Final = 3.0
+"""Misses so soon after pods have begun to serve do not count: they are of the queues of before."""
+
+SPARED_AFTER_S: Final = 20.0
+"""A pod goes no sooner than after so long with room to spare, however short a cold start is: bursts come again."""
 
 SAMPLE_S: Final = 1.0
 """Between two loads that a trend is fitted to."""
@@ -120,6 +131,7 @@ class ReplicaDecider:
         self._full_until = math.inf
         self._is_limited = False
         self._rising_since: float | None = None
+        self._settled_at = -math.inf
 
     def decide(self, now: float, elapsed_s: float, state: ReplicaState, limits: ReplicaLimits) -> ReplicaDecision:
         """The number of pods for now.
@@ -139,8 +151,10 @@ class ReplicaDecider:
         has_cores = state.asked * limits.max_cores - short
         full_cores = self._full * has_cores
         excess = state.load_cores - full_cores
-        if state.missed_cores > 0 and not state.starting:  # else it ends when the pods serve that come anyway
-            excess = max(excess, state.missed_cores)
+        if state.starting:  # the misses end when these pods serve
+            self._settled_at = now + SETTLING_S
+        elif state.missed_cores > 0 and now >= self._settled_at:
+            excess = max(excess, MISSED_PRICE * state.missed_cores)
         self._undone_core_s = max(0.0, self._undone_core_s + excess * elapsed_s)
         is_rising = self._is_rising(now, state.ahead_cores > full_cores)
         self._is_limited = self._is_limited and (excess > 0 or is_rising)
@@ -153,7 +167,7 @@ class ReplicaDecider:
             self._too_many_since = None
             return ReplicaDecision(state.asked, "hold")
         self._too_many_since = now if self._too_many_since is None else self._too_many_since
-        if now - self._too_many_since < 2 * limits.cold_start_s:
+        if now - self._too_many_since < max(SPARED_AFTER_S, 2 * limits.cold_start_s):
             return ReplicaDecision(state.asked, "hold")
         self._too_many_since = None
         return ReplicaDecision(state.asked - 1, "spare")

@@ -27,6 +27,9 @@ from sponge_simulator.scaling.interface import Observation, Service, Size
 __all__ = ["Hybrid"]
 
 HORIZON_S = 1.0
+MAY_MISS = 0.01
+"""The share of requests that a service may miss: the default of `slo.target`."""
+
 NEVER = 1e6
 """A factor on the time of a batch that rules out its number of threads."""
 
@@ -45,6 +48,7 @@ class Hybrid:
         self._decider = SizeDecider(look_back_s)
         self._replicas = ReplicaDecider()
         self._trend = Trend()
+        self._missed = 0.0  # the share of requests that the last plan expected to miss at the largest size
         self._limits = ReplicaLimits(
             1, service.max_replicas, service.min_cores, service.max_cores, service.cold_start_s
         )
@@ -64,7 +68,14 @@ class Hybrid:
         loads = (self._last_second.mean(state.now), self._forecaster.rate(state.now))
         now_cores, steady_cores = (rate * cores_per_rate for rate in loads)
         ahead_cores = self._trend.ahead(state.now, now_cores, self._limits.cold_start_s)
-        seen = ReplicaState(state.size.replicas, now_cores, steady_cores, ahead_cores)
+        seen = ReplicaState(
+            state.size.replicas,
+            now_cores,
+            steady_cores,
+            ahead_cores,
+            missed_cores=now_cores * self._missed,
+            starting=max(0, state.size.replicas - state.ready),
+        )
         return self._replicas.decide(state.now, self.interval_s, seen, self._limits).replicas
 
     def _size(self, state: Observation, arrivals: Sequence[Arrival], serving: int) -> tuple[float, int]:
@@ -85,6 +96,8 @@ class Hybrid:
         limits = Limits(service.max_batch, thread_budget(most), most)
         models = [_within(service.model, thread_budget(service.max_cores), thread_budget(most))]
         frontier = project_frontier(given, totals, models, limits)
+        misses, requests = frontier.points[-1].misses, len(state.queue) + len(arrivals)
+        self._missed = misses / requests if misses > MAY_MISS * requests else 0.0
         plan = self._decider.decide(state.now, round(1000 * serving * state.size.cores), frontier.points)
         # A recent need may have been for another number of replicas.
         enough = (cores for cores, total in zip(service.sizes, totals, strict=True) if total >= plan.cores_milli)
