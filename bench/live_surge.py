@@ -1,8 +1,9 @@
 """A surge beyond what one pod can do, on a real cluster of two nodes: Sponge and Themis' rule, one after the other.
 
-All have the same server, pods of at most half a core, and three of them at most; with `sponge-spare` at least two,
-because a pod at its smallest size is a cheap reserve. The rate rises fourfold at once and falls back. With another
-native cluster on the machine, run it by tests/shared/own_machine.sh.
+All have the same server, pods of at most half a core, and three of them at most; Sponge's start with a core where their
+node has it. With `sponge-spare` there are at least two, because a pod at its smallest size is a cheap reserve. The rate
+rises fourfold at once and falls back. With another native cluster on the machine, run it by
+tests/shared/own_machine.sh.
 
     python -m bench.live_surge
     python -m bench.live_surge --systems sponge --seconds 120 --rate 5

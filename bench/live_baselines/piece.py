@@ -97,7 +97,7 @@ def _start(place: Place, target: Target, system: System, start: Size) -> None:
         manifest = sponge_service(target)
         if system.follows_load:
             pods = system.fewest_pods, target.most_replicas
-            manifest = sponge_service(target, target.least_milli, target.replica_milli, pods)
+            manifest = sponge_service(target, target.least_milli, target.replica_milli, pods, system.startup_milli)
         kubectl("apply", "-f", "-", document=manifest)
         kubectl("wait", "--for=condition=Ready", f"sps/{NAME}", "-n", NAMESPACE, f"--timeout={READY_WITHIN_S}s")
         return

@@ -32,14 +32,20 @@ Manifest = dict[str, Any]
 
 
 def sponge_service(
-    target: Target, least_milli: int | None = None, most_milli: int | None = None, replicas: tuple[int, int] = (1, 1)
+    target: Target,
+    least_milli: int | None = None,
+    most_milli: int | None = None,
+    replicas: tuple[int, int] = (1, 1),
+    startup_milli: int | None = None,
 ) -> Manifest:
     """The SpongeService.
 
     Args:
         least_milli, most_milli: sizes of a pod; None: the target's.
         replicas: the fewest and the most pods.
+        startup_milli: of a pod until it is ready; None: the operator's default.
     """
+    startup = {} if startup_milli is None else {"startup": cpu_quantity(startup_milli)}
     return {
         "apiVersion": f"{GROUP}/{VERSION}",
         "kind": KIND,
@@ -51,6 +57,7 @@ def sponge_service(
                 "min": cpu_quantity(least_milli or target.least_milli),
                 "max": cpu_quantity(most_milli or target.most_milli),
                 "step": cpu_quantity(target.step_milli),
+                **startup,
             },
             "replicas": {"min": replicas[0], "max": replicas[1]},
             "batch": {"max": target.max_batch},

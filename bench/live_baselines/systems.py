@@ -51,6 +51,7 @@ class System:
         is_sponge: the operator runs it.
         follows_load: the operator changes the number of pods, too; each has at most the target's `replica_milli`.
         fewest_pods: of those.
+        startup_milli: of each of them until it is ready; None: the operator's default.
     """
 
     settings: str
@@ -65,6 +66,7 @@ class System:
     is_sponge: bool = False
     follows_load: bool = False
     fewest_pods: int = 1
+    startup_milli: int | None = None
 
     def service(self, service: Service) -> Service:
         """The service as its servers know it: where no pod is resized, they plan with one size."""
@@ -111,12 +113,13 @@ SYSTEMS: Mapping[str, System] = {
         vpa=VPA_TUNED,
     ),
     "sponge-hybrid": System(
-        "one to three pods of at most 500m, in place, defaults; no front",
+        "one to three pods of at most 500m that start with a core, in place; no front",
         Hybrid,
         start="own",
         resized=True,
         is_sponge=True,
         follows_load=True,
+        startup_milli=1000,
     ),
     "vpa": System(
         "1.8.1, InPlaceOrRecreate, defaults: 24 h half-life, 60 s loops",
