@@ -283,6 +283,7 @@ def _outcomes(records: Sequence[RequestRecord]) -> dict[str, Any]:
             name: round(fmean(record.outcome == "in_time" for record in records if record.slo_s == slo), 4)
             for name, slo in classes.items()
         },
+        "missed_at_s": [round(record.at_s, 1) for record in records if record.outcome != "in_time"],
         "p99_ms": round(1000 * latencies[int(0.99 * (len(latencies) - 1))], 1) if latencies else None,
         "lag_p99_ms": round(1000 * sorted(record.lag_s for record in records)[int(0.99 * (len(records) - 1))], 2),
     }

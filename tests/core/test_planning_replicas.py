@@ -77,9 +77,9 @@ def test_a_pod_goes_when_the_others_have_room_for_twice_a_cold_start() -> None:
 
 def test_a_pod_is_asked_for_before_the_load_needs_it_where_the_load_rises() -> None:
     service = Service()
-    assert service.run(2, 1.0, ahead_cores=1.9) == []
+    assert service.run(5, 1.0, ahead_cores=1.9) == []
     assert service.run(1, 1.0, ahead_cores=1.0) == []
-    assert service.run(3, 1.0, ahead_cores=1.9) == ["ahead"]
+    assert service.run(6, 1.0, ahead_cores=1.9) == ["ahead"]
     assert Service(asked=2).run(60, 1.0, ahead_cores=1.6) == [], "nor is one spared that will be needed"
 
 
@@ -202,7 +202,7 @@ def test_a_trend_is_what_is_sure_of_a_rise() -> None:
     step = Trend()
     for second in range(60):
         step.observe(float(second), 1.0 if second < 45 else 3.0)
-    assert step.rise_in(10.0) == 0.0, "it is over"
+        assert step.rise_in(10.0) == 0.0, "however long it is over"
     for second in range(40, 80):
         rising.observe(float(second), 5.0 - 0.1 * (second - 40))
     assert rising.rise_in(10.0) == 0.0

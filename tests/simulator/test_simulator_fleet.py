@@ -157,7 +157,7 @@ def test_with_exact_service_times_ours_meets_a_steady_load_at_few_cores() -> Non
     assert result.mean_cores < 1.5  # 20/s at 55 ms are 1.1 cores of work
 
 
-def test_hybrid_beats_vertical_alone_in_misses_and_horizontal_alone_in_both() -> None:
+def test_hybrid_misses_less_than_vertical_alone_and_than_horizontal_alone_on_as_many_cores() -> None:
     # 10 requests/s, from second 10 on 60: more than the 36/s or so of a pod of two cores.
     sent = requests(*(0.1 * i for i in range(100)), *(10 + i / 60 for i in range(1800)), slo_s=0.8)
 
@@ -169,8 +169,8 @@ def test_hybrid_beats_vertical_alone_in_misses_and_horizontal_alone_in_both() ->
     hybrid, vertical, horizontal = once("hybrid", 2.0), once("sponge", 2.0), once("hybrid", 1.0)
     assert hybrid.started == 1
     assert hybrid.violations < 0.5 * vertical.violations
-    assert hybrid.violations < horizontal.violations
-    assert hybrid.core_seconds < horizontal.core_seconds
+    assert hybrid.violations < 0.5 * horizontal.violations
+    assert hybrid.core_seconds < 1.05 * horizontal.core_seconds
 
 
 def test_what_is_used_beside_the_batches_comes_out_of_the_quota() -> None:

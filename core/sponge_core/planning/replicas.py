@@ -38,7 +38,7 @@ bursts, that load counts as full, but not less than this fraction."""
 REMEMBERED_S: Final = 1800.0
 """For so long."""
 
-RISING_S: Final = 2.0
+RISING_S: Final = 5.0
 """A load must be forecast to fill the largest sizes for so long before a pod is requested ahead."""
 
 MISSED_PRICE: Final = 10.0
@@ -218,7 +218,7 @@ class Trend:
     """Follows a load along a straight line through its last `window_s` seconds.
 
     Only a rise that is clearly more than chance counts, and only as much of it as is sure. It must show in the last
-    third of the window too, or a step in the load would pass for a rise long after it.
+    third of the window too, and explain the loads better than a step does; what a step leaves undone starts pods.
     """
 
     def __init__(self, window_s: float = 30.0) -> None:
@@ -243,17 +243,37 @@ class Trend:
         """By how much the load rises in `ahead_s` seconds if it goes on as it does; 0 if it does not rise for sure."""
         since = self._seen[-1][0] - self._window_s / 3 if self._seen else 0.0
         late = [(at, value) for at, value in self._seen if at >= since]
+        if _is_step(self._seen):
+            return 0.0
         return max(0.0, min(_sure_slope(self._seen), _sure_slope(late))) * ahead_s
 
 
 def _sure_slope(seen: Sequence[tuple[float, float]]) -> float:
     """The slope of the line through the values, less its error; 0 for a few."""
-    count = len(seen)
-    if count < FEWEST_SEEN:
+    if len(seen) < FEWEST_SEEN:
         return 0.0
+    slope, spread, beside = _line(seen)
+    return slope - SURE * math.sqrt(beside / (len(seen) - 2) / spread)
+
+
+def _is_step(seen: Sequence[tuple[float, float]]) -> bool:
+    """Whether two levels, one after the other, are nearer to the values than the line is."""
+    if len(seen) < FEWEST_SEEN:
+        return False
+    total, count, before, least = sum([value for _, value in seen]), len(seen), 0.0, math.inf
+    squares = sum([value * value for _, value in seen])
+    for number, (_, value) in enumerate(list(seen)[:-1], start=1):
+        before += value
+        after = total - before
+        least = min(least, squares - before * before / number - after * after / (count - number))
+    return least < _line(seen)[2]
+
+
+def _line(seen: Sequence[tuple[float, float]]) -> tuple[float, float, float]:
+    """The slope of the line through the values, the spread of their times, and the squares of what lies beside it."""
+    count = len(seen)
     mean_at = sum([at for at, _ in seen]) / count
     mean = sum([value for _, value in seen]) / count
     spread = sum([(at - mean_at) ** 2 for at, _ in seen])
     slope = sum([(at - mean_at) * (value - mean) for at, value in seen]) / spread
-    beside = sum([(value - mean - slope * (at - mean_at)) ** 2 for at, value in seen])
-    return slope - SURE * math.sqrt(beside / (count - 2) / spread)
+    return slope, spread, sum([(value - mean - slope * (at - mean_at)) ** 2 for at, value in seen])
