@@ -91,6 +91,11 @@ def test_a_pod_that_does_not_serve_is_starting_or_lost(pod: PodView, lost: int) 
     assert (looks.go(60, view(1, 2.5), pod).wanted == 3) == bool(lost)
 
 
+def test_a_new_version_that_does_not_start_asks_for_no_other_pod() -> None:
+    looks = Looks()
+    assert looks.go(60, view(1, 0.9), not_serving(2, age_s=1000), not_serving(3, age_s=1000)).reason == "hold"
+
+
 def test_what_a_node_cannot_give_counts_also_while_nobody_asks_for_it() -> None:
     looks = Looks()
     assert looks.go(60, view(1, 1.2)).reason == "hold"

@@ -80,6 +80,17 @@ def test_a_pod_too_many_goes_after_twice_a_cold_start() -> None:
     assert (change["from"], change["to"], change["reason"]) == (2, 1, "spare")
 
 
+def test_pods_that_a_quota_forbids_are_given_up_when_the_load_falls() -> None:
+    async def act(world: World) -> None:
+        world.servers.load_cores = 0.1
+        world.cluster.objects["Deployment", "digits"]["spec"]["replicas"] = 3
+        world.reconciler.child_seen("Deployment", world.cluster.touch("Deployment", "digits"))
+        world.roll_out(2, type="ReplicaFailure", status="True", reason="FailedCreate", message="exceeded quota")
+        await asyncio.sleep(50.0)
+
+    assert replicas(scenario(act, replicas=RANGE)) == 2
+
+
 def test_without_the_right_to_mark_a_pod_goes_all_the_same() -> None:
     async def act(world: World) -> None:
         world.cluster.refusals["Pod"] = ApiError(403, {"message": "pods is forbidden"})

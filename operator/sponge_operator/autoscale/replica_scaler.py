@@ -190,13 +190,15 @@ class ReplicaScaler:
     def _state(self, now: float, spec: ServiceSpec, seen: Scaling, serving: Sequence[PodView]) -> ReplicaState:
         """What the servers report, added up."""
         load = sum(_load_of(pod.state) or 0.0 for pod in serving)
+        # A rollout has further pods for a while; that those do not start says nothing of the number.
+        lost = min(seen.lost, max(0, seen.asked - seen.serving))
         return ReplicaState(
             seen.asked,
             load_cores=load,
             steady_cores=load,
             ahead_cores=self._trend.ahead(now, load, seen.cold_start_s),
             missed_cores=sum(_missed_cores(pod.state, spec) for pod in serving),
-            short_cores=[*(self.short_cores(pod, spec) for pod in serving), *[spec.cpu.max / 1000] * seen.lost],
+            short_cores=[*(self.short_cores(pod, spec) for pod in serving), *[spec.cpu.max / 1000] * lost],
             starting=seen.starting,
             idle_s=min(pod.state.snapshot.idle_for_s for pod in serving if pod.state.snapshot is not None),
         )

@@ -75,8 +75,9 @@ class ServiceScaling:
             return False
         if seen.wanted > seen.asked:
             return service.paused_direction != "grow"
-        # In the middle of a rollout, a ReplicaSet that has to go anyway would lose the pod.
-        return service.paused_direction != "shrink" and is_rolled_out(deployment, seen.asked)
+        # In the middle of a rollout, a ReplicaSet that has to go anyway would lose the pod. Pods that cannot be made,
+        # for a quota, hold nothing up.
+        return service.paused_direction != "shrink" and is_rolled_out(deployment, 0)
 
     async def carry_out(self, service: SpongeService, pods: Sequence[PodView]) -> int | None:
         """The number of pods to request; None: as it is. Before, marks the pod that goes."""
