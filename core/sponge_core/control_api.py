@@ -9,9 +9,9 @@ Times are seconds on the server's monotonic clock; CPU is integer millicores.
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, FiniteFloat
 
 from sponge_core.latency import LatencyModel
 
@@ -45,6 +45,9 @@ class _Message(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
 
+_Factor = Annotated[FiniteFloat, Field(gt=0)]
+
+
 class FrontierPoint(_Message):
     """The projection for one size: the expected misses among the requests that can still be in time."""
 
@@ -63,13 +66,13 @@ class LaneState(_Message):
 class LatencyCoefficients(_Message):
     """A latency model, as `LatencyModel` defines it, for planners outside the server; times in seconds."""
 
-    gamma_s: float
-    delta_s: float
-    epsilon_s: float
-    eta_s: float
+    gamma_s: FiniteFloat
+    delta_s: FiniteFloat
+    epsilon_s: FiniteFloat
+    eta_s: FiniteFloat
     max_batch: int = Field(ge=1)
-    by_threads: tuple[float, ...] = ()
-    by_cell: tuple[tuple[float, ...], ...] = ()
+    by_threads: tuple[_Factor, ...] = ()
+    by_cell: tuple[tuple[_Factor, ...], ...] = ()
 
     @classmethod
     def of(cls, model: LatencyModel) -> LatencyCoefficients:

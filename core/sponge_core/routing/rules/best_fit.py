@@ -21,12 +21,16 @@ __all__ = ["BestFit"]
 STALE_S: Final = 0.15
 """Reports that are so late say less about a pod than the requests that this front waits for."""
 
+MOST_REPLAYED: Final = 512
+"""With more requests at a pod a replay would take longer than the requests to come can wait for it."""
+
 ALIKE, ALIKE_S = 0.05, 0.002
 """Pods count as equal up to this part of the time, and so many seconds: fronts must not all prefer one for a trifle."""
 
 
 class BestFit:
-    """Best fit by the pods' own admission tests; by outstanding requests if the report of a pod is stale or missing.
+    """Best fit by the pods' own admission tests; by outstanding requests if the report of a pod is stale or missing,
+    or very many requests wait there.
 
     Args:
         draw: returns a random number in [0, 1); it breaks ties.
@@ -55,8 +59,10 @@ class BestFit:
 
 def _outlooks(now: float, deadline: float, pod: PodView) -> tuple[Outlook, Outlook] | None:
     """What becomes of the pod's requests without one more and with it; None if too little is known of the pod."""
-    model = pod.load.model() if pod.load is not None and pod.lag_s <= STALE_S else None
-    if pod.load is None or model is None:
+    if pod.load is None or pod.lag_s > STALE_S or pod.load.waiting + len(pod.sent) > MOST_REPLAYED:
+        return None
+    model = pod.load.model()
+    if model is None:
         return None
     replay = PodReplay(pod.load, model, pod.made_at)
     for sent in pod.sent:
