@@ -38,6 +38,13 @@ def start_envoy(directory: Path, log: IO[bytes]) -> subprocess.Popen[bytes]:
     return subprocess.Popen([envoy_program(), *arguments], stderr=log)
 
 
+def _end(process: subprocess.Popen[bytes]) -> None:
+    with contextlib.suppress(ProcessLookupError):
+        process.send_signal(signal.SIGCONT)
+    process.kill()
+    process.wait()
+
+
 class LiveFront:
     """One front from `with` to its end.
 
@@ -66,26 +73,24 @@ class LiveFront:
         self._run += [word for pod in pods for word in ("--pod", pod)]
 
     def __enter__(self) -> Self:
-        subprocess.run(self._prepare, check=True, capture_output=True)
-        self._log = (self.directory / "log").open("wb")
-        self.start_picker()
-        self.envoy = start_envoy(self.directory, self._log)
-        until = time.monotonic() + READY_WITHIN_S
-        while not self.is_ready():
-            if time.monotonic() > until:
-                self.__exit__()
-                raise TimeoutError(f"the front is not ready: {(self.directory / 'log').read_text()[-500:]}")
-            time.sleep(0.05)
+        with contextlib.ExitStack() as stack:
+            stack.callback(self._folder.cleanup)
+            subprocess.run(self._prepare, check=True, capture_output=True)
+            self._log = stack.enter_context((self.directory / "log").open("wb"))
+            self.start_picker()
+            stack.callback(lambda: _end(self.picker))  # the one of then: it may be started anew
+            self.envoy = start_envoy(self.directory, self._log)
+            stack.callback(_end, self.envoy)
+            until = time.monotonic() + READY_WITHIN_S
+            while not self.is_ready():
+                if time.monotonic() > until:
+                    raise TimeoutError(f"the front is not ready: {(self.directory / 'log').read_text()[-500:]}")
+                time.sleep(0.05)
+            self._ending = stack.pop_all()
         return self
 
     def __exit__(self, *_: object) -> None:
-        for process in (self.envoy, self.picker):
-            with contextlib.suppress(ProcessLookupError):
-                process.send_signal(signal.SIGCONT)
-            process.kill()
-            process.wait()
-        self._log.close()
-        self._folder.cleanup()
+        self._ending.close()
 
     def start_picker(self) -> None:
         """Starts the picker, at first or anew."""
