@@ -6,6 +6,8 @@ import json
 
 import click
 
+from sponge_cli.common_options import Number
+
 __all__ = ["command"]
 
 EXAMPLE = """
@@ -41,10 +43,8 @@ class _Size(click.ParamType[int]):
 @click.argument("source")
 @click.option("--max-batch", type=click.IntRange(1, 4096), default=8, show_default=True, help="Largest batch to run.")
 @click.option("--memory", type=_Size(), metavar="BYTES", help="Memory that the model may use, as 512Mi. Default: all.")
-@click.option("--load-s", type=click.FloatRange(0.1), default=600.0, show_default=True, help="Longest time to load.")
-@click.option(
-    "--example-s", type=click.FloatRange(0.1), default=120.0, show_default=True, help="Longest time for a batch."
-)
+@click.option("--load-s", type=Number(0.1), default=600.0, show_default=True, help="Longest time to load.")
+@click.option("--example-s", type=Number(0.1), default=120.0, show_default=True, help="Longest time for a batch.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as one JSON object.")
 def command(source: str, max_batch: int, memory: int | None, load_s: float, example_s: float, as_json: bool) -> None:
     """Load SOURCE as the server does, run it, and say what is missing.

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import click
 
+from sponge_cli.common_options import Number
+
 __all__ = ["command"]
 
 
@@ -26,14 +28,14 @@ __all__ = ["command"]
     "--api-key-file", type=click.Path(path_type=Path), metavar="FILE", help="File with the API key, if the server asks."
 )
 @click.option("--model", required=True, metavar="NAME", help="Name of the model on the server.")
-@click.option("--rate", type=click.FloatRange(0, min_open=True), help="Requests per second; a file is thinned to it.")
-@click.option("--duration-s", type=click.FloatRange(0, min_open=True), default=30.0, show_default=True)
+@click.option("--rate", type=Number(0, min_open=True), help="Requests per second; a file is thinned to it.")
+@click.option("--duration-s", type=Number(0, min_open=True), default=30.0, show_default=True)
 @click.option(
     "--arrivals", default="poisson", show_default=True, metavar="poisson|burst|twitter|azure-code|azure-conv|FILE"
 )
 @click.option(
     "--slo-ms",
-    type=click.FloatRange(1),
+    type=Number(1),
     default=1000.0,
     show_default=True,
     help="Deadline of each request, end to end.",
@@ -47,7 +49,7 @@ __all__ = ["command"]
 )
 @click.option(
     "--bandwidth-from-s",
-    type=click.FloatRange(0),
+    type=Number(0),
     default=0.0,
     show_default=True,
     help="Start the uplink at this second of its trace.",
@@ -56,7 +58,7 @@ __all__ = ["command"]
 @click.option("--seed", type=int, default=1, show_default=True, help="The same seed sends the same load.")
 @click.option(
     "--timeout-s",
-    type=click.FloatRange(0),
+    type=Number(0),
     default=10.0,
     show_default=True,
     help="Time to wait after the deadline for an answer.",

@@ -10,7 +10,7 @@ from typing import get_args
 
 import click
 
-from sponge_cli.common_options import LOG_LEVEL
+from sponge_cli.common_options import LOG_LEVEL, Number
 from sponge_operator.resources.front_manifests import FrontSettings
 from sponge_operator.resources.pod_security import Level as PodSecurityLevel
 from sponge_system.logs import Level, set_up
@@ -88,7 +88,7 @@ def command() -> None:
 @click.option("--health-port", default=9092, show_default=True, help="For /healthz; 0 for none.")
 @click.option(
     "--resizes-per-s",
-    type=click.FloatRange(min=0.1),
+    type=Number(min=0.1),
     default=20.0,
     show_default=True,
     help="Resizes a second over all pods; bursts are up to twice as many, and grows go before shrinks.",

@@ -7,6 +7,7 @@ from dataclasses import asdict
 
 import click
 
+from sponge_cli.common_options import Number
 from sponge_profiles.profile import load_profile
 from sponge_simulator.planning import PLANNERS, Load
 
@@ -20,11 +21,9 @@ __all__ = ["command"]
 @click.option(
     "--profile", required=True, metavar="NAME|FILE", help="A shipped profile, or a file that `sponge profile` wrote."
 )
-@click.option("--rate", type=click.FloatRange(0, min_open=True), required=True, help="Requests per second.")
-@click.option("--slo-ms", type=click.FloatRange(0, min_open=True), default=1000.0, show_default=True)
-@click.option(
-    "--network-ms", type=click.FloatRange(0), default=0.0, show_default=True, help="The network's share of the SLO."
-)
+@click.option("--rate", type=Number(0, min_open=True), required=True, help="Requests per second.")
+@click.option("--slo-ms", type=Number(0, min_open=True), default=1000.0, show_default=True)
+@click.option("--network-ms", type=Number(0), default=0.0, show_default=True, help="The network's share of the SLO.")
 @click.option("--max-cores", type=click.IntRange(1, 256), default=16, show_default=True)
 @click.option("--max-batch", type=click.IntRange(1, 1024), default=8, show_default=True)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import click
 
+from sponge_cli.common_options import Number
+
 __all__ = ["command"]
 
 EPILOG = """
@@ -40,8 +42,8 @@ the others.
     help="Replaces the scenario's own.",
 )
 @click.option("--bandwidth", metavar="none|4g|synthetic|FILE", help="Replaces the scenario's own.")
-@click.option("--rate", type=click.FloatRange(0, min_open=True), help="Requests per second; replaces the scenario's.")
-@click.option("--duration-s", type=click.FloatRange(0, min_open=True), help="Replaces the scenario's.")
+@click.option("--rate", type=Number(0, min_open=True), help="Requests per second; replaces the scenario's.")
+@click.option("--duration-s", type=Number(0, min_open=True), help="Replaces the scenario's.")
 @click.option("--seed", type=click.IntRange(0), default=1, show_default=True, help="The first seed.")
 @click.option("--seeds", type=click.IntRange(1, 1000), default=1, show_default=True, help="Number of seeds to combine.")
 @click.option(

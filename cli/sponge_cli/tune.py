@@ -7,6 +7,7 @@ from dataclasses import asdict
 
 import click
 
+from sponge_cli.common_options import Number
 from sponge_profiles.profile import load_profile
 from sponge_simulator.tuning import Goal, Tuned, tune
 
@@ -23,13 +24,11 @@ Example: profile each runtime, then choose.
 
 @click.command(epilog=EPILOG)
 @click.argument("profiles", nargs=-1, required=True, metavar="PROFILE...")
-@click.option("--rate", type=click.FloatRange(0, min_open=True), required=True, help="Requests per second, Poisson.")
-@click.option("--slo-ms", type=click.FloatRange(0, min_open=True), required=True, help="The SLO, without the network.")
-@click.option(
-    "--target", type=click.FloatRange(0, 100), default=99.0, show_default=True, help="Percent of requests in time."
-)
+@click.option("--rate", type=Number(0, min_open=True), required=True, help="Requests per second, Poisson.")
+@click.option("--slo-ms", type=Number(0, min_open=True), required=True, help="The SLO, without the network.")
+@click.option("--target", type=Number(0, 100), default=99.0, show_default=True, help="Percent of requests in time.")
 @click.option("--max-cores", type=click.IntRange(1, 256), default=8, show_default=True)
-@click.option("--duration-s", type=click.FloatRange(1), default=120.0, show_default=True, help="Of each schedule.")
+@click.option("--duration-s", type=Number(1), default=120.0, show_default=True, help="Of each schedule.")
 @click.option("--seeds", type=click.IntRange(1, 100), default=3, show_default=True, help="Number of schedules.")
 @click.option("--json", "as_json", is_flag=True, help="Print a JSON list, the cheapest first.")
 def command(

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from sponge_cli.common_options import Number
 from sponge_core.errors import SpongeError
 from sponge_core.quantities import parse_cpu_milli
 
@@ -37,7 +38,7 @@ SHIPPED_PROFILE = "resnet18-epyc"
 )
 @click.option(
     "--duration-s",
-    type=click.FloatRange(10, 600),
+    type=Number(10, 600),
     help="Of each run.  [default: 100 in a cluster and in the simulator, 70 locally]",
 )
 @click.option("--seed", type=click.IntRange(0), default=1, show_default=True, help="Of the arrivals.")
