@@ -8,7 +8,7 @@ from typing import get_args
 
 import click
 
-from sponge_cli.common_options import LOG_LEVEL
+from sponge_cli.common_options import LOG_LEVEL, Number
 from sponge_core.routing.registry import DEFAULT, RULES, RuleName
 from sponge_system.logs import Level
 
@@ -23,6 +23,8 @@ Examples:
 
 Every option can be set in the environment: SPONGE_FRONT_RUN_SERVICE=..., and so on.
 """
+
+PORT = click.IntRange(1, 65535)
 
 DIRECTORY = click.option(
     "--directory",
@@ -46,7 +48,7 @@ def command() -> None:
     "--pod",
     "pods",
     multiple=True,
-    metavar="HOST,HTTP_PORT,GRPC_PORT,CONTROL_PORT",
+    metavar="ADDRESS,HTTP_PORT,GRPC_PORT,CONTROL_PORT",
     help="A pod, where there is no Service to follow; repeat for more.",
 )
 @click.option(
@@ -61,7 +63,13 @@ def command() -> None:
     type=click.Path(path_type=Path),
     help="File with the token of the servers' control ports. Without it, no load is known.",
 )
-@click.option("--status-port", default=9093, show_default=True, help="For /healthz and /metrics; 0 for none.")
+@click.option(
+    "--status-port",
+    type=click.IntRange(0, 65535),
+    default=9093,
+    show_default=True,
+    help="For /healthz and /metrics; 0 for none.",
+)
 @click.option(
     "--picker-address",
     default="",
@@ -70,7 +78,7 @@ def command() -> None:
 )
 @click.option(
     "--drain-s",
-    type=click.FloatRange(min=0.0),
+    type=Number(0.0, 3600.0),
     default=0.0,
     show_default=True,
     help="After a signal, tell the proxy to take leave of its clients, and go on for so long; 0: leave it alone.",
@@ -123,12 +131,12 @@ def run(
 @DIRECTORY
 @click.option("--write", is_flag=True, help="Write it to envoy.json in the directory, with files of no pods yet.")
 @click.option("--host", default="::", show_default=True, help="To listen on; :: is every interface.")
-@click.option("--http-port", default=8080, show_default=True, help="For REST.")
-@click.option("--grpc-port", default=8081, show_default=True, help="For gRPC.")
-@click.option("--status-port", default=9092, show_default=True, help="For /ready and /stats/prometheus.")
+@click.option("--http-port", type=PORT, default=8080, show_default=True, help="For REST.")
+@click.option("--grpc-port", type=PORT, default=8081, show_default=True, help="For gRPC.")
+@click.option("--status-port", type=PORT, default=9092, show_default=True, help="For /ready and /stats/prometheus.")
 @click.option(
     "--pick-timeout-ms",
-    type=click.FloatRange(min=1.0),
+    type=Number(1.0, 60_000.0),
     default=20.0,
     show_default=True,
     help="A request waits so long for the picker; then it goes to the next pod in turn.",
@@ -148,6 +156,8 @@ def envoy_config(
     from sponge_front.settings import EnvoySettings
     from sponge_system.network import EVERY_INTERFACE, every_interface
 
+    if len({http_port, grpc_port, status_port}) < 3:
+        raise click.UsageError("--http-port, --grpc-port and --status-port must differ")
     settings = EnvoySettings(
         directory=directory.absolute(),
         http_port=http_port,

@@ -19,7 +19,7 @@ import aiohttp
 
 from sponge_core.addresses import authority
 from sponge_core.errors import SpongeError
-from sponge_front.pods import Pod
+from sponge_front.pods import Pod, ip_of
 from sponge_system.logs import event
 
 __all__ = ["ApiAccess", "EndpointSlices", "in_cluster", "pods_of"]
@@ -83,20 +83,31 @@ def in_cluster(account: Path = ACCOUNT) -> ApiAccess:
 
 
 def pods_of(slices: Iterable[Mapping[str, Any]]) -> list[Pod]:
-    """The ready pods in EndpointSlices, by name, each once. Slices without the server's three ports have none."""
+    """The ready pods in EndpointSlices, by name, each once. Slices without the server's three ports have none.
+
+    Where none is ready, those that are on their way out and serve still, as kube-proxy does. An endpoint without an IP
+    address is left out, because the proxy would refuse the whole list.
+    """
     found: dict[str, Pod] = {}
+    leaving: dict[str, Pod] = {}
     for each in slices:
         ports = {port.get("name"): port.get("port") for port in each.get("ports") or ()}
         if not all(ports.get(name) for name in PORTS):
             continue
         for endpoint in each.get("endpoints") or ():
-            # A condition that is not there counts as met, as the API says.
-            if (endpoint.get("conditions") or {}).get("ready") is False:
+            conditions = endpoint.get("conditions") or {}
+            # A condition that is not there counts as ready, as the API says.
+            if conditions.get("ready") is not False:
+                among = found
+            elif conditions.get("serving") and conditions.get("terminating"):
+                among = leaving
+            else:
                 continue
-            for host in (endpoint.get("addresses") or ())[:1]:
+            for host in filter(None, map(ip_of, (endpoint.get("addresses") or ())[:1])):
                 name = (endpoint.get("targetRef") or {}).get("name") or host
-                found.setdefault(name, Pod(name, host, *(ports[port] for port in PORTS)))
-    return [found[name] for name in sorted(found)]
+                among.setdefault(name, Pod(name, host, *(ports[port] for port in PORTS)))
+    chosen = found or leaving
+    return [chosen[name] for name in sorted(chosen)]
 
 
 class EndpointSlices:

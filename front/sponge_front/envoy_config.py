@@ -85,6 +85,10 @@ _LOST_PODS: Final = {
     "max_ejection_percent": 50,
 }
 
+_LARGEST_REPEATED: Final = 4 << 20
+"""Bytes of a request that are kept until its answer begins, so that another pod can have it. An image in JSON has more
+than Envoy's 1 MiB."""
+
 LONGEST_WAIT_S: Final = 600.0
 """How long a request waits for the first pod of its service at most, whatever its deadline."""
 
@@ -162,6 +166,7 @@ def _listener(settings: EnvoySettings, protocol: Protocol, port: int) -> Message
                 "name": "pods",
                 "domains": ["*"],
                 "include_request_attempt_count": True,
+                "request_body_buffer_limit": _LARGEST_REPEATED,
                 "routes": [
                     {
                         "match": {"prefix": "/"},
@@ -188,6 +193,8 @@ def _listener(settings: EnvoySettings, protocol: Protocol, port: int) -> Message
         "generate_request_id": False,
         "stream_idle_timeout": _LONGEST,
         "request_headers_timeout": "10s",
+        # The servers take it too.
+        "http_protocol_options": {"accept_http_10": True, "default_host_for_http_10": "pods"},
     }
     return _web(protocol, settings.host, port, routes, filters, more)
 

@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Iterable
 import grpc
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
+from sponge_core.errors import SpongeError
 from sponge_core.routing.pod_table import Ending
 from sponge_front.envoy_config import DESTINATION, LONGEST_WAIT_S, METADATA, UPSTREAM_ADDRESS
 from sponge_front.metrics import FrontMetrics
@@ -65,8 +66,15 @@ class PickerServer:
         self._addresses = tuple(addresses)
 
     async def __aenter__(self) -> PickerServer:
+        """Raises SpongeError if it cannot listen on an address."""
         for address in self._addresses:
-            self._server.add_insecure_port(address)
+            try:
+                self._server.add_insecure_port(address)
+            except RuntimeError:
+                raise SpongeError(
+                    f"cannot listen on {address}; choose a shorter --directory that may be written, or as "
+                    "--picker-address a free port, such as [::]:9002"
+                ) from None
         await self._server.start()
         await self._health.set("", health_pb2.HealthCheckResponse.SERVING)
         return self

@@ -13,6 +13,7 @@ from collections.abc import Sequence
 
 import aiohttp
 
+from sponge_core.errors import SpongeError
 from sponge_core.routing.registry import RULES
 from sponge_front.endpoint_slices import ApiAccess, EndpointSlices, in_cluster
 from sponge_front.envoy_config import picker_socket
@@ -56,7 +57,13 @@ class Front:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop.set)
         socket = picker_socket(settings.directory)
-        socket.unlink(missing_ok=True)
+        try:
+            settings.directory.mkdir(parents=True, exist_ok=True)
+            socket.unlink(missing_ok=True)
+        except OSError as error:
+            raise SpongeError(
+                f"cannot use {settings.directory}: {error.strerror}; choose another --directory"
+            ) from None
         addresses = [f"unix:{socket}", *([settings.picker_address] if settings.picker_address else [])]
         # No limit: each pod's report is a connection of its own.
         async with contextlib.AsyncExitStack() as stack:

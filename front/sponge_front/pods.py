@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import ipaddress
 from dataclasses import dataclass
 
 from sponge_core.addresses import authority
 from sponge_core.errors import SpongeError
 
-__all__ = ["Pod", "parse_pod"]
+__all__ = ["Pod", "ip_of", "parse_pod"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,10 +43,21 @@ class Pod:
         return authority(self.host, self.control_port)
 
 
+def ip_of(text: str) -> str | None:
+    """An IP address in the form in which the proxy names it, too; None for a name, which the proxy does not look up."""
+    try:
+        return str(ipaddress.ip_address(text))
+    except ValueError:
+        return None
+
+
 def parse_pod(text: str) -> Pod:
-    """A pod from `HOST,HTTP_PORT,GRPC_PORT,CONTROL_PORT`, its own name. Raises SpongeError."""
-    host, *ports = text.split(",")
-    if not host or len(ports) != 3 or not all(port.isdigit() and 0 < int(port) < 65536 for port in ports):
-        raise SpongeError(f"pod {text!r}: write HOST,HTTP_PORT,GRPC_PORT,CONTROL_PORT, as 10.0.0.7,8080,8081,9090")
+    """A pod from `ADDRESS,HTTP_PORT,GRPC_PORT,CONTROL_PORT`, its own name. Raises SpongeError."""
+    address, *ports = text.split(",")
+    if len(ports) != 3 or not all(port.isdecimal() and 0 < int(port) < 65536 for port in ports):
+        raise SpongeError(f"pod {text!r}: write ADDRESS,HTTP_PORT,GRPC_PORT,CONTROL_PORT, as 10.0.0.7,8080,8081,9090")
+    host = ip_of(address)
+    if host is None:
+        raise SpongeError(f"pod {text!r}: {address!r} is no IP address; write one, as 10.0.0.7 or fd00::7")
     http_port, grpc_port, control_port = map(int, ports)
     return Pod(text, host, http_port, grpc_port, control_port)

@@ -43,14 +43,19 @@ def pod(number: int) -> Pod:
         ([slice_of("s", endpoint(2, ready=True), endpoint(1, ready=True))], [1, 2]),
         ([slice_of("s", endpoint(1, ready=True), endpoint(2, ready=False))], [1]),
         ([slice_of("s", endpoint(1))], [1]),  # an unknown condition counts as ready
-        ([slice_of("s", endpoint(1, ready=False, serving=True, terminating=True))], []),
+        ([slice_of("s", endpoint(1, ready=True), endpoint(2, ready=False, serving=True, terminating=True))], [1]),
+        # Where all pods leave, those that still serve are better than none.
+        ([slice_of("s", *(endpoint(n, ready=False, serving=True, terminating=True) for n in (1, 2)))], [1, 2]),
+        ([slice_of("s", endpoint(1, ready=False, serving=False, terminating=True))], []),
+        ([slice_of("s", endpoint(1, ready=False, serving=True, terminating=False))], []),
         ([slice_of("s", endpoint(1)), slice_of("t", endpoint(1), endpoint(2))], [1, 2]),  # in both while it moves
         ([slice_of("s", endpoint(1), ports=PORTS[:2])], []),
         ([{"metadata": {"name": "s"}, "ports": None, "endpoints": None}], []),
         ([slice_of("s", {"addresses": [], "conditions": None})], []),
+        ([slice_of("s", endpoint(1), {"addresses": ["example.org"]})], [1]),
     ],
 )
-def test_ready_endpoints_are_the_pods(slices: list[dict[str, Any]], numbers: list[int]) -> None:
+def test_endpoints_that_serve_are_the_pods(slices: list[dict[str, Any]], numbers: list[int]) -> None:
     assert pods_of(slices) == [pod(number) for number in numbers]
 
 
@@ -172,6 +177,10 @@ def test_a_pod_on_the_command_line() -> None:
     found = parse_pod("127.0.0.1,8080,8081,9090")
     assert (found.http, found.grpc, found.control) == ("127.0.0.1:8080", "127.0.0.1:8081", "127.0.0.1:9090")
     assert parse_pod("::1,80,81,82").http == "[::1]:80"
-    for wrong in ("127.0.0.1", "127.0.0.1,80,81", ",80,81,82", "h,80,81,x", "h,80,81,0", "h,80,81,65536"):
-        with pytest.raises(SpongeError, match="write HOST,HTTP_PORT,GRPC_PORT,CONTROL_PORT"):
+    assert parse_pod("fd00:0:0::0A,80,81,82").http == "[fd00::a]:80", "as the proxy names it"
+    for wrong in ("127.0.0.1", "127.0.0.1,80,81", "::1,80,81,x", "::1,80,81,0", "::1,80,81,65536", "::1,80,81,²"):
+        with pytest.raises(SpongeError, match="write ADDRESS,HTTP_PORT,GRPC_PORT,CONTROL_PORT"):
+            parse_pod(wrong)
+    for wrong in (",80,81,82", "localhost,80,81,82", "[::1],80,81,82", "10.0.0.300,80,81,82"):
+        with pytest.raises(SpongeError, match="is no IP address; write one"):
             parse_pod(wrong)

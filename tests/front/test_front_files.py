@@ -78,5 +78,24 @@ def test_the_command_prints_or_writes_it(tmp_path: Path) -> None:
     for options in ([], ["--service", "s", "--pod", "h,1,2,3"]):
         both = subprocess.run([*command, "run", *options], capture_output=True, text=True)
         assert (both.returncode, "give either --service" in both.stderr) == (2, True)
-    wrong = subprocess.run([*command, "run", "--pod", "h"], capture_output=True, text=True)
-    assert (wrong.returncode, "write HOST,HTTP_PORT" in wrong.stderr) == (2, True)
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "said"),
+    [
+        (["run", "--pod", "h"], 2, "write ADDRESS,HTTP_PORT"),
+        (["run", "--pod", "localhost,1,2,3"], 2, "is no IP address"),
+        (["run", "--pod", "::1,1,2,3", "--status-port", "70000"], 2, "0<=x<=65535"),
+        (["run", "--pod", "::1,1,2,3", "--drain-s", "nan"], 2, "--drain-s"),
+        (["run", "--pod", "::1,1,2,3", "--picker-address", "nonsense"], 2, "cannot listen on nonsense"),
+        (["run", "--pod", "::1,1,2,3", "--directory", "/dev/null/x"], 2, "choose another --directory"),
+        (["envoy-config", "--http-port", "0"], 2, "1<=x<=65535"),
+        (["envoy-config", "--http-port", "8081"], 2, "must differ"),
+        (["envoy-config", "--pick-timeout-ms", "inf"], 2, "--pick-timeout-ms"),
+    ],
+)
+@pytest.mark.slow
+def test_bad_options_are_refused_with_the_fix(tmp_path: Path, options: list[str], code: int, said: str) -> None:
+    command = [sys.executable, "-m", "sponge_cli.main", "front", options[0], "--directory", str(tmp_path), *options[1:]]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    assert (done.returncode, said in done.stderr) == (code, True), done.stderr

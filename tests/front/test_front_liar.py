@@ -3,38 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Literal
 
 import aiohttp
 import pytest
-from bench.live_front import LiveFront
 from fake_pod import SLO_MS, FakePod
-
-from sponge_cluster.layout import free_port
+from fake_pod_front import front_before, named
 
 pytestmark = pytest.mark.slow
 
 PATIENCE_S = 1.0
 """After so long a client gives up."""
-
-
-def named(port: int) -> str:
-    """As the command line names such a pod, which has no gRPC port."""
-    return f"127.0.0.1,{port},{free_port()},{port}"
-
-
-class RestFront(LiveFront):
-    """A front whose pods have no gRPC port."""
-
-    def is_ready(self) -> bool:
-        with contextlib.suppress(OSError, KeyError):
-            reporting = self.metric("sponge_front_pods_reporting")
-            return (reporting, self.healthy("pods-http"), self.healthy("picker")) == (2, 2, 1)
-        return False
 
 
 async def ask(session: aiohttp.ClientSession, url: str) -> int:
@@ -49,17 +29,6 @@ async def ask(session: aiohttp.ClientSession, url: str) -> int:
 async def missed(session: aiohttp.ClientSession, url: str, count: int) -> int:
     """Of so many requests, one after the other, those that are not answered well."""
     return sum([await ask(session, url) != 200 for _ in range(count)])
-
-
-@asynccontextmanager
-async def front_before(pods: list[str], directory: Path) -> AsyncIterator[RestFront]:
-    (directory / "token").write_text("secret")
-    front = RestFront(pods, directory / "token", pick_timeout_ms=1000)
-    await asyncio.to_thread(front.__enter__)
-    try:
-        yield front
-    finally:
-        await asyncio.to_thread(front.__exit__)
 
 
 @pytest.mark.parametrize("kind", ["silent", "failing"])

@@ -18,6 +18,7 @@ __all__ = ["SLO_MS", "FakePod"]
 LATENCY = LatencyCoefficients(gamma_s=0.005, delta_s=0.0, epsilon_s=0.0, eta_s=0.001, max_batch=8)
 REPORT_S = 0.1
 SLO_MS = 300
+LARGEST = 64 << 20
 
 
 class FakePod:
@@ -63,7 +64,7 @@ class FakePod:
     @asynccontextmanager
     async def running(self, host: str = "127.0.0.1") -> AsyncIterator[int]:
         """Context in which it serves REST and control on one port, which it gives."""
-        app = web.Application()
+        app = web.Application(client_max_size=LARGEST)
         app.router.add_post("/v2/models/{model}/infer", self.infer)
         app.router.add_get("/v2/health/ready", self.ready)
         app.router.add_get("/control/v1/load", self.load)
