@@ -28,8 +28,9 @@ from rich.console import Console
 from rich.progress import track
 
 from bench import resize_latency
+from bench.options import arguments, at_least_one
 from bench.real_service import Kubectl, QuotaWatch, infer, quota_watch, service
-from bench.results import BLUE, INK, SOFT, SPONGE, Percentiles, arguments, new_table, save
+from bench.results import BLUE, INK, SOFT, SPONGE, Percentiles, new_table, save
 from sponge_cluster import ConsoleProgress, up
 from sponge_cluster.chart import install_operator
 from sponge_core.errors import SpongeError
@@ -214,7 +215,7 @@ def draw(figure: Figure, rows: dict[str, list[float]]) -> None:
 def main() -> None:
     """Measures, writes and prints."""
     parser = arguments(__doc__)
-    parser.add_argument("--bursts", type=int, default=100)
+    parser.add_argument("--bursts", type=at_least_one, default=100)
     options = parser.parse_args()
     count = 15 if options.short else options.bursts
     try:

@@ -15,7 +15,8 @@ import numpy as np
 from rich.console import Console
 
 from bench.bert_sizes import MEAN_LOG, SPREAD_LOG
-from bench.results import SPONGE, arguments, new_table, save
+from bench.options import arguments
+from bench.results import SPONGE, new_table, save
 from sponge_core.cpu_sharing import Running
 from sponge_core.dispatch.decision import DispatchState, Limits
 from sponge_core.dispatch.moldable_edf import decide

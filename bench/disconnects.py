@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from bench.live_server import LiveServer
+from bench.options import arguments
 from bench.pressure import photographs, saturated_rps
-from bench.results import BLUE, SOFT, SPONGE, arguments, new_table, save
+from bench.results import BLUE, SOFT, SPONGE, new_table, save
 from sponge_client.load import LoadRun
 from sponge_client.oip import InferBody
 from sponge_client.schedule import Schedule, make_schedule

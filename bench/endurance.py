@@ -24,8 +24,9 @@ from kubernetes.aio import client, config
 from rich.console import Console
 from rich.progress import track
 
+from bench.options import arguments, at_least_one, positive
 from bench.real_service import Kubectl, QuotaWatch, infer, quota_watch, service
-from bench.results import BLUE, SPONGE, Percentiles, arguments, new_table, save
+from bench.results import BLUE, SPONGE, Percentiles, new_table, save
 from sponge_cluster import Cluster, ConsoleProgress, up
 from sponge_cluster.chart import install_operator
 from sponge_core.errors import SpongeError
@@ -149,8 +150,8 @@ def document(resizes: int, found: Outcome) -> dict[str, Any]:
 def main() -> None:
     """Measures, writes and prints. Exits with 1 if a container was restarted or a request was not answered."""
     parser = arguments(__doc__)
-    parser.add_argument("--resizes", type=int, default=1800)
-    parser.add_argument("--every-s", type=float, default=1.0, help="between two resizes (default 1)")
+    parser.add_argument("--resizes", type=at_least_one, default=1800)
+    parser.add_argument("--every-s", type=positive, default=1.0, help="between two resizes (default 1)")
     options = parser.parse_args()
     resizes = 60 if options.short else options.resizes
     try:

@@ -30,7 +30,8 @@ import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from bench.results import BLUE, INK, SOFT, SPONGE, Percentiles, arguments, new_table, save
+from bench.options import arguments, natural, positive
+from bench.results import BLUE, INK, SOFT, SPONGE, Percentiles, new_table, save
 from bench.scraping import scraped
 from sponge_cluster.chart import NAMESPACE as OPERATOR_NAMESPACE
 from sponge_core.dispatch.decision import Launch
@@ -306,8 +307,8 @@ def main() -> None:
     """Runs both, writes and prints."""
     parser = arguments(__doc__)
     parser.add_argument("--arrivals", default="poisson,burst", help="poisson, burst or both (default)")
-    parser.add_argument("--seconds", type=float, default=70.0, help="of each run (default 70)")
-    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--seconds", type=positive, default=70.0, help="of each run (default 70)")
+    parser.add_argument("--seed", type=natural, default=1)
     parser.add_argument("--json", action="store_true", help="print the document that is written")
     options = parser.parse_args()
     seconds = 20.0 if options.short else options.seconds

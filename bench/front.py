@@ -30,7 +30,8 @@ from rich.console import Console
 from bench.http_overhead import SMALL, WARM_UP, Caller
 from bench.live_front import LiveFront, pod_option
 from bench.live_server import SOURCE, LiveServer, process_cpu_s
-from bench.results import BAD, BLUE, INK, SPONGE, Percentiles, arguments, new_table, save
+from bench.options import arguments, at_least_one, positive
+from bench.results import BAD, BLUE, INK, SPONGE, Percentiles, new_table, save
 from sponge_client.client import SpongeClient
 from sponge_client.load import LoadRun
 from sponge_client.oip import InferBody
@@ -224,13 +225,13 @@ def main() -> None:
     """Measures, writes and prints."""
     parser = arguments(__doc__)
     parser.add_argument("--rule", choices=get_args(RuleName), default=DEFAULT)
-    parser.add_argument("--cores", type=float, default=CORES, help="of each server; leave some for load and front")
+    parser.add_argument("--cores", type=positive, default=CORES, help="of each server; leave some for load and front")
     parser.add_argument("--source", default=SOURCE, help="of the model; a slower one needs fewer requests")
-    parser.add_argument("--rate", type=float, help="requests per second; by default measured")
-    parser.add_argument("--capacity-s", type=float, default=8.0, help="seconds of that measurement")
-    parser.add_argument("--seeds", type=int, default=2)
-    parser.add_argument("--seconds", type=float, default=20.0)
-    parser.add_argument("--requests", type=int, default=1000, help="one after the other")
+    parser.add_argument("--rate", type=positive, help="requests per second; by default measured")
+    parser.add_argument("--capacity-s", type=positive, default=8.0, help="seconds of that measurement")
+    parser.add_argument("--seeds", type=at_least_one, default=2)
+    parser.add_argument("--seconds", type=positive, default=20.0)
+    parser.add_argument("--requests", type=at_least_one, default=1000, help="one after the other")
     options = parser.parse_args()
     seeds, seconds, requests = (1, 10.0, 200) if options.short else (options.seeds, options.seconds, options.requests)
     prioritize_process()

@@ -32,6 +32,7 @@ from bench.fuzzing.rpc import Call, good_call, malformed_call
 from bench.fuzzing.schema import schema_cases
 from bench.fuzzing.watch import HealthWatch, tree_mib
 from bench.live_server import LiveServer
+from bench.options import at_least_one, natural
 
 __all__ = ["Findings", "fuzz"]
 
@@ -196,8 +197,10 @@ def _settled_mib(pid: int, wanted_mib: float) -> float:
 def main() -> None:
     """Exits with 1 when there are failures."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--requests", type=int, default=20_000, help="of all kinds, HTTP and gRPC (default 20000)")
-    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument(
+        "--requests", type=at_least_one, default=20_000, help="of all kinds, HTTP and gRPC (default 20000)"
+    )
+    parser.add_argument("--seed", type=natural, default=1)
     parser.add_argument("--out", type=Path, default=Path("out/bench/fuzz.json"), help="where the findings go")
     parser.add_argument("--json", action="store_true", help="print the findings as JSON too")
     chosen = parser.parse_args()

@@ -28,7 +28,8 @@ from rich.progress import track
 from rich.table import Table
 
 from bench.live_server import LiveServer
-from bench.results import SOFT, SPONGE, Percentiles, arguments, save
+from bench.options import arguments, at_least_one
+from bench.results import SOFT, SPONGE, Percentiles, save
 from sponge_client.client import deadline_headers
 from sponge_client.wire import ResponseReader
 from sponge_core.errors import SpongeError
@@ -189,7 +190,7 @@ def draw(figure: Figure, rows: Sequence[Row]) -> None:
 def main() -> None:
     """Exits with 1 when gzip gains no slack for JSON."""
     parser = arguments(__doc__)
-    parser.add_argument("--requests", type=int, default=None, metavar="N", help="per form; default 100")
+    parser.add_argument("--requests", type=at_least_one, default=None, metavar="N", help="per form; default 100")
     options = parser.parse_args()
     each = options.requests or (15 if options.short else 100)
     link = load_bandwidth("4g", 1, os.environ)

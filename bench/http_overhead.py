@@ -25,6 +25,7 @@ from dataclasses import asdict, dataclass
 from urllib.parse import urlsplit
 
 from bench.live_server import LiveServer
+from bench.options import at_least_one
 from bench.serving.measure import bare
 from bench.serving.workloads import RESNET18, Served
 from sponge_client.oip import HEADER_LENGTH, Tensor, encode
@@ -155,7 +156,7 @@ def _rows_and_batches(server: LiveServer) -> tuple[float, float]:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Measures, prints."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--requests", type=int, default=2000, help="of each size")
+    parser.add_argument("--requests", type=at_least_one, default=2000, help="of each size")
     parser.add_argument("--skip-saturation", action="store_true", help="latency and CPU only")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     options = parser.parse_args(arguments)

@@ -16,7 +16,8 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from bench.live_server import LiveServer
-from bench.results import BAD, BLUE, SPONGE, arguments, new_table, save
+from bench.options import arguments
+from bench.results import BAD, BLUE, SPONGE, new_table, save
 from sponge_core.control_api import SizeRange
 from sponge_core.errors import SpongeError
 from sponge_operator.autoscale.control_loop import LoopSettings

@@ -22,6 +22,7 @@ from statistics import median
 from rich.console import Console
 from rich.progress import track
 
+from bench.options import at_least_one
 from bench.results import new_table
 from sponge_server.workers.examples import example_item
 from sponge_server.workers.fork_server import ENVIRONMENT
@@ -125,7 +126,7 @@ def main() -> None:
     import torch
 
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=25)
+    parser.add_argument("--rounds", type=at_least_one, default=25)
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--prepare", action="store_true", help="only export and compile, which is kept for later runs")
     options = parser.parse_args()

@@ -18,9 +18,10 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from bench.live_server import LiveServer
+from bench.options import arguments
 from bench.overload_classes import CLASSES_S, MAX_BATCH, schedule, send
 from bench.pressure import photographs, saturated_rps
-from bench.results import BLUE, SOFT, SPONGE, arguments, new_table, save
+from bench.results import BLUE, SOFT, SPONGE, new_table, save
 from sponge_client.wire import precise_loop, prioritize_process
 from sponge_core.dispatch.registry import DEFAULT
 from sponge_simulator.ablation import VARIANTS

@@ -23,8 +23,9 @@ from rich.console import Console
 from rich.progress import track
 
 from bench.live_server import LiveServer
+from bench.options import arguments
 from bench.pressure import PatientClients, photographs
-from bench.results import BAD, BLUE, SPONGE, Percentiles, arguments, new_table, save
+from bench.results import BAD, BLUE, SPONGE, Percentiles, new_table, save
 from sponge_core.control_api import SizeRange
 from sponge_core.cpu_sharing import thread_budget
 from sponge_core.errors import SpongeError

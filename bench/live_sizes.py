@@ -26,7 +26,8 @@ from rich.console import Console
 from bench.bert_sizes import LONGEST, MEAN_LOG, SHORTEST, SPREAD_LOG, WORDS
 from bench.experiments.sizes import BERT
 from bench.live_server import LiveServer
-from bench.results import BLUE, SOFT, SPONGE, arguments, new_table, save
+from bench.options import arguments, at_least_one, positive
+from bench.results import BLUE, SOFT, SPONGE, new_table, save
 from sponge_client.load import LoadRun
 from sponge_client.oip import InferBody, Tensor, encode
 from sponge_client.schedule import Schedule, Shot
@@ -165,10 +166,10 @@ def draw(figure: Figure, rows: Sequence[Row]) -> None:
 def main() -> None:
     """Measures, writes and prints."""
     parser = arguments(__doc__)
-    parser.add_argument("--cores", type=float, default=2.0)
-    parser.add_argument("--rates", type=float, nargs="+", default=RATES)
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--seconds", type=float, default=20.0)
+    parser.add_argument("--cores", type=positive, default=2.0)
+    parser.add_argument("--rates", type=positive, nargs="+", default=RATES)
+    parser.add_argument("--seeds", type=at_least_one, default=3)
+    parser.add_argument("--seconds", type=positive, default=20.0)
     parser.add_argument("--servers", nargs="+", choices=SERVERS, default=[*SERVERS], metavar="SERVER")
     parser.add_argument("--scaled", action="store_true", help="load and deadlines as on a machine of the usual speed")
     options = parser.parse_args()

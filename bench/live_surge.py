@@ -12,6 +12,7 @@ tests/shared/own_machine.sh.
 from __future__ import annotations
 
 import contextlib
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -26,12 +27,14 @@ from bench.live_baselines.piece import Place, run_piece
 from bench.live_baselines.replay import assumed, service_of, start_of
 from bench.live_baselines.schedules import Load, Target
 from bench.live_baselines.systems import SYSTEMS
+from bench.options import arguments, natural, positive
 from bench.real_service import Kubectl
-from bench.results import INK, SPONGE, arguments, save
+from bench.results import INK, SPONGE, save
 from sponge_client.schedule import Schedule, Shot
 from sponge_client.wire import prioritize_process
 from sponge_cluster import ConsoleProgress, Workers, down, status, up
 from sponge_cluster.chart import install_operator
+from sponge_core.errors import SpongeError
 from sponge_profiles.profile import load_profile
 
 CLUSTER, WORKERS = "surge", Workers(2, 1.0)
@@ -106,24 +109,29 @@ def main() -> None:
     """Runs the systems, writes and prints."""
     parser = arguments(__doc__)
     parser.add_argument("--systems", nargs="+", choices=[*NAMES], default=[*NAMES], metavar="NAME")
-    parser.add_argument("--seconds", type=float, default=SECONDS, help=f"of each run (default {SECONDS:g})")
-    parser.add_argument("--rate", type=float, default=RATE_RPS, help=f"before the surge (default {RATE_RPS:g})")
-    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--seconds", type=positive, default=SECONDS, help=f"of each run (default {SECONDS:g})")
+    parser.add_argument("--rate", type=positive, default=RATE_RPS, help=f"before the surge (default {RATE_RPS:g})")
+    parser.add_argument("--seed", type=natural, default=1)
     chosen = parser.parse_args()
     seconds = SHORT_S if chosen.short else chosen.seconds
     load = surge(chosen.rate, seconds, chosen.seed)
     model = load_profile(TARGET.profile).latency_model()
     prioritize_process()
     rows: list[dict[str, Any]] = []
-    with place(chosen.out / "live_surge") as found:
-        for name in chosen.systems:
-            system = NAMES[name]
-            whole = replace(service_of(TARGET, load, model, assumed(TARGET, model)), max_cores=POD_CORES)
-            result = run_piece(found, TARGET, system, load, system.service(whole), start_of(system, whole))
-            rows.append({"system": name, **{key: value for key, value in result.items() if key != "batches_s"}})
-    document = {"seconds": seconds, "seed": chosen.seed, "rate_rps": chosen.rate, "times": TIMES, "rows": rows}
-    save(chosen.out, "live_surge", document, lambda figure: draw(figure, rows))
-    Console().print(shown(rows))
+    try:
+        with place(chosen.out / "live_surge") as found:
+            for name in chosen.systems:
+                system = NAMES[name]
+                whole = replace(service_of(TARGET, load, model, assumed(TARGET, model)), max_cores=POD_CORES)
+                result = run_piece(found, TARGET, system, load, system.service(whole), start_of(system, whole))
+                rows.append({"system": name, **{key: value for key, value in result.items() if key != "batches_s"}})
+    except SpongeError as error:
+        sys.exit(f"live_surge: {error}")
+    finally:  # a system that fails loses none before it
+        if rows:
+            document = {"seconds": seconds, "seed": chosen.seed, "rate_rps": chosen.rate, "times": TIMES, "rows": rows}
+            save(chosen.out, "live_surge", document, lambda figure: draw(figure, rows))
+            Console().print(shown(rows))
 
 
 if __name__ == "__main__":

@@ -27,6 +27,7 @@ from rich.table import Table
 
 from bench.hollow_nodes import PODS_EACH
 from bench.operator_scale import CHANGES_PER_S
+from bench.options import at_least_one, at_least_zero, share
 from sponge_core.errors import SpongeError
 
 SERVICES = (300, 1_000, 10_000, 100_000)
@@ -35,6 +36,12 @@ SHARD_CORES = 0.5
 """One operator decides on one core. The other half is for moments when many services change at once."""
 
 DAY_S = 86_400.0
+
+MEASURED = (
+    *("services", "rest_cores", "rest_mib", "rest_calls", "rest_control_cores", "change_cores"),
+    *("resizes_per_s", "resize_cores", "resize_calls", "resize_control_cores"),
+)
+"""What the plan takes from a result."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +111,20 @@ def costs_of(documents: Sequence[Mapping[str, Any]]) -> Costs:
     )
 
 
+def read_result(path: Path) -> dict[str, float]:
+    """A result of `bench.operator_scale`. Raises SpongeError for a file that is none."""
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+        found = {name: float(document[name]) for name in MEASURED}
+        if not all(math.isfinite(value) for value in found.values()):
+            raise ValueError("a figure is no finite number")
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise SpongeError(
+            f"{path} is no result of bench.operator_scale ({error}); run that again, or leave the file out"
+        ) from None
+    return found
+
+
 def _line(by_services: Mapping[int, Mapping[str, Any]], name: str) -> tuple[float, float]:
     """Value without services, and for one more; neither is negative."""
     counts = np.array(list(by_services), dtype=float)
@@ -164,15 +185,19 @@ def main() -> None:
     """Prints the costs and the plan."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("results", nargs="+", type=Path, help="operator_scale.json of each number of services")
-    parser.add_argument("--services", type=int, nargs="+", default=SERVICES)
-    parser.add_argument("--busy", type=float, default=BUSY_SHARE, help=f"share of services (default {BUSY_SHARE:g})")
-    parser.add_argument("--resizes", type=float, default=RESIZES_PER_S, help=f"of a busy one/s ({RESIZES_PER_S:g})")
-    parser.add_argument("--edits", type=float, default=EDITS_PER_DAY, help=f"of each a day (default {EDITS_PER_DAY:g})")
+    parser.add_argument("--services", type=at_least_one, nargs="+", default=SERVICES)
+    parser.add_argument("--busy", type=share, default=BUSY_SHARE, help=f"share of services (default {BUSY_SHARE:g})")
+    parser.add_argument(
+        "--resizes", type=at_least_zero, default=RESIZES_PER_S, help=f"of a busy one/s ({RESIZES_PER_S:g})"
+    )
+    parser.add_argument(
+        "--edits", type=at_least_zero, default=EDITS_PER_DAY, help=f"of each a day (default {EDITS_PER_DAY:g})"
+    )
     options = parser.parse_args()
     try:
-        costs = costs_of([json.loads(path.read_text(encoding="utf-8")) for path in options.results])
+        costs = costs_of([read_result(path) for path in options.results])
         plans = [plan(costs, services, options.busy, options.resizes, options.edits) for services in options.services]
-    except (OSError, ValueError, KeyError, SpongeError) as error:
+    except SpongeError as error:
         sys.exit(f"operator_plan: {error}")
     print(
         f"operator: {1000 * costs.base_cores:.0f} mcores and {costs.base_mib:.0f} MiB, and for each service "

@@ -29,8 +29,9 @@ from rich.progress import track
 from rich.table import Table
 
 from bench.hollow_nodes import PODS_EACH, SELECTOR, HollowNodes, HollowPod
+from bench.options import arguments, at_least_one
 from bench.real_service import Kubectl
-from bench.results import BLUE, SPONGE, Percentiles, arguments, save
+from bench.results import BLUE, SPONGE, Percentiles, save
 from sponge_cluster import ConsoleProgress, status, up
 from sponge_cluster.chart import CHART
 from sponge_core.errors import SpongeError
@@ -346,7 +347,7 @@ def draw(figure: Figure, found: Outcome) -> None:
 def main() -> None:
     """Measures, writes and prints."""
     parser = arguments(__doc__)
-    parser.add_argument("--services", type=int, default=300)
+    parser.add_argument("--services", type=at_least_one, default=300)
     options = parser.parse_args()
     services = 30 if options.short else options.services
     options.out.mkdir(parents=True, exist_ok=True)

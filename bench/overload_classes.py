@@ -18,8 +18,9 @@ import numpy as np
 from rich.console import Console
 
 from bench.live_server import LiveServer
+from bench.options import arguments, positive
 from bench.pressure import photographs, saturated_rps
-from bench.results import BLUE, SOFT, SPONGE, arguments, new_table, save
+from bench.results import BLUE, SOFT, SPONGE, new_table, save
 from sponge_client.load import LoadRun
 from sponge_client.oip import InferBody
 from sponge_client.outcomes import RequestRecord
@@ -154,7 +155,7 @@ def draw(figure: Figure, rows: list[Row]) -> None:
 def main() -> None:
     """Measures, writes and prints."""
     parser = arguments(__doc__)
-    parser.add_argument("--cores", type=float, action="append", help="repeat; default 1 and 1.5")
+    parser.add_argument("--cores", type=positive, action="append", help="repeat; default 1 and 1.5")
     options = parser.parse_args()
     seeds, seconds = (1 if options.short else 3), 10.0
     rows: list[Row] = []

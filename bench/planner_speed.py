@@ -19,7 +19,8 @@ from rich.console import Console
 
 import sponge_compiled as compiled
 from bench.decision_time import measure, scenes
-from bench.results import SPONGE, arguments, new_table, save
+from bench.options import arguments
+from bench.results import SPONGE, new_table, save
 from sponge_core.cpu_sharing import Running
 from sponge_core.dispatch.decision import Limits
 from sponge_core.edf_queue import EdfQueue, Request

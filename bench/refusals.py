@@ -27,8 +27,9 @@ from rich.console import Console
 from rich.progress import track
 
 from bench.live_server import LiveServer
+from bench.options import arguments
 from bench.pressure import PatientClients
-from bench.results import BAD, Percentiles, arguments, new_table, save
+from bench.results import BAD, Percentiles, new_table, save
 from sponge_client.client import SpongeClient, deadline_headers
 from sponge_client.oip import InferBody
 from sponge_client.payloads import image_bodies, tensor_bodies

@@ -22,6 +22,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import track
 
+from bench.options import at_least_one, at_least_zero
 from bench.results import Percentiles, new_table
 from sponge_cluster import BUSYBOX_IMAGE, Cluster, ConsoleProgress, up
 from sponge_cluster.containers import container_cgroup
@@ -116,8 +117,8 @@ async def run(resizes: int, pause_s: float) -> dict[str, list[float]]:
 def main() -> None:
     """Measures and prints a table or JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--resizes", type=int, default=60)
-    parser.add_argument("--pause-s", type=float, default=0.2, help="between two resizes (default 0.2)")
+    parser.add_argument("--resizes", type=at_least_one, default=60)
+    parser.add_argument("--pause-s", type=at_least_zero, default=0.2, help="between two resizes (default 0.2)")
     parser.add_argument("--json", action="store_true")
     parser.add_argument("--samples", type=Path, help="also write every quota delay, in seconds, one a line")
     options = parser.parse_args()

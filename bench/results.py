@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import argparse
 import datetime
 import json
 import os
@@ -24,20 +23,16 @@ if TYPE_CHECKING:
 __all__ = [
     "BAD",
     "BLUE",
-    "FOLDER",
     "INK",
     "OTHERS",
     "SOFT",
     "SPONGE",
     "Percentiles",
-    "arguments",
     "draw_lines",
     "new_table",
     "picture",
     "save",
 ]
-
-FOLDER = Path("out/bench")
 
 OTHERS = ("#3b6fb6", "#c8772d", "#8a4fa3", "#5b8c3a", "#b5446e", "#7a6a53", "#4a9aa8")
 """Colours of what is compared with Sponge, in order."""
@@ -55,15 +50,6 @@ class Percentiles:
     @classmethod
     def of(cls, seconds: Sequence[float]) -> Percentiles:
         return cls(*(round(float(x) * 1000, 2) for x in np.percentile(seconds, (50, 90, 99, 100))))
-
-
-def arguments(text: str | None, **defaults: Any) -> argparse.ArgumentParser:
-    """An argument parser with the options of every experiment. `text` is the module's docstring."""
-    parser = argparse.ArgumentParser(description=text, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--short", action="store_true", help="a fraction of the time, for a first look")
-    parser.add_argument("--out", type=Path, default=FOLDER, metavar="DIR", help=f"default {FOLDER}")
-    parser.set_defaults(**defaults)
-    return parser
 
 
 def new_table(title: str | None, names: Sequence[str], figures: Sequence[str], caption: str | None = None) -> Table:

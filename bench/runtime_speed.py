@@ -21,6 +21,7 @@ from statistics import median
 from rich.console import Console
 from rich.progress import track
 
+from bench.options import at_least_one, positive
 from bench.results import new_table
 from sponge_server.workers.examples import example_item
 from sponge_server.workers.fork_server import ENVIRONMENT
@@ -189,8 +190,8 @@ def _ratio(lanes: Sequence[float], bare: Sequence[float]) -> float:
 def main() -> None:
     """Measures and prints a table, or JSON."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--seconds", type=float, default=1.5, help="of each shape in each round")
+    parser.add_argument("--rounds", type=at_least_one, default=5)
+    parser.add_argument("--seconds", type=positive, default=1.5, help="of each shape in each round")
     parser.add_argument("--runtimes", default=",".join(RUNTIMES))
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()

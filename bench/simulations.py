@@ -10,7 +10,8 @@ from typing import Any, TypeVar
 from rich.console import Console
 from rich.progress import track
 
-from bench import results
+from bench import options
+from bench.options import at_least_one, natural, positive
 
 __all__ = ["arguments", "compared_rules", "parsed", "run_all"]
 
@@ -20,10 +21,10 @@ R = TypeVar("R")
 
 def arguments(text: str | None, **defaults: Any) -> argparse.ArgumentParser:
     """An argument parser with the options of every comparison. `text` is the module's docstring."""
-    parser = results.arguments(text)
-    parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--duration-s", type=float, default=60.0)
-    parser.add_argument("--processes", type=int, default=1, help="0: one for each core of the machine")
+    parser = options.arguments(text)
+    parser.add_argument("--seeds", type=at_least_one, default=3)
+    parser.add_argument("--duration-s", type=positive, default=60.0)
+    parser.add_argument("--processes", type=natural, default=1, help="0: one for each core of the machine")
     parser.set_defaults(**defaults)
     return parser
 

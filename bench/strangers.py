@@ -25,7 +25,8 @@ from bench.fuzzing.exchange import Addresses
 from bench.fuzzing.hostile import HostileClients
 from bench.fuzzing.watch import HealthWatch
 from bench.live_server import LiveServer
-from bench.results import BAD, SOFT, SPONGE, arguments, new_table, save
+from bench.options import arguments
+from bench.results import BAD, SOFT, SPONGE, new_table, save
 from sponge_client.client import SpongeClient
 from sponge_client.load import LoadRun
 from sponge_client.oip import InferBody

@@ -19,6 +19,7 @@ from pathlib import Path
 from bench.experiments.campaign import run_missing
 from bench.experiments.catalogue import EXPERIMENTS, quick
 from bench.experiments.report import parts_of, write
+from bench.options import at_least_one
 from bench.serving.ledger import Ledger
 from sponge_core.errors import SpongeError
 
@@ -33,13 +34,13 @@ def main() -> None:
     )
     parser.add_argument("--quick", action="store_true", help="8 s, one seed, the ends of a sweep; leaves docs/ alone")
     parser.add_argument("--only", nargs="+", choices=sorted(EXPERIMENTS), metavar="NAME", help=", ".join(EXPERIMENTS))
-    parser.add_argument("--seeds", type=int, help="at most so many, for a first look; leaves docs/ alone, too")
+    parser.add_argument("--seeds", type=at_least_one, help="at most so many, for a first look; leaves docs/ alone, too")
     parser.add_argument(
         "--spot-check",
         action="store_true",
         help="where only the code has changed, run one seed of each anew, and the others only if it differs",
     )
-    parser.add_argument("--processes", type=int, default=os.cpu_count(), help="default: one a core, all niced")
+    parser.add_argument("--processes", type=at_least_one, default=os.cpu_count(), help="default: one a core, all niced")
     parser.add_argument("--out", type=Path, default=ROOT / "out" / "reproduce", metavar="DIR")
     options = parser.parse_args()
     chosen = {name: EXPERIMENTS[name] for name in options.only or EXPERIMENTS}

@@ -29,8 +29,9 @@ from bench.live_baselines.replay import assumed, service_of, start_of
 from bench.live_baselines.report import draw, rows_of, table_of, verdicts
 from bench.live_baselines.schedules import SCHEDULES, Load, Target
 from bench.live_baselines.systems import FIXED, SYSTEMS
+from bench.options import arguments, at_least_one, natural, positive
 from bench.real_service import Kubectl
-from bench.results import arguments, save
+from bench.results import save
 from bench.serving.ledger import Ledger
 from sponge_client.wire import prioritize_process
 from sponge_cluster import ConsoleProgress, down, status, up
@@ -48,9 +49,9 @@ def options() -> Namespace:
     parser = arguments(__doc__)
     parser.add_argument("--systems", nargs="+", choices=NAMES, default=[*NAMES], metavar="NAME")
     parser.add_argument("--schedules", nargs="+", choices=[*SCHEDULES], default=[*SCHEDULES], metavar="NAME")
-    parser.add_argument("--seconds", type=float, default=SECONDS, help=f"of each run (default {SECONDS:g})")
-    parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--most", type=int, metavar="N", help="stop after N new runs")
+    parser.add_argument("--seconds", type=positive, default=SECONDS, help=f"of each run (default {SECONDS:g})")
+    parser.add_argument("--seed", type=natural, default=1)
+    parser.add_argument("--most", type=at_least_one, metavar="N", help="stop after N new runs")
     parser.add_argument("--report", action="store_true", help="no new runs")
     return parser.parse_args()
 

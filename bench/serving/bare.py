@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from bench.options import at_least_one, positive
 from bench.serving.model import load_model
 from bench.serving.workloads import RESNET18, RUNTIMES, WORKLOADS, Served, Workload
 
@@ -67,12 +68,12 @@ def summarised(batch: int, times: Sequence[Sequence[float]]) -> dict[str, float]
 def main() -> None:
     """Measures and prints."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--processes", type=int, default=1)
-    parser.add_argument("--threads", type=int, default=1, help="per process")
+    parser.add_argument("--processes", type=at_least_one, default=1)
+    parser.add_argument("--threads", type=at_least_one, default=1, help="per process")
     parser.add_argument("--workload", choices=WORKLOADS, default=RESNET18.name)
     parser.add_argument("--runtime", choices=RUNTIMES, default=RUNTIMES[0])
     parser.add_argument("--batches", default="1,4,8")
-    parser.add_argument("--seconds", type=float, default=3.0)
+    parser.add_argument("--seconds", type=positive, default=3.0)
     options = parser.parse_args()
     batches = [int(word) for word in options.batches.split(",")]
 

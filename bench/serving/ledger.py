@@ -25,14 +25,13 @@ class Ledger:
     def __init__(self, path: Path) -> None:
         self._path = path
         self._runs: list[Run] = []
-        if path.exists():
-            for number, line in enumerate(path.read_text().splitlines(), 1):
-                try:
-                    self._runs.append(json.loads(line))
-                except ValueError:
-                    raise SpongeError(
-                        f"{path}, line {number}: not JSON, as when a run was cut off; delete the line"
-                    ) from None
+        for number, line in enumerate(_lines(path), 1):
+            try:
+                self._runs.append(_run(line))
+            except ValueError as error:
+                raise SpongeError(
+                    f"{path}, line {number}: {error}, as when a run was cut off; delete the line"
+                ) from None
         self._done = {_key(run["kind"], run["params"]): run for run in self._runs}
 
     def find(self, kind: str, params: Mapping[str, Any]) -> Run | None:
@@ -63,6 +62,28 @@ class Ledger:
         self._runs.append(run)
         self._done[_key(kind, params)] = run
         return run
+
+
+def _lines(path: Path) -> list[bytes]:
+    try:
+        return path.read_bytes().splitlines()
+    except FileNotFoundError:
+        return []
+    except OSError as error:
+        raise SpongeError(f"{path}: {error.strerror}; it is the file of finished runs, so move it away") from None
+
+
+def _run(line: bytes) -> Run:
+    """Raises ValueError."""
+    try:
+        found = json.loads(line)
+    except ValueError:
+        raise ValueError("not JSON") from None
+    if not isinstance(found, dict) or not isinstance(found.get("kind"), str):
+        raise ValueError("not a run")
+    if not isinstance(found.get("params"), dict) or not isinstance(found.get("result"), dict):
+        raise ValueError("not a run")
+    return found
 
 
 def _key(kind: str, params: Mapping[str, Any]) -> str:
