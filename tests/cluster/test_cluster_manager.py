@@ -6,14 +6,25 @@ import json
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import yaml
 from click.testing import CliRunner
 
 import sponge_cluster
-from sponge_cluster import ClusterError, SilentProgress, Status, Workers, connect, down, python_pod, status
+from sponge_cluster import (
+    Cluster,
+    ClusterError,
+    SilentProgress,
+    Status,
+    Workers,
+    connect,
+    down,
+    manager,
+    python_pod,
+    status,
+)
 from sponge_cluster.api import node_is_ready
 from sponge_cluster.command import command
 from sponge_cluster.host_python import host_mounts, outermost
@@ -26,6 +37,7 @@ from sponge_cluster.kind import (
     node_names,
 )
 from sponge_cluster.manager import choose
+from sponge_cluster.progress import Progress
 from sponge_cluster.state_file import read_processes, read_state, write_state
 
 
@@ -55,6 +67,34 @@ def test_the_backend_and_the_reason(requested: Any, docker: bool, kind: bool, ch
 def test_kind_that_cannot_work_is_refused(docker: bool, kind: bool, lack: str) -> None:
     with pytest.raises(ClusterError, match=lack):
         choose("kind", docker=docker, kind=kind)
+
+
+class Broken(KindBackend):
+    """A cluster of two nodes that does not run any more, and is made anew as asked."""
+
+    made: ClassVar[list[Workers]] = []
+
+    def status(self, name: str) -> Status:
+        return Status(name, "stopped", ready=False)
+
+    def up(self, name: str, workers: Workers, progress: Progress) -> Cluster:
+        self.made.append(workers)
+        return self.connect(name)
+
+
+@pytest.mark.parametrize("asked", [None, Workers(3)])
+def test_a_broken_cluster_comes_back_with_as_many_nodes(
+    asked: Workers | None, state_home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = state_home / "sponge" / "cluster" / "dev"
+    had = Workers(2, 1.5)
+    clients = {"kubectl": "/k", "helm": "/h"}
+    write_state(run, {"backend": "kind", "mounts": [], "clients": clients, "workers": had.to_json()})
+    monkeypatch.setattr(manager, "_BACKENDS", {"kind": Broken})
+    monkeypatch.setattr(manager, "choose", lambda *_, **__: ("kind", "for the test"))
+    monkeypatch.setattr(Broken, "made", [])
+    manager.up("dev", workers=asked)
+    assert Broken.made == [asked or had]
 
 
 def test_the_kind_node_has_the_host_beside_its_own_folders() -> None:

@@ -46,7 +46,8 @@ def command() -> None:
 @click.option(
     "--workers",
     type=int,
-    help="How many nodes run pods, 1 to 8, in two zones in turn. By default those that run already, else one.",
+    help="How many nodes run pods, 1 to 8, in two zones in turn. By default as many as the cluster has, also one that "
+    "broke, else one.",
 )
 @click.option(
     "--worker-cpu",

@@ -99,14 +99,14 @@ class KindBackend:
 
     def up(self, name: str, workers: Workers, progress: Progress) -> Cluster:
         """Creates the cluster. Deletes a broken one of that name first, if this command made it."""
+        machine_cores = int(check(["docker", "info", "--format", "{{.NCPU}}"]))
+        workers.check(machine_cores)
         run = folder(name)
         if read_state(run) is not None:
             progress.say("deleting a broken cluster")
             self.down(name, progress)
         elif name in check(["kind", "get", "clusters"]).split():
             raise ClusterError(f"a kind cluster '{name}' exists that this command did not make; choose another --name")
-        machine_cores = int(check(["docker", "info", "--format", "{{.NCPU}}"]))
-        workers.check(machine_cores)
         mounts = host_mounts()
         begun = time.monotonic()
         state = {

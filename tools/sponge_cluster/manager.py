@@ -69,7 +69,7 @@ def up(
     """Returns the running cluster of that name, or starts one.
 
     Args:
-        workers: its nodes; None: those that run already, else one.
+        workers: its nodes; None: those that it has, or had before it broke, else one.
 
     Raises:
         ClusterError: the cluster cannot start, or runs on another backend or with other nodes than requested.
@@ -85,6 +85,8 @@ def up(
                 raise ClusterError(f"cluster '{name}' runs with {running.workers}; run `sponge cluster down` first")
             progress.say(f"cluster '{name}' is running already ({made_by})")
             return running
+        if workers is None and made_by is not None:
+            workers = _BACKENDS[made_by]().connect(name).workers
         chosen, why = choose(backend, docker=_docker_answers(), kind=shutil.which("kind") is not None)
         if made_by not in (None, chosen):
             # Only the backend that made a broken cluster can remove it.
