@@ -54,12 +54,13 @@ class LiveFront:
         options: further ones of `sponge front run`.
 
     Attributes:
+        pods: as given.
         picker, envoy: the processes.
         http, grpc, status, picker_status: their ports.
     """
 
     def __init__(self, pods: Sequence[str], token_file: Path, *options: str, pick_timeout_ms: float = 20.0) -> None:
-        self._pods = pods
+        self.pods = pods
         self._folder = tempfile.TemporaryDirectory(prefix="sponge-front-")
         self.directory = Path(self._folder.name)
         self.http, self.grpc, self.status, self.picker_status = (free_port() for _ in range(4))
@@ -98,7 +99,7 @@ class LiveFront:
 
     def is_ready(self) -> bool:
         """Every pod's load is known, and Envoy takes the picker and the pods for healthy."""
-        count = len(self._pods)
+        count = len(self.pods)
         wanted = {"picker": 1, "pods-http": count, "pods-grpc": count}
         with contextlib.suppress(OSError, KeyError):
             return self.metric("sponge_front_pods_reporting") == count and all(

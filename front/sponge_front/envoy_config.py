@@ -280,6 +280,8 @@ def _pods_cluster(directory: Path, protocol: Protocol) -> Message:
         "load_balancing_policy": {"policies": [as_picked]},
         "circuit_breakers": _LIMITS,
         "outlier_detection": _LOST_PODS,
+        # One that is gone would stay for as long as something with its address answers. Requests under way end there.
+        "ignore_health_on_host_removal": True,
         # A pod that hangs, where there is no picker to see it; a throttled pod answers late.
         "health_checks": [
             {

@@ -12,9 +12,13 @@ from pathlib import Path
 import aiohttp
 import pytest
 from aiohttp import web
+from bench.scraping import scraped
 from fake_pod import FakePod
 from fake_pod_front import RestFront, front_before, named
 from server_process import eventually
+
+from sponge_front.files import write_endpoints
+from sponge_front.pods import parse_pod
 
 pytestmark = pytest.mark.slow
 
@@ -28,6 +32,7 @@ class RecordingPod(FakePod):
         super().__init__("honest")
         self.does = "answer"
         self.left = 0
+        self.goes_on = asyncio.Event()
 
     async def infer(self, request: web.Request) -> web.Response:
         """Answers, and counts the clients that leave before."""
@@ -35,6 +40,8 @@ class RecordingPod(FakePod):
         await super().infer(request)
         if self.does == "refuse":
             return web.Response(status=503, headers={"x-sponge-elsewhere": "1"})
+        if self.does == "pause":
+            await self.goes_on.wait()
         if self.does == "die" and request.transport is not None:
             request.transport.abort()
         if self.does in ("die", "wait"):
@@ -127,3 +134,25 @@ async def test_a_client_that_leaves_takes_its_request_along(tmp_path: Path) -> N
         cancelled = 'sponge_front_requests_total{ending="cancelled"}'
         await asyncio.to_thread(eventually, lambda: found.front.metric(cancelled) == 1)
         assert sum(found.asked()) == 1
+
+
+async def test_a_pod_that_is_gone_from_the_list_gets_no_more_and_ends_what_it_has(tmp_path: Path) -> None:
+    async with site(tmp_path, "pause") as found:
+        under_way = [asyncio.create_task(found.status()) for _ in range(2)]
+        await asyncio.to_thread(eventually, lambda: found.asked() == [1, 1])
+        found.front.picker.kill()  # from now on Envoy takes turns among those in its files
+        write_endpoints(found.front.directory, [parse_pod(found.front.pods[0])])
+        await asyncio.to_thread(eventually, lambda: members(found.front) == 1)
+        for pod in found.pods:
+            pod.does = "answer"
+        assert [await found.status() for _ in range(6)] == [200] * 6
+        assert found.asked() == [7, 1]
+        for pod in found.pods:
+            pod.goes_on.set()
+        assert await asyncio.gather(*under_way) == [200, 200]
+
+
+def members(front: RestFront) -> float:
+    """Pods that Envoy has for REST."""
+    name = 'envoy_cluster_membership_total{envoy_cluster_name="pods-http"}'
+    return scraped(f"http://127.0.0.1:{front.status}/stats/prometheus")[name]
