@@ -168,6 +168,12 @@ def test_all_pods_go_when_none_has_had_a_request_for_long_and_one_comes_when_som
     assert looks.go(1).wanted == 1, "a time that is not understood counts"
 
 
+def test_more_pods_that_the_spec_asks_for_wait_for_nobody() -> None:
+    looks = Looks(replicas={"min": 3, "max": 4})
+    seen = looks.go(1, view(1))
+    assert (seen.wanted, seen.reason) == (3, "range")
+
+
 def test_pods_stay_where_none_may_be_no_number() -> None:
     assert Looks().go(300, idle(1, 1e6)).wanted == 1
 

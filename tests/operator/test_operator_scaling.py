@@ -91,6 +91,24 @@ def test_pods_that_a_quota_forbids_are_given_up_when_the_load_falls() -> None:
     assert replicas(scenario(act, replicas=RANGE)) == 2
 
 
+@pytest.mark.parametrize(("progressing", "kept"), [("True", 2), ("False", 1)])
+def test_a_rollout_that_gets_no_further_for_lack_of_room_gets_that_of_a_pod_to_spare(
+    progressing: str, kept: int
+) -> None:
+    async def act(world: World) -> None:
+        world.servers.load_cores = 0.1
+        world.cluster.objects["Deployment", "digits"]["spec"]["replicas"] = 2
+        world.reconciler.child_seen("Deployment", world.cluster.touch("Deployment", "digits"))
+        world.roll_out(2)
+        status = world.cluster.objects["Deployment", "digits"]["status"]
+        stuck = {"type": "Progressing", "status": progressing, "reason": "ProgressDeadlineExceeded"}
+        counts = {"replicas": 3, "updatedReplicas": 1, "conditions": [stuck]}
+        world.reconciler.child_seen("Deployment", world.cluster.report("Deployment", "digits", {**status, **counts}))
+        await asyncio.sleep(50.0)
+
+    assert replicas(scenario(act, replicas=RANGE)) == kept
+
+
 def test_without_the_right_to_mark_a_pod_goes_all_the_same() -> None:
     async def act(world: World) -> None:
         world.cluster.refusals["Pod"] = ApiError(403, {"message": "pods is forbidden"})

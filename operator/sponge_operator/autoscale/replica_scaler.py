@@ -165,7 +165,7 @@ class ReplicaScaler:
         self._looked_at = now
         least = spec.replicas.at_first if service.is_awake(wall) else spec.replicas.min
         if asked < least:
-            return replace(seen, wanted=least, reason="woken")
+            return replace(seen, wanted=least, reason="woken" if asked >= spec.replicas.min else "range")
         stale = tuple(pod.state.name for pod in serving if _load_of(pod.state) is None)
         if stale or not serving:
             return replace(seen, stale=stale)

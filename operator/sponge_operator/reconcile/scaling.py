@@ -13,7 +13,7 @@ from sponge_operator.autoscale.replica_scaler import PodView, ReplicaScaler, Sca
 from sponge_operator.clients.kube import ApiError
 from sponge_operator.context import Context, Events
 from sponge_operator.resources.model import SpongeService
-from sponge_operator.resources.obstacles import is_rolled_out
+from sponge_operator.resources.obstacles import failure_of, is_rolled_out
 from sponge_operator.resources.status_input import LastScaling
 from sponge_system.logs import event
 
@@ -33,6 +33,7 @@ BECAUSE: Mapping[str, str] = {
     "ceiling": "nodes or policies leave {asked} only {has:.3g} cores, and the load takes {load:.3g}",
     "idle": "there has been no request for long",
     "woken": "somebody waits for one",
+    "range": "the spec asks for so many at least, or at most",
     "spare": "the load takes {load:.3g} cores, and one of {asked} can be spared",
 }
 
@@ -76,8 +77,9 @@ class ServiceScaling:
         if seen.wanted > seen.asked:
             return service.paused_direction != "grow"
         # In the middle of a rollout, a ReplicaSet that has to go anyway would lose the pod. Pods that cannot be made,
-        # for a quota, hold nothing up.
-        return service.paused_direction != "shrink" and is_rolled_out(deployment, 0)
+        # for a quota, hold nothing up; and where a rollout gets no further, the pod may hold what it lacks.
+        is_free = is_rolled_out(deployment, 0) or failure_of(deployment) is not None
+        return service.paused_direction != "shrink" and is_free
 
     async def carry_out(self, service: SpongeService, pods: Sequence[PodView]) -> int | None:
         """The number of pods to request; None: as it is. Before, marks the pod that goes."""
