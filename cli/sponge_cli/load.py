@@ -55,7 +55,7 @@ __all__ = ["command"]
     help="Start the uplink at this second of its trace.",
 )
 @click.option("--payload-bytes", type=click.IntRange(1), help="Size of each body.  [default: as the model needs it]")
-@click.option("--seed", type=int, default=1, show_default=True, help="The same seed sends the same load.")
+@click.option("--seed", type=click.IntRange(0), default=1, show_default=True, help="The same seed sends the same load.")
 @click.option(
     "--timeout-s",
     type=Number(0),

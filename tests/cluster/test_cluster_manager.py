@@ -6,6 +6,7 @@ import json
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from threading import Event, Thread
 from typing import Any, ClassVar
 
 import pytest
@@ -36,6 +37,8 @@ from sponge_cluster.kind import (
     load_command,
     node_names,
 )
+from sponge_cluster.layout import clusters_folder
+from sponge_cluster.locks import locked
 from sponge_cluster.manager import choose
 from sponge_cluster.progress import Progress
 from sponge_cluster.state_file import read_processes, read_state, write_state
@@ -69,32 +72,79 @@ def test_kind_that_cannot_work_is_refused(docker: bool, kind: bool, lack: str) -
         choose("kind", docker=docker, kind=kind)
 
 
-class Broken(KindBackend):
-    """A cluster of two nodes that does not run any more, and is made anew as asked."""
+class Made(KindBackend):
+    """A cluster of two nodes that runs, or is made anew as asked."""
 
+    runs = False
     made: ClassVar[list[Workers]] = []
 
     def status(self, name: str) -> Status:
-        return Status(name, "stopped", ready=False)
+        return Status(name, "running" if self.runs else "stopped", ready=self.runs)
 
     def up(self, name: str, workers: Workers, progress: Progress) -> Cluster:
         self.made.append(workers)
         return self.connect(name)
 
+    def down(self, name: str, progress: Progress) -> None:
+        """Changes nothing."""
+
+
+HAD = Workers(2, 1.5)
+
+
+@pytest.fixture
+def made(state_home: Path, monkeypatch: pytest.MonkeyPatch) -> type[Made]:
+    state = {"backend": "kind", "mounts": [], "clients": {"kubectl": "/k", "helm": "/h"}, "workers": HAD.to_json()}
+    write_state(state_home / "sponge" / "cluster" / "dev", state)
+    monkeypatch.setattr(manager, "_BACKENDS", {"kind": Made})
+    monkeypatch.setattr(manager, "choose", lambda *_, **__: ("kind", "for the test"))
+    monkeypatch.setattr(Made, "made", [])
+    return Made
+
 
 @pytest.mark.parametrize("asked", [None, Workers(3)])
-def test_a_broken_cluster_comes_back_with_as_many_nodes(
-    asked: Workers | None, state_home: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    run = state_home / "sponge" / "cluster" / "dev"
-    had = Workers(2, 1.5)
-    clients = {"kubectl": "/k", "helm": "/h"}
-    write_state(run, {"backend": "kind", "mounts": [], "clients": clients, "workers": had.to_json()})
-    monkeypatch.setattr(manager, "_BACKENDS", {"kind": Broken})
-    monkeypatch.setattr(manager, "choose", lambda *_, **__: ("kind", "for the test"))
-    monkeypatch.setattr(Broken, "made", [])
+def test_a_broken_cluster_comes_back_with_as_many_nodes(asked: Workers | None, made: type[Made]) -> None:
     manager.up("dev", workers=asked)
-    assert Broken.made == [asked or had]
+    assert made.made == [asked or HAD]
+
+
+@pytest.mark.parametrize("asked", [None, HAD])
+def test_a_cluster_that_runs_is_found(asked: Workers | None, made: type[Made], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(made, "runs", True)
+    assert manager.up("dev", workers=asked).workers == HAD
+    assert made.made == []
+
+
+@pytest.mark.parametrize("asked", [Workers(), Workers(2), Workers(3, 1.5)])
+def test_a_cluster_that_runs_gets_no_other_nodes(
+    asked: Workers, made: type[Made], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(made, "runs", True)
+    with pytest.raises(ClusterError, match=r"runs with 2 nodes of 1.5 cores; run `sponge cluster down` first"):
+        manager.up("dev", workers=asked)
+
+
+@pytest.mark.usefixtures("made")
+def test_down_waits_for_an_up_that_is_under_way() -> None:
+    said = Said()
+    with locked(clusters_folder() / "dev.lock", lambda: None):
+        going = Thread(target=manager.down, args=("dev", said))
+        going.start()
+        assert said.something.wait(10.0)
+        assert going.is_alive()
+    going.join(10.0)
+    assert not going.is_alive()
+
+
+class Said(SilentProgress):
+    """Notes that something was said."""
+
+    def __init__(self) -> None:
+        self.something = Event()
+
+    def say(self, text: str) -> None:
+        assert "waiting for another" in text
+        self.something.set()
 
 
 def test_the_kind_node_has_the_host_beside_its_own_folders() -> None:

@@ -142,7 +142,7 @@ for name in kubelet2 containerd2 kubelet containerd etcd; do
 print(*[p['pid'] for p in json.load(open('up1.json'))['processes'] if p['name'] == sys.argv[1]])" $name)
 done
 sponge status > broken.json || true
-sponge up --backend native --workers 2 > up2.json
+sponge up --backend native > up2.json
 sponge down
 echo LEFT:
 ls -d /sys/fs/cgroup/sponge-e2e-life /sys/fs/cgroup/*/sponge-e2e-life "$XDG_STATE_HOME/sponge/cluster/e2e-life" \
