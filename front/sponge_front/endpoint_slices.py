@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import aiohttp
+from aiohttp.http_exceptions import LineTooLong
 
 from sponge_core.addresses import authority
 from sponge_core.errors import SpongeError
@@ -37,6 +38,7 @@ FIRST_PAUSE_S, LAST_PAUSE_S = 0.2, 5.0
 """Before the API server is asked again after a failure; doubles with each one."""
 
 LONGEST_EVENT = 2 << 20
+"""Bytes of a change, which is one line: a slice may have a thousand endpoints, and etcd takes 1.5 MiB."""
 
 PORTS = ("http", "grpc", "control")
 
@@ -141,7 +143,7 @@ class EndpointSlices:
                 version = await self._list()
                 pause_s = FIRST_PAUSE_S
                 await self._watch(version)
-            except (aiohttp.ClientError, TimeoutError, OSError, ValueError, KeyError) as error:
+            except (aiohttp.ClientError, LineTooLong, TimeoutError, OSError, ValueError, KeyError) as error:
                 why = str(error) or type(error).__name__
                 event(log, "pods.not_followed", logging.WARNING, service=self._service, reason=why)
                 await asyncio.sleep(pause_s)
@@ -177,6 +179,7 @@ class EndpointSlices:
             ssl=self._access.tls or True,
             timeout=timeout,
             raise_for_status=True,
+            read_bufsize=LONGEST_EVENT,
         )
 
     def _tell(self) -> None:

@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
 import aiohttp
+from aiohttp.http_exceptions import LineTooLong
 
 from sponge_core.errors import SpongeError
 from sponge_core.routing.pod_load import PodLoad
@@ -60,7 +61,7 @@ class LoadReader:
                     self._reported(pod.name, load)
                     pause_s = FIRST_PAUSE_S
                 why = "the report ended"
-            except (aiohttp.ClientError, TimeoutError, OSError, ValueError, SpongeError) as error:
+            except (aiohttp.ClientError, LineTooLong, TimeoutError, OSError, ValueError, SpongeError) as error:
                 why = str(error) or type(error).__name__
             event(log, "load.lost", logging.WARNING, pod=pod.name, reason=why)
             await asyncio.sleep(pause_s)

@@ -156,6 +156,22 @@ async def test_a_watch_that_is_too_old_lists_again() -> None:
         assert await following.next() == [pod(1)]
 
 
+async def test_a_slice_may_be_as_large_as_kubernetes_allows() -> None:
+    api, following = ApiServer(), Following()
+    large = slice_of("s", *(endpoint(number) for number in range(1, 256)))
+    large["metadata"]["annotations"] = {"note": "x" * 1_250_000}
+    async with following.of(api):
+        assert await following.next() == []
+        api.push("ADDED", large)
+        assert len(await following.next()) == 255
+        assert api.lists == 1
+        # One that is still larger is no reason to stop.
+        large["metadata"]["annotations"] = {"note": "x" * 5_000_000}
+        api.slices = [slice_of("s", endpoint(1))]
+        api.push("MODIFIED", large)
+        assert await following.next() == [pod(1)]
+
+
 async def test_an_api_server_that_refuses_is_asked_again() -> None:
     api, following = ApiServer(), Following()
     api.fails = 2

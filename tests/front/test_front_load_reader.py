@@ -87,7 +87,7 @@ async def test_every_report_is_taken_and_a_report_that_ends_is_asked_for_anew(to
 
 
 @pytest.mark.parametrize(
-    "nonsense", [b"{}\n", b"no json\n", b'{"cores_milli": 0}\n', b"x" * 300_000 + b"\n", b"\xff\n"]
+    "nonsense", [b"{}\n", b"no json\n", b'{"cores_milli": 0}\n', b"x" * 3_000_000 + b"\n", b"\xff\n"]
 )
 async def test_nonsense_ends_the_connection_and_not_the_reader(token_file: Path, nonsense: bytes) -> None:
     async with Reporter([line(1), nonsense], [line(2), None]).heard(token_file) as queue:
