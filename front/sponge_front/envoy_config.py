@@ -59,6 +59,11 @@ _RETRIES: Final = {
     "host_selection_retry_max_attempts": 5,
 }
 
+_CHANGES: Final = ("/v2/repository/", "/inference.GRPCInferenceService/Repository")
+"""Paths of requests that change a pod. One that a pod may have begun is not sent to another."""
+
+_RETRIES_OF_CHANGES: Final = {**_RETRIES, "retry_on": "connect-failure,refused-stream"}
+
 _LIMITS: Final = {
     "thresholds": [
         {
@@ -168,11 +173,8 @@ def _listener(settings: EnvoySettings, protocol: Protocol, port: int) -> Message
                 "include_request_attempt_count": True,
                 "request_body_buffer_limit": _LARGEST_REPEATED,
                 "routes": [
-                    {
-                        "match": {"prefix": "/"},
-                        # Deadlines are the pods' business, whatever the client states them in.
-                        "route": {"cluster": f"pods-{protocol}", "timeout": "0s", "retry_policy": _RETRIES},
-                    }
+                    *(_route(protocol, prefix, _RETRIES_OF_CHANGES) for prefix in _CHANGES),
+                    _route(protocol, "/", _RETRIES),
                 ],
             }
         ],
@@ -197,6 +199,12 @@ def _listener(settings: EnvoySettings, protocol: Protocol, port: int) -> Message
         "http_protocol_options": {"accept_http_10": True, "default_host_for_http_10": "pods"},
     }
     return _web(protocol, settings.host, port, routes, filters, more)
+
+
+def _route(protocol: Protocol, prefix: str, retries: Message) -> Message:
+    # Deadlines are the pods' business, whatever the client states them in.
+    route = {"cluster": f"pods-{protocol}", "timeout": "0s", "retry_policy": retries}
+    return {"match": {"prefix": prefix}, "route": route}
 
 
 def _status_listener(settings: EnvoySettings) -> Message:

@@ -15,9 +15,9 @@ from sponge_cluster.layout import free_port
 __all__ = ["RestFront", "front_before", "named"]
 
 
-def named(port: int) -> str:
+def named(port: int, host: str = "127.0.0.1") -> str:
     """As the command line names such a pod, which has no gRPC port."""
-    return f"127.0.0.1,{port},{free_port()},{port}"
+    return f"{host},{port},{free_port()},{port}"
 
 
 class RestFront(LiveFront):

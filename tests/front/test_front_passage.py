@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -70,16 +71,16 @@ class Site:
 
 
 @asynccontextmanager
-async def site(directory: Path, does: str = "answer") -> AsyncIterator[Site]:
+async def site(directory: Path, does: str = "answer", host: str = "127.0.0.1") -> AsyncIterator[Site]:
     pods = RecordingPod(), RecordingPod()
     for pod in pods:
         pod.does = does
     timeout = aiohttp.ClientTimeout(total=60)
     async with (
-        pods[0].running() as first,
-        pods[1].running() as second,
+        pods[0].running(host) as first,
+        pods[1].running(host) as second,
         aiohttp.ClientSession(timeout=timeout) as session,
-        front_before([named(first), named(second)], directory) as front,
+        front_before([named(first, host), named(second, host)], directory) as front,
     ):
         yield Site(front, pods, session)
 
@@ -114,6 +115,21 @@ async def test_no_request_is_sent_more_than_twice(tmp_path: Path, does: str) -> 
     async with site(tmp_path, does) as found:
         assert await found.status(headers=insisting) == 503
         assert found.asked() == [1, 1], "one attempt at each pod"
+
+
+async def test_what_changes_a_pod_is_sent_once(tmp_path: Path) -> None:
+    async with site(tmp_path, "die") as found:
+        async with found.session.post(found.url.replace(PATH, "/v2/repository/models/m/load"), data=b"{}") as answer:
+            assert answer.status == 503
+        assert sum(found.asked()) == 1
+
+
+@pytest.mark.skipif(not socket.has_dualstack_ipv6(), reason="needs IPv6")
+async def test_pods_have_addresses_of_ipv6(tmp_path: Path) -> None:
+    async with site(tmp_path, host="::1") as found:
+        assert [await found.status() for _ in range(4)] == [200] * 4
+        answered = 'sponge_front_requests_total{ending="answered"}'
+        await asyncio.to_thread(eventually, lambda: found.front.metric(answered) == 4)
 
 
 async def test_a_large_request_is_handed_on_up_to_a_size(tmp_path: Path) -> None:

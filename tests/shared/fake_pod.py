@@ -66,6 +66,7 @@ class FakePod:
         """Context in which it serves REST and control on one port, which it gives."""
         app = web.Application(client_max_size=LARGEST)
         app.router.add_post("/v2/models/{model}/infer", self.infer)
+        app.router.add_post("/v2/repository/models/{model}/load", self.infer)
         app.router.add_get("/v2/health/ready", self.ready)
         app.router.add_get("/control/v1/load", self.load)
         runner = web.AppRunner(app, shutdown_timeout=0.1)
