@@ -153,11 +153,14 @@ def envoy_config(
     """Print the configuration of Envoy before a service."""
     from sponge_front.envoy_config import bootstrap
     from sponge_front.files import prepare
+    from sponge_front.pods import ip_of
     from sponge_front.settings import EnvoySettings
     from sponge_system.network import EVERY_INTERFACE, every_interface
 
     if len({http_port, grpc_port, status_port}) < 3:
         raise click.UsageError("--http-port, --grpc-port and --status-port must differ")
+    if ip_of(host) is None:
+        raise click.UsageError(f"--host {host} is no IP address; write one, as 127.0.0.1, or :: for every interface")
     settings = EnvoySettings(
         directory=directory.absolute(),
         http_port=http_port,

@@ -91,6 +91,7 @@ def test_the_command_prints_or_writes_it(tmp_path: Path) -> None:
         (["run", "--pod", "::1,1,2,3", "--directory", "/dev/null/x"], 2, "choose another --directory"),
         (["envoy-config", "--http-port", "0"], 2, "1<=x<=65535"),
         (["envoy-config", "--http-port", "8081"], 2, "must differ"),
+        (["envoy-config", "--host", "localhost"], 2, "is no IP address"),
         (["envoy-config", "--pick-timeout-ms", "inf"], 2, "--pick-timeout-ms"),
     ],
 )
