@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import math
 import tempfile
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Final
 
@@ -17,27 +16,26 @@ MOST: Final = 10_000_000
 """No option means more of anything; a slip of the keyboard does."""
 
 
-class _Parser(argparse.ArgumentParser):
-    """Makes the folder for the results at once: a run of many minutes must not end with one that cannot be written."""
-
-    def parse_args(self, args: Sequence[str] | None = None, namespace: Any = None) -> Any:
-        found = super().parse_args(args, namespace)
-        try:
-            found.out.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=found.out):
-                pass
-        except OSError as error:
-            self.error(f"--out {found.out}: {error.strerror}; choose a folder that can be written")
-        return found
-
-
 def arguments(text: str | None, **defaults: Any) -> argparse.ArgumentParser:
     """An argument parser with the options of every experiment. `text` is the module's docstring."""
-    parser = _Parser(description=text, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=text, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--short", action="store_true", help="a fraction of the time, for a first look")
-    parser.add_argument("--out", type=Path, default=FOLDER, metavar="DIR", help=f"default {FOLDER}")
+    # The default is text, so that it is looked at like any other folder.
+    parser.add_argument("--out", type=_folder, default=str(FOLDER), metavar="DIR", help=f"default {FOLDER}")
     parser.set_defaults(**defaults)
     return parser
+
+
+def _folder(text: str) -> Path:
+    """A folder for results, which is made at once: a run of many minutes must not end with one that cannot be."""
+    folder = Path(text)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise argparse.ArgumentTypeError(f"{text}: {error.strerror}; choose a folder that can be written") from None
+    return folder
 
 
 def positive(text: str) -> float:

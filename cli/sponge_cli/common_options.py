@@ -6,7 +6,7 @@ Imports nothing that only one extra of the distribution brings.
 from __future__ import annotations
 
 import math
-from typing import get_args
+from typing import Any, get_args
 
 import click
 
@@ -18,7 +18,7 @@ __all__ = ["LOG_LEVEL", "Number"]
 class Number(click.FloatRange):
     """A finite number in a range. Click's own type takes nan, and inf where the range has no end."""
 
-    def convert(self, value: object, param: click.Parameter | None, ctx: click.Context | None) -> float:
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         found: float = super().convert(value, param, ctx)
         if not math.isfinite(found):
             self.fail(f"{found} is no finite number", param, ctx)
