@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing, asynccontextmanager
+from pathlib import Path
 
 import pytest
+import yaml
 from engine_world import World
 from virtual_time import VirtualLoop, run_virtual
 
@@ -201,3 +203,13 @@ def test_numbers_only_grow_and_fronts_are_bounded() -> None:
         fronts.arrived({b"x-sponge-front": b"f%d 1" % front})
     assert len(fronts.read()) == MOST_FRONTS
     assert "abc" not in fronts.read()
+
+
+def test_all_fronts_of_a_service_may_read_also_while_they_are_replaced() -> None:
+    schema = yaml.safe_load((Path(__file__).parents[2] / "crds" / "spongeservice.yaml").read_text())
+    (version,) = schema["spec"]["versions"]
+    spec = version["schema"]["openAPIV3Schema"]["properties"]["spec"]["properties"]
+    most = spec["front"]["properties"]["replicas"]["maximum"]
+    # One more than all, and those on their way out.
+    assert 1.5 * most <= MOST_READERS
+    assert 1.5 * most <= MOST_FRONTS

@@ -33,8 +33,8 @@ GAP_S = 0.02
 SILENCE_S = 1.0
 """The longest time between two reports: a front that hears nothing for longer takes the server for lost."""
 
-MOST_READERS = 16
-"""Fronts that read at once; a service has two or three."""
+MOST_READERS = 32
+"""Fronts that read at once. A service has two or three, 20 at most, and some more while those are replaced."""
 
 
 class LoadFeed(RequestObserver):
