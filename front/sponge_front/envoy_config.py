@@ -90,9 +90,9 @@ _LOST_PODS: Final = {
     "max_ejection_percent": 50,
 }
 
-_LARGEST_REPEATED: Final = 4 << 20
-"""Bytes of a request that are kept until its answer begins, so that another pod can have it. An image in JSON has more
-than Envoy's 1 MiB."""
+_LARGEST_REPEATED: Final = 1 << 20
+"""Bytes of a request that are kept until its answer begins, so that another pod can have it. A larger one is passed on
+without that: hundreds that wait at once would take more memory than the proxy has."""
 
 LONGEST_WAIT_S: Final = 600.0
 """How long a request waits for the first pod of its service at most, whatever its deadline."""
