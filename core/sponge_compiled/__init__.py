@@ -25,6 +25,7 @@ SOURCES = Path(__file__).parents[1] / "sponge_core"
 
 MODULES = {
     "sponge_core": (
+        "bursts",
         "cpu_sharing",
         "dispatch/batch_sizing",
         "dispatch/decision",

@@ -1,4 +1,5 @@
-"""Forecasts arrivals: the recent rate with a stochastic margin, and the recent distribution of remaining SLO and size.
+"""Forecasts arrivals: the recent rate with a stochastic margin, the rest of a burst, and the recent distribution of
+remaining SLO and size.
 
 The caller reports every arrival. Nothing is drawn at random, so a plan can be replayed.
 """
@@ -9,6 +10,8 @@ import math
 from collections import deque
 from dataclasses import dataclass
 from typing import Final
+
+from sponge_core.bursts import BurstHistory
 
 __all__ = ["Arrival", "Forecaster"]
 
@@ -41,7 +44,8 @@ class Forecaster:
 
     Where n arrivals are expected on average, the forecast has n + sigmas*sqrt(n): the margin is `sigmas` standard
     deviations of a Poisson count. The arrivals of the margin resemble the tightest recent ones, because an unexpected
-    request that can wait for a resize needs no cores kept ready.
+    request that can wait for a resize needs no cores kept ready. Once the first requests of a burst have come, the
+    forecast has the rest of it, as bursts before it had (`BurstHistory`).
 
     Args:
         window_s: length of the window in seconds.
@@ -55,11 +59,15 @@ class Forecaster:
         self._sigmas = sigmas
         self._seen: deque[tuple[float, float, int, float]] = deque()
         self._started: float | None = None
+        self._bursts = BurstHistory()
 
     def observe(self, now: float, remaining_slo_s: float, model: int = 0, size: float = 1.0) -> None:
         """Records that a request arrived with `remaining_slo_s` left; <= 0 means that the network used all of it."""
         if self._started is None:
             self._started = now
+        if self._bursts.is_over(now):
+            self._bursts.begin(now, self.rate(now))
+        self._bursts.add()
         self._seen.append((now, remaining_slo_s, model, size))
         self._forget(now)
 
@@ -96,8 +104,9 @@ class Forecaster:
         return [values[min(len(values) - 1, int(q * len(values)))] for q in at] if values else []
 
     def forecast(self, now: float, horizon_s: float) -> list[Arrival]:
-        """Arrivals expected in (now, now + horizon_s], evenly spaced, with the recent distribution of remaining SLO."""
-        mean = self.rate(now) * horizon_s
+        """Arrivals expected in (now, now + horizon_s], ascending, with the recent distribution of remaining SLO."""
+        rate = self.rate(now)
+        mean = rate * horizon_s
         values = self._recent(now)
         if mean <= 0 or not values:
             return []
@@ -117,7 +126,14 @@ class Forecaster:
             at = now + (i + 0.5) * horizon_s / count
             model, left, size = among[int(quantile * len(among))]
             arrivals.append(Arrival(at, at + left, model, size))
-        return arrivals
+        further, until = self._bursts.further(now)
+        span = min(until - now, horizon_s)
+        further -= round(rate * span)
+        for i in range(further):
+            at = now + span * ((i + 1) / further)
+            model, left, size = values[int(((count + i + 0.5) * GOLDEN) % 1.0 * len(values))]
+            arrivals.append(Arrival(at, at + left, model, size))
+        return sorted(arrivals) if further > 0 else arrivals
 
     def _recent(self, now: float) -> list[tuple[int, float, float]]:
         """(model, remaining SLO, size) of the recent arrivals, sorted, so that the walk keeps the models' shares.
