@@ -40,6 +40,7 @@ from sponge_operator.settings import OperatorSettings
 
 KUBELET_S = 0.022
 STATUS_S = 0.02
+RELIST_S = 0.7
 
 
 class KeptLog(DecisionLog):
@@ -118,6 +119,7 @@ class World:
     Attributes:
         calls: what reached the API server and the control port, in order: ("patch", milli), ("apply", milli, cap).
         alive: the kubelet acts on resizes.
+        late: it acts on the next one only `RELIST_S` later, unless another one comes before.
         allocatable: the node's CPU, above which the API server refuses.
         refusal: what the API server answers to a resize, or to one of so many millicores, instead of taking it.
         reachable: the server answers.
@@ -142,6 +144,7 @@ class World:
         self.room = room
         self.quota = start
         self.alive = True
+        self.late = False
         self.refusal: ApiError | Callable[[int], ApiError | None] | None = None
         self.allocatable = 16_000
         self.reachable = True
@@ -285,6 +288,9 @@ class World:
     async def kubelet(self, pod: dict[str, Any]) -> None:
         """Carries out the resize that the spec of `pod` requests."""
         await asyncio.sleep(KUBELET_S)
+        if self.late:
+            self.late = False
+            await asyncio.sleep(RELIST_S)
         if not self.alive or self.pod["metadata"]["generation"] != pod["metadata"]["generation"]:
             return
         limits = pod["spec"]["containers"][0]["resources"]["limits"]

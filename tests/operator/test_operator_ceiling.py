@@ -233,7 +233,7 @@ def test_the_search_never_repeats_a_refused_size_and_ends_at_the_best_allowed_on
         assert size not in refused
         refusal = cluster.refusal(size)
         if refusal is None:
-            history = resize.actuated(history, cluster.has, size, 0.5)
+            history = resize.actuated(history, cluster.has, size, 0.5, 0.05)
             cluster.has = size
         else:
             refused.add(size)
@@ -264,5 +264,5 @@ def test_once_the_cause_is_gone_the_wanted_size_is_reached_by_one_request(cluste
     later = max(held.until for held in (history.ceiling, history.floor) if held is not None)
     assert later <= 15.0
     assert next_size(wanted, cluster.has, history, later) == wanted
-    after = resize.actuated(history, cluster.has, wanted, later)
+    after = resize.actuated(history, cluster.has, wanted, later, 0.05)
     assert (after.ceiling, after.floor, after.blocked) == (None, None, None)

@@ -201,6 +201,30 @@ def test_a_stuck_kubelet_is_woken_by_another_size() -> None:
     run_virtual(scenario)
 
 
+def test_a_late_kubelet_is_reminded_once_its_usual_time_is_known() -> None:
+    async def scenario(loop: VirtualLoop) -> None:
+        world = World(start=500)
+
+        def late(need: int) -> None:
+            world.late = True
+            world.change(need)
+
+        loop.call_later(1.0, late, 750)
+        loop.call_later(3.0, world.change, 1000)
+        loop.call_later(5.0, late, 1250)
+        for number in range(12):  # to and fro in the usual time
+            loop.call_later(6.0 + 2 * number, world.change, 1000 if number % 2 else 1500)
+        loop.call_later(30.0, late, 1250)
+        await world.run(32.0)
+        patches = world.patches()
+        assert patches[:3] == [750, 1000, 1250]
+        assert patches[-3:] == [1250, 1249, 1250]
+        assert world.times[-1] - world.times[-4] < 0.2
+        assert "timeout" not in world.outcomes()
+
+    run_virtual(scenario)
+
+
 def test_a_restarted_server_gets_its_size_again() -> None:
     async def scenario(_: VirtualLoop) -> None:
         world = World(start=500)

@@ -148,13 +148,13 @@ def test_waits_grow_keep_to_retry_after_and_end_with_success() -> None:
     assert waits == [0.1, 0.2, 0.4, 0.8, 1.6, 3.2, 5.0, 5.0]
     assert resize.step(quota_state.Idle(250), 500, history, 104.9) == resize.Nothing("Refused")
     assert resize.refuse(history, replace(busy, retry_after_s=30.0), 100.0, jitter=0.2).quiet_until == 136.0
-    done = resize.actuated(history, 250, 500, 106.0)
+    done = resize.actuated(history, 250, 500, 106.0, 0.05)
     assert (done.failures, done.quiet_until, done.blocked) == (0, 0.0, None)
 
 
 def test_a_refusal_is_shown_while_it_matters() -> None:
     bound = Bound("LimitRange", "at most 500m", refused_milli=1500, hold=POLICY, figure_milli=500)
-    history = resize.actuated(resize.refuse(resize.History(), bound, now=0.0), 250, 500, 0.1)
+    history = resize.actuated(resize.refuse(resize.History(), bound, now=0.0), 250, 500, 0.1, 0.05)
     assert history.blocked == resize.Blocked("LimitRange", "at most 500m")
     history = resize.unless_unwanted(history, 10.0, wants=True)
     assert resize.unless_unwanted(history, 14.9, wants=False).blocked is not None
@@ -162,5 +162,16 @@ def test_a_refusal_is_shown_while_it_matters() -> None:
     assert gone.blocked is None
     assert resize.unless_unwanted(gone, 16.0, wants=True, bounded_by=gone.ceiling).blocked == history.blocked
     # A larger size in force proves that the bound is gone.
-    assert resize.actuated(history, 500, 1500, 20.0).ceiling is None
-    assert resize.actuated(history, 500, 1500, 20.0).blocked is None
+    assert resize.actuated(history, 500, 1500, 20.0, 0.05).ceiling is None
+    assert resize.actuated(history, 500, 1500, 20.0, 0.05).blocked is None
+
+
+def test_a_resize_is_overdue_by_what_is_usual_here() -> None:
+    history = resize.History()
+    assert history.overdue_s == resize.STUCK_S
+    for took_s in (0.05, 0.9, 0.05, 0.05, 0.9, 0.04):
+        history = resize.actuated(history, 500, 1000, 1.0, took_s)
+    assert 0.1 <= history.overdue_s <= 0.25
+    for _ in range(20):
+        history = resize.actuated(history, 500, 1000, 1.0, 1.5)
+    assert history.overdue_s == resize.STUCK_S

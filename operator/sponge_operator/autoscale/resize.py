@@ -8,6 +8,9 @@ The rules come from observations on Kubernetes 1.36:
 - A kubelet that was restarted has seen the new size and yet applies it only half a minute later, unless it is sent
   again. So the wait for that begins anew once the kubelet has seen it, however long it was away.
 - No second resize is sent before the first one is observed.
+- A resize less than a second after another one may wait for the rest of that second, because the kubelet's worker still
+  has an update of the pod from the first, and looks at the pod once a second. Any further request makes it go on, so a
+  kubelet that is late is reminded.
 - A Deferred resize reserves its CPU on the node and blocks later resizes, so it is always taken back.
 - A size that was refused is not asked for again for a while; `ceiling` says what else the pod may have.
 """
@@ -46,6 +49,15 @@ __all__ = [
 
 STUCK_S = 2.0
 """A resize that is not complete by then is sent again; it takes 26 ms (p50) to 400 ms on 1.36, 1 to 2 s on 1.35."""
+
+OVERDUE = 2.0
+"""A resize that takes more than this many times as long as usual is overdue, and the kubelet is reminded of it."""
+
+SOONEST_S = 0.1
+"""No resize is overdue before."""
+
+USUAL_STEP = 1.25
+"""The usual time changes by this factor with each resize, towards what that one took, and so stays near the median."""
 
 MAX_STUCK_S = 60.0
 """The wait before a resend doubles with each one, up to this."""
@@ -145,6 +157,7 @@ class History:
         grown_at: when a larger size came in force.
         shrunk_at: when a smaller size came in force.
         acknowledged: the newest budget and cap that the server acknowledged.
+        usual_s: how long a resize usually takes here; None before the first one.
     """
 
     patched_at: float | None = None
@@ -159,6 +172,12 @@ class History:
     grown_at: float | None = None
     shrunk_at: float | None = None
     acknowledged: ApplyRequest | None = None
+    usual_s: float | None = None
+
+    @property
+    def overdue_s(self) -> float:
+        """How long a resize may take before the kubelet is reminded of it."""
+        return STUCK_S if self.usual_s is None else min(STUCK_S, max(SOONEST_S, OVERDUE * self.usual_s))
 
     def ceiling_milli(self, now: float, has_milli: int, step_milli: int) -> int | None:
         """The largest size that may be asked for, with `has_milli` in force; None for no known bound."""
@@ -255,8 +274,8 @@ def _held(known: Held | None, bound: Bound, now: float) -> Held:
     return Held(bound, now + bound.hold.seconds(again), again, granted)
 
 
-def actuated(history: History, before_milli: int, milli: int, now: float) -> History:
-    """The history after a size came in force; a bound that it disproves is forgotten."""
+def actuated(history: History, before_milli: int, milli: int, now: float, took_s: float) -> History:
+    """The history after a size came in force, `took_s` after it was requested; forgets a bound that it disproves."""
     if milli > before_milli:
         history = replace(history, grown_at=now)
     elif milli < before_milli:
@@ -264,7 +283,12 @@ def actuated(history: History, before_milli: int, milli: int, now: float) -> His
     ceiling, floor = _granted(history.ceiling, milli), _granted(history.floor, milli)
     still = {held.bound.reason for held in (ceiling, floor) if held is not None}
     blocked = history.blocked if history.blocked is not None and history.blocked.reason in still else None
-    return replace(history, ceiling=ceiling, floor=floor, blocked=blocked, failures=0, quiet_until=0.0)
+    usual_s = history.usual_s
+    if usual_s is None:
+        usual_s = took_s
+    else:
+        usual_s *= USUAL_STEP if took_s > usual_s else 1.0 / USUAL_STEP
+    return replace(history, ceiling=ceiling, floor=floor, blocked=blocked, failures=0, quiet_until=0.0, usual_s=usual_s)
 
 
 def _granted(held: Held | None, milli: int) -> Held | None:
