@@ -133,6 +133,7 @@ def build(
     )
     engine = Engine(pool, scheduler, models, [stats, counter, projector, load, *observers], clock=clock)
     quota.add_listener(engine.set_cores)
+    quota.add_listener(lambda _: projector.resized())
     quota.add_listener(lambda _: load.changed())
     clients = Clients(settings.client_header, settings.quota, keys)
     service = InferenceService(

@@ -59,6 +59,7 @@ class Site:
         self.engine = Engine(self.pool, self.scheduler, self.models, [stats, self.projector], clock=clock)
         self.quota = CpuQuota(cores, tmp_path)
         self.quota.add_listener(self.engine.set_cores)
+        self.quota.add_listener(lambda _: self.projector.resized())
         self.lifecycle = Lifecycle(["fake"], "ready")
         self.told_ready: list[tuple[float, bool]] = []
         self.operator = OperatorWatch(clock)
@@ -200,6 +201,23 @@ def test_a_request_that_only_a_larger_size_can_meet_is_news_at_once(tmp_path: Pa
         await job.future
 
     site(scenario, tmp_path, cores)
+
+
+def test_the_frontier_after_a_resize_is_of_the_new_size(tmp_path: Path) -> None:
+    async def scenario(place: Site) -> None:
+        place.engine.set_driven(True)
+        seen = (await place.publisher.read(None, 0.0)).version
+        for _ in range(12):
+            place.submit(0.5)
+        before = await place.publisher.read(seen, 1.0)
+        assert before.urgent
+        place.quota.apply(2.0)
+        after = await place.publisher.read(before.version - 1, 0.0)
+        assert after.cores_milli == 2000
+        assert not after.urgent
+        assert {point.cores_milli: point.misses for point in after.frontier}[2000] == 0
+
+    site(scenario, tmp_path, 0.5)
 
 
 def test_an_upload_in_flight_is_the_first_of_the_forecast_and_counts_once(tmp_path: Path) -> None:

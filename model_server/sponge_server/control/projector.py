@@ -130,6 +130,11 @@ class Projector(RequestObserver):
         """Sets the largest batch of any model, in rows."""
         self._max_batch = max_batch
 
+    def resized(self) -> None:
+        """Another size is in force: what the frontier says of the former one would ask for a resize too many."""
+        if self.watched:
+            self.project(self._clock())
+
     def request_arrived(self, job: Job) -> None:
         remaining_slo_s = job.due.deadline - job.arrival
         for _ in job.ids:
