@@ -25,11 +25,10 @@ import numpy as np
 import orjson
 from rich.console import Console
 from rich.progress import track
-from rich.table import Table
 
 from bench.live_server import LiveServer
 from bench.options import arguments, at_least_one
-from bench.results import SOFT, SPONGE, Percentiles, save
+from bench.results import SOFT, SPONGE, Percentiles, new_table, save
 from sponge_client.client import deadline_headers
 from sponge_client.wire import ResponseReader
 from sponge_core.errors import SpongeError
@@ -201,7 +200,8 @@ def main() -> None:
             rows = asyncio.run(run(server, all_forms, link, each))
     except SpongeError as error:
         sys.exit(f"{error}")
-    table = Table("form", "coding", "KiB", "compress ms", "in time", "p50 ms", "p90 ms", "slack p50", "slack p10")
+    figures = ["KiB", "compress ms", "in time", "p50 ms", "p90 ms", "slack p50", "slack p10"]
+    table = new_table(None, ["form", "coding"], figures)
     for row in rows:
         shares = (f"{row.in_time}/{row.sent}", f"{row.latency_ms.p50:.0f}", f"{row.latency_ms.p90:.0f}")
         slack = (f"{row.slack_ms_p50:.0f}", f"{row.slack_ms_p10:.0f}")

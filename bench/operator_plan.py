@@ -28,6 +28,7 @@ from rich.table import Table
 from bench.hollow_nodes import PODS_EACH
 from bench.operator_scale import CHANGES_PER_S
 from bench.options import at_least_one, at_least_zero, share
+from bench.results import new_table
 from sponge_core.errors import SpongeError
 
 SERVICES = (300, 1_000, 10_000, 100_000)
@@ -162,10 +163,8 @@ def plan(costs: Costs, services: int, busy_share: float, resizes_per_s: float, e
 
 def table_of(plans: Sequence[Plan]) -> Table:
     """One line for each number of services."""
-    table = Table()
     names = ("services", "nodes", "resizes/s", "shards", "services each", "cores", "MiB each", "calls/s", "API server")
-    for column in names:
-        table.add_column(column, justify="right")
+    table = new_table(None, [], names)
     for each in plans:
         table.add_row(
             f"{each.services:,}",

@@ -26,12 +26,11 @@ from typing import TYPE_CHECKING, Any
 from kubernetes.aio import client, config
 from rich.console import Console
 from rich.progress import track
-from rich.table import Table
 
 from bench.hollow_nodes import PODS_EACH, SELECTOR, HollowNodes, HollowPod
 from bench.options import arguments, at_least_one
 from bench.real_service import Kubectl
-from bench.results import BLUE, SPONGE, Percentiles, save
+from bench.results import BLUE, SPONGE, Percentiles, new_table, save
 from sponge_cluster import ConsoleProgress, status, up
 from sponge_cluster.chart import CHART
 from sponge_core.errors import SpongeError
@@ -365,9 +364,7 @@ def main() -> None:
         f"{found.resize_calls - found.calls_alone:.1f} calls/s, "
         f"API server and etcd {found.resize_control_cores:.3f} core ({found.rest_control_cores:.3f} at rest)"
     )
-    table = Table(title="ms until the node sees the resize")
-    for column in ("", "p50", "p90", "p99", "max"):
-        table.add_column(column, justify="right" if column else "left")
+    table = new_table("ms until the node sees the resize", [""], ["p50", "p90", "p99", "max"])
     named = {f"burst, {FEW} services": found.burst_few, f"burst, {services}": found.burst_many, "edit": found.edit}
     for name, seconds in named.items():
         table.add_row(name, *(f"{value:.1f}" for value in asdict(Percentiles.of(seconds)).values()))

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from rich.box import HEAVY_HEAD, Box
 from rich.table import Table
 
 from sponge_demo.palette import BAD, BLUE, INK, SOFT, SPONGE, STYLE
@@ -52,9 +53,11 @@ class Percentiles:
         return cls(*(round(float(x) * 1000, 2) for x in np.percentile(seconds, (50, 90, 99, 100))))
 
 
-def new_table(title: str | None, names: Sequence[str], figures: Sequence[str], caption: str | None = None) -> Table:
+def new_table(
+    title: str | None, names: Sequence[str], figures: Sequence[str], caption: str | None = None, box: Box = HEAVY_HEAD
+) -> Table:
     """A table without rows: columns of names to the left, then columns of figures to the right."""
-    found = Table(title=title, caption=caption)
+    found = Table(title=title, caption=caption, box=box)
     for column in names:
         found.add_column(column)
     for column in figures:

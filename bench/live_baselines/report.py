@@ -13,7 +13,7 @@ from bench.live_baselines.campaign import KIND, fixed_milli
 from bench.live_baselines.replay import Seen, Virtual, replay, seen_in
 from bench.live_baselines.schedules import Load, Target
 from bench.live_baselines.systems import FIXED, SYSTEMS, System, fixed
-from bench.results import BAD, INK, SOFT, SPONGE
+from bench.results import BAD, INK, SOFT, SPONGE, new_table
 from bench.serving.ledger import Ledger
 from sponge_core.latency import LatencyModel
 
@@ -85,11 +85,9 @@ def best_of(rows: Sequence[Row], target: float) -> Row | None:
 
 def table_of(rows: Sequence[Row]) -> Table:
     """One line for each run; what it prints is Markdown, too."""
-    table = Table(box=MARKDOWN)
-    for column in ("schedule", "system", "in time %", "by class", "cores", "resizes", "started", "restarts", "p99 ms"):
-        table.add_column(column, justify="left" if column in ("schedule", "system") else "right")
-    for column in ("simulated: in time %", "simulated: cores", "off by"):
-        table.add_column(column, justify="right")
+    figures = ["in time %", "by class", "cores", "resizes", "started", "restarts", "p99 ms"]
+    figures += ["simulated: in time %", "simulated: cores", "off by"]
+    table = new_table(None, ["schedule", "system"], figures, box=MARKDOWN)
     for row in rows:
         live, virtual = row.live, row.virtual
         classes = live["by_class"]
