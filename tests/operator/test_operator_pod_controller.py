@@ -225,6 +225,25 @@ def test_a_late_kubelet_is_reminded_once_its_usual_time_is_known() -> None:
     run_virtual(scenario)
 
 
+def test_a_late_kubelet_gets_the_size_that_is_wanted_by_then() -> None:
+    async def scenario(loop: VirtualLoop) -> None:
+        world = World(start=500)
+
+        def late(need: int) -> None:
+            world.late = True
+            world.change(need)
+
+        loop.call_later(1.0, world.change, 750)
+        loop.call_later(3.0, late, 1000)
+        loop.call_later(3.05, world.change, 1500)
+        await world.run(4.0)
+        assert world.patches() == [750, 1000, 1500]
+        assert world.times[-1] - 3.0 < 0.2
+        assert world.calls[-1] == ("apply", 1500, 1500)
+
+    run_virtual(scenario)
+
+
 def test_a_restarted_server_gets_its_size_again() -> None:
     async def scenario(_: VirtualLoop) -> None:
         world = World(start=500)

@@ -67,7 +67,8 @@ def test_a_stuck_resize_is_sent_again_with_another_size(spec: int, actual: int, 
     action = resize.step(quota_state.InFlight(spec, actual), target, history, resize.MAX_STUCK_S)
     assert isinstance(action, resize.Patch)
     assert action.resends == resends + 1
-    assert action.milli != spec
+    assert action.milli == target
+    assert action.reminds == (target == spec)
 
 
 def test_a_kubelet_that_comes_back_is_asked_at_once_and_then_less_and_less_often() -> None:

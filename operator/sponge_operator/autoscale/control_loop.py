@@ -170,8 +170,8 @@ class ControlLoop:
             self._host.concluded(look)
             self._wait_s = self._next_wait_s(look)
             await self._pause(began, _gap_s(look))
-            if _is_refused(look) or _is_searching(look, self._clock()):
-                self.wake()  # decide again at once, with the new ceiling
+            if _is_refused(look) or _is_searching(look, self._clock()) or _is_overdue(look):
+                self.wake()  # decide again at once: with the new ceiling, or what is wanted by now
 
     async def _look(self, history: resize.History) -> Look:
         try:
@@ -343,12 +343,16 @@ def _is_searching(look: Look, now: float) -> bool:
     return ceiling is not None and ceiling.bound.figure_milli is None and now < ceiling.until
 
 
+def _is_overdue(look: Look) -> bool:
+    return look.outcome is not None and look.outcome.overdue
+
+
 def _gap_s(look: Look) -> float:
     """The shortest time from the start of a look to the next one."""
     if look.trouble:
         return RETRY_S
     if look.observation is None or look.outcome is None:
         return BLOCKED_GAP_S
-    if look.observation.snapshot.urgent and look.outcome.kind != "actuated":
+    if look.observation.snapshot.urgent and look.outcome.kind != "actuated" and not look.outcome.overdue:
         return BLOCKED_GAP_S
     return SHORTEST_GAP_S

@@ -72,6 +72,7 @@ class ResizeOutcome:
         took_s: from the request to the quota in force; only if actuated.
         trouble: why the server did not acknowledge its budget; empty if it did, or was not asked.
         held: what holds the resize back though nothing refuses it; empty if nothing does.
+        overdue: the size that was requested is not in force after the usual time.
     """
 
     kind: OutcomeKind | None
@@ -80,6 +81,7 @@ class ResizeOutcome:
     took_s: float | None = None
     trouble: str = ""
     held: str = ""
+    overdue: bool = False
 
 
 @dataclass(frozen=True, slots=True)

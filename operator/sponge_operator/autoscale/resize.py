@@ -4,13 +4,13 @@ Pure: the state comes in as `quota_state` has read it, the clock is an argument,
 control loop calls it for pods and local cgroups alike.
 
 The rules come from observations on Kubernetes 1.36:
-- A stuck resize is sent again with a different size, because the same size would be no change.
+- A stuck resize is sent again with a different size, because the same size would be no change, and then as it was.
 - A kubelet that was restarted has seen the new size and yet applies it only half a minute later, unless it is sent
   again. So the wait for that begins anew once the kubelet has seen it, however long it was away.
 - No second resize is sent before the first one is observed.
 - A resize less than a second after another one may wait for the rest of that second, because the kubelet's worker still
-  has an update of the pod from the first, and looks at the pod once a second. Any further request makes it go on, so a
-  kubelet that is late is reminded.
+  has an update of the pod from the first, and looks at the pod once a second. Any further request makes it go on, so
+  another one is sent when a resize is overdue.
 - A Deferred resize reserves its CPU on the node and blocks later resizes, so it is always taken back.
 - A size that was refused is not asked for again for a while; `ceiling` says what else the pod may have.
 """
@@ -51,7 +51,8 @@ STUCK_S = 2.0
 """A resize that is not complete by then is sent again; it takes 26 ms (p50) to 400 ms on 1.36, 1 to 2 s on 1.35."""
 
 OVERDUE = 2.0
-"""A resize that takes more than this many times as long as usual is overdue, and the kubelet is reminded of it."""
+"""A resize that takes more than this many times as long as usual is overdue. The kubelet is reminded of it, or
+asked for what is wanted by then."""
 
 SOONEST_S = 0.1
 """No resize is overdue before."""
@@ -86,11 +87,13 @@ class Patch:
     Attributes:
         resends: how often a request that seems to be stuck has been repeated, with this one.
         overlooked: the kubelet has overlooked the one before.
+        reminds: the spec says so already; the kubelet ignores that, so ask for one millicore less first.
     """
 
     milli: int
     resends: int = 0
     overlooked: bool = False
+    reminds: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,7 +179,7 @@ class History:
 
     @property
     def overdue_s(self) -> float:
-        """How long a resize may take before the kubelet is reminded of it."""
+        """Seconds after which a resize is overdue."""
         return STUCK_S if self.usual_s is None else min(STUCK_S, max(SOONEST_S, OVERDUE * self.usual_s))
 
     def ceiling_milli(self, now: float, has_milli: int, step_milli: int) -> int | None:
@@ -208,12 +211,10 @@ def step(observed: Observed, target_milli: int, history: History, now: float) ->
         case InFlight(spec_milli, _, overlooked):
             # A kubelet that has been away is back if it overlooks the size now and had not seen it before.
             resends = history.resends if overlooked == history.overlooked else 0
-            patience = min(MAX_STUCK_S, STUCK_S * 2**resends)
+            patience = min(MAX_STUCK_S, STUCK_S * 2**resends) if resends else history.overdue_s
             if history.patched_at is not None and now - history.patched_at < patience:
                 return Nothing("InFlight")
-            # The kubelet ignores an unchanged size; one millicore less makes it look again.
-            milli = target_milli if target_milli != spec_milli else target_milli - 1
-            return Patch(milli, resends + 1, overlooked)
+            return Patch(target_milli, resends + 1, overlooked, reminds=target_milli == spec_milli)
         case Deferred(spec, actual, message, node):
             return Revert(actual, "deferred", may_have(Refusal(spec, actual, message, "Deferred", node=node)))
         case Infeasible(spec, actual, message, node):
@@ -235,7 +236,7 @@ def _is_refused(milli: int, history: History, now: float) -> bool:
 def record(history: History, action: Action, now: float) -> History:
     """The history after an action was sent."""
     match action:
-        case Patch(_, resends, overlooked):
+        case Patch(resends=resends, overlooked=overlooked):
             return replace(history, patched_at=now, resends=resends, overlooked=overlooked)
         case Revert(why=why):
             return refuse(replace(history, patched_at=now, resends=0), why, now)

@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import random
 from collections.abc import Callable
@@ -180,6 +179,8 @@ async def _patch(
     before_milli = quota_state.actual_milli(quota.observe(None)) or 0
     history = resize.record(history, action, began)
     try:
+        if action.reminds:
+            await quota.set_quota(action.milli - 1)
         await quota.set_quota(action.milli)
     except TargetGoneError:
         return ResizeOutcome(None, history, quota.observe(None))  # the watch will report it
@@ -187,16 +188,16 @@ async def _patch(
         history = resize.refuse(history, refusal.why, clock(), random.random() / 4)
         return ResizeOutcome("rejected", history, quota.observe(None))
     history = replace(history, failures=0)
-    deadline = began + timeout_s
-    seen = await quota.settled(action.milli, min(deadline, began + history.overdue_s))
-    if isinstance(seen, quota_state.InFlight) and not action.resends and clock() < deadline:
-        await _remind(quota, action.milli)
-        seen = await quota.settled(action.milli, deadline)
+    waits_s = timeout_s if action.resends else min(timeout_s, history.overdue_s)
+    seen = await quota.settled(action.milli, began + waits_s)
     took_s = clock() - began
     if isinstance(seen, quota_state.Idle):
         event(log, "resize.actuated", pod=quota.name, cores=cores_text(action.milli), took=round(took_s, 3))
         history = resize.actuated(history, before_milli, action.milli, clock(), took_s)
         return ResizeOutcome("actuated", history, seen, took_s)
+    if isinstance(seen, quota_state.InFlight) and waits_s < timeout_s:
+        event(log, "resize.overdue", logging.DEBUG, pod=quota.name, cores=cores_text(action.milli))
+        return ResizeOutcome(None, history, seen, overdue=True)
     if isinstance(seen, quota_state.InFlight):
         message = f"{cores_text(action.milli)} cores are not in force after {took_s:.1f} s; the request is repeated"
         return ResizeOutcome("timeout", replace(history, blocked=Blocked("Timeout", message)), seen, took_s)
@@ -204,17 +205,6 @@ async def _patch(
     if isinstance(due, resize.Revert):
         return await _revert(quota, due, history, clock, timeout_s)
     return ResizeOutcome(None, history, seen)
-
-
-async def _remind(quota: CpuQuota, milli: int) -> None:
-    """Makes a kubelet go on that has taken a size and does not apply it.
-
-    It ignores an unchanged size, so this asks for one millicore less and takes that back at once.
-    """
-    event(log, "resize.overdue", logging.DEBUG, pod=quota.name, cores=cores_text(milli))
-    with contextlib.suppress(QuotaRefusedError, TargetGoneError):  # the next look finds what has become of it
-        await quota.set_quota(milli - 1)
-        await quota.set_quota(milli)
 
 
 async def _revert(
