@@ -84,7 +84,7 @@ class LiveFront:
             stack.callback(_end, self.envoy)
             until = time.monotonic() + READY_WITHIN_S
             while not self.is_ready():
-                if time.monotonic() > until:
+                if time.monotonic() > until or self.envoy.poll() is not None:
                     raise TimeoutError(f"the front is not ready: {(self.directory / 'log').read_text()[-500:]}")
                 time.sleep(0.05)
             self._ending = stack.pop_all()
