@@ -52,6 +52,7 @@ class LiveFront:
         pods: as `pod_option` names them.
         token_file: the token of their control ports.
         options: further ones of `sponge front run`.
+        proxy_options: further ones of `sponge front envoy-config`.
 
     Attributes:
         pods: as given.
@@ -59,7 +60,14 @@ class LiveFront:
         http, grpc, status, picker_status: their ports.
     """
 
-    def __init__(self, pods: Sequence[str], token_file: Path, *options: str, pick_timeout_ms: float = 20.0) -> None:
+    def __init__(
+        self,
+        pods: Sequence[str],
+        token_file: Path,
+        *options: str,
+        pick_timeout_ms: float = 20.0,
+        proxy_options: Sequence[str] = (),
+    ) -> None:
         self.pods = pods
         self._folder = tempfile.TemporaryDirectory(prefix="sponge-front-")
         self.directory = Path(self._folder.name)
@@ -69,6 +77,7 @@ class LiveFront:
         self._prepare = [*command, "envoy-config", *place, "--write", "--host", "127.0.0.1"]
         self._prepare += ["--http-port", str(self.http), "--grpc-port", str(self.grpc)]
         self._prepare += ["--status-port", str(self.status), "--pick-timeout-ms", f"{pick_timeout_ms:g}"]
+        self._prepare += proxy_options
         self._run = [*command, "run", *place, "--token-file", str(token_file), *options]
         self._run += ["--status-port", str(self.picker_status)]
         self._run += [word for pod in pods for word in ("--pod", pod)]

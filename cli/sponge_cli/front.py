@@ -34,6 +34,17 @@ DIRECTORY = click.option(
     help="Shared by picker and proxy: a socket, and files with the pods' addresses.",
 )
 
+POD_CERT = click.option(
+    "--pods-cert-file",
+    type=click.Path(path_type=Path),
+    help="The pods' own certificate, where their ports speak TLS, with those of its authorities behind it.",
+)
+POD_CA = click.option(
+    "--pods-ca-file",
+    type=click.Path(path_type=Path),
+    help="Further authorities of the pods' certificates; need not be there.",
+)
+
 
 @click.group(epilog=EXAMPLE)
 def command() -> None:
@@ -89,6 +100,8 @@ def command() -> None:
     is_flag=True,
     help="Where the service has no pod, ask for one, and let requests wait for it until their deadlines.",
 )
+@POD_CERT
+@POD_CA
 @LOG_LEVEL
 def run(
     directory: Path,
@@ -101,12 +114,14 @@ def run(
     picker_address: str,
     drain_s: float,
     wakes: bool,
+    pods_cert_file: Path | None,
+    pods_ca_file: Path | None,
     log_level: Level,
 ) -> None:
     """Run the picker until a signal comes."""
     from sponge_front.main import run as run_front
     from sponge_front.pods import parse_pod
-    from sponge_front.settings import FrontSettings
+    from sponge_front.settings import FrontSettings, PodsTls
 
     if bool(service) == bool(pods):
         raise click.UsageError("give either --service, to follow its pods, or --pod for each pod")
@@ -122,6 +137,7 @@ def run(
             picker_address=picker_address,
             drain_s=drain_s,
             wakes=wakes,
+            pods_tls=None if pods_cert_file is None else PodsTls(pods_cert_file, pods_ca_file),
             log_level=log_level,
         )
     )
@@ -141,6 +157,19 @@ def run(
     show_default=True,
     help="A request waits so long for the picker; then it goes to the next pod in turn.",
 )
+@click.option(
+    "--tls-cert-file",
+    type=click.Path(path_type=Path),
+    help="Certificate for TLS with clients, with those of its authorities behind it; read again when it changes.",
+)
+@click.option("--tls-key-file", type=click.Path(path_type=Path), help="Its key.")
+@click.option(
+    "--tls-client-ca-file",
+    type=click.Path(path_type=Path),
+    help="Authorities of the certificates that clients must have.",
+)
+@POD_CERT
+@POD_CA
 def envoy_config(
     directory: Path,
     write: bool,
@@ -149,18 +178,29 @@ def envoy_config(
     grpc_port: int,
     status_port: int,
     pick_timeout_ms: float,
+    tls_cert_file: Path | None,
+    tls_key_file: Path | None,
+    tls_client_ca_file: Path | None,
+    pods_cert_file: Path | None,
+    pods_ca_file: Path | None,
 ) -> None:
     """Print the configuration of Envoy before a service."""
     from sponge_front.envoy_config import bootstrap
     from sponge_front.files import prepare
     from sponge_front.pods import ip_of
-    from sponge_front.settings import EnvoySettings
+    from sponge_front.settings import EnvoySettings, PodsTls, TlsFiles
     from sponge_system.network import EVERY_INTERFACE, every_interface
 
     if len({http_port, grpc_port, status_port}) < 3:
         raise click.UsageError("--http-port, --grpc-port and --status-port must differ")
     if ip_of(host) is None:
         raise click.UsageError(f"--host {host} is no IP address; write one, as 127.0.0.1, or :: for every interface")
+    tls = None
+    if tls_cert_file is not None and tls_key_file is not None:
+        client_ca = None if tls_client_ca_file is None else tls_client_ca_file.absolute()
+        tls = TlsFiles(tls_cert_file.absolute(), tls_key_file.absolute(), client_ca)
+    elif tls_cert_file or tls_key_file or tls_client_ca_file:
+        raise click.UsageError("TLS needs both --tls-cert-file and --tls-key-file")
     settings = EnvoySettings(
         directory=directory.absolute(),
         http_port=http_port,
@@ -168,6 +208,8 @@ def envoy_config(
         status_port=status_port,
         pick_timeout_s=pick_timeout_ms / 1000,
         host=every_interface() if host == EVERY_INTERFACE else host,
+        tls=tls,
+        pods_tls=None if pods_cert_file is None else PodsTls(pods_cert_file, pods_ca_file),
     )
     if write:
         click.echo(prepare(settings))

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final, Literal
 
+from sponge_front.envoy_tls import from_clients, to_pods
 from sponge_front.pods import Pod
 from sponge_front.settings import EnvoySettings
 
@@ -141,8 +142,8 @@ def bootstrap(settings: EnvoySettings) -> Message:
                 _status_listener(settings),
             ],
             "clusters": [
-                _pods_cluster(directory, "http"),
-                _pods_cluster(directory, "grpc"),
+                _pods_cluster(settings, "http"),
+                _pods_cluster(settings, "grpc"),
                 _picker_cluster(directory),
                 _cluster("admin", {"pipe": {"path": str(admin_socket(directory))}}),
             ],
@@ -198,7 +199,9 @@ def _listener(settings: EnvoySettings, protocol: Protocol, port: int) -> Message
         # The servers take it too.
         "http_protocol_options": {"accept_http_10": True, "default_host_for_http_10": "pods"},
     }
-    return _web(protocol, settings.host, port, routes, filters, more)
+    tls = settings.tls
+    transport = {} if tls is None else from_clients(settings.directory, ask=tls.client_ca is not None)
+    return _web(protocol, settings.host, port, routes, filters, [transport], more)
 
 
 def _route(protocol: Protocol, prefix: str, retries: Message) -> Message:
@@ -208,7 +211,7 @@ def _route(protocol: Protocol, prefix: str, retries: Message) -> Message:
 
 
 def _status_listener(settings: EnvoySettings) -> Message:
-    """For probes and Prometheus: two paths of the administration, which is not open otherwise."""
+    """For probes and Prometheus: two paths of the administration, which is not open otherwise; with TLS by both."""
     routes = {
         "virtual_hosts": [
             {
@@ -224,26 +227,42 @@ def _status_listener(settings: EnvoySettings) -> Message:
         "name": "envoy.filters.http.router",
         "typed_config": {"@type": f"{_TYPES}.extensions.filters.http.router.v3.Router"},
     }
-    return _web("status", settings.host, settings.status_port, routes, [router], {})
+    transports: list[Message] = [{}]
+    if settings.tls is not None:
+        # The proxy itself counts as ready without a certificate that it can use, so the kubelet asks by TLS.
+        by_tls = {"filter_chain_match": {"transport_protocol": "tls"}}
+        transports.append({**from_clients(settings.directory, ask=False), **by_tls})
+    return _web("status", settings.host, settings.status_port, routes, [router], transports)
 
 
 def _web(
-    name: str, host: str, port: int, routes: Message, filters: list[Message], more: Mapping[str, object]
+    name: str,
+    host: str,
+    port: int,
+    routes: Message,
+    filters: list[Message],
+    transports: list[Message],
+    more: Mapping[str, object] | None = None,
 ) -> Message:
+    """A listener. `transports`: how it may be spoken to, as parts of a filter chain; `{}` is plain text."""
     manager = {
         "@type": f"{_TYPES}.extensions.filters.network.http_connection_manager.v3.HttpConnectionManager",
         "stat_prefix": name,
         "codec_type": "AUTO",
         "route_config": {"name": name, **routes},
         "http_filters": filters,
-        **more,
+        **(more or {}),
+    }
+    chain = {"filters": [{"name": "envoy.filters.network.http_connection_manager", "typed_config": manager}]}
+    tells_tls = {
+        "name": "envoy.filters.listener.tls_inspector",
+        "typed_config": {"@type": f"{_TYPES}.extensions.filters.listener.tls_inspector.v3.TlsInspector"},
     }
     return {
         "name": name,
         "address": _address(host, port, {"ipv4_compat": True} if host == "::" else {}),
-        "filter_chains": [
-            {"filters": [{"name": "envoy.filters.network.http_connection_manager", "typed_config": manager}]}
-        ],
+        **({"listener_filters": [tells_tls]} if len(transports) > 1 else {}),
+        "filter_chains": [{**chain, **transport} for transport in transports],
     }
 
 
@@ -268,7 +287,9 @@ def _picking(settings: EnvoySettings) -> Message:
     }
 
 
-def _pods_cluster(directory: Path, protocol: Protocol) -> Message:
+def _pods_cluster(settings: EnvoySettings, protocol: Protocol) -> Message:
+    directory = settings.directory
+    tls = {} if settings.pods_tls is None else to_pods(directory, "http/1.1" if protocol == "http" else "h2")
     file = endpoints_file(directory, protocol)
     source = {"path": str(file), "watched_directory": {"path": str(directory)}}
     in_turn = _policy("round_robin", f"{_TYPES}.extensions.load_balancing_policies.round_robin.v3.RoundRobin")
@@ -286,6 +307,7 @@ def _pods_cluster(directory: Path, protocol: Protocol) -> Message:
         "eds_cluster_config": {"eds_config": {"resource_api_version": "V3", "path_config_source": source}},
         "connect_timeout": "0.5s",
         "load_balancing_policy": {"policies": [as_picked]},
+        **tls,
         "circuit_breakers": _LIMITS,
         "outlier_detection": _LOST_PODS,
         # One that is gone would stay for as long as something with its address answers. Requests under way end there.

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Mapping
+import ssl
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 from sponge_core.errors import SpongeError
+from sponge_front.documents import read, write
 from sponge_front.envoy_config import bootstrap, endpoints, endpoints_file
+from sponge_front.envoy_tls import certificate, certificate_file, client_authority, client_authority_file
 from sponge_front.pods import Pod
-from sponge_front.settings import EnvoySettings
+from sponge_front.pods_trust import PodsTrust
+from sponge_front.settings import EnvoySettings, TlsFiles
+from sponge_system.tls_pairs import load_pair
 
 __all__ = ["prepare", "write_endpoints"]
 
@@ -19,7 +22,7 @@ def write_endpoints(directory: Path, pods: Iterable[Pod]) -> None:
     """Tells the proxy which pods there are. Raises SpongeError."""
     pods = list(pods)
     for protocol in ("http", "grpc"):
-        _write(endpoints_file(directory, protocol), endpoints(protocol, pods))
+        write(endpoints_file(directory, protocol), endpoints(protocol, pods))
 
 
 def prepare(settings: EnvoySettings) -> Path:
@@ -28,19 +31,28 @@ def prepare(settings: EnvoySettings) -> Path:
     Addresses that an earlier picker has written stay: the proxy may start before the picker.
     """
     directory = settings.directory
+    if settings.tls is not None:
+        _check(settings.tls)
     if not all(endpoints_file(directory, protocol).exists() for protocol in ("http", "grpc")):
         write_endpoints(directory, ())
+    if settings.tls is not None:
+        write(certificate_file(directory), certificate(settings.tls))
+        if settings.tls.client_ca is not None:
+            write(client_authority_file(directory), client_authority(settings.tls.client_ca))
+    if settings.pods_tls is not None:
+        PodsTrust(settings.pods_tls, directory).look()
     path = directory / "envoy.json"
-    _write(path, bootstrap(settings))
+    write(path, bootstrap(settings))
     return path
 
 
-def _write(path: Path, document: Mapping[str, Any]) -> None:
-    """In one step, because the proxy reads a file as soon as it appears."""
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        new = path.with_name(f".{path.name}.new")
-        new.write_text(json.dumps(document, indent=1))
-        new.replace(path)
-    except OSError as error:
-        raise SpongeError(f"cannot write {path}: {error.strerror}; choose another --directory") from None
+def _check(files: TlsFiles) -> None:
+    """The proxy would start without what it cannot use, and end every connection."""
+    cert, key = read(files.cert, "--tls-cert-file"), read(files.key, "--tls-key-file")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    load_pair(context, cert, key, f"--tls-cert-file {files.cert}", f"--tls-key-file {files.key}")
+    if files.client_ca is not None:
+        try:
+            context.load_verify_locations(cadata=read(files.client_ca, "--tls-client-ca-file").decode("ascii"))
+        except (ssl.SSLError, ValueError):
+            raise SpongeError(f"--tls-client-ca-file {files.client_ca}: no certificates in PEM") from None

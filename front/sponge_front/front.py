@@ -23,6 +23,7 @@ from sponge_front.load_reader import SILENCE_S, LoadReader, read_token
 from sponge_front.metrics import FrontMetrics
 from sponge_front.picker import Picker
 from sponge_front.pods import Pod
+from sponge_front.pods_trust import PodsTrust
 from sponge_front.proxy import tell
 from sponge_front.settings import FrontSettings
 from sponge_front.status import StatusServer
@@ -49,6 +50,8 @@ class Front:
         self._readers: dict[Pod, asyncio.Task[None]] = {}
         self._reader: LoadReader | None = None
         self._waker: Waker | None = None
+        files = settings.pods_tls
+        self._trust = None if files is None else PodsTrust(files, settings.directory)
         self._stop = asyncio.Event()
 
     async def run(self) -> None:
@@ -65,6 +68,8 @@ class Front:
                 f"cannot use {settings.directory}: {error.strerror}; choose another --directory"
             ) from None
         addresses = [f"unix:{socket}", *([settings.picker_address] if settings.picker_address else [])]
+        if self._trust is not None:
+            self._trust.look()
         # No limit: each pod's report is a connection of its own.
         async with contextlib.AsyncExitStack() as stack:
             session = await stack.enter_async_context(
@@ -72,12 +77,13 @@ class Front:
             )
             if settings.token_file is not None:
                 read_token(settings.token_file)  # a mistake shows at once
-                self._reader = LoadReader(session, settings.token_file, self._picker.reported)
+                self._reader = LoadReader(session, settings.token_file, self._picker.reported, self._trust)
             access = in_cluster() if settings.service else None
             if access is not None and settings.wakes:
                 namespace = settings.namespace or access.namespace
                 self._waker = Waker(session, access, namespace, settings.service)
             following = loop.create_task(self._follow(session, access))
+            beside = [] if self._trust is None else [loop.create_task(self._trust.follow(), name="trust")]
             try:
                 server = PickerServer(self._picker, self._metrics, addresses, self._waker)
                 await stack.enter_async_context(server)
@@ -93,7 +99,7 @@ class Front:
                     await tell(settings.directory, "leave")
                     await asyncio.sleep(settings.drain_s)
             finally:
-                tasks = [following, *self._readers.values()]
+                tasks = [following, *beside, *self._readers.values()]
                 for task in tasks:
                     task.cancel()
                 await asyncio.wait(tasks)

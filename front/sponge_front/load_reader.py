@@ -13,6 +13,7 @@ from aiohttp.http_exceptions import LineTooLong
 from sponge_core.errors import SpongeError
 from sponge_core.routing.pod_load import PodLoad
 from sponge_front.pods import Pod
+from sponge_front.pods_trust import PodsTrust
 from sponge_system.logs import event
 
 __all__ = ["SILENCE_S", "LoadReader", "read_token"]
@@ -43,14 +44,20 @@ class LoadReader:
     Args:
         token_file: holds the token; read for each connection, as it may change.
         reported: hears of each report.
+        trust: in control ports with TLS; None: they speak plain text.
     """
 
     def __init__(
-        self, session: aiohttp.ClientSession, token_file: Path, reported: Callable[[str, PodLoad], None]
+        self,
+        session: aiohttp.ClientSession,
+        token_file: Path,
+        reported: Callable[[str, PodLoad], None],
+        trust: PodsTrust | None = None,
     ) -> None:
         self._session = session
         self._token_file = token_file
         self._reported = reported
+        self._trust = trust
 
     async def follow(self, pod: Pod) -> None:
         """Reads until cancelled, whatever the pod does."""
@@ -69,8 +76,11 @@ class LoadReader:
 
     async def _reports(self, pod: Pod) -> AsyncIterator[PodLoad]:
         headers = {"authorization": f"Bearer {read_token(self._token_file)}"}
-        url = f"http://{pod.control}/control/v1/load"
+        tls = None if self._trust is None else self._trust.context
+        url = f"{'http' if self._trust is None else 'https'}://{pod.control}/control/v1/load"
         timeout = aiohttp.ClientTimeout(sock_connect=SILENCE_S, sock_read=SILENCE_S)
-        async with self._session.get(url, headers=headers, timeout=timeout, raise_for_status=True) as response:
+        async with self._session.get(
+            url, headers=headers, timeout=timeout, ssl=tls or True, raise_for_status=True
+        ) as response:
             async for line in response.content:
                 yield PodLoad.model_validate_json(line)

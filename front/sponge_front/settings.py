@@ -9,7 +9,35 @@ from sponge_core.routing.registry import DEFAULT, RuleName
 from sponge_front.pods import Pod
 from sponge_system.logs import Level
 
-__all__ = ["EnvoySettings", "FrontSettings"]
+__all__ = ["EnvoySettings", "FrontSettings", "PodsTls", "TlsFiles"]
+
+
+@dataclass(frozen=True, slots=True)
+class TlsFiles:
+    """Files in PEM for TLS with the proxy's clients; they are read again when they change.
+
+    Attributes:
+        cert: the certificate, followed by those of its authorities.
+        key: its key.
+        client_ca: authorities of the clients' certificates; None: clients need none.
+    """
+
+    cert: Path
+    key: Path
+    client_ca: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PodsTls:
+    """Files in PEM for TLS with the pods; they are read again when they change.
+
+    Attributes:
+        cert: the pods' own certificate, followed by those of its authorities.
+        ca: further authorities of theirs; need not be there.
+    """
+
+    cert: Path
+    ca: Path | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +50,8 @@ class EnvoySettings:
         status_port: for probes and Prometheus.
         pick_timeout_s: a request waits so long for the picker; then it goes to the next pod in turn.
         host: to listen on.
+        tls: of the ports for clients; None: plain text.
+        pods_tls: of the pods' ports; None: plain text.
     """
 
     directory: Path
@@ -30,6 +60,8 @@ class EnvoySettings:
     status_port: int = 9092
     pick_timeout_s: float = 0.02
     host: str = "::"
+    tls: TlsFiles | None = None
+    pods_tls: PodsTls | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +79,7 @@ class FrontSettings:
         picker_address: where other gateways ask for a pod, as `[::]:9002`; empty: only the socket in `directory`.
         drain_s: after a signal, the picker tells the proxy to leave, and goes on for so long.
         wakes: where the service has no pod, ask for one, and let requests wait for it.
+        pods_tls: of the pods' control ports; None: plain text.
         log_level: of the log on stderr.
     """
 
@@ -60,4 +93,5 @@ class FrontSettings:
     picker_address: str = ""
     drain_s: float = 0.0
     wakes: bool = False
+    pods_tls: PodsTls | None = None
     log_level: Level = "info"

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import json
+import ssl
 import time
 import urllib.error
 import urllib.request
@@ -13,6 +15,7 @@ from functools import partial
 from typing import Any
 
 import pytest
+from certificates_kit import Authority, Pair
 from fake_pod import FakePod
 from operator_kit import Kubectl, Service, eventually, processes_of, server_state, stopped
 
@@ -48,10 +51,10 @@ def front_objects(service: Service) -> dict[str, str]:
     return {each["kind"]: each["metadata"]["uid"] for each in named}
 
 
-def fronts(service: Service) -> list[dict[str, Any]]:
+def fronts(service: Service, name: str = NAME) -> list[dict[str, Any]]:
     """The fronts' pods that are not on their way out."""
     found = service.kubectl(
-        "get", "pods", "-n", service.namespace, "-l", f"serving.sponge.dev/front={NAME}", "-o", "json"
+        "get", "pods", "-n", service.namespace, "-l", f"serving.sponge.dev/front={name}", "-o", "json"
     )
     return [pod for pod in json.loads(found)["items"] if "deletionTimestamp" not in pod["metadata"]]
 
@@ -271,3 +274,77 @@ def test_a_request_that_finds_no_pod_is_held_until_one_serves(
     eventually(lambda: not service.pods(), 20, "its pod is gone")
     assert ask(host, slo_ms=90_000) == 200
     assert len(service.pods()) == 1
+
+
+def https(host: str, trust: ssl.SSLContext) -> int:
+    """The status of one request for inference by TLS; 0: no answer."""
+    request = urllib.request.Request(
+        f"https://{host}:8080/v2/models/digits/infer", data=REQUEST, headers={"content-type": "application/json"}
+    )
+    try:
+        with urllib.request.urlopen(request, timeout=20, context=trust) as answer:
+            return int(answer.status)
+    except urllib.error.HTTPError as error:
+        return error.code
+    except OSError:
+        return 0
+
+
+def shown(host: str) -> bytes:
+    """The certificate on the front's port."""
+    return ssl.PEM_cert_to_DER_cert(ssl.get_server_certificate((host, 8080), timeout=10))
+
+
+def put_pair(kubectl: Kubectl, namespace: str, name: str, pair: Pair, **more: bytes) -> None:
+    """Writes a Secret of type kubernetes.io/tls."""
+    files = {"tls.crt": pair.cert, "tls.key": pair.key, **{key.replace("_", "."): value for key, value in more.items()}}
+    document = {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "type": "kubernetes.io/tls",
+        "metadata": {"name": name, "namespace": namespace},
+        "data": {key: base64.b64encode(value).decode() for key, value in files.items()},
+    }
+    kubectl("apply", "-f", "-", document=document)
+
+
+def test_a_front_with_tls_waits_for_its_secret_and_follows_it(
+    operator_running: None, kubectl: Kubectl, namespace: str
+) -> None:
+    ours, theirs = Authority("fronts"), Authority("pods")
+    first, second = ours.issue(), ours.issue()
+    trust = ours.client()
+    trust.check_hostname = False  # by address
+    service = Service(kubectl, namespace, "secured")
+    put_pair(kubectl, namespace, "pods", theirs.issue(), ca_crt=theirs.pem)
+    service.apply(
+        model={"name": "digits", "source": "digits://"},
+        slo={"latency": "1000ms"},
+        cpu={"min": "125m", "max": "250m", "step": "125m", "startup": "250m"},
+        replicas={"min": 1, "max": 1},
+        tls={"secretName": "pods"},
+        front={"replicas": 1, "tls": {"secretName": "edge"}},
+    )
+    eventually(lambda: service.is_("FrontReady", "False", "SecretMissing"), 20, "the missing Secret is named")
+    assert "Secret 'edge' does not exist" in service.condition("FrontReady")["message"]
+    service.wait_ready()
+    put_pair(kubectl, namespace, "edge", Pair(first.cert, second.key))
+    eventually(lambda: service.is_("FrontReady", "False", "SecretInvalid"), 40, "so is one that is no pair")
+    put_pair(kubectl, namespace, "edge", first)
+    # The kubelet tries a missing Secret, and a container that has failed, again after up to some minutes.
+    eventually(lambda: service.is_("FrontReady", "True", "FrontsReady"), 300, "the front is there")
+    host = address(service, "secured-front")
+    eventually(lambda: https(host, trust) == 200, 20, "it carries requests to a pod with TLS")
+    (front,) = fronts(service, "secured")
+    eventually(partial(reported, front, 1), 20, "its picker hears the pod")
+    assert shown(host) == first.der
+    assert ask(host) == 0, "plain text"
+
+    statuses = []
+    put_pair(kubectl, namespace, "edge", second)
+    until = time.monotonic() + 150
+    while shown(host) != second.der and time.monotonic() < until:
+        statuses.append(https(host, trust))
+    assert shown(host) == second.der
+    assert set(statuses) <= {200}
+    assert [each["metadata"]["uid"] for each in fronts(service, "secured")] == [front["metadata"]["uid"]]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import signal
+import ssl
 import urllib.error
 import urllib.request
 from collections.abc import Iterator, Sequence
@@ -25,14 +26,18 @@ OPTIONS = ("--slo-ms", "2000", "--max-lanes", "1", "--grpc-port", "0")
 
 @contextlib.contextmanager
 def servers(
-    directory: Path, count: int, *options: str, model: str = "commanded_model:factory"
+    directory: Path,
+    count: int,
+    *options: str,
+    model: str = "commanded_model:factory",
+    trust: ssl.SSLContext | None = None,
 ) -> Iterator[list[ServerProcess]]:
-    """Context of some servers with one lane each."""
+    """Context of some servers with one lane each; `trust`: for their certificate, if the options give one."""
 
     def start(index: int) -> ServerProcess:
         place = directory / f"server{index}"
         place.mkdir()
-        return ServerProcess(place, "--model", f"m=python://{model}", *OPTIONS, *options)
+        return ServerProcess(place, "--model", f"m=python://{model}", *OPTIONS, *options, trust=trust)
 
     with ThreadPoolExecutor(count) as pool:
         running = list(pool.map(start, range(count)))
@@ -61,11 +66,15 @@ class FrontProcess(LiveFront):
         *options: str,
         controls: Sequence[str] | None = None,
         pick_timeout_ms: float,
+        proxy_options: Sequence[str] = (),
+        trust: ssl.SSLContext | None = None,
     ) -> None:
-        """`controls`: where it reads the load; None: from the pods themselves."""
+        """`controls`: where it reads the load; None: from the pods themselves. `trust`: for its certificate, if any."""
         places = controls or [pod.control for pod in pods]
         named = [pod_option(pod.data, pod.grpc, control) for pod, control in zip(pods, places, strict=True)]
-        super().__init__(named, pods[0].errors.parent / "token", *options, pick_timeout_ms=pick_timeout_ms)
+        token_file = pods[0].errors.parent / "token"
+        super().__init__(named, token_file, *options, pick_timeout_ms=pick_timeout_ms, proxy_options=proxy_options)
+        self.trust = trust
 
     def endings(self) -> dict[str, int]:
         """Number of requests by how they ended, without those of which there were none."""
@@ -76,12 +85,12 @@ class FrontProcess(LiveFront):
         """One request to the commanded model."""
         given = {name.replace("_", "-"): value for name, value in headers.items()}
         request = urllib.request.Request(
-            f"http://127.0.0.1:{self.http}/v2/models/m/infer",
+            f"{'http' if self.trust is None else 'https'}://127.0.0.1:{self.http}/v2/models/m/infer",
             data=json.dumps(command_body(command)).encode(),
             headers={"content-type": "application/json", **given},
         )
         try:
-            with urllib.request.urlopen(request, timeout=60) as response:
+            with urllib.request.urlopen(request, timeout=60, context=self.trust) as response:
                 return Reply(response.status, response.headers, response.read())
         except urllib.error.HTTPError as error:
             return Reply(error.code, error.headers, error.read())

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import base64
 from collections.abc import Mapping
 from typing import Any, cast
 
 import pytest
 import yaml
+from certificates_kit import Authority
 from operator_cluster import Cluster
 from test_operator_models import body
 from test_operator_rights import resource
@@ -14,10 +16,11 @@ from test_operator_rights import resource
 from sponge_cluster.chart import CHART
 from sponge_operator.clients.kube import ApiError, Kube
 from sponge_operator.handlers import FRONT_CHILDREN
-from sponge_operator.reconcile.front import RETRY_S, FrontKeeper
+from sponge_operator.reconcile.front import RETRY_S, TROUBLE_S, FrontKeeper
 from sponge_operator.resources.front_manifests import FRONT_LABEL, KINDS, FrontSettings, account_of, build_front
 from sponge_operator.resources.manifests import SERVICE_LABEL
 from sponge_operator.resources.model import SpongeService, parse_service
+from sponge_operator.resources.obstacles import Obstacle
 from sponge_operator.resources.pod_security import added_violations
 from sponge_operator.settings import OperatorSettings
 
@@ -204,21 +207,12 @@ async def test_a_refusal_is_told_and_tried_again() -> None:
     assert (kept.obstacle, fronts(cluster)) == (None, set())
 
 
-@pytest.mark.parametrize(
-    ("settings", "spec", "says"),
-    [
-        (OperatorSettings(front=FrontSettings(role="")), {}, "front.enabled=true"),
-        (OperatorSettings(), {"tls": {"secretName": "t"}}, "remove front or tls"),
-    ],
-)
-async def test_a_front_that_cannot_be_had_is_refused(
-    settings: OperatorSettings, spec: dict[str, Any], says: str
-) -> None:
+async def test_a_front_that_cannot_be_had_is_refused() -> None:
     cluster = ClusterWithDeletes()
-    kept = keeper(cluster, settings)
-    await kept.keep(service(front=FRONT, **spec), 0.0)
+    kept = keeper(cluster, OperatorSettings(front=FrontSettings(role="")))
+    await kept.keep(service(front=FRONT), 0.0)
     assert kept.obstacle is not None
-    assert (kept.obstacle.reason, says in kept.obstacle.message) == ("FrontRefused", True)
+    assert (kept.obstacle.reason, "front.enabled=true" in kept.obstacle.message) == ("FrontRefused", True)
     assert fronts(cluster) == set()
 
 
@@ -244,6 +238,90 @@ def test_the_pods_hold_the_proxy_and_the_picker_and_keep_to_the_strictest_level(
     assert "readinessProbe" not in found["picker"], "Envoy serves on without it"
     assert deployment["spec"]["template"]["spec"]["nodeSelector"] == {"a": "b"}
     assert added_violations(deployment["spec"]["template"], {"spec": {"containers": []}}, "restricted") == ()
+
+
+def options(container: Mapping[str, Any]) -> dict[str, str]:
+    """The options of a container that name files, and each one's file."""
+    words = container["args"]
+    return {option: words[at + 1] for at, option in enumerate(words) if option.endswith("-file")}
+
+
+def secrets_of(deployment: Mapping[str, Any], container: Mapping[str, Any]) -> dict[str, str]:
+    """The Secrets that a container mounts, by their folders; with the keys, if not all."""
+    volumes = {each["name"]: each.get("secret") for each in deployment["spec"]["template"]["spec"]["volumes"]}
+    found = {}
+    for mount in container["volumeMounts"]:
+        if secret := volumes[mount["name"]]:
+            keys = " ".join(item["key"] for item in secret.get("items", ()))
+            found[mount["mountPath"]] = f"{secret['secretName']} {keys}".strip()
+    return found
+
+
+def test_tls_with_clients_is_the_proxys_and_follows_its_secret() -> None:
+    tls = {"secretName": "edge", "clientCaSecret": "clients"}
+    made = service(front={**FRONT, "tls": tls})
+    deployment = build_front("Deployment", made, FrontSettings())
+    found = containers(deployment)
+    for name in ("prepare", "envoy"):
+        assert secrets_of(deployment, found[name]) == {"/etc/sponge/tls": "edge", "/etc/sponge/client-ca": "clients"}
+    assert options(found["prepare"]) == {
+        "--tls-cert-file": "/etc/sponge/tls/tls.crt",
+        "--tls-key-file": "/etc/sponge/tls/tls.key",
+        "--tls-client-ca-file": "/etc/sponge/client-ca/ca.crt",
+    }
+    assert set(secrets_of(deployment, found["picker"]).values()) == {"digits-sponge-control"}
+    assert all("subPath" not in mount for each in found.values() for mount in each["volumeMounts"])
+    for kind in ("startupProbe", "readinessProbe"):
+        assert found["envoy"][kind]["httpGet"]["scheme"] == "HTTPS", "with a certificate that it can use"
+    ports = build_front("Service", made, FrontSettings())["spec"]["ports"]
+    assert {port["appProtocol"] for port in ports} == {"https"}
+
+
+def test_pods_with_tls_are_known_by_their_certificate_and_their_key_stays_with_them() -> None:
+    deployment = build_front("Deployment", service(front=FRONT, tls={"secretName": "own"}), FrontSettings())
+    found = containers(deployment)
+    pods = {"/etc/sponge/pods-tls": "own tls.crt ca.crt"}
+    assert secrets_of(deployment, found["envoy"]) == {"/etc/sponge/tls": "own"}, "no front is less than its pods"
+    assert secrets_of(deployment, found["prepare"]) == {"/etc/sponge/tls": "own", **pods}
+    assert secrets_of(deployment, found["picker"]).items() > pods.items()
+    known = {"--pods-cert-file": "/etc/sponge/pods-tls/tls.crt", "--pods-ca-file": "/etc/sponge/pods-tls/ca.crt"}
+    assert options(found["prepare"]).items() > known.items()
+    assert options(found["picker"]).items() > known.items()
+    own = service(front={**FRONT, "tls": {"secretName": "edge"}}, tls={"secretName": "own"})
+    deployment = build_front("Deployment", own, FrontSettings())
+    assert secrets_of(deployment, containers(deployment)["envoy"]) == {"/etc/sponge/tls": "edge"}
+
+
+async def test_a_secret_that_fronts_cannot_use_is_told_and_looked_at_until_they_can() -> None:
+    cluster = ClusterWithDeletes()
+    kept = keeper(cluster)
+    spec: dict[str, Any] = {"front": {**FRONT, "tls": {"secretName": "edge", "clientCaSecret": "clients"}}}
+    await kept.keep(service(**spec), 0.0)
+    assert kept.secret_trouble == Obstacle(
+        "SecretMissing", "Secret 'edge' does not exist; create it in namespace 'team-a'"
+    )
+    assert (kept.obstacle, fronts(cluster)) == (None, set(KINDS)), "its pods wait, and nothing else does"
+    pair = Authority().issue()
+    data = {"tls.crt": base64.b64encode(pair.cert).decode(), "tls.key": base64.b64encode(b"no key").decode()}
+    cluster.put("Secret", "edge")["data"] = data
+    await kept.keep(service(**spec), kept.due_at())
+    assert kept.secret_trouble is not None
+    assert kept.secret_trouble.reason == "SecretInvalid"
+    assert "tls.crt of Secret 'edge' and tls.key of Secret 'edge'" in kept.secret_trouble.message
+    data["tls.key"] = base64.b64encode(pair.key).decode()
+    cluster.put("Secret", "clients")["data"] = {"tls.crt": "eA=="}
+    await kept.keep(service(**spec), kept.due_at())
+    assert kept.secret_trouble == Obstacle("SecretMissing", "Secret 'clients' has no key 'ca.crt'; add it")
+    cluster.objects["Secret", "clients"]["data"]["ca.crt"] = "eA=="
+    at = kept.due_at()
+    await kept.keep(service(**spec), at)
+    assert kept.secret_trouble is None
+    assert kept.due_at() > at + TROUBLE_S, "without trouble, now and then is enough"
+    cluster.silent.add("Secret")
+    await kept.keep(service(2, **spec), at)
+    assert kept.secret_trouble is None
+    await kept.keep(service(3), at)
+    assert kept.secret_trouble is None
 
 
 def test_the_chart_grants_what_fronts_need_and_nothing_else() -> None:

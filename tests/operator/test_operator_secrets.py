@@ -24,6 +24,7 @@ from sponge_operator.clients.trust import Trust
 from sponge_operator.reconcile.workload import Workload
 from sponge_operator.resources.manifests import build_service, control_scheme
 from sponge_operator.resources.model import parse_service
+from sponge_operator.resources.obstacles import Obstacle
 from sponge_operator.settings import OperatorSettings
 
 AUTHORITY = Authority()
@@ -147,13 +148,23 @@ class FakeKube:
 
 
 TLS, KEYS = {"secretName": "cert"}, {"secretName": "clients"}
-PAIR = {"tls.crt": base64.b64encode(AUTHORITY.issue().cert).decode(), "tls.key": "eA=="}
+ISSUED = AUTHORITY.issue()
+PAIR = {
+    "tls.crt": base64.b64encode(ISSUED.cert).decode(),
+    "tls.key": base64.b64encode(ISSUED.key).decode(),
+}
+MIXED = {**PAIR, "tls.key": base64.b64encode(AUTHORITY.issue().key).decode()}
 
 
 @pytest.mark.parametrize(
-    ("spec", "secrets", "missing"),
+    ("spec", "secrets", "trouble"),
     [
         ({}, {}, None),
+        (
+            {"tls": TLS},
+            {"cert": MIXED},
+            "tls.key of Secret 'cert' is not the key of tls.crt of Secret 'cert': give the pair",
+        ),
         ({"tls": TLS}, {"cert": PAIR}, None),
         ({"tls": TLS}, {}, "Secret 'cert' does not exist; create it in namespace 'team-a'"),
         ({"tls": TLS}, {"cert": {"tls.crt": "eA=="}}, "Secret 'cert' has no key 'tls.key'; add it"),
@@ -170,21 +181,24 @@ PAIR = {"tls.crt": base64.b64encode(AUTHORITY.issue().cert).decode(), "tls.key":
         ),
     ],
 )
-async def test_a_missing_secret_is_named(spec: dict[str, Any], secrets: dict[str, Any], missing: str | None) -> None:
+async def test_a_secret_that_pods_cannot_use_is_named(
+    spec: dict[str, Any], secrets: dict[str, Any], trouble: str | None
+) -> None:
     kube, tokens, trust = FakeKube(**secrets), Tokens(), Trust()
     service = parse_service(body(**spec))
     workload = Workload(cast(Kube, kube), service, OperatorSettings(), tokens, trust)
     await workload.keep(service, now=0.0)
-    assert workload.missing_secret == missing
-    assert (workload.due_at() == 10.0) == (missing is not None)
+    found = workload.secret_trouble
+    assert (None if found is None else found.message) == trouble
+    assert (workload.due_at() == 10.0) == (trouble is not None)
     assert kube.applied == ["Secret", "ConfigMap", "Deployment", "Service"]
-    assert (trust.context is not None) == (secrets.get("cert") is PAIR)
+    assert (trust.context is not None) == (secrets.get("cert") in (PAIR, MIXED))
 
 
 def test_a_service_whose_pods_wait_for_a_secret_is_not_ready() -> None:
-    missing = "Secret 'cert' does not exist"
-    assert verdicts(status(pod_state(), missing_secret=missing))["Ready"] == ("True", "PodsReady")
-    waiting = status(pod_state(), missing_secret=missing, spec={"replicas": {"min": 2, "max": 2}})
+    missing = Obstacle("SecretMissing", "Secret 'cert' does not exist")
+    assert verdicts(status(pod_state(), secret_trouble=missing))["Ready"] == ("True", "PodsReady")
+    waiting = status(pod_state(), secret_trouble=missing, spec={"replicas": {"min": 2, "max": 2}})
     assert verdicts(waiting)["Ready"] == ("False", "SecretMissing")
     assert verdicts(status(pod_state(), pod_state("2", reachable=False), spec={"replicas": {"min": 2, "max": 2}}))[
         "Ready"

@@ -100,7 +100,7 @@ def status(
         "attainment": attainment,
         "trouble": None,
         "missing_profile": None,
-        "missing_secret": None,
+        "secret_trouble": None,
         "conflict": None,
         "now": NOW,
         **changes,
@@ -148,6 +148,16 @@ def test_source_live(pods: list[PodState], changes: dict[str, Any], expected: tu
             2,
             {"front": fronts(0, 0, ReplicaFailure=("True", "FailedCreate", "quota"))},
             ("False", "FailedCreate", "quota"),
+        ),
+        (
+            2,
+            {"front": fronts(2, 1), "front_secret_trouble": Obstacle("SecretMissing", "Secret 't' does not exist")},
+            ("False", "SecretMissing", "1 of 2 fronts take requests; Secret 't' does not exist"),
+        ),
+        (
+            2,
+            {"front": fronts(2, 2), "front_secret_trouble": Obstacle("SecretInvalid", "Secret 't' has no pair")},
+            ("True", "FrontsReady", "2 of 2 fronts take requests; they go on with what they have"),
         ),
         (
             2,

@@ -17,10 +17,10 @@ from sponge_core.errors import SpongeError
 from sponge_server.observability.metrics import Metrics
 from sponge_server.security.access import Access
 from sponge_server.security.certificates import Certificates
-from sponge_server.security.expiry import expires_at
 from sponge_server.security.files import LARGEST_FILE, TlsFiles
 from sponge_server.security.watched_files import WatchedFiles
 from sponge_server.settings import ServerSettings
+from sponge_system.x509 import expires_at
 
 AUTHORITY = Authority()
 FIRST = AUTHORITY.issue("first")

@@ -14,11 +14,6 @@ CONDITIONS: Mapping[str, tuple[str, Mapping[tuple[str, str], str]]] = {
         {
             ("True", "PodsReady"): "As many pods of the newest generation accept requests as `replicas` specifies.",
             ("True", "ScaledToZero"): "No pod is wanted, because no request came for `idle.removeAfter`.",
-            (
-                "False",
-                "SecretMissing",
-            ): "A Secret that `tls` or `apiKeys` names does not exist or lacks a key, so new pods "
-            "cannot start. They start as soon as it is there.",
         },
     ),
     "Available": (
@@ -162,6 +157,16 @@ CONDITIONS: Mapping[str, tuple[str, Mapping[tuple[str, str], str]]] = {
             ("False", "RollingOut"): "Not all fronts have the newest template yet, or older ones have not ended.",
             ("False", "FrontsNotReady"): "A front starts, has no node, or its proxy does not answer. Look at "
             "`kubectl describe pods -l serving.sponge.dev/front=NAME`.",
+            (
+                "False",
+                "SecretMissing",
+            ): "A Secret that `front.tls` or `tls` names does not exist or lacks a key, so "
+            "new fronts cannot start. The Service of the pods is there meanwhile.",
+            (
+                "False",
+                "SecretInvalid",
+            ): "The Secret with the front's certificate has no certificate and key that "
+            "belong together, so new fronts cannot start; those that run go on with the former certificate.",
             ("False", "NoPods"): "The Deployment of the fronts is being made.",
             ("False", "NoFront"): "The spec has no `front`.",
         },
@@ -178,8 +183,7 @@ TROUBLES: Mapping[str, str] = {
     "ViolatesPodSecurity": "`template` asks for more than the operator may hand out; the message names each field. "
     "Change it, or let the operator allow more: `server.templateSecurity` of the chart. Pods that run stay, and are "
     "driven.",
-    "FrontRefused": "The service asks for a `front` that it cannot have; the message says why: fronts are off in this "
-    "installation, or its servers speak TLS.",
+    "FrontRefused": "The service asks for a `front`, and fronts are off in this installation.",
     "ChildLeaving": "An object of a former service of this name has not gone yet. It is made again when it has.",
     "NamespaceTerminating": "The namespace is being deleted. Nothing is tried any more.",
     "InternalError": "The operator met an error that no rule foresaw; its log has the traceback. The pods stay driven.",
@@ -190,6 +194,10 @@ WAITS: Mapping[str, str] = {
     "NoPods": "No pod exists yet. Look at `kubectl describe deployment NAME`.",
     "NoState": "The server of a pod does not answer the operator.",
     "Loading": "A server loads its model.",
+    "SecretMissing": "A Secret that `tls` or `apiKeys` names does not exist or lacks a key, so new pods cannot start. "
+    "They start as soon as it is there.",
+    "SecretInvalid": "The Secret that `tls` names has no certificate and key that belong together, so new pods cannot "
+    "start. The message says what is wrong.",
     "Draining": "A server answers what it has, and takes no new requests.",
     "RollingOut": "Not all pods have the newest template yet.",
     "NodeNotReady": "The node of a pod no longer reports: it is lost, or its kubelet is. The pod may go on, and is "

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import os
 import ssl
 import time
-from collections.abc import Iterator
 from datetime import UTC, datetime
-from typing import NoReturn
 
 from sponge_core.errors import SpongeError
 from sponge_server.observability.metrics import Metrics
-from sponge_server.security.expiry import expires_at
 from sponge_server.security.files import CA_OPTION, CERT_OPTION, KEY_OPTION, Pem, TlsFiles
 from sponge_system.logs import event
+from sponge_system.tls_pairs import load_pair
+from sponge_system.x509 import expires_at
 
 __all__ = ["Certificates"]
 
@@ -62,21 +59,7 @@ class Certificates:
         context.set_alpn_protocols(["http/1.1"])
         files = self._files
         # From copies: the files may be replaced between two reads.
-        with _named(pem.cert) as cert, _named(pem.key) as key:
-            try:
-                context.load_cert_chain(cert, key, password=_no_password)
-            except _EncryptedError:
-                text = "the key is encrypted: store it without a passphrase, and restrict who may read the file"
-                raise SpongeError(f"{KEY_OPTION} {files.key}: {text}") from None
-            except ssl.SSLError as error:
-                if error.reason == "KEY_VALUES_MISMATCH":
-                    text = f"{KEY_OPTION} {files.key} is not the key of {CERT_OPTION} {files.cert}: give the pair"
-                else:
-                    text = (
-                        f"{CERT_OPTION} {files.cert} and {KEY_OPTION} {files.key}: no certificate and key in PEM "
-                        f"({error.reason or error})"
-                    )
-                raise SpongeError(text) from None
+        load_pair(context, pem.cert, pem.key, f"{CERT_OPTION} {files.cert}", f"{KEY_OPTION} {files.key}")
         return context
 
     def _asking(self, context: ssl.SSLContext, client_ca: bytes) -> ssl.SSLContext:
@@ -86,21 +69,3 @@ class Certificates:
             raise SpongeError(f"{CA_OPTION} {self._files.client_ca}: no certificates in PEM") from None
         context.verify_mode = ssl.CERT_REQUIRED
         return context
-
-
-class _EncryptedError(Exception):
-    pass
-
-
-def _no_password() -> NoReturn:
-    """Instead of a question at the terminal."""
-    raise _EncryptedError
-
-
-@contextlib.contextmanager
-def _named(content: bytes) -> Iterator[str]:
-    """A path to a copy in memory, because the library reads certificates from paths only."""
-    with open(os.memfd_create("pem"), "wb") as file:  # noqa: PTH123 - there is no path yet
-        file.write(content)
-        file.flush()
-        yield f"/proc/self/fd/{file.fileno()}"

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from typing import Any
 
 from sponge_operator.clients.kube import ApiError, Kube
 from sponge_operator.reconcile.child import Build, Child, RefusedError, resync_at
+from sponge_operator.reconcile.user_secrets import secret_obstacle
 from sponge_operator.resources.front_manifests import KINDS, account_of, build_front, front_name
 from sponge_operator.resources.model import SpongeService
+from sponge_operator.resources.mounted_secrets import front_secrets
 from sponge_operator.resources.obstacles import Obstacle
 from sponge_operator.settings import OperatorSettings
 
@@ -17,12 +20,16 @@ __all__ = ["FrontKeeper"]
 RETRY_S = 10.0
 """Before objects that could not be removed are tried again."""
 
+TROUBLE_S = 10.0
+"""Between two looks at a Secret of the user that cannot be used."""
+
 
 class FrontKeeper:
     """The front of one service; call `keep` when `due_at` has come, or the service has changed.
 
     Attributes:
         obstacle: why the front is not as it should be; None if it is.
+        secret_trouble: why fronts cannot use a Secret of the user; None if they can. Fronts that run go on.
     """
 
     def __init__(self, kube: Kube, service: SpongeService, settings: OperatorSettings) -> None:
@@ -32,7 +39,9 @@ class FrontKeeper:
         self._generation = -1
         self._resync_at = self._retry_at = float("-inf")
         self._is_changed = False
+        self._secrets_at = float("-inf")
         self.obstacle: Obstacle | None = None
+        self.secret_trouble: Obstacle | None = None
 
     @property
     def deployment(self) -> Mapping[str, Any] | None:
@@ -41,7 +50,7 @@ class FrontKeeper:
 
     def due_at(self) -> float:
         """When `keep` should run next, on its clock, unless the service or an object of the front changes."""
-        return float("-inf") if self._is_changed else min(self._resync_at, self._retry_at)
+        return float("-inf") if self._is_changed else min(self._resync_at, self._retry_at, self._secrets_at)
 
     def seen(self, kind: str, found: Mapping[str, Any] | None) -> None:
         """Takes over what a watch reports of an object with the front's label, which anybody may set; None: gone."""
@@ -52,11 +61,14 @@ class FrontKeeper:
         """Does what is due."""
         if service.generation == self._generation and now < self.due_at():
             return
+        is_edited = service.generation != self._generation
         self._generation, self._is_changed, self._retry_at = service.generation, False, float("inf")
         if now >= self._resync_at:
             self._resync_at = resync_at(now, self._settings.resync_s)
             for child in self._children.values():
                 child.doubt()
+        if is_edited or now >= self._secrets_at:
+            await self._look_at_secrets(service, now)
         if service.spec.front is None:
             await self._remove(service, now)
             return
@@ -65,6 +77,12 @@ class FrontKeeper:
         blocked = [child for child in self._children.values() if child.obstacle is not None]
         self.obstacle = blocked[0].obstacle if blocked else None
         self._retry_at = min((child.retry_at for child in blocked), default=float("inf"))
+
+    async def _look_at_secrets(self, service: SpongeService, now: float) -> None:
+        found = () if service.spec.front is None else front_secrets(service.spec).all
+        with contextlib.suppress(ApiError):
+            self.secret_trouble = await secret_obstacle(self._kube, service, found)
+        self._secrets_at = self._resync_at if self.secret_trouble is None else now + TROUBLE_S
 
     async def _remove(self, service: SpongeService, now: float) -> None:
         """Deletes what there is and belongs to the service. Without the Deployment, which goes last, there is none."""
@@ -90,9 +108,6 @@ class FrontKeeper:
         def build(_: Mapping[str, Any] | None) -> Mapping[str, Any]:
             if not settings.role:
                 message = "fronts are off; install the chart with front.enabled=true, or remove front"
-                raise RefusedError(Obstacle("FrontRefused", message))
-            if service.spec.tls is not None:
-                message = "a front speaks plain text, and the servers of this service TLS; remove front or tls"
                 raise RefusedError(Obstacle("FrontRefused", message))
             return build_front(kind, service, settings, self._account())
 

@@ -13,6 +13,7 @@ from sponge_operator.clients.kube import ApiError, Kube
 from sponge_operator.clients.tokens import Tokens
 from sponge_operator.clients.trust import Trust
 from sponge_operator.reconcile.child import Child, RefusedError, resync_at
+from sponge_operator.reconcile.user_secrets import secret_obstacle
 from sponge_operator.resources.manifests import (
     build_config_map,
     build_deployment,
@@ -55,7 +56,7 @@ class Workload:
     Attributes:
         tokens: those of the servers' control ports.
         missing_profile: message about a profile reference to something that does not exist; None if there is none.
-        missing_secret: likewise about a Secret with a certificate or API keys.
+        secret_trouble: likewise why pods cannot use a Secret with a certificate or API keys.
         plan: how the model's source reaches the pods, as of the last `keep`; None before.
     """
 
@@ -81,7 +82,7 @@ class Workload:
         self._wanted: int | None = None
         self._was_held = False
         self.missing_profile: str | None = None
-        self.missing_secret: str | None = None
+        self.secret_trouble: Obstacle | None = None
         self.plan: SourcePlan | None = None
         self._silent_since: float | None = None
 
@@ -231,11 +232,11 @@ class Workload:
         try:
             await self._learn_certificate(service)
             self.missing_profile = await _missing_profile(self._kube, service)
-            self.missing_secret = await _missing_secret(self._kube, service)
+            self.secret_trouble = await secret_obstacle(self._kube, service, mounted_secrets(service.spec))
         except ApiError:
             self._references_at = now + MISSING_S
             return
-        is_missing = self.missing_profile is not None or self.missing_secret is not None
+        is_missing = self.missing_profile is not None or self.secret_trouble is not None
         self._references_at = now + MISSING_S if is_missing else self._resync_at
 
     async def learn_access(self, service: SpongeService) -> None:
@@ -275,15 +276,4 @@ async def _missing_profile(kube: Kube, service: SpongeService) -> str | None:
         return f"ConfigMap {reference.name!r} does not exist; create it or change profile.configMap"
     if reference.key not in (config_map.get("data") or {}):
         return f"ConfigMap {reference.name!r} has no key {reference.key!r}; add it or set profile.configMap.key"
-    return None
-
-
-async def _missing_secret(kube: Kube, service: SpongeService) -> str | None:
-    for wanted in mounted_secrets(service.spec):
-        secret = await kube.get("Secret", service.namespace, wanted.secret_name)
-        if secret is None:
-            return f"Secret {wanted.secret_name!r} does not exist; create it in namespace {service.namespace!r}"
-        for key in wanted.keys:
-            if key not in (secret.get("data") or {}):
-                return f"Secret {wanted.secret_name!r} has no key {key!r}; add it"
     return None

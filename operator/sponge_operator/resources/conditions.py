@@ -98,8 +98,8 @@ def _ready(known: StatusInput) -> Verdict:
         return "False", known.source_change.reason, known.source_change.message
     if ready >= enough and rolled_out:
         return "True", "PodsReady", f"{ready} of {wanted} pods accept requests"
-    if known.missing_secret is not None:
-        return "False", "SecretMissing", known.missing_secret
+    if known.secret_trouble is not None:
+        return "False", known.secret_trouble.reason, known.secret_trouble.message
     found = list(_obstacles(known, wanted))
     worst = next((obstacle for obstacle in found if obstacle.severe), found[0])
     return "False", worst.reason, f"{ready} of {wanted} pods accept requests; {worst.message}"
@@ -293,9 +293,12 @@ def _front_ready(known: StatusInput) -> Verdict:
         return "False", known.front_trouble.reason, f"{told}; {known.front_trouble.message}"
     if deployment is None:
         return "False", "NoPods", f"{told}; the Deployment {front_name(known.service)!r} is being made"
-    is_newest = is_rolled_out(deployment, front.replicas)
+    is_newest, secret = is_rolled_out(deployment, front.replicas), known.front_secret_trouble
     if is_newest and ready >= front.replicas:
-        return "True", "FrontsReady", told
+        kept = "" if secret is None else f"; they go on with what they have of a Secret, as {secret.message}"
+        return "True", "FrontsReady", f"{told}{kept}"
+    if secret is not None:
+        return "False", secret.reason, f"{told}; {secret.message}"
     found = failure_of(deployment) or (None if is_newest else rollout_of(deployment, front.replicas))
     if found is None:
         pods = f"kubectl describe pods -l {FRONT_LABEL}={known.service.name}"

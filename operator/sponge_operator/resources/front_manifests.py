@@ -5,7 +5,7 @@ These objects carry a label of their own, because the service's label makes a po
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,6 +13,7 @@ from sponge_core.resource_names import GROUP
 from sponge_operator.resources.manifest_parts import (
     TOKEN_DIR,
     TOKEN_MOUNT,
+    app_protocols,
     container_security,
     deployment_spec,
     header,
@@ -26,6 +27,7 @@ from sponge_operator.resources.manifest_parts import (
 from sponge_operator.resources.manifests import GRPC_PORT, HTTP_PORT, secret_name
 from sponge_operator.resources.merge import strategic_merge
 from sponge_operator.resources.model import SpongeService
+from sponge_operator.resources.mounted_secrets import MountedSecret, front_secrets
 
 __all__ = ["FRONT_LABEL", "KINDS", "FrontSettings", "account_of", "build_front", "front_name"]
 
@@ -108,17 +110,12 @@ def _header(service: SpongeService, api_version: str, kind: str) -> dict[str, An
 
 
 def _service_spec(service: SpongeService) -> dict[str, Any]:
+    plain, h2c = app_protocols(tls=bool(front_secrets(service.spec).clients))
     return {
         "selector": {FRONT_LABEL: service.name},
         "ports": [
-            {"name": "http", "port": HTTP_PORT, "targetPort": "http", "protocol": "TCP"},
-            {
-                "name": "grpc",
-                "port": GRPC_PORT,
-                "targetPort": "grpc",
-                "protocol": "TCP",
-                "appProtocol": "kubernetes.io/h2c",
-            },
+            {"name": "http", "port": HTTP_PORT, "targetPort": "http", "protocol": "TCP", **plain},
+            {"name": "grpc", "port": GRPC_PORT, "targetPort": "grpc", "protocol": "TCP", **h2c},
         ],
     }
 
@@ -145,16 +142,17 @@ def _pod_template(service: SpongeService, settings: FrontSettings) -> dict[str, 
             "volumes": [
                 {"name": DIRECTORY_MOUNT["name"], "emptyDir": {"medium": "Memory", "sizeLimit": "16Mi"}},
                 token_volume(secret_name(service)),
+                *(secret.volume for secret in front_secrets(service.spec).all),
             ],
             "initContainers": [prepare],
-            "containers": [picker, _envoy(settings)],
+            "containers": [picker, _envoy(service, settings)],
         },
     }
 
 
 def _pickers(service: SpongeService, settings: FrontSettings) -> tuple[dict[str, Any], dict[str, Any]]:
     """The containers that run the picker's image: one writes Envoy's configuration, then one picks pods."""
-    place = ["--directory", DIRECTORY]
+    place, secrets = ["--directory", DIRECTORY], front_secrets(service.spec)
     wake = [] if service.spec.idle.remove_after is None else ["--wake"]
     both = {
         "image": settings.picker,
@@ -165,8 +163,10 @@ def _pickers(service: SpongeService, settings: FrontSettings) -> tuple[dict[str,
     prepare = {
         "name": "prepare",
         **both,
-        "args": ["front", "envoy-config", *place, "--write"],
-        "volumeMounts": [DIRECTORY_MOUNT],
+        "args": ["front", "envoy-config", *place, "--write", *_arguments(secrets.all)],
+        "volumeMounts": [DIRECTORY_MOUNT, *(secret.mount for secret in secrets.all)],
+        # A Secret that it cannot use.
+        "terminationMessagePolicy": "FallbackToLogsOnError",
     }
     picker = {
         "name": "picker",
@@ -175,9 +175,10 @@ def _pickers(service: SpongeService, settings: FrontSettings) -> tuple[dict[str,
             *("front", "run", *place, "--service", service.name, "--token-file", f"{TOKEN_DIR}/token"),
             *("--status-port", str(PICKER_PORT), "--drain-s", str(DRAIN_S)),
             *wake,
+            *_arguments(secrets.pods),
         ],
         "ports": [{"name": "picker", "containerPort": PICKER_PORT, "protocol": "TCP"}],
-        "volumeMounts": [DIRECTORY_MOUNT, TOKEN_MOUNT],
+        "volumeMounts": [DIRECTORY_MOUNT, TOKEN_MOUNT, *(secret.mount for secret in secrets.pods)],
         # No readiness: without the picker, Envoy serves on.
         "startupProbe": probe("/healthz", "picker", period_s=1, failures=60),
         "livenessProbe": probe("/healthz", "picker", period_s=5, failures=3),
@@ -185,7 +186,14 @@ def _pickers(service: SpongeService, settings: FrontSettings) -> tuple[dict[str,
     return prepare, picker
 
 
-def _envoy(settings: FrontSettings) -> dict[str, Any]:
+def _arguments(secrets: Iterable[MountedSecret]) -> list[str]:
+    return [word for secret in secrets for word in secret.arguments]
+
+
+def _envoy(service: SpongeService, settings: FrontSettings) -> dict[str, Any]:
+    secrets = front_secrets(service.spec).clients
+    # By TLS, because Envoy without a certificate that it can use calls itself ready.
+    scheme = "HTTPS" if secrets else None
     return {
         "name": "envoy",
         "image": settings.envoy,
@@ -200,9 +208,9 @@ def _envoy(settings: FrontSettings) -> dict[str, Any]:
             {"name": "grpc", "containerPort": GRPC_PORT, "protocol": "TCP"},
             {"name": "envoy", "containerPort": ENVOY_PORT, "protocol": "TCP"},
         ],
-        "volumeMounts": [DIRECTORY_MOUNT],
-        "startupProbe": probe("/ready", "envoy", period_s=1, failures=60),
-        "readinessProbe": probe("/ready", "envoy", period_s=2, failures=2),
+        "volumeMounts": [DIRECTORY_MOUNT, *(secret.mount for secret in secrets)],
+        "startupProbe": probe("/ready", "envoy", period_s=1, failures=60, scheme=scheme),
+        "readinessProbe": probe("/ready", "envoy", period_s=2, failures=2, scheme=scheme),
         # The picker asks it to drain; Envoy by itself would end at once, with its requests.
         "lifecycle": {"preStop": {"sleep": {"seconds": DRAIN_S + 2}}},
         "resources": {"requests": {"cpu": "100m", "memory": "96Mi"}, "limits": {"memory": "512Mi"}},

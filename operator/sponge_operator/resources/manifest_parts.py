@@ -13,6 +13,7 @@ __all__ = [
     "MANAGED_BY_LABEL",
     "TOKEN_DIR",
     "TOKEN_MOUNT",
+    "app_protocols",
     "container_security",
     "deployment_spec",
     "header",
@@ -85,6 +86,16 @@ def probe(path: str, port: str, *, period_s: int, failures: int, scheme: str | N
         "timeoutSeconds": 5,
         "failureThreshold": failures,
     }
+
+
+def app_protocols(*, tls: bool) -> tuple[dict[str, str], dict[str, str]]:
+    """What the ports of a Service for HTTP/1.1 and for gRPC speak, for meshes and gateways.
+
+    Without h2c, they balance connections instead of calls.
+    """
+    if tls:
+        return {"appProtocol": "https"}, {"appProtocol": "https"}
+    return {}, {"appProtocol": "kubernetes.io/h2c"}
 
 
 def scrape_annotations(port: int) -> dict[str, str]:

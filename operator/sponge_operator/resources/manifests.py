@@ -18,6 +18,7 @@ from sponge_operator.resources.containers import container_limit, container_spec
 from sponge_operator.resources.manifest_parts import (
     TOKEN_DIR,
     TOKEN_MOUNT,
+    app_protocols,
     container_security,
     deployment_spec,
     header,
@@ -162,15 +163,14 @@ def token_of(secret: Mapping[str, Any]) -> str:
 
 def build_service(service: SpongeService) -> dict[str, Any]:
     """The Service with the ports http and grpc for clients, and control for Prometheus and people."""
-    # For meshes and gateways: without h2c, they balance connections instead of calls.
-    plain, h2c = ({}, "kubernetes.io/h2c") if service.spec.tls is None else ({"appProtocol": "https"}, "https")
+    plain, h2c = app_protocols(tls=service.spec.tls is not None)
     return {
         **_header(service, "v1", "Service", service.name),
         "spec": {
             "selector": {SERVICE_LABEL: service.name},
             "ports": [
                 {"name": "http", "port": HTTP_PORT, "targetPort": "http", "protocol": "TCP", **plain},
-                {"name": "grpc", "port": GRPC_PORT, "targetPort": "grpc", "protocol": "TCP", "appProtocol": h2c},
+                {"name": "grpc", "port": GRPC_PORT, "targetPort": "grpc", "protocol": "TCP", **h2c},
                 {"name": "control", "port": CONTROL_PORT, "targetPort": "control", "protocol": "TCP", **plain},
             ],
         },

@@ -162,8 +162,16 @@ class ConfigMapKey(_Part):
     key: str = "profile.yaml"
 
 
+class FrontTls(_Part):
+    """The Secrets for TLS between a front and its clients."""
+
+    secret_name: str = Field(validation_alias=AliasChoices("secretName"))
+    client_ca_secret: str | None = Field(default=None, validation_alias=AliasChoices("clientCaSecret"))
+
+
 class Front(_Part):
     replicas: int = 2
+    tls: FrontTls | None = None
 
 
 class Profile(_Part):

@@ -1,4 +1,5 @@
-"""The user's Secrets in the pods of a service: certificate and API keys, with the server's options for them. Pure."""
+"""The user's Secrets in the pods of a service and of its front: certificates and API keys, with the options for them.
+Pure."""
 
 from __future__ import annotations
 
@@ -7,10 +8,12 @@ from typing import Any
 
 from sponge_operator.resources.model import ServiceSpec
 
-__all__ = ["MountedSecret", "mounted_secrets"]
+__all__ = ["FrontSecrets", "MountedSecret", "front_secrets", "mounted_secrets"]
 
 TLS_DIR = "/etc/sponge/tls"
 KEYS_DIR = "/etc/sponge/api-keys"
+CLIENT_CA_DIR = "/etc/sponge/client-ca"
+PODS_TLS_DIR = "/etc/sponge/pods-tls"
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,7 +22,8 @@ class MountedSecret:
 
     Attributes:
         keys: that it must have.
-        arguments: of the server.
+        arguments: of the program that reads it.
+        only: keys that are mounted, as far as they are there; empty: all.
     """
 
     volume_name: str
@@ -27,11 +31,14 @@ class MountedSecret:
     keys: tuple[str, ...]
     directory: str
     arguments: tuple[str, ...]
+    only: tuple[str, ...] = ()
 
     @property
     def volume(self) -> dict[str, Any]:
-        """The volume of the pod; all keys of the Secret, so that the kubelet keeps them up to date together."""
-        return {"name": self.volume_name, "secret": {"secretName": self.secret_name, "defaultMode": 0o444}}
+        """The volume of the pod. The kubelet keeps its keys up to date together."""
+        items = [{"key": key, "path": key} for key in self.only]
+        some = {"items": items, "optional": True} if items else {}
+        return {"name": self.volume_name, "secret": {"secretName": self.secret_name, "defaultMode": 0o444, **some}}
 
     @property
     def mount(self) -> dict[str, Any]:
@@ -50,3 +57,38 @@ def mounted_secrets(spec: ServiceSpec) -> list[MountedSecret]:
         file = ("--api-keys-file", f"{KEYS_DIR}/{key}")
         found.append(MountedSecret("api-keys", spec.api_keys.secret_name, (key,), KEYS_DIR, file))
     return found
+
+
+@dataclass(frozen=True, slots=True)
+class FrontSecrets:
+    """The Secrets of a front.
+
+    Attributes:
+        clients: what the proxy shows to its clients, and by what it knows them.
+        pods: by what pods with TLS are known, without their key.
+    """
+
+    clients: tuple[MountedSecret, ...]
+    pods: tuple[MountedSecret, ...]
+
+    @property
+    def all(self) -> tuple[MountedSecret, ...]:
+        return (*self.clients, *self.pods)
+
+
+def front_secrets(spec: ServiceSpec) -> FrontSecrets:
+    """The Secrets that the front of a spec uses. Where the servers speak TLS, so does it, by their certificate."""
+    own, clients = None if spec.front is None else spec.front.tls, []
+    if shown := own or spec.tls:
+        files = ("--tls-cert-file", f"{TLS_DIR}/tls.crt", "--tls-key-file", f"{TLS_DIR}/tls.key")
+        clients.append(MountedSecret("tls", shown.secret_name, ("tls.crt", "tls.key"), TLS_DIR, files))
+    if own is not None and own.client_ca_secret is not None:
+        file = ("--tls-client-ca-file", f"{CLIENT_CA_DIR}/ca.crt")
+        clients.append(MountedSecret("client-ca", own.client_ca_secret, ("ca.crt",), CLIENT_CA_DIR, file))
+    if spec.tls is None:
+        return FrontSecrets(tuple(clients), ())
+    files = ("--pods-cert-file", f"{PODS_TLS_DIR}/tls.crt", "--pods-ca-file", f"{PODS_TLS_DIR}/ca.crt")
+    needed, taken = ("tls.crt",), ("tls.crt", "ca.crt")
+    return FrontSecrets(
+        tuple(clients), (MountedSecret("pods-tls", spec.tls.secret_name, needed, PODS_TLS_DIR, files, taken),)
+    )

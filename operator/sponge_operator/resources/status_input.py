@@ -38,7 +38,7 @@ class StatusInput:
         trouble: what went wrong when the spec was carried out; None if nothing did.
         is_current: every child was applied as the newest spec has it.
         missing_profile: message about a profile reference to something that does not exist.
-        missing_secret: likewise about a Secret that the pods mount.
+        secret_trouble: why pods cannot use a Secret of the user that they mount; None if they can.
         conflict: message about another autoscaler of the same pods.
         scaling: the newest look at the number of pods; None where it does not follow the load now.
         last_scaling: the newest change of that number; None since the operator started.
@@ -47,6 +47,7 @@ class StatusInput:
         source_change: how far a change of the model's source in place has come, or what keeps it; None without one.
         front: the Deployment of the fronts, as the API server sent it last; None if there is none.
         front_trouble: why the front is not as the spec has it; None if it is.
+        front_secret_trouble: why fronts cannot use a Secret of the user that they mount; None if they can.
     """
 
     service: SpongeService
@@ -56,7 +57,7 @@ class StatusInput:
     trouble: Obstacle | None
     is_current: bool
     missing_profile: str | None
-    missing_secret: str | None
+    secret_trouble: Obstacle | None
     conflict: str | None
     now: float
     unable: tuple[str, str] | None = None
@@ -65,6 +66,7 @@ class StatusInput:
     source_change: Obstacle | None = None
     front: Mapping[str, Any] | None = None
     front_trouble: Obstacle | None = None
+    front_secret_trouble: Obstacle | None = None
 
     @property
     def wanted(self) -> int:
