@@ -47,6 +47,8 @@ class Front:
         self._picker = Picker(name, rule, clock=time.monotonic, wall_clock=time.time)
         self._metrics.pods.set_function(lambda: len(self._picker.pods))
         self._metrics.reporting.set_function(lambda: self._picker.reporting(SILENCE_S))
+        self._metrics.avoided.set_function(self._picker.avoided)
+        self._metrics.report_age.set_function(self._picker.oldest_report_s)
         self._readers: dict[Pod, asyncio.Task[None]] = {}
         self._reader: LoadReader | None = None
         self._waker: Waker | None = None

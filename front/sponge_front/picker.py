@@ -6,17 +6,17 @@ the clock that is passed in.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import dataclass
 
 from sponge_core.deadlines import Arrival, BadHeaderError, SloPolicy, resolve
 from sponge_core.edf_queue import Request
-from sponge_core.routing.interface import RoutingRule
+from sponge_core.routing.interface import RoutingRule, candidates
 from sponge_core.routing.pod_load import PodLoad
 from sponge_core.routing.pod_table import Choice, Ending, PodTable
 from sponge_front.pods import Pod
 
-__all__ = ["Pick", "Picker", "ending_of"]
+__all__ = ["Pick", "Picker", "ending_of", "is_grpc", "is_inference"]
 
 UNKNOWN_SLO = SloPolicy(1.0)
 """Before any pod has told its SLO."""
@@ -68,6 +68,7 @@ class Picker:
         self._wall_clock = wall_clock
         self._policy = UNKNOWN_SLO
         self._requests = 0
+        self._turn = 0
 
     def keep(self, pods: Iterable[Pod]) -> None:
         """Sets which pods there are."""
@@ -81,21 +82,37 @@ class Picker:
         if "" in slos:
             self._policy = SloPolicy(slos[""], {name: slo_s for name, slo_s in slos.items() if name})
 
-    def pick(self, headers: Mapping[bytes, bytes]) -> Pick | None:
-        """The pod of a request with these headers, in lower case; None: any pod will do, or there is none."""
-        if not _is_inference(headers):
+    def pick(self, headers: Mapping[bytes, bytes], hosts: Container[str] | None = None) -> Pick | None:
+        """The pod of a request with these headers, in lower case; None: any pod will do, or there is none.
+
+        Args:
+            hosts: addresses of the pods to choose from; None: all.
+        """
+        if not is_inference(headers):
             return None
         request = self._request(headers)
-        choice = self._table.choose(self._clock(), request)
+        choice = self._table.choose(self._clock(), request, self._among(hosts))
         if choice is None:
             return None
-        pod = self.pods[choice.pod]
-        address = pod.grpc if headers.get(b"content-type", b"").startswith(GRPC) else pod.http
+        address = _address(self.pods[choice.pod], headers)
         return Pick(choice, address, f"{self._front} {choice.number}", request.deadline)
+
+    def any_pod(self, headers: Mapping[bytes, bytes], hosts: Container[str] | None = None) -> str | None:
+        """The address of a pod for a request that any will do for, in turn; None: there is none. `hosts` as above."""
+        among = self._among(hosts)
+        pods = [pod for pod in self._table.views(self._clock()) if among is None or pod.name in among]
+        found = candidates(pods)
+        if not found:
+            return None
+        self._turn += 1
+        return _address(self.pods[pods[found[self._turn % len(found)]].name], headers)
+
+    def _among(self, hosts: Container[str] | None) -> Container[str] | None:
+        return None if hosts is None else {name for name, pod in self.pods.items() if pod.host in hosts}
 
     def waits_s(self, headers: Mapping[bytes, bytes]) -> float | None:
         """How long a request with these headers may wait for the first pod; None: there is one, or any will do."""
-        if self.pods or not _is_inference(headers):
+        if self.pods or not is_inference(headers):
             return None
         return max(0.0, self._request(headers).deadline - self._clock())
 
@@ -110,6 +127,14 @@ class Picker:
     def reporting(self, within_s: float) -> int:
         """Number of pods that have reported in the last `within_s` seconds."""
         return self._table.reporting(self._clock() - within_s)
+
+    def oldest_report_s(self) -> float:
+        """Age of the last report of the pod whose is the oldest, in seconds; 0 without any."""
+        return max(self._table.report_ages(self._clock()), default=0.0)
+
+    def avoided(self) -> int:
+        """Number of pods that get no requests now, because they fail, are silent, or do not do what they report."""
+        return sum(pod.ejected for pod in self._table.views(self._clock()))
 
     def _request(self, headers: Mapping[bytes, bytes]) -> Request:
         now = self._clock()
@@ -135,8 +160,18 @@ def ending_of(headers: Mapping[bytes, bytes], by_the_pod: bool) -> Ending:
     return "failed" if status.startswith(b"5") or grpc_status in GRPC_FAILED else "answered"
 
 
-def _is_inference(headers: Mapping[bytes, bytes]) -> bool:
+def is_inference(headers: Mapping[bytes, bytes]) -> bool:
+    """Whether a request with these headers is for a model's answer."""
     path = headers.get(b":path", b"").decode("latin-1").partition("?")[0]
     if headers.get(b":method") != b"POST" or path.startswith(REPOSITORY):
         return False
-    return path.endswith(INFERENCE) if headers.get(b"content-type", b"").startswith(GRPC) else True
+    return path.endswith(INFERENCE) if is_grpc(headers) else True
+
+
+def is_grpc(headers: Mapping[bytes, bytes]) -> bool:
+    """Whether a request with these headers is a call over gRPC."""
+    return headers.get(b"content-type", b"").startswith(GRPC)
+
+
+def _address(pod: Pod, headers: Mapping[bytes, bytes]) -> str:
+    return pod.grpc if is_grpc(headers) else pod.http

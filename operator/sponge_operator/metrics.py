@@ -131,7 +131,20 @@ class Metrics:
             _SERVICE,
             registry=registry,
         )
+        self.fronts = Gauge(
+            "sponge_operator_fronts",
+            "Fronts of a service that has them, by state: wanted, and ready to take requests.",
+            (*_SERVICE, "state"),
+            registry=registry,
+        )
+        self.front_not_ready = Gauge(
+            "sponge_operator_front_not_ready",
+            "1 while the condition FrontReady of a service that has a front is False, with its reason.",
+            (*_SERVICE, "reason"),
+            registry=registry,
+        )
         self._blocked: dict[tuple[str, str, str], str] = {}
+        self._fronts_not_ready: dict[tuple[str, str], str] = {}
 
     def set_blocked(self, namespace: str, service: str, pod: str, reason: str | None) -> None:
         """Shows what blocks the resizes of a pod; None: nothing does."""
@@ -143,8 +156,26 @@ class Metrics:
             self._blocked[key] = reason
             self.blocked.labels(*key, reason).set(1)
 
+    def set_front(self, namespace: str, service: str, wanted: int, ready: int, reason: str | None) -> None:
+        """Shows the fronts of a service; `reason`: why FrontReady is False; None if it is True."""
+        for state, count in (("wanted", wanted), ("ready", ready)):
+            self.fronts.labels(namespace, service, state).set(count)
+        before = self._fronts_not_ready.pop((namespace, service), None)
+        if before is not None and before != reason:
+            self.front_not_ready.remove(namespace, service, before)
+        if reason is not None:
+            self._fronts_not_ready[namespace, service] = reason
+            self.front_not_ready.labels(namespace, service, reason).set(1)
+
+    def forget_front(self, namespace: str, service: str) -> None:
+        """Removes the series of a front that is not wanted."""
+        self._fronts_not_ready.pop((namespace, service), None)
+        for metric in (self.fronts, self.front_not_ready):
+            metric.remove_by_labels({"namespace": namespace, "service": service})
+
     def forget_service(self, namespace: str, service: str) -> None:
         """Removes the series of a service that is gone."""
+        self.forget_front(namespace, service)
         own = (self.slo_target, self.resizes, self.held, self.saved, self.replicas, self.scalings)
         for metric in (*own, self.cold_start, self.full_nodes):
             metric.remove_by_labels({"namespace": namespace, "service": service})

@@ -142,6 +142,26 @@ def test_a_pod_that_is_gone_is_forgotten() -> None:
     assert [view.name for view in table.views(NOW + 0.1)] == ["b"]
 
 
+@pytest.mark.parametrize("rule", RULES)
+def test_a_choice_among_some_pods_is_one_of_them(rule: RuleName) -> None:
+    table = PodTable("front-1", RULES[rule].make(Random(1).random))
+    table.keep(("a", "b", "c"))
+    for name in ("a", "b", "c"):
+        table.reported(name, load(), NOW)
+    found = [table.choose(NOW, request(number=number), among={"b", "gone"}) for number in range(4)]
+    assert [(choice.pod, choice.number) for choice in found if choice] == [("b", number) for number in range(1, 5)]
+    assert table.choose(NOW, request(), among=set()) is None
+
+
+def test_the_age_of_a_report_counts_from_when_it_came() -> None:
+    table = PodTable("front-1", RULES["in-turn"].make(Random(1).random))
+    table.keep(("a", "b", "c"))
+    assert table.report_ages(NOW) == []
+    table.reported("a", load(), NOW)
+    table.reported("b", load(), NOW + 1.0)
+    assert table.report_ages(NOW + 1.5) == [1.5, 0.5]
+
+
 def test_a_load_says_how_many_wait_and_how_fast_it_is() -> None:
     running = [RunningBatch(requests=4, threads=1, left_s=0.1, slack_s=0.3)]
     busy = load((0.1, 0.2), more=3, uploads=1, running=running)

@@ -62,7 +62,7 @@ def test_the_prometheus_operator_knows_every_field(cluster: Cluster, monitor: st
         )
         if document["apiVersion"] == "monitoring.coreos.com/v1"
     ]
-    assert len(documents) == 3
+    assert len(documents) == 4
     for document in documents:
         read = getattr(monitoring, document["kind"]).model_validate(document)
         assert read.model_dump(by_alias=True, exclude_unset=True, mode="json") == document

@@ -130,6 +130,31 @@ def test_what_is_no_inference_goes_to_any_pod(headers: dict[bytes, bytes]) -> No
     assert site.rule.requests == []
 
 
+def test_where_any_pod_will_do_they_take_turns_and_nothing_is_counted() -> None:
+    site = Site()
+    get = REST | {b":method": b"GET"}
+    assert sorted(site.picker.any_pod(get) or "" for _ in range(6)) == sorted(pod.http for pod in PODS * 2)
+    assert site.picker.any_pod(RPC, {"10.0.0.2"}) == "10.0.0.2:8081"
+    assert site.picker.any_pod(get, set()) is None
+    assert Site([]).picker.any_pod(get) is None
+    assert site.rule.requests == []
+
+
+def test_a_pod_that_fails_is_avoided_also_where_any_will_do() -> None:
+    site = Site()
+    assert (site.picker.avoided(), site.picker.oldest_report_s()) == (0, 0.0)
+    for _ in range(2):
+        pick = site.picker.pick(REST, {"10.0.0.1"})
+        assert pick is not None
+        site.picker.ended(pick, "failed")
+    assert site.picker.avoided() == 1
+    assert {site.picker.any_pod(REST) for _ in range(6)} == {pod.http for pod in PODS[1:]}
+    site.picker.reported("b", load())
+    site.now += 2.0
+    site.picker.reported("c", load())
+    assert site.picker.oldest_report_s() == 2.0
+
+
 @pytest.mark.parametrize("path", [b"/v2/models/m/versions/1/infer", b"/v1/embeddings", b"/v2/models/m/infer?x=/y"])
 def test_every_route_of_inference_is_picked(path: bytes) -> None:
     assert Site().picker.pick(REST | {b":path": path}) is not None

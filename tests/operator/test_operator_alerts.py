@@ -177,7 +177,17 @@ def test_two_operators_and_two_pods_count_once(tmp_path: Path) -> None:
 
 
 SERVICE = 'namespace="team",service="digits",reason="Timeout"'
+FRONTED = 'namespace="team",service="digits"'
+FRONT_POD = 'namespace="team",pod="digits-front-6f7c-x2x4z"'
 OPERATOR = {"sponge_operator_tick_seconds_count": gauge(5, 60)}
+
+
+def fronts(wanted: int, ready: int, reason: str | None = None) -> dict[str, str]:
+    """What the operator says of a service's fronts."""
+    counts = {"wanted": wanted, "ready": ready}
+    series = {f'sponge_operator_fronts{{{FRONTED},state="{state}"}}': gauge(n, 60) for state, n in counts.items()}
+    why = {} if reason is None else {f'sponge_operator_front_not_ready{{{FRONTED},reason="{reason}"}}': gauge(1, 60)}
+    return series | why
 
 
 @pytest.mark.parametrize(
@@ -197,6 +207,23 @@ OPERATOR = {"sponge_operator_tick_seconds_count": gauge(5, 60)}
         ),
         ({f"sponge_certificate_expiry_seconds{{{SCRAPED}}}": gauge(86400, 60)}, "SpongeCertificateExpires"),
         ({f'sponge_reload_failures_total{{{SCRAPED},setting="tls"}}': "0+0x90 1+0x30"}, "SpongeFilesRefused"),
+        (fronts(2, 0, "SecretMissing"), "SpongeFrontsGone"),
+        (fronts(2, 1, "FrontsNotReady"), "SpongeFrontNotReady"),
+        (fronts(2, 2, "SecretInvalid"), "SpongeFrontNotReady"),
+        (
+            {
+                f"sponge_front_pods{{{FRONT_POD}}}": gauge(3, 60),
+                f"sponge_front_pods_reporting{{{FRONT_POD}}}": gauge(2, 60),
+            },
+            "SpongeFrontBlind",
+        ),
+        (
+            {
+                f"sponge_front_pods{{{FRONT_POD},container='picker'}}": gauge(3, 60),
+                f"envoy_server_days_until_first_cert_expiring{{{FRONT_POD},container='envoy'}}": gauge(3, 60),
+            },
+            "SpongeFrontCertificateExpires",
+        ),
         (
             {
                 f'sponge_event_loop_lag_seconds_bucket{{{SCRAPED},le="0.1"}}': gauge(0, 60),
@@ -210,6 +237,18 @@ OPERATOR = {"sponge_operator_tick_seconds_count": gauge(5, 60)}
 )
 def test_what_is_wrong_fires_and_nothing_else(tmp_path: Path, series: dict[str, str], alert: str) -> None:
     assert firing(tmp_path, OPERATOR | series, 55) == {alert}
+
+
+@pytest.mark.parametrize(
+    "series",
+    [
+        fronts(2, 2),
+        {'envoy_server_days_until_first_cert_expiring{namespace="team",pod="somebody-else"}': gauge(1, 60)},
+    ],
+    ids=["ready", "another Envoy"],
+)
+def test_what_is_well_or_not_ours_does_not_fire(tmp_path: Path, series: dict[str, str]) -> None:
+    assert firing(tmp_path, OPERATOR | series, 55) == set()
 
 
 def test_every_alert_is_tested() -> None:

@@ -13,6 +13,7 @@ from prometheus_client import CollectorRegistry
 
 from sponge_cluster import PythonPod
 from sponge_cluster.chart import CHART, local_values
+from sponge_front.metrics import FrontMetrics
 from sponge_operator.metrics import Metrics
 from sponge_server.observability.metrics import Metrics as ServerMetrics
 
@@ -60,7 +61,7 @@ def test_the_values_of_the_local_cluster_match_the_schema() -> None:
 
 
 def metric_names() -> set[str]:
-    registries = [Metrics(CollectorRegistry()).registry, ServerMetrics().registry]
+    registries = [Metrics(CollectorRegistry()).registry, ServerMetrics().registry, FrontMetrics().registry]
     names = set()
     for registry in registries:
         for family in registry.collect():

@@ -321,13 +321,23 @@ def test_a_pod_that_lost_its_label_while_nobody_watched_is_found() -> None:
     assert world.pods.get("p0") is not None
 
 
+def fronts_told(world: World) -> dict[str, float]:
+    """What the metrics say of the service's front: counts by state, and 1 by the reason why it is not ready."""
+    metrics = world.context.metrics
+    families = [next(iter(gauge.collect())) for gauge in (metrics.fronts, metrics.front_not_ready)]
+    samples = [each for family in families for each in family.samples]
+    return {each.labels.get("state") or each.labels["reason"]: each.value for each in samples}
+
+
 def test_a_front_is_told_and_an_object_of_it_that_is_deleted_comes_back() -> None:
     async def act(world: World) -> None:
         assert world.condition("FrontReady") == ("False", "RollingOut")
+        assert fronts_told(world) == {"wanted": 2, "ready": 0, "RollingOut": 1}
         counts = dict.fromkeys(("replicas", "updatedReplicas", "readyReplicas", "observedGeneration"), 2)
         world.reconciler.front_seen("Deployment", world.cluster.report("Deployment", "digits-front", counts))
         await asyncio.sleep(2.0)
         assert world.condition("FrontReady") == ("True", "FrontsReady")
+        assert fronts_told(world) == {"wanted": 2, "ready": 2}
         del world.cluster.objects["RoleBinding", "digits-front"]
         world.reconciler.front_seen("RoleBinding", None)
         await asyncio.sleep(2.0)

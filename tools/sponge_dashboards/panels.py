@@ -10,6 +10,7 @@ from sponge_dashboards.promql import (
     burn_rate,
     increase_of,
     mean,
+    of_fronts,
     of_operator,
     of_servers,
     quantile,
@@ -307,6 +308,91 @@ _PODS = (
     ),
 )
 
+_FRONTS = (
+    Panel(
+        "Fronts",
+        "Fronts of a service that are wanted, and that take requests; and why FrontReady is False.",
+        [
+            Query(f"sum by (service, state) ({of_operator('sponge_operator_fronts')})", "{{service}} {{state}}"),
+            Query(
+                f"max by (service, reason) ({of_operator('sponge_operator_front_not_ready')})",
+                "{{service}} not ready: {{reason}}",
+            ),
+        ],
+        "none",
+    ),
+    Panel(
+        "Requests by how they ended at their pod",
+        "Requests a second for which the pickers chose a pod, and those that had none or needed no choice.",
+        [
+            Query(rate_of(of_fronts("sponge_front_requests_total"), "ending"), "{{ending}}"),
+            Query(rate_of(of_fronts("sponge_front_unpicked_requests_total"), "why"), "not chosen: {{why}}"),
+        ],
+        "reqps",
+    ),
+    Panel(
+        "Without the picker, and again",
+        "Requests a second that went to the pods in turn because the picker was away or late, and that were handed on.",
+        [
+            Query(
+                rate_of(of_fronts("envoy_http_ext_proc_failure_mode_allowed")),
+                "in turn",
+            ),
+            Query(rate_of(of_fronts("envoy_cluster_upstream_rq_retry", 'envoy_cluster_name=~"pods-.*"')), "handed on"),
+        ],
+        "reqps",
+    ),
+    Panel(
+        "Time of a choice",
+        "In the picker; Envoy waits for it 20 ms at most.",
+        [
+            Query(quantile(level, of_fronts("sponge_front_pick_seconds_bucket")), f"p{level * 100:g}")
+            for level in (0.5, 0.99)
+        ],
+        "s",
+    ),
+    Panel(
+        "Pods as the fronts see them",
+        "Pods that the front knows that knows the fewest, whose load it hears, and that the most cautious one avoids.",
+        [
+            Query(f"min ({of_fronts('sponge_front_pods')})", "known"),
+            Query(f"min ({of_fronts('sponge_front_pods_reporting')})", "heard"),
+            Query(f"max ({of_fronts('sponge_front_pods_avoided')})", "avoided"),
+        ],
+        "none",
+    ),
+    Panel(
+        "Age of reports",
+        "Of the pod whose last report is the oldest, in each front. An idle pod reports every second.",
+        [Query(f"max by (pod) ({of_fronts('sponge_front_report_age_seconds')})", "{{pod}}")],
+        "s",
+    ),
+    Panel(
+        "Latency through the front",
+        "From the first byte of a request to the last one of its answer, as Envoy measures it.",
+        [
+            Query(
+                quantile(
+                    level,
+                    of_fronts("envoy_http_downstream_rq_time_bucket", 'envoy_http_conn_manager_prefix=~"http|grpc"'),
+                ),
+                f"p{level * 100:g}",
+            )
+            for level in (0.5, 0.99)
+        ],
+        "ms",
+    ),
+    Panel(
+        "Certificates of the fronts",
+        "Days until the first one expires, and changed Secrets that could not be used.",
+        [
+            Query(f"min by (pod) ({of_fronts('envoy_server_days_until_first_cert_expiring')})", "days left: {{pod}}"),
+            Query(increase_of(of_fronts("envoy_sds_key_rotation_failed"), "pod"), "refused: {{pod}}"),
+        ],
+        "none",
+    ),
+)
+
 _TROUBLE = (
     Panel(
         "Refused, by reason",
@@ -401,6 +487,7 @@ ROWS = {
     "Cores": _CORES,
     "Pods": _PODS,
     "Queue, batches and lanes": _BATCHES,
+    "Fronts": _FRONTS,
     "Trouble": _TROUBLE,
     "Operator": _OPERATOR,
 }

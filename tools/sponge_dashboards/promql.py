@@ -11,6 +11,7 @@ __all__ = [
     "burn_rate",
     "increase_of",
     "mean",
+    "of_fronts",
     "of_operator",
     "of_servers",
     "quantile",
@@ -20,6 +21,7 @@ __all__ = [
 _INTERVAL = "$__rate_interval"
 # A Deployment's pods: its name, the ReplicaSet's hash, five characters. So `web` does not take the pods of `web-big`.
 _PODS = 'namespace=~"$namespace", pod=~"($service)-[a-z0-9]+-[a-z0-9]{5}"'
+_FRONTS = 'namespace=~"$namespace", pod=~"($service)-(front|picker)-[a-z0-9]+-[a-z0-9]{5}"'
 _SERVICES = 'namespace=~"$namespace", service=~"$service"'
 _MISSED = 'outcome!="in_time"'
 # The operator knows the service of each pod, whatever the pod is called.
@@ -29,6 +31,11 @@ _SERVICE_OF_POD = f"max by (namespace, service, pod) (sponge_operator_server_rea
 def of_servers(name: str, more: str = "") -> str:
     """A series of the chosen services' servers; `more` are further label matchers."""
     return f"{name}{{{_PODS}{', ' + more if more else ''}}}"
+
+
+def of_fronts(name: str, more: str = "") -> str:
+    """A series of the fronts of the chosen services; `more` are further label matchers."""
+    return f"{name}{{{_FRONTS}{', ' + more if more else ''}}}"
 
 
 def of_operator(name: str) -> str:

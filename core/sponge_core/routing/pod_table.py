@@ -6,7 +6,7 @@ The front tells the table what happens, and asks it for a pod. Time is an argume
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Container, Iterable
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
@@ -83,9 +83,13 @@ class PodTable:
         pod.load = load
         pod.reported_at = pod.heard_at = now
 
-    def choose(self, now: float, request: Request) -> Choice | None:
-        """Chooses a pod for a request, and counts it as sent there; None if there is no pod."""
-        pods = self.views(now)
+    def choose(self, now: float, request: Request, among: Container[str] | None = None) -> Choice | None:
+        """Chooses a pod for a request, and counts it as sent there; None if there is no pod.
+
+        Args:
+            among: names of the pods to choose from; None: all.
+        """
+        pods = [pod for pod in self.views(now) if among is None or pod.name in among]
         index = self._rule.choose(now, request, pods)
         if index is None:
             return None
@@ -113,6 +117,10 @@ class PodTable:
     def reporting(self, since: float) -> int:
         """Number of pods that have reported since that time."""
         return sum(1 for pod in self._pods.values() if pod.load is not None and pod.reported_at >= since)
+
+    def report_ages(self, now: float) -> list[float]:
+        """How old the last report of each pod is that has reported, in seconds since it came."""
+        return [now - pod.reported_at for pod in self._pods.values() if pod.load is not None]
 
     def views(self, now: float) -> list[PodView]:
         """The pods as a rule sees them, in the order of `keep`."""

@@ -23,7 +23,7 @@ from sponge_operator.reconcile.pods import ServicePods
 from sponge_operator.reconcile.scaling import ServiceScaling
 from sponge_operator.reconcile.status_writer import StatusWriter
 from sponge_operator.reconcile.workload import Workload
-from sponge_operator.resources.conditions import ready_pods
+from sponge_operator.resources.conditions import front_ready, ready_fronts, ready_pods
 from sponge_operator.resources.model import SpongeService, parse_service, woken_at
 from sponge_operator.resources.obstacles import Obstacle
 from sponge_operator.resources.source_plan import SourcePlan
@@ -328,5 +328,10 @@ class ServiceReconciler:
         for state, count in counts.items():
             metrics.replicas.labels(*labels, state).set(count)
         metrics.full_nodes.labels(*labels).set(len(found.full_nodes))
+        front, (is_ready, reason, _) = self._service.spec.front, front_ready(found)
+        if front is None:
+            metrics.forget_front(*labels)
+        else:
+            metrics.set_front(*labels, front.replicas, ready_fronts(found), None if is_ready == "True" else reason)
         if found.scaling is not None:
             metrics.cold_start.labels(*labels).set(found.scaling.cold_start_s)

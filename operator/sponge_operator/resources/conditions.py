@@ -18,7 +18,7 @@ from sponge_operator.resources.front_manifests import FRONT_LABEL, front_name
 from sponge_operator.resources.obstacles import Obstacle, failure_of, is_rolled_out, rollout_of
 from sponge_operator.resources.status_input import StatusInput
 
-__all__ = ["build_conditions", "percent_text", "ready_fronts", "ready_pods", "rfc3339"]
+__all__ = ["build_conditions", "front_ready", "percent_text", "ready_fronts", "ready_pods", "rfc3339"]
 
 Tri = Literal["True", "False", "Unknown"]
 Verdict = tuple[Tri, str, str]  # status, reason, message
@@ -43,7 +43,7 @@ def build_conditions(known: StatusInput, before: Sequence[Mapping[str, Any]]) ->
         "Conflict": _conflict(known),
         "Scaling": _scaling(known),
         "NodeFull": _node_full(known),
-        "FrontReady": _front_ready(known),
+        "FrontReady": front_ready(known),
     }
     present = {condition["type"]: condition for condition in before}
     conditions = []
@@ -283,7 +283,8 @@ def _node_full(known: StatusInput) -> Verdict:
     return "True", "NodeFull", f"{told}; {relief}"
 
 
-def _front_ready(known: StatusInput) -> Verdict:
+def front_ready(known: StatusInput) -> Verdict:
+    """Whether as many fronts take requests as the spec has."""
     front, deployment = known.service.spec.front, known.front
     if front is None:
         return "False", "NoFront", "the spec has no front"
