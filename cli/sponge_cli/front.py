@@ -88,6 +88,12 @@ def command() -> None:
     help="Where other gateways ask, such as [::]:9002.  [default: only the proxy beside it, by its socket]",
 )
 @click.option(
+    "--picker-cert-file",
+    type=click.Path(path_type=Path),
+    help="Certificate for TLS on that address, with those of its authorities behind it; read again when it changes.",
+)
+@click.option("--picker-key-file", type=click.Path(path_type=Path), help="Its key.")
+@click.option(
     "--drain-s",
     type=Number(0.0, 3600.0),
     default=0.0,
@@ -112,6 +118,8 @@ def run(
     token_file: Path | None,
     status_port: int,
     picker_address: str,
+    picker_cert_file: Path | None,
+    picker_key_file: Path | None,
     drain_s: float,
     wakes: bool,
     pods_cert_file: Path | None,
@@ -121,10 +129,15 @@ def run(
     """Run the picker until a signal comes."""
     from sponge_front.main import run as run_front
     from sponge_front.pods import parse_pod
-    from sponge_front.settings import FrontSettings, PodsTls
+    from sponge_front.settings import FrontSettings, PodsTls, TlsFiles
 
     if bool(service) == bool(pods):
         raise click.UsageError("give either --service, to follow its pods, or --pod for each pod")
+    picker_tls = None
+    if picker_cert_file is not None and picker_key_file is not None:
+        picker_tls = TlsFiles(picker_cert_file, picker_key_file)
+    elif picker_cert_file or picker_key_file:
+        raise click.UsageError("TLS needs both --picker-cert-file and --picker-key-file")
     run_front(
         FrontSettings(
             directory=directory,
@@ -135,6 +148,7 @@ def run(
             token_file=token_file,
             status_port=status_port,
             picker_address=picker_address,
+            picker_tls=picker_tls,
             drain_s=drain_s,
             wakes=wakes,
             pods_tls=None if pods_cert_file is None else PodsTls(pods_cert_file, pods_ca_file),

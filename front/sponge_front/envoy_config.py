@@ -14,15 +14,13 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Final, Literal
 
+from sponge_front.endpoint_protocol import DESTINATION, METADATA, UPSTREAM_ADDRESS
 from sponge_front.envoy_tls import from_clients, to_pods
 from sponge_front.pods import Pod
 from sponge_front.settings import EnvoySettings
 
 __all__ = [
-    "DESTINATION",
     "LONGEST_WAIT_S",
-    "METADATA",
-    "UPSTREAM_ADDRESS",
     "admin_socket",
     "bootstrap",
     "endpoints",
@@ -32,15 +30,6 @@ __all__ = [
 
 Protocol = Literal["http", "grpc"]
 Message = dict[str, Any]
-
-DESTINATION: Final = "x-gateway-destination-endpoint"
-"""Header and metadata key of the chosen pod, in the endpoint picker protocol of the Gateway API Inference Extension."""
-
-METADATA: Final = "envoy.lb"
-"""Namespace of that metadata key."""
-
-UPSTREAM_ADDRESS: Final = "upstream.address"
-"""Attribute with the address of the pod that has answered."""
 
 _TYPES: Final = "type.googleapis.com/envoy"
 

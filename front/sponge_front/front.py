@@ -22,6 +22,7 @@ from sponge_front.files import write_endpoints
 from sponge_front.load_reader import SILENCE_S, LoadReader, read_token
 from sponge_front.metrics import FrontMetrics
 from sponge_front.picker import Picker
+from sponge_front.picker_tls import picker_credentials
 from sponge_front.pods import Pod
 from sponge_front.pods_trust import PodsTrust
 from sponge_front.proxy import tell
@@ -69,7 +70,6 @@ class Front:
             raise SpongeError(
                 f"cannot use {settings.directory}: {error.strerror}; choose another --directory"
             ) from None
-        addresses = [f"unix:{socket}", *([settings.picker_address] if settings.picker_address else [])]
         if self._trust is not None:
             self._trust.look()
         # No limit: each pod's report is a connection of its own.
@@ -87,8 +87,14 @@ class Front:
             following = loop.create_task(self._follow(session, access))
             beside = [] if self._trust is None else [loop.create_task(self._trust.follow(), name="trust")]
             try:
-                server = PickerServer(self._picker, self._metrics, addresses, self._waker)
-                await stack.enter_async_context(server)
+                beside_it = PickerServer(self._picker, self._metrics, f"unix:{socket}", self._waker)
+                await stack.enter_async_context(beside_it)
+                if address := settings.picker_address:
+                    tls = None if settings.picker_tls is None else picker_credentials(settings.picker_tls)
+                    gateways = PickerServer(
+                        self._picker, self._metrics, address, self._waker, strict=True, credentials=tls
+                    )
+                    await stack.enter_async_context(gateways)
                 await stack.enter_async_context(StatusServer(settings.status_port, self._metrics))
                 await tell(settings.directory, "stay")  # the picker before this one may have told it to leave
                 event(log, "front.ready", rule=settings.rule, service=settings.service, socket=str(socket))

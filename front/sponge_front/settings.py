@@ -14,7 +14,7 @@ __all__ = ["EnvoySettings", "FrontSettings", "PodsTls", "TlsFiles"]
 
 @dataclass(frozen=True, slots=True)
 class TlsFiles:
-    """Files in PEM for TLS with the proxy's clients; they are read again when they change.
+    """Files in PEM for TLS on a port; they are read again when they change.
 
     Attributes:
         cert: the certificate, followed by those of its authorities.
@@ -77,6 +77,7 @@ class FrontSettings:
         token_file: holds the token of the servers' control ports; None: no load is read, and pods take turns.
         status_port: for probes and Prometheus; 0 for none.
         picker_address: where other gateways ask for a pod, as `[::]:9002`; empty: only the socket in `directory`.
+        picker_tls: of that address; None: plain text.
         drain_s: after a signal, the picker tells the proxy to leave, and goes on for so long.
         wakes: where the service has no pod, ask for one, and let requests wait for it.
         pods_tls: of the pods' control ports; None: plain text.
@@ -91,6 +92,7 @@ class FrontSettings:
     token_file: Path | None = None
     status_port: int = 9093
     picker_address: str = ""
+    picker_tls: TlsFiles | None = None
     drain_s: float = 0.0
     wakes: bool = False
     pods_tls: PodsTls | None = None

@@ -51,12 +51,12 @@ class Waits:
 
 @asynccontextmanager
 async def serving(
-    directory: Path, waker: Callable[[Site], Any] = lambda _: None
+    directory: Path, waker: Callable[[Site], Any] = lambda _: None, *, strict: bool = False
 ) -> AsyncIterator[tuple[Site, grpc.aio.Channel]]:
     site = Site(directory)
     site.waker = waker(site)
     async with (
-        PickerServer(site.picker, site.metrics, [site.address], site.waker),
+        PickerServer(site.picker, site.metrics, site.address, site.waker, strict=strict),
         grpc.aio.insecure_channel(site.address) as channel,
     ):
         yield site, channel

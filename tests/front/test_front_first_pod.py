@@ -80,7 +80,7 @@ async def test_a_request_waits_for_the_first_pod(tmp_path: Path) -> None:
         try:
             async with aiohttp.ClientSession() as session:
                 waker = Waker(session, ApiAccess(f"http://127.0.0.1:{api_port}", "here"), "here", "demo")
-                async with PickerServer(picker, FrontMetrics(), [f"unix:{picker_socket(tmp_path)}"], waker):
+                async with PickerServer(picker, FrontMetrics(), f"unix:{picker_socket(tmp_path)}", waker):
                     await until_ready(session, settings.status_port)
                     url = f"http://127.0.0.1:{settings.http_port}/v2/models/m/infer"
                     async with session.post(url, json={}, headers={"x-sponge-slo-ms": "20000"}) as answer:

@@ -34,6 +34,7 @@ def tree(tmp_path: Path) -> Path:
         "pyproject.toml",
         "CHANGELOG.md",
         "crds",
+        "deploy/gateway",
         "deploy/grafana",
         "deploy/helm",
         "deploy/kserve",
@@ -68,7 +69,8 @@ def test_sync_writes_what_differs_and_nothing_else(tmp_path: Path) -> None:
     (root / "crds/spongeservice.yaml").write_text("kind: Changed\n")
     version.write_version("1.2.0rc1", root)
     written = copies.sync(root)
-    assert sorted(path.name for path in written) == ["Chart.yaml", "runtime.yaml", "spongeservice.yaml", "values.yaml"]
+    found = sorted(path.name for path in written)
+    assert found == ["Chart.yaml", "inference-pool.yaml", "runtime.yaml", "spongeservice.yaml", "values.yaml"]
     assert (chart / "crds/spongeservice.yaml").read_text() == "kind: Changed\n"
     assert yaml.safe_load((chart / "Chart.yaml").read_text())["appVersion"] == "1.2.0rc1"
     assert yaml.safe_load((chart / "values.yaml").read_text())["server"]["image"] == "sponge-server:1.2.0rc1"

@@ -8,7 +8,7 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from sponge_core.addresses import authority
+from sponge_core.addresses import authority, host_of
 from sponge_core.errors import SpongeError
 from sponge_server.protocol.grpc_server import GrpcServer
 from sponge_server.protocol.http_server import listen
@@ -70,3 +70,4 @@ def test_an_address_that_is_not_here_is_named_with_its_brackets() -> None:
 )
 def test_authority(host: str, text: str) -> None:
     assert authority(host, 80) == text
+    assert host_of(text) == host_of(host) == host

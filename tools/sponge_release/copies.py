@@ -25,6 +25,7 @@ FILES = {
 VERSIONS = {
     CHART / "Chart.yaml": (r"^version: (.+)$", r"^appVersion: (.+)$"),
     CHART / "values.yaml": (r"^  image: sponge-server:(.+)$",),
+    Path("deploy/gateway/inference-pool.yaml"): (r"^          image: sponge-operator:(.+)$",),
     Path("deploy/kserve/runtime.yaml"): (r"^      image: sponge-server:(.+)$",),
 }
 """File -> patterns whose group is the version; each must occur exactly once."""
