@@ -77,9 +77,9 @@ def test_a_pod_goes_when_the_others_have_room_for_twice_a_cold_start() -> None:
 
 def test_a_pod_is_asked_for_before_the_load_needs_it_where_the_load_rises() -> None:
     service = Service()
-    assert service.run(5, 1.0, ahead_cores=1.9) == []
+    assert service.run(2, 1.0, ahead_cores=1.9) == []
     assert service.run(1, 1.0, ahead_cores=1.0) == []
-    assert service.run(6, 1.0, ahead_cores=1.9) == ["ahead"]
+    assert service.run(3, 1.0, ahead_cores=1.9) == ["ahead"]
     assert Service(asked=2).run(60, 1.0, ahead_cores=1.6) == [], "nor is one spared that will be needed"
 
 

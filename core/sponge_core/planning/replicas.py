@@ -38,7 +38,7 @@ bursts, that load counts as full, but not less than this fraction."""
 REMEMBERED_S: Final = 1800.0
 """For so long."""
 
-RISING_S: Final = 5.0
+RISING_S: Final = 2.0
 """A load must be forecast to fill the largest sizes for so long before a pod is requested ahead."""
 
 MISSED_PRICE: Final = 10.0
@@ -55,7 +55,7 @@ SPARED_AFTER_S: Final = 20.0
 SAMPLE_S: Final = 1.0
 """Between two loads that a trend is fitted to."""
 
-SURE: Final = 2.0
+SURE: Final = 1.0
 """Standard errors by which the slope of a trend must exceed zero; it counts less them."""
 
 FEWEST_SEEN: Final = 5
