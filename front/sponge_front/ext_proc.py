@@ -115,7 +115,9 @@ class PickerServer:
                     yield self._unpicked(message, headers, hosts)
                     continue
                 if pick is not None and message.HasField("response_headers"):
-                    ending = ending_of(_headers(message.response_headers), self._is_by(pick, message))
+                    ending = ending_of(
+                        _headers(message.response_headers), pick.address, self._answered_by(pick, message)
+                    )
                 yield passed_on(message, config)
         finally:
             if pick is not None:
@@ -130,10 +132,13 @@ class PickerServer:
         address = None if is_inference(headers) else self._picker.any_pod(headers, hosts)
         return unavailable(grpc=is_grpc(headers)) if address is None else sent_to(address)
 
-    def _is_by(self, pick: Pick, message: pb.ProcessingRequest) -> bool:
-        """Whether the chosen pod has answered. The proxy beside the picker says so; a gateway need not."""
+    def _answered_by(self, pick: Pick, message: pb.ProcessingRequest) -> str:
+        """The address of the pod that has answered; empty: none. The proxy beside the picker says so; a gateway need not,
+        and then it was the chosen one."""
         address = answered_by(message)
-        return address == pick.address or (address is None and self._strict)
+        if address is None:
+            return pick.address if self._strict else ""
+        return address
 
 
 def _longer(seconds: float) -> pb.ProcessingResponse:

@@ -146,16 +146,18 @@ class Picker:
         return Request(self._requests, now, due.deadline, due.sent, due.slo_class, floor=due.floor)
 
 
-def ending_of(headers: Mapping[bytes, bytes], by_the_pod: bool) -> Ending:
+def ending_of(headers: Mapping[bytes, bytes], chosen: str, answered_by: str) -> Ending:
     """How a request ended, from the headers of its response.
 
     Args:
-        by_the_pod: the chosen pod has answered, rather than another one, or the proxy itself.
+        chosen: the address of the chosen pod.
+        answered_by: that of the pod that has answered; empty: the proxy itself.
     """
     status, grpc_status = headers.get(b":status", b""), headers.get(b"grpc-status", b"0")
     if b"x-sponge-elsewhere" in headers or status in REFUSED or grpc_status in GRPC_REFUSED:
-        return "refused" if by_the_pod else "failed"
-    if not by_the_pod:
+        # Two pods that refuse one after the other are full, not broken. The proxy's own answer means that none was met.
+        return "refused" if answered_by else "failed"
+    if answered_by != chosen:
         return "refused"  # it was handed on, and the other pod has answered
     return "failed" if status.startswith(b"5") or grpc_status in GRPC_FAILED else "answered"
 

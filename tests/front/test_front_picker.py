@@ -194,27 +194,32 @@ def test_pods_that_are_silent_do_not_count_as_reporting() -> None:
     assert site.picker.reporting(1.0) == 1
 
 
+CHOSEN, OTHER = "10.0.0.1:8080", "10.0.0.2:8080"
+
+
 @pytest.mark.parametrize(
-    ("headers", "by_the_pod", "ending"),
+    ("headers", "answered_by", "ending"),
     [
-        ({b":status": b"200"}, True, "answered"),
-        ({b":status": b"200"}, False, "refused"),  # by the first pod: another has answered
-        ({b":status": b"400"}, True, "answered"),
-        ({b":status": b"422"}, True, "answered"),
-        ({b":status": b"503", b"x-sponge-elsewhere": b"1"}, True, "refused"),
-        ({b":status": b"503"}, True, "refused"),
-        ({b":status": b"504"}, True, "refused"),
-        ({b":status": b"503"}, False, "failed"),  # Envoy's own: the pod gave no answer
-        ({b":status": b"500"}, True, "failed"),
-        ({b":status": b"200", b"grpc-status": b"0"}, True, "answered"),
-        ({b":status": b"200", b"grpc-status": b"3"}, True, "answered"),
-        ({b":status": b"200", b"grpc-status": b"4"}, True, "refused"),
-        ({b":status": b"200", b"grpc-status": b"14"}, True, "refused"),
-        ({b":status": b"200", b"grpc-status": b"14"}, False, "failed"),
-        ({b":status": b"200", b"grpc-status": b"13"}, True, "failed"),
+        ({b":status": b"200"}, CHOSEN, "answered"),
+        ({b":status": b"200"}, OTHER, "refused"),  # by the first pod: another has answered
+        ({b":status": b"400"}, CHOSEN, "answered"),
+        ({b":status": b"422"}, CHOSEN, "answered"),
+        ({b":status": b"503", b"x-sponge-elsewhere": b"1"}, CHOSEN, "refused"),
+        ({b":status": b"503"}, CHOSEN, "refused"),
+        ({b":status": b"504"}, CHOSEN, "refused"),
+        ({b":status": b"503", b"x-sponge-elsewhere": b"1"}, OTHER, "refused"),  # by one after the other
+        ({b":status": b"504"}, OTHER, "refused"),
+        ({b":status": b"503"}, "", "failed"),  # Envoy's own: no pod gave an answer
+        ({b":status": b"500"}, CHOSEN, "failed"),
+        ({b":status": b"200", b"grpc-status": b"0"}, CHOSEN, "answered"),
+        ({b":status": b"200", b"grpc-status": b"3"}, CHOSEN, "answered"),
+        ({b":status": b"200", b"grpc-status": b"4"}, CHOSEN, "refused"),
+        ({b":status": b"200", b"grpc-status": b"14"}, CHOSEN, "refused"),
+        ({b":status": b"200", b"grpc-status": b"14"}, "", "failed"),
+        ({b":status": b"200", b"grpc-status": b"13"}, CHOSEN, "failed"),
     ],
 )
 def test_the_response_tells_how_the_request_ended(
-    headers: dict[bytes, bytes], by_the_pod: bool, ending: Ending
+    headers: dict[bytes, bytes], answered_by: str, ending: Ending
 ) -> None:
-    assert ending_of(headers, by_the_pod) == ending
+    assert ending_of(headers, CHOSEN, answered_by) == ending
