@@ -45,6 +45,13 @@ def test_below_saturation_everybody_is_served() -> None:
     assert given_up(deadlines, slos, rate=30.0) == []
 
 
+def test_a_second_that_was_busy_by_chance_is_no_overload() -> None:
+    # Full batches of 25 ms a request: 40/s at the capacity, and by chance 44 in one second of twenty-two.
+    deadlines, slos = [0.07, *[0.4] * 8], [0.5] * 9
+    assert given_up(deadlines, slos, rate=42.0) == []
+    assert given_up(deadlines, slos, rate=50.0) == [0]
+
+
 def test_a_plan_that_may_still_grow_is_waited_for() -> None:
     deadlines, slos = [0.07, *[0.4] * 8], [0.5] * 9
     assert given_up(deadlines, slos, rate=60.0, limits=Limits(8, 4, 4.0)) == []
