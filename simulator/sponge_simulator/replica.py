@@ -104,6 +104,10 @@ class Replica:
         """The last moment up to `now` at which receiving and planning could run; the kernel throttles them as well."""
         return self._truth.ran_until(now) if isinstance(self._truth, ThrottledSet) else now
 
+    def wakes_at(self, now: float) -> float:
+        """The first moment from `now` on at which receiving and reporting can run."""
+        return self._truth.wakes_at(now) if isinstance(self._truth, ThrottledSet) else now
+
     def cpu_stat(self, now: float) -> CpuStat | None:
         """The kernel's counters; None where the quota is enforced evenly."""
         return self._truth.stat(now) if isinstance(self._truth, ThrottledSet) else None

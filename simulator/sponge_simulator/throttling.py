@@ -92,6 +92,12 @@ class ThrottledSet:
         self._advance(now)
         return self._ran_until
 
+    def wakes_at(self, now: float) -> float:
+        """The first moment from `now` on at which threads under the quota can run."""
+        self._advance(now)
+        exhausted = self._used_s >= self._cores * CFS_PERIOD_S - _ALMOST
+        return (self._period + 1) * CFS_PERIOD_S if exhausted else now
+
     def stat(self, now: float) -> CpuStat:
         """The counters at `now`."""
         self._advance(now)

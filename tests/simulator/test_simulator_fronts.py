@@ -27,9 +27,11 @@ KUBE_PROXY = Fronts(None, retries=0)
 BEST = Fronts("best-fit", count=2)
 
 
-def schedule(rate: float, duration_s: float, slo_s: float = 1.0, seed: int = 1) -> list[Request]:
-    times = poisson_arrivals(rate, duration_s, seed)
-    return [Request(number, at, at + slo_s, at, "only") for number, at in enumerate(times)]
+def schedule(rate: float, duration_s: float, slo_s: float = 1.0, seed: int = 1, upload_s: float = 0.0) -> list[Request]:
+    """Requests in the order of arrival, each of which takes up to `upload_s` to arrive."""
+    times, draw = poisson_arrivals(rate, duration_s, seed), random.Random(seed)
+    rows = sorted((at + upload_s * draw.random(), at) for at in times)
+    return [Request(number, arrival, at + slo_s, at, "only") for number, (arrival, at) in enumerate(rows)]
 
 
 def accounted(found: FrontResult, requests: Sequence[Request]) -> None:
@@ -45,6 +47,8 @@ fronts = st.builds(
     retries=st.integers(0, 2),
     hand_over=st.booleans(),
     steal=st.booleans(),
+    second_try=st.booleans(),
+    at_header=st.booleans(),
 )
 faults = st.lists(
     st.builds(
@@ -59,10 +63,13 @@ faults = st.lists(
 
 
 @settings(max_examples=40, deadline=None)
-@given(fronts, faults, st.floats(10, 120), st.integers(1, 1000))
-def test_every_request_ends_exactly_once(setting: Fronts, faults: tuple[Fault, ...], rate: float, seed: int) -> None:
-    requests = schedule(rate, 2.0, seed=seed)
-    accounted(simulate_fronts(requests, replace(SITE, faults=faults), setting, seed), requests)
+@given(fronts, faults, st.floats(10, 120), st.integers(1, 1000), st.booleans())
+def test_every_request_ends_exactly_once(
+    setting: Fronts, faults: tuple[Fault, ...], rate: float, seed: int, by_periods: bool
+) -> None:
+    requests = schedule(rate, 2.0, seed=seed, upload_s=0.3)
+    site = replace(SITE, faults=faults, by_periods=by_periods)
+    accounted(simulate_fronts(requests, site, setting, seed), requests)
 
 
 @pytest.mark.parametrize("rule", RULES)

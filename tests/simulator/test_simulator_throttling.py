@@ -74,3 +74,9 @@ def test_looking_changes_nothing(cores: float, work_s: float, looks: list[float]
         found = running.next_finish(start_s + share * (ends_s - start_s))
         assert found is not None
         assert found[1] == pytest.approx(ends_s, abs=1e-6)
+
+
+def test_what_waits_for_the_quota_wakes_with_the_next_period() -> None:
+    running = ThrottledSet(0.25)
+    running.start(0, 1, 0.2, 9.0, 0.1)
+    assert [running.wakes_at(at) for at in (0.11, 0.15, 0.19, 0.21)] == pytest.approx([0.11, 0.2, 0.2, 0.21])

@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 from sponge_core.control_api import LatencyCoefficients
-from sponge_core.cpu_sharing import thread_budget
-from sponge_core.dispatch.decision import DispatchState, Launch, Limits
+from sponge_core.cpu_sharing import MIN_CORES, thread_budget
+from sponge_core.dispatch.decision import DispatchState, Launch, Limits, Shed
 from sponge_core.dispatch.interface import Dispatcher
 from sponge_core.edf_queue import EdfQueue, Request
 from sponge_core.routing.pod_load import MOST_LISTED, PodLoad, RunningBatch
@@ -27,7 +27,7 @@ class Stepped(NamedTuple):
     """What a step of a pod has brought: batches that ended, and requests that it refuses."""
 
     ended: list[Launch]
-    shed: list[Request]
+    shed: list[Shed]
 
 
 class Pod:
@@ -40,13 +40,22 @@ class Pod:
         fault: what is wrong with it now.
     """
 
-    def __init__(self, name: str, service: Service, dispatch: Dispatcher, takes_s: Callable[[Launch], float]) -> None:
+    def __init__(
+        self,
+        name: str,
+        service: Service,
+        dispatch: Dispatcher,
+        takes_s: Callable[[Launch], float],
+        by_periods: bool = False,
+    ) -> None:
         self.name = name
         self.fault: FaultKind | None = None
         self._service = service
         self._dispatch = dispatch
         self._true_s = takes_s
-        self._cores = service.max_cores
+        self._by_periods = by_periods
+        self._quota = service.max_cores
+        self._cores = max(self._quota - service.overhead_cores, MIN_CORES)
         self._limits = Limits(service.max_batch, thread_budget(self._cores), self._cores)
         self._latency = LatencyCoefficients.of(service.model)
         self._received: dict[str, int] = {}
@@ -54,10 +63,11 @@ class Pod:
 
     def _start(self) -> None:
         self.queue = EdfQueue()
-        self._replica = Replica(self._cores, 0.0, self._service.overhead_cores)
+        self._replica = Replica(self._quota, 0.0, self._service.overhead_cores, self._by_periods)
         self._running: list[Request] = []
         self._wake_at = math.inf
         self._received.clear()
+        self._uploads: dict[int, Request] = {}
 
     @property
     def accepts(self) -> bool:
@@ -89,7 +99,7 @@ class Pod:
         return self._restart()
 
     def _restart(self) -> list[Request]:
-        lost = [*self.queue, *self._running]
+        lost = [*self.queue, *self._running, *self._uploads.values()]
         self._start()
         return lost
 
@@ -101,10 +111,19 @@ class Pod:
         replay = PodReplay(load, self._service.model, now)
         return replay.outlook(request.deadline).misses <= replay.outlook().misses
 
-    def receive(self, request: Request, front: str, number: int, now: float) -> None:
-        """Queues a request that has arrived as the front's `number`-th; the pod steps at once."""
+    def wakes_at(self, now: float) -> float:
+        """The first moment from `now` on at which it can receive and report: not while its quota is used up."""
+        return self._replica.wakes_at(now)
+
+    def announce(self, request: Request, front: str, number: int) -> None:
+        """The header of a request has arrived as the front's `number`-th."""
         self._received[front] = max(number, self._received.get(front, 0))
-        self.take([request], now)
+        self._uploads[request.id] = request
+
+    def receive(self, request: Request, now: float) -> None:
+        """Queues a request whose body has arrived, too; the pod steps at once."""
+        if self._uploads.pop(request.id, None) is not None:
+            self.take([request], now)
 
     def give(self, now: float) -> list[Request]:
         """The batch that an idle pod of the same size would start, out of this one's queue."""
@@ -136,7 +155,7 @@ class Pod:
             self._replica.carry_out(decision, self.queue, now, self._takes_s)
             for launch in decision.launches:
                 self._running.extend(launch.requests)
-            found.shed.extend(lost.request for lost in decision.sheds)
+            found.shed.extend(decision.sheds)
             if decision.wake_at is not None:
                 self._wake_at = max(decision.wake_at, now + 1e-6)
         return found
@@ -153,7 +172,11 @@ class Pod:
         if self.fault in ("pod dies", "pod hangs"):
             return None
         model, honest = self._service.model, self.fault is None
-        deadlines, slos = ([], []) if not honest or not self.queue else (self.queue.deadlines[0], self.queue.slos[0])
+        listed: list[tuple[float, float]] = []
+        if honest:
+            coming = [(request.deadline, request.deadline - request.sent) for request in self._uploads.values()]
+            waiting = zip(self.queue.deadlines[0], self.queue.slos[0], strict=True) if self.queue else ()
+            listed = sorted([*waiting, *coming])
         rates = self.queue.rates(now) if honest else []
         running = self._replica.running(now) if honest else ()
         milli = round(1000 * self._cores)
@@ -165,10 +188,10 @@ class Pod:
             most_milli=milli,
             batch_cap=self._limits.batch_cap,
             lanes=self._limits.lanes,
-            slack_s=[deadline - now for deadline in deadlines[:MOST_LISTED]],
-            had_s=list(slos[:MOST_LISTED]),
+            slack_s=[deadline - now for deadline, _ in listed[:MOST_LISTED]],
+            had_s=[had_s for _, had_s in listed[:MOST_LISTED]],
             rate_rps=rates[0] if rates else 0.0,
-            more=max(0, len(deadlines) - MOST_LISTED),
+            more=max(0, len(listed) - MOST_LISTED),
             running=[
                 RunningBatch.model_construct(
                     requests=size, threads=batch.threads, left_s=batch.left_s, slack_s=batch.deadline - now

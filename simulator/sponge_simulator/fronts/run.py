@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 
+from sponge_core.dispatch.decision import Shed
 from sponge_core.edf_queue import Request
 from sponge_core.routing.interface import PodView
 from sponge_core.routing.pod_load import PodLoad
@@ -53,11 +54,14 @@ class _Front:
 
 @dataclass(slots=True)
 class _Way:
-    """Where a request is: the front that has it, the pod that it was sent to, and how often it was sent."""
+    """Where a request is: the front that has it, the pod that it was sent to, how often it was sent, and whether that
+    pod has passed it on to another one.
+    """
 
     front: _Front
     choice: Choice
     tries: int
+    moved: bool = False
 
 
 class _KubeProxy:
@@ -68,6 +72,14 @@ class _KubeProxy:
 
     def choose(self, now: float, request: Request, pods: Sequence[PodView]) -> int | None:  # noqa: ARG002
         return int(self._draw() * len(pods)) if pods else None
+
+
+def _sent(request: Request) -> float:
+    return request.sent
+
+
+def _arrival(request: Request) -> float:
+    return request.arrival
 
 
 def simulate_fronts(requests: Sequence[Request], site: Site, fronts: Fronts, seed: int = 1) -> FrontResult:
@@ -82,12 +94,13 @@ def simulate_fronts(requests: Sequence[Request], site: Site, fronts: Fronts, see
 
 class _Run:
     def __init__(self, requests: Sequence[Request], site: Site, fronts: Fronts, seed: int) -> None:
-        self._requests = requests
+        self._header_at: Callable[[Request], float] = _sent if fronts.at_header else _arrival
+        self._requests = sorted(requests, key=self._header_at)
         self._setting = fronts
         self._network = site.network
         self._draw = random.Random(seed)
         names = [f"pod-{number}" for number in range(site.pods)]
-        self._pods = {name: Pod(name, site.service, site.dispatch(), site.takes_s) for name in names}
+        self._pods = {name: Pod(name, site.service, site.dispatch(), site.takes_s, site.by_periods) for name in names}
         self._endpoints = list(self._pods)
         self._fronts = [self._front(f"front-{n}") for n in range(fronts.count)]
         self._known_fronts = list(self._fronts)  # as clients know them
@@ -120,12 +133,12 @@ class _Run:
     def to_end(self) -> FrontResult:
         requests = self._requests
         while self._position < len(requests) or self._ways:
-            arrival = requests[self._position].arrival if self._position < len(requests) else math.inf
+            arrival = self._header_at(requests[self._position]) if self._position < len(requests) else math.inf
             pods_at = min(pod.next_at() for pod in self._pods.values())
             self._now = max(self._now, min(arrival, pods_at, self._events[0][0] if self._events else math.inf))
             while self._events and self._events[0][0] <= self._now:
                 heapq.heappop(self._events)[2]()
-            while self._position < len(requests) and requests[self._position].arrival <= self._now:
+            while self._position < len(requests) and self._header_at(requests[self._position]) <= self._now:
                 self._enter(requests[self._position])
                 self._position += 1
             for pod in self._pods.values():  # after all that has reached them at this moment
@@ -165,8 +178,19 @@ class _Run:
         pod = self._pods[way.choice.pod]
         if not pod.accepts:
             self._lose(request)
+        elif (awake_at := pod.wakes_at(self._now)) > self._now:
+            self._at(awake_at, lambda: self._reach(request))
         elif not self._hand_over(request, pod):
-            pod.receive(request, way.front.name, way.choice.number, self._now)
+            pod.announce(request, way.front.name, way.choice.number)
+            self._receive(request, pod, request.arrival + self._network.hop_s)
+
+    def _receive(self, request: Request, pod: Pod, at: float) -> None:
+        """The pod has the whole request at `at`, or once it is awake after that."""
+        at = pod.wakes_at(self._now) if at <= self._now else at
+        if at <= self._now:
+            pod.receive(request, self._now)
+        else:
+            self._at(at, lambda: self._receive(request, pod, at))
 
     def _step(self, pod: Pod) -> None:
         found = pod.step(self._now)
@@ -174,8 +198,8 @@ class _Run:
             for request in launch.requests:
                 if self._end(request, "answered"):
                     self._tally.answered(request, self._now)
-        for request in found.shed:
-            if self._end(request, "refused"):
+        for lost in found.shed:
+            if not self._second_try(lost, pod) and self._end(lost.request, "refused"):
                 self._tally.shed += 1
         if self._setting.steal and pod.idle:
             self._steal(pod)
@@ -191,6 +215,17 @@ class _Run:
         told = self._now + self._network.hop_s
         self._at(told, lambda: way.front.table.ended(way.choice, "refused", told))
         self._at(told + self._network.hop_s, lambda: self._arrive([request], other))
+        return True
+
+    def _second_try(self, lost: Shed, pod: Pod) -> bool:
+        """Whether a request that the pod has shed for its own load goes to any other one: the proxy sends it there."""
+        way, others = self._ways.get(lost.request.id), [name for name in self._endpoints if name != pod.name]
+        if not self._setting.second_try or lost.reason != "sacrificed" or way is None or way.moved or not others:
+            return False
+        way.moved = True
+        self._moved += 1
+        other = self._pods[others[int(self._draw.random() * len(others))]]
+        self._at(self._now + 2 * self._network.hop_s, lambda: self._arrive([lost.request], other))
         return True
 
     def _steal(self, pod: Pod) -> None:
@@ -214,7 +249,10 @@ class _Run:
 
     def _arrive(self, requests: list[Request], pod: Pod) -> None:
         """Requests reach a pod that did not get them from a front."""
-        if requests and pod.accepts:
+        awake_at = pod.wakes_at(self._now)
+        if requests and pod.accepts and awake_at > self._now:
+            self._at(awake_at, lambda: self._arrive(requests, pod))
+        elif requests and pod.accepts:
             pod.take(requests, self._now)
         else:
             for request in requests:
@@ -224,8 +262,8 @@ class _Run:
         """A pod has answered or refused a request; returns whether a front still waits for that."""
         way = self._ways.pop(request.id, None)
         if way is not None:
-            at = self._now + self._network.hop_s
-            self._at(at, lambda: way.front.table.ended(way.choice, ending, at))
+            at, told = self._now + self._network.hop_s, "refused" if way.moved else ending
+            self._at(at, lambda: way.front.table.ended(way.choice, told, at))
         return way is not None
 
     def _lose(self, request: Request) -> None:
@@ -247,6 +285,10 @@ class _Run:
         self._at(at, told)
 
     def _report(self, name: str) -> None:
+        awake_at = self._pods[name].wakes_at(self._now)
+        if awake_at > self._now:
+            self._at(awake_at, lambda: self._report(name))
+            return
         load = self._pods[name].report(self._now)
         if load is not None:
             at = self._now + self._network.report_delay_s

@@ -65,6 +65,8 @@ class Fronts:
         count: number of fronts; clients spread evenly over them, and each knows only what it has sent itself.
         retries: how often a request that has failed is sent to another pod.
         hand_over: a request that its pod could not meet by its own queue on arrival goes to any other one, once.
+        second_try: a request that its pod sheds for others, however late, goes to any other one, once.
+        at_header: choose when the header of a request has come, not once its body has.
         steal: a pod without work takes a batch out of the longest queue of another one.
     """
 
@@ -72,6 +74,8 @@ class Fronts:
     count: int = 1
     retries: int = 2
     hand_over: bool = False
+    second_try: bool = False
+    at_header: bool = False
     steal: bool = False
 
 
@@ -84,6 +88,8 @@ class Site:
         pods: number of pods.
         dispatch: makes the dispatch policy of each pod.
         takes_s: draws the true time of a batch at full speed, in seconds.
+        by_periods: enforce the quota of a pod as the kernel does, in periods of 100 ms. Once it is used up, a pod does
+            not receive and report either until the next one.
     """
 
     service: Service
@@ -92,3 +98,4 @@ class Site:
     takes_s: Callable[[Launch], float]
     network: Network
     faults: tuple[Fault, ...] = ()
+    by_periods: bool = False
