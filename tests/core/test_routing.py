@@ -164,8 +164,8 @@ def test_the_age_of_a_report_counts_from_when_it_came() -> None:
 
 def test_a_load_says_how_many_wait_and_how_fast_it_is() -> None:
     running = [RunningBatch(requests=4, threads=1, left_s=0.1, slack_s=0.3)]
-    busy = load((0.1, 0.2), more=3, uploads=1, running=running)
-    assert (busy.waiting, busy.requests) == (5, 10)
+    busy = load((0.1, 0.2), more=3, running=running)
+    assert (busy.waiting, busy.requests) == (5, 9)
     assert load().model() is None
     model = load(latency=LATENCY, error=0.03, interference=0.02).model()
     assert model is not None

@@ -71,7 +71,7 @@ def test_a_report_holds_what_the_dispatch_rule_needs() -> None:
         for slo_s in (3.0, 1.0, 2.0):
             world.submit(slo_s=slo_s).future.add_done_callback(lambda future: future.exception())
         await asyncio.sleep(0.01)  # the first decision takes all three, or leaves some
-        world.uploads.add(Upload(world.loop.time(), 5.0, None))
+        world.uploads.add(Upload(world.loop.time(), world.loop.time() + 5.0, None))
         world.fronts.arrived({b"x-sponge-front": b"abc 7"})
         load = world.feed.read()
         assert load.now_s == world.loop.time()
@@ -80,7 +80,8 @@ def test_a_report_holds_what_the_dispatch_rule_needs() -> None:
         assert load.waiting + sum(1 for _ in load.running) >= 1
         assert load.running[0].threads == 1
         assert load.running[0].slack_s == pytest.approx(0.99, abs=1e-3)
-        assert load.uploads == 1
+        assert load.waiting == len(world.scheduler.queue) + 1
+        assert (load.slack_s[-1], load.had_s[-1]) == pytest.approx((5.0, 5.0))
         assert load.slo_s == {"": 1.0}
         assert load.received == {"abc": 7}
         model = load.model()

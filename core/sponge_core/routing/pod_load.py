@@ -63,7 +63,9 @@ class PodLoad(BaseModel):
     batch_cap: int = Field(ge=1)
     lanes: int = Field(ge=1, description="the most batches that run at once")
     slack_s: list[float] = Field(
-        default=[], max_length=MOST_LISTED, description="of the waiting requests, seconds until each is due; ascending"
+        default=[],
+        max_length=MOST_LISTED,
+        description="seconds until each request is due that waits or whose body is on its way; ascending",
     )
     had_s: list[float] = Field(
         default=[],
@@ -73,7 +75,6 @@ class PodLoad(BaseModel):
     rate_rps: float = Field(default=0.0, ge=0, description="recent arrivals per second")
     more: int = Field(default=0, ge=0, description="waiting requests beyond those listed, all due later")
     running: list[RunningBatch] = Field(default=[], max_length=MOST_RUNNING)
-    uploads: int = Field(default=0, ge=0, description="requests whose header has arrived and whose body has not")
     latency: LatencyCoefficients | None = Field(
         default=None,
         description="batch times as corrected by recent batches, of rows as large as those that wait or came last; "
@@ -109,13 +110,13 @@ class PodLoad(BaseModel):
 
     @property
     def waiting(self) -> int:
-        """Number of waiting requests."""
+        """Number of requests that wait or are on their way."""
         return len(self.slack_s) + self.more
 
     @property
     def requests(self) -> int:
         """Number of requests in the pod."""
-        return self.waiting + self.uploads + sum(batch.requests for batch in self.running)
+        return self.waiting + sum(batch.requests for batch in self.running)
 
     def model(self) -> LatencyModel | None:
         """The latency model that the pod decides with; None if it has not told one."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, Callable, Sequence
+from heapq import merge
 from itertools import islice
 from typing import Any
 
@@ -116,7 +117,10 @@ class LoadFeed(RequestObserver):
     def read(self) -> PodLoad:
         """The load now."""
         scheduler, now = self._scheduler, self._clock()
-        listed = list(islice(scheduler.queue, MOST_LISTED))
+        # A request that is on its way is work of this pod, too, and its front does not count it any more.
+        coming = sorted((each.deadline, each.started) for each in self._uploads)
+        waiting = ((each.deadline, each.arrival) for each in scheduler.queue)
+        listed = list(islice(merge(waiting, coming), MOST_LISTED))
         sizes = [len(batch.requests) for batch in scheduler.batches]
         return PodLoad(
             now_s=now,
@@ -125,10 +129,10 @@ class LoadFeed(RequestObserver):
             most_milli=max(1, round(scheduler.most_batch_cores * 1000)),
             batch_cap=scheduler.batch_cap,
             lanes=max(1, len(self._pool.lanes)),
-            slack_s=[round(each.deadline - now, 4) for each in listed],
-            had_s=[round(each.deadline - each.arrival, 4) for each in listed],
+            slack_s=[round(deadline - now, 4) for deadline, _ in listed],
+            had_s=[round(deadline - since, 4) for deadline, since in listed],
             rate_rps=round(sum(scheduler.queue.rates(now)), 3),
-            more=len(scheduler.queue) - len(listed),
+            more=len(scheduler.queue) + len(coming) - len(listed),
             running=[
                 RunningBatch(
                     requests=size,
@@ -138,7 +142,6 @@ class LoadFeed(RequestObserver):
                 )
                 for each, size in zip(scheduler.running(now), sizes, strict=True)
             ],
-            uploads=len(self._uploads),
             slo_s={"": self._policy.default_s, **self._policy.classes},
             received=self._fronts.read(),
             **self._latency(),
