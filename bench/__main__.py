@@ -26,6 +26,7 @@ EXPERIMENTS: dict[str, tuple[str, ...]] = {
     "bench.overload_classes": ("--short",),
     "bench.live_ablation": ("--short",),
     "bench.front": ("--short",),
+    "bench.front_pods": ("--short",),
 }
 """Every experiment, with its arguments for `--short`."""
 

@@ -13,10 +13,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import IO, Self
 
+from bench.live_server import LiveServer
 from bench.scraping import scraped
 from sponge_cluster.layout import free_port
+from sponge_core.routing.registry import RuleName
 
-__all__ = ["LiveFront", "envoy_program", "pod_option", "start_envoy"]
+__all__ = ["LiveFront", "envoy_program", "front_of", "pod_option", "start_envoy"]
 
 READY_WITHIN_S = 60.0
 
@@ -124,3 +126,9 @@ class LiveFront:
     def metric(self, name: str) -> float:
         """A sample of the picker's metrics, named with its labels. Raises KeyError, OSError."""
         return scraped(f"http://127.0.0.1:{self.picker_status}/metrics")[name]
+
+
+def front_of(servers: Sequence[LiveServer], rule: RuleName) -> LiveFront:
+    """A front before these servers, which share a token."""
+    pods = [pod_option(server.url, server.grpc, server.control_url) for server in servers]
+    return LiveFront(pods, servers[0].token_file, "--rule", rule)
