@@ -164,28 +164,25 @@ async def bodies_of(server: LiveServer) -> dict[str, list[InferBody]]:
 async def capacity(servers: Sequence[LiveServer], bodies: Sequence[InferBody]) -> float:
     """Answers per second of all servers together while clients send one request after the other to each.
 
-    So receiving takes its part of the cores, as it does in the runs.
+    So receiving takes its part of the cores, as it does in the runs, where each request has a connection of its own.
     """
     answered = 0
 
-    async def follow(client: SpongeClient, model: str, number: int) -> None:
+    async def follow(server: LiveServer, number: int) -> None:
         nonlocal answered
         while True:
-            await client.infer_body(model, bodies[number % len(bodies)], PATIENT_S)
+            async with SpongeClient(server.url) as client:
+                await client.infer_body(server.model, bodies[number % len(bodies)], PATIENT_S)
             answered += 1
 
-    async with contextlib.AsyncExitStack() as stack:
-        clients = [(await stack.enter_async_context(SpongeClient(server.url)), server.model) for server in servers]
-        tasks = [
-            asyncio.create_task(follow(client, model, number)) for client, model in clients for number in range(CLIENTS)
-        ]
-        await asyncio.sleep(WARM_UP_S)
-        before = answered
-        await asyncio.sleep(CAPACITY_S)
-        rate = (answered - before) / CAPACITY_S
-        for task in tasks:
-            task.cancel()
-        await asyncio.wait(tasks)
+    tasks = [asyncio.create_task(follow(server, number)) for server in servers for number in range(CLIENTS)]
+    await asyncio.sleep(WARM_UP_S)
+    before = answered
+    await asyncio.sleep(CAPACITY_S)
+    rate = (answered - before) / CAPACITY_S
+    for task in tasks:
+        task.cancel()
+    await asyncio.wait(tasks)
     await asyncio.sleep(QUIET_S)
     return rate
 
