@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from sponge_core.control_api import LatencyCoefficients
 from sponge_core.latency import LatencyModel
 from sponge_core.routing.pod_load import PodLoad, RunningBatch
-from sponge_core.routing.pod_replay import PodReplay
+from sponge_core.routing.pod_replay import UNSURE_S, PodReplay
 
 NOW = 50.0
 MODEL = LatencyModel(0.012, 0.003, 0.0, 0.01, max_batch=8)
@@ -42,7 +42,18 @@ def replay(slacks: Sequence[float] = (), running: Sequence[RunningBatch] = (), c
 
 def test_an_idle_pod_answers_one_request_in_its_own_time() -> None:
     outlook = replay(cores_milli=1000).outlook(NOW + 1.0)
-    assert outlook == (0, pytest.approx(MODEL.latency(1, 1)), pytest.approx(MODEL.latency(1, 1)))
+    took_s = MODEL.latency(1, 1)
+    assert outlook == (0, pytest.approx(took_s), pytest.approx((1.0 - took_s) / (took_s + UNSURE_S)))
+
+
+def test_an_idle_pod_has_any_margin() -> None:
+    assert replay().outlook() == (0, math.inf, math.inf)
+
+
+@given(slacks)
+def test_a_request_leaves_no_more_margin_than_there_was(slacks: list[float]) -> None:
+    pod = replay([slack + 20.0 for slack in slacks])
+    assert pod.outlook(NOW + 15.0).margin <= pod.outlook().margin
 
 
 def test_half_a_core_takes_twice_as_long() -> None:
@@ -50,7 +61,7 @@ def test_half_a_core_takes_twice_as_long() -> None:
 
 
 def test_a_request_joins_the_batch_of_those_that_wait() -> None:
-    assert replay([1.0] * 3).outlook(NOW + 1.0).ends_s == pytest.approx(2 * MODEL.latency(4, 1))
+    assert replay([1.0] * 3).outlook(NOW + 1.0).own_s == pytest.approx(2 * MODEL.latency(4, 1))
 
 
 def test_what_cannot_be_met_is_missed() -> None:
@@ -94,4 +105,5 @@ def test_a_pod_to_which_more_was_sent_has_no_more_room(
         more.arrive(NOW, NOW + 25.0)
     less.advance(NOW + later_s)
     more.advance(NOW + later_s)
-    assert more.outlook().ends_s >= less.outlook().ends_s - 1e-9
+    # Due last, so it is answered last.
+    assert more.outlook(NOW + 30.0).own_s >= less.outlook(NOW + 30.0).own_s - 1e-9

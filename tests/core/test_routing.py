@@ -189,6 +189,7 @@ def known(name: str, slacks: Sequence[float] = (), **changes: object) -> PodView
         pytest.param(1.0, [known("a", [0.9] * 9), known("b", [0.9] * 2)], 1, id="the pod that is done the soonest"),
         pytest.param(0.3, [known("a", [0.3] * 8), known("b", [5.0] * 9)], 1, id="where the patient give way"),
         pytest.param(0.9, [known("a", [0.9] * 16), known("b", [0.8] * 7)], 1, id="where nobody misses"),
+        pytest.param(2.0, [known("a", [0.17]), known("b", [5.0] * 7)], 1, id="where a slow batch does no harm"),
         pytest.param(1.0, [known("a"), known("b", cores_milli=1000, most_milli=1000)], 1, id="the larger of idle pods"),
         pytest.param(1.0, [known("a", [0.9]), known("b", accepting=False)], 0, id="never one that drains"),
         pytest.param(1.0, [known("a", [0.9]), replace(known("b"), ejected=True)], 0, id="nor one that failed"),

@@ -18,10 +18,14 @@ from sponge_core.edf_queue import RATE_WINDOW_S
 from sponge_core.latency import LatencyModel
 from sponge_core.routing.pod_load import PodLoad
 
-__all__ = ["Outlook", "PodReplay"]
+__all__ = ["UNSURE_S", "Outlook", "PodReplay"]
 
 GONE: Final = -1
 """The index of a request that does not wait any more."""
+
+
+UNSURE_S: Final = 0.05
+"""Added to the time until a batch ends where that is compared with a margin: half a period of the quota."""
 
 
 class Outlook(NamedTuple):
@@ -29,13 +33,14 @@ class Outlook(NamedTuple):
 
     Attributes:
         misses: requests that are shed or late.
-        ends_s: seconds until the pod is idle.
         own_s: seconds until the request in question is answered; infinite if it is shed.
+        margin: how much longer than predicted the tightest batch may take without being late, as a part of the time
+            until it ends; infinite without a batch.
     """
 
     misses: int
-    ends_s: float
     own_s: float
+    margin: float
 
 
 class PodReplay:
@@ -95,7 +100,7 @@ class PodReplay:
         start, now = self._now, self._now
         waiting, had, running, cores = self._waiting, self._had, self._running, self._cores
         budget = thread_budget(cores)
-        misses, own_s = 0, math.inf
+        misses, own_s, margin = 0, math.inf, math.inf
         mine: Running | None = None
         threads = 0
         for batch in running:
@@ -139,13 +144,14 @@ class PodReplay:
                 batch.left_s -= work
             if first.deadline < now:
                 misses += 1
+            margin = min(margin, (first.deadline - now) / (now - start + UNSURE_S))
             if first is mine:
                 own_s = now - start
         if until < math.inf:
             now = until
             self._rate *= math.exp((start - now) / RATE_WINDOW_S)
         self._now = now
-        return Outlook(misses, now - start, own_s)
+        return Outlook(misses, own_s, margin)
 
 
 def _moved(step: Step, own: int) -> int:

@@ -2,8 +2,9 @@
 
 Every pod is replayed from its last report, through what this front has sent since, to the present; and from there to
 its end, once without the request and once with it. The request goes where it makes the fewest requests miss, itself
-included; of those, to the pod that is done the soonest. What the request adds to that time counts twice, so that a pod
-where it joins a batch is preferred to one where it needs a batch of its own.
+included. Of those pods, to the one that keeps the largest margin with it, because batches take longer than predicted
+and reports are late; margins beyond the whole time of a batch are all alike. Of those, to the one that answers it the
+soonest.
 """
 
 from __future__ import annotations
@@ -24,6 +25,12 @@ STALE_S: Final = 0.15
 MOST_REPLAYED: Final = 512
 """With more requests at a pod a replay would take longer than the requests to come can wait for it."""
 
+AMPLE: Final = 1.0
+"""A margin that no batch uses up: it takes twice as long as predicted and is in time."""
+
+STEPS: Final = 10
+"""Margins are compared in so many steps up to `AMPLE`: what is less does not count."""
+
 ALIKE, ALIKE_S = 0.05, 0.002
 """Pods count as equal up to this part of the time, and so many seconds: fronts must not all prefer one for a trifle."""
 
@@ -41,20 +48,24 @@ class BestFit:
         self._by_outstanding = LeastOutstanding(draw)
 
     def choose(self, now: float, request: Request, pods: Sequence[PodView]) -> int | None:
-        found: list[tuple[int, float, int]] = []
+        found: list[tuple[int, int, float, int]] = []
         for index in candidates(pods):
             outlooks = _outlooks(now, request.deadline, pods[index])
             if outlooks is None:
                 return self._by_outstanding.choose(now, request, pods)
             without, also = outlooks
-            found.append((also.misses - without.misses, 2.0 * also.ends_s - without.ends_s, index))
+            found.append((also.misses - without.misses, _risk(also), also.own_s, index))
         if not found:
             return None
-        misses, least_s, _ = min(found)
-        best = [
-            index for more, cost_s, index in found if more == misses and cost_s <= least_s * (1.0 + ALIKE) + ALIKE_S
-        ]
+        misses, risk, least_s, _ = min(found)
+        most_s = least_s * (1.0 + ALIKE) + ALIKE_S
+        best = [index for more, other, own_s, index in found if (more, other) == (misses, risk) and own_s <= most_s]
         return best[int(self._draw() * len(best))]
+
+
+def _risk(outlook: Outlook) -> int:
+    """0 with an ample margin, `STEPS` with none."""
+    return round(STEPS * (1.0 - max(0.0, min(AMPLE, outlook.margin)) / AMPLE))
 
 
 def _outlooks(now: float, deadline: float, pod: PodView) -> tuple[Outlook, Outlook] | None:
