@@ -5,13 +5,13 @@ come at nine tenths of the rate at which the three answer while requests wait at
 which uses up a part of each deadline. In the mix "wide" three in ten are due within 1 s and the others within 2 s
 (50 KB each), in "tight" within 0.6 and 2 s (20 KB): for servers of 0.3 core the mixes of `bench.experiments.front`.
 They come by a Poisson process, or all of a second at once. They are dealt out at random, as kube-proxy does with each
-connection; at random and by the front's rule, both through the front; and to the one server. All ways get the same
-requests, one way after the other.
+connection; by the rule of a front (`--rule random`: what the front itself does); and to the one server. All ways get
+the same requests, one way after the other.
 
 Every schedule of every way is a line of a file in `--out`, and is not measured again. With `--most` a call stops after
-so many pairs of arrivals and seed, and the next one goes on.
+so many seeds, and the next one goes on.
 
-    python -m bench.front_pods --cores 0.3            # needs root, for the cgroups; four minutes a pair
+    python -m bench.front_pods --cores 0.3            # needs root, for the cgroups; four minutes a seed
     python -m bench.front_pods --cores 0.3 --most 1
     python -m bench.front_pods --short
 """
@@ -38,7 +38,7 @@ from rich.console import Console
 from bench.live_front import LiveFront, front_of
 from bench.live_server import SOURCE, LiveServer
 from bench.options import arguments, at_least_one, positive
-from bench.results import BAD, BLUE, INK, SPONGE, Percentiles, new_table, save
+from bench.results import BLUE, INK, SPONGE, Percentiles, new_table, save
 from bench.serving.ledger import Ledger
 from sponge_client.client import SpongeClient
 from sponge_client.load import LoadRun
@@ -79,7 +79,6 @@ FRONT_NICENESS: Final = -10
 """The servers have ten times the usual weight; a front that they starve says nothing of its rule."""
 
 RANDOM = "at random, as kube-proxy"
-FRONT_RANDOM = "front, at random"
 ONE_POD = "one pod with all cores"
 
 
@@ -203,7 +202,7 @@ def running(options: Namespace, runner: asyncio.Runner) -> Iterator[Site]:
 
 def ways_of(options: Namespace) -> tuple[str, ...]:
     """The names of the ways, in the order in which they are measured."""
-    return RANDOM, FRONT_RANDOM, f"front, {options.rule}", ONE_POD
+    return RANDOM, f"front, {options.rule}", ONE_POD
 
 
 def measure(
@@ -221,7 +220,7 @@ def measure(
         return runner.run(send([pod.url for pod in pods], model, dealt(planned, PODS, seed), bodies))
     if way == ONE_POD:
         return runner.run(send([site.whole.url], model, [planned], bodies))
-    with front_of(pods, "random" if way == FRONT_RANDOM else rule) as front:
+    with front_of(pods, rule) as front:
         prefer(front)
         return runner.run(send([f"http://127.0.0.1:{front.http}"], model, [planned], bodies))
 
@@ -233,30 +232,31 @@ def prefer(front: LiveFront) -> None:
             os.setpriority(os.PRIO_PROCESS, int(thread.name), FRONT_NICENESS)
 
 
-def complete(options: Namespace, arrivals: str, seed: int, ledger: Ledger) -> bool:
-    """Measures what the ledger lacks of these schedules, one for each mix; returns whether there was anything."""
-    own = size_of(options) | {"arrivals": arrivals, "seed": seed}
-    missing = [
-        (mix, way)
-        for mix in MIXES
-        for way in ways_of(options)
-        if ledger.find("front", own | {"mix": mix, "way": way}) is None
+def complete(options: Namespace, seed: int, ledger: Ledger) -> bool:
+    """Measures what the ledger lacks of a seed, at the rate of what it has; returns whether anything was missing."""
+    own = size_of(options) | {"seed": seed}
+    cases = [
+        {"mix": mix, "arrivals": arrivals, "way": way}
+        for mix, arrivals, way in product(MIXES, ARRIVALS, ways_of(options))
     ]
+    missing = [case for case in cases if ledger.find("front", own | case) is None]
     if not missing:
         return False
+    before = ledger.of_kind("front", **own)
     with asyncio.Runner(loop_factory=precise_loop) as runner, running(options, runner) as site:
-        full = runner.run(capacity(site.pods, site.bodies["wide"]))
-        for mix, way in missing:
-            bodies = site.bodies[mix]
-            planned = schedule(MIXES[mix], arrivals, LOAD * full, options.seconds, seed, len(bodies))
-            records = measure(site, way, options.rule, planned, bodies, seed, runner)
+        full = before[0]["result"]["capacity_rps"] if before else runner.run(capacity(site.pods, site.bodies["wide"]))
+        for case in missing:
+            bodies = site.bodies[case["mix"]]
+            mix, arrivals = MIXES[case["mix"]], case["arrivals"]
+            planned = schedule(mix, arrivals, LOAD * full, options.seconds, seed, len(bodies))
+            records = measure(site, case["way"], options.rule, planned, bodies, seed, runner)
             answered = [each.latency_s for each in records if each.outcome in ("in_time", "late")]
             result = {
                 "capacity_rps": full,
                 "outcomes": Counter(each.outcome for each in records),
                 "latency_ms": [round(1000 * each, 1) for each in answered],
             }
-            ledger.add("front", own | {"mix": mix, "way": way}, result)
+            ledger.add("front", own | case, result)
     return True
 
 
@@ -277,7 +277,7 @@ def rows_of(options: Namespace, ledger: Ledger) -> list[Row]:
 
 def draw(figure: Figure, rows: Sequence[Row]) -> None:
     """Draws the missed requests of each way, by mix and arrivals."""
-    colours = (INK, BLUE, SPONGE, BAD)
+    colours = (INK, SPONGE, BLUE)
     cases = list(dict.fromkeys((row.mix, row.arrivals) for row in rows))
     for axes, case in zip(figure.subplots(1, len(cases), squeeze=False)[0], cases, strict=True):
         own = [row for row in rows if (row.mix, row.arrivals) == case]
@@ -294,17 +294,16 @@ def main() -> None:
     parser.add_argument("--cores", type=positive, default=CORES, help="of each server; leave some for load and front")
     parser.add_argument("--source", default=SOURCE, help="of the model; a slower one needs fewer requests")
     parser.add_argument("--seeds", type=at_least_one, default=3)
-    parser.add_argument("--seconds", type=positive, default=20.0, help="of each schedule")
-    parser.add_argument("--most", type=at_least_one, default=1_000, help="pairs of arrivals and seed to measure in this call")
+    parser.add_argument("--seconds", type=positive, default=13.0, help="of each schedule")
+    parser.add_argument("--most", type=at_least_one, default=1_000, help="seeds to measure in this call")
     options = parser.parse_args()
     if options.short:
-        options.seeds, options.seconds = 1, 10.0
+        options.seeds, options.seconds = 1, 5.0
     prioritize_process()
     ledger = Ledger(options.out / "front_pods.jsonl")
-    schedules = [(arrivals, seed) for seed in range(1, options.seeds + 1) for arrivals in ARRIVALS]
     measured = 0
-    for arrivals, seed in schedules:
-        if measured < options.most and complete(options, arrivals, seed, ledger):
+    for seed in range(1, options.seeds + 1):
+        if measured < options.most and complete(options, seed, ledger):
             measured += 1
     rows = rows_of(options, ledger)
     table = new_table(
