@@ -25,6 +25,7 @@ import os
 import random
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from itertools import chain
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -67,6 +68,7 @@ STALE: Final = PRESENT._replace(report_delay_s=5.0)
 TROUBLE_S: Final = (20.0, 40.0)
 
 ALL_KNOWN = f"{DEFAULT}, all known at once"
+ALL_KEPT = f"{DEFAULT}, nothing shed for others"
 ONE_POD, SHARED, KUBE_PROXY = "one pod with all cores", "one queue for all pods", "kube-proxy"
 FRESH, OLD = "none", "reports 5 s old"
 
@@ -94,6 +96,7 @@ WAYS: Final[dict[str, Fronts]] = {
     f"{DEFAULT}, stealing": replace(OURS, steal=True),
     f"{DEFAULT}, after the body": replace(OURS, at_header=False),
     ALL_KNOWN: replace(OURS, at_header=False),
+    ALL_KEPT: OURS,
     f"{DEFAULT}, two fronts": replace(OURS, count=2),
 }
 """What stands before the pods while nothing fails."""
@@ -167,9 +170,8 @@ def run(case: Case) -> tuple[int, int, int, int, tuple[float, ...]]:
     service = Service(MODEL, 1.0, rate, MAX_BATCH, CORES, CORES, CORES, PODS, overhead_cores=OVERHEAD)
     faults = tuple(Fault(kind, *TROUBLE_S) for kind in FAULTS if kind == case.trouble)
     network = STALE if case.trouble == OLD else AT_ONCE if case.way == ALL_KNOWN else PRESENT
-    site = Site(
-        service, PODS, MoldableEdf, lambda launch: launch.work_s * draw.gauss(1.0, NOISE), network, faults, True
-    )
+    dispatch = partial(Ablated, sacrifice=False) if case.way == ALL_KEPT else MoldableEdf
+    site = Site(service, PODS, dispatch, lambda launch: launch.work_s * draw.gauss(1.0, NOISE), network, faults, True)
     fronts = (WAYS if case.trouble == FRESH else IN_TROUBLE)[case.way]
     found = simulate_fronts(requests, site, fronts, case.seed)
     return found.sent, found.missed, found.failed, found.moved, found.latencies_s
