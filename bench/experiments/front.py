@@ -23,7 +23,7 @@ from __future__ import annotations
 
 import os
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import chain
@@ -35,6 +35,7 @@ from rich.table import Table
 
 from bench.results import SOFT, SPONGE, new_table, save
 from bench.simulations import arguments, run_all
+from sponge_core.dispatch.interface import Dispatcher
 from sponge_core.dispatch.policies.moldable import MoldableEdf
 from sponge_core.edf_queue import Request
 from sponge_core.routing.registry import DEFAULT, RULES
@@ -170,8 +171,8 @@ def run(case: Case) -> tuple[int, int, int, int, tuple[float, ...]]:
     service = Service(MODEL, 1.0, rate, MAX_BATCH, CORES, CORES, CORES, PODS, overhead_cores=OVERHEAD)
     faults = tuple(Fault(kind, *TROUBLE_S) for kind in FAULTS if kind == case.trouble)
     network = STALE if case.trouble == OLD else AT_ONCE if case.way == ALL_KNOWN else PRESENT
-    dispatch = partial(Ablated, sacrifice=False) if case.way == ALL_KEPT else MoldableEdf
-    site = Site(service, PODS, dispatch, lambda launch: launch.work_s * draw.gauss(1.0, NOISE), network, faults, True)
+    makes: Callable[[], Dispatcher] = partial(Ablated, sacrifice=False) if case.way == ALL_KEPT else MoldableEdf
+    site = Site(service, PODS, makes, lambda launch: launch.work_s * draw.gauss(1.0, NOISE), network, faults, True)
     fronts = (WAYS if case.trouble == FRESH else IN_TROUBLE)[case.way]
     found = simulate_fronts(requests, site, fronts, case.seed)
     return found.sent, found.missed, found.failed, found.moved, found.latencies_s
