@@ -1,7 +1,7 @@
 """Measures what a front makes of three small pods, beside kube-proxy and beside one pod with all their cores.
 
 Four servers in CPU cgroups of their own: three of `--cores`, and one that has as much as they have together. Requests
-come at nine tenths of the rate at which the three answer while requests wait at each, over the recorded 4G uplink,
+come at nine tenths of the rate at which the three answer while more of them come, over the recorded 4G uplink,
 which uses up a part of each deadline. In the mix "wide" three in ten are due within 1 s and the others within 2 s
 (50 KB each), in "tight" within 0.6 and 2 s (20 KB): for servers of 0.3 core the mixes of `bench.experiments.front`.
 They come by a Poisson process, or all of a second at once. They are dealt out at random, as kube-proxy does with each
@@ -70,9 +70,12 @@ MIXES: Final = {"wide": Mix(1.0, 2.0, 50_000), "tight": Mix(0.6, 2.0, 20_000)}
 ARRIVALS: Final = ("poisson", "burst")
 
 CLIENTS: Final = 16
-"""Of each server, one request after the other, while the capacity is measured: two full batches."""
+"""Of each server, one request after the other, for a first guess of the capacity: two full batches."""
+CROWD_S: Final = 2.5
+CROWDED: Final = 1.1
+"""Times that guess come while the capacity is measured."""
 PATIENT_S: Final = 60.0
-WARM_UP_S, CAPACITY_S = 3.0, 10.0
+WARM_UP_S, CAPACITY_S = 3.0, 9.0
 QUIET_S: Final = 2.5
 
 FRONT_NICENESS: Final = -10
@@ -161,28 +164,49 @@ async def bodies_of(server: LiveServer) -> dict[str, list[InferBody]]:
 
 
 async def capacity(servers: Sequence[LiveServer], bodies: Sequence[InferBody]) -> float:
-    """Answers per second of all servers together while clients send one request after the other to each.
+    """Answers per second of all servers together while more requests come than they answer.
 
-    So receiving takes its part of the cores, as it does in the runs, where each request has a connection of its own.
+    They come one by one over the uplink, as in the runs: a request that comes alone takes more of a small server than
+    one in a crowd.
     """
+    about = await _of_a_crowd(servers, bodies)
+    seconds = WARM_UP_S + CAPACITY_S
+    times = load_arrivals("poisson", CROWDED * about, seconds, 1, os.environ)
+    planned = Schedule(tuple(Shot(i, at, PATIENT_S, i % len(bodies)) for i, at in enumerate(times)), seconds)
+    uplink = load_bandwidth("4g", 1, os.environ)
+    runs = [
+        LoadRun(server.url, server.model, hand, bodies, uplink, reuse=False)
+        for server, hand in zip(servers, dealt(planned, len(servers), 1), strict=True)
+    ]
+    tasks = [asyncio.create_task(run.run()) for run in runs]
+    await asyncio.sleep(WARM_UP_S)
+    before = sum(len(run.records) for run in runs)
+    await asyncio.sleep(CAPACITY_S)
+    rate = (sum(len(run.records) for run in runs) - before) / CAPACITY_S
+    await asyncio.gather(*tasks)
+    await asyncio.sleep(QUIET_S)
+    return rate
+
+
+async def _of_a_crowd(servers: Sequence[LiveServer], bodies: Sequence[InferBody]) -> float:
+    """Answers per second while clients send one request after the other to each server."""
     answered = 0
 
     async def follow(server: LiveServer, number: int) -> None:
         nonlocal answered
-        while True:
-            async with SpongeClient(server.url) as client:
+        async with SpongeClient(server.url) as client:
+            while True:
                 await client.infer_body(server.model, bodies[number % len(bodies)], PATIENT_S)
-            answered += 1
+                answered += 1
 
     tasks = [asyncio.create_task(follow(server, number)) for server in servers for number in range(CLIENTS)]
-    await asyncio.sleep(WARM_UP_S)
+    await asyncio.sleep(CROWD_S)
     before = answered
-    await asyncio.sleep(CAPACITY_S)
-    rate = (answered - before) / CAPACITY_S
+    await asyncio.sleep(CROWD_S)
+    rate = (answered - before) / CROWD_S
     for task in tasks:
         task.cancel()
     await asyncio.wait(tasks)
-    await asyncio.sleep(QUIET_S)
     return rate
 
 
@@ -294,7 +318,7 @@ def main() -> None:
     parser.add_argument("--cores", type=positive, default=CORES, help="of each server; leave some for load and front")
     parser.add_argument("--source", default=SOURCE, help="of the model; a slower one needs fewer requests")
     parser.add_argument("--seeds", type=at_least_one, default=3)
-    parser.add_argument("--seconds", type=positive, default=13.0, help="of each schedule")
+    parser.add_argument("--seconds", type=positive, default=12.0, help="of each schedule")
     parser.add_argument("--most", type=at_least_one, default=1_000, help="seeds to measure in this call")
     options = parser.parse_args()
     if options.short:
