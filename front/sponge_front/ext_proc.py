@@ -133,8 +133,10 @@ class PickerServer:
         return unavailable(grpc=is_grpc(headers)) if address is None else sent_to(address)
 
     def _answered_by(self, pick: Pick, message: pb.ProcessingRequest) -> str:
-        """The address of the pod that has answered; empty: none. The proxy beside the picker says so; a gateway need not,
-        and then it was the chosen one."""
+        """The address of the pod that has answered; empty: none has.
+
+        The proxy beside the picker says so. A gateway need not, and then it was the chosen one.
+        """
         address = answered_by(message)
         if address is None:
             return pick.address if self._strict else ""
