@@ -117,7 +117,7 @@ def test_requests_missed_at_the_largest_size_start_a_pod_which_is_not_taken_back
 def test_misses_while_a_pod_starts_ask_for_no_other() -> None:
     service = Service(asked=2)
     assert service.run(600, 1.1, missed_cores=0.5, starting=1) == []
-    assert service.run(2, 1.1, missed_cores=0.5) == [], "nor does what the pods before it had queued"
+    assert service.run(5, 1.1, missed_cores=0.5) == [], "nor does what the pods before it had queued"
     assert "missed" in service.run(10, 1.1, missed_cores=0.5)
 
 

@@ -46,8 +46,9 @@ MISSED_PRICE: Final = 10.0
 beyond a pod is answered a second after it is seen; a load that comes in bursts which the queue absorbs misses nothing,
 and starts none."""
 
-SETTLING_S: Final = 3.0
-"""Misses so soon after pods have begun to serve do not count: they are of the queues of before."""
+SETTLING_S: Final = 6.0
+"""Misses so soon after pods have begun to serve do not count: they are of the time before, because servers tell the
+refusals of their last five seconds."""
 
 SPARED_AFTER_S: Final = 20.0
 """A pod goes no sooner than after so long with room to spare, however short a cold start is: bursts come again."""
