@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import base64
 import contextlib
 import json
 import ssl
@@ -17,14 +16,12 @@ from typing import Any
 import pytest
 from certificates_kit import Authority, Pair
 from fake_pod import FakePod
+from fronts_kit import address, ask, ask_by_tls, fronts, put_pair
 from operator_kit import Kubectl, Service, eventually, processes_of, server_state, stopped
 
 pytestmark = pytest.mark.e2e
 
 NAME = "fronted"
-REQUEST = json.dumps(
-    {"inputs": [{"name": "input", "datatype": "FP32", "shape": [1, 1, 8, 8], "data": [0.0] * 64}]}
-).encode()
 
 
 @pytest.fixture(scope="module")
@@ -49,33 +46,6 @@ def front_objects(service: Service) -> dict[str, str]:
     found = json.loads(service.kubectl("get", kinds, "-n", service.namespace, "-o", "json"))["items"]
     named = [each for each in found if each["metadata"]["name"] == f"{NAME}-front"]
     return {each["kind"]: each["metadata"]["uid"] for each in named}
-
-
-def fronts(service: Service, name: str = NAME) -> list[dict[str, Any]]:
-    """The fronts' pods that are not on their way out."""
-    found = service.kubectl(
-        "get", "pods", "-n", service.namespace, "-l", f"serving.sponge.dev/front={name}", "-o", "json"
-    )
-    return [pod for pod in json.loads(found)["items"] if "deletionTimestamp" not in pod["metadata"]]
-
-
-def address(service: Service, name: str) -> str:
-    """The address of a Service in the cluster."""
-    found = json.loads(service.kubectl("get", "service", name, "-n", service.namespace, "-o", "json"))
-    return str(found["spec"]["clusterIP"])
-
-
-def ask(host: str, slo_ms: float | None = None) -> int:
-    """The status of one request for inference; 0: no answer."""
-    headers = {"content-type": "application/json"} | ({} if slo_ms is None else {"x-sponge-slo-ms": f"{slo_ms:g}"})
-    request = urllib.request.Request(f"http://{host}:8080/v2/models/digits/infer", data=REQUEST, headers=headers)
-    try:
-        with urllib.request.urlopen(request, timeout=20 + (slo_ms or 0) / 1000) as answer:
-            return int(answer.status)
-    except urllib.error.HTTPError as error:
-        return error.code
-    except OSError:
-        return 0
 
 
 def metric(front: dict[str, Any], name: str) -> float:
@@ -278,36 +248,9 @@ def test_a_request_that_finds_no_pod_is_held_until_one_serves(
     assert len(service.pods()) == 1
 
 
-def https(host: str, trust: ssl.SSLContext) -> int:
-    """The status of one request for inference by TLS; 0: no answer."""
-    request = urllib.request.Request(
-        f"https://{host}:8080/v2/models/digits/infer", data=REQUEST, headers={"content-type": "application/json"}
-    )
-    try:
-        with urllib.request.urlopen(request, timeout=20, context=trust) as answer:
-            return int(answer.status)
-    except urllib.error.HTTPError as error:
-        return error.code
-    except OSError:
-        return 0
-
-
 def shown(host: str) -> bytes:
     """The certificate on the front's port."""
     return ssl.PEM_cert_to_DER_cert(ssl.get_server_certificate((host, 8080), timeout=10))
-
-
-def put_pair(kubectl: Kubectl, namespace: str, name: str, pair: Pair, **more: bytes) -> None:
-    """Writes a Secret of type kubernetes.io/tls."""
-    files = {"tls.crt": pair.cert, "tls.key": pair.key, **{key.replace("_", "."): value for key, value in more.items()}}
-    document = {
-        "apiVersion": "v1",
-        "kind": "Secret",
-        "type": "kubernetes.io/tls",
-        "metadata": {"name": name, "namespace": namespace},
-        "data": {key: base64.b64encode(value).decode() for key, value in files.items()},
-    }
-    kubectl("apply", "-f", "-", document=document)
 
 
 def test_a_front_with_tls_waits_for_its_secret_and_follows_it(
@@ -336,8 +279,8 @@ def test_a_front_with_tls_waits_for_its_secret_and_follows_it(
     # The kubelet tries a missing Secret, and a container that has failed, again after up to some minutes.
     eventually(lambda: service.is_("FrontReady", "True", "FrontsReady"), 300, "the front is there")
     host = address(service, "secured-front")
-    eventually(lambda: https(host, trust) == 200, 20, "it carries requests to a pod with TLS")
-    (front,) = fronts(service, "secured")
+    eventually(lambda: ask_by_tls(host, trust) == 200, 20, "it carries requests to a pod with TLS")
+    (front,) = fronts(service)
     eventually(partial(reported, front, 1), 20, "its picker hears the pod")
     assert shown(host) == first.der
     assert ask(host) == 0, "plain text"
@@ -346,7 +289,7 @@ def test_a_front_with_tls_waits_for_its_secret_and_follows_it(
     put_pair(kubectl, namespace, "edge", second)
     until = time.monotonic() + 150
     while shown(host) != second.der and time.monotonic() < until:
-        statuses.append(https(host, trust))
+        statuses.append(ask_by_tls(host, trust))
     assert shown(host) == second.der
     assert set(statuses) <= {200}
-    assert [each["metadata"]["uid"] for each in fronts(service, "secured")] == [front["metadata"]["uid"]]
+    assert [each["metadata"]["uid"] for each in fronts(service)] == [front["metadata"]["uid"]]

@@ -315,7 +315,7 @@ _FRONTS = (
         [
             Query(f"sum by (service, state) ({of_operator('sponge_operator_fronts')})", "{{service}} {{state}}"),
             Query(
-                f"max by (service, reason) ({of_operator('sponge_operator_front_not_ready')})",
+                f"max by (service, reason) ({of_operator('sponge_operator_front_not_ready')}) or vector(0)",
                 "{{service}} not ready: {{reason}}",
             ),
         ],
