@@ -14,7 +14,6 @@ from sponge_core.dispatch.decision import Decision, DispatchState, Launch
 from sponge_core.dispatch.size_matching import RowCosts
 from sponge_core.dispatch.step import answer_s
 from sponge_core.edf_queue import Request
-from sponge_core.latency import LatencyModel
 
 __all__ = ["start_if_idle"]
 
@@ -47,7 +46,7 @@ def start_if_idle(state: DispatchState, decision: Decision, *, variants: bool = 
 
 
 def _alone(state: DispatchState, request: Request, costs: RowCosts, model: int, variant: int) -> Launch | None:
-    """The request on the threads that answer it soonest; None if that is too late.
+    """The request on the threads that answer it soonest, the fewest on ties; None if that is too late.
 
     Args:
         costs, model: of what answers it, on the cores in force.
@@ -55,15 +54,6 @@ def _alone(state: DispatchState, request: Request, costs: RowCosts, model: int, 
     cost = costs.of(model, request.size)
     if state.now + cost.fastest_s > request.deadline:
         return None
-    threads = _soonest(cost.latency, state.cores)
+    budget = range(1, thread_budget(state.cores) + 1)
+    threads = min(budget, key=lambda count: answer_s(cost.latency, state.cores, count))
     return Launch((request,), threads, cost.latency.latency(1, threads), variant)
-
-
-def _soonest(latency: LatencyModel, cores: float) -> int:
-    """The number of threads that answers one request soonest, the smallest on ties."""
-    best, least_s = 1, answer_s(latency, cores, 1)
-    for threads in range(2, thread_budget(cores) + 1):
-        needed_s = answer_s(latency, cores, threads)
-        if needed_s < least_s:
-            best, least_s = threads, needed_s
-    return best

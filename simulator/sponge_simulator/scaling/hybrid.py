@@ -1,8 +1,7 @@
 """Sponge on several replicas: in-place resizes at once, another replica only for a lasting need, one less only late.
 
 The size follows the projection of all replicas together, ten times a second. The number of replicas is decided by the
-core's `planning.replicas`, as in the
-cluster; here no node is full.
+core's `planning.replicas`, as in the cluster; here no node is full.
 """
 
 from __future__ import annotations
