@@ -1,17 +1,28 @@
-"""Models the memory of a server by lanes and batch size, and reads the memory of a process. All sizes are in bytes.
+"""Models the memory of a server by lanes and batch size; reads and limits the memory of a process. Sizes are in bytes.
 
 Only memory that the kernel cannot drop counts: pages of a program's files can be read again.
 """
 
 from __future__ import annotations
 
+import contextlib
+import resource
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-__all__ = ["RESERVE_BYTES", "MemoryModel", "anonymous_bytes", "private_bytes"]
+from sponge_system.cgroup import read_memory_held, read_memory_limit
+
+__all__ = [
+    "RESERVE_BYTES",
+    "MemoryModel",
+    "anonymous_bytes",
+    "limit_growth",
+    "private_bytes",
+    "unlimit_growth",
+]
 
 RESERVE_BYTES = 64 << 20
 """Memory to leave free, for page tables, waiting requests, and the code that must stay in memory to run."""
@@ -69,6 +80,29 @@ def private_bytes(pid: int) -> int | None:
 def anonymous_bytes(pid: int) -> int | None:
     """Bytes of the process that no file backs, shared with its forks or not; None if the kernel does not tell."""
     return _rollup(pid, "Anonymous")
+
+
+def limit_growth(cgroup: Path) -> None:
+    """From now on, this process and its forks are refused memory that would leave less than the reserve to the cgroup.
+
+    The process sees a failed allocation, where without this the kernel would end it, or all of the cgroup. Does nothing
+    where the cgroup has no memory limit. What others in the cgroup take later is not counted.
+    """
+    limit, held = read_memory_limit(cgroup), read_memory_held(cgroup)
+    if limit is None or held is None:
+        return
+    # What is mapped and unused, some hundred MiB of torch's libraries, must not count: so the limit starts from there.
+    mapped = int(Path("/proc/self/statm").read_bytes().split()[5]) * resource.getpagesize()
+    _, most = resource.getrlimit(resource.RLIMIT_DATA)
+    allowed = mapped + max(0, limit - RESERVE_BYTES - held)
+    resource.setrlimit(resource.RLIMIT_DATA, (allowed if most < 0 else min(allowed, most), most))
+
+
+def unlimit_growth(pid: int) -> None:
+    """Takes the limit of `limit_growth` from a process of the same user; if that has ended, nothing happens."""
+    with contextlib.suppress(ProcessLookupError):
+        _, most = resource.prlimit(pid, resource.RLIMIT_DATA)
+        resource.prlimit(pid, resource.RLIMIT_DATA, (most, most))
 
 
 def _rollup(pid: int, field: str) -> int | None:

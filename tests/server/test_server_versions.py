@@ -285,7 +285,7 @@ def test_the_clients_of_triton(server: ServerProcess) -> None:
 
 
 def test_both_versions_must_fit_into_the_memory_limit(tmp_path: Path) -> None:
-    """The first one is small: the estimate lets the others be loaded. The measurement decides, or the load's guard.
+    """The first one is small: the estimate lets the others be loaded. The measurement decides, or what is left.
 
     The memory for requests counts, though none are there: so there is a wide range of what does not fit, and yet does
     not run out of memory. The kernel ends nothing: in a pod, it would end all.
@@ -294,12 +294,15 @@ def test_both_versions_must_fit_into_the_memory_limit(tmp_path: Path) -> None:
     with memory_cgroup(2 << 30) as group:
         server = ServerProcess(tmp_path, *model, *OPTIONS, cgroup=group)
         try:
-            for mib in (900, 3000):  # more than fits with the other one, and more than fits at all
-                refused = load(server, f"python://version_models:Hungry?answer=2&mib={mib}")
-                assert (refused.status, refused.json["type"]) == (422, "urn:sponge:problem:no-room-for-version"), mib
-                assert "MiB" in refused.json["detail"]
-            assert server.metric('sponge_model_loads_total{model="m",outcome="no-room"}') == 2
-            assert read_oom_kills(group) == 0
+            # More than fits with the other one, and more than fits at all.
+            wanted = ("mib=900", "mib=3000", "mib=3000&of=torch", "mib=3000&pieces=300", "mib=3000&pieces=300&of=torch")
+            for options in wanted:
+                refused = load(server, f"python://version_models:Hungry?answer=2&{options}")
+                problem = refused.json
+                assert (refused.status, problem["type"]) == (422, "urn:sponge:problem:no-room-for-version"), options
+                assert "MiB" in problem["detail"]
+                assert read_oom_kills(group) == 0, options
+            assert server.metric('sponge_model_loads_total{model="m",outcome="no-room"}') == len(wanted)
             assert answer(ask(server)) == ("1", 1.0)
         finally:
             assert server.stop() == 0

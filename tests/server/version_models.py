@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 
 from sponge_server.model import Input, Model
 
@@ -43,8 +44,11 @@ class Wider(Version):
 
 
 class Hungry(Version):
-    """Holds as many MiB as it is told."""
+    """Holds as many MiB as it is told, in one piece or more, which numpy or torch allocates."""
 
-    def __init__(self, answer: int = 1, mib: int = 0) -> None:
+    def __init__(self, answer: int = 1, mib: int = 0, pieces: int = 1, of: str = "numpy") -> None:
         super().__init__(answer)
-        self.weights = np.ones(mib << 20, "u1")
+        size = (mib << 20) // pieces
+        self.weights = [
+            torch.ones(size, dtype=torch.uint8) if of == "torch" else np.ones(size, "u1") for _ in range(pieces)
+        ]

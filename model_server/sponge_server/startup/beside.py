@@ -17,6 +17,7 @@ from sponge_server.startup.memory_plan import (
     MemoryLimitError,
     account_limit,
     fit_memory,
+    lacks_memory,
     memory_limit,
     oom_kills,
 )
@@ -25,7 +26,7 @@ from sponge_server.startup.startup import Prepared, warmed_up
 from sponge_server.workers.interface import LanePool
 from sponge_system.cgroup import own_cgroup, read_memory_held, read_memory_limit
 from sponge_system.logs import event
-from sponge_system.process_memory import RESERVE_BYTES
+from sponge_system.process_memory import RESERVE_BYTES, unlimit_growth
 
 __all__ = ["check_room", "guarded", "prepare_beside"]
 
@@ -86,15 +87,17 @@ async def prepare_beside(
             fitted = await fit_memory(pool, lanes, settings.threads, account, settings.example_s)
         else:
             fitted = await _fitted_beside(settings, model, pool, lanes, present, account)
+        for pid in pool.pids:
+            unlimit_growth(pid)
         pool.keep(fitted.keep_bytes)
         await pool.scale(lanes)
     except SpongeError as error:
-        if isinstance(error, MemoryLimitError) or oom_kills() == killed:
+        if isinstance(error, MemoryLimitError) or not (oom_kills() > killed or lacks_memory(error)):
             raise
         limit = _mib(memory_limit() or 0)
-        text = f"the memory limit of {limit} MiB is too small for it beside what is loaded: the kernel ended it"
         raise MemoryLimitError(
-            f"{text} ({error}); raise the limit, or restart the server with the new source"
+            f"the memory limit of {limit} MiB is too small for it beside what is loaded ({error}); raise the limit, or "
+            "restart the server with the new source"
         ) from None
     event(log, "model.loaded", model=model.name, source=model.source, lanes=lanes)
     info = replace(pool.models[0], max_batch=fitted.batches[0])
@@ -104,7 +107,9 @@ async def prepare_beside(
 async def guarded(loading: Coroutine[Any, Any, T]) -> T:
     """The result of a load, which is cancelled before memory runs out.
 
-    In a container, the kernel may end all of its processes together then, and with them the version that serves.
+    In a container, the kernel may end all of its processes together then, and with them the version that serves. The
+    load itself is refused what there is no room for (`limit_growth`); this counts what the others take meanwhile, and
+    what that limit does not see.
     """
     task = asyncio.get_running_loop().create_task(loading)
     try:

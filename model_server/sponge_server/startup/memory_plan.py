@@ -39,6 +39,7 @@ __all__ = [
     "MemoryLimitError",
     "account_limit",
     "fit_memory",
+    "lacks_memory",
     "measure_memory",
     "memory_limit",
     "oom_kills",
@@ -48,7 +49,7 @@ log = logging.getLogger(__name__)
 
 _REPLACED_POLL_S = 0.05
 _NO_MEMORY = ("allocate memory", "Unable to allocate", "MemoryError", "bad_alloc", "out of memory")
-"""What torch, numpy, Python and C++ say when an allocation fails."""
+"""What torch, the system, numpy, Python and C++ say when an allocation fails."""
 _MIB = 1 << 20
 
 
@@ -116,6 +117,11 @@ def memory_limit() -> int | None:
     """The memory limit of this process's cgroup, in bytes; None when there is none."""
     cgroup = own_cgroup("memory")
     return None if cgroup is None else read_memory_limit(cgroup)
+
+
+def lacks_memory(error: Exception) -> bool:
+    """Whether the error of a model says that an allocation failed."""
+    return any(said in str(error) for said in _NO_MEMORY)
 
 
 def account_limit(given: int | None) -> int:
@@ -271,7 +277,7 @@ class _ExampleRuns:
         failed = result.outputs[0]
         if not isinstance(failed, ItemError) or isinstance(failed, NotFiniteError):  # those numbers took their memory
             return True
-        if not any(said in str(failed) for said in _NO_MEMORY):
+        if not lacks_memory(failed):
             raise ModelError(f"model {info.name} fails on an example batch of {batch}: {failed}")
         event(log, "memory.batch_failed", logging.WARNING, rows=batch, error=failed)
         return False

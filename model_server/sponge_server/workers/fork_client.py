@@ -56,9 +56,16 @@ class ForkServerClient:
 
     @classmethod
     async def start(
-        cls, specs: Sequence[ModelSpec], limits: StartLimits, beside: bool = False
+        cls, specs: Sequence[ModelSpec], limits: StartLimits, beside: bool = False, guarded: bool = False
     ) -> tuple[ForkServerClient, tuple[ModelInfo, ...]]:
-        """Returns when all models are loaded; `beside`: see `WorkerPool`. Raises ModelError, LaneError."""
+        """Returns when all models are loaded.
+
+        Args:
+            beside: see `WorkerPool`.
+            guarded: what it loads, and its lanes, are refused more memory than there is, until `unlimit_growth`.
+
+        Raises ModelError, LaneError.
+        """
         try:
             client = cls._spawned()
         except OSError as error:
@@ -66,7 +73,7 @@ class ForkServerClient:
         try:
             await client._connect()
             models = [asdict(spec) for spec in specs]
-            client._send({"load": models, "example_s": limits.example_s, "beside": beside})
+            client._send({"load": models, "example_s": limits.example_s, "beside": beside, "guarded": guarded})
             return client, tuple([await client._loaded(spec, limits.load_s) for spec in specs])
         except BaseException as error:
             if isinstance(error, asyncio.CancelledError):

@@ -34,6 +34,8 @@ from sponge_server.workers.interface import ModelError, ModelInfo
 from sponge_server.workers.ipc import SharedMemory, receive, send
 from sponge_server.workers.probe import probe
 from sponge_server.workers.row_size import RowSizeError
+from sponge_system.cgroup import own_cgroup
+from sponge_system.process_memory import limit_growth
 
 __all__ = ["ENVIRONMENT", "main"]
 
@@ -93,6 +95,8 @@ def main(fd: int) -> None:
         try:
             if not models:
                 _prepare_torch()
+                if first[0]["guarded"] and (cgroup := own_cgroup("memory")) is not None:
+                    limit_growth(cgroup)
             model, info = _load(**spec, example_s=first[0]["example_s"])
         except SpongeError as error:
             send(control, {"failed": str(error)})

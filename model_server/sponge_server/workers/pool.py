@@ -50,7 +50,8 @@ class WorkerPool:
 
         Args:
             specs: at least one model.
-            beside: other lanes serve while this pool starts: it leaves them the CPU, and memory that runs out.
+            beside: other lanes serve while this pool starts: it leaves them the CPU, and memory that runs out. Its
+                processes grow by no more than the memory limit has room for, until `unlimit_growth`.
         """
         self._specs = tuple(specs)
         self._limits = limits
@@ -86,7 +87,9 @@ class WorkerPool:
 
     async def start(self, lanes: int) -> None:
         """See `interface.LanePool.start`."""
-        fork_server, self._models = await ForkServerClient.start(self._specs, self._limits, self._beside)
+        fork_server, self._models = await ForkServerClient.start(
+            self._specs, self._limits, self._beside, guarded=self._beside
+        )
         self._fork_server = fork_server
         self._watching = asyncio.create_task(self._watch_fork_server(fork_server), name="fork-server")
         await self.scale(lanes)
