@@ -7,6 +7,7 @@ import contextlib
 import io
 import json
 import subprocess
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -90,6 +91,7 @@ async def test_an_upgrade_while_requests_come(
     service.apply(**SPEC)
     await asyncio.to_thread(is_served_by_the_previous_one, service)
     address = kubectl("get", "service", service.name, "-n", namespace, "-o", "jsonpath={.spec.clusterIP}")
+    began = time.monotonic()
     sending = asyncio.create_task(send_until(stop := asyncio.Event(), f"http://{address}:8080/v2/models/digits/infer"))
     try:
         await asyncio.to_thread(upgrade, cluster, kubectl)
@@ -97,7 +99,7 @@ async def test_an_upgrade_while_requests_come(
     finally:
         stop.set()
         statuses = await sending
-    assert len(statuses) > 50
+    assert len(statuses) > time.monotonic() - began, "they came all the time, one a second at least"
     assert set(statuses) == {200}
     kubectl("delete", "sps", service.name, "-n", namespace, "--timeout=20s")
 
