@@ -82,8 +82,8 @@ def anonymous_bytes(pid: int) -> int | None:
     return _rollup(pid, "Anonymous")
 
 
-def limit_growth(cgroup: Path) -> None:
-    """From now on, this process and its forks are refused memory that would leave less than the reserve to the cgroup.
+def limit_growth(cgroup: Path, reserve_bytes: int) -> None:
+    """From now on, this process and its forks are refused memory that would leave less than this to the cgroup.
 
     The process sees a failed allocation, where without this the kernel would end it, or all of the cgroup. Does nothing
     where the cgroup has no memory limit. What others in the cgroup take later is not counted.
@@ -94,7 +94,7 @@ def limit_growth(cgroup: Path) -> None:
     # What is mapped and unused, some hundred MiB of torch's libraries, must not count: so the limit starts from there.
     mapped = int(Path("/proc/self/statm").read_bytes().split()[5]) * resource.getpagesize()
     _, most = resource.getrlimit(resource.RLIMIT_DATA)
-    allowed = mapped + max(0, limit - RESERVE_BYTES - held)
+    allowed = mapped + max(0, limit - reserve_bytes - held)
     resource.setrlimit(resource.RLIMIT_DATA, (allowed if most < 0 else min(allowed, most), most))
 
 

@@ -47,10 +47,10 @@ def serve(settings: ServerSettings, announce: Callable[[str], None]) -> None:
 
 
 async def _serve(settings: ServerSettings, announce: Callable[[str], None], observers: list[RequestObserver]) -> None:
-    pool = WorkerPool([spec_of(settings, model) for model in settings.loaded], settings.start_limits)
+    pool = WorkerPool([spec_of(settings, model) for model in settings.loaded], settings.start_limits, guarded=True)
 
     def another(spec: ModelSpec) -> WorkerPool:
-        return WorkerPool([spec], settings.start_limits, beside=True)
+        return WorkerPool([spec], settings.start_limits, beside=True, guarded=True)
 
     await Server(settings, pool, another, announce, observers=observers).run()
 

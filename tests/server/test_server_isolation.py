@@ -12,6 +12,8 @@ from commanded_model import CRASH, EAT, FAIL, LEAVE, NAN, SEGFAULT, SQUEEZE
 from memory_cgroup import memory_cgroup
 from server_process import ServerProcess, eventually
 
+from sponge_system.cgroup import read_oom_kills
+
 pytestmark = pytest.mark.torch
 
 OPTIONS = ("--model", "m=python://commanded_model:factory", "--max-batch", "4", "--slo-ms", "30000", "--cores", "1")
@@ -119,14 +121,20 @@ def test_the_batch_is_only_as_large_as_the_memory_limit_allows(tmp_path: Path) -
             assert {reply.status for reply in replies} == {200}
             assert server.metric('sponge_lane_crashes_total{model="m"}') == 0
             assert "memory.limits_the_server" in server.errors.read_text()
+            assert read_oom_kills(group) == 0
         finally:
             assert server.stop() == 0
 
 
-@pytest.mark.parametrize(("model", "limit_mib"), [("factory", 200), ("glutton", 900)])
-def test_a_memory_limit_below_one_batch_is_refused_at_startup(tmp_path: Path, model: str, limit_mib: int) -> None:
+@pytest.mark.parametrize(("model", "limit_mib", "killed"), [("factory", 200, True), ("glutton", 900, False)])
+def test_a_memory_limit_below_one_batch_is_refused_at_startup(
+    tmp_path: Path, model: str, limit_mib: int, killed: bool
+) -> None:
+    """A model is refused what does not fit before the kernel must end a process; the libraries are not guarded."""
     options = ("--model", f"m=python://commanded_model:{model}", "--max-batch", "1", "--cores", "1")
-    with memory_cgroup(limit_mib << 20) as group, pytest.raises(AssertionError) as failed:
-        ServerProcess(tmp_path, *options, cgroup=group)
+    with memory_cgroup(limit_mib << 20) as group:
+        with pytest.raises(AssertionError) as failed:
+            ServerProcess(tmp_path, *options, cgroup=group)
+        assert (read_oom_kills(group) > 0) is killed
     assert f"the memory limit of {limit_mib} MiB is too small" in str(failed.value)
     assert "raise the limit" in str(failed.value)

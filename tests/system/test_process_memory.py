@@ -80,7 +80,7 @@ from pathlib import Path
 from sponge_system.process_memory import limit_growth
 
 unused = mmap.mmap(-1, 1 << 30, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)  # mapped before: it counts for nothing
-limit_growth(Path(sys.argv[1]))
+limit_growth(Path(sys.argv[1]), 64 << 20)
 for line in sys.stdin:
     count, size = map(int, line.split())
     try:
@@ -119,5 +119,5 @@ def test_growth_ends_where_the_reserve_begins_until_it_is_allowed_again() -> Non
 
 def test_growth_is_free_without_a_memory_limit(tmp_path: Path) -> None:
     before = resource.getrlimit(resource.RLIMIT_DATA)
-    limit_growth(tmp_path)
+    limit_growth(tmp_path, RESERVE_BYTES)
     assert resource.getrlimit(resource.RLIMIT_DATA) == before

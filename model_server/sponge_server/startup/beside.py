@@ -18,6 +18,7 @@ from sponge_server.startup.memory_plan import (
     account_limit,
     fit_memory,
     lacks_memory,
+    lift_guard,
     memory_limit,
     oom_kills,
 )
@@ -26,7 +27,7 @@ from sponge_server.startup.startup import Prepared, warmed_up
 from sponge_server.workers.interface import LanePool
 from sponge_system.cgroup import own_cgroup, read_memory_held, read_memory_limit
 from sponge_system.logs import event
-from sponge_system.process_memory import RESERVE_BYTES, unlimit_growth
+from sponge_system.process_memory import RESERVE_BYTES
 
 __all__ = ["check_room", "guarded", "prepare_beside"]
 
@@ -87,8 +88,7 @@ async def prepare_beside(
             fitted = await fit_memory(pool, lanes, settings.threads, account, settings.example_s)
         else:
             fitted = await _fitted_beside(settings, model, pool, lanes, present, account)
-        for pid in pool.pids:
-            unlimit_growth(pid)
+        lift_guard(pool)
         pool.keep(fitted.keep_bytes)
         await pool.scale(lanes)
     except SpongeError as error:

@@ -32,7 +32,7 @@ from sponge_server.workers.interface import (
 )
 from sponge_system.cgroup import own_cgroup, read_memory_limit, read_oom_kills
 from sponge_system.logs import event
-from sponge_system.process_memory import RESERVE_BYTES, MemoryModel, anonymous_bytes, private_bytes
+from sponge_system.process_memory import RESERVE_BYTES, MemoryModel, anonymous_bytes, private_bytes, unlimit_growth
 
 __all__ = [
     "Fitted",
@@ -40,6 +40,7 @@ __all__ = [
     "account_limit",
     "fit_memory",
     "lacks_memory",
+    "lift_guard",
     "measure_memory",
     "memory_limit",
     "oom_kills",
@@ -122,6 +123,12 @@ def memory_limit() -> int | None:
 def lacks_memory(error: Exception) -> bool:
     """Whether the error of a model says that an allocation failed."""
     return any(said in str(error) for said in _NO_MEMORY)
+
+
+def lift_guard(pool: LanePool) -> None:
+    """From now on, the processes of a guarded pool may grow: what they need is known, and fits."""
+    for pid in pool.pids:
+        unlimit_growth(pid)
 
 
 def account_limit(given: int | None) -> int:

@@ -23,6 +23,8 @@ from sponge_server.startup.memory_plan import (
     MemoryLimitError,
     account_limit,
     fit_memory,
+    lacks_memory,
+    lift_guard,
     memory_limit,
     oom_kills,
 )
@@ -189,13 +191,15 @@ async def _start(settings: ServerSettings, pool: LanePool, metrics: Metrics) -> 
         await pool.start(1)
         account = account_limit(settings.max_queue_bytes)
         fitted = await fit_memory(pool, settings.lanes, settings.threads, account, settings.example_s)
+        lift_guard(pool)
         pool.keep(fitted.keep_bytes)
         await pool.scale(fitted.lanes)
     except SpongeError as error:
         limit = memory_limit()
-        if limit is None or oom_kills() == killed or isinstance(error, MemoryLimitError):
+        ran_out = oom_kills() > killed or lacks_memory(error)
+        if limit is None or not ran_out or isinstance(error, MemoryLimitError):
             raise
-        text = f"the memory limit of {limit >> 20} MiB is too small for the models: the kernel killed one of them"
+        text = f"the memory limit of {limit >> 20} MiB is too small for the models"
         raise MemoryLimitError(f"{text} ({error}); raise the limit") from None
     metrics.set_memory(fitted.model, fitted.limit_bytes)
     return fitted

@@ -61,8 +61,7 @@ class ForkServerClient:
         """Returns when all models are loaded.
 
         Args:
-            beside: see `WorkerPool`.
-            guarded: what it loads, and its lanes, are refused more memory than there is, until `unlimit_growth`.
+            beside, guarded: see `WorkerPool`.
 
         Raises ModelError, LaneError.
         """

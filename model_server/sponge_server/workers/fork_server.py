@@ -35,7 +35,7 @@ from sponge_server.workers.ipc import SharedMemory, receive, send
 from sponge_server.workers.probe import probe
 from sponge_server.workers.row_size import RowSizeError
 from sponge_system.cgroup import own_cgroup
-from sponge_system.process_memory import limit_growth
+from sponge_system.process_memory import RESERVE_BYTES, limit_growth
 
 __all__ = ["ENVIRONMENT", "main"]
 
@@ -96,7 +96,8 @@ def main(fd: int) -> None:
             if not models:
                 _prepare_torch()
                 if first[0]["guarded"] and (cgroup := own_cgroup("memory")) is not None:
-                    limit_growth(cgroup)
+                    # A first start has all that there is: without it, nothing is served.
+                    limit_growth(cgroup, RESERVE_BYTES if first[0]["beside"] else 0)
             model, info = _load(**spec, example_s=first[0]["example_s"])
         except SpongeError as error:
             send(control, {"failed": str(error)})

@@ -44,18 +44,25 @@ class WorkerPool:
     """Implements `interface.LanePool`."""
 
     def __init__(
-        self, specs: Sequence[ModelSpec], limits: StartLimits = StartLimits(), *, beside: bool = False
+        self,
+        specs: Sequence[ModelSpec],
+        limits: StartLimits = StartLimits(),
+        *,
+        beside: bool = False,
+        guarded: bool = False,
     ) -> None:
         """Starts nothing yet.
 
         Args:
             specs: at least one model.
-            beside: other lanes serve while this pool starts: it leaves them the CPU, and memory that runs out. Its
-                processes grow by no more than the memory limit has room for, until `unlimit_growth`.
+            beside: other lanes serve while this pool starts: it leaves them the CPU, and memory that runs out.
+            guarded: from `start` until `unlimit_growth`, its processes are refused more than the memory limit has room
+                for: the model says so, and the kernel need not end anything.
         """
         self._specs = tuple(specs)
         self._limits = limits
         self._beside = beside
+        self._guarded = guarded
         self._models: tuple[ModelInfo, ...] = ()
         self._fork_server: ForkServerClient | None = None
         self._fork_server_changed = asyncio.Condition()
@@ -87,9 +94,7 @@ class WorkerPool:
 
     async def start(self, lanes: int) -> None:
         """See `interface.LanePool.start`."""
-        fork_server, self._models = await ForkServerClient.start(
-            self._specs, self._limits, self._beside, guarded=self._beside
-        )
+        fork_server, self._models = await ForkServerClient.start(self._specs, self._limits, self._beside, self._guarded)
         self._fork_server = fork_server
         self._watching = asyncio.create_task(self._watch_fork_server(fork_server), name="fork-server")
         await self.scale(lanes)
