@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
-from typing import get_args
+from typing import TYPE_CHECKING, get_args
 
 import click
 
 from sponge_cli.common_options import LOG_LEVEL, Number
 from sponge_core.routing.registry import DEFAULT, RULES, RuleName
 from sponge_system.logs import Level
+
+if TYPE_CHECKING:
+    from sponge_front.settings import PodsTls, TlsFiles
 
 __all__ = ["command"]
 
@@ -34,16 +38,49 @@ DIRECTORY = click.option(
     help="Shared by picker and proxy: a socket, and files with the pods' addresses.",
 )
 
-POD_CERT = click.option(
-    "--pods-cert-file",
-    type=click.Path(path_type=Path),
-    help="The pods' own certificate, where their ports speak TLS, with those of its authorities behind it.",
-)
-POD_CA = click.option(
-    "--pods-ca-file",
-    type=click.Path(path_type=Path),
-    help="Further authorities of the pods' certificates; need not be there.",
-)
+FILE = click.Path(path_type=Path)
+
+
+def certificate_of(port: str, where: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """The options `--PORT-cert-file` and `--PORT-key-file`, which `tls_files` reads."""
+    cert = f"Certificate for TLS {where}, with those of its authorities behind it; read again when it changes."
+
+    def declare(function: Callable[..., None]) -> Callable[..., None]:
+        function = click.option(f"--{port}-key-file", type=FILE, help="Its key.")(function)
+        return click.option(f"--{port}-cert-file", type=FILE, help=cert)(function)
+
+    return declare
+
+
+def certificates_of_pods(function: Callable[..., None]) -> Callable[..., None]:
+    """The options that `pods_tls` reads."""
+    cert = "The pods' own certificate, where their ports speak TLS, with those of its authorities behind it."
+    ca = "Further authorities of the pods' certificates; need not be there."
+    function = click.option("--pods-ca-file", type=FILE, help=ca)(function)
+    return click.option("--pods-cert-file", type=FILE, help=cert)(function)
+
+
+def tls_files(port: str, cert: Path | None, key: Path | None, client_ca: Path | None = None) -> TlsFiles | None:
+    """The files of `certificate_of`; None without them. Raises UsageError if one of the two is missing."""
+    from sponge_front.settings import TlsFiles
+
+    if cert is not None and key is not None:
+        # The proxy may have another working directory.
+        return TlsFiles(cert.absolute(), key.absolute(), None if client_ca is None else client_ca.absolute())
+    if cert or key or client_ca:
+        raise click.UsageError(f"TLS needs both --{port}-cert-file and --{port}-key-file")
+    return None
+
+
+def pods_tls(cert: Path | None, ca: Path | None) -> PodsTls | None:
+    """The files of `certificates_of_pods`; None without them. Raises UsageError if only the authorities are there."""
+    from sponge_front.settings import PodsTls
+
+    if cert is not None:
+        return PodsTls(cert, ca)
+    if ca is not None:
+        raise click.UsageError("--pods-ca-file needs --pods-cert-file beside it")
+    return None
 
 
 @click.group(epilog=EXAMPLE)
@@ -87,12 +124,7 @@ def command() -> None:
     metavar="ADDRESS",
     help="Where other gateways ask, such as [::]:9002.  [default: only the proxy beside it, by its socket]",
 )
-@click.option(
-    "--picker-cert-file",
-    type=click.Path(path_type=Path),
-    help="Certificate for TLS on that address, with those of its authorities behind it; read again when it changes.",
-)
-@click.option("--picker-key-file", type=click.Path(path_type=Path), help="Its key.")
+@certificate_of("picker", "on that address")
 @click.option(
     "--drain-s",
     type=Number(0.0, 3600.0),
@@ -106,8 +138,7 @@ def command() -> None:
     is_flag=True,
     help="Where the service has no pod, ask for one, and let requests wait for it until their deadlines.",
 )
-@POD_CERT
-@POD_CA
+@certificates_of_pods
 @LOG_LEVEL
 def run(
     directory: Path,
@@ -129,15 +160,15 @@ def run(
     """Run the picker until a signal comes."""
     from sponge_front.main import run as run_front
     from sponge_front.pods import parse_pod
-    from sponge_front.settings import FrontSettings, PodsTls, TlsFiles
+    from sponge_front.settings import FrontSettings
 
     if bool(service) == bool(pods):
         raise click.UsageError("give either --service, to follow its pods, or --pod for each pod")
-    picker_tls = None
-    if picker_cert_file is not None and picker_key_file is not None:
-        picker_tls = TlsFiles(picker_cert_file, picker_key_file)
-    elif picker_cert_file or picker_key_file:
-        raise click.UsageError("TLS needs both --picker-cert-file and --picker-key-file")
+    if wakes and not service:
+        raise click.UsageError("--wake needs --service: only the pods of a Service can be asked for")
+    picker_tls = tls_files("picker", picker_cert_file, picker_key_file)
+    if picker_tls is not None and not picker_address:
+        raise click.UsageError("--picker-cert-file needs --picker-address, the port that it is for")
     run_front(
         FrontSettings(
             directory=directory,
@@ -151,7 +182,7 @@ def run(
             picker_tls=picker_tls,
             drain_s=drain_s,
             wakes=wakes,
-            pods_tls=None if pods_cert_file is None else PodsTls(pods_cert_file, pods_ca_file),
+            pods_tls=pods_tls(pods_cert_file, pods_ca_file),
             log_level=log_level,
         )
     )
@@ -171,19 +202,9 @@ def run(
     show_default=True,
     help="A request waits so long for the picker; then it goes to the next pod in turn.",
 )
-@click.option(
-    "--tls-cert-file",
-    type=click.Path(path_type=Path),
-    help="Certificate for TLS with clients, with those of its authorities behind it; read again when it changes.",
-)
-@click.option("--tls-key-file", type=click.Path(path_type=Path), help="Its key.")
-@click.option(
-    "--tls-client-ca-file",
-    type=click.Path(path_type=Path),
-    help="Authorities of the certificates that clients must have.",
-)
-@POD_CERT
-@POD_CA
+@certificate_of("tls", "with clients")
+@click.option("--tls-client-ca-file", type=FILE, help="Authorities of the certificates that clients must have.")
+@certificates_of_pods
 def envoy_config(
     directory: Path,
     write: bool,
@@ -202,19 +223,13 @@ def envoy_config(
     from sponge_front.envoy_config import bootstrap
     from sponge_front.files import prepare
     from sponge_front.pods import ip_of
-    from sponge_front.settings import EnvoySettings, PodsTls, TlsFiles
+    from sponge_front.settings import EnvoySettings
     from sponge_system.network import EVERY_INTERFACE, every_interface
 
     if len({http_port, grpc_port, status_port}) < 3:
         raise click.UsageError("--http-port, --grpc-port and --status-port must differ")
     if ip_of(host) is None:
         raise click.UsageError(f"--host {host} is no IP address; write one, as 127.0.0.1, or :: for every interface")
-    tls = None
-    if tls_cert_file is not None and tls_key_file is not None:
-        client_ca = None if tls_client_ca_file is None else tls_client_ca_file.absolute()
-        tls = TlsFiles(tls_cert_file.absolute(), tls_key_file.absolute(), client_ca)
-    elif tls_cert_file or tls_key_file or tls_client_ca_file:
-        raise click.UsageError("TLS needs both --tls-cert-file and --tls-key-file")
     settings = EnvoySettings(
         directory=directory.absolute(),
         http_port=http_port,
@@ -222,8 +237,8 @@ def envoy_config(
         status_port=status_port,
         pick_timeout_s=pick_timeout_ms / 1000,
         host=every_interface() if host == EVERY_INTERFACE else host,
-        tls=tls,
-        pods_tls=None if pods_cert_file is None else PodsTls(pods_cert_file, pods_ca_file),
+        tls=tls_files("tls", tls_cert_file, tls_key_file, tls_client_ca_file),
+        pods_tls=pods_tls(pods_cert_file, pods_ca_file),
     )
     if write:
         click.echo(prepare(settings))

@@ -5,9 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import pytest
 import yaml
-from click.testing import CliRunner
 
 from sponge_cli.front import run
 from sponge_operator.resources.front_manifests import FRONT_LABEL, FrontSettings
@@ -69,9 +67,3 @@ def test_it_has_the_rights_of_a_front_and_no_more() -> None:
     assert added_violations(POD, {"spec": {"containers": []}}, "restricted") == ()
     # The NetworkPolicy of the servers lets it in, and the operator does not take it for a front of its own.
     assert POD["metadata"]["labels"][FRONT_LABEL] != NAME
-
-
-@pytest.mark.parametrize("options", [["--picker-cert-file", "c"], ["--picker-key-file", "k"]])
-def test_half_a_certificate_is_refused(options: list[str]) -> None:
-    done = CliRunner().invoke(run, ["--service", "s", *options])
-    assert (done.exit_code, "TLS needs both" in done.output) == (2, True)
