@@ -11,12 +11,10 @@ import ssl
 from collections.abc import Mapping
 from typing import Any
 
+from sponge_operator.resources.mounted_secrets import CERT_FILE
 from sponge_system.pinned_certificates import PinnedCertificates
 
 __all__ = ["Trust"]
-
-CERT_KEY = "tls.crt"
-"""In a Secret of type kubernetes.io/tls."""
 
 
 class Trust:
@@ -33,6 +31,6 @@ class Trust:
     def learn(self, secret: Mapping[str, Any] | None) -> None:
         """Takes the certificate in a Secret; without a usable one, nothing changes."""
         try:
-            self._pinned.learn(base64.b64decode((secret or {})["data"][CERT_KEY]))
+            self._pinned.learn(base64.b64decode((secret or {})["data"][CERT_FILE]))
         except (KeyError, TypeError, ValueError):
             return

@@ -10,13 +10,11 @@ from typing import Any
 from sponge_core.errors import SpongeError
 from sponge_operator.clients.kube import Kube
 from sponge_operator.resources.model import SpongeService
-from sponge_operator.resources.mounted_secrets import MountedSecret
+from sponge_operator.resources.mounted_secrets import CERT_FILE, KEY_FILE, MountedSecret
 from sponge_operator.resources.obstacles import Obstacle
 from sponge_system.tls_pairs import load_pair
 
 __all__ = ["secret_obstacle"]
-
-CERT, KEY = "tls.crt", "tls.key"
 
 
 async def secret_obstacle(kube: Kube, service: SpongeService, secrets: Iterable[MountedSecret]) -> Obstacle | None:
@@ -32,15 +30,16 @@ async def secret_obstacle(kube: Kube, service: SpongeService, secrets: Iterable[
         for key in wanted.keys:
             if key not in data:
                 return Obstacle("SecretMissing", f"{name} has no key {key!r}; add it")
-        if KEY in wanted.keys and (why := _unusable(data, name)) is not None:
+        if KEY_FILE in wanted.keys and (why := _unusable(data, name)) is not None:
             return Obstacle("SecretInvalid", why)
     return None
 
 
 def _unusable(data: Mapping[str, Any], name: str) -> str | None:
     try:
-        cert, key = (base64.b64decode(data[each]) for each in (CERT, KEY))
-        load_pair(ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER), cert, key, f"{CERT} of {name}", f"{KEY} of {name}")
+        cert, key = (base64.b64decode(data[each]) for each in (CERT_FILE, KEY_FILE))
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        load_pair(context, cert, key, f"{CERT_FILE} of {name}", f"{KEY_FILE} of {name}")
     except (SpongeError, ValueError) as error:
         return str(error)
     return None

@@ -8,7 +8,10 @@ from typing import Any
 
 from sponge_operator.resources.model import ServiceSpec
 
-__all__ = ["FrontSecrets", "MountedSecret", "front_secrets", "mounted_secrets"]
+__all__ = ["CERT_FILE", "KEY_FILE", "FrontSecrets", "MountedSecret", "front_secrets", "mounted_secrets"]
+
+CERT_FILE, KEY_FILE, CA_FILE = "tls.crt", "tls.key", "ca.crt"
+"""Keys of a Secret of type kubernetes.io/tls; where it is mounted, its files."""
 
 TLS_DIR = "/etc/sponge/tls"
 KEYS_DIR = "/etc/sponge/api-keys"
@@ -50,8 +53,7 @@ def mounted_secrets(spec: ServiceSpec) -> list[MountedSecret]:
     """The Secrets that a spec names."""
     found = []
     if spec.tls is not None:
-        files = ("--tls-cert-file", f"{TLS_DIR}/tls.crt", "--tls-key-file", f"{TLS_DIR}/tls.key")
-        found.append(MountedSecret("tls", spec.tls.secret_name, ("tls.crt", "tls.key"), TLS_DIR, files))
+        found.append(_certificate(spec.tls.secret_name))
     if spec.api_keys is not None:
         key = spec.api_keys.key
         file = ("--api-keys-file", f"{KEYS_DIR}/{key}")
@@ -80,15 +82,20 @@ def front_secrets(spec: ServiceSpec) -> FrontSecrets:
     """The Secrets that the front of a spec uses. Where the servers speak TLS, so does it, by their certificate."""
     own, clients = None if spec.front is None else spec.front.tls, []
     if shown := own or spec.tls:
-        files = ("--tls-cert-file", f"{TLS_DIR}/tls.crt", "--tls-key-file", f"{TLS_DIR}/tls.key")
-        clients.append(MountedSecret("tls", shown.secret_name, ("tls.crt", "tls.key"), TLS_DIR, files))
+        clients.append(_certificate(shown.secret_name))
     if own is not None and own.client_ca_secret is not None:
-        file = ("--tls-client-ca-file", f"{CLIENT_CA_DIR}/ca.crt")
-        clients.append(MountedSecret("client-ca", own.client_ca_secret, ("ca.crt",), CLIENT_CA_DIR, file))
+        file = ("--tls-client-ca-file", f"{CLIENT_CA_DIR}/{CA_FILE}")
+        clients.append(MountedSecret("client-ca", own.client_ca_secret, (CA_FILE,), CLIENT_CA_DIR, file))
     if spec.tls is None:
         return FrontSecrets(tuple(clients), ())
-    files = ("--pods-cert-file", f"{PODS_TLS_DIR}/tls.crt", "--pods-ca-file", f"{PODS_TLS_DIR}/ca.crt")
-    needed, taken = ("tls.crt",), ("tls.crt", "ca.crt")
+    files = ("--pods-cert-file", f"{PODS_TLS_DIR}/{CERT_FILE}", "--pods-ca-file", f"{PODS_TLS_DIR}/{CA_FILE}")
+    needed, taken = (CERT_FILE,), (CERT_FILE, CA_FILE)
     return FrontSecrets(
         tuple(clients), (MountedSecret("pods-tls", spec.tls.secret_name, needed, PODS_TLS_DIR, files, taken),)
     )
+
+
+def _certificate(secret_name: str) -> MountedSecret:
+    """What a program shows to its clients."""
+    files = ("--tls-cert-file", f"{TLS_DIR}/{CERT_FILE}", "--tls-key-file", f"{TLS_DIR}/{KEY_FILE}")
+    return MountedSecret("tls", secret_name, (CERT_FILE, KEY_FILE), TLS_DIR, files)
