@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import yaml
-from certificates_kit import Authority, Pair
+from certificates_kit import Authority, tls_secret
 from fronts_kit import address, ask_by_tls, fronts, put_pair
 from operator_kit import Kubectl, Service, eventually, send
 from prometheus_kit import Prometheus
@@ -32,10 +32,8 @@ ONLY_IN_TROUBLE = {"sponge_operator_resize_blocked", "sponge_operator_front_not_
 @pytest.fixture
 def secure(tmp_path: Path) -> Iterator[ServerProcess]:
     authority = Authority()
-    pair: Pair = authority.issue()
-    (tmp_path / "tls.crt").write_bytes(pair.cert)
-    (tmp_path / "tls.key").write_bytes(pair.key)
-    files = ("--tls-cert-file", str(tmp_path / "tls.crt"), "--tls-key-file", str(tmp_path / "tls.key"))
+    secret = tls_secret(tmp_path / "tls", authority.issue())
+    files = ("--tls-cert-file", str(secret.path("tls.crt")), "--tls-key-file", str(secret.path("tls.key")))
     server = ServerProcess(tmp_path, "--model", "digits=digits://", *files, trust=authority.client())
     yield server
     server.stop()
