@@ -20,7 +20,7 @@ import math
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Final, Literal
+from typing import Final, Literal, NamedTuple
 
 __all__ = ["ReplicaDecider", "ReplicaDecision", "ReplicaLimits", "ReplicaState", "Trend"]
 
@@ -242,39 +242,53 @@ class Trend:
 
     def rise_in(self, ahead_s: float) -> float:
         """By how much the load rises in `ahead_s` seconds if it goes on as it does; 0 if it does not rise for sure."""
-        since = self._seen[-1][0] - self._window_s / 3 if self._seen else 0.0
-        late = [(at, value) for at, value in self._seen if at >= since]
-        if _is_step(self._seen):
+        if len(self._seen) < FEWEST_SEEN:
             return 0.0
-        return max(0.0, min(_sure_slope(self._seen), _sure_slope(late))) * ahead_s
+        whole = _Line.through(self._seen)
+        if _is_step(self._seen, whole):
+            return 0.0
+        since = self._seen[-1][0] - self._window_s / 3
+        late = [(at, value) for at, value in self._seen if at >= since]
+        if len(late) < FEWEST_SEEN:
+            return 0.0
+        return max(0.0, min(whole.sure_slope, _Line.through(late).sure_slope)) * ahead_s
 
 
-def _sure_slope(seen: Sequence[tuple[float, float]]) -> float:
-    """The slope of the line through the values, less its error; 0 for a few."""
-    if len(seen) < FEWEST_SEEN:
-        return 0.0
-    slope, spread, beside = _line(seen)
-    return slope - SURE * math.sqrt(beside / (len(seen) - 2) / spread)
+class _Line(NamedTuple):
+    """The straight line that is nearest to some values.
+
+    Attributes:
+        slope: per second.
+        error: its standard error.
+        beside: the sum of the squares of what the values differ from the line.
+    """
+
+    slope: float
+    error: float
+    beside: float
+
+    @property
+    def sure_slope(self) -> float:
+        return self.slope - SURE * self.error
+
+    @classmethod
+    def through(cls, seen: Sequence[tuple[float, float]]) -> _Line:
+        """Of values at three times or more."""
+        count = len(seen)
+        mean_at = sum([at for at, _ in seen]) / count
+        mean = sum([value for _, value in seen]) / count
+        spread = sum([(at - mean_at) ** 2 for at, _ in seen])
+        slope = sum([(at - mean_at) * (value - mean) for at, value in seen]) / spread
+        beside = sum([(value - mean - slope * (at - mean_at)) ** 2 for at, value in seen])
+        return cls(slope, math.sqrt(beside / (count - 2) / spread), beside)
 
 
-def _is_step(seen: Sequence[tuple[float, float]]) -> bool:
+def _is_step(seen: Sequence[tuple[float, float]], line: _Line) -> bool:
     """Whether two levels, one after the other, are nearer to the values than the line is."""
-    if len(seen) < FEWEST_SEEN:
-        return False
     total, count, before, least = sum([value for _, value in seen]), len(seen), 0.0, math.inf
     squares = sum([value * value for _, value in seen])
     for number, (_, value) in enumerate(list(seen)[:-1], start=1):
         before += value
         after = total - before
         least = min(least, squares - before * before / number - after * after / (count - number))
-    return least < _line(seen)[2]
-
-
-def _line(seen: Sequence[tuple[float, float]]) -> tuple[float, float, float]:
-    """The slope of the line through the values, the spread of their times, and the squares of what lies beside it."""
-    count = len(seen)
-    mean_at = sum([at for at, _ in seen]) / count
-    mean = sum([value for _, value in seen]) / count
-    spread = sum([(at - mean_at) ** 2 for at, _ in seen])
-    slope = sum([(at - mean_at) * (value - mean) for at, value in seen]) / spread
-    return slope, spread, sum([(value - mean - slope * (at - mean_at)) ** 2 for at, value in seen])
+    return least < line.beside
