@@ -29,6 +29,7 @@ MODULES = {
         "cpu_sharing",
         "dispatch/batch_sizing",
         "dispatch/decision",
+        "dispatch/idle_start",
         "dispatch/load_shedding",
         "dispatch/moldable_edf",
         "dispatch/size_matching",
