@@ -164,7 +164,7 @@ def run(case: Case) -> tuple[int, int, int, int, tuple[float, ...]]:
         cores, overhead = PODS * CORES / replicas, PODS * OVERHEAD / replicas
         service = Service(MODEL, 1.0, rate, MAX_BATCH, cores, cores, CORES, replicas, overhead_cores=overhead)
         cluster = ClusterModel(case.duration_s, service_ratio=lambda: draw.gauss(1.0, NOISE), by_periods=True)
-        # The rate of a queue for all pods is no overload of one of them, which is what the rule would take it for.
+        # Below the capacity, what pods shed for others costs more than it gives: the bound is without it.
         dispatch = MoldableEdf() if replicas == 1 else Ablated(sacrifice=False)
         bound = simulate(requests, service, Static(service, cores, replicas), dispatch, cluster)
         return bound.sent, bound.sent - bound.in_time, 0, 0, bound.latencies_s

@@ -335,15 +335,13 @@ class ServiceRun:
 
     def _launch(self) -> None:
         now = self._now
-        for replica in self._replicas:
+        serving = [replica for replica in self._replicas if not replica.retiring and replica.ready_at <= now]
+        limits = self._limits if len(serving) <= 1 else replace(self._limits, servers=len(serving))
+        for replica in serving:
             if not self._queue:
                 return
-            if replica.retiring or replica.ready_at > now:
-                continue
             cores = replica.usable_cores
-            state = DispatchState(
-                now, self._queue, replica.running(now), cores, self._models, self._limits, self._variants
-            )
+            state = DispatchState(now, self._queue, replica.running(now), cores, self._models, limits, self._variants)
             decision = self._dispatch.decide(state)
             replica.carry_out(decision, self._queue, now, self._takes_s)
             self._tally.shed += len(decision.sheds)

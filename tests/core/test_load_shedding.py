@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -43,6 +45,13 @@ def test_nobody_is_lightly_given_up_for_those_who_came_with_far_more_time() -> N
 def test_below_saturation_everybody_is_served() -> None:
     deadlines, slos = [0.07, *[0.4] * 8], [0.5] * 9
     assert given_up(deadlines, slos, rate=30.0) == []
+
+
+def test_servers_that_share_a_queue_share_its_load() -> None:
+    deadlines, slos = [0.07, *[0.4] * 8], [0.5] * 9
+    for rate in (60.0, 90.0):
+        assert given_up(deadlines, slos, rate, replace(ONE, servers=3)) == []
+    assert given_up(deadlines, slos, 150.0, replace(ONE, servers=3)) == [0]
 
 
 def test_a_second_that_was_busy_by_chance_is_no_overload() -> None:

@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sponge_core.dispatch.decision import Launch
+from sponge_core.dispatch.decision import Decision, DispatchState, Launch
+from sponge_core.dispatch.policies.moldable import MoldableEdf
 from sponge_core.dispatch.registry import POLICIES as DISPATCH
 from sponge_core.edf_queue import Request
 from sponge_core.latency import LatencyModel
@@ -98,6 +99,19 @@ def test_a_service_without_a_replica_answers_after_a_cold_start() -> None:
     result = run(requests(1.5, slo_s=3.0), gone)
     assert [(moment.at_s, moment.replicas) for moment in result.timeline] == [(0.0, 1), (1.0, 0), (1.5, 1)]
     assert result.latencies_s == (pytest.approx(SERVICE.cold_start_s + MODEL.latency(1, 1)),)
+
+
+def test_a_replica_knows_how_many_take_from_its_queue() -> None:
+    seen: dict[float, int] = {}
+
+    class Watching(MoldableEdf):
+        def decide(self, state: DispatchState) -> Decision:
+            seen[state.now] = state.limits.servers
+            return super().decide(state)
+
+    two_more = Scripted(Size(1.0, 8, 1), Size(1.0, 8, 3), Size(1.0, 8, 3), Size(1.0, 8, 3), Size(1.0, 8, 2))
+    simulate(requests(0.5, 2.5, 3.5, 4.5), SERVICE, two_more, Watching(), ClusterModel(6.0))
+    assert seen == {0.5: 1, 2.5: 1, 3.5: 3, 4.5: 2}, "requested at 1, serving at 3, one less at 4"
 
 
 @pytest.mark.parametrize(("replica_cores", "started", "cores"), [(1.0, 2, 5.0), (2.0, 1, 4.0)])

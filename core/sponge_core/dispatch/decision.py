@@ -21,11 +21,14 @@ class Limits:
         batch_cap: the largest batch of any model, >= 1 (the plan's b); a model may take less.
         lanes: the number of healthy lanes, >= 1, which is the most batches that run at once.
         max_cores: the largest size that a plan may choose; a request is shed only if it is hopeless on that.
+        servers: how many servers of this size take their requests from the queue, >= 1. Its arrivals are the load of
+            them all, so one server alone is not overloaded by them.
     """
 
     batch_cap: int
     lanes: int
     max_cores: float
+    servers: int = 1
 
 
 class Variant(NamedTuple):

@@ -15,6 +15,7 @@ from typing import Final, NamedTuple
 
 from sponge_core.cpu_sharing import CpuLoad, speed_of, stall_of, thread_budget
 from sponge_core.dispatch.batch_sizing import BatchConfig, cheapest_batch
+from sponge_core.dispatch.decision import Limits
 from sponge_core.edf_queue import RATE_WINDOW_S
 from sponge_core.latency import LatencyModel
 
@@ -55,22 +56,21 @@ class LoadShedder:
     """Judges the requests of one decision; computes only what it is asked for.
 
     Args:
-        batch_cap: the largest batch of any model.
-        lanes: the most batches that run at once.
-        max_cores: the largest size that a plan may choose.
+        demand: of the queue.
+        models: by index, as in `demand`.
+        limits: of the decision.
     """
 
-    def __init__(
-        self, demand: Demand, models: Sequence[LatencyModel], batch_cap: int, lanes: int, max_cores: float
-    ) -> None:
+    def __init__(self, demand: Demand, models: Sequence[LatencyModel], limits: Limits) -> None:
+        cores = limits.max_cores
         self._demand = demand
         self._models = models
-        self._caps = [min(batch_cap, model.max_batch) for model in models]
-        self._cores = max_cores
-        self._idle = CpuLoad(0.0, max_cores, [])
-        self._threads = thread_budget(max_cores)
-        self._speed = speed_of(max_cores, self._threads)  # under overload every thread is busy
-        self._beside = min(lanes, self._threads) - 1
+        self._caps = [min(limits.batch_cap, model.max_batch) for model in models]
+        self._all_cores = cores * limits.servers
+        self._idle = CpuLoad(0.0, cores, [])
+        self._threads = thread_budget(cores)
+        self._speed = speed_of(cores, self._threads)  # under overload every thread is busy
+        self._beside = min(limits.lanes, self._threads) - 1
         self._saturated: bool | None = None
 
     def worth_shedding(
@@ -122,7 +122,7 @@ class LoadShedder:
 
     @property
     def saturated(self) -> bool:
-        """Whether recent arrivals alone, each at its cheapest, fill the largest size that a plan may choose.
+        """Whether recent arrivals alone, each at its cheapest, fill the largest size of all servers of the queue.
 
         Less their standard deviation: at 28 requests/s a second has five more by chance, and a small server that then
         takes itself for overloaded sheds what it could have answered.
@@ -135,7 +135,7 @@ class LoadShedder:
                 variance += rate * cost * cost
             # Of an exponential average of independent arrivals.
             deviation = math.sqrt(variance / (2.0 * RATE_WINDOW_S))
-            self._saturated = needed - deviation >= SATURATED * self._cores
+            self._saturated = needed - deviation >= SATURATED * self._all_cores
         return self._saturated
 
     def _mean_cost(self, model: int) -> float:

@@ -119,7 +119,7 @@ def plan_step(
     load = CpuLoad(now, cores, list(running))
     budget = thread_budget(cores)
     free, lanes = budget - load.threads, limits.lanes - len(load.running)
-    shedder = demand and LoadShedder(demand, models, limits.batch_cap, limits.lanes, limits.max_cores)
+    shedder = demand and LoadShedder(demand, models, limits)
     spare: int | None = None  # once threads are held: those free then that the held request does not need
     holds_tried = 0
     wake_at = math.inf

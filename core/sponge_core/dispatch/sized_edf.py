@@ -61,7 +61,7 @@ def plan_sized_step(
     load = CpuLoad(now, cores, list(running))
     budget = thread_budget(cores)
     free, lanes = budget - load.threads, limits.lanes - len(load.running)
-    shedder = demand and LoadShedder(demand, costs.models, limits.batch_cap, limits.lanes, limits.max_cores)
+    shedder = demand and LoadShedder(demand, costs.models, limits)
     spare: int | None = None
     holds_tried = 0
     wake_at = math.inf
