@@ -1,18 +1,23 @@
 """Measures what a front makes of three small pods, beside kube-proxy and beside one pod with all their cores.
 
-Four servers in CPU cgroups of their own: three of `--cores`, and one that has as much as they have together. Requests
-come at nine tenths of the rate at which the three answer while more of them come, over the recorded 4G uplink,
-which uses up a part of each deadline. In the mix "wide" three in ten are due within 1 s and the others within 2 s
-(50 KB each), in "tight" within 0.6 and 2 s (20 KB): for servers of 0.3 core the mixes of `bench.experiments.front`.
-They come by a Poisson process, or all of a second at once. They are dealt out at random, as kube-proxy does with each
-connection; by the rule of a front (`--rule random`: what the front itself does); and to the one server. All ways get
-the same requests, one way after the other.
+It is `bench.experiments.front` with real servers, Envoy and picker. Four servers have CPU cgroups of their own: three
+of `--cores`, and one that has as much as they have together. What the three answer in full batches, while more requests
+wait and come, is the capacity, the same that the experiment takes from its latency model. It is measured first. By as
+much as it is below the experiment's everything is slower: the requests of the same seed come, at 0.9 of the capacity,
+with all times (distances, SLOs, uploads, bursts) multiplied by that. So the SLOs are the same multiples of the time of
+a batch, whatever the model and the machine. With a slow model the load and the front take a small part of the machine,
+and the kernel's periods of 100 ms are a small part of a batch.
 
-Every schedule of every way is a line of a file in `--out`, and is not measured again. With `--most` a call stops after
-so many seeds, and the next one goes on.
+The requests are dealt out at random, as kube-proxy does with each connection; by a front (`--rule random`: chance, but
+by a front); and to the one server. All get the same requests, one after the other, and each seed begins with another
+one. Then the capacity is measured anew: "load" is what was offered over the mean of both. "busy" is the share of their
+quota that the servers used, "simulated" what the same requests miss in virtual time.
 
-    python -m bench.front_pods --cores 0.3            # needs root, for the cgroups; four minutes a seed
-    python -m bench.front_pods --cores 0.3 --most 1
+Each seed of each mix and kind of arrivals is a line of a file in `--out`, and is not measured again. With `--most` a
+call stops after so many of them, and the next one goes on.
+
+    python -m bench.front_pods                        # needs root, for the cgroups; four minutes for each of 12
+    python -m bench.front_pods --mixes tight --arrivals poisson --most 1
     python -m bench.front_pods --short
 """
 
@@ -23,6 +28,7 @@ import contextlib
 import os
 import random
 import secrets
+import tempfile
 from argparse import Namespace
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -30,64 +36,57 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from itertools import product
 from pathlib import Path
+from statistics import linear_regression
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, get_args
 
 import numpy as np
 from rich.console import Console
 
+from bench.experiments import front as virtual
+from bench.experiments.front import ARRIVALS, KUBE_PROXY, LOAD, MIXES, ONE_POD, PODS
 from bench.live_front import LiveFront, front_of
-from bench.live_server import SOURCE, LiveServer
+from bench.live_server import LiveServer
 from bench.options import arguments, at_least_one, positive
 from bench.results import BLUE, INK, SPONGE, Percentiles, new_table, save
 from bench.serving.ledger import Ledger
 from sponge_client.client import SpongeClient
 from sponge_client.load import LoadRun
-from sponge_client.oip import InferBody
+from sponge_client.oip import InferBody, ModelMetadata
 from sponge_client.outcomes import RequestRecord
 from sponge_client.payloads import image_bodies
 from sponge_client.schedule import Schedule, Shot
 from sponge_client.wire import precise_loop, prioritize_process
 from sponge_core.routing.registry import DEFAULT, RuleName
-from sponge_workload.files import load_arrivals, load_bandwidth
+from sponge_workload.bandwidth import BandwidthTrace
+from sponge_workload.files import load_bandwidth
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-PODS, CORES = 3, 0.5
-LOAD: Final = 0.9
-TIGHT_SHARE: Final = 0.3
-
-
-class Mix(NamedTuple):
-    """SLOs in seconds, and the size of a request."""
-
-    tight_s: float
-    loose_s: float
-    payload_bytes: int
-
-
-MIXES: Final = {"wide": Mix(1.0, 2.0, 50_000), "tight": Mix(0.6, 2.0, 20_000)}
-ARRIVALS: Final = ("poisson", "burst")
+MODEL, SOURCE = "resnet50", "torchvision://resnet50?weights=none"
 
 CLIENTS: Final = 16
-"""Of each server, one request after the other, for a first guess of the capacity: two full batches."""
+"""Requests of each server at once while its capacity is measured: two full batches."""
 CROWD_S: Final = 2.5
 CROWDED: Final = 1.1
-"""Times that guess come while the capacity is measured."""
+"""Times what a crowd of clients gets come while the capacity is measured, so that there are always full batches."""
 PATIENT_S: Final = 60.0
-WARM_UP_S, CAPACITY_S = 3.0, 9.0
+WARM_UP_S, CAPACITY_S = 2.0, 9.0
 QUIET_S: Final = 2.5
 
 FRONT_NICENESS: Final = -10
 """The servers have ten times the usual weight; a front that they starve says nothing of its rule."""
 
-RANDOM = "at random, as kube-proxy"
-ONE_POD = "one pod with all cores"
-
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One way to share the load, over all seeds."""
+    """One way to share the load, over all seeds.
+
+    Attributes:
+        load: what was offered over what the three pods answer in full batches.
+        busy: share of their quota that the servers used.
+        simulated_missed: of the same requests in virtual time.
+    """
 
     mix: str
     arrivals: str
@@ -95,39 +94,72 @@ class Row:
     requests: int
     outcomes: dict[str, int]
     latency_ms: Percentiles  # of those that were answered
+    load: float
+    busy: float
+    simulated_missed: int
 
     @classmethod
     def of(cls, mix: str, arrivals: str, way: str, results: Sequence[Mapping[str, Any]]) -> Row:
+        own = [result["ways"][way] for result in results]
         outcomes: Counter[str] = Counter()
-        for result in results:
-            outcomes.update(result["outcomes"])
-        answered = [ms / 1000 for result in results for ms in result["latency_ms"]]
-        return cls(mix, arrivals, way, outcomes.total(), dict(outcomes), Percentiles.of(answered))
+        for each in own:
+            outcomes.update(each["outcomes"])
+        return cls(
+            mix,
+            arrivals,
+            way,
+            outcomes.total(),
+            dict(outcomes),
+            Percentiles.of([ms / 1000 for each in own for ms in each["latency_ms"]]),
+            float(np.mean([result["offered_rps"] / np.mean(result["capacity_rps"]) for result in results])),
+            float(np.mean([each["busy"] for each in own])),
+            sum(each["simulated_missed"] for each in own),
+        )
 
     @property
     def missed(self) -> int:
         return self.requests - self.outcomes.get("in_time", 0)
 
-    @property
-    def missed_percent(self) -> float:
-        return 100 * self.missed / self.requests
+
+class Case(NamedTuple):
+    """What every way gets: the requests of the experiment in virtual time, `slower` times as slow."""
+
+    mix: str
+    arrivals: str
+    seed: int
+    seconds: float
+    slower: float
+
+    def virtual(self, way: str) -> virtual.Case:
+        return virtual.Case(self.mix, self.arrivals, way, virtual.FRESH, self.seed, self.seconds / self.slower)
+
+    def schedule(self, bodies: int) -> Schedule:
+        """The requests, with one of so many bodies each."""
+        requests = sorted(virtual.schedule(self.virtual(KUBE_PROXY)), key=lambda request: (request.sent, request.id))
+        chosen = np.random.default_rng(self.seed).integers(0, bodies, len(requests)).tolist()
+        shots = (
+            Shot(number, self.slower * request.sent, self.slower * (request.deadline - request.sent), body)
+            for number, (request, body) in enumerate(zip(requests, chosen, strict=True))
+        )
+        return Schedule(tuple(shots), self.seconds)
+
+    def uplink(self) -> BandwidthTrace | None:
+        """The recorded one; payloads are larger instead."""
+        found = load_bandwidth("4g", 1, os.environ)
+        return found and BandwidthTrace(
+            found.name, found.bytes_per_s, tuple(self.slower * length for length in found.durations_s)
+        )
+
+    def bodies(self, model: ModelMetadata) -> list[InferBody]:
+        return image_bodies(model, round(self.slower * MIXES[self.mix][0].payload_bytes))
 
 
 class Site(NamedTuple):
-    """The servers, and the requests of each mix to their model."""
+    """The servers, and what their model takes."""
 
     pods: Sequence[LiveServer]
     whole: LiveServer
-    bodies: dict[str, list[InferBody]]
-
-
-def schedule(mix: Mix, arrivals: str, rate: float, seconds: float, seed: int, bodies: int) -> Schedule:
-    """The requests that every way gets."""
-    times = load_arrivals(arrivals, rate, seconds, seed, os.environ)
-    draw = np.random.default_rng(seed)
-    slos = [mix.tight_s if tight else mix.loose_s for tight in draw.random(len(times)) < TIGHT_SHARE]
-    shots = zip(times, slos, draw.integers(0, bodies, len(times)).tolist(), strict=True)
-    return Schedule(tuple(Shot(i, at, slo, body) for i, (at, slo, body) in enumerate(shots)), seconds)
+    model: ModelMetadata
 
 
 def dealt(planned: Schedule, pods: int, seed: int) -> list[Schedule]:
@@ -143,12 +175,11 @@ def dealt(planned: Schedule, pods: int, seed: int) -> list[Schedule]:
 
 
 async def send(
-    urls: Sequence[str], model: str, planned: Sequence[Schedule], bodies: Sequence[InferBody]
+    urls: Sequence[str], planned: Sequence[Schedule], bodies: Sequence[InferBody], uplink: BandwidthTrace | None
 ) -> list[RequestRecord]:
     """One run: each URL gets its schedule, at the same time. Then a pause, so that the queues are empty again."""
-    uplink = load_bandwidth("4g", 1, os.environ)
     runs = [
-        LoadRun(url, model, each, bodies, uplink, timeout_s=5.0, reuse=False)
+        LoadRun(url, MODEL, each, bodies, uplink, timeout_s=5.0, reuse=False)
         for url, each in zip(urls, planned, strict=True)
     ]
     await asyncio.gather(*(run.run() for run in runs))
@@ -156,40 +187,13 @@ async def send(
     return [record for run in runs for record in run.records]
 
 
-async def bodies_of(server: LiveServer) -> dict[str, list[InferBody]]:
-    """Requests to its model, for each mix."""
+async def metadata_of(server: LiveServer) -> ModelMetadata:
     async with SpongeClient(server.url) as client:
-        metadata = await client.metadata(server.model)
-    return {name: image_bodies(metadata, mix.payload_bytes) for name, mix in MIXES.items()}
+        return await client.metadata(server.model)
 
 
-async def capacity(servers: Sequence[LiveServer], bodies: Sequence[InferBody]) -> float:
-    """Answers per second of all servers together while more requests come than they answer.
-
-    They come one by one over the uplink, as in the runs: a request that comes alone takes more of a small server than
-    one in a crowd.
-    """
-    about = await _of_a_crowd(servers, bodies)
-    seconds = WARM_UP_S + CAPACITY_S
-    times = load_arrivals("poisson", CROWDED * about, seconds, 1, os.environ)
-    planned = Schedule(tuple(Shot(i, at, PATIENT_S, i % len(bodies)) for i, at in enumerate(times)), seconds)
-    uplink = load_bandwidth("4g", 1, os.environ)
-    runs = [
-        LoadRun(server.url, server.model, hand, bodies, uplink, reuse=False)
-        for server, hand in zip(servers, dealt(planned, len(servers), 1), strict=True)
-    ]
-    tasks = [asyncio.create_task(run.run()) for run in runs]
-    await asyncio.sleep(WARM_UP_S)
-    before = sum(len(run.records) for run in runs)
-    await asyncio.sleep(CAPACITY_S)
-    rate = (sum(len(run.records) for run in runs) - before) / CAPACITY_S
-    await asyncio.gather(*tasks)
-    await asyncio.sleep(QUIET_S)
-    return rate
-
-
-async def _of_a_crowd(servers: Sequence[LiveServer], bodies: Sequence[InferBody]) -> float:
-    """Answers per second while clients send one request after the other to each server."""
+async def crowd(servers: Sequence[LiveServer], bodies: Sequence[InferBody]) -> float:
+    """Answers per second while clients send one request after the other to each server: a guess of the capacity."""
     answered = 0
 
     async def follow(server: LiveServer, number: int) -> None:
@@ -210,43 +214,88 @@ async def _of_a_crowd(servers: Sequence[LiveServer], bodies: Sequence[InferBody]
     return rate
 
 
+async def capacity(
+    servers: Sequence[LiveServer], bodies: Sequence[InferBody], uplink: BandwidthTrace | None, about: float
+) -> float:
+    """Answers per second of all servers together in full batches, while more requests wait and come one by one.
+
+    Args:
+        about: a guess of it, not far below.
+    """
+    seconds = WARM_UP_S + CAPACITY_S
+    draw = np.random.default_rng(1)
+    planned = []
+    for _ in servers:
+        count = round(CROWDED * about / len(servers) * seconds)
+        times = [0.0] * CLIENTS + sorted(draw.uniform(0.0, seconds, count).tolist())
+        planned.append(Schedule(tuple(Shot(i, at, PATIENT_S, i % len(bodies)) for i, at in enumerate(times)), seconds))
+    runs = [
+        LoadRun(server.url, MODEL, each, bodies, uplink, reuse=False)
+        for server, each in zip(servers, planned, strict=True)
+    ]
+    await asyncio.gather(*(run.run() for run in runs))
+    await asyncio.sleep(QUIET_S)
+    return sum(answer_rate(run.records, WARM_UP_S, seconds) for run in runs)
+
+
+def answer_rate(records: Sequence[RequestRecord], from_s: float, until_s: float) -> float:
+    """Answers per second of one server in a part of a run, in which it always had a full batch to do.
+
+    Answers come a batch at a time, so it is the slope of their number over time: how many fall into the part depends on
+    when a batch ends by chance.
+    """
+    times = sorted(record.at_s + record.latency_s for record in records)
+    within = [at for at in times if from_s <= at < until_s]
+    return linear_regression(within, range(len(within))).slope
+
+
 @contextlib.contextmanager
 def running(options: Namespace, runner: asyncio.Runner) -> Iterator[Site]:
-    """Context with all servers. They start side by side, as a small one takes long to start."""
-    size, token = ("--max-batch", "8"), secrets.token_hex(8)
-    servers = [
-        LiveServer(options.cores, *size, number=number, token=token, source=options.source) for number in range(PODS)
-    ]
-    servers.append(LiveServer(PODS * options.cores, *size, number=PODS, source=options.source))
-    with contextlib.ExitStack() as stack, ThreadPoolExecutor(len(servers)) as threads:
-        for started in [threads.submit(stack.enter_context, server) for server in servers]:
+    """Context with all servers. The large one measures the profile; the others are given it and start side by side."""
+    token, facts = secrets.token_hex(8), {"model": MODEL, "source": options.source}
+    with contextlib.ExitStack() as stack, ThreadPoolExecutor(PODS) as threads:
+        whole = LiveServer(PODS * options.cores, "--max-batch", "8", number=PODS, **facts)
+        profile = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="sponge-bench-"))) / "profile.yaml"
+        profile.write_text(stack.enter_context(whole).profile().profile or "", encoding="utf-8")
+        size = ("--max-batch", "8", "--profile", str(profile))
+        pods = [LiveServer(options.cores, *size, number=number, token=token, **facts) for number in range(PODS)]
+        for started in [threads.submit(stack.enter_context, pod) for pod in pods]:
             started.result()
-        yield Site(servers[:PODS], servers[PODS], runner.run(bodies_of(servers[0])))
+        yield Site(pods, whole, runner.run(metadata_of(whole)))
 
 
 def ways_of(options: Namespace) -> tuple[str, ...]:
-    """The names of the ways, in the order in which they are measured."""
-    return RANDOM, f"front, {options.rule}", ONE_POD
+    """The names of the ways, as the experiment in virtual time has them."""
+    return KUBE_PROXY, options.rule, ONE_POD
 
 
-def measure(
-    site: Site,
-    way: str,
-    rule: RuleName,
-    planned: Schedule,
-    bodies: Sequence[InferBody],
-    seed: int,
-    runner: asyncio.Runner,
-) -> list[RequestRecord]:
-    """Sends a schedule one way."""
-    pods, model = site.pods, site.whole.model
-    if way == RANDOM:
-        return runner.run(send([pod.url for pod in pods], model, dealt(planned, PODS, seed), bodies))
-    if way == ONE_POD:
-        return runner.run(send([site.whole.url], model, [planned], bodies))
-    with front_of(pods, rule) as front:
-        prefer(front)
-        return runner.run(send([f"http://127.0.0.1:{front.http}"], model, [planned], bodies))
+def measure(site: Site, way: str, rule: RuleName, case: Case, runner: asyncio.Runner) -> dict[str, Any]:
+    """Sends the requests one way."""
+    bodies, uplink = case.bodies(site.model), case.uplink()
+    planned = case.schedule(len(bodies))
+    servers = [site.whole] if way == ONE_POD else site.pods
+    with contextlib.ExitStack() as stack:
+        urls, hands = [servers[0].url], [planned]
+        if way == KUBE_PROXY:
+            urls, hands = [pod.url for pod in servers], dealt(planned, PODS, case.seed)
+        elif way != ONE_POD:
+            front = stack.enter_context(front_of(servers, rule))
+            prefer(front)
+            urls = [f"http://127.0.0.1:{front.http}"]
+        before_s = sum(server.cpu_s() for server in servers)
+        records = runner.run(send(urls, hands, bodies, uplink))
+        used_s = sum(server.cpu_s() for server in servers) - before_s
+    return {
+        "outcomes": Counter(each.outcome for each in records),
+        "latency_ms": [round(1000 * each.latency_s, 1) for each in records if each.outcome in ("in_time", "late")],
+        "missed": [
+            (round(each.at_s, 3), round(each.slo_s, 3), each.outcome, round(each.latency_s, 3))
+            for each in records
+            if each.outcome != "in_time"
+        ],
+        "busy": used_s / (max(each.at_s + each.latency_s for each in records) * sum(each.cores for each in servers)),
+        "simulated_missed": virtual.run(case.virtual(way))[1],
+    }
 
 
 def prefer(front: LiveFront) -> None:
@@ -256,31 +305,23 @@ def prefer(front: LiveFront) -> None:
             os.setpriority(os.PRIO_PROCESS, int(thread.name), FRONT_NICENESS)
 
 
-def complete(options: Namespace, seed: int, ledger: Ledger) -> bool:
-    """Measures what the ledger lacks of a seed, at the rate of what it has; returns whether anything was missing."""
-    own = size_of(options) | {"seed": seed}
-    cases = [
-        {"mix": mix, "arrivals": arrivals, "way": way}
-        for mix, arrivals, way in product(MIXES, ARRIVALS, ways_of(options))
-    ]
-    missing = [case for case in cases if ledger.find("front", own | case) is None]
-    if not missing:
+def complete(options: Namespace, mix: str, arrivals: str, seed: int, ledger: Ledger) -> bool:
+    """Measures a case unless the ledger has it; returns whether it did."""
+    params = size_of(options) | {"rule": options.rule, "mix": mix, "arrivals": arrivals, "seed": seed}
+    if ledger.find("front_pods", params) is not None:
         return False
-    before = ledger.of_kind("front", **own)
+    ways = ways_of(options)
+    first = seed % len(ways)
     with asyncio.Runner(loop_factory=precise_loop) as runner, running(options, runner) as site:
-        full = before[0]["result"]["capacity_rps"] if before else runner.run(capacity(site.pods, site.bodies["wide"]))
-        for case in missing:
-            bodies = site.bodies[case["mix"]]
-            mix, arrivals = MIXES[case["mix"]], case["arrivals"]
-            planned = schedule(mix, arrivals, LOAD * full, options.seconds, seed, len(bodies))
-            records = measure(site, case["way"], options.rule, planned, bodies, seed, runner)
-            answered = [each.latency_s for each in records if each.outcome in ("in_time", "late")]
-            result = {
-                "capacity_rps": full,
-                "outcomes": Counter(each.outcome for each in records),
-                "latency_ms": [round(1000 * each, 1) for each in answered],
-            }
-            ledger.add("front", own | case, result)
+        small = image_bodies(site.model, None)
+        about = runner.run(crowd(site.pods, small))
+        guess = Case(mix, arrivals, seed, options.seconds, virtual.capacity_rps() / about)
+        full = runner.run(capacity(site.pods, guess.bodies(site.model), guess.uplink(), about))
+        case = guess._replace(slower=virtual.capacity_rps() / full)
+        found = {way: measure(site, way, options.rule, case, runner) for way in ways[first:] + ways[:first]}
+        again = runner.run(capacity(site.pods, case.bodies(site.model), case.uplink(), full))
+    result = {"capacity_rps": [full, again], "offered_rps": LOAD * full, "slower": case.slower, "ways": found}
+    ledger.add("front_pods", params, result)
     return True
 
 
@@ -292,10 +333,11 @@ def size_of(options: Namespace) -> dict[str, Any]:
 def rows_of(options: Namespace, ledger: Ledger) -> list[Row]:
     """What the ledger has of this size."""
     found = []
-    for mix, arrivals, way in product(MIXES, ARRIVALS, ways_of(options)):
-        runs = ledger.of_kind("front", mix=mix, arrivals=arrivals, way=way, **size_of(options))
+    for mix, arrivals in product(MIXES, ARRIVALS):
+        runs = ledger.of_kind("front_pods", mix=mix, arrivals=arrivals, rule=options.rule, **size_of(options))
         if runs:
-            found.append(Row.of(mix, arrivals, way, [run["result"] for run in runs]))
+            results = [run["result"] for run in runs]
+            found += [Row.of(mix, arrivals, way, results) for way in ways_of(options)]
     return found
 
 
@@ -305,7 +347,7 @@ def draw(figure: Figure, rows: Sequence[Row]) -> None:
     cases = list(dict.fromkeys((row.mix, row.arrivals) for row in rows))
     for axes, case in zip(figure.subplots(1, len(cases), squeeze=False)[0], cases, strict=True):
         own = [row for row in rows if (row.mix, row.arrivals) == case]
-        axes.bar([row.way for row in own], [row.missed_percent for row in own], color=colours[: len(own)])
+        axes.bar([row.way for row in own], [100 * row.missed / row.requests for row in own], color=colours[: len(own)])
         axes.tick_params(axis="x", rotation=80)
         axes.set_title(", ".join(case))
     figure.supylabel(f"missed, %, of {PODS} servers at {LOAD:g} of their capacity")
@@ -315,32 +357,40 @@ def main() -> None:
     """Measures what is missing, writes and prints what there is."""
     parser = arguments(__doc__)
     parser.add_argument("--rule", choices=get_args(RuleName), default=DEFAULT)
-    parser.add_argument("--cores", type=positive, default=CORES, help="of each server; leave some for load and front")
-    parser.add_argument("--source", default=SOURCE, help="of the model; a slower one needs fewer requests")
+    parser.add_argument("--cores", type=positive, default=virtual.CORES, help="of each server")
+    parser.add_argument("--source", default=SOURCE, help="of the model, which takes images")
+    parser.add_argument("--mixes", nargs="+", choices=tuple(MIXES), default=tuple(MIXES))
+    parser.add_argument("--arrivals", nargs="+", choices=ARRIVALS, default=ARRIVALS)
     parser.add_argument("--seeds", type=at_least_one, default=3)
-    parser.add_argument("--seconds", type=positive, default=12.0, help="of each schedule")
-    parser.add_argument("--most", type=at_least_one, default=1_000, help="seeds to measure in this call")
+    parser.add_argument("--seconds", type=positive, default=45.0, help="of each schedule")
+    parser.add_argument("--most", type=at_least_one, default=1_000, help="schedules to measure in this call")
     options = parser.parse_args()
     if options.short:
-        options.seeds, options.seconds = 1, 5.0
+        options.mixes, options.arrivals, options.seeds, options.seconds = ("tight",), ("poisson",), 1, 8.0
     prioritize_process()
     ledger = Ledger(options.out / "front_pods.jsonl")
     measured = 0
-    for seed in range(1, options.seeds + 1):
-        if measured < options.most and complete(options, seed, ledger):
+    for seed, mix, arrivals in product(range(1, options.seeds + 1), options.mixes, options.arrivals):
+        if measured < options.most and complete(options, mix, arrivals, seed, ledger):
             measured += 1
     rows = rows_of(options, ledger)
     table = new_table(
         f"{PODS} x {options.cores:g} cores",
         ["mix", "arrivals", "way"],
-        ["requests", "missed", "%", "by outcome", "p50 ms", "p99 ms"],
+        ["load", "busy", "requests", "missed", "%", "simulated", "by outcome", "p50 ms", "p99 ms"],
     )
     for row in rows:
         outcomes = ", ".join(f"{count} {name}" for name, count in sorted(row.outcomes.items()) if name != "in_time")
+        figures = (
+            f"{row.load:.3f}",
+            f"{row.busy:.3f}",
+            str(row.requests),
+            str(row.missed),
+            f"{100 * row.missed / row.requests:.2f}",
+        )
         latency = (f"{row.latency_ms.p50:.0f}", f"{row.latency_ms.p99:.0f}")
-        figures = (str(row.requests), str(row.missed), f"{row.missed_percent:.2f}", outcomes, *latency)
-        table.add_row(row.mix, row.arrivals, row.way, *figures)
-    Console(width=140).print(table)
+        table.add_row(row.mix, row.arrivals, row.way, *figures, str(row.simulated_missed), outcomes, *latency)
+    Console(width=160).print(table)
     document = {"cores": options.cores, "source": options.source, "rows": [asdict(row) for row in rows]}
     save(options.out, "front_pods", document, lambda figure: draw(figure, rows))
 

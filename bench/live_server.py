@@ -21,7 +21,7 @@ from types import TracebackType
 from typing import Any, Self
 
 from bench.scraping import scraped
-from sponge_core.control_api import ApplyRequest, SizeRange, StateSnapshot
+from sponge_core.control_api import ApplyRequest, ProfileReport, SizeRange, StateSnapshot
 from sponge_core.errors import SpongeError
 from sponge_operator.autoscale.cgroup_target import CgroupTarget
 from sponge_operator.autoscale.resizer import bring_to
@@ -134,11 +134,18 @@ class LiveServer:
 
     def state(self) -> StateSnapshot:
         """Its state now."""
+        return StateSnapshot.model_validate_json(self._control("state"))
+
+    def profile(self) -> ProfileReport:
+        """Where its latency profile comes from, and its text."""
+        return ProfileReport.model_validate_json(self._control("profile"))
+
+    def _control(self, name: str) -> bytes:
         request = urllib.request.Request(
-            f"{self.control_url}/control/v1/state", headers={"Authorization": f"Bearer {self.token}"}
+            f"{self.control_url}/control/v1/{name}", headers={"Authorization": f"Bearer {self.token}"}
         )
         with urllib.request.urlopen(request, timeout=30) as answer:
-            return StateSnapshot.model_validate_json(answer.read())
+            return bytes(answer.read())
 
     async def resize(self, client: ControlClient, milli: int, batch_cap: int, sizes: SizeRange | None = None) -> None:
         """As the operator does: growing, the quota goes first; shrinking, it waits for the running batches."""
