@@ -24,6 +24,7 @@ __all__ = [
     "own_cpu_cgroup",
     "read_cpu_stat",
     "read_memory_held",
+    "read_memory_left",
     "read_memory_limit",
     "read_memory_used",
     "read_oom_kills",
@@ -109,6 +110,12 @@ def read_memory_held(path: Path) -> int | None:
     # On version 1, the names without `total_` leave out cgroups below this one.
     files = [fields.get(f"total_{name}", fields.get(name, 0)) for name in ("active_file", "inactive_file")]
     return None if used is None else used - sum(map(int, files))
+
+
+def read_memory_left(path: Path) -> int | None:
+    """Bytes that the cgroup may still take under the limit in force; None if there is none or it is unknown."""
+    limit, held = read_memory_limit(path), read_memory_held(path)
+    return None if limit is None or held is None else max(0, limit - held)
 
 
 def read_quota_milli(path: Path) -> int | None:

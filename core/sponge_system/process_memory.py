@@ -13,8 +13,6 @@ from pathlib import Path
 
 import numpy as np
 
-from sponge_system.cgroup import read_memory_held, read_memory_limit
-
 __all__ = [
     "RESERVE_BYTES",
     "MemoryModel",
@@ -82,24 +80,22 @@ def anonymous_bytes(pid: int) -> int | None:
     return _rollup(pid, "Anonymous")
 
 
-def limit_growth(cgroup: Path, reserve_bytes: int) -> None:
-    """From now on, this process and its forks are refused memory that would leave less than this to the cgroup.
+def limit_growth(pid: int, room_bytes: int) -> None:
+    """From now on, a process of the same user and its later forks are refused more than so many bytes.
 
-    The process sees a failed allocation, where without this the kernel would end it, or all of the cgroup. Does nothing
-    where the cgroup has no memory limit. What others in the cgroup take later is not counted.
+    The process sees a failed allocation, where the kernel would end it, or all of its cgroup, for lack of memory. If it
+    has ended, nothing happens. Memory that it shares with others is not limited.
     """
-    limit, held = read_memory_limit(cgroup), read_memory_held(cgroup)
-    if limit is None or held is None:
-        return
-    # What is mapped and unused, some hundred MiB of torch's libraries, must not count: so the limit starts from there.
-    mapped = int(Path("/proc/self/statm").read_bytes().split()[5]) * resource.getpagesize()
-    _, most = resource.getrlimit(resource.RLIMIT_DATA)
-    allowed = mapped + max(0, limit - reserve_bytes - held)
-    resource.setrlimit(resource.RLIMIT_DATA, (allowed if most < 0 else min(allowed, most), most))
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        # What is mapped and unused, some hundred MiB of torch's libraries, must not count: so the limit starts there.
+        mapped = int(Path(f"/proc/{pid}/statm").read_bytes().split()[5]) * resource.getpagesize()
+        _, most = resource.prlimit(pid, resource.RLIMIT_DATA)
+        allowed = mapped + max(0, room_bytes)
+        resource.prlimit(pid, resource.RLIMIT_DATA, (allowed if most < 0 else min(allowed, most), most))
 
 
 def unlimit_growth(pid: int) -> None:
-    """Takes the limit of `limit_growth` from a process of the same user; if that has ended, nothing happens."""
+    """Takes the limit of `limit_growth` back."""
     with contextlib.suppress(ProcessLookupError):
         _, most = resource.prlimit(pid, resource.RLIMIT_DATA)
         resource.prlimit(pid, resource.RLIMIT_DATA, (most, most))

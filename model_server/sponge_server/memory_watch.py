@@ -1,7 +1,7 @@
 """Watches the server's memory and its limit, which an operator may change in place.
 
 Under a smaller limit lanes keep less memory between two batches, and batches stay smaller, whoever has changed it. What
-the server needs was measured at startup.
+the server needs was measured at startup. A batch that needs more than is left is refused it, and fails alone.
 """
 
 from __future__ import annotations
@@ -15,15 +15,19 @@ from sponge_core.control_api import MemoryState
 from sponge_server.observability.metrics import Metrics
 from sponge_server.startup.memory_plan import Fitted
 from sponge_server.workers.interface import LanePool
-from sponge_system.cgroup import own_cgroup, read_memory_limit, read_memory_used
+from sponge_system.cgroup import own_cgroup, read_memory_left, read_memory_limit, read_memory_used
 from sponge_system.logs import event
-from sponge_system.process_memory import RESERVE_BYTES
+from sponge_system.process_memory import RESERVE_BYTES, limit_growth
 
 __all__ = ["MemoryWatch"]
 
 log = logging.getLogger(__name__)
 
 INTERVAL_S = 0.5
+
+_SPARE_BYTES = RESERVE_BYTES // 4
+"""Of what is left, for page tables and the server's own process. Most of the reserve is for the lanes' allocator, which
+asks for 64 MiB more than it needs."""
 
 
 class MemoryWatch:
@@ -67,6 +71,10 @@ class MemoryWatch:
             self._fitted = replace(self._fitted, limit_bytes=limit)
             self._metrics.memory_limit.set(limit)
             self._follow()
+        left = read_memory_left(self._cgroup)
+        if left is not None:
+            for pid in self._pool.pids:
+                limit_growth(pid, left - _SPARE_BYTES)
         self.state = MemoryState(
             limit=limit,
             used=used,

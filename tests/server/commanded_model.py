@@ -7,6 +7,7 @@ The output repeats the input as floats.
 from __future__ import annotations
 
 import ctypes
+import mmap
 import os
 import sys
 import time
@@ -18,7 +19,7 @@ from lane_models import detach, hang_on_signal
 from sponge_server.models.loaded import LoadedModel
 from sponge_server.workers.interface import TensorSpec
 
-CRASH, FAIL, SEGFAULT, LEAVE, NAN, EAT, SQUEEZE, ORPHAN, DETACH = -1, -2, -3, -4, -5, -6, -7, -8, -9
+CRASH, FAIL, SEGFAULT, LEAVE, NAN, EAT, SQUEEZE, ORPHAN, DETACH, EAT_SHARED = -1, -2, -3, -4, -5, -6, -7, -8, -9, -10
 
 EATEN = 1 << 30
 """More than a test's memory limit."""
@@ -38,6 +39,10 @@ def forward(command: torch.Tensor) -> torch.Tensor:
         sys.exit("told to leave")
     if EAT in told:
         torch.ones(EATEN, dtype=torch.uint8)
+    if EAT_SHARED in told:
+        shared = mmap.mmap(-1, EATEN)
+        for start in range(0, EATEN, mmap.PAGESIZE):
+            shared[start] = 1
     if FAIL in told:
         raise ValueError("told to fail")
     time.sleep(max(0.0, float(command.max())) / 1000)

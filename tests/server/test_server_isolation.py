@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from resource import RLIM_INFINITY, RLIMIT_DATA, prlimit
 from typing import Any
 
 import pytest
-from commanded_model import CRASH, EAT, FAIL, LEAVE, NAN, SEGFAULT, SQUEEZE
+from commanded_model import CRASH, EAT, EAT_SHARED, FAIL, LEAVE, NAN, SEGFAULT, SQUEEZE
 from memory_cgroup import memory_cgroup
 from server_process import ServerProcess, eventually
 
@@ -87,12 +88,29 @@ def test_a_hung_lane_is_replaced_and_its_request_tried_once_more(server: ServerP
     assert server.command(7).json["outputs"][0]["data"] == [7]
 
 
-def test_a_lane_that_the_kernel_kills_for_its_memory_is_replaced(tmp_path: Path) -> None:
+def test_a_request_that_needs_more_memory_than_is_left_fails_alone(tmp_path: Path) -> None:
+    """The kernel ends nothing for it: in a pod, it may end all of the container."""
     with memory_cgroup(1 << 30) as group:
         server = ServerProcess(tmp_path, *OPTIONS, cgroup=group)
         try:
             pids = set((group / "cgroup.procs").read_text().split())
-            assert "lost twice" in batch_with(server, EAT)
+            others = {int(pid) for pid in pids} - {server.process.pid}
+            eventually(lambda: all(prlimit(pid, RLIMIT_DATA)[0] != RLIM_INFINITY for pid in others))
+            assert "allocate memory" in batch_with(server, EAT)
+            assert server.metric('sponge_lane_crashes_total{model="m"}') == 0
+            assert set((group / "cgroup.procs").read_text().split()) == pids
+            assert read_oom_kills(group) == 0
+        finally:
+            assert server.stop() == 0
+
+
+def test_a_lane_that_the_kernel_kills_for_its_memory_is_replaced(tmp_path: Path) -> None:
+    """Memory that processes share is not refused."""
+    with memory_cgroup(1 << 30) as group:
+        server = ServerProcess(tmp_path, *OPTIONS, cgroup=group)
+        try:
+            pids = set((group / "cgroup.procs").read_text().split())
+            assert "lost twice" in batch_with(server, EAT_SHARED)
             assert server.metric('sponge_lane_crashes_total{model="m"}') == 2
             assert (
                 len(pids - set((group / "cgroup.procs").read_text().split())) == 1

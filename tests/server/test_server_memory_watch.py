@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import resource
+import subprocess
 from pathlib import Path
 from typing import Any, cast
 
@@ -23,6 +25,7 @@ class Pool:
 
     def __init__(self) -> None:
         self.lanes = (object(), object())
+        self.pids: list[int] = []
         self.kept: list[int | None] = []
 
     def keep(self, allowance: Any) -> None:
@@ -68,6 +71,30 @@ def test_lanes_keep_less_under_a_smaller_limit(cgroup: Path) -> None:
     (cgroup / "memory.max").write_text(f"{1024 * MIB}\n")
     memory.look(2 * INTERVAL_S)
     assert pool.kept[-1] == FITTED.keep_bytes(2)
+
+
+def test_processes_grow_by_what_is_left(cgroup: Path) -> None:
+    memory, pool = watch(FITTED, cgroup)
+    (cgroup / "memory.stat").write_text(f"active_file {100 * MIB}\ninactive_file 0\n")
+    with subprocess.Popen(["sleep", "60"]) as process:
+        pool.pids.append(process.pid)
+
+        def refused_from() -> int:
+            """MiB of the limit, without what so small a process has mapped."""
+            return resource.prlimit(process.pid, resource.RLIMIT_DATA)[0] // MIB
+
+        try:
+            memory.look(0.0)
+            assert refused_from() == pytest.approx(1024 - 200 - 16, abs=4)
+            (cgroup / "memory.current").write_text(f"{800 * MIB}\n")
+            memory.look(INTERVAL_S)
+            assert refused_from() == pytest.approx(1024 - 700 - 16, abs=4)
+            (cgroup / "memory.max").write_text(f"{600 * MIB}\n")
+            memory.look(2 * INTERVAL_S)
+            assert refused_from() == pytest.approx(0, abs=4)
+        finally:
+            process.kill()
+    memory.look(3 * INTERVAL_S)  # of a process that has ended, nothing is said
 
 
 @pytest.mark.parametrize(("limit", "most"), [(1024, 8), (484, 8), (483, 7), (350, 1), (250, 1)])

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 import grpc
 import psutil
 import pytest
-from commanded_model import DETACH, EAT, ORPHAN
+from commanded_model import DETACH, EAT_SHARED, ORPHAN
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from lane_models import FLAG
 from memory_cgroup import memory_cgroup, pids_cgroup
@@ -127,7 +127,7 @@ def test_memory_runs_out(tmp_path: Path) -> None:
         try:
             with SteadyRequests(server) as steady:
                 began = time.monotonic()
-                assert server.command(EAT).status == 500
+                assert server.command(EAT_SHARED).status == 500
                 back(server, began)
                 steady.go_on()
             assert not steady.lost

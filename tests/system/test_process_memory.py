@@ -7,7 +7,6 @@ import os
 import resource
 import subprocess
 import sys
-from pathlib import Path
 
 from hypothesis import given
 from hypothesis import strategies as st
@@ -75,12 +74,13 @@ def test_the_kernel_tells_of_this_process() -> None:
 
 
 GROWS = """
-import mmap, sys
+import mmap, os, sys
 from pathlib import Path
+from sponge_system.cgroup import read_memory_left
 from sponge_system.process_memory import limit_growth
 
 unused = mmap.mmap(-1, 1 << 30, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)  # mapped before: it counts for nothing
-limit_growth(Path(sys.argv[1]), 64 << 20)
+limit_growth(os.getpid(), read_memory_left(Path(sys.argv[1])) - (64 << 20))
 for line in sys.stdin:
     count, size = map(int, line.split())
     try:
@@ -114,10 +114,19 @@ def test_growth_ends_where_the_reserve_begins_until_it_is_allowed_again() -> Non
             assert read_oom_kills(group) == 0
             process.stdin.close()
             process.wait(10)
-    unlimit_growth(process.pid)  # it has ended
+    limit_growth(process.pid, MIB)  # it has ended
+    unlimit_growth(process.pid)
 
 
-def test_growth_is_free_without_a_memory_limit(tmp_path: Path) -> None:
-    before = resource.getrlimit(resource.RLIMIT_DATA)
-    limit_growth(tmp_path, RESERVE_BYTES)
-    assert resource.getrlimit(resource.RLIMIT_DATA) == before
+def test_growth_has_no_limit_beyond_that_of_the_system() -> None:
+    with subprocess.Popen(["sleep", "60"]) as process:
+        try:
+            resource.prlimit(process.pid, resource.RLIMIT_DATA, (64 * MIB, 64 * MIB))
+            limit_growth(process.pid, 1024 * MIB)
+            assert resource.prlimit(process.pid, resource.RLIMIT_DATA) == (64 * MIB, 64 * MIB)
+            limit_growth(process.pid, -MIB)
+            assert resource.prlimit(process.pid, resource.RLIMIT_DATA)[0] < 64 * MIB
+            unlimit_growth(process.pid)
+            assert resource.prlimit(process.pid, resource.RLIMIT_DATA) == (64 * MIB, 64 * MIB)
+        finally:
+            process.kill()

@@ -34,7 +34,7 @@ from sponge_server.workers.interface import ModelError, ModelInfo
 from sponge_server.workers.ipc import SharedMemory, receive, send
 from sponge_server.workers.probe import probe
 from sponge_server.workers.row_size import RowSizeError
-from sponge_system.cgroup import own_cgroup
+from sponge_system.cgroup import own_cgroup, read_memory_left
 from sponge_system.process_memory import RESERVE_BYTES, limit_growth
 
 __all__ = ["ENVIRONMENT", "main"]
@@ -95,9 +95,9 @@ def main(fd: int) -> None:
         try:
             if not models:
                 _prepare_torch()
-                if first[0]["guarded"] and (cgroup := own_cgroup("memory")) is not None:
+                if first[0]["guarded"]:
                     # A first start has all that there is: without it, nothing is served.
-                    limit_growth(cgroup, RESERVE_BYTES if first[0]["beside"] else 0)
+                    _limit_growth(RESERVE_BYTES if first[0]["beside"] else 0)
             model, info = _load(**spec, example_s=first[0]["example_s"])
         except SpongeError as error:
             send(control, {"failed": str(error)})
@@ -116,6 +116,13 @@ def main(fd: int) -> None:
     give_back()  # free pages would be shared with the lanes and copied when one of them writes
     gc.freeze()  # a collection in a lane would write to, and so copy, every page with an object
     _ForkServer(control, models).serve()
+
+
+def _limit_growth(reserve_bytes: int) -> None:
+    cgroup = own_cgroup("memory")
+    left = None if cgroup is None else read_memory_left(cgroup)
+    if left is not None:
+        limit_growth(os.getpid(), left - reserve_bytes)
 
 
 def _prepare_torch() -> None:
