@@ -22,6 +22,7 @@ from sponge_cluster.go_module import GoModule
 from sponge_cluster.layout import free_port
 from sponge_cluster.processes import alive, spawn, stop, tail
 from sponge_core.errors import SpongeError
+from sponge_simulator.metrics import METRICS_SERVER_S
 
 __all__ = ["MODULE", "metrics_server", "vertical_autoscaler"]
 
@@ -85,7 +86,7 @@ def metrics_server(cluster: Cluster, kubectl: Kubectl, folder: Path) -> Iterator
         f"--cert-dir={folder / 'certificates'}",
         "--kubelet-insecure-tls",
         "--kubelet-preferred-address-types=InternalIP",
-        "--metric-resolution=15s",
+        f"--metric-resolution={METRICS_SERVER_S:g}s",
     ]
     objects = _behind_the_api_server(address, port)
     with _running(argv, folder / "metrics-server.log"):

@@ -12,12 +12,13 @@ import urllib.request
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
+from datetime import datetime
 from pathlib import Path
 from statistics import fmean
 from typing import Any
 
 from bench.fidelity import batch_times
-from bench.live_baselines.addons import vertical_autoscaler
+from bench.live_baselines.addons import API_GROUP, vertical_autoscaler
 from bench.live_baselines.pod_log import PodLog
 from bench.live_baselines.rules import Gateway, RuleDriver
 from bench.live_baselines.schedules import Load, Target, requests_of
@@ -35,9 +36,10 @@ from sponge_core.addresses import authority
 from sponge_core.errors import SpongeError
 from sponge_operator.clients.kube import Kube
 from sponge_operator.resources.manifests import CONTROL_PORT, HTTP_PORT
+from sponge_simulator.metrics import METRICS_SERVER_S
 from sponge_simulator.scaling.interface import Service, Size
 
-__all__ = ["Place", "run_piece"]
+__all__ = ["Place", "run_piece", "scraped_s"]
 
 READY_WITHIN_S = 240
 GONE_WITHIN_S = 120
@@ -128,7 +130,8 @@ class _Run:
             await asyncio.sleep(FORGET_S if self._system.needs_metrics else PAUSE_S)
             async with self._autoscaler(), Kube(self._place.cluster.kubeconfig) as kube:
                 cpu = await asyncio.to_thread(self._cpu_seconds)
-                began = time.monotonic()
+                metrics = await asyncio.to_thread(self._metrics) if self._system.needs_metrics else None
+                began, wall = time.monotonic(), time.time()
                 await self._send(run, gateway, kube)
                 ended = began + load.schedule.duration_s
             used = _used(cpu, await asyncio.to_thread(self._cpu_seconds))
@@ -142,6 +145,7 @@ class _Run:
             "batches_s": _sample(batch_times(logs)),
             "resizes_s": self._resize_times(took_s) if self._system.is_sponge else [],
             "overhead_cores": round(used / took_s, 4),
+            "scraped_s": None if metrics is None else scraped_s(metrics, wall),
         }
 
     @asynccontextmanager
@@ -243,6 +247,11 @@ class _Run:
                     found[address] = float(match[1])
         return found
 
+    def _metrics(self) -> dict[str, Any]:
+        path = f"/apis/{API_GROUP}/v1beta1/namespaces/{NAMESPACE}/pods"
+        found: dict[str, Any] = json.loads(self._place.kubectl("get", "--raw", path))
+        return found
+
     def _logs(self) -> str:
         names = [pod["metadata"]["name"] for pod in self._pods.serving]
         return "\n".join(self._place.kubectl("logs", "-n", NAMESPACE, name) for name in names)
@@ -250,6 +259,17 @@ class _Run:
     def _resize_times(self, since_s: float) -> list[float]:
         log = "\n".join(self._place.kubectl.operator_log(since_s))
         return [float(took) for took in re.findall(r"resize\.actuated \S+ \S+ took=(\S+)", log)]
+
+
+def scraped_s(metrics: Mapping[str, Any], began: float) -> float | None:
+    """When metrics-server reads the pods for the first time from `began` on, in seconds after it; None: it knows none.
+
+    Args:
+        metrics: its list of pods; their timestamps are whole seconds, so half a second is added.
+        began: epoch seconds.
+    """
+    times = [datetime.fromisoformat(pod["timestamp"]).timestamp() for pod in metrics["items"]]
+    return round((max(times) + 0.5 - began) % METRICS_SERVER_S, 2) if times else None
 
 
 def _used(before: Mapping[str, float], after: Mapping[str, float]) -> float:

@@ -12,11 +12,13 @@ from bench.fidelity import Evidence, MeasuredBatches
 from bench.live_baselines.schedules import Load, Target, requests_of
 from bench.live_baselines.systems import System
 from sponge_core.dispatch.registry import DEFAULT, POLICIES
+from sponge_core.edf_queue import Request
 from sponge_core.latency import LatencyModel
 from sponge_demo.steps import mean_of
-from sponge_demo.virtual import LEAD_S, TYPICAL, HeldSize, SeenUploads, size_steps
+from sponge_demo.virtual import TYPICAL, SeenUploads, size_steps
 from sponge_simulator.fleet import ClusterModel, simulate
-from sponge_simulator.scaling.interface import Service, Size
+from sponge_simulator.metrics import METRICS_SERVER_S, Scrapes
+from sponge_simulator.scaling.interface import Observation, ScalingPolicy, Service, Size
 from sponge_simulator.scaling.steady_state import provisioned
 
 __all__ = ["Seen", "Virtual", "assumed", "replay", "seen_in", "service_of", "start_of"]
@@ -26,6 +28,9 @@ UTILISATION = 0.7
 
 COLD_START_S = 10.0
 """Of a new pod, where no run has shown any."""
+
+LEAD_S = 2 * METRICS_SERVER_S
+"""Virtual time before the first request: metrics-server has read each pod twice by then."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,14 +109,53 @@ def start_of(system: System, service: Service) -> Size:
     return size if system.start == "replicas" else Size(size.cores * size.replicas, size.batch_cap)
 
 
-def replay(target: Target, load: Load, system: System, model: LatencyModel, seen: Seen, seed: int = 1) -> Virtual:
-    """One run. All systems have the dispatch rule of the live server, and at most the target's cores together."""
+class Begun:
+    """A scaling policy that begins with the schedule, as the live ones: it plans for the first time an interval later.
+
+    Args:
+        size: the pods that are there before.
+        at_s: the virtual time of the schedule's begin.
+    """
+
+    def __init__(self, policy: ScalingPolicy, size: Size, at_s: float) -> None:
+        self._policy = policy
+        self._size = size
+        self._at_s = at_s
+        self.interval_s = at_s
+        self.dispatch = policy.dispatch
+
+    def arrived(self, now: float, request: Request) -> None:
+        self._policy.arrived(now, request)
+
+    def plan(self, seen: Observation) -> Size:
+        if seen.now > self._at_s:
+            return self._policy.plan(seen)
+        if seen.now == self._at_s:
+            self.interval_s = self._policy.interval_s
+        return self._size
+
+
+def replay(
+    target: Target,
+    load: Load,
+    system: System,
+    model: LatencyModel,
+    seen: Seen,
+    seed: int = 1,
+    scraped_s: float | None = None,
+) -> Virtual:
+    """One run. All systems have the dispatch rule of the live server, and at most the target's cores together.
+
+    Args:
+        scraped_s: when metrics-server reads the pods for the first time, in seconds of the schedule; None: unknown, so
+            after half an interval, the mean of what may be.
+    """
     evidence = seen.evidence
     whole = service_of(target, load, model, seen)
     service = system.service(whole)
     policy = system.policy(service)
     if system.start != "own":
-        policy = HeldSize(policy, start_of(system, whole), LEAD_S)
+        policy = Begun(policy, start_of(system, whole), LEAD_S)
     draw = random.Random(seed)
     batches = MeasuredBatches(model, evidence, seed)
     world = ClusterModel(
@@ -121,14 +165,15 @@ def replay(target: Target, load: Load, system: System, model: LatencyModel, seen
         by_periods=True,
         takes_s=batches.takes_s,
         learn=batches.learn,
+        scrapes=Scrapes((METRICS_SERVER_S / 2 if scraped_s is None else LEAD_S + scraped_s) % METRICS_SERVER_S),
     )
     if load.uplink is not None and load.payload_bytes is not None:
-        world = replace(world, upload_left_s=SeenUploads(load.uplink, load.payload_bytes).left_s)
+        world = replace(world, upload_left_s=SeenUploads(load.uplink, load.payload_bytes, LEAD_S).left_s)
     result = simulate(requests_of(load, LEAD_S), service, policy, POLICIES[DEFAULT].make(), world)
     return Virtual(
         in_time=round(result.in_time / result.sent, 4),
         by_class={name: round(share, 4) for name, share in result.attainment.items()},
-        mean_cores=round(mean_of(size_steps(result.timeline, load.schedule.duration_s)), 3),
+        mean_cores=round(mean_of(size_steps(result.timeline, load.schedule.duration_s, LEAD_S)), 3),
         resizes=result.resizes,
         started=result.started,
     )

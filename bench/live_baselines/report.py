@@ -73,7 +73,8 @@ def rows_of(
             name = run["params"]["system"]
             system = _system(name)
             live = {key: value for key, value in run["result"].items() if key not in ("batches_s", "resizes_s")}
-            rows.append(Row(load.name, name, system.settings, live, replay(target, load, system, model, seen, seed)))
+            virtual = replay(target, load, system, model, seen, seed, live.get("scraped_s"))
+            rows.append(Row(load.name, name, system.settings, live, virtual))
     return rows
 
 

@@ -105,7 +105,9 @@ SYSTEMS: Mapping[str, System] = {
     ),
     "vpa-tuned": System(
         f"1.8.1, InPlaceOrRecreate, {TUNED_HALF_LIFE_S:g} s half-life, {TUNED_INTERVAL_S:g} s loops, narrow bounds",
-        lambda service: Vpa(_finely(service), TUNED_HALF_LIFE_S, TUNED_INTERVAL_S, TUNED_INTERVAL_S, TUNED_MIN_CHANGE),
+        lambda service: Vpa(
+            _finely(service), TUNED_HALF_LIFE_S, TUNED_INTERVAL_S, TUNED_INTERVAL_S, TUNED_MIN_CHANGE, is_behind=True
+        ),
         start="one",
         resized=True,
         needs_metrics=True,
@@ -123,7 +125,7 @@ SYSTEMS: Mapping[str, System] = {
     ),
     "vpa": System(
         "1.8.1, InPlaceOrRecreate, defaults: 24 h half-life, 60 s loops",
-        lambda service: Vpa(_finely(service), confidence_s=DEFAULT_CONFIDENCE_S),
+        lambda service: Vpa(_finely(service), confidence_s=DEFAULT_CONFIDENCE_S, is_behind=True),
         start="one",
         resized=True,
         needs_metrics=True,

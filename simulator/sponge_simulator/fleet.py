@@ -18,6 +18,7 @@ from sponge_core.dispatch.registry import Dispatcher
 from sponge_core.edf_queue import EdfQueue, Request
 from sponge_core.forecast import Arrival
 from sponge_core.latency import LatencyModel
+from sponge_simulator.metrics import MetricsServer, Scrapes
 from sponge_simulator.replica import Replica
 from sponge_simulator.scaling.interface import Observation, ScalingPolicy, Service, Size
 from sponge_simulator.tally import TIE_S, Tally, sent_by_class
@@ -41,6 +42,7 @@ class ClusterModel:
         by_periods: enforce a quota as the kernel does, in periods of 100 ms; else evenly.
         upload_left_s: returns how long a server expects the rest of an upload to take, given the request, the time of
             the last bytes that it has seen and the present time; None: the true time.
+        scrapes: when the CPU use of replicas is read for policies; None: with every plan, so that it is never old.
     """
 
     duration_s: float
@@ -51,6 +53,7 @@ class ClusterModel:
     learn: Callable[[Launch, float], LatencyModel] | None = None
     by_periods: bool = False
     upload_left_s: Callable[[Request, float, float], float] | None = None
+    scrapes: Scrapes | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,6 +171,7 @@ class ServiceRun:
         self._planned_at = 0.0
         self._used_since = self._in_flight_since = 0.0
         self._counted = CpuStat(0.0, 0)
+        self._metrics = MetricsServer(cluster.scrapes)
         self._timeline = [TimelinePoint(0.0, start.cores * start.replicas, start.replicas)]
 
     @property
@@ -197,8 +201,8 @@ class ServiceRun:
             replica.step(self._now, self._cluster.resize_s())
         woken = self._arrive() and self._until_request
         if self._next_plan <= self._now or woken:
-            self._next_plan = self._now + self._scaling.interval_s
             self._plan()
+            self._next_plan = self._now + self._scaling.interval_s
         self._launch()
         self._record_timeline()
 
@@ -210,22 +214,30 @@ class ServiceRun:
         return any(not replica.idle for replica in self._replicas)
 
     def _bill(self, at: float) -> None:
+        while self._metrics.next_at < at:
+            self._bill_until(self._metrics.next_at)
+            self._metrics.read(self._now, self._replicas)
+        self._bill_until(at)
+        while self._wakes and self._wakes[0] <= at:
+            heapq.heappop(self._wakes)
+
+    def _bill_until(self, at: float) -> None:
         elapsed = at - self._now
         if elapsed > 0:
             cores = used = 0.0
             in_flight = len(self._queue)
             for replica in self._replicas:
+                busy = replica.busy_cores
                 cores += replica.cores
-                used += replica.busy_cores
+                used += busy
+                replica.busy_s += elapsed * busy
                 in_flight += replica.requests
             billed = max(0.0, min(at, self._cluster.duration_s) - self._now)
             self._core_s += billed * cores
             self._used_core_s += billed * used
             self._used_since += elapsed * used
             self._in_flight_since += elapsed * in_flight
-        self._now = at
-        while self._wakes and self._wakes[0] <= at:
-            heapq.heappop(self._wakes)
+        self._now = max(at, self._now)
 
     def _finish_batches(self) -> None:
         now, leaving = self._now, False
@@ -256,6 +268,8 @@ class ServiceRun:
         now, serving = self._now, [replica for replica in self._replicas if not replica.retiring]
         since = now - self._planned_at
         throttled = self._count(now)
+        if self._cluster.scrapes is None:
+            self._metrics.read(now, self._replicas)
         seen = Observation(
             now,
             self._queue,
@@ -267,6 +281,7 @@ class ServiceRun:
             self._uploads(),
             self._models[0],
             throttled,
+            self._metrics.uses(serving),
         )
         self._planned_at, self._used_since, self._in_flight_since = now, 0.0, 0.0
         wanted = self._scaling.plan(seen)

@@ -35,6 +35,7 @@ class Replica:
         next_finish_at: when its next batch ends; infinite if none runs.
         in_force_at: when a resize under way is in force; infinite if there is none.
         requests: the number of requests in its batches.
+        busy_s: CPU seconds of its batches so far; who bills it adds them up.
     """
 
     def __init__(
@@ -60,6 +61,7 @@ class Replica:
         self._batches: dict[int, tuple[Launch, float]] = {}
         self._next_key = 0
         self.requests = 0
+        self.busy_s = 0.0
 
     @property
     def usable_cores(self) -> float:
@@ -111,6 +113,11 @@ class Replica:
     def cpu_stat(self, now: float) -> CpuStat | None:
         """The kernel's counters; None where the quota is enforced evenly."""
         return self._truth.stat(now) if isinstance(self._truth, ThrottledSet) else None
+
+    def used_s(self, now: float) -> float:
+        """The CPU seconds that it has used so far."""
+        stat = self.cpu_stat(now)
+        return self.busy_s if stat is None else stat.used_s
 
     def resize(self, cores: float, now: float, resize_s: float) -> bool:
         """Requests a size; returns whether that began a resize. A quota change under way is not interrupted."""

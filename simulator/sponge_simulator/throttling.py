@@ -122,7 +122,9 @@ class ThrottledSet:
                 self._period, self._used_s = self._period + 1, 0.0
             if not self._left_s and now > self._now:  # no batch runs, so skip the periods in between
                 self._period = _period_of(now)
-                self._now = self._ran_until = max(self._now, self._period * CFS_PERIOD_S)
+                began = max(self._now, self._period * CFS_PERIOD_S)
+                self._total_s += (began - self._now) * min(self._overhead, self._cores)
+                self._now = self._ran_until = began
 
     def _runs_s(self, start: float, end: float, used_s: float) -> float:
         """How long the threads run between two moments of one period, in seconds."""

@@ -6,6 +6,7 @@ import asyncio
 import json
 import os
 from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import pytest
 from bench.live_baselines.addons import MODULE
 from bench.live_baselines.autoscalers import horizontal, vertical
 from bench.live_baselines.campaign import FIXED_SIZES, KIND, fixed_milli, next_fixed, pieces
+from bench.live_baselines.piece import scraped_s
 from bench.live_baselines.pod_log import PodLog
 from bench.live_baselines.replay import Virtual, assumed, replay, seen_in, service_of, start_of
 from bench.live_baselines.report import Row, best_of, verdicts
@@ -309,3 +311,18 @@ def test_uploads_count_against_the_deadline() -> None:
     (request,) = requests_of(Load("4g", Schedule(shots, 5.0), slow.uplink, slow.payload_bytes), 0.0)
     assert request.arrival - request.sent == pytest.approx(slow.upload_s(shots[0]))
     assert request.deadline == pytest.approx(1.8)
+
+
+def test_an_autoscaler_begins_with_the_schedule_and_sees_metrics_in_their_phase() -> None:
+    load = load_of("classes", 90.0)
+    # Live, metrics-server read the pods 2 s after the begin, and the crest at 22 s was seen at 45 s.
+    runs = [replay(TARGET, load, SYSTEMS["hpa"], MODEL, SEEN, scraped_s=at) for at in (2.0, 14.0)]
+    assert [run.started for run in runs] == [1, 1]
+    assert [run.mean_cores for run in runs] == [pytest.approx(0.5 + 0.5 * (90 - at) / 90, abs=0.002) for at in (45, 30)]
+
+
+def test_the_phase_of_metrics_is_that_of_their_newest_timestamp() -> None:
+    metrics = {"items": [{"timestamp": "2026-11-30T13:49:34Z"}, {"timestamp": "2026-11-30T13:49:49Z"}]}
+    began = datetime(2026, 11, 30, 13, 50, 3, tzinfo=UTC).timestamp()
+    assert scraped_s(metrics, began) == 1.5
+    assert scraped_s({"items": []}, began) is None

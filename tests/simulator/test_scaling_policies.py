@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from sponge_core.cpu_sharing import Running
 from sponge_core.edf_queue import EdfQueue, Request
 from sponge_core.latency import LatencyModel
+from sponge_simulator.metrics import ReplicaUse
 from sponge_simulator.scaling.arrival_history import ArrivalCounts, WorstNetwork
 from sponge_simulator.scaling.fa2 import Fa2, fa2_plan
 from sponge_simulator.scaling.harmonybatch import Application, grouped
@@ -37,10 +38,20 @@ def seen(
     queue: Sequence[Request] = (),
     running: tuple[Running, ...] = (),
     ready: int | None = None,
-    used: float = 0.0,
+    uses: Sequence[float] = (),
+    unsettled: Sequence[float] = (),
     in_flight: float = 0.0,
 ) -> Observation:
-    return Observation(now, EdfQueue(queue), running, size, size.replicas if ready is None else ready, used, in_flight)
+    """What a policy sees.
+
+    Args:
+        uses: of the replicas that were ready before the window of their metrics, which was read just now.
+        unsettled: of those that became ready in the middle of it.
+    """
+    found = [ReplicaUse(cores, now, 15.0, 0.0) for cores in uses]
+    found += [ReplicaUse(cores, now, 15.0, now - 7.0) for cores in unsettled]
+    serve = size.replicas if ready is None else ready
+    return Observation(now, EdfQueue(queue), running, size, serve, sum(uses), in_flight, uses=tuple(found))
 
 
 def arrive(target: ScalingPolicy, rate: float, seconds: float, start: float = 0.0, network_s: float = 0.0) -> None:
@@ -74,22 +85,42 @@ def test_the_paper_keeps_the_last_plan_where_nothing_is_feasible() -> None:
 
 
 def test_static_never_changes() -> None:
-    assert policy("static-2.5").plan(seen(9.0, Size(1.0, 1), used=99.0)) == Size(2.5, 8)
+    assert policy("static-2.5").plan(seen(9.0, Size(1.0, 1), uses=[99.0])) == Size(2.5, 8)
 
 
 def test_vpa_follows_the_ninetieth_percentile_with_a_margin() -> None:
     vpa = policy("vpa-fast")
     size = Size(16.0, 8)
     for second in range(1, 61):
-        size = vpa.plan(seen(float(second), size, used=4.0))
+        size = vpa.plan(seen(15.0 * second, size, uses=[4.0]))
     assert size.cores == 5.0  # 4.0 * 1.15 = 4.6, in the bucket that ends a little above, in whole cores
-    assert vpa.plan(seen(61.0, size, used=4.0)) == size
+    assert vpa.plan(seen(15.0 * 61, size, uses=[4.0])) == size
+
+
+def test_vpa_recommends_what_the_real_one_does_and_may_apply_it_a_round_later() -> None:
+    half, fine = Size(0.5, 8), replace(SERVICE, min_cores=0.25, step_cores=0.001)
+    for is_behind, first in ((False, 0.296), (True, 0.5)):
+        vpa = Vpa(fine, half_life_s=60.0, interval_s=10.0, min_change=0.05, is_behind=is_behind)
+        # 0.24 cores are in the bucket that ends at 0.258; 1.8.1 wrote 296m for it.
+        cores = [vpa.plan(seen(at, half, uses=[0.24])).cores for at in (10.0, 20.0)]
+        assert cores == pytest.approx([first, 0.296])
+
+
+def test_vpa_counts_each_reading_once() -> None:
+    once, again = Vpa(SERVICE, half_life_s=60.0), Vpa(SERVICE, half_life_s=60.0)
+    old, new = seen(15.0, Size(16.0, 8), uses=[2.0]), seen(30.0, Size(16.0, 8), uses=[8.0])
+    for state in (old, new):
+        once.plan(state)
+        for _ in range(20):
+            again.plan(state)
+    late = seen(60.0, Size(16.0, 8))
+    assert once.plan(late) == again.plan(late) == Size(10.0, 8)
 
 
 def test_vpa_leaves_a_size_alone_while_it_is_unsure_and_small_changes_too() -> None:
     def last(vpa: Vpa, minutes: int) -> float:
         for minute in range(1, minutes + 1):
-            size = vpa.plan(seen(60.0 * minute, Size(8.0, 8), used=2.0))
+            size = vpa.plan(seen(60.0 * minute, Size(8.0, 8), uses=[2.0]))
         return size.cores
 
     assert last(Vpa(SERVICE), 2) == 3.0
@@ -111,11 +142,37 @@ def test_a_decaying_histogram_forgets() -> None:
 def test_hpa_keeps_within_its_tolerance_and_scales_down_late() -> None:
     hpa = policy("hpa")
     four = Size(1.0, 8, 4)
-    assert hpa.plan(seen(15.0, four, used=2.9)).replicas == 4  # 0.725 each, target 0.7
-    assert hpa.plan(seen(30.0, four, used=4.0)).replicas == 6
+    assert hpa.plan(seen(15.0, four, uses=[0.77] * 4)).replicas == 4  # target 0.7
+    assert hpa.plan(seen(30.0, four, uses=[1.0] * 4)).replicas == 6
     six = Size(1.0, 8, 6)
-    assert hpa.plan(seen(45.0, six, used=0.5)).replicas == 6
-    assert hpa.plan(seen(331.0, six, used=0.5)).replicas == 1
+    assert hpa.plan(seen(45.0, six, uses=[0.1] * 6)).replicas == 6
+    assert hpa.plan(seen(331.0, six, uses=[0.1] * 6)).replicas == 1
+
+
+@pytest.mark.parametrize(
+    ("replicas", "uses", "unsettled", "wanted"),
+    [
+        (1, [], [], 1),  # nothing is known
+        (1, [0.779], [], 1),  # 77 %, within 10 % of 70 %
+        (1, [0.78], [], 2),
+        (1, [3.0], [], 4),  # at most four, or twice as many
+        (3, [3.0] * 3, [], 6),
+        (2, [0.9], [1.0], 2),  # the new one counts as idle, and then nothing is to be added
+        (2, [2.0], [1.0], 3),
+        (3, [0.9], [1.0], 3),  # one of them has no metrics yet
+        (2, [0.2], [], 2),  # one without metrics counts as full
+        (2, [0.2], [1.0], 2),  # stabilised
+    ],
+)
+def test_hpa_counts_a_replica_once_it_was_ready_for_a_whole_window(
+    replicas: int, uses: Sequence[float], unsettled: Sequence[float], wanted: int
+) -> None:
+    assert policy("hpa").plan(seen(15.0, Size(1.0, 8, replicas), uses=uses, unsettled=unsettled)).replicas == wanted
+
+
+def test_hpa_takes_no_replica_away_within_five_minutes_of_its_start() -> None:
+    hpa, four = policy("hpa"), Size(1.0, 8, 4)
+    assert [hpa.plan(seen(15.0 * tick, four, uses=[0.1] * 4)).replicas for tick in range(1, 23)] == [4] * 21 + [1]
 
 
 def test_kpa_panics_when_six_seconds_ask_for_twice_what_is_there() -> None:
@@ -134,13 +191,13 @@ def test_replicas_have_the_size_that_the_service_names(name: str) -> None:
     whole, half = policy(name).plan(seen(0.0, Size(1.0, 8))), halves.plan(seen(0.0, Size(0.5, 8)))
     assert (whole.cores, half.cores) == (1.0, 0.5)
     assert whole.replicas < half.replicas <= 2 * whole.replicas
-    assert halves.plan(seen(15.0, half, used=0.35 * half.replicas, in_flight=5.0)).cores == 0.5
+    assert halves.plan(seen(15.0, half, uses=[0.35] * half.replicas, in_flight=5.0)).cores == 0.5
 
 
 def test_hpa_counts_use_against_the_size_of_a_replica() -> None:
     halves = policy("hpa", replace(SERVICE, replica_cores=0.5))
-    assert halves.plan(seen(15.0, Size(0.5, 8, 2), used=0.7)).replicas == 2
-    assert halves.plan(seen(30.0, Size(0.5, 8, 2), used=1.0)).replicas == 3
+    assert halves.plan(seen(15.0, Size(0.5, 8, 2), uses=[0.35] * 2)).replicas == 2
+    assert halves.plan(seen(30.0, Size(0.5, 8, 2), uses=[0.5] * 2)).replicas == 3
 
 
 def test_kpa_goes_to_zero_where_a_service_may_be_parked_and_back_with_the_first_request() -> None:
@@ -212,13 +269,13 @@ def test_autopilot_goes_up_at_once_and_down_slowly() -> None:
     autopilot = policy("autopilot")
     size = Size(2.0, 8)
     for second in range(1, 30):
-        size = autopilot.plan(seen(float(second), size, used=1.0))
+        size = autopilot.plan(seen(float(second), size, uses=[1.0]))
     for second in range(30, 34):
-        size = autopilot.plan(seen(float(second), size, used=8.0))
+        size = autopilot.plan(seen(float(second), size, uses=[8.0]))
         assert size.cores == 9.0
-    assert autopilot.plan(seen(34.0, size, used=1.0)).cores == 9.0
+    assert autopilot.plan(seen(34.0, size, uses=[1.0])).cores == 9.0
     for second in range(35, 80):
-        size = autopilot.plan(seen(float(second), size, used=1.0))
+        size = autopilot.plan(seen(float(second), size, uses=[1.0]))
     assert size.cores == 2.0
 
 
@@ -348,7 +405,7 @@ def test_every_policy_stays_within_the_service(name: str) -> None:
     size = Size(3.0, 4)
     for second in range(40):
         arrive(chosen, 300.0 if second % 10 < 3 else 2.0, 1.0, float(second))
-        size = chosen.plan(seen(second + 1.0, size, used=size.cores * size.replicas, in_flight=50.0))
+        size = chosen.plan(seen(second + 1.0, size, uses=[size.cores] * size.replicas, in_flight=50.0))
         assert 1 <= size.replicas <= 5
         assert 0 < size.cores <= 3.0
         assert 1 <= size.batch_cap <= 4

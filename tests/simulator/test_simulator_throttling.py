@@ -80,3 +80,9 @@ def test_what_waits_for_the_quota_wakes_with_the_next_period() -> None:
     running = ThrottledSet(0.25)
     running.start(0, 1, 0.2, 9.0, 0.1)
     assert [running.wakes_at(at) for at in (0.11, 0.15, 0.19, 0.21)] == pytest.approx([0.11, 0.2, 0.2, 0.21])
+
+
+def test_what_is_used_beside_batches_counts_while_none_runs() -> None:
+    idle = ThrottledSet(0.5, overhead=0.02)
+    assert idle.stat(10.03).used_s == pytest.approx(0.2006)
+    assert ThrottledSet(0.01, overhead=0.02).stat(10.0).used_s == pytest.approx(0.1)  # no more than the quota

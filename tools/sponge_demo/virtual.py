@@ -111,17 +111,21 @@ def virtual_requests(scenario: Scenario, arrivals: Sequence[float], uplink: Band
 
 
 class SeenUploads:
-    """Uploads as a server expects them to go on: it knows the bytes that it has read, which came in pieces."""
+    """Uploads as a server expects them to go on: it knows the bytes that it has read, which came in pieces.
 
-    def __init__(self, uplink: BandwidthTrace, payload_bytes: int) -> None:
+    Args:
+        lead_s: the virtual time at which the uplink's recording begins.
+    """
+
+    def __init__(self, uplink: BandwidthTrace, payload_bytes: int, lead_s: float = LEAD_S) -> None:
         self._uplink = uplink
         self._bytes = payload_bytes
+        self._lead_s = lead_s
 
     def left_s(self, request: Request, received_at: float, now: float) -> float:
         """Seconds from `now` until the body is expected to be in, by what had come at `received_at`."""
-        came = self._uplink.carried(max(received_at, request.sent) - LEAD_S) - self._uplink.carried(
-            request.sent - LEAD_S
-        )
+        began = self._uplink.carried(request.sent - self._lead_s)
+        came = self._uplink.carried(max(received_at, request.sent) - self._lead_s) - began
         upload = Upload(request.sent, request.deadline, self._bytes)
         upload.received = JSON_BYTES + int(max(0.0, came - JSON_BYTES) // CHUNK_BYTES) * CHUNK_BYTES
         return Uploads((upload,)).arrivals(now)[0].at - now
@@ -190,9 +194,11 @@ def virtual_run(
     return VirtualRun(result.sent, result.in_time, tuple(size_steps(result.timeline, scenario.duration_s)))
 
 
-def size_steps(timeline: Sequence[TimelinePoint], duration_s: float) -> list[tuple[float, float]]:
+def size_steps(
+    timeline: Sequence[TimelinePoint], duration_s: float, lead_s: float = LEAD_S
+) -> list[tuple[float, float]]:
     """(seconds after the start, cores from then on) from 0 to `duration_s`, one for each change."""
-    return to_the_ms(corners([(moment.at_s - LEAD_S, moment.cores) for moment in timeline], duration_s))
+    return to_the_ms(corners([(moment.at_s - lead_s, moment.cores) for moment in timeline], duration_s))
 
 
 def to_the_ms(line: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:

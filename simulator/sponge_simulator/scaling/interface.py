@@ -10,6 +10,7 @@ from sponge_core.dispatch.decision import Variant
 from sponge_core.edf_queue import EdfQueue, Request
 from sponge_core.forecast import Arrival
 from sponge_core.latency import LatencyModel
+from sponge_simulator.metrics import ReplicaUse
 
 __all__ = ["Observation", "ScalingPolicy", "Service", "Size"]
 
@@ -88,12 +89,13 @@ class Observation:
         running: the running batches of all replicas.
         size: the size in force; its `replicas` include starting ones.
         ready: the number of replicas that serve.
-        used_cores: mean CPU use since the last plan, in cores, as a metrics server would report it.
+        used_cores: mean CPU use since the last plan, in cores.
         in_flight: mean number of waiting and running requests since the last plan.
         uploads: requests whose headers have arrived and whose body has not, ascending in arrival.
         model: the latency model as the servers have corrected it; None if they do not.
         throttled_periods: periods since the last plan in which the quota was used up while threads wanted more, of all
             replicas together; 0 where quotas are enforced evenly.
+        uses: the CPU use of each replica that stays, as metrics-server reports it: of those that it has read twice.
     """
 
     now: float
@@ -106,6 +108,7 @@ class Observation:
     uploads: tuple[Arrival, ...] = ()
     model: LatencyModel | None = None
     throttled_periods: int = 0
+    uses: tuple[ReplicaUse, ...] = ()
 
 
 class ScalingPolicy(Protocol):
