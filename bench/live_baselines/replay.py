@@ -21,13 +21,16 @@ from sponge_simulator.metrics import METRICS_SERVER_S, Scrapes
 from sponge_simulator.scaling.interface import Observation, ScalingPolicy, Service, Size
 from sponge_simulator.scaling.steady_state import provisioned
 
-__all__ = ["Seen", "Virtual", "assumed", "replay", "seen_in", "service_of", "start_of"]
+__all__ = ["Seen", "Virtual", "assumed", "replay", "seen_in", "service_of", "start_of", "with_own_starts"]
 
 UTILISATION = 0.7
 """What systems that do not decide at once are provisioned for, at the mean rate."""
 
 COLD_START_S = 10.0
 """Of a new pod, where no run has shown any."""
+
+NODE_CORES = 1.9
+"""What a node of two cores has for the operator's pods, besides the operator itself."""
 
 LEAD_S = 2 * METRICS_SERVER_S
 """Virtual time before the first request: metrics-server has read each pod twice by then."""
@@ -80,6 +83,12 @@ def seen_in(results: Sequence[Mapping[str, Any]], otherwise: Seen) -> Seen:
         fmean(overheads) if overheads else before.overhead_cores,
     )
     return Seen(evidence, median(cold) if cold else otherwise.cold_start_s)
+
+
+def with_own_starts(seen: Seen, result: Mapping[str, Any]) -> Seen:
+    """The same with the cold starts of one run, if it has any: they differ with the size that pods start with."""
+    cold = result["cold_starts_s"]
+    return replace(seen, cold_start_s=median(cold)) if cold else seen
 
 
 def service_of(target: Target, load: Load, model: LatencyModel, seen: Seen) -> Service:
@@ -161,7 +170,7 @@ def replay(
     world = ClusterModel(
         LEAD_S + load.schedule.duration_s,
         lambda: draw.choice(evidence.resizes_s),
-        node_cores=whole.max_cores,
+        node_cores=NODE_CORES if system.follows_load else whole.max_cores,
         by_periods=True,
         takes_s=batches.takes_s,
         learn=batches.learn,

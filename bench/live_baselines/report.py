@@ -10,7 +10,7 @@ from rich.box import MARKDOWN
 from rich.table import Table
 
 from bench.live_baselines.campaign import KIND, fixed_milli
-from bench.live_baselines.replay import Seen, Virtual, replay, seen_in
+from bench.live_baselines.replay import Seen, Virtual, replay, seen_in, with_own_starts
 from bench.live_baselines.schedules import Load, Target
 from bench.live_baselines.systems import FIXED, SYSTEMS, System, fixed
 from bench.results import BAD, INK, SOFT, SPONGE, new_table
@@ -61,7 +61,8 @@ def rows_of(
 ) -> list[Row]:
     """Every run of the ledger under these schedules, with its counterpart in virtual time.
 
-    The simulator is told what the live runs of a schedule have shown of batches, resizes and cold starts.
+    The simulator is told what the live runs of a schedule have shown of batches and resizes, and of a run with new pods
+    how long these took to start.
     """
     rows = []
     for load in loads:
@@ -73,7 +74,7 @@ def rows_of(
             name = run["params"]["system"]
             system = _system(name)
             live = {key: value for key, value in run["result"].items() if key not in ("batches_s", "resizes_s")}
-            virtual = replay(target, load, system, model, seen, seed, live.get("scraped_s"))
+            virtual = replay(target, load, system, model, with_own_starts(seen, live), seed, live.get("scraped_s"))
             rows.append(Row(load.name, name, system.settings, live, virtual))
     return rows
 

@@ -71,7 +71,8 @@ class System:
     def service(self, service: Service) -> Service:
         """The service as its servers know it: where no pod is resized, they plan with one size."""
         if self.follows_load:
-            return replace(service, max_cores=service.replica_cores)
+            startup = None if self.startup_milli is None else self.startup_milli / 1000
+            return replace(service, max_cores=service.replica_cores, startup_cores=startup)
         if self.resized:
             return service
         cores = service.replica_cores if self.pod_milli is None else self.pod_milli / 1000

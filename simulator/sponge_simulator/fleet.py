@@ -10,7 +10,7 @@ from __future__ import annotations
 import heapq
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 from sponge_core.cpu_sharing import MIN_CORES, thread_budget
 from sponge_core.dispatch.decision import DispatchState, Launch, Limits
@@ -20,6 +20,7 @@ from sponge_core.forecast import Arrival
 from sponge_core.latency import LatencyModel
 from sponge_simulator.metrics import MetricsServer, Scrapes
 from sponge_simulator.replica import Replica
+from sponge_simulator.result import SimulationResult, TimelinePoint
 from sponge_simulator.scaling.interface import Observation, ScalingPolicy, Service, Size
 from sponge_simulator.tally import TIE_S, Tally, sent_by_class
 from sponge_simulator.throttling import CpuStat
@@ -54,54 +55,6 @@ class ClusterModel:
     by_periods: bool = False
     upload_left_s: Callable[[Request, float, float], float] | None = None
     scrapes: Scrapes | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class TimelinePoint:
-    """The cores and replicas billed from `at_s` on."""
-
-    at_s: float
-    cores: float
-    replicas: int
-
-
-@dataclass(frozen=True, slots=True)
-class SimulationResult:
-    """The result of a run. Every request is in exactly one of in_time, late and shed.
-
-    `resizes` counts size changes of running replicas, `started` counts replicas that were added. Variant 0 is the model
-    itself.
-    """
-
-    sent: int
-    in_time: int
-    late: int
-    shed: int
-    core_seconds: float
-    used_core_seconds: float
-    duration_s: float
-    resizes: int
-    started: int
-    latencies_s: tuple[float, ...]  # of the answered requests, from the client's send time
-    in_time_by_class: dict[str, int] = field(default_factory=dict)
-    sent_by_class: dict[str, int] = field(default_factory=dict)
-    in_time_by_variant: dict[int, int] = field(default_factory=dict)
-    timeline: tuple[TimelinePoint, ...] = ()
-
-    @property
-    def violations(self) -> float:
-        """Fraction of all sent requests without an answer in time."""
-        return 1.0 - self.in_time / self.sent if self.sent else 0.0
-
-    @property
-    def mean_cores(self) -> float:
-        """Billed cores, averaged over the duration."""
-        return self.core_seconds / self.duration_s
-
-    @property
-    def attainment(self) -> dict[str, float]:
-        """Fraction of sent requests answered in time, by SLO class."""
-        return {name: self.in_time_by_class.get(name, 0) / sent for name, sent in sorted(self.sent_by_class.items())}
 
 
 def simulate(
@@ -328,19 +281,24 @@ class ServiceRun:
         return Replica(cores, ready_at, self._service.overhead_cores, self._cluster.by_periods, threads)
 
     def _granted(self, replica: Replica, wanted: float) -> float:
-        """The wanted size, or the largest size below it for which the node has room."""
-        most = replica.reserved_cores + self._room() + 1e-9
-        if wanted <= most:
+        """The wanted size, or the largest size below it for which the node has room; the startup size of a new one."""
+        most = replica.reserved_cores + self._room()
+        if self._service.startup_cores is not None and replica.ready_at > self._now:
+            return max(replica.cores, min(self._service.startup_cores, most))
+        if wanted <= most + 1e-9:
             return wanted
-        return max((size for size in self._service.sizes if replica.cores < size <= most), default=replica.cores)
+        fitting = (size for size in self._service.sizes if replica.cores < size <= most + 1e-9)
+        return max(fitting, default=replica.cores)
 
     def _scale(self, replicas: int, wanted: Size, serving: list[Replica]) -> None:
+        service = self._service
+        first = wanted.cores if service.startup_cores is None else min(service.startup_cores, service.max_cores)
         while len(serving) < replicas:
-            # Where another one of the present size has no room, it starts at the size that replicas are meant to have.
-            cores = wanted.cores if wanted.cores <= self._room() else self._service.replica_cores
-            if cores > min(wanted.cores, self._room()):
+            # Where another one of that size has no room, it starts at the size that replicas are meant to have.
+            cores = first if first <= self._room() else service.replica_cores
+            if cores > min(first, self._room()):
                 break
-            added = self._replica(cores, self._now + self._service.cold_start_s, wanted.threads)
+            added = self._replica(cores, self._now + service.cold_start_s, wanted.threads)
             self._replicas.append(added)
             serving.append(added)
             self._started += 1

@@ -244,3 +244,13 @@ def test_a_server_tells_an_uploads_end_by_what_it_had_read_when_it_last_ran() ->
     simulate(sent, SERVICE, policy, rule, ClusterModel(2.0, by_periods=True, upload_left_s=left_s))
     assert [upload.at for upload in policy.seen[1].uploads] == [1.5]
     assert asked == [(pytest.approx(0.975), 1.0)]
+
+
+def test_a_new_replica_has_its_startup_size_until_it_serves_as_far_as_the_node_has_room() -> None:
+    service = replace(SERVICE, min_cores=0.5, max_cores=1.0, step_cores=0.5, startup_cores=2.0)
+    policy = Scripted(Size(0.5, 8), Size(0.5, 8, 3))
+    world = ClusterModel(6.0, resize_s=lambda: 0.25, node_cores=3.75)
+    steps = [(at.at_s, at.cores) for at in simulate([], service, policy, DISPATCH["fifo"].make(), world).timeline]
+    # They start at the largest size; the first of them grows to two cores, the second by what is left. From 3.0 on they
+    # serve; nothing happens then before the plan at 4.0.
+    assert steps == [(0.0, 0.5), (1.0, 2.5), (1.25, 3.75), (4.25, 1.5)]

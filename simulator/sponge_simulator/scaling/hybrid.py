@@ -58,14 +58,14 @@ class Hybrid:
 
     def plan(self, state: Observation) -> Size:
         arrivals = self._forecaster.forecast(state.now, HORIZON_S)
-        replicas = self._number(state, self._cores_per_rate(state.now, arrivals))
+        replicas = self._number(state, self._cores_per_rate(state, arrivals))
         serving = max(1, min(state.ready, replicas))
         cores, batch_cap = self._size(state, arrivals, serving)
         return Size(cores, batch_cap, replicas)
 
     def _number(self, state: Observation, cores_per_rate: float) -> int:
         loads = (self._last_second.mean(state.now), self._forecaster.rate(state.now))
-        now_cores, steady_cores = (rate * cores_per_rate for rate in loads)
+        now_cores, steady_cores = (rate * cores_per_rate + self._service.overhead_cores for rate in loads)
         ahead_cores = self._trend.ahead(state.now, now_cores, self._limits.cold_start_s)
         seen = ReplicaState(
             state.size.replicas,
@@ -88,12 +88,13 @@ class Hybrid:
             arrivals,
             serving * state.size.cores,
             service.resize_s,
+            serving * service.overhead_cores,
             slos=state.queue.slos,
             sizes=state.queue.sizes,
         )
         totals = [round(1000 * serving * cores) for cores in service.sizes]
         limits = Limits(service.max_batch, thread_budget(most), most)
-        models = [_within(service.model, thread_budget(service.max_cores), thread_budget(most))]
+        models = [_within(state.model or service.model, thread_budget(service.max_cores), thread_budget(most))]
         frontier = project_frontier(given, totals, models, limits)
         misses, requests = frontier.points[-1].misses, len(state.queue) + len(arrivals)
         self._missed = misses / requests if misses > MAY_MISS * requests else 0.0
@@ -102,7 +103,7 @@ class Hybrid:
         enough = (cores for cores, total in zip(service.sizes, totals, strict=True) if total >= plan.cores_milli)
         return next(enough, service.sizes[-1]), plan.batch_cap
 
-    def _cores_per_rate(self, now: float, arrivals: Sequence[Arrival]) -> float:
+    def _cores_per_rate(self, state: Observation, arrivals: Sequence[Arrival]) -> float:
         """Cores for a rate of one request per second, at the most efficient configuration.
 
         0 if no configuration is in time, because a larger number of replicas would not help.
@@ -111,7 +112,8 @@ class Hybrid:
         if not arrivals:
             return 0.0
         left_s = fmean(arrival.deadline - arrival.at for arrival in arrivals)
-        return cores_per_rate(service.model, service.sizes, service.batches, self._forecaster.rate(now), left_s)
+        model, rate = state.model or service.model, self._forecaster.rate(state.now)
+        return cores_per_rate(model, service.sizes, service.batches, rate, left_s)
 
 
 def _within(model: LatencyModel, one_pod: int, all_pods: int) -> LatencyModel:

@@ -32,6 +32,8 @@ class Service:
         overhead_cores: cores of a replica that work beside the batches uses (receiving, planning, answering).
         variants: cheaper variants of the model, each less accurate and faster than the one before.
         replica_cores: the size of a replica of systems that scale by replicas of one size.
+        startup_cores: the size of a new replica until it serves; what it has beyond `max_cores` comes in place, as far
+            as the node has room. None: the size of the others.
     """
 
     model: LatencyModel
@@ -49,6 +51,7 @@ class Service:
     overhead_cores: float = 0.0
     variants: tuple[Variant, ...] = ()
     replica_cores: float = 1.0
+    startup_cores: float | None = None
 
     @property
     def sizes(self) -> tuple[float, ...]:
