@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -40,8 +43,10 @@ from sponge_cluster.kind import (
 from sponge_cluster.layout import clusters_folder
 from sponge_cluster.locks import locked
 from sponge_cluster.manager import choose
+from sponge_cluster.native import NativeBackend
+from sponge_cluster.processes import alive, spawn, stop, wait_until
 from sponge_cluster.progress import Progress
-from sponge_cluster.state_file import read_processes, read_state, write_state
+from sponge_cluster.state_file import read_processes, read_state, write_processes, write_state
 
 
 @pytest.fixture(autouse=True)
@@ -266,6 +271,22 @@ def test_the_native_cluster_needs_root(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("os.geteuid", lambda: 1000)
     with pytest.raises(ClusterError, match=r"needs root .*: use sudo, or install Docker and kind"):
         sponge_cluster.up("nobody", "native")
+
+
+@pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("unshare"), reason="needs root and Linux namespaces")
+def test_a_cluster_in_another_network_is_not_taken_for_one_that_crashed(state_home: Path) -> None:
+    run = state_home / "sponge" / "cluster" / "nobody"
+    write_state(run, {"backend": "native"})
+    command = ("unshare", "--net", "--", sys.executable, "-c", "import time; print('up', flush=True); time.sleep(60)")
+    server = spawn(command, log=run / "log", env=os.environ, cwd=run)
+    try:
+        wait_until(lambda: (run / "log").read_text() == "up\n", "its own network", timeout_s=10.0)
+        write_processes(run, {"kube-apiserver": server})
+        with pytest.raises(ClusterError, match=r"runs in another network namespace .* cluster down --name nobody"):
+            NativeBackend().up("nobody", Workers(), SilentProgress())
+        assert alive(server)
+    finally:
+        stop([server], 0.0)
 
 
 def test_status_answers_programs_and_exit_codes() -> None:

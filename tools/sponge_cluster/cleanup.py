@@ -13,10 +13,11 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from sponge_cluster.errors import ClusterError
-from sponge_cluster.processes import ProcessId, check, identify
+from sponge_cluster.processes import ProcessId, alive, check, identify
 
 __all__ = [
     "foreign_daemon",
+    "in_other_network",
     "mounts_below",
     "other_folder",
     "remove_folder",
@@ -42,6 +43,16 @@ def foreign_daemon(name: str, namespace: str, ours: Iterable[int]) -> int | None
             if named and identify(int(folder.name)) and (folder / "ns" / namespace).stat().st_ino == here:
                 return int(folder.name)
     return None
+
+
+def in_other_network(daemon: ProcessId) -> bool:
+    """Whether it runs, in a network namespace that is not ours."""
+    if not alive(daemon):
+        return False
+    with contextlib.suppress(OSError):  # it may end meanwhile
+        theirs, ours = (Path(f"/proc/{each}/ns/net").stat().st_ino for each in (daemon.pid, "self"))
+        return theirs != ours
+    return False
 
 
 def other_folder(run: Path, daemons: Iterable[ProcessId]) -> Path | None:

@@ -42,6 +42,7 @@ class NativeBackend:
                 "the native cluster needs root (cgroups, mounts, a bridge): use sudo, or install Docker and kind"
             )
         workers.check(os.cpu_count() or 1)
+        _refuse_other_network(name)
         packages.install_missing(progress)
         programs = binaries.MODULE.ensure(list(binaries.MODULE.programs), progress)
         system = packages.find_programs()
@@ -164,6 +165,16 @@ class NativeBackend:
 
 def _left_over(name: str) -> bool:
     return folder(name).exists() or any((top / group_name(name)).exists() for top in cgroups.hierarchies())
+
+
+def _refuse_other_network(name: str) -> None:
+    """Raises ClusterError if the cluster runs where we cannot reach it: to us it looks like one that crashed."""
+    server = read_processes(folder(name)).get("kube-apiserver")
+    if server is not None and cleanup.in_other_network(server):
+        raise ClusterError(
+            f"cluster '{name}' runs in another network namespace (pid {server.pid}), perhaps for tests; wait for "
+            f"them, choose another --name, or end it with `sponge cluster down --name {name}`"
+        )
 
 
 def _refuse_strangers(name: str) -> None:
