@@ -9,7 +9,8 @@ import random
 import secrets
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import aiohttp
 
@@ -62,40 +63,20 @@ class Front:
         settings, loop = self._settings, asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop.set)
-        socket = picker_socket(settings.directory)
-        try:
-            settings.directory.mkdir(parents=True, exist_ok=True)
-            socket.unlink(missing_ok=True)
-        except OSError as error:
-            raise SpongeError(
-                f"cannot use {settings.directory}: {error.strerror}; choose another --directory"
-            ) from None
+        socket = _socket_in(settings.directory)
         if self._trust is not None:
             self._trust.look()
         # No limit: each pod's report is a connection of its own.
-        async with contextlib.AsyncExitStack() as stack:
-            session = await stack.enter_async_context(
-                aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0), trust_env=False)
-            )
-            if settings.token_file is not None:
-                read_token(settings.token_file)  # a mistake shows at once
-                self._reader = LoadReader(session, settings.token_file, self._picker.reported, self._trust)
-            access = in_cluster() if settings.service else None
-            if access is not None and settings.wakes:
-                namespace = settings.namespace or access.namespace
-                self._waker = Waker(session, access, namespace, settings.service)
+        async with (
+            aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0), trust_env=False) as session,
+            contextlib.AsyncExitStack() as servers,
+        ):
+            access = self._prepare(session)
             following = loop.create_task(self._follow(session, access))
             beside = [] if self._trust is None else [loop.create_task(self._trust.follow(), name="trust")]
             try:
-                beside_it = PickerServer(self._picker, self._metrics, f"unix:{socket}", self._waker)
-                await stack.enter_async_context(beside_it)
-                if address := settings.picker_address:
-                    tls = None if settings.picker_tls is None else picker_credentials(settings.picker_tls)
-                    gateways = PickerServer(
-                        self._picker, self._metrics, address, self._waker, strict=True, credentials=tls
-                    )
-                    await stack.enter_async_context(gateways)
-                await stack.enter_async_context(StatusServer(settings.status_port, self._metrics))
+                for server in self._servers(socket):
+                    await servers.enter_async_context(server)
                 await tell(settings.directory, "stay")  # the picker before this one may have told it to leave
                 event(log, "front.ready", rule=settings.rule, service=settings.service, socket=str(socket))
                 stopping = loop.create_task(self._stop.wait())
@@ -111,6 +92,28 @@ class Front:
                 for task in tasks:
                     task.cancel()
                 await asyncio.wait(tasks)
+
+    def _prepare(self, session: aiohttp.ClientSession) -> ApiAccess | None:
+        """Makes what reads loads and asks for pods; returns the access to the API server, None with fixed pods."""
+        settings = self._settings
+        if settings.token_file is not None:
+            read_token(settings.token_file)  # a mistake shows at once
+            self._reader = LoadReader(session, settings.token_file, self._picker.reported, self._trust)
+        if not settings.service:
+            return None
+        access = in_cluster()
+        if settings.wakes:
+            self._waker = Waker(session, access, settings.namespace or access.namespace, settings.service)
+        return access
+
+    def _servers(self, socket: Path) -> Iterator[PickerServer | StatusServer]:
+        """For the proxy beside the picker, for gateways if they have an address, and for probes."""
+        settings, picker, metrics, waker = self._settings, self._picker, self._metrics, self._waker
+        yield PickerServer(picker, metrics, f"unix:{socket}", waker)
+        if address := settings.picker_address:
+            tls = None if settings.picker_tls is None else picker_credentials(settings.picker_tls)
+            yield PickerServer(picker, metrics, address, waker, strict=True, credentials=tls)
+        yield StatusServer(settings.status_port, metrics)
 
     async def _follow(self, session: aiohttp.ClientSession, access: ApiAccess | None) -> None:
         settings = self._settings
@@ -133,3 +136,14 @@ class Front:
             for pod in pods:
                 if pod not in self._readers:
                     self._readers[pod] = asyncio.get_running_loop().create_task(self._reader.follow(pod))
+
+
+def _socket_in(directory: Path) -> Path:
+    """The path of the picker's socket, free to listen on. Raises SpongeError."""
+    socket = picker_socket(directory)
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        socket.unlink(missing_ok=True)
+    except OSError as error:
+        raise SpongeError(f"cannot use {directory}: {error.strerror}; choose another --directory") from None
+    return socket

@@ -56,9 +56,9 @@ class PodsTrust:
         if not leaf or not known:
             raise SpongeError(f"--pods-cert-file {self._files.cert}: no certificate in PEM; name the pods' own")
         names: dict[Name, None] = {}
-        for leaf in known:
+        for each in known:
             with contextlib.suppress(ValueError):
-                names.update(dict.fromkeys(names_of(leaf)))
+                names.update(dict.fromkeys(names_of(each)))
         # Without names, an authority's other certificates would do as well.
         document = pods_authority([*known, *(authorities if names else ())], list(names))
         if document != self._written:

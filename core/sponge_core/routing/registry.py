@@ -33,5 +33,7 @@ RULES: Final[dict[RuleName, Rule]] = {
     "two-choices": Rule(TwoChoices, "of two pods at random the one with fewer unanswered requests"),
     "least-outstanding": Rule(LeastOutstanding, "the pod with the fewest unanswered requests of this front"),
     "least-queue": Rule(LeastQueue, "the pod with the fewest requests, reported or sent since"),
-    "best-fit": Rule(BestFit, "the pod where the fewest requests miss by its own rule, and that is done the soonest"),
+    "best-fit": Rule(
+        BestFit, "the pod where it makes the fewest requests miss by the pod's rule, then with the most margin"
+    ),
 }
