@@ -1,4 +1,4 @@
-"""A certificate and its key, put into a TLS context from memory, with errors that say what is wrong with them."""
+"""Certificates in PEM, put into a TLS context from memory, with errors that say what is wrong with them."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import NoReturn
 
 from sponge_core.errors import SpongeError
 
-__all__ = ["load_pair"]
+__all__ = ["load_authorities", "load_pair"]
 
 
 def load_pair(context: ssl.SSLContext, cert: bytes, key: bytes, cert_name: str, key_name: str) -> None:
@@ -33,6 +33,14 @@ def load_pair(context: ssl.SSLContext, cert: bytes, key: bytes, cert_name: str, 
                 raise SpongeError(f"{key_name} is not the key of {cert_name}: give the pair") from None
             why = error.reason or error
             raise SpongeError(f"{cert_name} and {key_name}: no certificate and key in PEM ({why})") from None
+
+
+def load_authorities(context: ssl.SSLContext, pem: bytes, name: str) -> None:
+    """Has a context trust these certificates; errors call them `name`. Raises SpongeError if there are none."""
+    try:
+        context.load_verify_locations(cadata=pem.decode("ascii"))
+    except (ssl.SSLError, ValueError):
+        raise SpongeError(f"{name}: no certificates in PEM") from None
 
 
 class _EncryptedError(Exception):

@@ -6,14 +6,13 @@ import ssl
 from collections.abc import Iterable
 from pathlib import Path
 
-from sponge_core.errors import SpongeError
 from sponge_front.documents import read, write
 from sponge_front.envoy_config import bootstrap, endpoints, endpoints_file
 from sponge_front.envoy_tls import certificate, certificate_file, client_authority, client_authority_file
 from sponge_front.pods import Pod
 from sponge_front.pods_trust import PodsTrust
 from sponge_front.settings import EnvoySettings, TlsFiles
-from sponge_system.tls_pairs import load_pair
+from sponge_system.tls_pairs import load_authorities, load_pair
 
 __all__ = ["prepare", "write_endpoints"]
 
@@ -52,7 +51,5 @@ def _check(files: TlsFiles) -> None:
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
     load_pair(context, cert, key, f"--tls-cert-file {files.cert}", f"--tls-key-file {files.key}")
     if files.client_ca is not None:
-        try:
-            context.load_verify_locations(cadata=read(files.client_ca, "--tls-client-ca-file").decode("ascii"))
-        except (ssl.SSLError, ValueError):
-            raise SpongeError(f"--tls-client-ca-file {files.client_ca}: no certificates in PEM") from None
+        name = "--tls-client-ca-file"
+        load_authorities(context, read(files.client_ca, name), f"{name} {files.client_ca}")

@@ -313,6 +313,9 @@ async def test_a_secret_that_fronts_cannot_use_is_told_and_looked_at_until_they_
     await kept.keep(service(**spec), kept.due_at())
     assert kept.secret_trouble == Obstacle("SecretMissing", "Secret 'clients' has no key 'ca.crt'; add it")
     cluster.objects["Secret", "clients"]["data"]["ca.crt"] = "eA=="
+    await kept.keep(service(**spec), kept.due_at())
+    assert kept.secret_trouble == Obstacle("SecretInvalid", "ca.crt of Secret 'clients': no certificates in PEM")
+    cluster.objects["Secret", "clients"]["data"]["ca.crt"] = base64.b64encode(Authority().pem).decode()
     at = kept.due_at()
     await kept.keep(service(**spec), at)
     assert kept.secret_trouble is None
@@ -320,6 +323,7 @@ async def test_a_secret_that_fronts_cannot_use_is_told_and_looked_at_until_they_
     cluster.silent.add("Secret")
     await kept.keep(service(2, **spec), at)
     assert kept.secret_trouble is None
+    assert kept.due_at() == at + TROUBLE_S, "what could not be read is not taken for good"
     await kept.keep(service(3), at)
     assert kept.secret_trouble is None
 

@@ -11,7 +11,7 @@ from sponge_core.errors import SpongeError
 from sponge_server.observability.metrics import Metrics
 from sponge_server.security.files import CA_OPTION, CERT_OPTION, KEY_OPTION, Pem, TlsFiles
 from sponge_system.logs import event
-from sponge_system.tls_pairs import load_pair
+from sponge_system.tls_pairs import load_authorities, load_pair
 from sponge_system.x509 import expires_at
 
 __all__ = ["Certificates"]
@@ -63,9 +63,6 @@ class Certificates:
         return context
 
     def _asking(self, context: ssl.SSLContext, client_ca: bytes) -> ssl.SSLContext:
-        try:
-            context.load_verify_locations(cadata=client_ca.decode("ascii"))
-        except (ssl.SSLError, ValueError):
-            raise SpongeError(f"{CA_OPTION} {self._files.client_ca}: no certificates in PEM") from None
+        load_authorities(context, client_ca, f"{CA_OPTION} {self._files.client_ca}")
         context.verify_mode = ssl.CERT_REQUIRED
         return context

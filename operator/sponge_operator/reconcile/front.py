@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -21,7 +20,7 @@ RETRY_S = 10.0
 """Before objects that could not be removed are tried again."""
 
 TROUBLE_S = 10.0
-"""Between two looks at a Secret of the user that cannot be used."""
+"""Between two looks at a Secret of the user that cannot be used, or could not be read."""
 
 
 class FrontKeeper:
@@ -80,8 +79,11 @@ class FrontKeeper:
 
     async def _look_at_secrets(self, service: SpongeService, now: float) -> None:
         found = () if service.spec.front is None else front_secrets(service.spec).all
-        with contextlib.suppress(ApiError):
+        try:
             self.secret_trouble = await secret_obstacle(self._kube, service, found)
+        except ApiError:
+            self._secrets_at = now + TROUBLE_S
+            return
         self._secrets_at = self._resync_at if self.secret_trouble is None else now + TROUBLE_S
 
     async def _remove(self, service: SpongeService, now: float) -> None:

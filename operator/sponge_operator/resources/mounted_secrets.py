@@ -8,7 +8,7 @@ from typing import Any
 
 from sponge_operator.resources.model import ServiceSpec
 
-__all__ = ["CERT_FILE", "KEY_FILE", "FrontSecrets", "MountedSecret", "front_secrets", "mounted_secrets"]
+__all__ = ["CA_FILE", "CERT_FILE", "KEY_FILE", "FrontSecrets", "MountedSecret", "front_secrets", "mounted_secrets"]
 
 CERT_FILE, KEY_FILE, CA_FILE = "tls.crt", "tls.key", "ca.crt"
 """Keys of a Secret of type kubernetes.io/tls; where it is mounted, its files."""
