@@ -166,8 +166,8 @@ CONDITIONS: Mapping[str, tuple[str, Mapping[tuple[str, str], str]]] = {
                 "False",
                 "SecretInvalid",
             ): "The Secret with the front's certificate has no certificate and key that "
-            "belong together, or `front.tls.clientCaSecret` has no certificates, so new fronts cannot start; those that "
-            "run go on with the former ones.",
+            "belong together, or `front.tls.clientCaSecret` has no certificates, so new fronts cannot start; those "
+            "that run go on with the former ones.",
             ("False", "NoPods"): "The Deployment of the fronts is being made.",
             ("False", "NoFront"): "The spec has no `front`.",
         },
