@@ -12,6 +12,7 @@ from typing import Any
 import aiohttp
 import pytest
 from aiohttp import web
+from aiohttp.test_utils import TestServer
 
 from sponge_core.errors import SpongeError
 from sponge_front.endpoint_slices import ApiAccess, EndpointSlices, in_cluster, pods_of
@@ -94,16 +95,8 @@ class ApiServer:
     async def running(self) -> AsyncIterator[str]:
         app = web.Application()
         app.router.add_get("/apis/discovery.k8s.io/v1/namespaces/here/endpointslices", self.answer)
-        runner = web.AppRunner(app, shutdown_timeout=0.1)
-        await runner.setup()
-        site = web.TCPSite(runner, "127.0.0.1", 0)
-        await site.start()
-        assert site._server is not None
-        port = site._server.sockets[0].getsockname()[1]  # type: ignore[attr-defined]
-        try:
-            yield f"http://127.0.0.1:{port}"
-        finally:
-            await runner.cleanup()
+        async with TestServer(app) as server:
+            yield f"http://127.0.0.1:{server.port}"
 
 
 class Following:

@@ -10,6 +10,7 @@ from pathlib import Path
 import aiohttp
 import pytest
 from aiohttp import web
+from aiohttp.test_utils import TestServer
 
 from sponge_core.errors import SpongeError
 from sponge_core.routing.pod_load import PodLoad
@@ -47,22 +48,16 @@ class Reporter:
         """Context in which a reader follows; the queue gets the cores of each report, in millicores."""
         app = web.Application()
         app.router.add_get("/control/v1/load", self.answer)
-        runner = web.AppRunner(app, shutdown_timeout=0.1)
-        await runner.setup()
-        site = web.TCPSite(runner, "127.0.0.1", 0)
-        await site.start()
-        assert site._server is not None
-        port = site._server.sockets[0].getsockname()[1]  # type: ignore[attr-defined]
         queue: asyncio.Queue[int] = asyncio.Queue()
-        async with aiohttp.ClientSession() as session:
+        async with TestServer(app) as server, aiohttp.ClientSession() as session:
+            assert server.port is not None
             reader = LoadReader(session, token_file, lambda _, load: queue.put_nowait(load.cores_milli))
-            task = asyncio.create_task(reader.follow(Pod("a", "127.0.0.1", 1, 1, port)))
+            task = asyncio.create_task(reader.follow(Pod("a", "127.0.0.1", 1, 1, server.port)))
             try:
                 yield queue
             finally:
                 task.cancel()
                 await asyncio.wait((task,))
-                await runner.cleanup()
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ from typing import Any
 
 import aiohttp
 from aiohttp import web
+from aiohttp.test_utils import TestServer
 
 from sponge_front.endpoint_slices import ApiAccess
 from sponge_front.pods import Pod
@@ -37,14 +38,8 @@ class ApiServer:
 async def waking() -> AsyncIterator[tuple[ApiServer, Waker]]:
     server, app = ApiServer(), web.Application()
     app.router.add_patch("/{path:.*}", server.answer)
-    runner = web.AppRunner(app)
-    await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
-    await site.start()
-    port = runner.addresses[0][1]
-    async with aiohttp.ClientSession() as session:
-        yield server, Waker(session, ApiAccess(f"http://127.0.0.1:{port}", "team-a"), "team-a", "digits")
-    await runner.cleanup()
+    async with TestServer(app) as served, aiohttp.ClientSession() as session:
+        yield server, Waker(session, ApiAccess(f"http://127.0.0.1:{served.port}", "team-a"), "team-a", "digits")
 
 
 async def test_many_requests_ask_once_and_go_on_when_a_pod_is_there() -> None:
