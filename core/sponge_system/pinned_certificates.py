@@ -20,8 +20,8 @@ class PinnedCertificates:
     """The certificates of one holder.
 
     Attributes:
-        known: they in PEM, the newest last.
-        context: for connections to it; None while no certificate is known.
+        known: the certificates in PEM, the newest last.
+        context: for connections to the holder; None while no certificate is known.
     """
 
     def __init__(self) -> None:
