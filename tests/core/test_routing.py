@@ -84,8 +84,8 @@ def test_a_pod_that_takes_requests_is_preferred(
 @given(st.sampled_from(("in-turn", "least-outstanding", "least-queue")), pods, st.randoms(use_true_random=False))
 def test_the_order_of_the_pods_matters_only_on_ties(rule: RuleName, pods: list[PodView], random: Random) -> None:
     def rank(pod: PodView) -> object:
-        waits = 0 if pod.load is None else pod.load.waiting
-        return {"in-turn": pod.name, "least-outstanding": pod.outstanding}.get(rule, len(pod.sent) + waits)
+        has = 0 if pod.load is None else pod.load.requests
+        return {"in-turn": pod.name, "least-outstanding": pod.outstanding}.get(rule, len(pod.sent) + has)
 
     shuffled = pods.copy()
     random.shuffle(shuffled)
