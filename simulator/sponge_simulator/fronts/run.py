@@ -206,12 +206,10 @@ class _Run:
 
     def _hand_over(self, request: Request, pod: Pod) -> bool:
         """Whether a pod that cannot meet a request sends it back on arrival, and the proxy sends it to any other."""
-        way = self._ways[request.id]
-        others = [name for name in self._endpoints if name != pod.name]
-        if not self._setting.hand_over or not others or pod.admits(request, self._now):
+        if not self._setting.hand_over or pod.admits(request, self._now) or (other := self._any_other(pod)) is None:
             return False
+        way = self._ways[request.id]
         self._moved += 1
-        other = self._pods[others[int(self._draw.random() * len(others))]]
         told = self._now + self._network.hop_s
         self._at(told, lambda: way.front.table.ended(way.choice, "refused", told))
         self._at(told + self._network.hop_s, lambda: self._arrive([request], other))
@@ -219,14 +217,20 @@ class _Run:
 
     def _second_try(self, lost: Shed, pod: Pod) -> bool:
         """Whether a request that the pod has shed for its own load goes to any other one: the proxy sends it there."""
-        way, others = self._ways.get(lost.request.id), [name for name in self._endpoints if name != pod.name]
-        if not self._setting.second_try or lost.reason != "sacrificed" or way is None or way.moved or not others:
+        way = self._ways.get(lost.request.id)
+        if not self._setting.second_try or lost.reason != "sacrificed" or way is None or way.moved:
+            return False
+        if (other := self._any_other(pod)) is None:
             return False
         way.moved = True
         self._moved += 1
-        other = self._pods[others[int(self._draw.random() * len(others))]]
         self._at(self._now + 2 * self._network.hop_s, lambda: self._arrive([lost.request], other))
         return True
+
+    def _any_other(self, pod: Pod) -> Pod | None:
+        """Any other pod that the fronts know; None if there is none."""
+        others = [name for name in self._endpoints if name != pod.name]
+        return self._pods[others[int(self._draw.random() * len(others))]] if others else None
 
     def _steal(self, pod: Pod) -> None:
         """An idle pod asks the pod with the longest reported queue for a batch."""
