@@ -108,7 +108,7 @@ def command() -> None:
 )
 @click.option(
     "--token-file",
-    type=click.Path(path_type=Path),
+    type=FILE,
     help="File with the token of the servers' control ports. Without it, no load is known.",
 )
 @click.option(
