@@ -91,7 +91,8 @@ def test_a_pod_that_errs_at_once_costs_less_than_its_turns(pods: list[ServerProc
             by_turns = statuses(turns, 40, command=1)
         with FrontProcess(mixed, pick_timeout_ms=PICK_TIMEOUT_MS) as front:
             by_rule = statuses(front, 40, command=1)
-            expected = {"answered": by_rule.count(200), "failed": by_rule.count(500)}
+            counts = {"answered": by_rule.count(200), "failed": by_rule.count(500)}
+            expected = {ending: count for ending, count in counts.items() if count}  # it need not be sent any
             # The picker counts a request shortly after its client has the answer.
             eventually(lambda: front.endings() == expected)
     assert set(by_turns) == {200, 500}
