@@ -12,7 +12,7 @@ from bench.serving.ledger import Ledger
 
 from sponge_client.outcomes import RequestRecord
 
-OPTIONS = Namespace(cores=0.5, source="a model", seconds=45.0, rule="best-fit")
+OPTIONS = Namespace(cores=0.5, source="a model", seconds=21.0, rule="best-fit")
 
 
 @pytest.mark.parametrize("arrivals", ARRIVALS)
@@ -50,7 +50,7 @@ def test_the_capacity_does_not_depend_on_when_a_batch_ends(until_s: float) -> No
 
 def test_the_seeds_of_a_case_are_summed_up_and_others_left_out(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path / "runs.jsonl")
-    case = {"rule": "best-fit", "mix": "tight", "arrivals": "burst"}
+    case = {"mix": "tight", "arrivals": "burst"}
     way = {"outcomes": {"in_time": 98, "late": 2}, "latency_ms": [100.0] * 100, "busy": 0.9, "simulated_missed": 1}
     for seed, after in ((1, 30.0), (2, 20.0)):
         result = {"capacity_rps": [30.0, after], "offered_rps": 27.0, "ways": dict.fromkeys(ways_of(OPTIONS), way)}
