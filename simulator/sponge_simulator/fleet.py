@@ -125,6 +125,8 @@ class ServiceRun:
         self._used_since = self._in_flight_since = 0.0
         self._counted = CpuStat(0.0, 0)
         self._metrics = MetricsServer(cluster.scrapes)
+        if cluster.scrapes is None:
+            self._metrics.read(0.0, self._replicas)
         self._timeline = [TimelinePoint(0.0, start.cores * start.replicas, start.replicas)]
 
     @property
