@@ -15,7 +15,7 @@ from sponge_simulator.scenario import Scenario, load_scenario
 
 __all__ = ["EXPERIMENTS", "OURS", "Experiment", "Variant", "quick"]
 
-OURS = ("sponge", JOINTLY, "hybrid", "sponge-deployed")
+OURS = ("sponge", JOINTLY, "hybrid", "sponge-deployed", "hybrid-deployed")
 """The policies that the others are measured against, the first of them that takes part in an experiment above all."""
 
 BASELINES = tuple(name for name in POLICIES if name not in OURS)

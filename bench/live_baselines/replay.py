@@ -16,6 +16,7 @@ from sponge_core.edf_queue import Request
 from sponge_core.latency import LatencyModel
 from sponge_demo.steps import mean_of
 from sponge_demo.virtual import TYPICAL, SeenUploads, size_steps
+from sponge_simulator.admission import is_admitted
 from sponge_simulator.fleet import ClusterModel, simulate
 from sponge_simulator.metrics import METRICS_SERVER_S, Scrapes
 from sponge_simulator.scaling.interface import Observation, ScalingPolicy, Service, Size
@@ -156,6 +157,7 @@ def replay(
     """One run. All systems have the dispatch rule of the live server, and at most the target's cores together.
 
     Args:
+        seed: of the durations of batches and resizes; the requests are the load's.
         scraped_s: when metrics-server reads the pods for the first time, in seconds of the schedule; None: unknown, so
             after half an interval, the mean of what may be.
     """
@@ -174,6 +176,7 @@ def replay(
         by_periods=True,
         takes_s=batches.takes_s,
         learn=batches.learn,
+        admits=is_admitted,
         scrapes=Scrapes((METRICS_SERVER_S / 2 if scraped_s is None else LEAD_S + scraped_s) % METRICS_SERVER_S),
     )
     if load.uplink is not None and load.payload_bytes is not None:

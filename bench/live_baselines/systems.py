@@ -19,7 +19,7 @@ from bench.live_baselines.autoscalers import (
 )
 from bench.live_baselines.schedules import Target
 from sponge_simulator.scaling.hpa import Hpa
-from sponge_simulator.scaling.hybrid import Hybrid
+from sponge_simulator.scaling.hybrid_deployed import HybridDeployed
 from sponge_simulator.scaling.interface import ScalingPolicy, Service
 from sponge_simulator.scaling.kpa import Kpa
 from sponge_simulator.scaling.sponge_deployed import SpongeDeployed
@@ -117,7 +117,7 @@ SYSTEMS: Mapping[str, System] = {
     ),
     "sponge-hybrid": System(
         "one to three pods of at most 500m that start with a core, in place; no front",
-        Hybrid,
+        HybridDeployed,
         start="own",
         resized=True,
         is_sponge=True,

@@ -43,6 +43,8 @@ class ClusterModel:
         by_periods: enforce a quota as the kernel does, in periods of 100 ms; else evenly.
         upload_left_s: returns how long a server expects the rest of an upload to take, given the request, the time of
             the last bytes that it has seen and the present time; None: the true time.
+        admits: returns whether servers admit a request, given the queue before it, the model, the largest batch, and
+            the cores that all replicas may have for batches; None: they admit every one.
         scrapes: when the CPU use of replicas is read for policies; None: with every plan, so that it is never old.
     """
 
@@ -54,6 +56,7 @@ class ClusterModel:
     learn: Callable[[Launch, float], LatencyModel] | None = None
     by_periods: bool = False
     upload_left_s: Callable[[Request, float, float], float] | None = None
+    admits: Callable[[Request, EdfQueue, LatencyModel, int, float], bool] | None = None
     scrapes: Scrapes | None = None
 
 
@@ -115,6 +118,7 @@ class ServiceRun:
         self._now = 0.0
         self._wakes: list[float] = []
         self._position = 0
+        self._refused: list[Request] = []  # since the last plan
         self._longest_upload_s = max((request.arrival - request.sent for request in requests), default=0.0)
         self._tally = Tally()
         self._resizes = self._started = 0
@@ -215,9 +219,21 @@ class ServiceRun:
         while self._position < len(self._requests) and self._requests[self._position].arrival <= self._now:
             request = self._requests[self._position]
             self._scaling.arrived(self._now, request)
-            self._queue.push(request)
             self._position += 1
+            if self._is_admitted(request):
+                self._queue.push(request)
+            else:
+                self._refused.append(request)
+                self._tally.shed += 1
         return self._position > before
+
+    def _is_admitted(self, request: Request) -> bool:
+        if self._cluster.admits is None:
+            return True
+        service, now = self._service, self._now
+        serving = sum(not replica.retiring and replica.ready_at <= now for replica in self._replicas)
+        cores = max(1, serving) * max(MIN_CORES, service.max_cores - service.overhead_cores)
+        return self._cluster.admits(request, self._queue, self._models[0], service.max_batch, cores)
 
     def _plan(self) -> None:
         now, serving = self._now, [replica for replica in self._replicas if not replica.retiring]
@@ -237,7 +253,9 @@ class ServiceRun:
             self._models[0],
             throttled,
             self._metrics.uses(serving),
+            tuple(self._refused),
         )
+        self._refused.clear()
         self._planned_at, self._used_since, self._in_flight_since = now, 0.0, 0.0
         wanted = self._scaling.plan(seen)
         self._until_request = wanted.until_request

@@ -18,6 +18,7 @@ from sponge_simulator.scaling.arrival_history import ArrivalCounts, WorstNetwork
 from sponge_simulator.scaling.fa2 import Fa2, fa2_plan
 from sponge_simulator.scaling.harmonybatch import Application, grouped
 from sponge_simulator.scaling.has import KalmanRate
+from sponge_simulator.scaling.hybrid_deployed import HybridDeployed
 from sponge_simulator.scaling.interface import Observation, ScalingPolicy, Service, Size
 from sponge_simulator.scaling.registry import POLICIES, UnknownPolicyError, make_policy
 from sponge_simulator.scaling.vpa import DecayingHistogram, Vpa
@@ -356,6 +357,37 @@ def test_hybrid_adds_a_replica_only_when_the_excess_lasts_and_takes_it_back() ->
 def test_hybrid_asks_for_as_many_replicas_as_the_rate_takes() -> None:
     hybrid = policy("hybrid", Service(MODEL, slo_s=1.0, rate=10.0, max_cores=2.0))
     assert drive(hybrid, 60.0, 8.0, Size(2.0, 8), 0.0).replicas >= 5  # some 6 requests/s and core
+
+
+def test_what_servers_have_refused_counts_for_the_number_too() -> None:
+    def asked(refused: bool) -> list[int]:
+        hybrid, found = policy("hybrid-deployed", Service(MODEL, slo_s=1.0, rate=10.0, max_cores=2.0)), []
+        for tick in range(1, 61):
+            arrived = [Request(10 * tick + i, tick / 10, tick / 10 + 1.0, tick / 10) for i in range(1 + 2 * refused)]
+            for request in arrived:
+                hybrid.arrived(tick / 10, request)
+            state = replace(seen(tick / 10, Size(2.0, 8)), refused=tuple(arrived[1:]))
+            found.append(hybrid.plan(state).replicas)
+        return found
+
+    assert asked(refused=False) == [1] * 60
+    grown = asked(refused=True)
+    assert grown[-1] > 1
+    # The number changes once a second.
+    assert all(len(set(grown[start : start + 10])) == 1 for start in range(0, 60, 10))
+
+
+def test_the_shares_of_two_servers_are_more_than_one_queue() -> None:
+    def load(ready: int) -> float:
+        hybrid = HybridDeployed(Service(MODEL, slo_s=0.8, rate=12.0, max_cores=1.0, overhead_cores=0.02))
+        told = []
+        hybrid._decided = lambda state, now, elapsed_s, loads, missed_cores: told.append(loads[0]) or ready  # type: ignore[method-assign,func-returns-value]
+        for tick in range(1, 201):
+            arrive(hybrid, 12.0, 0.1, tick / 10)
+            hybrid.plan(seen(tick / 10 + 0.1, Size(1.0, 8, ready)))
+        return told[-1]
+
+    assert load(2) > load(1) + 0.02
 
 
 def test_hybrid_asks_for_nothing_where_no_size_answers_in_time() -> None:

@@ -23,7 +23,7 @@ from sponge_core.planning.steady_state import cores_per_rate
 from sponge_simulator.scaling.arrival_history import ArrivalCounts
 from sponge_simulator.scaling.interface import Observation, Service, Size
 
-__all__ = ["Hybrid"]
+__all__ = ["HORIZON_S", "Hybrid", "missed_share"]
 
 HORIZON_S = 1.0
 MAY_MISS = 0.01
@@ -47,7 +47,7 @@ class Hybrid:
         self._decider = SizeDecider(look_back_s)
         self._replicas = ReplicaDecider()
         self._trend = Trend()
-        self._missed = 0.0  # the share of requests that the last plan expected to miss at the largest size
+        self._expected, self._missed = 0, 0.0  # requests, and misses at the largest size, by the last plan
         self._limits = ReplicaLimits(
             1, service.max_replicas, service.min_cores, service.max_cores, service.cold_start_s
         )
@@ -66,16 +66,23 @@ class Hybrid:
     def _number(self, state: Observation, cores_per_rate: float) -> int:
         loads = (self._last_second.mean(state.now), self._forecaster.rate(state.now))
         now_cores, steady_cores = (rate * cores_per_rate + self._service.overhead_cores for rate in loads)
-        ahead_cores = self._trend.ahead(state.now, now_cores, self._limits.cold_start_s)
+        missed_cores = now_cores * missed_share(self._missed, self._expected)
+        return self._decided(state, state.now, self.interval_s, (now_cores, steady_cores), missed_cores)
+
+    def _decided(
+        self, state: Observation, now: float, elapsed_s: float, loads: tuple[float, float], missed_cores: float
+    ) -> int:
+        """The number of replicas by the core's rule, from the present and the steady load and what is missed of it."""
+        now_cores, steady_cores = loads
         seen = ReplicaState(
             state.size.replicas,
             now_cores,
             steady_cores,
-            ahead_cores,
-            missed_cores=now_cores * self._missed,
+            self._trend.ahead(now, now_cores, self._limits.cold_start_s),
+            missed_cores=missed_cores,
             starting=max(0, state.size.replicas - state.ready),
         )
-        return self._replicas.decide(state.now, self.interval_s, seen, self._limits).replicas
+        return self._replicas.decide(now, elapsed_s, seen, self._limits).replicas
 
     def _size(self, state: Observation, arrivals: Sequence[Arrival], serving: int) -> tuple[float, int]:
         """The cores of each of `serving` replicas, and the batch cap."""
@@ -96,8 +103,7 @@ class Hybrid:
         limits = Limits(service.max_batch, thread_budget(most), most)
         models = [_within(state.model or service.model, thread_budget(service.max_cores), thread_budget(most))]
         frontier = project_frontier(given, totals, models, limits)
-        misses, requests = frontier.points[-1].misses, len(state.queue) + len(arrivals)
-        self._missed = misses / requests if misses > MAY_MISS * requests else 0.0
+        self._missed, self._expected = frontier.points[-1].misses, len(state.queue) + len(arrivals)
         plan = self._decider.decide(state.now, round(1000 * serving * state.size.cores), frontier.points)
         # A recent need may have been for another number of replicas.
         enough = (cores for cores, total in zip(service.sizes, totals, strict=True) if total >= plan.cores_milli)
@@ -114,6 +120,11 @@ class Hybrid:
         left_s = fmean(arrival.deadline - arrival.at for arrival in arrivals)
         model, rate = state.model or service.model, self._forecaster.rate(state.now)
         return cores_per_rate(model, service.sizes, service.batches, rate, left_s)
+
+
+def missed_share(missed: float, requests: float) -> float:
+    """The share of requests that are missed; 0 where a service may miss so many."""
+    return min(1.0, missed / requests) if missed > MAY_MISS * requests else 0.0
 
 
 def _within(model: LatencyModel, one_pod: int, all_pods: int) -> LatencyModel:

@@ -99,6 +99,7 @@ class Observation:
         throttled_periods: periods since the last plan in which the quota was used up while threads wanted more, of all
             replicas together; 0 where quotas are enforced evenly.
         uses: the CPU use of each replica that stays, as metrics-server reports it: of those that it has read twice.
+        refused: the requests that servers have not admitted since the last plan.
     """
 
     now: float
@@ -112,6 +113,7 @@ class Observation:
     model: LatencyModel | None = None
     throttled_periods: int = 0
     uses: tuple[ReplicaUse, ...] = ()
+    refused: tuple[Request, ...] = ()
 
 
 class ScalingPolicy(Protocol):

@@ -23,6 +23,7 @@ from sponge_simulator.scaling.harmonybatch import HarmonyBatch
 from sponge_simulator.scaling.has import Has
 from sponge_simulator.scaling.hpa import Hpa
 from sponge_simulator.scaling.hybrid import Hybrid
+from sponge_simulator.scaling.hybrid_deployed import HybridDeployed
 from sponge_simulator.scaling.inferline import InferLine
 from sponge_simulator.scaling.infless import InfLess
 from sponge_simulator.scaling.interface import ScalingPolicy, Service
@@ -41,6 +42,7 @@ POLICIES: dict[str, Callable[[Service], ScalingPolicy]] = {
     "sponge": Sponge,
     "hybrid": Hybrid,
     "sponge-deployed": SpongeDeployed,
+    "hybrid-deployed": HybridDeployed,
     "sponge-paper": SpongePaper,
     "fa2": Fa2,
     "vpa": Vpa,
