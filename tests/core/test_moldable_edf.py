@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from sponge_core.cpu_sharing import CpuLoad, Running, thread_budget
 from sponge_core.dispatch.batch_sizing import cheapest_batch
 from sponge_core.dispatch.decision import Decision, DispatchState, Limits
-from sponge_core.dispatch.moldable_edf import decide
+from sponge_core.dispatch.moldable_edf import decide, plan_step
 from sponge_core.dispatch.step import fastest_s
 from sponge_core.edf_queue import EdfQueue, Request
 from sponge_core.latency import FLOOR_S, LatencyModel
@@ -230,7 +230,42 @@ def test_a_request_that_only_the_allowance_refuses_starts_where_nothing_else_can
     tight = DispatchState(0.0, queue(0.12, 0.13), (), 1.0, [unsure], replace(LIMITS, max_cores=1.0))
     assert launched(decide(tight)) == [([0], 1)]
     assert launched(decide(tight._replace(running=(Running(1, 0.01, 9.0),), cores=2.0))) == []
-    assert launched(decide(tight._replace(queue=queue(0.12, 5.0)))) == [([1], 1)]
+
+
+def test_it_starts_before_later_deadlines_that_can_all_wait_for_it() -> None:
+    # 132 ms with the allowance, then 132 ms for one more, or 252 ms for a batch of two.
+    unsure = replace(MODEL, error=0.2)
+
+    def starts(*deadlines: float, cores: float = 1.0, limits: Limits = LIMITS) -> list[tuple[list[int], int]]:
+        limits = replace(limits, max_cores=cores)
+        return launched(decide(DispatchState(0.0, queue(*deadlines), (), cores, [unsure], limits)))
+
+    assert starts(0.12, 0.27) == [([0], 1)]
+    assert starts(0.12, 0.26) == [([1], 1)], "it would be late by the allowance"
+    assert starts(0.12, 5.0, 5.0) == [([0], 1)]
+    assert starts(0.12, 0.38, 5.0) == [([1, 2], 1)], "as a batch they cannot wait"
+    assert starts(0.12, 5.0, 5.0, limits=Limits(1, 8, 1.0)) == [([1], 1)], "one more waits behind them"
+    assert starts(0.07, 5.0, cores=2.0) == [([0], 2)], "on two threads it is in time"
+    assert starts(0.12, 0.13, 5.0) == [([2], 1)], "of two, only one could be in time"
+
+
+@given(
+    st.floats(0.0, 1.0), st.lists(st.floats(0.0, 1.0), min_size=1, max_size=8), st.floats(0.05, 4), st.integers(1, 8)
+)
+def test_who_waits_for_what_only_the_allowance_refuses_loses_nothing(
+    unsure: float, later: list[float], cores: float, cap: int
+) -> None:
+    model = replace(MODEL, error=0.5)
+    answered_s, surely_s = fastest_s(model, cores), fastest_s(model, cores, 1.5)
+    first = answered_s + unsure * (surely_s - answered_s)
+    waiting = queue(first, *sorted(first + wait for wait in later))
+    state = DispatchState(0.0, waiting, (), cores, [model], Limits(cap, 8, cores))
+    by_rule = plan_step(0.0, waiting.deadlines, (), cores, [model], state.limits, [answered_s])
+    if by_rule.launches and by_rule.launches[0].first > 0 and launched(decide(state))[0][0] == [0]:
+        waiting.discard(0)
+        then = decide(state._replace(now=surely_s))
+        assert then.sheds == ()
+        assert then.launches[0].requests[0].id == 1
 
 
 @given(st.floats(0.001, 3.0), model_values, st.integers(1, 8), st.integers(1, 6))
