@@ -22,6 +22,12 @@ def replicas(world: World) -> int:
     return int(world.cluster.objects["Deployment", "digits"]["spec"]["replicas"])
 
 
+def by_hand(world: World, number: int) -> None:
+    """Somebody sets the number of pods of the Deployment."""
+    world.cluster.objects["Deployment", "digits"]["spec"]["replicas"] = number
+    world.reconciler.child_seen("Deployment", world.cluster.touch("Deployment", "digits"))
+
+
 def told(world: World) -> dict[str, Any]:
     status = next(status for call, status in reversed(world.cluster.calls) if call == "status")
     return dict(status["scaling"])
@@ -65,8 +71,7 @@ def test_a_pod_too_many_goes_after_twice_a_cold_start() -> None:
     async def act(world: World) -> None:
         world.body["status"] = {}
         world.servers.load_cores = 0.1
-        world.cluster.objects["Deployment", "digits"]["spec"]["replicas"] = 2
-        world.reconciler.child_seen("Deployment", world.cluster.touch("Deployment", "digits"))
+        by_hand(world, 2)
         world.roll_out(2)
         await asyncio.sleep(50.0)
         assert replicas(world) == 1
@@ -83,8 +88,7 @@ def test_a_pod_too_many_goes_after_twice_a_cold_start() -> None:
 def test_pods_that_a_quota_forbids_are_given_up_when_the_load_falls() -> None:
     async def act(world: World) -> None:
         world.servers.load_cores = 0.1
-        world.cluster.objects["Deployment", "digits"]["spec"]["replicas"] = 3
-        world.reconciler.child_seen("Deployment", world.cluster.touch("Deployment", "digits"))
+        by_hand(world, 3)
         world.roll_out(2, type="ReplicaFailure", status="True", reason="FailedCreate", message="exceeded quota")
         await asyncio.sleep(50.0)
 
@@ -97,8 +101,7 @@ def test_a_rollout_that_gets_no_further_for_lack_of_room_gets_that_of_a_pod_to_s
 ) -> None:
     async def act(world: World) -> None:
         world.servers.load_cores = 0.1
-        world.cluster.objects["Deployment", "digits"]["spec"]["replicas"] = 2
-        world.reconciler.child_seen("Deployment", world.cluster.touch("Deployment", "digits"))
+        by_hand(world, 2)
         world.roll_out(2)
         status = world.cluster.objects["Deployment", "digits"]["status"]
         stuck = {"type": "Progressing", "status": progressing, "reason": "ProgressDeadlineExceeded"}
@@ -113,8 +116,7 @@ def test_without_the_right_to_mark_a_pod_goes_all_the_same() -> None:
     async def act(world: World) -> None:
         world.cluster.refusals["Pod"] = ApiError(403, {"message": "pods is forbidden"})
         world.servers.load_cores = 0.1
-        world.cluster.objects["Deployment", "digits"]["spec"]["replicas"] = 2
-        world.reconciler.child_seen("Deployment", world.cluster.touch("Deployment", "digits"))
+        by_hand(world, 2)
         world.roll_out(2)
 
     assert replicas(scenario(act, replicas=RANGE)) == 1
@@ -151,9 +153,8 @@ def test_where_nothing_may_change_the_number_stays(
 def test_a_number_set_by_hand_is_kept_within_the_range() -> None:
     async def act(world: World) -> None:
         world.servers.load_cores = 1.0
-        for by_hand, kept in ((2, 2), (9, 3), (0, 1)):
-            world.cluster.objects["Deployment", "digits"]["spec"]["replicas"] = by_hand
-            world.reconciler.child_seen("Deployment", world.cluster.touch("Deployment", "digits"))
+        for number, kept in ((2, 2), (9, 3), (0, 1)):
+            by_hand(world, number)
             await asyncio.sleep(1.0)
             assert replicas(world) == kept
 
