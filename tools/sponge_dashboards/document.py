@@ -17,7 +17,8 @@ from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.models import common
 from grafana_foundation_sdk.models import dashboard as models
 
-from sponge_dashboards.panels import ROWS, Panel
+from sponge_dashboards.panel import Panel
+from sponge_dashboards.panels import ROWS
 
 __all__ = ["DASHBOARD", "queries", "render"]
 
