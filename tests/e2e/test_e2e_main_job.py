@@ -14,7 +14,8 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 import tritonclient.http as triton
-from operator_kit import Kubectl, Service, eventually, identity, millicores, quota_file, rate_of, send
+from load_kit import rate_of, send
+from operator_kit import Kubectl, Service, eventually, identity, millicores, quota_file
 from sklearn.datasets import load_digits
 from tritonclient.utils import InferenceServerException
 

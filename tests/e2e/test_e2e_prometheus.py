@@ -13,7 +13,8 @@ import pytest
 import yaml
 from certificates_kit import Authority, tls_secret
 from fronts_kit import address, ask_by_tls, fronts, put_pair
-from operator_kit import Kubectl, Service, eventually, send
+from load_kit import send
+from operator_kit import Kubectl, Service, eventually
 from prometheus_kit import Prometheus
 from server_process import ServerProcess
 

@@ -8,18 +8,8 @@ from functools import partial
 from pathlib import Path
 
 import pytest
-from operator_kit import (
-    Kubectl,
-    Service,
-    block_node,
-    eventually,
-    identity,
-    millicores,
-    quota_file,
-    rate_of,
-    scraped,
-    send,
-)
+from load_kit import rate_of, send
+from operator_kit import Kubectl, Service, block_node, eventually, identity, millicores, quota_file, scraped
 
 pytestmark = [pytest.mark.e2e, pytest.mark.torch, pytest.mark.usefixtures("operator_running")]
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from load_kit import send
 from operator_kit import (
     Kubectl,
     Service,
@@ -21,7 +22,6 @@ from operator_kit import (
     millicores,
     operator_pods,
     quota_file,
-    send,
     server_state,
 )
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 import pytest
+from load_kit import rows_of, send
 from operator_kit import (
     Kubectl,
     Service,
@@ -17,8 +18,6 @@ from operator_kit import (
     millicores,
     quota_file,
     resizes,
-    rows_of,
-    send,
 )
 
 from sponge_cluster import BUSYBOX_IMAGE

@@ -8,6 +8,7 @@ import urllib.request
 from collections.abc import Iterator
 
 import pytest
+from load_kit import send
 from operator_kit import (
     Kubectl,
     Service,
@@ -19,7 +20,6 @@ from operator_kit import (
     operator_restarts,
     quota_file,
     resizes,
-    send,
     server_state,
     standing_still,
 )

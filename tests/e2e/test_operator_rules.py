@@ -7,6 +7,7 @@ import urllib.request
 from typing import Any
 
 import pytest
+from load_kit import send
 from operator_kit import (
     Kubectl,
     Service,
@@ -18,7 +19,6 @@ from operator_kit import (
     operator_address,
     quota_file,
     scraped,
-    send,
 )
 
 pytestmark = [pytest.mark.e2e, pytest.mark.torch]

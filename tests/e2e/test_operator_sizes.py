@@ -7,6 +7,7 @@ import statistics
 import time
 
 import pytest
+from load_kit import send
 from operator_kit import (
     PATIENCE,
     Kubectl,
@@ -17,7 +18,6 @@ from operator_kit import (
     kill_container,
     millicores,
     quota_file,
-    send,
     server_state,
 )
 

@@ -7,7 +7,8 @@ import time
 from typing import Any
 
 import pytest
-from operator_kit import Client, Kubectl, Service, eventually, scraped
+from load_kit import Client
+from operator_kit import Kubectl, Service, eventually, scraped
 
 pytestmark = [pytest.mark.e2e, pytest.mark.torch, pytest.mark.usefixtures("operator_running")]
 

@@ -8,8 +8,8 @@ import time
 from typing import Any, Literal
 
 import pytest
+from load_kit import Client, send
 from operator_kit import (
-    Client,
     Kubectl,
     Service,
     beside,
@@ -18,7 +18,6 @@ from operator_kit import (
     identity,
     millicores,
     quota_file,
-    send,
     server_state,
 )
 
