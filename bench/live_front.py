@@ -21,6 +21,7 @@ from sponge_core.routing.registry import RuleName
 __all__ = ["LiveFront", "envoy_program", "front_of", "pod_option", "start_envoy"]
 
 READY_WITHIN_S = 60.0
+IN_TURN = "envoy_http_ext_proc_failure_mode_allowed"
 
 
 def pod_option(url: str, grpc: str, control_url: str) -> str:
@@ -122,6 +123,11 @@ class LiveFront:
         """How many members of one of its clusters Envoy takes for healthy."""
         name = f'envoy_cluster_membership_healthy{{envoy_cluster_name="{cluster}"}}'
         return scraped(f"http://127.0.0.1:{self.status}/stats/prometheus")[name]
+
+    def in_turn(self) -> int:
+        """How many requests went to the pods in turn so far, as the picker was away or late."""
+        samples = scraped(f"http://127.0.0.1:{self.status}/stats/prometheus")
+        return round(sum(count for name, count in samples.items() if name.startswith(IN_TURN)))
 
     def metric(self, name: str) -> float:
         """A sample of the picker's metrics, named with its labels. Raises KeyError, OSError."""

@@ -51,13 +51,19 @@ def test_the_capacity_does_not_depend_on_when_a_batch_ends(until_s: float) -> No
 def test_the_seeds_of_a_case_are_summed_up_and_others_left_out(tmp_path: Path) -> None:
     ledger = Ledger(tmp_path / "runs.jsonl")
     case = {"mix": "tight", "arrivals": "burst"}
-    way = {"outcomes": {"in_time": 98, "late": 2}, "latency_ms": [100.0] * 100, "busy": 0.9, "simulated_missed": 1}
+    way = {
+        "outcomes": {"in_time": 98, "late": 2},
+        "latency_ms": [100.0] * 100,
+        "busy": 0.9,
+        "simulated_missed": 1,
+        "in_turn": 3,
+    }
     for seed, after in ((1, 30.0), (2, 20.0)):
         result = {"capacity_rps": [30.0, after], "offered_rps": 27.0, "ways": dict.fromkeys(ways_of(OPTIONS), way)}
         ledger.add("front_pods", size_of(OPTIONS) | case | {"seed": seed}, result)
     ledger.add("front_pods", size_of(OPTIONS) | case | {"seed": 1, "cores": 0.3}, {})
     row = rows_of(OPTIONS, ledger)[1]
     assert (row.mix, row.arrivals, row.way, row.requests) == ("tight", "burst", "best-fit", 200)
-    assert (row.missed, row.simulated_missed) == (4, 2)
+    assert (row.missed, row.simulated_missed, row.in_turn) == (4, 2, 6)
     assert row.load == pytest.approx((0.9 + 27 / 25) / 2)
     assert row.latency_ms.p50 == 100.0
