@@ -1,29 +1,19 @@
-"""Models the memory of a server by lanes and batch size; reads and limits the memory of a process. Sizes are in bytes.
+"""Models the memory of a server by lanes and batch size, and reads the memory of a process. All sizes are in bytes.
 
 Only memory that the kernel cannot drop counts: pages of a program's files can be read again.
 """
 
 from __future__ import annotations
 
-import contextlib
-import resource
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-__all__ = [
-    "RESERVE_BYTES",
-    "MemoryModel",
-    "anonymous_bytes",
-    "limit_growth",
-    "private_bytes",
-    "unlimit_growth",
-]
+from sponge_system.memory_growth import RESERVE_BYTES
 
-RESERVE_BYTES = 64 << 20
-"""Memory to leave free, for page tables, waiting requests, and the code that must stay in memory to run."""
+__all__ = ["MemoryModel", "anonymous_bytes", "private_bytes"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,27 +68,6 @@ def private_bytes(pid: int) -> int | None:
 def anonymous_bytes(pid: int) -> int | None:
     """Bytes of the process that no file backs, shared with its forks or not; None if the kernel does not tell."""
     return _rollup(pid, "Anonymous")
-
-
-def limit_growth(pid: int, room_bytes: int) -> None:
-    """From now on, a process of the same user and its later forks are refused more than so many bytes.
-
-    The process sees a failed allocation, where the kernel would end it, or all of its cgroup, for lack of memory. If it
-    has ended, nothing happens. Memory that it shares with others is not limited.
-    """
-    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-        # What is mapped and unused, some hundred MiB of torch's libraries, must not count: so the limit starts there.
-        mapped = int(Path(f"/proc/{pid}/statm").read_bytes().split()[5]) * resource.getpagesize()
-        _, most = resource.prlimit(pid, resource.RLIMIT_DATA)
-        allowed = mapped + max(0, room_bytes)
-        resource.prlimit(pid, resource.RLIMIT_DATA, (allowed if most < 0 else min(allowed, most), most))
-
-
-def unlimit_growth(pid: int) -> None:
-    """Takes the limit of `limit_growth` back."""
-    with contextlib.suppress(ProcessLookupError):
-        _, most = resource.prlimit(pid, resource.RLIMIT_DATA)
-        resource.prlimit(pid, resource.RLIMIT_DATA, (most, most))
 
 
 def _rollup(pid: int, field: str) -> int | None:

@@ -17,7 +17,7 @@ from sponge_server.startup.memory_plan import Fitted
 from sponge_server.workers.interface import LanePool
 from sponge_system.cgroup import own_cgroup, read_memory_left, read_memory_limit, read_memory_used
 from sponge_system.logs import event
-from sponge_system.process_memory import RESERVE_BYTES, limit_growth
+from sponge_system.memory_growth import RESERVE_BYTES, limit_growth
 
 __all__ = ["MemoryWatch"]
 

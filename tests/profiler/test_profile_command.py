@@ -109,6 +109,7 @@ def test_a_batch_that_the_model_does_not_take_is_refused_and_so_is_its_file_when
 
     export(4)
     command = [f"file://{tmp_path}/m.pt2", "--cores", "1", "-o", str(tmp_path / "m.yaml"), "--no-limit"]
+    command += ["--percentile", "50"]  # of a few batches, the slowest says more of the machine than of the model
     done = run_profile(*command, "--batches", "1,4,8")
     assert done.returncode == 2
     assert "exported for at most 4 rows: leave sizes above 4 out of --batches" in done.stderr

@@ -13,7 +13,8 @@ from sponge_server.startup import beside
 from sponge_server.startup.beside import check_room
 from sponge_server.startup.memory_plan import Fitted, MemoryLimitError
 from sponge_server.workers.interface import LaneError
-from sponge_system.process_memory import RESERVE_BYTES, MemoryModel
+from sponge_system.memory_growth import RESERVE_BYTES
+from sponge_system.process_memory import MemoryModel
 
 MIB = 1 << 20
 FITTED = Fitted(MemoryModel(300 * MIB, 30 * MIB, 5 * MIB), 1 << 30, 20 * MIB, 2, (8,), server_bytes=100 * MIB)

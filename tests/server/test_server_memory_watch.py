@@ -14,7 +14,8 @@ from sponge_server.memory_watch import INTERVAL_S, MemoryWatch
 from sponge_server.observability.metrics import Metrics
 from sponge_server.startup.memory_plan import Fitted
 from sponge_server.workers.interface import LanePool
-from sponge_system.process_memory import RESERVE_BYTES, MemoryModel
+from sponge_system.memory_growth import RESERVE_BYTES
+from sponge_system.process_memory import MemoryModel
 
 MIB = 1 << 20
 FITTED = Fitted(MemoryModel(200 * MIB, 30 * MIB, 10 * MIB), 1024 * MIB, 20 * MIB, 2, (8,))

@@ -27,7 +27,7 @@ from sponge_server.startup.startup import Prepared, warmed_up
 from sponge_server.workers.interface import LanePool
 from sponge_system.cgroup import own_cgroup, read_memory_held, read_memory_limit
 from sponge_system.logs import event
-from sponge_system.process_memory import RESERVE_BYTES
+from sponge_system.memory_growth import RESERVE_BYTES
 
 __all__ = ["check_room", "guarded", "prepare_beside"]
 

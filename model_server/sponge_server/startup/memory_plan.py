@@ -32,7 +32,8 @@ from sponge_server.workers.interface import (
 )
 from sponge_system.cgroup import own_cgroup, read_memory_limit, read_oom_kills
 from sponge_system.logs import event
-from sponge_system.process_memory import RESERVE_BYTES, MemoryModel, anonymous_bytes, private_bytes, unlimit_growth
+from sponge_system.memory_growth import RESERVE_BYTES, unlimit_growth
+from sponge_system.process_memory import MemoryModel, anonymous_bytes, private_bytes
 
 __all__ = [
     "Fitted",

@@ -35,7 +35,7 @@ from sponge_server.workers.ipc import SharedMemory, receive, send
 from sponge_server.workers.probe import probe
 from sponge_server.workers.row_size import RowSizeError
 from sponge_system.cgroup import own_cgroup, read_memory_left
-from sponge_system.process_memory import RESERVE_BYTES, limit_growth
+from sponge_system.memory_growth import RESERVE_BYTES, limit_growth
 
 __all__ = ["ENVIRONMENT", "main"]
 
