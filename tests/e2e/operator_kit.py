@@ -100,14 +100,14 @@ class Service:
         condition = self.condition(kind)
         return (condition.get("status"), condition.get("reason")) == (status, reason)
 
-    def pods(self) -> list[dict[str, Any]]:
-        """The pods that are not on their way out."""
+    def pods(self, *, leaving: bool = False) -> list[dict[str, Any]]:
+        """The pods; `leaving`: those that are on their way out, too."""
         pods = json.loads(
             self.kubectl(
                 "get", "pods", "-n", self.namespace, "-l", f"serving.sponge.dev/service={self.name}", "-o", "json"
             )
         )["items"]
-        return [pod for pod in pods if "deletionTimestamp" not in pod["metadata"]]
+        return [pod for pod in pods if leaving or "deletionTimestamp" not in pod["metadata"]]
 
     def pod(self) -> dict[str, Any]:
         """The one pod that is not on its way out."""

@@ -177,6 +177,7 @@ def test_two_pods_follow_each_other_while_the_operator_is_replaced(service: Serv
 def test_a_source_that_does_not_fit_beside_the_former_one_replaces_the_pods(service: Service) -> None:
     change(service, LARGE.format(4))
     eventually(lambda: live(service, LARGE.format(4)), 90, "the small one leaves it room, or else a new pod has it")
+    eventually(lambda: len(service.pods(leaving=True)) == 1, 60, "a pod that was replaced answers no more")
     pod = service.pod()
     with steady(service) as requests:
         change(service, LARGE.format(5))
