@@ -15,7 +15,7 @@ from sponge_core.control_api import MemoryState
 from sponge_server.observability.metrics import Metrics
 from sponge_server.startup.memory_plan import Fitted
 from sponge_server.workers.interface import LanePool
-from sponge_system.cgroup import own_cgroup, read_memory_left, read_memory_limit, read_memory_used
+from sponge_system.cgroup import own_cgroup, read_memory_held, read_memory_limit, read_memory_used
 from sponge_system.logs import event
 from sponge_system.memory_growth import RESERVE_BYTES, limit_growth
 
@@ -71,10 +71,10 @@ class MemoryWatch:
             self._fitted = replace(self._fitted, limit_bytes=limit)
             self._metrics.memory_limit.set(limit)
             self._follow()
-        left = read_memory_left(self._cgroup)
-        if left is not None:
+        held = read_memory_held(self._cgroup)
+        if held is not None:
             for pid in self._pool.pids:
-                limit_growth(pid, left - _SPARE_BYTES)
+                limit_growth(pid, limit - held - _SPARE_BYTES)
         self.state = MemoryState(
             limit=limit,
             used=used,

@@ -17,10 +17,10 @@ from sponge_server.startup.memory_plan import (
     MemoryLimitError,
     account_limit,
     fit_memory,
-    lacks_memory,
     lift_guard,
     memory_limit,
     oom_kills,
+    ran_out,
 )
 from sponge_server.startup.profile_board import ProfileBoard
 from sponge_server.startup.startup import Prepared, warmed_up
@@ -92,7 +92,7 @@ async def prepare_beside(
         pool.keep(fitted.keep_bytes)
         await pool.scale(lanes)
     except SpongeError as error:
-        if isinstance(error, MemoryLimitError) or not (oom_kills() > killed or lacks_memory(error)):
+        if not ran_out(error, killed):
             raise
         limit = _mib(memory_limit() or 0)
         raise MemoryLimitError(

@@ -40,11 +40,11 @@ __all__ = [
     "MemoryLimitError",
     "account_limit",
     "fit_memory",
-    "lacks_memory",
     "lift_guard",
     "measure_memory",
     "memory_limit",
     "oom_kills",
+    "ran_out",
 ]
 
 log = logging.getLogger(__name__)
@@ -121,9 +121,13 @@ def memory_limit() -> int | None:
     return None if cgroup is None else read_memory_limit(cgroup)
 
 
-def lacks_memory(error: Exception) -> bool:
-    """Whether the error of a model says that an allocation failed."""
-    return any(said in str(error) for said in _NO_MEMORY)
+def ran_out(error: SpongeError, killed: int) -> bool:
+    """Whether a load failed for lack of memory without saying so: an allocation failed, or the kernel killed a process.
+
+    Args:
+        killed: `oom_kills` before the load.
+    """
+    return not isinstance(error, MemoryLimitError) and (oom_kills() > killed or _lacks_memory(error))
 
 
 def lift_guard(pool: LanePool) -> None:
@@ -285,7 +289,7 @@ class _ExampleRuns:
         failed = result.outputs[0]
         if not isinstance(failed, ItemError) or isinstance(failed, NotFiniteError):  # those numbers took their memory
             return True
-        if not lacks_memory(failed):
+        if not _lacks_memory(failed):
             raise ModelError(f"model {info.name} fails on an example batch of {batch}: {failed}")
         event(log, "memory.batch_failed", logging.WARNING, rows=batch, error=failed)
         return False
@@ -298,6 +302,11 @@ class _ExampleRuns:
         except TimeoutError:
             text = f"a lane that ran out of memory was not replaced within {self._limit_s:g} s"
             raise MemoryLimitError(f"{text}: raise the memory limit") from None
+
+
+def _lacks_memory(error: SpongeError) -> bool:
+    """Whether the error of a model says that an allocation failed."""
+    return any(said in str(error) for said in _NO_MEMORY)
 
 
 def _sizes(most: int) -> list[int]:

@@ -23,10 +23,10 @@ from sponge_server.startup.memory_plan import (
     MemoryLimitError,
     account_limit,
     fit_memory,
-    lacks_memory,
     lift_guard,
     memory_limit,
     oom_kills,
+    ran_out,
 )
 from sponge_server.startup.profile_board import ProfileBoard, stored_profile
 from sponge_server.startup.variants import check_variant
@@ -196,8 +196,7 @@ async def _start(settings: ServerSettings, pool: LanePool, metrics: Metrics) -> 
         await pool.scale(fitted.lanes)
     except SpongeError as error:
         limit = memory_limit()
-        ran_out = oom_kills() > killed or lacks_memory(error)
-        if limit is None or not ran_out or isinstance(error, MemoryLimitError):
+        if limit is None or not ran_out(error, killed):
             raise
         text = f"the memory limit of {limit >> 20} MiB is too small for the models"
         raise MemoryLimitError(f"{text} ({error}); raise the limit") from None
