@@ -174,7 +174,7 @@ class KindTest:
     def _resized(self) -> None:
         pod = self._pod()
         self._until("the idle pod has 250m", lambda: self._cores(self._pod()) == "250m")
-        largest = set()
+        grown = set()
         with self._forwarded() as url:
             with self._load_of(url, rate=10, duration_s=3) as sender:
                 calm = self._report(sender)
@@ -183,13 +183,13 @@ class KindTest:
             for rate in RATES:
                 with self._load_of(url, rate=rate, duration_s=10) as sender:
                     while sender.poll() is None:
-                        largest.add(self._cores(self._pod()))
+                        grown |= {self._cores(self._pod())} - {"250m"}
                         time.sleep(0.2)
                     self._report(sender)
-                if largest > {"250m"}:
+                if grown:
                     break
-        self._progress.say(f"  CPU limits seen at {rate} requests/s: {', '.join(sorted(largest))}")
-        if largest <= {"250m"}:
+        self._progress.say(f"  CPU limits above 250m seen at {rate} requests/s: {', '.join(sorted(grown)) or 'none'}")
+        if not grown:
             raise ClusterError(f"the pod was not resized under {rate} requests/s")
         self._until("it shrinks again", lambda: self._cores(self._pod()) == "250m")
         before, after = (each["status"]["containerStatuses"][0] for each in (pod, self._pod()))
