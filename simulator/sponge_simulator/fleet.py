@@ -230,10 +230,13 @@ class ServiceRun:
     def _is_admitted(self, request: Request) -> bool:
         if self._cluster.admits is None:
             return True
-        service, now = self._service, self._now
-        serving = sum(not replica.retiring and replica.ready_at <= now for replica in self._replicas)
-        cores = max(1, serving) * max(MIN_CORES, service.max_cores - service.overhead_cores)
+        service = self._service
+        cores = max(1, len(self._serving())) * max(MIN_CORES, service.max_cores - service.overhead_cores)
         return self._cluster.admits(request, self._queue, self._models[0], service.max_batch, cores)
+
+    def _serving(self) -> list[Replica]:
+        """The replicas that take batches now."""
+        return [replica for replica in self._replicas if not replica.retiring and replica.ready_at <= self._now]
 
     def _plan(self) -> None:
         now, serving = self._now, [replica for replica in self._replicas if not replica.retiring]
@@ -328,7 +331,7 @@ class ServiceRun:
 
     def _launch(self) -> None:
         now = self._now
-        serving = [replica for replica in self._replicas if not replica.retiring and replica.ready_at <= now]
+        serving = self._serving()
         limits = self._limits if len(serving) <= 1 else replace(self._limits, servers=len(serving))
         for replica in serving:
             if not self._queue:
