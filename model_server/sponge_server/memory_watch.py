@@ -15,7 +15,7 @@ from sponge_core.control_api import MemoryState
 from sponge_server.observability.metrics import Metrics
 from sponge_server.startup.memory_plan import Fitted
 from sponge_server.workers.interface import LanePool
-from sponge_system.cgroup import own_cgroup, read_memory_held, read_memory_limit, read_memory_used
+from sponge_system.cgroup import own_cgroup, read_memory_left, read_memory_limit, read_memory_used
 from sponge_system.logs import event
 from sponge_system.memory_growth import RESERVE_BYTES, limit_growth
 
@@ -48,6 +48,7 @@ class MemoryWatch:
         measured = fitted.model is not None and fitted.limit_bytes is not None
         self._cgroup = (cgroup or own_cgroup("memory")) if measured else None
         self._looked = -math.inf
+        pool.add_listener(self._limit_lanes)  # a new lane runs no batch before
 
     def use(self, fitted: Fitted) -> None:
         """Other models are loaded now: counts on what they need."""
@@ -71,10 +72,7 @@ class MemoryWatch:
             self._fitted = replace(self._fitted, limit_bytes=limit)
             self._metrics.memory_limit.set(limit)
             self._follow()
-        held = read_memory_held(self._cgroup)
-        if held is not None:
-            for pid in self._pool.pids:
-                limit_growth(pid, limit - held - _SPARE_BYTES)
+        self._limit_lanes()
         self.state = MemoryState(
             limit=limit,
             used=used,
@@ -82,6 +80,13 @@ class MemoryWatch:
             lane=model.lane_bytes,
             item=model.item_bytes,
         )
+
+    def _limit_lanes(self) -> None:
+        """Lanes may grow by what is left now; the process that they are forked from does not, and must never fail."""
+        left = None if self._cgroup is None else read_memory_left(self._cgroup)
+        if left is not None:
+            for pid in self._pool.lane_pids:
+                limit_growth(pid, left - _SPARE_BYTES)
 
     def _follow(self) -> None:
         """Lanes keep what the limit has room for, and batches stay within it."""

@@ -60,8 +60,15 @@ def detach() -> None:
 
 
 def hang_on_signal() -> None:
-    """From now on, SIGUSR1 makes this process hang."""
+    """From now on, SIGUSR1 makes this process hang, and SIGUSR2 makes it compute for a second and a half."""
     signal.signal(signal.SIGUSR1, lambda *_: time.sleep(3600))
+    signal.signal(signal.SIGUSR2, lambda *_: _compute(1.5))
+
+
+def _compute(for_s: float) -> None:
+    until = time.monotonic() + for_s
+    while time.monotonic() < until:
+        pass
 
 
 def moody() -> LoadedModel:

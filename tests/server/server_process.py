@@ -14,7 +14,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import grpc
 
@@ -52,6 +52,8 @@ class Reply:
 class ServerProcess:
     """One server. `data` and `control` are the URLs of its ports, `grpc` is host and port of the third."""
 
+    logs: ClassVar[list[Path]] = []  # of all that were started
+
     def __init__(
         self,
         directory: Path,
@@ -85,6 +87,7 @@ class ServerProcess:
         environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, places))}
         with self.errors.open("wb") as errors:
             self.process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, env=environment, text=True)
+        self.logs.append(self.errors)
         self.line = self._first_line()
         addresses = re.findall(r"https?://[\d.]+:\d+", self.line)
         if len(addresses) != 2:
@@ -159,6 +162,11 @@ class ServerProcess:
 
 def command_body(command: int, **rest: Any) -> dict[str, Any]:
     return {"inputs": [{"name": "command", "datatype": "INT64", "shape": [1, 1], "data": [command]}], **rest}
+
+
+def oom_score(pid: int) -> int:
+    """What the kernel adds to the score of a process when memory runs out."""
+    return int(Path(f"/proc/{pid}/oom_score_adj").read_text())
 
 
 def eventually(condition: Callable[[], bool], timeout_s: float = 20.0) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import resource
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, cast
 
@@ -26,8 +27,12 @@ class Pool:
 
     def __init__(self) -> None:
         self.lanes = (object(), object())
-        self.pids: list[int] = []
+        self.lane_pids: list[int] = []
         self.kept: list[int | None] = []
+        self.listeners: list[Callable[[], None]] = []
+
+    def add_listener(self, callback: Callable[[], None]) -> None:
+        self.listeners.append(callback)
 
     def keep(self, allowance: Any) -> None:
         self.kept.append(allowance(2))
@@ -74,11 +79,11 @@ def test_lanes_keep_less_under_a_smaller_limit(cgroup: Path) -> None:
     assert pool.kept[-1] == FITTED.keep_bytes(2)
 
 
-def test_processes_grow_by_what_is_left(cgroup: Path) -> None:
+def test_lanes_grow_by_what_is_left(cgroup: Path) -> None:
     memory, pool = watch(FITTED, cgroup)
     (cgroup / "memory.stat").write_text(f"active_file {100 * MIB}\ninactive_file 0\n")
     with subprocess.Popen(["sleep", "60"]) as process:
-        pool.pids.append(process.pid)
+        pool.lane_pids.append(process.pid)
 
         def refused_from() -> int:
             """MiB of the limit, without what so small a process has mapped."""
@@ -93,6 +98,10 @@ def test_processes_grow_by_what_is_left(cgroup: Path) -> None:
             (cgroup / "memory.max").write_text(f"{600 * MIB}\n")
             memory.look(2 * INTERVAL_S)
             assert refused_from() == pytest.approx(0, abs=4)
+            (cgroup / "memory.current").write_text(f"{300 * MIB}\n")
+            for changed in pool.listeners:  # as when a lane was replaced
+                changed()
+            assert refused_from() == pytest.approx(600 - 200 - 16, abs=4)
         finally:
             process.kill()
     memory.look(3 * INTERVAL_S)  # of a process that has ended, nothing is said

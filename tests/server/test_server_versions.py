@@ -8,14 +8,16 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import tritonclient.grpc as triton_grpc
 import tritonclient.http as triton_http
 from memory_cgroup import memory_cgroup
-from server_process import TOKEN, Reply, ServerProcess, eventually
+from server_process import TOKEN, Reply, ServerProcess, eventually, oom_score
 from version_models import WAIT_FOR
 
 from sponge_system.cgroup import read_oom_kills
+from sponge_system.oom_score import FORK_SERVER, LANE, LOADING
 
 pytestmark = pytest.mark.torch
 
@@ -282,6 +284,22 @@ def test_the_clients_of_triton(server: ServerProcess) -> None:
         assert rpc.is_model_ready("m", three)
         states: Any = rpc.get_model_repository_index(as_json=True)
         assert {"name": "m", "version": three, "state": "READY"} in states["models"]
+
+
+def test_what_is_loaded_is_what_the_kernel_kills_first_until_it_takes_over(server: ServerProcess, gate: Path) -> None:
+    base = oom_score(server.process.pid)
+    loading = threading.Thread(target=lambda: load(server, SOURCE.format(1) + "&waits=true"))
+    loading.start()
+    eventually(lambda: {one - base for one in family_scores(server)} == {FORK_SERVER, LANE, FORK_SERVER + LOADING})
+    gate.touch()
+    loading.join()
+    gate.unlink()
+    eventually(lambda: [one - base for one in family_scores(server)] == [FORK_SERVER, LANE])
+
+
+def family_scores(server: ServerProcess) -> list[int]:
+    """Of all processes that come from the server."""
+    return sorted(oom_score(one.pid) for one in psutil.Process(server.process.pid).children(recursive=True))
 
 
 def test_both_versions_must_fit_into_the_memory_limit(tmp_path: Path) -> None:

@@ -238,6 +238,34 @@ async def test_a_fork_server_that_hangs_is_replaced_with_its_lanes(
     await back(pool_of_two)
 
 
+async def test_a_fork_server_that_is_only_slow_is_waited_for(
+    pool_of_two: WorkerPool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(fork_client, "ANSWER_S", 0.1)
+    before = pool_of_two.pids
+    os.kill(before[0], signal.SIGUSR2)
+    with pytest.raises(LaneHung):
+        await pool_of_two.lanes[0].run([item((HANG, 0.0))], threads=1, timeout_s=0.1)
+    await until(lambda: pool_of_two.pids[1:2] not in ([], before[1:2]))
+    await back(pool_of_two)
+    assert (pool_of_two.pids[0], pool_of_two.pids[2]) == (before[0], before[2])
+    assert events(caplog, "fork_server.starved")
+
+
+async def test_a_fork_server_that_is_slow_for_good_is_replaced(
+    pool_of_two: WorkerPool, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(fork_client, "ANSWER_S", 0.1)
+    monkeypatch.setattr(fork_client, "STARVED_S", 0.5)
+    before = pool_of_two.pids
+    os.kill(before[0], signal.SIGUSR2)
+    with pytest.raises(LaneHung):
+        await pool_of_two.lanes[0].run([item((HANG, 0.0))], threads=1, timeout_s=0.1)
+    await until(lambda: bool(events(caplog, "fork_server.hung")))
+    await until(lambda: not set(before) & set(pool_of_two.pids))
+    await back(pool_of_two)
+
+
 async def test_a_stopped_lane_goes_on_with_its_batch(pool_of_two: WorkerPool) -> None:
     before = pool_of_two.pids
     os.kill(before[1], signal.SIGSTOP)

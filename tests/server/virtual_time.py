@@ -132,6 +132,7 @@ class FakePool:
         self.lanes = [FakeLane(number, profiles) for number in range(lanes)]
         self.listeners: list[Callable[[], None]] = []
         self.pids: list[int] = []
+        self.lane_pids: list[int] = []
 
     def add_listener(self, callback: Callable[[], None]) -> None:
         self.listeners.append(callback)

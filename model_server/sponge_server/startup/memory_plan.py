@@ -33,6 +33,7 @@ from sponge_server.workers.interface import (
 from sponge_system.cgroup import own_cgroup, read_memory_limit, read_oom_kills
 from sponge_system.logs import event
 from sponge_system.memory_growth import RESERVE_BYTES, unlimit_growth
+from sponge_system.oom_score import FORK_SERVER, LANE, set_oom_score
 from sponge_system.process_memory import MemoryModel, anonymous_bytes, private_bytes
 
 __all__ = [
@@ -131,9 +132,11 @@ def ran_out(error: SpongeError, killed: int) -> bool:
 
 
 def lift_guard(pool: LanePool) -> None:
-    """From now on, the processes of a guarded pool may grow: what they need is known, and fits."""
+    """From now on, the processes of a guarded pool may grow: what they need is known, and fits. Next they serve."""
+    lanes = pool.lane_pids
     for pid in pool.pids:
         unlimit_growth(pid)
+        set_oom_score(pid, LANE if pid in lanes else FORK_SERVER)
 
 
 def account_limit(given: int | None) -> int:

@@ -13,7 +13,7 @@ import signal
 from collections.abc import Iterable
 from pathlib import Path
 
-__all__ = ["end_family", "go_on", "new_mark", "own_children"]
+__all__ = ["end_family", "go_on", "is_starved", "new_mark", "own_children"]
 
 _MARK = "SPONGE_FAMILY"
 _REAP_S, _REAP_POLL_S = 1.0, 0.01
@@ -49,6 +49,15 @@ def go_on(pid: int | None = None) -> list[int]:
             stopped.append(found.si_pid)
             os.kill(found.si_pid, signal.SIGCONT)
     return stopped
+
+
+def is_starved(pid: int) -> bool:
+    """Whether the process wants to run, or waits for a disk or memory, rather than for an event."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace")
+    except OSError:  # it has ended
+        return False
+    return stat.rpartition(")")[2].split()[0] in "RD"
 
 
 def own_children() -> set[int]:

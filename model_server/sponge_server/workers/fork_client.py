@@ -16,7 +16,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict
 
-from sponge_server.workers.family import end_family, go_on, new_mark
+from sponge_server.workers.family import end_family, go_on, is_starved, new_mark
 from sponge_server.workers.fork_server import ENVIRONMENT
 from sponge_server.workers.interface import LaneError, ModelError, ModelInfo, ModelSpec, StartLimits, TensorSpec
 from sponge_server.workers.ipc import Message, read_message, send
@@ -31,6 +31,9 @@ _log = logging.getLogger("sponge.lanes")
 ANSWER_S = 3.0
 """A fork server that does not answer a request for this long hangs, and is killed: a fork takes milliseconds. One that
 was stopped goes on within a third of this."""
+
+STARVED_S = 30.0
+"""One that waits for the CPU or a disk all the while is starved, which a restart makes worse: it has so long."""
 
 _CLOSE_TIMEOUT_S = 5.0
 _CLOSE_POLL_S = 0.01
@@ -52,6 +55,7 @@ class ForkServerClient:
         self._writer: asyncio.StreamWriter | None = None
         self._watching = asyncio.create_task(self._watch(), name="fork-server-process")
         self._waiting = 0  # requests without an answer
+        self._asked_at = 0.0  # when the oldest of them was sent, on the event loop's clock
         self._overdue: asyncio.TimerHandle | None = None
 
     @classmethod
@@ -186,15 +190,23 @@ class ForkServerClient:
             self._arm()
 
     def _arm(self) -> None:
-        self._overdue = asyncio.get_running_loop().call_later(ANSWER_S, self._hangs)
+        loop = asyncio.get_running_loop()
+        self._asked_at = loop.time()
+        self._overdue = loop.call_later(ANSWER_S, self._unanswered)
 
     def _disarm(self) -> None:
         if self._overdue is not None:
             self._overdue.cancel()
             self._overdue = None
 
-    def _hangs(self) -> None:
-        event(_log, "fork_server.hung", logging.ERROR, pid=self.pid, for_s=ANSWER_S)
+    def _unanswered(self) -> None:
+        loop = asyncio.get_running_loop()
+        waited_s = loop.time() - self._asked_at
+        if waited_s < STARVED_S and is_starved(self.pid):
+            event(_log, "fork_server.starved", logging.WARNING, pid=self.pid, for_s=round(waited_s, 1))
+            self._overdue = loop.call_later(ANSWER_S, self._unanswered)
+            return
+        event(_log, "fork_server.hung", logging.ERROR, pid=self.pid, for_s=round(waited_s, 1))
         self._process.kill()
         self._hang_up()
 

@@ -36,6 +36,7 @@ from sponge_server.workers.probe import probe
 from sponge_server.workers.row_size import RowSizeError
 from sponge_system.cgroup import own_cgroup, read_memory_left
 from sponge_system.memory_growth import RESERVE_BYTES, limit_growth
+from sponge_system.oom_score import FORK_SERVER, LOADING, raise_oom_score
 
 __all__ = ["ENVIRONMENT", "main"]
 
@@ -63,9 +64,6 @@ server needs."""
 BESIDE_NICENESS = 19
 """Of a pool that starts beside one that serves, and of its lanes later: a process cannot become less nice again."""
 
-BESIDE_OOM_SCORE = 500
-"""Should the estimate of its memory be wrong, the kernel ends such a pool rather than the one that serves."""
-
 WHILE_LOADING = (100_000, 50, 100)
 """Thresholds of the garbage collector. Imports and models make two million objects that stay; at the usual thresholds
 they are looked through again and again, a fifth of the CPU time of a start."""
@@ -86,8 +84,7 @@ def main(fd: int) -> None:
         return
     if first[0]["beside"]:
         os.nice(BESIDE_NICENESS)
-        with contextlib.suppress(OSError):
-            Path("/proc/self/oom_score_adj").write_text(str(BESIDE_OOM_SCORE), encoding="ascii")
+    raise_oom_score(FORK_SERVER + (LOADING if first[0]["guarded"] else 0))
     models: list[Any] = []
     usual = gc.get_threshold()
     gc.set_threshold(*WHILE_LOADING)

@@ -316,6 +316,11 @@ class LanePool(Protocol):
         """Running processes: the one with the models, then the lanes; none if lanes are not processes."""
         ...
 
+    @property
+    def lane_pids(self) -> Sequence[int]:
+        """Those of `pids` that run batches."""
+        ...
+
     def add_listener(self, callback: Callable[[], None]) -> None:
         """Calls `callback` on the event loop whenever the lanes, or the health of one, have changed."""
         ...

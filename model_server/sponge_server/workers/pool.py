@@ -55,9 +55,9 @@ class WorkerPool:
 
         Args:
             specs: at least one model.
-            beside: other lanes serve while this pool starts: it leaves them the CPU, and memory that runs out.
-            guarded: from `start` until `unlimit_growth`, its processes are refused more than the memory limit has room
-                for: the model says so, and the kernel need not end anything.
+            beside: other lanes serve while this pool starts: it leaves them the CPU.
+            guarded: from `start` until `memory_plan.lift_guard`, its processes are refused more than the memory limit
+                has room for: the model says so, and the kernel need not end anything. If it must, they go first.
         """
         self._specs = tuple(specs)
         self._limits = limits
@@ -87,7 +87,12 @@ class WorkerPool:
     def pids(self) -> list[int]:
         """Running processes of the pool: the fork server first, then the lanes."""
         fork_server = [] if self._fork_server is None else [self._fork_server.pid]
-        return fork_server + [lane.pid for lane in self.lanes if lane.pid is not None]
+        return fork_server + self.lane_pids
+
+    @property
+    def lane_pids(self) -> list[int]:
+        """See `interface.LanePool.lane_pids`."""
+        return [lane.pid for lane in self.lanes if lane.pid is not None]
 
     def add_listener(self, callback: Callable[[], None]) -> None:
         self._listeners.append(callback)

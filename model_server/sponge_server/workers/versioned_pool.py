@@ -95,6 +95,11 @@ class VersionedPool:
         """Of every pool, the oldest first."""
         return [pid for pool in self._pools for pid in pool.pids]
 
+    @property
+    def lane_pids(self) -> Sequence[int]:
+        """Of every pool, the oldest first."""
+        return [pid for pool in self._pools for pid in pool.lane_pids]
+
     def add_listener(self, callback: Callable[[], None]) -> None:
         self._listeners.append(callback)
 

@@ -6,7 +6,6 @@ calling thread only, so it must be set here, between two batches.
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import math
 import os
@@ -17,7 +16,6 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -29,12 +27,11 @@ from sponge_server.workers.allocator import give_back, held_bytes
 from sponge_server.workers.interface import ItemError, RefusedError
 from sponge_server.workers.ipc import SharedMemory, aligned, receive, send
 from sponge_server.workers.strings import pack_strings
+from sponge_system.oom_score import FORK_SERVER, LANE, raise_oom_score
 
 __all__ = ["serve"]
 
 _MESSAGE_LIMIT = 300  # characters of an error; a message of torch can have pages
-
-_VICTIM_SCORE = 500  # in thousandths of the memory limit, more than server and fork server can be larger by
 
 _DECODE_BYTES = 16 << 20
 """Memory that an image may always take while it is decoded. Part of the reserve; a photograph needs less."""
@@ -51,7 +48,7 @@ class _Ready:
 
 def serve(models: Sequence[LoadedModel], sock: socket.socket, inputs: SharedMemory, outputs: SharedMemory) -> None:
     """Runs batches until the server closes the socket. A first batch, which is slow, runs before the lane is ready."""
-    _prefer_as_oom_victim()
+    raise_oom_score(LANE - FORK_SERVER)
     at_start = held_bytes()
     pid = os.getpid()
     for model in models:
@@ -107,13 +104,6 @@ def _worn_out() -> bool:
     except (OSError, RuntimeError):
         return True
     return False
-
-
-def _prefer_as_oom_victim() -> None:
-    """When memory runs out, the kernel kills the process with the highest score; a lane can be replaced."""
-    score = Path("/proc/self/oom_score_adj")
-    with contextlib.suppress(OSError):
-        score.write_text(str(min(1000, int(score.read_text()) + _VICTIM_SCORE)))
 
 
 def _run_batch(
