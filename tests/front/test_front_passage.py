@@ -154,18 +154,22 @@ async def test_a_client_that_leaves_takes_its_request_along(tmp_path: Path) -> N
 
 async def test_a_pod_that_is_gone_from_the_list_gets_no_more_and_ends_what_it_has(tmp_path: Path) -> None:
     async with site(tmp_path, "pause") as found:
-        under_way = [asyncio.create_task(found.status()) for _ in range(2)]
-        await asyncio.to_thread(eventually, lambda: found.asked() == [1, 1])
+        under_way: list[asyncio.Task[int]] = []
+        while 0 in found.asked():  # where the picker is late, two in a row may go to the same pod
+            assert len(under_way) < 20
+            under_way.append(asyncio.create_task(found.status()))
+            await asyncio.to_thread(eventually, lambda: sum(found.asked()) == len(under_way))
+        first, gone = found.asked()
         found.front.picker.kill()  # from now on Envoy takes turns among those in its files
         write_endpoints(found.front.directory, [parse_pod(found.front.pods[0])])
         await asyncio.to_thread(eventually, lambda: members(found.front) == 1)
         for pod in found.pods:
             pod.does = "answer"
         assert [await found.status() for _ in range(6)] == [200] * 6
-        assert found.asked() == [7, 1]
+        assert found.asked() == [first + 6, gone]
         for pod in found.pods:
             pod.goes_on.set()
-        assert await asyncio.gather(*under_way) == [200, 200]
+        assert set(await asyncio.gather(*under_way)) == {200}
 
 
 def members(front: RestFront) -> float:
