@@ -220,6 +220,14 @@ def fronts(wanted: int, ready: int, reason: str | None = None) -> dict[str, str]
         (
             {
                 f"sponge_front_pods{{{FRONT_POD},container='picker'}}": gauge(3, 60),
+                f"envoy_http_ext_proc_failure_mode_allowed{{{FRONT_POD},container='envoy'}}": "0+3x120",
+                f"envoy_http_ext_proc_streams_started{{{FRONT_POD},container='envoy'}}": "0+30x120",
+            },
+            "SpongeFrontTurns",
+        ),
+        (
+            {
+                f"sponge_front_pods{{{FRONT_POD},container='picker'}}": gauge(3, 60),
                 f"envoy_server_days_until_first_cert_expiring{{{FRONT_POD},container='envoy'}}": gauge(3, 60),
             },
             "SpongeFrontCertificateExpires",
@@ -244,8 +252,13 @@ def test_what_is_wrong_fires_and_nothing_else(tmp_path: Path, series: dict[str, 
     [
         fronts(2, 2),
         {'envoy_server_days_until_first_cert_expiring{namespace="team",pod="somebody-else"}': gauge(1, 60)},
+        {
+            f"sponge_front_pods{{{FRONT_POD},container='picker'}}": gauge(3, 60),
+            f"envoy_http_ext_proc_failure_mode_allowed{{{FRONT_POD},container='envoy'}}": "0+1x120",
+            f"envoy_http_ext_proc_streams_started{{{FRONT_POD},container='envoy'}}": "0+30x120",
+        },
     ],
-    ids=["ready", "another Envoy"],
+    ids=["ready", "another Envoy", "a few in turn"],
 )
 def test_what_is_well_or_not_ours_does_not_fire(tmp_path: Path, series: dict[str, str]) -> None:
     assert firing(tmp_path, OPERATOR | series, 55) == set()
