@@ -206,7 +206,7 @@ class _Check:
 
     async def _speed(self, pool: WorkerPool, info: ModelInfo, example_s: float) -> None:
         lane, sizes = pool.lanes[0], sorted({1, info.max_batch})
-        pid = pool.pids[-1]
+        pid = pool.lane_pids[0]
         before = _cpu_s(pid)
         for threads in (1, 2):
             for rows in sizes:

@@ -170,7 +170,7 @@ async def fit_memory(
     if limit is not None:
         limit -= taken_bytes
     wanted = [info.max_batch for info in pool.models]
-    started = private_bytes(pool.pids[1]) if len(pool.pids) > 1 else None
+    started = private_bytes(pool.lane_pids[0]) if pool.lane_pids else None
     model, reached = await measure_memory(pool, threads, limit, example_s)
     if model is None or started is None:
         event(log, "memory.unknown", logging.WARNING, limit_mib=_mib(limit))
@@ -265,7 +265,7 @@ class _ExampleRuns:
         pool.keep(lambda _: 0)
         emptied = await self._fits(model, 1)
         pool.keep(lambda _: None)
-        return private_bytes(pool.pids[1]) if emptied and await self._fits(model, batch) else None
+        return private_bytes(pool.lane_pids[0]) if emptied and await self._fits(model, batch) else None
 
     async def open_all(self, model: int) -> None:
         """Runs a batch of 1 on each thread count, as far as memory allows."""
