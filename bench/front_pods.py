@@ -12,7 +12,7 @@ The requests are dealt out at random, as kube-proxy does with each connection; b
 by a front); and to the one server. All get the same requests, one after the other, and each seed begins with another
 one. Then the capacity is measured anew: "load" is what was offered over the mean of both. "busy" is the share of their
 quota that the servers used, "simulated" what the same requests miss in virtual time, "in turn" how many a front sent on
-without its rule, because the picker had not answered within 20 ms.
+without its rule, because the picker had not answered within 8 ms.
 
 Each seed of each mix and kind of arrivals is a line of a file in `--out`, and is not measured again. With `--most` a
 call stops after so many of them, and the next one goes on: two take four minutes.

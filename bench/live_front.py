@@ -68,7 +68,7 @@ class LiveFront:
         pods: Sequence[str],
         token_file: Path,
         *options: str,
-        pick_timeout_ms: float = 20.0,
+        pick_timeout_ms: float = 8.0,
         proxy_options: Sequence[str] = (),
     ) -> None:
         self.pods = pods

@@ -198,7 +198,7 @@ def run(
 @click.option(
     "--pick-timeout-ms",
     type=Number(1.0, 60_000.0),
-    default=20.0,
+    default=8.0,
     show_default=True,
     help="A request waits so long for the picker; then it goes to the next pod in turn.",
 )

@@ -81,7 +81,7 @@ _FRONTS = (
     ),
     Panel(
         "Time of a choice",
-        "In the picker; Envoy waits for it 20 ms at most.",
+        "In the picker; Envoy waits for it 8 ms at most.",
         [
             Query(quantile(level, of_fronts("sponge_front_pick_seconds_bucket")), f"p{level * 100:g}")
             for level in (0.5, 0.99)
