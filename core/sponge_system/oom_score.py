@@ -23,18 +23,15 @@ _LARGEST = 1000
 
 def raise_oom_score(by: int) -> None:
     """Raises the score of this process, which its forks inherit."""
-    _write("self", _read() + by)
+    _set("self", by)
 
 
 def set_oom_score(pid: int, above: int) -> None:
     """Sets the score of another process of the same user, relative to this one. If it has ended, nothing happens."""
-    _write(str(pid), _read() + above)
+    _set(str(pid), above)
 
 
-def _read() -> int:
-    return int(Path("/proc/self/oom_score_adj").read_bytes())
-
-
-def _write(pid: str, score: int) -> None:
-    with contextlib.suppress(OSError):  # another's choice of victim is no reason to fail
-        Path(f"/proc/{pid}/oom_score_adj").write_text(str(min(_LARGEST, score)), encoding="ascii")
+def _set(pid: str, above: int) -> None:
+    with contextlib.suppress(OSError):  # a wrong choice of victim is no reason to fail
+        own = int(Path("/proc/self/oom_score_adj").read_bytes())
+        Path(f"/proc/{pid}/oom_score_adj").write_text(str(min(_LARGEST, own + above)), encoding="ascii")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
+from server_process import oom_score
 
 from sponge_system.oom_score import FORK_SERVER, LANE, LOADING, set_oom_score
 
@@ -20,14 +21,10 @@ print(Path("/proc/self/oom_score_adj").read_text())
 """
 
 
-def score(pid: int | str) -> int:
-    return int(Path(f"/proc/{pid}/oom_score_adj").read_text())
-
-
 @pytest.mark.parametrize("steps", [(FORK_SERVER,), (FORK_SERVER, LANE - FORK_SERVER), (FORK_SERVER + LOADING, 1000)])
 def test_a_process_raises_its_own(steps: tuple[int, ...]) -> None:
     printed = subprocess.check_output([sys.executable, "-c", RAISES, *map(str, steps)])
-    assert int(printed) == min(1000, score("self") + sum(steps))
+    assert int(printed) == min(1000, oom_score(os.getpid()) + sum(steps))
 
 
 def test_another_process_is_set_and_lowered_again() -> None:
@@ -35,7 +32,7 @@ def test_another_process_is_set_and_lowered_again() -> None:
         try:
             for above in (LANE + LOADING, LANE, FORK_SERVER):
                 set_oom_score(process.pid, above)
-                assert score(process.pid) == min(1000, score("self") + above)
+                assert oom_score(process.pid) == min(1000, oom_score(os.getpid()) + above)
         finally:
             process.kill()
     set_oom_score(process.pid, LANE)  # it has ended

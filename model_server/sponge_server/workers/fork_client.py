@@ -55,7 +55,7 @@ class ForkServerClient:
         self._writer: asyncio.StreamWriter | None = None
         self._watching = asyncio.create_task(self._watch(), name="fork-server-process")
         self._waiting = 0  # requests without an answer
-        self._asked_at = 0.0  # when the oldest of them was sent, on the event loop's clock
+        self._asked_at = 0.0  # when the wait for the next answer began, on the event loop's clock
         self._overdue: asyncio.TimerHandle | None = None
 
     @classmethod
